@@ -1,0 +1,66 @@
+// What the controller needs to know of a Kubernetes cluster, and nothing more.
+//
+// kube.go fills these types from an API server or a file; desired.go reads
+// them. A Cluster is immutable once published: readers keep it without a lock
+// and without a copy. Standard library only; no I/O.
+
+package main
+
+import "net/netip"
+
+// PodQuery selects pods: one namespace and one label selector, as `kubectl get
+// pods -n NAMESPACE -l SELECTOR` would.
+type PodQuery struct {
+	Namespace string
+	Selector  string // canonical label selector, "app.kubernetes.io/name=ingress-nginx"
+}
+
+// ConfigMapName names one ConfigMap. The zero value names none.
+type ConfigMapName struct {
+	Namespace string
+	Name      string
+}
+
+func (n ConfigMapName) String() string { return n.Namespace + "/" + n.Name }
+
+// ClusterQuery is everything the configuration wants to know, and from where.
+// It holds each query once, in a stable order.
+type ClusterQuery struct {
+	Kubeconfig  string // path; "" = the pod's own service account
+	ClusterFile string // path; when set, this file replaces the API server
+	Pods        []PodQuery
+	ConfigMaps  []ConfigMapName
+}
+
+// Pod is one pod that a PodQuery selected.
+type Pod struct {
+	UID         string
+	Namespace   string
+	Name        string
+	Node        string
+	HostNetwork bool
+	// Addresses are status.hostIPs (or hostIP) followed by status.podIPs (or
+	// podIP), unmapped, without repeats. Empty until the kubelet has reported.
+	Addresses []netip.Addr
+	// Ready is the pod's Ready condition.
+	Ready bool
+	// Terminating means a deletion timestamp is set or the pod has finished
+	// (phase Succeeded or Failed): it will never be ready again.
+	Terminating bool
+}
+
+// ConfigMap is one ConfigMap's data. Exists is false when the API server (or
+// the file) has answered that there is no such object, which is knowledge, not
+// a failure.
+type ConfigMap struct {
+	Exists bool
+	Data   map[string]string
+}
+
+// Cluster is one immutable snapshot. A query whose key is absent from the map
+// has never been answered: nothing is known of it, and nothing may be
+// concluded from it.
+type Cluster struct {
+	Pods       map[PodQuery][]Pod // sorted by namespace, name, UID
+	ConfigMaps map[ConfigMapName]ConfigMap
+}

@@ -1,0 +1,3 @@
+module lvs-controller
+
+go 1.26

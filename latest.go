@@ -1,0 +1,35 @@
+// A cell that holds the newest value of one input.
+//
+// Producers (config, cluster) Set it as often as they like; the reconcile loop
+// is woken at least once after the last Set and reads only what is newest.
+// Never a queue: nothing piles up behind a slow reader.
+
+package main
+
+import "sync/atomic"
+
+// latest is the newest value of one input. The zero value is not usable; call
+// newLatest. wake is shared by all inputs of one loop, so that one receive
+// waits for any of them.
+type latest[T any] struct {
+	value atomic.Pointer[T]
+	wake  chan struct{}
+}
+
+// newLatest returns an empty cell that rings wake, a channel of capacity 1.
+func newLatest[T any](wake chan struct{}) *latest[T] {
+	return &latest[T]{wake: wake}
+}
+
+// Set replaces the value and wakes the reader. The value must not be changed
+// afterwards.
+func (l *latest[T]) Set(v *T) {
+	l.value.Store(v)
+	select {
+	case l.wake <- struct{}{}:
+	default: // a wake-up is already pending; its reader will see v
+	}
+}
+
+// Get returns the newest value, nil before the first Set.
+func (l *latest[T]) Get() *T { return l.value.Load() }

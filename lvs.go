@@ -1,0 +1,238 @@
+// The domain's nouns: virtual services, real servers and the table they form.
+//
+// Every other file speaks in these types. This file uses the standard library
+// only, holds no state and does no I/O; it may call nothing else in the
+// package.
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Protocol is an IP protocol number that IPVS can balance (RFC 5237 registry;
+// kernel: enum IPPROTO_* in include/uapi/linux/in.h).
+type Protocol uint8
+
+const (
+	TCP  Protocol = 6   // IPPROTO_TCP
+	UDP  Protocol = 17  // IPPROTO_UDP
+	SCTP Protocol = 132 // IPPROTO_SCTP
+)
+
+// String returns the lower-case name used in the configuration, "tcp".
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case SCTP:
+		return "sctp"
+	}
+	return "proto-" + strconv.Itoa(int(p))
+}
+
+// Port is a transport port with its protocol, written "80/tcp".
+type Port struct {
+	Number   uint16 // 1–65535
+	Protocol Protocol
+}
+
+func (p Port) String() string { return strconv.Itoa(int(p.Number)) + "/" + p.Protocol.String() }
+
+// Compare orders ports by number, then protocol.
+func (p Port) Compare(q Port) int {
+	return cmp.Or(cmp.Compare(p.Number, q.Number), cmp.Compare(p.Protocol, q.Protocol))
+}
+
+// ParsePort reads "80/tcp". A bare "80" means TCP.
+func ParsePort(s string) (Port, error) {
+	num, proto, found := strings.Cut(s, "/")
+	p := Port{Protocol: TCP}
+	if found {
+		switch proto {
+		case "tcp":
+		case "udp":
+			p.Protocol = UDP
+		case "sctp":
+			p.Protocol = SCTP
+		default:
+			return Port{}, fmt.Errorf("protocol %q is not tcp, udp or sctp", proto)
+		}
+	}
+	n, err := ParsePortNumber(num)
+	if err != nil {
+		return Port{}, err
+	}
+	p.Number = n
+	return p, nil
+}
+
+// ParsePortNumber reads a decimal port, 1–65535, without sign or spaces.
+func ParsePortNumber(s string) (uint16, error) {
+	if s == "" || strings.TrimLeft(s, "0123456789") != "" {
+		return 0, fmt.Errorf("port %q is not a number from 1 to 65535", s)
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("port %s is outside 1 to 65535", s)
+	}
+	return uint16(n), nil
+}
+
+// ForwardingMethod is how IPVS hands a packet to a real server
+// (IP_VS_CONN_F_* in include/uapi/linux/ip_vs.h, masked by IP_VS_CONN_F_FWD_MASK).
+type ForwardingMethod uint32
+
+const (
+	Masq        ForwardingMethod = 0 // IP_VS_CONN_F_MASQ
+	Local       ForwardingMethod = 1 // IP_VS_CONN_F_LOCALNODE
+	Tunnel      ForwardingMethod = 2 // IP_VS_CONN_F_TUNNEL
+	DirectRoute ForwardingMethod = 3 // IP_VS_CONN_F_DROUTE
+	Bypass      ForwardingMethod = 4 // IP_VS_CONN_F_BYPASS
+)
+
+func (f ForwardingMethod) String() string {
+	switch f {
+	case Masq:
+		return "masq"
+	case Local:
+		return "local"
+	case Tunnel:
+		return "tunnel"
+	case DirectRoute:
+		return "dr"
+	case Bypass:
+		return "bypass"
+	}
+	return "fwd-" + strconv.Itoa(int(f))
+}
+
+// ServiceKey identifies a virtual service in the kernel's table: an address,
+// protocol and port. The address is always unmapped (never ::ffff:a.b.c.d).
+type ServiceKey struct {
+	Address  netip.Addr
+	Protocol Protocol
+	Port     uint16
+}
+
+func (k ServiceKey) String() string {
+	return netip.AddrPortFrom(k.Address, k.Port).String() + "/" + k.Protocol.String()
+}
+
+// Compare gives the table its order: address, port, protocol.
+func (k ServiceKey) Compare(l ServiceKey) int {
+	return cmp.Or(
+		k.Address.Compare(l.Address),
+		cmp.Compare(k.Port, l.Port),
+		cmp.Compare(k.Protocol, l.Protocol),
+	)
+}
+
+// VirtualService is the kernel's description of one service, without its real
+// servers. It is comparable: two equal values need no kernel change.
+type VirtualService struct {
+	ServiceKey
+	Scheduler   string       // kernel scheduler name, "rr"
+	Flags       ServiceFlags // only the settable bits; kernel-owned bits are masked off on decode
+	Persistence uint32       // persistence timeout in seconds; 0 = none
+	Netmask     uint8        // persistence granularity as a prefix length, 1–32 or 1–128; 0 = whole address
+}
+
+// ServiceFlags are the IP_VS_SVC_F_* bits of a virtual service.
+type ServiceFlags uint32
+
+const (
+	FlagPersistent ServiceFlags = 0x01 // IP_VS_SVC_F_PERSISTENT
+	FlagHashed     ServiceFlags = 0x02 // IP_VS_SVC_F_HASHED, set by the kernel alone
+	FlagOnePacket  ServiceFlags = 0x04 // IP_VS_SVC_F_ONEPACKET
+	FlagSched1     ServiceFlags = 0x08 // IP_VS_SVC_F_SCHED1 (sh-fallback, mh-fallback)
+	FlagSched2     ServiceFlags = 0x10 // IP_VS_SVC_F_SCHED2 (sh-port, mh-port)
+	FlagSched3     ServiceFlags = 0x20 // IP_VS_SVC_F_SCHED3
+
+	// settableFlags are the bits a user decides; all others are the kernel's.
+	settableFlags = FlagPersistent | FlagOnePacket | FlagSched1 | FlagSched2 | FlagSched3
+)
+
+// RealServer is one destination of a virtual service.
+type RealServer struct {
+	Address netip.Addr
+	// Port is 0 when the real server listens on the virtual service's own
+	// port, which is the only possibility in direct routing. Rows that differ
+	// come from other hands and are recognised by a non-zero Port.
+	Port    uint16
+	Forward ForwardingMethod
+	Weight  uint32 // 0 = quiesced: existing connections go on, no new ones
+	Upper   uint32 // IPVS_DEST_ATTR_U_THRESH: connections; 0 = no limit
+	Lower   uint32 // IPVS_DEST_ATTR_L_THRESH: connections; 0 = three quarters of Upper
+}
+
+// SameServer reports whether r and o are the same destination, whatever their
+// settings.
+func (r RealServer) SameServer(o RealServer) bool {
+	return r.Address == o.Address && r.Port == o.Port
+}
+
+// Compare orders real servers by address, then port: the order of the table,
+// and so the order in which the kernel is told of them.
+func (r RealServer) Compare(o RealServer) int {
+	return cmp.Or(r.Address.Compare(o.Address), cmp.Compare(r.Port, o.Port))
+}
+
+// Connections are the kernel's counts for one real server.
+type Connections struct {
+	Active     uint32 // IPVS_DEST_ATTR_ACTIVE_CONNS
+	Inactive   uint32 // IPVS_DEST_ATTR_INACT_CONNS
+	Persistent uint32 // IPVS_DEST_ATTR_PERSIST_CONNS
+}
+
+// Idle reports whether nothing holds on to the real server any more.
+func (c Connections) Idle() bool { return c.Active == 0 && c.Inactive == 0 && c.Persistent == 0 }
+
+// Row is a real server in a table: the kernel's part, and why its weight is
+// what it is. Why is for people (logs, status) and is never compared.
+type Row struct {
+	RealServer
+	Why string
+}
+
+// Service is a virtual service with its real servers in Compare order. Servers
+// is shared between services that have the same ones and is never written to
+// once it stands in a table.
+type Service struct {
+	VirtualService
+	VIP     string // name of the [[vip]] it belongs to; "" for a service only the kernel has
+	Servers []Row
+}
+
+// InService reports whether any real server would get a new connection.
+func (s Service) InService() bool {
+	return slices.ContainsFunc(s.Servers, func(r Row) bool { return r.Weight > 0 })
+}
+
+// Table is a set of services in Compare order of their keys.
+type Table []Service
+
+// Find returns the service with key k.
+func (t Table) Find(k ServiceKey) (Service, bool) {
+	i, ok := slices.BinarySearchFunc(t, k, func(s Service, k ServiceKey) int { return s.Compare(k) })
+	if !ok {
+		return Service{}, false
+	}
+	return t[i], true
+}
+
+// Rows counts real-server rows over all services.
+func (t Table) Rows() int {
+	n := 0
+	for _, s := range t {
+		n += len(s.Servers)
+	}
+	return n
+}
