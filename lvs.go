@@ -126,6 +126,25 @@ func (k ServiceKey) String() string {
 	return netip.AddrPortFrom(k.Address, k.Port).String() + "/" + k.Protocol.String()
 }
 
+// MarshalText writes k as String does.
+func (k ServiceKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads what String writes, "10.0.0.1:80/tcp".
+func (k *ServiceKey) UnmarshalText(text []byte) error {
+	at, proto, _ := strings.Cut(string(text), "/")
+	ap, err := netip.ParseAddrPort(at)
+	if err != nil {
+		return fmt.Errorf("virtual service %q: %w", text, err)
+	}
+	for _, p := range []Protocol{TCP, UDP, SCTP} {
+		if p.String() == proto {
+			*k = ServiceKey{Address: ap.Addr(), Protocol: p, Port: ap.Port()}
+			return nil
+		}
+	}
+	return fmt.Errorf("virtual service %q: protocol %q is not tcp, udp or sctp", text, proto)
+}
+
 // Compare gives the table its order: address, port, protocol.
 func (k ServiceKey) Compare(l ServiceKey) int {
 	return cmp.Or(

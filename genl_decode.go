@@ -1,0 +1,409 @@
+// IPVS generic-netlink messages, the receiving half.
+//
+// genl_conn.go hands the kernel's bytes to these functions. They check every
+// length before they read, never keep a reference to the buffer they are
+// given, and never panic, whatever the bytes (see the fuzz targets).
+
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// nlaTypeMask strips NLA_F_NESTED and NLA_F_NET_BYTEORDER (NLA_TYPE_MASK in
+// include/uapi/linux/netlink.h).
+const nlaTypeMask = 0x3fff
+
+var errTruncated = errors.New("truncated netlink message")
+
+// attrs walks the attributes of one nesting level without allocating:
+//
+//	for a.next() { switch a.typ { case …: x = a.u32() } }
+//	return a.err
+type attrs struct {
+	rest []byte
+	typ  uint16 // type of the current attribute, without its flag bits
+	data []byte // its payload
+	err  error  // the first malformed attribute; next returns false from then on
+}
+
+func (a *attrs) next() bool {
+	if a.err != nil || len(a.rest) == 0 {
+		return false
+	}
+	if len(a.rest) < 4 {
+		a.err = errTruncated
+		return false
+	}
+	n := int(binary.NativeEndian.Uint16(a.rest))
+	if n < 4 || n > len(a.rest) {
+		a.err = errTruncated
+		return false
+	}
+	a.typ = binary.NativeEndian.Uint16(a.rest[2:]) & nlaTypeMask
+	a.data = a.rest[4:n]
+	a.rest = a.rest[min((n+3)&^3, len(a.rest)):]
+	return true
+}
+
+// sized returns the payload when it has at least n bytes, else records an
+// error and returns zeros, so that callers stay linear.
+func (a *attrs) sized(n int) []byte {
+	if len(a.data) < n {
+		a.err = fmt.Errorf("attribute %d has %d bytes, want %d: %w", a.typ, len(a.data), n, errTruncated)
+		return zeros[:n]
+	}
+	return a.data
+}
+
+var zeros = make([]byte, 16)
+
+func (a *attrs) u16() uint16  { return binary.NativeEndian.Uint16(a.sized(2)) }
+func (a *attrs) u32() uint32  { return binary.NativeEndian.Uint32(a.sized(4)) }
+func (a *attrs) u64() uint64  { return binary.NativeEndian.Uint64(a.sized(8)) }
+func (a *attrs) port() uint16 { return binary.BigEndian.Uint16(a.sized(2)) }
+
+// str returns a NUL-terminated string, taken from known when it stands there.
+func (a *attrs) str() string {
+	b := a.data
+	for i, c := range b {
+		if c == 0 {
+			b = b[:i]
+			break
+		}
+	}
+	if s, ok := knownSchedulers[string(b)]; ok { // no allocation: map look-up by converted bytes
+		return s
+	}
+	return string(b)
+}
+
+// knownSchedulers gives each scheduler's name one string, so that a dump of a
+// large table does not make one per service.
+var knownSchedulers = func() map[string]string {
+	m := make(map[string]string)
+	for _, s := range []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"} {
+		m[s] = s
+	}
+	return m
+}()
+
+// inetAddr reads a union nf_inet_addr of the given family.
+func inetAddr(b []byte, family uint16) netip.Addr {
+	if family == unix.AF_INET {
+		return netip.AddrFrom4([4]byte(b))
+	}
+	return netip.AddrFrom16([16]byte(b))
+}
+
+// Traffic is what the kernel counted for a service or a real server
+// (IPVS_*_ATTR_STATS64). Direct routing sees only the clients' half.
+type Traffic struct {
+	Connections  uint64 `json:"connections"`     // scheduled since the row was made
+	InPackets    uint64 `json:"in_packets"`      //
+	InBytes      uint64 `json:"in_bytes"`        //
+	ConnsPerSec  uint64 `json:"conns_per_sec"`   // rates are the kernel's own
+	InPktsPerSec uint64 `json:"in_pkts_per_sec"` // two-second moving averages
+	InBytesPerS  uint64 `json:"in_bytes_per_sec"`
+}
+
+// traffic reads a nested statistics attribute.
+func traffic(b []byte) (Traffic, error) {
+	var t Traffic
+	a := attrs{rest: b}
+	for a.next() {
+		switch a.typ {
+		case statsAttrConns:
+			t.Connections = a.u64()
+		case statsAttrInPkts:
+			t.InPackets = a.u64()
+		case statsAttrInBytes:
+			t.InBytes = a.u64()
+		case statsAttrCPS:
+			t.ConnsPerSec = a.u64()
+		case statsAttrInPPS:
+			t.InPktsPerSec = a.u64()
+		case statsAttrInBytesS:
+			t.InBytesPerS = a.u64()
+		}
+	}
+	return t, a.err
+}
+
+// errForeignKind marks a row of a kind the controller never makes (a firewall
+// mark): not an error of the dump, only not ours to read further.
+var errForeignKind = errors.New("service of a kind not managed here")
+
+// nested finds the attribute of type want at the top level of a message body.
+func nested(body []byte, want uint16) ([]byte, error) {
+	a := attrs{rest: body}
+	for a.next() {
+		if a.typ == want {
+			return a.data, nil
+		}
+	}
+	if a.err != nil {
+		return nil, a.err
+	}
+	return nil, fmt.Errorf("attribute %d is missing: %w", want, errTruncated)
+}
+
+// decodeService reads one message of an IPVS_CMD_GET_SERVICE dump.
+func decodeService(body []byte) (VirtualService, Traffic, error) {
+	var (
+		v      VirtualService
+		t      Traffic
+		family uint16
+		addr   []byte
+		mask   [4]byte
+		marked bool
+	)
+	svc, err := nested(body, cmdAttrService)
+	if err != nil {
+		return v, t, fmt.Errorf("service: %w", err)
+	}
+	a := attrs{rest: svc}
+	for a.next() {
+		switch a.typ {
+		case svcAttrAF:
+			family = a.u16()
+		case svcAttrProtocol:
+			v.Protocol = Protocol(a.u16())
+		case svcAttrAddr:
+			addr = a.sized(16)
+		case svcAttrPort:
+			v.Port = a.port()
+		case svcAttrFWMark:
+			marked = a.u32() != 0
+		case svcAttrSchedName:
+			v.Scheduler = a.str()
+		case svcAttrFlags:
+			v.Flags = ServiceFlags(binary.NativeEndian.Uint32(a.sized(8))) & settableFlags
+		case svcAttrTimeout:
+			v.Persistence = a.u32()
+		case svcAttrNetmask:
+			mask = [4]byte(a.sized(4))
+		case svcAttrStats64:
+			if t, err = traffic(a.data); err != nil && a.err == nil {
+				a.err = err
+			}
+		}
+	}
+	if a.err != nil {
+		return v, t, fmt.Errorf("service: %w", a.err)
+	}
+	if marked {
+		return v, t, errForeignKind
+	}
+	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
+		return v, t, fmt.Errorf("service: no address of a known family (%d): %w", family, errTruncated)
+	}
+	v.Address = inetAddr(addr, family)
+	v.Netmask = prefixBits(mask, family)
+	return v, t, nil
+}
+
+// oddNetmask stands for a netmask that no prefix length describes. Another
+// hand made it; it equals nothing a configuration can ask for.
+const oddNetmask = 255
+
+// prefixBits is the inverse of ipv4Mask and ipv6PrefixLen: the whole address
+// becomes 0, so that equal services compare equal.
+func prefixBits(mask [4]byte, family uint16) uint8 {
+	if family == unix.AF_INET6 {
+		switch n := binary.NativeEndian.Uint32(mask[:]); {
+		case n == 0 || n == 128:
+			return 0
+		case n < 128:
+			return uint8(n)
+		}
+		return oddNetmask
+	}
+	m := binary.BigEndian.Uint32(mask[:])
+	switch n := bits.LeadingZeros32(^m); {
+	case n == 32:
+		return 0
+	case n == 0 || m<<n != 0:
+		return oddNetmask
+	default:
+		return uint8(n)
+	}
+}
+
+// KernelServer is a real server as a dump shows it.
+type KernelServer struct {
+	RealServer
+	Connections Connections
+	Traffic     Traffic
+}
+
+// decodeServer reads one message of an IPVS_CMD_GET_DEST dump for service k.
+func decodeServer(body []byte, k ServiceKey) (KernelServer, error) {
+	var (
+		s      KernelServer
+		addr   []byte
+		family = addressFamily(k.Address) // kernels before 3.18 do not say
+	)
+	dest, err := nested(body, cmdAttrDest)
+	if err != nil {
+		return s, fmt.Errorf("service %s: real server: %w", k, err)
+	}
+	a := attrs{rest: dest}
+	for a.next() {
+		switch a.typ {
+		case destAttrAddr:
+			addr = a.sized(16)
+		case destAttrAddrFamily:
+			family = a.u16()
+		case destAttrPort:
+			if s.Port = a.port(); s.Port == k.Port {
+				s.Port = 0
+			}
+		case destAttrFwdMethod:
+			s.Forward = ForwardingMethod(a.u32() & 7) // IP_VS_CONN_F_FWD_MASK
+		case destAttrWeight:
+			s.Weight = a.u32()
+		case destAttrUThresh:
+			s.Upper = a.u32()
+		case destAttrLThresh:
+			s.Lower = a.u32()
+		case destAttrActiveConns:
+			s.Connections.Active = a.u32()
+		case destAttrInactConns:
+			s.Connections.Inactive = a.u32()
+		case destAttrPersistConns:
+			s.Connections.Persistent = a.u32()
+		case destAttrStats64:
+			if s.Traffic, err = traffic(a.data); err != nil && a.err == nil {
+				a.err = err
+			}
+		}
+	}
+	if a.err != nil {
+		return s, fmt.Errorf("service %s: real server: %w", k, a.err)
+	}
+	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
+		return s, fmt.Errorf("service %s: real server: no address of a known family (%d): %w", k, family, errTruncated)
+	}
+	s.Address = inetAddr(addr, family)
+	return s, nil
+}
+
+// decodeTimeouts reads the answer to IPVS_CMD_GET_CONFIG.
+func decodeTimeouts(body []byte) (Timeouts, error) {
+	var t Timeouts
+	a := attrs{rest: body}
+	for a.next() {
+		switch a.typ {
+		case cmdAttrTimeoutTCP:
+			t.TCP = time.Duration(a.u32()) * time.Second
+		case cmdAttrTimeoutTCPFin:
+			t.TCPFin = time.Duration(a.u32()) * time.Second
+		case cmdAttrTimeoutUDP:
+			t.UDP = time.Duration(a.u32()) * time.Second
+		}
+	}
+	if a.err != nil {
+		return t, fmt.Errorf("timeouts: %w", a.err)
+	}
+	return t, nil
+}
+
+// KernelInfo is the answer to IPVS_CMD_GET_INFO.
+type KernelInfo struct {
+	Version     string // of IPVS, "1.2.1"
+	ConnTabSize uint32 // buckets of the connection table
+}
+
+func decodeInfo(body []byte) (KernelInfo, error) {
+	var i KernelInfo
+	a := attrs{rest: body}
+	for a.next() {
+		switch a.typ {
+		case infoAttrVersion:
+			v := a.u32()
+			i.Version = fmt.Sprintf("%d.%d.%d", v>>16&0xff, v>>8&0xff, v&0xff)
+		case infoAttrConnTabSize:
+			i.ConnTabSize = a.u32()
+		}
+	}
+	if a.err != nil {
+		return i, fmt.Errorf("info: %w", a.err)
+	}
+	return i, nil
+}
+
+// reply is one netlink message of an answer.
+type reply struct {
+	seq  uint32
+	typ  uint16 // NLMSG_ERROR, NLMSG_DONE or the family's number
+	body []byte // after struct genlmsghdr
+	// For NLMSG_ERROR and NLMSG_DONE:
+	errno  unix.Errno // 0 = acknowledged
+	extack string     // NLMSGERR_ATTR_MSG, "" when the kernel said nothing more
+}
+
+// nextReply cuts the first message off b, which holds what one recvmsg
+// returned.
+func nextReply(b []byte) (r reply, rest []byte, err error) {
+	if len(b) < unix.NLMSG_HDRLEN {
+		return r, nil, errTruncated
+	}
+	n := int(binary.NativeEndian.Uint32(b))
+	if n < unix.NLMSG_HDRLEN || n > len(b) {
+		return r, nil, errTruncated
+	}
+	r.typ = binary.NativeEndian.Uint16(b[4:])
+	flags := binary.NativeEndian.Uint16(b[6:])
+	r.seq = binary.NativeEndian.Uint32(b[8:])
+	body := b[unix.NLMSG_HDRLEN:n]
+	rest = b[min((n+3)&^3, len(b)):]
+	switch r.typ {
+	case unix.NLMSG_ERROR, unix.NLMSG_DONE:
+		if len(body) < 4 {
+			if r.typ == unix.NLMSG_DONE {
+				return r, rest, nil
+			}
+			return r, nil, errTruncated
+		}
+		r.errno = unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
+		if flags&unix.NLM_F_ACK_TLVS == 0 {
+			return r, rest, nil
+		}
+		tlvs := body[4:]
+		if r.typ == unix.NLMSG_ERROR {
+			// struct nlmsgerr repeats the request's header and, unless
+			// NETLINK_CAP_ACK capped it, the request's body.
+			if len(tlvs) < unix.NLMSG_HDRLEN {
+				return r, nil, errTruncated
+			}
+			skip := unix.NLMSG_HDRLEN
+			if flags&unix.NLM_F_CAPPED == 0 {
+				skip = (int(binary.NativeEndian.Uint32(tlvs)) + 3) &^ 3
+			}
+			if skip < unix.NLMSG_HDRLEN || skip > len(tlvs) {
+				return r, nil, errTruncated
+			}
+			tlvs = tlvs[skip:]
+		}
+		a := attrs{rest: tlvs}
+		for a.next() {
+			if a.typ == unix.NLMSGERR_ATTR_MSG {
+				r.extack = a.str()
+			}
+		}
+		return r, rest, a.err
+	}
+	if len(body) < unix.GENL_HDRLEN {
+		return r, nil, errTruncated
+	}
+	r.body = body[unix.GENL_HDRLEN:]
+	return r, rest, nil
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+)
+
+var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+// unhex reads a dump with spaces.
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// What the kernel sends back for a service: kernel-owned flag bits and
+// statistics included.
+const serviceDump = `
+	ac000180 06000100 02000000 06000200 06000000
+	14000300 0a000001 00000000 00000000 00000000
+	06000400 00500000
+	07000600 72720000
+	0c000700 02000000 ffffffff
+	08000800 00000000
+	08000900 ffffffff
+	58000c80
+	0c000100 0700000000000000
+	0c000200 2a00000000000000
+	0c000300 0000000000000000
+	0c000400 e803000000000000
+	0c000600 0100000000000000
+	0c000700 0200000000000000
+	0c000900 0300000000000000`
+
+func TestDecodeService(t *testing.T) {
+	got, traffic, err := decodeService(unhex(t, serviceDump))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := VirtualService{
+		ServiceKey: ServiceKey{Address: netip.MustParseAddr("10.0.0.1"), Protocol: TCP, Port: 80},
+		Scheduler:  "rr", // no flags: HASHED is the kernel's own
+	}
+	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
+		t.Errorf("service (-want +got):\n%s", diff)
+	}
+	wantTraffic := Traffic{Connections: 7, InPackets: 42, InBytes: 1000, ConnsPerSec: 1, InPktsPerSec: 2, InBytesPerS: 3}
+	if diff := cmp.Diff(wantTraffic, traffic); diff != "" {
+		t.Errorf("traffic (-want +got):\n%s", diff)
+	}
+}
+
+func TestDecodeServicePassesOverMarks(t *testing.T) {
+	mark := unhex(t, "14000180 06000100 02000000 08000500 2a000000")
+	if _, _, err := decodeService(mark); !errors.Is(err, errForeignKind) {
+		t.Errorf("err = %v, want errForeignKind", err)
+	}
+}
+
+// Whatever the encoder writes, the decoder reads back.
+func TestServiceAndServerRoundTrip(t *testing.T) {
+	for _, v := range []VirtualService{
+		{ServiceKey: ServiceKey{Address: netip.MustParseAddr("10.0.0.1"), Protocol: TCP, Port: 80}, Scheduler: "rr"},
+		{ServiceKey: ServiceKey{Address: netip.MustParseAddr("2001:db8::1"), Protocol: UDP, Port: 53}, Scheduler: "wlc", Flags: FlagPersistent, Persistence: 60, Netmask: 56},
+		{ServiceKey: ServiceKey{Address: netip.MustParseAddr("192.0.2.1"), Protocol: SCTP, Port: 65535}, Scheduler: "odd-one", Netmask: 1},
+	} {
+		e := encoder{}
+		e.service(v)
+		got, _, err := decodeService(e.buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(v, got, compareAddrs); diff != "" {
+			t.Errorf("service (-want +got):\n%s", diff)
+		}
+		for _, r := range []RealServer{
+			{Address: v.Address, Forward: DirectRoute, Weight: 65535, Upper: 10, Lower: 5},
+			{Address: netip.MustParseAddr("2001:db8::9"), Port: 8080, Forward: Masq},
+		} {
+			e := encoder{}
+			e.server(v.ServiceKey, r, true)
+			got, err := decodeServer(e.buf, v.ServiceKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(r, got.RealServer, compareAddrs); diff != "" {
+				t.Errorf("real server (-want +got):\n%s", diff)
+			}
+		}
+	}
+}
+
+func TestDecodeTimeoutsAndInfo(t *testing.T) {
+	e := encoder{}
+	want := Timeouts{TCP: 900 * time.Second, TCPFin: 120 * time.Second, UDP: 300 * time.Second}
+	e.timeouts(want, 1)
+	got, err := decodeTimeouts(e.buf[20:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Errorf("timeouts = %v, want %v", got, want)
+	}
+	info, err := decodeInfo(unhex(t, "08000100 01020100 08000200 00100000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (KernelInfo{Version: "1.2.1", ConnTabSize: 4096}); info != want {
+		t.Errorf("info = %v, want %v", info, want)
+	}
+}
+
+func TestNextReply(t *testing.T) {
+	tests := []struct {
+		name  string
+		bytes string
+		want  reply
+	}{
+		{
+			"acknowledgement",
+			"24000000 0200 0001 05000000 00000000 00000000 70000000 1c00 0500 05000000 00000000",
+			reply{seq: 5, typ: unix.NLMSG_ERROR},
+		},
+		{
+			"refusal with the kernel's words, request capped",
+			`3c000000 0200 0003 06000000 00000000 eaffffff 70000000 1c00 0500 06000000 00000000
+			 16000100 6261642072656d6f74652061646472657373 0000`,
+			reply{seq: 6, typ: unix.NLMSG_ERROR, errno: unix.EINVAL, extack: "bad remote address"},
+		},
+		{
+			"refusal that repeats the request",
+			`38000000 0200 0002 06000000 00000000 ffffffff 18000000 1c00 0500 06000000 00000000
+			 01010000 aabbccdd 0c000100 6e6f2077617921 00`,
+			reply{seq: 6, typ: unix.NLMSG_ERROR, errno: unix.EPERM, extack: "no way!"},
+		},
+		{
+			"end of a dump",
+			"14000000 0300 0200 07000000 00000000 00000000",
+			reply{seq: 7, typ: unix.NLMSG_DONE},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, rest, err := nextReply(unhex(t, tt.bytes))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rest) != 0 {
+				t.Errorf("%d bytes left over", len(rest))
+			}
+			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(reply{}), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("reply (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The kernel is trusted to be the kernel; a decoder is not: whatever the
+// bytes, it returns, and never reads beyond them.
+func FuzzNextReply(f *testing.F) {
+	f.Add(unhex(f, "24000000 0200 0001 05000000 00000000 00000000 70000000 1c00 0500 05000000 00000000"))
+	f.Add(unhex(f, "c0000000 1c00 0200 05000000 00000000 04010000"+serviceDump))
+	k := ServiceKey{Address: netip.MustParseAddr("10.0.0.1"), Protocol: TCP, Port: 80}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for len(b) > 0 {
+			r, rest, err := nextReply(b)
+			if err != nil {
+				return
+			}
+			if len(rest) >= len(b) {
+				t.Fatal("no progress")
+			}
+			b = rest
+			_, _, _ = decodeService(r.body)
+			_, _ = decodeServer(r.body, k)
+			_, _ = decodeTimeouts(r.body)
+			_, _ = decodeInfo(r.body)
+		}
+	})
+}
+
+// A row that decodes can be encoded and decodes to the same row.
+func FuzzDecodeServer(f *testing.F) {
+	k := ServiceKey{Address: netip.MustParseAddr("10.0.0.1"), Protocol: TCP, Port: 80}
+	e := encoder{}
+	e.server(k, RealServer{Address: k.Address, Forward: DirectRoute, Weight: 3}, true)
+	f.Add(e.buf)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := decodeServer(b, k)
+		if err != nil {
+			return
+		}
+		e := encoder{}
+		e.server(k, s.RealServer, true)
+		again, err := decodeServer(e.buf, k)
+		if err != nil || again.RealServer != s.RealServer {
+			t.Fatalf("%v became %v (%v)", s.RealServer, again.RealServer, err)
+		}
+	})
+}

@@ -1,0 +1,313 @@
+// IPVS generic-netlink messages, the sending half: the kernel's constants and
+// the encoder.
+//
+// genl_conn.go sends what is encoded here, genl_decode.go reads what comes
+// back. An encoder appends to one reusable buffer and allocates nothing once
+// that buffer has grown. It never builds IPVS_CMD_FLUSH: the kernel's table has
+// other owners.
+//
+// Names, numbers and wire types are those of include/uapi/linux/ip_vs.h and
+// the policies in net/netfilter/ipvs/ip_vs_ctl.c. Integers are in host order
+// unless marked be16 or be32.
+
+package main
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	ipvsFamilyName = "IPVS" // IPVS_GENL_NAME
+	ipvsVersion    = 1      // IPVS_GENL_VERSION
+)
+
+// Commands: enum of IPVS_CMD_*.
+const (
+	cmdNewService = 1  // IPVS_CMD_NEW_SERVICE
+	cmdSetService = 2  // IPVS_CMD_SET_SERVICE
+	cmdDelService = 3  // IPVS_CMD_DEL_SERVICE
+	cmdGetService = 4  // IPVS_CMD_GET_SERVICE
+	cmdNewDest    = 5  // IPVS_CMD_NEW_DEST
+	cmdSetDest    = 6  // IPVS_CMD_SET_DEST
+	cmdDelDest    = 7  // IPVS_CMD_DEL_DEST
+	cmdGetDest    = 8  // IPVS_CMD_GET_DEST
+	cmdSetConfig  = 12 // IPVS_CMD_SET_CONFIG
+	cmdGetConfig  = 13 // IPVS_CMD_GET_CONFIG
+	cmdGetInfo    = 15 // IPVS_CMD_GET_INFO
+)
+
+// Top-level attributes: enum of IPVS_CMD_ATTR_*.
+const (
+	cmdAttrService       = 1 // IPVS_CMD_ATTR_SERVICE, nested
+	cmdAttrDest          = 2 // IPVS_CMD_ATTR_DEST, nested
+	cmdAttrTimeoutTCP    = 4 // IPVS_CMD_ATTR_TIMEOUT_TCP, u32 seconds
+	cmdAttrTimeoutTCPFin = 5 // IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, u32 seconds
+	cmdAttrTimeoutUDP    = 6 // IPVS_CMD_ATTR_TIMEOUT_UDP, u32 seconds
+)
+
+// Service attributes, inside cmdAttrService: enum of IPVS_SVC_ATTR_*.
+const (
+	svcAttrAF        = 1  // IPVS_SVC_ATTR_AF, u16
+	svcAttrProtocol  = 2  // IPVS_SVC_ATTR_PROTOCOL, u16
+	svcAttrAddr      = 3  // IPVS_SVC_ATTR_ADDR, union nf_inet_addr, 16 bytes
+	svcAttrPort      = 4  // IPVS_SVC_ATTR_PORT, be16
+	svcAttrFWMark    = 5  // IPVS_SVC_ATTR_FWMARK, u32
+	svcAttrSchedName = 6  // IPVS_SVC_ATTR_SCHED_NAME, NUL-terminated, at most 15 characters
+	svcAttrFlags     = 7  // IPVS_SVC_ATTR_FLAGS, struct ip_vs_flags: u32 value, u32 mask
+	svcAttrTimeout   = 8  // IPVS_SVC_ATTR_TIMEOUT, u32 seconds
+	svcAttrNetmask   = 9  // IPVS_SVC_ATTR_NETMASK, be32 mask for IPv4, u32 prefix length for IPv6
+	svcAttrStats64   = 12 // IPVS_SVC_ATTR_STATS64, nested
+)
+
+// Destination attributes, inside cmdAttrDest: enum of IPVS_DEST_ATTR_*.
+const (
+	destAttrAddr         = 1  // IPVS_DEST_ATTR_ADDR, union nf_inet_addr, 16 bytes
+	destAttrPort         = 2  // IPVS_DEST_ATTR_PORT, be16
+	destAttrFwdMethod    = 3  // IPVS_DEST_ATTR_FWD_METHOD, u32
+	destAttrWeight       = 4  // IPVS_DEST_ATTR_WEIGHT, u32
+	destAttrUThresh      = 5  // IPVS_DEST_ATTR_U_THRESH, u32 connections
+	destAttrLThresh      = 6  // IPVS_DEST_ATTR_L_THRESH, u32 connections
+	destAttrActiveConns  = 7  // IPVS_DEST_ATTR_ACTIVE_CONNS, u32
+	destAttrInactConns   = 8  // IPVS_DEST_ATTR_INACT_CONNS, u32
+	destAttrPersistConns = 9  // IPVS_DEST_ATTR_PERSIST_CONNS, u32
+	destAttrAddrFamily   = 11 // IPVS_DEST_ATTR_ADDR_FAMILY, u16; absent before Linux 3.18
+	destAttrStats64      = 12 // IPVS_DEST_ATTR_STATS64, nested
+)
+
+// Statistics, inside svcAttrStats64 and destAttrStats64: enum of
+// IPVS_STATS_ATTR_*, all u64.
+const (
+	statsAttrConns    = 1 // IPVS_STATS_ATTR_CONNS
+	statsAttrInPkts   = 2 // IPVS_STATS_ATTR_INPKTS
+	statsAttrInBytes  = 4 // IPVS_STATS_ATTR_INBYTES
+	statsAttrCPS      = 6 // IPVS_STATS_ATTR_CPS, per second
+	statsAttrInPPS    = 7 // IPVS_STATS_ATTR_INPPS, per second
+	statsAttrInBytesS = 9 // IPVS_STATS_ATTR_INBPS, per second
+)
+
+// IPVS_CMD_GET_INFO's answer: enum of IPVS_INFO_ATTR_*.
+const (
+	infoAttrVersion     = 1 // IPVS_INFO_ATTR_VERSION, u32 0x00MMmmpp
+	infoAttrConnTabSize = 2 // IPVS_INFO_ATTR_CONN_TAB_SIZE, u32 buckets
+)
+
+// encoder appends whole netlink messages to buf. Its methods are called in the
+// order of the wire; begin and end pairs patch lengths in place.
+type encoder struct {
+	buf    []byte
+	family uint16 // the number the kernel gave the IPVS family
+	start  int    // offset of the message being built
+}
+
+// begin opens a message: struct nlmsghdr (16 bytes) and struct genlmsghdr (4).
+// NLM_F_REQUEST is added to flags.
+func (e *encoder) begin(cmd uint8, flags uint16, seq uint32) {
+	e.start = len(e.buf)
+	e.buf = append(e.buf, 0, 0, 0, 0) // nlmsg_len, patched by end
+	e.buf = binary.NativeEndian.AppendUint16(e.buf, e.family)
+	e.buf = binary.NativeEndian.AppendUint16(e.buf, unix.NLM_F_REQUEST|flags)
+	e.buf = binary.NativeEndian.AppendUint32(e.buf, seq)
+	e.buf = append(e.buf, 0, 0, 0, 0) // nlmsg_pid: the kernel knows the socket
+	e.buf = append(e.buf, cmd, ipvsVersion, 0, 0)
+}
+
+// end closes the message opened by begin. Every attribute is padded to four
+// bytes, so the message is too.
+func (e *encoder) end() {
+	binary.NativeEndian.PutUint32(e.buf[e.start:], uint32(len(e.buf)-e.start))
+}
+
+// nest opens a nested attribute and returns its offset for unnest.
+func (e *encoder) nest(typ uint16) int {
+	at := len(e.buf)
+	e.attr(typ|unix.NLA_F_NESTED, 0)
+	return at
+}
+
+func (e *encoder) unnest(at int) {
+	binary.NativeEndian.PutUint16(e.buf[at:], uint16(len(e.buf)-at))
+}
+
+// attr appends a struct nlattr for a payload of n bytes.
+func (e *encoder) attr(typ uint16, n int) {
+	e.buf = binary.NativeEndian.AppendUint16(e.buf, uint16(4+n))
+	e.buf = binary.NativeEndian.AppendUint16(e.buf, typ)
+}
+
+func (e *encoder) u16(typ, v uint16) {
+	e.attr(typ, 2)
+	e.buf = binary.NativeEndian.AppendUint16(e.buf, v)
+	e.buf = append(e.buf, 0, 0)
+}
+
+func (e *encoder) u32(typ uint16, v uint32) {
+	e.attr(typ, 4)
+	e.buf = binary.NativeEndian.AppendUint32(e.buf, v)
+}
+
+// port appends a be16: ports are the only big-endian numbers of the protocol.
+func (e *encoder) port(typ, v uint16) {
+	e.attr(typ, 2)
+	e.buf = binary.BigEndian.AppendUint16(e.buf, v)
+	e.buf = append(e.buf, 0, 0)
+}
+
+// addr appends a union nf_inet_addr: 16 bytes, of which IPv4 uses the first 4.
+func (e *encoder) addr(typ uint16, a netip.Addr) {
+	e.attr(typ, 16)
+	if a.Is4() {
+		b := a.As4()
+		e.buf = append(e.buf, b[:]...)
+		e.buf = append(e.buf, make([]byte, 12)...)
+		return
+	}
+	b := a.As16()
+	e.buf = append(e.buf, b[:]...)
+}
+
+// str appends a NUL-terminated string, padded to four bytes.
+func (e *encoder) str(typ uint16, s string) {
+	e.attr(typ, len(s)+1)
+	e.buf = append(e.buf, s...)
+	e.buf = append(e.buf, "\x00\x00\x00\x00"[:4-len(s)%4]...)
+}
+
+func addressFamily(a netip.Addr) uint16 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// key appends the attributes that identify a service.
+func (e *encoder) key(k ServiceKey) {
+	e.u16(svcAttrAF, addressFamily(k.Address))
+	e.u16(svcAttrProtocol, uint16(k.Protocol))
+	e.addr(svcAttrAddr, k.Address)
+	e.port(svcAttrPort, k.Port)
+}
+
+// service appends a whole virtual service. The kernel refuses NEW and SET
+// without scheduler, flags, timeout and netmask (ip_vs_genl_parse_service).
+func (e *encoder) service(v VirtualService) {
+	at := e.nest(cmdAttrService)
+	e.key(v.ServiceKey)
+	e.str(svcAttrSchedName, v.Scheduler)
+	e.attr(svcAttrFlags, 8)
+	e.buf = binary.NativeEndian.AppendUint32(e.buf, uint32(v.Flags))
+	e.buf = binary.NativeEndian.AppendUint32(e.buf, uint32(settableFlags))
+	e.u32(svcAttrTimeout, v.Persistence)
+	e.attr(svcAttrNetmask, 4)
+	if v.Address.Is4() {
+		e.buf = binary.BigEndian.AppendUint32(e.buf, ipv4Mask(v.Netmask))
+	} else {
+		e.buf = binary.NativeEndian.AppendUint32(e.buf, ipv6PrefixLen(v.Netmask))
+	}
+	e.unnest(at)
+}
+
+// ipv4Mask turns a prefix length (0 = whole address) into a mask.
+func ipv4Mask(bits uint8) uint32 {
+	if bits == 0 {
+		bits = 32
+	}
+	return ^uint32(0) << (32 - bits)
+}
+
+// ipv6PrefixLen is the prefix length itself, 0 meaning the whole address.
+func ipv6PrefixLen(bits uint8) uint32 {
+	if bits == 0 {
+		bits = 128
+	}
+	return uint32(bits)
+}
+
+// server appends a real server of service k. With whole false only its
+// identity is sent, which is all IPVS_CMD_DEL_DEST reads.
+func (e *encoder) server(k ServiceKey, r RealServer, whole bool) {
+	at := e.nest(cmdAttrDest)
+	e.u16(destAttrAddrFamily, addressFamily(r.Address))
+	e.addr(destAttrAddr, r.Address)
+	port := r.Port
+	if port == 0 {
+		port = k.Port
+	}
+	e.port(destAttrPort, port)
+	if whole {
+		e.u32(destAttrFwdMethod, uint32(r.Forward))
+		e.u32(destAttrWeight, r.Weight)
+		e.u32(destAttrUThresh, r.Upper)
+		e.u32(destAttrLThresh, r.Lower)
+	}
+	e.unnest(at)
+}
+
+// op appends the message for one operation.
+func (e *encoder) op(o op, flags uint16, seq uint32) {
+	switch o.Kind {
+	case newService, setService:
+		cmd := uint8(cmdNewService)
+		if o.Kind == setService {
+			cmd = cmdSetService
+		}
+		e.begin(cmd, flags, seq)
+		e.service(o.Service)
+	case delService:
+		e.begin(cmdDelService, flags, seq)
+		e.serviceKey(o.Service.ServiceKey)
+	case newServer, setServer, delServer:
+		cmd := uint8(cmdNewDest)
+		switch o.Kind {
+		case setServer:
+			cmd = cmdSetDest
+		case delServer:
+			cmd = cmdDelDest
+		}
+		e.begin(cmd, flags, seq)
+		e.serviceKey(o.Service.ServiceKey)
+		e.server(o.Service.ServiceKey, o.Server, o.Kind != delServer)
+	}
+	e.end()
+}
+
+// serviceKey appends a nested service that holds only its identity.
+func (e *encoder) serviceKey(k ServiceKey) {
+	at := e.nest(cmdAttrService)
+	e.key(k)
+	e.unnest(at)
+}
+
+// dumpServices appends a request for all services of the network namespace.
+func (e *encoder) dumpServices(seq uint32) {
+	e.begin(cmdGetService, unix.NLM_F_DUMP, seq)
+	e.end()
+}
+
+// dumpServers appends a request for the real servers of service k.
+func (e *encoder) dumpServers(k ServiceKey, seq uint32) {
+	e.begin(cmdGetDest, unix.NLM_F_DUMP, seq)
+	e.serviceKey(k)
+	e.end()
+}
+
+// timeouts appends IPVS_CMD_SET_CONFIG. The kernel reads a missing timeout as
+// "leave it" (ip_vs_genl_set_config), so zeros are not sent.
+func (e *encoder) timeouts(t Timeouts, seq uint32) {
+	e.begin(cmdSetConfig, unix.NLM_F_ACK, seq)
+	for _, a := range []struct {
+		typ     uint16
+		seconds uint32
+	}{
+		{cmdAttrTimeoutTCP, uint32(t.TCP.Seconds())},
+		{cmdAttrTimeoutTCPFin, uint32(t.TCPFin.Seconds())},
+		{cmdAttrTimeoutUDP, uint32(t.UDP.Seconds())},
+	} {
+		if a.seconds > 0 {
+			e.u32(a.typ, a.seconds)
+		}
+	}
+	e.end()
+}
