@@ -69,6 +69,10 @@ type Drain struct {
 	Timeout time.Duration // longest time a quiesced real server keeps its connections; 0 = remove at once
 }
 
+// defaultDrainTimeout is [vip.drain] timeout's default, and what applies to the
+// services of a VIP that is configured no more.
+const defaultDrainTimeout = 5 * time.Minute
+
 // UsesCluster reports whether v takes anything from a cluster.
 func (v *VIP) UsesCluster() bool {
 	return v.Pods.Selector != "" || v.TCPServices != (ConfigMapName{}) || v.UDPServices != (ConfigMapName{})

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// addr is netip.MustParseAddr with a name that fits into a table.
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// testVIP is a VIP over ingress pods; edit changes it.
+func testVIP(edit ...func(*VIP)) VIP {
+	v := VIP{
+		Name:        "edge",
+		Addresses:   []netip.Addr{addr("10.0.0.1")},
+		Scheduler:   "rr",
+		Ports:       []Port{{80, TCP}},
+		Weight:      1,
+		Pods:        PodQuery{"ingress-nginx", "app=nginx"},
+		TCPServices: ConfigMapName{"ingress-nginx", "tcp-services"},
+		Drain:       Drain{Timeout: defaultDrainTimeout},
+	}
+	for _, e := range edit {
+		e(&v)
+	}
+	return v
+}
+
+func readyPod(name string, addresses ...string) Pod {
+	p := Pod{UID: name, Namespace: "ingress-nginx", Name: name, HostNetwork: true, Ready: true}
+	for _, a := range addresses {
+		p.Addresses = append(p.Addresses, addr(a))
+	}
+	return p
+}
+
+func with(p Pod, edit func(*Pod)) Pod { edit(&p); return p }
+
+// testCluster answers testVIP's queries.
+func testCluster(tcp map[string]string, pods ...Pod) *Cluster {
+	return &Cluster{
+		Pods:       map[PodQuery][]Pod{{"ingress-nginx", "app=nginx"}: pods},
+		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: tcp != nil, Data: tcp}},
+	}
+}
+
+// text writes a table in short, one service a line.
+func (t Table) text() string {
+	var b strings.Builder
+	for _, s := range t {
+		fmt.Fprintf(&b, "%s %s:", s.ServiceKey, s.Scheduler)
+		for _, r := range s.Servers {
+			fmt.Fprintf(&b, " %s=%d", r.Name(), r.Weight)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func TestDesired(t *testing.T) {
+	notReady := func(p *Pod) { p.Ready = false }
+	terminating := func(p *Pod) { p.Terminating = true }
+	pods := func(p *Pod) { p.HostNetwork = false }
+	tests := []struct {
+		name     string
+		vip      VIP
+		cluster  *Cluster
+		before   working
+		want     string   // the table
+		warnings []string // parts of them, in order
+		kept     int
+	}{
+		{
+			name:    "ready pods on two nodes",
+			vip:     testVIP(),
+			cluster: testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")),
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n",
+		},
+		{
+			name:    "two pods on one node are one real server",
+			vip:     testVIP(),
+			cluster: testCluster(nil, readyPod("a", "10.1.0.1"), with(readyPod("b", "10.1.0.1"), terminating), readyPod("c", "10.1.0.2")),
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n",
+		},
+		{
+			name: "not ready and terminating pods are quiesced",
+			vip:  testVIP(),
+			cluster: testCluster(nil, readyPod("a", "10.1.0.1"), with(readyPod("b", "10.1.0.2"), notReady),
+				with(readyPod("c", "10.1.0.3"), terminating)),
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0 10.1.0.3=0\n",
+		},
+		{
+			name:     "a pod that is not on hostNetwork",
+			vip:      testVIP(),
+			cluster:  testCluster(nil, readyPod("a", "10.1.0.1"), with(readyPod("b", "10.2.0.9"), pods)),
+			want:     "10.0.0.1:80/tcp rr: 10.1.0.1=1\n",
+			warnings: []string{"pod ingress-nginx/b is left out: it is not on hostNetwork"},
+		},
+		{
+			name: "ConfigMap ports, good and bad",
+			vip:  testVIP(),
+			cluster: testCluster(map[string]string{
+				"9000": "ns/svc:port", "9001": "ns/svc:80:PROXY:PROXY", "abc": "ns/svc:1", "0": "ns/svc:1", "70000": "ns/svc:1",
+				"99999": "ns/svc:1", "10254": "ns/svc:1", "9002": "ns/svc", "9003": "svc:80", "443": "ns/svc:1", "+81": "ns/svc:1",
+				"80": "ns/svc:80",
+			}, readyPod("a", "10.1.0.1")),
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=1\n10.0.0.1:9001/tcp rr: 10.1.0.1=1\n",
+			warnings: []string{
+				`entry "+81" is skipped`, `entry "0" is skipped: port 0 is outside`, `entry "10254" is skipped: port 10254 is the ingress controller's own (health check)`,
+				`entry "443" is skipped`, `entry "70000" is skipped: port 70000 is outside 1 to 65535`, `entry "80" is skipped`,
+				`entry "9001" expects the PROXY protocol`, `entry "9002" is skipped: value "ns/svc" is not NAMESPACE/SERVICE:PORT`,
+				`entry "9003" is skipped`, `entry "99999" is skipped`, `entry "abc" is skipped: port "abc" is not a number`,
+			},
+		},
+		{
+			name: "both families, each with its own real servers",
+			vip: testVIP(func(v *VIP) {
+				v.Addresses = append(v.Addresses, addr("2001:db8::1"))
+			}),
+			cluster:  testCluster(nil, readyPod("a", "10.1.0.1", "2001:db8:1::1"), readyPod("b", "10.1.0.2")),
+			want:     "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n[2001:db8::1]:80/tcp rr: 2001:db8:1::1=1\n",
+			warnings: []string{"pod ingress-nginx/b has no IPv6 address"},
+		},
+		{
+			name: "static real servers beside pods, and above them",
+			vip: testVIP(func(v *VIP) {
+				v.RealServers = []StaticServer{{addr("10.1.0.9"), 5}, {addr("10.1.0.1"), 0}}
+			}),
+			cluster: testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")),
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=1 10.1.0.9=5\n",
+		},
+		{
+			name:    "nothing in service: the last working set stays",
+			vip:     testVIP(),
+			cluster: testCluster(nil, with(readyPod("a", "10.1.0.1"), notReady), with(readyPod("b", "10.1.0.2"), notReady)),
+			before:  working{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 3}}},
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=3\n",
+			kept:    1,
+		},
+		{
+			name:    "no pod at all: the last working set stays",
+			vip:     testVIP(),
+			cluster: testCluster(nil),
+			before:  working{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.2=1\n",
+			kept:    1,
+		},
+		{
+			name:     "nothing in service and nothing remembered",
+			vip:      testVIP(),
+			cluster:  testCluster(nil),
+			want:     "10.0.0.1:80/tcp rr:\n",
+			warnings: []string{"no IPv4 real server is in service"},
+		},
+		{
+			name:    "cluster not heard of: nothing is concluded",
+			vip:     testVIP(),
+			cluster: nil,
+			want:    "",
+		},
+		{
+			name:    "cluster not heard of, real servers remembered",
+			vip:     testVIP(),
+			cluster: nil,
+			before:  working{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.2=1\n",
+		},
+		{
+			name:     "a node that reports the VIP as its own address",
+			vip:      testVIP(),
+			cluster:  testCluster(nil, readyPod("a", "10.0.0.1"), readyPod("b", "10.1.0.2")),
+			want:     "10.0.0.1:80/tcp rr: 10.1.0.2=1\n",
+			warnings: []string{"its node reports the VIP 10.0.0.1 as its own address"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := desired(&Config{VIPs: []VIP{tt.vip}}, tt.cluster, tt.before)
+			if diff := cmp.Diff(tt.want, got.Table.text()); diff != "" {
+				t.Errorf("table (-want +got):\n%s", diff)
+			}
+			if len(got.Warnings) != len(tt.warnings) {
+				t.Fatalf("warnings:\n%s\nwant %d", strings.Join(got.Warnings, "\n"), len(tt.warnings))
+			}
+			for i, w := range tt.warnings {
+				if !strings.Contains(got.Warnings[i], w) {
+					t.Errorf("warning %q does not say %q", got.Warnings[i], w)
+				}
+			}
+			if len(got.Kept) != tt.kept {
+				t.Errorf("kept = %v, want %d", got.Kept, tt.kept)
+			}
+		})
+	}
+}
+
+// A row says why it has the weight it has.
+func TestDesiredReasons(t *testing.T) {
+	c := testCluster(nil,
+		readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.1"),
+		with(readyPod("c", "10.1.0.2"), func(p *Pod) { p.Ready = false }),
+		with(readyPod("d", "10.1.0.3"), func(p *Pod) { p.Terminating = true }))
+	v := testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.9"), 1}} })
+	var got []string
+	for _, r := range desired(&Config{VIPs: []VIP{v}}, c, nil).Table[0].Servers {
+		got = append(got, r.Name()+": "+r.Why)
+	}
+	want := []string{
+		"10.1.0.1: pod a and 1 more ready",
+		"10.1.0.2: pod c not ready",
+		"10.1.0.3: pod d terminating",
+		"10.1.0.9: static",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("reasons (-want +got):\n%s", diff)
+	}
+}
+
+// Until its ConfigMap has been heard of, a VIP keeps the ports that the kernel
+// has, with the real servers that are known.
+func TestUnheardConfigMapKeepsPorts(t *testing.T) {
+	c := testCluster(nil, readyPod("a", "10.1.0.1"))
+	c.ConfigMaps = nil
+	w := desired(&Config{VIPs: []VIP{testVIP()}}, c, nil)
+	have := Table{{
+		VirtualService: VirtualService{ServiceKey: ServiceKey{addr("10.0.0.1"), TCP, 9000}, Scheduler: "wlc"},
+		Servers:        []Row{{RealServer: RealServer{Address: addr("10.1.0.7"), Forward: DirectRoute, Weight: 1}}},
+	}}
+	s := settle(w, have, nil, testTime)
+	want := "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.1:9000/tcp wlc: 10.1.0.1=1 10.1.0.7=0\n"
+	if diff := cmp.Diff(want, s.Table.text()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var testTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// rows makes real servers from "address weight" pairs.
+func rows(pairs ...any) []Row {
+	var r []Row
+	for i := 0; i < len(pairs); i += 2 {
+		r = append(r, Row{RealServer: RealServer{Address: addr(pairs[i].(string)), Forward: DirectRoute, Weight: uint32(pairs[i+1].(int))}})
+	}
+	return r
+}
+
+func service(key string, servers ...any) Service {
+	var k ServiceKey
+	if err := k.UnmarshalText([]byte(key)); err != nil {
+		panic(err)
+	}
+	return Service{VirtualService: VirtualService{ServiceKey: k, Scheduler: "rr"}, VIP: "edge", Servers: rows(servers...)}
+}
+
+func TestSettle(t *testing.T) {
+	const web, dns = "10.0.0.1:80/tcp", "10.0.0.1:53/udp"
+	vip := testVIP()
+	owned := wanted{Owners: map[netip.Addr]*VIP{addr("10.0.0.1"): &vip}}
+	id := func(key, server string) rowID { return rowOf(service(key).ServiceKey, rows(server, 0)[0].RealServer) }
+	due := testTime.Add(vip.Drain.Timeout)
+	tests := []struct {
+		name     string
+		want     Table
+		have     Table
+		drains   map[rowID]drain
+		table    string
+		draining map[rowID]drain
+		removed  map[rowID]string
+	}{
+		{
+			name:  "a real server of weight 0 is not added",
+			want:  Table{service(web, "10.1.0.1", 1, "10.1.0.2", 0)},
+			table: web + " rr: 10.1.0.1=1\n",
+		},
+		{
+			name:     "one that is no longer wanted is quiesced first",
+			want:     Table{service(web, "10.1.0.1", 1)},
+			have:     Table{service(web, "10.1.0.1", 1, "10.1.0.2", 1)},
+			table:    web + " rr: 10.1.0.1=1 10.1.0.2=0\n",
+			draining: map[rowID]drain{id(web, "10.1.0.2"): {Deadline: due}},
+		},
+		{
+			name:     "it stays while it has connections",
+			want:     Table{service(web, "10.1.0.1", 1)},
+			have:     Table{service(web, "10.1.0.1", 1, "10.1.0.2", 0)},
+			drains:   map[rowID]drain{id(web, "10.1.0.2"): {Deadline: testTime.Add(time.Second)}},
+			table:    web + " rr: 10.1.0.1=1 10.1.0.2=0\n",
+			draining: map[rowID]drain{id(web, "10.1.0.2"): {Deadline: testTime.Add(time.Second)}},
+		},
+		{
+			name:    "it goes when it has none",
+			want:    Table{service(web, "10.1.0.1", 1)},
+			have:    Table{service(web, "10.1.0.1", 1, "10.1.0.2", 0)},
+			drains:  map[rowID]drain{id(web, "10.1.0.2"): {Deadline: due, Idle: true}},
+			table:   web + " rr: 10.1.0.1=1\n",
+			removed: map[rowID]string{id(web, "10.1.0.2"): "no pod or static entry left, no connections left"},
+		},
+		{
+			name:     "idle counts only once the kernel has quiesced it",
+			want:     Table{service(web, "10.1.0.1", 1)},
+			have:     Table{service(web, "10.1.0.1", 1, "10.1.0.2", 1)},
+			drains:   map[rowID]drain{id(web, "10.1.0.2"): {Deadline: due, Idle: true}},
+			table:    web + " rr: 10.1.0.1=1 10.1.0.2=0\n",
+			draining: map[rowID]drain{id(web, "10.1.0.2"): {Deadline: due}},
+		},
+		{
+			name:    "it goes at its deadline",
+			want:    Table{service(web, "10.1.0.1", 1)},
+			have:    Table{service(web, "10.1.0.1", 1, "10.1.0.2", 0)},
+			drains:  map[rowID]drain{id(web, "10.1.0.2"): {Deadline: testTime}},
+			table:   web + " rr: 10.1.0.1=1\n",
+			removed: map[rowID]string{id(web, "10.1.0.2"): "no pod or static entry left, drain deadline"},
+		},
+		{
+			name:     "a deadline from a longer policy is cut",
+			want:     Table{service(web, "10.1.0.1", 1)},
+			have:     Table{service(web, "10.1.0.1", 1, "10.1.0.2", 0)},
+			drains:   map[rowID]drain{id(web, "10.1.0.2"): {Deadline: due.Add(time.Hour)}},
+			table:    web + " rr: 10.1.0.1=1 10.1.0.2=0\n",
+			draining: map[rowID]drain{id(web, "10.1.0.2"): {Deadline: due}},
+		},
+		{
+			name:   "one that is wanted again returns",
+			want:   Table{service(web, "10.1.0.1", 1, "10.1.0.2", 1)},
+			have:   Table{service(web, "10.1.0.1", 1, "10.1.0.2", 0)},
+			drains: map[rowID]drain{id(web, "10.1.0.2"): {Deadline: testTime}},
+			table:  web + " rr: 10.1.0.1=1 10.1.0.2=1\n",
+		},
+		{
+			name:    "UDP goes at once",
+			want:    Table{service(dns, "10.1.0.1", 1, "10.1.0.2", 0)},
+			have:    Table{service(dns, "10.1.0.1", 1, "10.1.0.2", 1)},
+			table:   dns + " rr: 10.1.0.1=1\n",
+			removed: map[rowID]string{id(dns, "10.1.0.2"): ""},
+		},
+		{
+			name:     "a port that is withdrawn drains too",
+			have:     Table{service(web, "10.1.0.1", 1)},
+			table:    web + " rr: 10.1.0.1=0\n",
+			draining: map[rowID]drain{id(web, "10.1.0.1"): {Deadline: due}},
+		},
+		{
+			name:    "and goes with its last real server",
+			have:    Table{service(web, "10.1.0.1", 0)},
+			drains:  map[rowID]drain{id(web, "10.1.0.1"): {Deadline: due, Idle: true}},
+			removed: map[rowID]string{id(web, "10.1.0.1"): "port no longer wanted, no connections left"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := owned
+			w.Table = tt.want
+			s := settle(w, tt.have, tt.drains, testTime)
+			if diff := cmp.Diff(tt.table, s.Table.text()); diff != "" {
+				t.Errorf("table (-want +got):\n%s", diff)
+			}
+			if tt.draining == nil {
+				tt.draining = map[rowID]drain{}
+			}
+			if tt.removed == nil {
+				tt.removed = map[rowID]string{}
+			}
+			if diff := cmp.Diff(tt.draining, s.Drains, compareAddrs); diff != "" {
+				t.Errorf("drains (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.removed, s.Removed, compareAddrs); diff != "" {
+				t.Errorf("removed (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
