@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// fakeKernel is IPVS as the loop sees it: it keeps a table, refuses what the
+// kernel would refuse, and can be told to refuse more. The real kernel's tests
+// are in kernel_test.go; this one is for what they cannot steer.
+type fakeKernel struct {
+	services map[ServiceKey]VirtualService
+	servers  map[rowID]RealServer
+	conns    map[rowID]Connections
+	created  map[ServiceKey]int // how often a service was made, to tell an edit from a re-creation
+	timeouts Timeouts
+	noRoute  map[netip.Addr]bool // real servers that NEW_DEST refuses
+	noSched  map[string]bool
+	applied  []op  // all operations carried out
+	dumps    int   // tables read
+	broken   error // returned by Table
+}
+
+func newFakeKernel() *fakeKernel {
+	return &fakeKernel{
+		services: make(map[ServiceKey]VirtualService),
+		servers:  make(map[rowID]RealServer),
+		conns:    make(map[rowID]Connections),
+		created:  make(map[ServiceKey]int),
+		noRoute:  make(map[netip.Addr]bool),
+		noSched:  make(map[string]bool),
+	}
+}
+
+func (k *fakeKernel) Close() error { return nil }
+
+func (k *fakeKernel) Timeouts() (Timeouts, error) { return k.timeouts, nil }
+
+func (k *fakeKernel) SetTimeouts(t Timeouts) error { k.timeouts = t; return nil }
+
+func (k *fakeKernel) Table(owned func(netip.Addr) bool) (Table, error) {
+	if k.broken != nil {
+		return nil, k.broken
+	}
+	k.dumps++
+	return k.table(owned), nil
+}
+
+// table is the kernel's table, sorted as a dump is.
+func (k *fakeKernel) table(owned func(netip.Addr) bool) Table {
+	var t Table
+	for _, key := range slices.SortedFunc(maps.Keys(k.services), ServiceKey.Compare) {
+		if !owned(key.Address) {
+			continue
+		}
+		s := Service{VirtualService: k.services[key]}
+		for id, r := range k.servers {
+			if id.Service == key {
+				s.Servers = append(s.Servers, Row{RealServer: r})
+			}
+		}
+		slices.SortFunc(s.Servers, func(a, b Row) int { return a.Compare(b.RealServer) })
+		t = append(t, s)
+	}
+	return t
+}
+
+func (k *fakeKernel) Servers(key ServiceKey, visit func(KernelServer)) error {
+	for id, r := range k.servers {
+		if id.Service == key {
+			visit(KernelServer{RealServer: r, Connections: k.conns[id]})
+		}
+	}
+	return nil
+}
+
+func (k *fakeKernel) Apply(ops []op) []*opError {
+	var failed []*opError
+	for _, o := range ops {
+		if err := k.do(o); err != nil {
+			failed = append(failed, &opError{Op: o, Err: err})
+			continue
+		}
+		k.applied = append(k.applied, o)
+	}
+	return failed
+}
+
+// do carries out one operation with the errors that ip_vs_ctl.c gives.
+func (k *fakeKernel) do(o op) error {
+	key := o.Service.ServiceKey
+	_, exists := k.services[key]
+	if o.Kind != newService && !exists {
+		return unix.ESRCH
+	}
+	id := rowOf(key, o.Server)
+	_, has := k.servers[id]
+	switch o.Kind {
+	case newService:
+		if exists {
+			return unix.EEXIST
+		}
+		if k.noSched[o.Service.Scheduler] {
+			return unix.ENOENT
+		}
+		k.services[key] = o.Service
+		k.created[key]++
+	case setService:
+		if k.noSched[o.Service.Scheduler] {
+			return unix.ENOENT
+		}
+		k.services[key] = o.Service
+	case delService:
+		delete(k.services, key)
+		for id := range k.servers {
+			if id.Service == key {
+				delete(k.servers, id)
+			}
+		}
+	case newServer:
+		if has {
+			return unix.EEXIST
+		}
+		if k.noRoute[o.Server.Address] {
+			return unix.EINVAL
+		}
+		k.servers[id] = o.Server
+	case setServer:
+		if !has {
+			return unix.ENOENT
+		}
+		k.servers[id] = o.Server
+	case delServer:
+		if !has {
+			return unix.ENOENT
+		}
+		delete(k.servers, id)
+		delete(k.conns, id)
+	default:
+		return fmt.Errorf("unknown operation %d", o.Kind)
+	}
+	return nil
+}

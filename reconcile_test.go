@@ -1,0 +1,405 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// noHost is a host that needs nothing.
+type noHost struct{ err error }
+
+func (h noHost) Prepare(context.Context, *Config) ([]VIPAddress, error) { return nil, h.err }
+
+// bench is a loop on a fake kernel, with a clock that stands still.
+type bench struct {
+	t      *testing.T
+	kernel *fakeKernel
+	loop   *reconciler
+	log    *bytes.Buffer
+	clock  time.Time
+	dir    string
+	cfg    Config
+}
+
+func newBench(t *testing.T, vips ...VIP) *bench {
+	b := &bench{t: t, kernel: newFakeKernel(), clock: testTime, dir: t.TempDir(), log: new(bytes.Buffer)}
+	b.restart()
+	b.configure(vips...)
+	return b
+}
+
+// restart is kill -9 and a new process: all memory but the state file is lost.
+func (b *bench) restart() {
+	wake := make(chan struct{}, 1)
+	old := b.loop
+	b.loop = &reconciler{
+		log:     slog.New(slog.NewTextHandler(b.log, nil)),
+		wake:    wake,
+		config:  newLatest[Config](wake),
+		cluster: newLatest[Cluster](wake),
+		dial:    func() (director, error) { return b.kernel, nil },
+		host:    noHost{},
+		dir:     &stateDir{path: b.dir},
+		now:     func() time.Time { return b.clock },
+	}
+	b.loop.restore()
+	if old != nil {
+		b.loop.config.Set(old.config.Get())
+	}
+}
+
+func (b *bench) configure(vips ...VIP) {
+	b.loop.config.Set(&Config{VIPs: vips, AuditInterval: 10 * time.Second})
+}
+
+// turn runs the loop once and returns what it logged.
+func (b *bench) turn() string {
+	b.log.Reset()
+	b.loop.turn(context.Background())
+	return b.log.String()
+}
+
+// later moves the clock to the loop's next deadline or by d, turning at each
+// deadline on the way.
+func (b *bench) later(d time.Duration) {
+	end := b.clock.Add(d)
+	for {
+		next := b.loop.next()
+		if next.After(end) {
+			break
+		}
+		if next.After(b.clock) {
+			b.clock = next
+		}
+		b.loop.turn(context.Background())
+	}
+	b.clock = end
+}
+
+func (b *bench) want(table string) {
+	b.t.Helper()
+	got := b.kernel.table(func(netip.Addr) bool { return true }).text()
+	if diff := cmp.Diff(table, got); diff != "" {
+		b.t.Fatalf("kernel's table (-want +got):\n%s\nlog:\n%s", diff, b.log)
+	}
+}
+
+// put places rows in the kernel by another hand.
+func (b *bench) put(services ...Service) {
+	for _, s := range services {
+		b.kernel.services[s.ServiceKey] = s.VirtualService
+		for _, r := range s.Servers {
+			b.kernel.servers[rowOf(s.ServiceKey, r.RealServer)] = r.RealServer
+		}
+	}
+}
+
+func TestLoopLifeOfARealServer(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	log := b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
+	if n := strings.Count(log, "\n"); n != 3 {
+		t.Errorf("%d log lines for one service and two real servers:\n%s", n, log)
+	}
+	if log := b.turn(); log != "" {
+		t.Errorf("an unchanged table is not silent:\n%s", log)
+	}
+
+	leaving := rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)
+	b.kernel.conns[leaving] = Connections{Active: 2}
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), with(readyPod("b", "10.1.0.2"), func(p *Pod) { p.Terminating = true })))
+	if log := b.turn(); !strings.Contains(log, `why="pod b terminating, draining"`) {
+		t.Errorf("the log does not say why:\n%s", log)
+	}
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+	b.later(time.Minute)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+	delete(b.kernel.conns, leaving)
+	b.later(2 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+func TestLoopDrainDeadlineSurvivesACrash(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Inactive: 1}
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.later(4 * time.Minute)
+	b.restart()
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.later(50 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+	b.later(10 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+func TestLoopNeverEmptyByAccident(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.loop.cluster.Set(testCluster(nil))
+	if log := b.turn(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the last working set stays") {
+		t.Errorf("not loud:\n%s", log)
+	}
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
+	b.restart()
+	b.loop.cluster.Set(testCluster(nil))
+	b.turn()
+	b.later(time.Hour)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
+	b.loop.cluster.Set(testCluster(nil, readyPod("c", "10.1.0.3")))
+	if log := b.turn(); !strings.Contains(log, "in service again") {
+		t.Errorf("the end is not logged:\n%s", log)
+	}
+	b.later(2 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.3=1\n")
+}
+
+// Start adopts: rows that are right are not touched, counters go on.
+func TestLoopAdoptsAtStart(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.put(service("10.0.0.1:80/tcp", "10.1.0.1", 1, "10.1.0.9", 1))
+	b.turn() // nothing known of the cluster yet
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.9=1\n")
+	if len(b.kernel.applied) != 0 {
+		t.Errorf("operations before the cluster has answered: %v", b.kernel.applied)
+	}
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.9=0\n")
+	b.later(2 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	for _, o := range b.kernel.applied {
+		if o.Server.Address != addr("10.1.0.9") {
+			t.Errorf("touched what was right: %s", o)
+		}
+	}
+}
+
+// With an empty cluster answer right after the start of a controller without
+// memory, what the kernel had in service stays.
+func TestLoopAdoptedSetIsTheLastWorkingOne(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.put(service("10.0.0.1:80/tcp", "10.1.0.1", 4))
+	b.loop.cluster.Set(testCluster(nil))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=4\n")
+}
+
+func TestLoopOwnership(t *testing.T) {
+	foreign := service("10.9.9.9:80/tcp", "10.1.0.1", 7)
+	second := testVIP(func(v *VIP) { v.Name, v.Addresses = "second", []netip.Addr{addr("10.0.0.2")} })
+	b := newBench(t, testVIP(), second)
+	b.put(foreign)
+	c := testCluster(nil, readyPod("a", "10.1.0.1"))
+	b.loop.cluster.Set(c)
+	b.turn()
+	both := "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.2:80/tcp rr: 10.1.0.1=1\n10.9.9.9:80/tcp rr: 10.1.0.1=7\n"
+	b.want(both)
+
+	// A VIP that was removed while the process was down is still cleaned up.
+	b.restart()
+	b.configure(testVIP())
+	b.loop.cluster.Set(c)
+	b.turn()
+	b.later(2 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.9.9.9:80/tcp rr: 10.1.0.1=7\n")
+
+	// Then its address is nobody's again: another hand may use it.
+	b.put(service("10.0.0.2:80/tcp", "10.1.0.5", 2))
+	b.later(time.Minute)
+	b.restart()
+	b.loop.cluster.Set(c)
+	b.turn()
+	b.later(time.Minute)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.2:80/tcp rr: 10.1.0.5=2\n10.9.9.9:80/tcp rr: 10.1.0.1=7\n")
+}
+
+func TestLoopEditsInPlace(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.configure(testVIP(func(v *VIP) { v.Scheduler, v.Weight = "wlc", 3 }))
+	log := b.turn()
+	b.want("10.0.0.1:80/tcp wlc: 10.1.0.1=3\n")
+	if n := b.kernel.created[service("10.0.0.1:80/tcp").ServiceKey]; n != 1 {
+		t.Errorf("the service was made %d times: an edit must keep it", n)
+	}
+	if !strings.Contains(log, `change="scheduler rr → wlc"`) || !strings.Contains(log, `change="weight 1 → 3"`) {
+		t.Errorf("the log does not say what changed:\n%s", log)
+	}
+}
+
+func TestLoopRepairsDrift(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	clear(b.kernel.services) // ipvsadm -C
+	clear(b.kernel.servers)
+	b.later(11 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	if !strings.Contains(b.log.String(), "repaired, another hand changed it") {
+		t.Errorf("the log does not say so:\n%s", b.log)
+	}
+	if n := b.loop.counters.Drifts.Load(); n != 1 {
+		t.Errorf("drifts = %d, want 1", n)
+	}
+}
+
+// A director that starts before its network is up gets EINVAL for every real
+// server, tries again, and says so once.
+func TestLoopRetriesWithoutRoute(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.kernel.noRoute[addr("10.1.0.1")] = true
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	log := b.turn()
+	if !strings.Contains(log, "vip edge 10.0.0.1:80/tcp: add real server 10.1.0.1: invalid argument (the kernel has no unicast route to 10.1.0.1") {
+		t.Errorf("the log does not explain:\n%s", log)
+	}
+	if err := b.loop.view.Load().ready(); err == nil {
+		t.Error("ready without a real server")
+	}
+	b.log.Reset()
+	b.later(time.Minute)
+	if b.log.Len() > 0 {
+		t.Errorf("the same failure again and again:\n%s", b.log)
+	}
+	delete(b.kernel.noRoute, addr("10.1.0.1"))
+	b.later(retryMost)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	if err := b.loop.view.Load().ready(); err != nil {
+		t.Errorf("not ready: %v", err)
+	}
+}
+
+// A new real server that the kernel refuses does not cost the old one.
+func TestLoopKeepsTheOldWhenTheNewIsRefused(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.kernel.noRoute[addr("10.1.0.2")] = true
+	b.loop.cluster.Set(testCluster(nil, readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.later(time.Minute)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	delete(b.kernel.noRoute, addr("10.1.0.2"))
+	b.later(time.Minute)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.2=1\n")
+}
+
+// A scheduler that the kernel lacks is one clear error; other VIPs are served.
+func TestLoopMissingScheduler(t *testing.T) {
+	second := testVIP(func(v *VIP) { v.Name, v.Addresses, v.Scheduler = "second", []netip.Addr{addr("10.0.0.2")}, "mh" })
+	b := newBench(t, testVIP(), second)
+	b.kernel.noSched["mh"] = true
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	log := b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	if strings.Count(log, "level=ERROR") != 1 || !strings.Contains(log, "module ip_vs_mh is missing") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+func TestLoopTimeouts(t *testing.T) {
+	b := newBench(t)
+	b.kernel.timeouts = Timeouts{TCP: 900 * time.Second, TCPFin: 120 * time.Second, UDP: 300 * time.Second}
+	b.loop.config.Set(&Config{VIPs: []VIP{testVIP()}, AuditInterval: 10 * time.Second, Timeouts: Timeouts{TCP: 60 * time.Second}})
+	b.turn()
+	if want := (Timeouts{TCP: 60 * time.Second}); b.kernel.timeouts != want {
+		t.Errorf("sent %v, want only what differs: %v", b.kernel.timeouts, want)
+	}
+}
+
+// A state file that is torn is refused, said so, and does not stop the start.
+func TestLoopTornStateFile(t *testing.T) {
+	b := newBench(t, testVIP())
+	if err := writeFileAtomic(b.loop.dir.file(), []byte(`{"version":1,"vips":["10.0.`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.log.Reset()
+	b.restart()
+	if !strings.Contains(b.log.String(), "start without remembered state") {
+		t.Errorf("log:\n%s", b.log)
+	}
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+func TestLoopBrokenConversation(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.kernel.broken = fmt.Errorf("receive from the kernel: %w", unix.ENOBUFS)
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	if log := b.turn(); !strings.Contains(log, "no buffer space available") {
+		t.Errorf("log:\n%s", log)
+	}
+	b.kernel.broken = nil
+	b.later(time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+func TestStateRoundTrip(t *testing.T) {
+	s := newState()
+	s.Owned[addr("10.0.0.1")] = true
+	s.Owned[addr("2001:db8::1")] = true
+	s.Working[workKey{"edge", false}] = []RealServer{{Address: addr("10.1.0.1"), Weight: 2, Forward: DirectRoute}}
+	s.Drains[rowID{ServiceKey{addr("2001:db8::1"), UDP, 53}, addr("2001:db8::9"), 5353}] = drain{Deadline: testTime}
+	b, err := s.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeState(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(s, got, compareAddrs); diff != "" {
+		t.Errorf("state (-want +got):\n%s", diff)
+	}
+}
+
+func FuzzDecodeState(f *testing.F) {
+	f.Add([]byte(`{"version":1,"vips":["10.0.0.1"],"drains":[{"service":"10.0.0.1:80/tcp","server":"10.1.0.1","deadline":"2026-01-02T03:04:05Z"}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := decodeState(b)
+		if err != nil {
+			return
+		}
+		again, err := s.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeState(again); err != nil {
+			t.Fatalf("%s: %v", again, err)
+		}
+	})
+}
+
+func TestLockIsExclusive(t *testing.T) {
+	dir := stateDir{path: t.TempDir()}
+	first, err := dir.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dir.lock(); err == nil || !strings.Contains(err.Error(), "another lvs-controller (pid ") {
+		t.Errorf("second lock: %v", err)
+	}
+	first.Close()
+	again, err := dir.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+}
