@@ -174,6 +174,7 @@ func (s *settled) leave(k ServiceKey, has Row, why string, policy Drain, drains 
 	if latest := now.Add(policy.Timeout); !draining || d.Deadline.After(latest) {
 		d.Deadline = latest
 	}
+	s.Drains[id] = d // noted until the kernel has carried the removal out
 	switch {
 	case !now.Before(d.Deadline):
 		s.Removed[id] = why + ", drain deadline"

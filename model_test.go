@@ -1,0 +1,289 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// TestModel drives the loop with random sequences of events over a fake kernel
+// and checks after each what must always hold:
+//
+//   - what is not ours is never touched;
+//   - a service that the loop serves is never without a real server in service
+//     once its VIP has had one, unless the kernel refuses them all;
+//   - nothing is quiesced for longer than the drain timeout;
+//   - a second turn with the same inputs changes nothing;
+//   - when the events end, the table is what the inputs ask for.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := newModel(t, rt)
+		rt.Repeat(map[string]func(*rapid.T){
+			"":          m.check,
+			"cluster":   m.changeCluster,
+			"config":    m.changeConfig,
+			"crash":     m.crash,
+			"drift":     m.drift,
+			"routes":    m.changeRoutes,
+			"clients":   m.changeConnections,
+			"time":      m.passTime,
+			"blackout":  m.crashWithoutCluster,
+			"turn only": func(*rapid.T) { m.turn() },
+		})
+		m.settleDown(rt)
+	})
+}
+
+type model struct {
+	*bench
+	foreign  string
+	cluster  *Cluster
+	quiesced map[rowID]time.Time // since when, as the kernel shows it
+}
+
+const modelNodes = 4
+
+func newModel(t *testing.T, rt *rapid.T) *model {
+	m := &model{bench: newBench(t, testVIP()), quiesced: make(map[rowID]time.Time)}
+	foreign := service("10.9.9.9:80/tcp", "10.1.0.1", 7, "10.1.0.9", 0)
+	m.put(foreign)
+	m.foreign = m.foreignRows()
+	m.changeCluster(rt)
+	return m
+}
+
+func (m *model) foreignRows() string {
+	return m.kernel.table(func(a netip.Addr) bool { return a == addr("10.9.9.9") }).text()
+}
+
+func (m *model) ours() Table {
+	return m.kernel.table(func(a netip.Addr) bool { return a != addr("10.9.9.9") })
+}
+
+func (m *model) turn() {
+	m.bench.turn()
+	m.noteQuiesced()
+}
+
+// noteQuiesced keeps the model's own account of how long rows have been at
+// weight 0.
+func (m *model) noteQuiesced() {
+	now := make(map[rowID]time.Time)
+	for _, s := range m.ours() {
+		for _, r := range s.Servers {
+			if id := rowOf(s.ServiceKey, r.RealServer); r.Weight == 0 {
+				now[id] = m.clock
+				if since, ok := m.quiesced[id]; ok {
+					now[id] = since
+				}
+			}
+		}
+	}
+	m.quiesced = now
+}
+
+func (m *model) changeCluster(rt *rapid.T) {
+	var pods []Pod
+	for i := range rapid.IntRange(0, 5).Draw(rt, "pods") {
+		node := rapid.IntRange(1, modelNodes).Draw(rt, "node")
+		state := rapid.SampledFrom([]string{"ready", "ready", "ready", "not ready", "terminating", "pod network"}).Draw(rt, "state")
+		pods = append(pods, with(readyPod(fmt.Sprint("p", i), fmt.Sprintf("10.1.0.%d", node)), func(p *Pod) {
+			p.Ready = state != "not ready"
+			p.Terminating = state == "terminating"
+			p.HostNetwork = state != "pod network"
+		}))
+	}
+	tcp := make(map[string]string)
+	for _, port := range []string{"9000", "9001", "abc"} {
+		if rapid.Bool().Draw(rt, port) {
+			tcp[port] = "ns/svc:80"
+		}
+	}
+	m.cluster = testCluster(tcp, pods...)
+	m.loop.cluster.Set(m.cluster)
+	m.turn()
+}
+
+func (m *model) changeConfig(rt *rapid.T) {
+	var vips []VIP
+	for i, a := range []string{"10.0.0.1", "10.0.0.2"} {
+		if i > 0 && !rapid.Bool().Draw(rt, a) {
+			continue
+		}
+		vips = append(vips, testVIP(func(v *VIP) {
+			v.Name = fmt.Sprint("vip", i)
+			v.Addresses = []netip.Addr{addr(a)}
+			v.Scheduler = rapid.SampledFrom([]string{"rr", "wlc"}).Draw(rt, "scheduler")
+			v.Weight = uint32(rapid.IntRange(1, 3).Draw(rt, "weight"))
+			v.Drain.Timeout = time.Duration(rapid.SampledFrom([]int{0, 3, 300}).Draw(rt, "drain")) * time.Second
+			if rapid.Bool().Draw(rt, "udp") {
+				v.Ports = append(v.Ports, Port{53, UDP})
+			}
+		}))
+	}
+	m.configure(vips...)
+	clear(m.quiesced) // a new policy counts from its first turn
+	m.turn()
+}
+
+func (m *model) crash(*rapid.T) {
+	m.restart()
+	m.loop.cluster.Set(m.cluster)
+	m.turn()
+}
+
+// crashWithoutCluster is a start while the API server is away.
+func (m *model) crashWithoutCluster(*rapid.T) {
+	before := m.inService()
+	m.restart()
+	m.turn()
+	if after := m.inService(); len(m.kernel.noRoute) == 0 && after < before {
+		m.t.Fatalf("a restart without the API server took real servers out of service: %d to %d\n%s", before, after, m.ours().text())
+	}
+	m.loop.cluster.Set(m.cluster)
+	m.turn()
+}
+
+func (m *model) inService() int {
+	n := 0
+	for _, s := range m.ours() {
+		for _, r := range s.Servers {
+			if r.Weight > 0 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// drift is another hand in our part of the table.
+func (m *model) drift(rt *rapid.T) {
+	for _, s := range m.ours() {
+		if rapid.IntRange(0, 3).Draw(rt, "drop "+s.ServiceKey.String()) == 0 {
+			delete(m.kernel.services, s.ServiceKey)
+			for _, r := range s.Servers {
+				delete(m.kernel.servers, rowOf(s.ServiceKey, r.RealServer))
+			}
+			continue
+		}
+		for _, r := range s.Servers {
+			id := rowOf(s.ServiceKey, r.RealServer)
+			switch rapid.IntRange(0, 5).Draw(rt, "row") {
+			case 0:
+				delete(m.kernel.servers, id)
+			case 1:
+				r.Weight = 9
+				m.kernel.servers[id] = r.RealServer
+			}
+		}
+	}
+	m.put(service("10.0.0.1:7777/tcp", "10.1.0.3", 1))
+	m.advance(11 * time.Second)
+}
+
+func (m *model) changeRoutes(rt *rapid.T) {
+	clear(m.kernel.noRoute)
+	for node := range modelNodes {
+		if rapid.IntRange(0, 4).Draw(rt, "route") == 0 {
+			m.kernel.noRoute[addr(fmt.Sprintf("10.1.0.%d", node+1))] = true
+		}
+	}
+	m.turn()
+}
+
+func (m *model) changeConnections(rt *rapid.T) {
+	clear(m.kernel.conns)
+	for _, s := range m.kernel.table(func(netip.Addr) bool { return true }) {
+		for _, r := range s.Servers {
+			if rapid.Bool().Draw(rt, "connections") {
+				m.kernel.conns[rowOf(s.ServiceKey, r.RealServer)] = Connections{Inactive: 1}
+			}
+		}
+	}
+	m.turn()
+}
+
+func (m *model) passTime(rt *rapid.T) {
+	m.advance(time.Duration(rapid.IntRange(1, 400).Draw(rt, "seconds")) * time.Second)
+}
+
+// advance is later with the model's account kept at each step.
+func (m *model) advance(d time.Duration) {
+	end := m.clock.Add(d)
+	for {
+		next := m.loop.next()
+		if next.After(end) {
+			break
+		}
+		if next.After(m.clock) {
+			m.clock = next
+		}
+		m.turn()
+	}
+	m.clock = end
+}
+
+func (m *model) check(rt *rapid.T) {
+	if got := m.foreignRows(); got != m.foreign {
+		rt.Fatalf("foreign rows were touched:\n%s", got)
+	}
+	if m.loop.view.Load().Err == nil {
+		n := len(m.kernel.applied)
+		m.turn()
+		for _, o := range m.kernel.applied[n:] {
+			rt.Fatalf("a second turn changes something: %s", o)
+		}
+	}
+	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Working)
+	ours := m.ours()
+	for _, s := range w.Table {
+		kernel, ok := ours.Find(s.ServiceKey)
+		if !s.InService() || m.allRefused(s) {
+			continue
+		}
+		if !ok || !kernel.InService() {
+			rt.Fatalf("%s is empty although %v could serve\n%s\n%s", s.ServiceKey, s.Servers, ours.text(), m.log)
+		}
+	}
+	for id, since := range m.quiesced {
+		limit := defaultDrainTimeout
+		for _, v := range m.loop.config.Get().VIPs {
+			if v.Addresses[0] == id.Service.Address {
+				limit = v.Drain.Timeout
+			}
+		}
+		// Retries after a refusal may come this much later.
+		if age := m.clock.Sub(since); age > limit+retryMost && m.loop.view.Load().Err == nil {
+			rt.Fatalf("%v has been quiesced for %s, the limit is %s\n%s", id, age, limit, ours.text())
+		}
+	}
+}
+
+// allRefused reports whether the kernel has no route to any real server that
+// should be in service.
+func (m *model) allRefused(s Service) bool {
+	for _, r := range s.Servers {
+		if r.Weight > 0 && !m.kernel.noRoute[r.Address] {
+			return false
+		}
+	}
+	return true
+}
+
+// settleDown ends all disturbances and compares the table with the inputs.
+func (m *model) settleDown(rt *rapid.T) {
+	clear(m.kernel.noRoute)
+	clear(m.kernel.conns)
+	m.advance(time.Minute)
+	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Working)
+	for i := range w.Table {
+		w.Table[i].Servers = withoutQuiesced(w.Table[i].Servers)
+	}
+	if got, want := m.ours().text(), w.Table.text(); got != want {
+		rt.Fatalf("the table does not converge:\n%s\nwant:\n%s\nlog:\n%s", got, want, strings.TrimSpace(m.log.String()))
+	}
+}
