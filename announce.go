@@ -1,0 +1,341 @@
+// Keeping VIPs with announce = "arp" on the uplink, and telling the neighbours.
+//
+// prepare.go hands addresses the wanted set, main.go runs its timer. The frame
+// builders at the end are pure. addresses removes only what it added itself, in
+// this run or an earlier one, and never touches an address that another hand
+// has put on the device.
+
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/sys/unix"
+)
+
+// addressTable is what the kernel's address list can do; rtnl is the real one.
+type addressTable interface {
+	// List returns a device's addresses. A missing device is unix.ENODEV.
+	List(device string) ([]deviceAddress, error)
+	// Add and Remove report whether they changed anything.
+	Add(VIPAddress) (bool, error)
+	Remove(VIPAddress) (bool, error)
+	Close() error
+}
+
+// When an address is announced after it was added: at once and, because one
+// frame may be lost while a switch port is still learning, 1, 2 and 4 s later;
+// then every minute, which repairs a neighbour that heard another claim.
+var (
+	announceGaps  = [...]time.Duration{time.Second, time.Second, 2 * time.Second}
+	announceEvery = time.Minute
+	announceRetry = 2 * time.Second // after a frame that could not be sent: link down, device gone
+)
+
+// announcement is the schedule of one address.
+type announcement struct {
+	sent    int       // frames sent since the address was added
+	due     time.Time // of the next one
+	failing bool      // the last attempt failed and was logged
+}
+
+// addresses keeps the wanted VIPs on their devices and announced. Its methods
+// are safe for concurrent use.
+type addresses struct {
+	log      *slog.Logger
+	open     func(context.Context) (addressTable, error)
+	announce func(VIPAddress) error
+	wake     chan struct{} // capacity 1: the schedule has changed
+
+	mu        sync.Mutex
+	owned     map[VIPAddress]bool // put there by this controller, now or in an earlier run
+	announced map[VIPAddress]*announcement
+}
+
+// newAddresses starts from the addresses that an earlier run had put on
+// devices (its Owned, from the state file). Apply and Run do the rest.
+func newAddresses(owned []VIPAddress, log *slog.Logger) *addresses {
+	a := &addresses{
+		log:       log,
+		open:      func(ctx context.Context) (addressTable, error) { return openRtnl(ctx) },
+		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },
+		wake:      make(chan struct{}, 1),
+		owned:     make(map[VIPAddress]bool),
+		announced: make(map[VIPAddress]*announcement),
+	}
+	for _, v := range owned {
+		a.owned[v] = true
+	}
+	return a
+}
+
+// Owned lists the addresses to remember in the state file, sorted. They are
+// removed by the first Apply that does not want them, in this run or a later
+// one.
+func (a *addresses) Owned() []VIPAddress {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare)
+}
+
+// Apply makes want the set of VIPs on devices: it adds what is missing, even
+// when another hand has removed it since the last call, and removes what it
+// once added and is no longer wanted. An address that was there before is
+// announced like the others but stays when it is no longer wanted. Unchanged
+// state is silent. The error joins all failures; each address is tried.
+func (a *addresses) Apply(ctx context.Context, want []VIPAddress) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(want) == 0 && len(a.owned) == 0 {
+		clear(a.announced)
+		return nil
+	}
+	table, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+
+	var errs []error
+	announced := make(map[VIPAddress]*announcement)
+	for _, v := range want {
+		if err := a.ensure(table, v); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		announced[v] = a.announced[v]
+		if announced[v] == nil {
+			announced[v] = new(announcement)
+		}
+	}
+	a.announced = announced
+	select {
+	case a.wake <- struct{}{}:
+	default: // a wake-up is already pending
+	}
+
+	// Removing comes second: a VIP that moves to another device of this host
+	// stays local throughout.
+	for _, v := range slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare) {
+		if slices.Contains(want, v) {
+			continue
+		}
+		changed, err := table.Remove(v)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, err)
+			continue
+		}
+		delete(a.owned, v)
+		if changed {
+			a.log.Info("VIP address removed", "device", v.Device, "address", v.Address)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ensure puts v on its device, or finds out who did.
+func (a *addresses) ensure(table addressTable, v VIPAddress) error {
+	have, err := table.List(v.Device)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(have, func(d deviceAddress) bool { return d.Address == v.Address })
+	if i < 0 {
+		changed, err := table.Add(v)
+		if err != nil {
+			return err
+		}
+		if changed {
+			a.owned[v] = true
+			a.log.Info("VIP address added", "device", v.Device, "address", v.Address)
+		}
+		return nil
+	}
+	if a.owned[v] || a.announced[v] != nil {
+		return nil
+	}
+	if have[i].Label != "" && have[i].Label == vipLabel(v.Device) {
+		// An earlier run put it there and died before it could save that.
+		a.owned[v] = true
+		a.log.Info("VIP address of an earlier run found", "device", v.Device, "address", v.Address)
+		return nil
+	}
+	a.log.Info("VIP address was there already: it is announced, and left alone when no longer wanted",
+		"device", v.Device, "address", v.Address)
+	return nil
+}
+
+// Run sends the announcements that Apply schedules, until ctx ends; that is
+// its only way to return, with nil. Without announced addresses it sleeps.
+func (a *addresses) Run(ctx context.Context) error {
+	for {
+		var fire <-chan time.Time
+		if next := a.sendDue(time.Now()); !next.IsZero() {
+			fire = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wake:
+		case <-fire:
+		}
+	}
+}
+
+// sendDue announces what is due at now and returns when the next one is, zero
+// for never. It holds the lock while it sends (about 100 µs for an address),
+// so that no address is announced after Apply has removed it.
+func (a *addresses) sendDue(now time.Time) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var next time.Time
+	for _, v := range slices.SortedFunc(maps.Keys(a.announced), VIPAddress.Compare) {
+		s := a.announced[v]
+		if !s.due.After(now) {
+			a.send(v, s, now)
+		}
+		if next.IsZero() || s.due.Before(next) {
+			next = s.due
+		}
+	}
+	return next
+}
+
+// send announces v once and schedules the next time. Only the first failure
+// of a row is logged, and its end.
+func (a *addresses) send(v VIPAddress, s *announcement, now time.Time) {
+	if err := a.announce(v); err != nil {
+		if !s.failing {
+			a.log.Warn("VIP address not announced; trying again", "device", v.Device, "address", v.Address, "err", err)
+		}
+		*s = announcement{due: now.Add(announceRetry), failing: true}
+		return
+	}
+	if s.failing {
+		a.log.Info("VIP address announced again", "device", v.Device, "address", v.Address)
+	}
+	gap := announceEvery
+	if s.sent < len(announceGaps) {
+		gap = announceGaps[s.sent]
+	}
+	*s = announcement{sent: s.sent + 1, due: now.Add(gap)}
+}
+
+// announceVIP tells the network segment of device that addr is at device's
+// MAC: gratuitous ARP as a request and as a reply, because some hosts and
+// switches learn from only one of them, or an unsolicited neighbour
+// advertisement.
+func announceVIP(device string, addr netip.Addr) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("announce %s on %s: %w", addr, device, err)
+		}
+	}()
+	ifi, err := deviceByName(device)
+	if err != nil {
+		return err
+	}
+	if len(ifi.HardwareAddr) != 6 {
+		return errors.New("the device has no Ethernet address")
+	}
+	mac := [6]byte(ifi.HardwareAddr)
+	var protocol int
+	var frames [][]byte
+	if addr.Is4() {
+		protocol = unix.ETH_P_ARP
+		frames = [][]byte{gratuitousARP(mac, addr, arpRequest), gratuitousARP(mac, addr, arpReply)}
+	} else {
+		protocol = unix.ETH_P_IPV6
+		frames = [][]byte{unsolicitedNA(mac, addr)}
+	}
+	conn, err := packet.Listen(ifi, packet.Raw, protocol, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for _, frame := range frames {
+		if _, err := conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ARP operations (RFC 826), be16.
+const (
+	arpRequest = 1 // ares_op$REQUEST
+	arpReply   = 2 // ares_op$REPLY
+)
+
+// gratuitousARP builds a broadcast Ethernet frame in which sender and target
+// protocol address are both addr. As a request it is the ARP Announcement of
+// RFC 5227 section 2.3, whose target hardware address is zero; a reply has the
+// sender's there.
+func gratuitousARP(mac [6]byte, addr netip.Addr, operation uint16) []byte {
+	target := mac
+	if operation == arpRequest {
+		target = [6]byte{}
+	}
+	ip := addr.As4()
+	b := ethernetHeader([6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, unix.ETH_P_ARP)
+	b = binary.BigEndian.AppendUint16(b, 1)             // hardware type: Ethernet
+	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP) // protocol type
+	b = append(b, byte(len(mac)), byte(len(ip)))        // address lengths
+	b = binary.BigEndian.AppendUint16(b, operation)
+	b = append(append(b, mac[:]...), ip[:]...)       // sender
+	return append(append(b, target[:]...), ip[:]...) // target
+}
+
+// unsolicitedNA builds the neighbour advertisement of RFC 4861 section 7.2.6:
+// to all nodes, with the override flag and the target's link-layer address.
+func unsolicitedNA(mac [6]byte, addr netip.Addr) []byte {
+	source := addr.As16()
+	allNodes := netip.IPv6LinkLocalAllNodes().As16() // ff02::1
+
+	// ICMPv6 (section 4.4).
+	body := []byte{136, 0, 0, 0, 0x20, 0, 0, 0} // type, code, checksum, flags: override
+	body = append(body, source[:]...)           // target address
+	body = append(body, 2, 1)                   // option: target link-layer address, 8 bytes
+	body = append(body, mac[:]...)
+
+	// The checksum also covers a pseudo-header (RFC 8200 section 8.1).
+	pseudo := append(source[:], allNodes[:]...)
+	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(body)))
+	pseudo = binary.BigEndian.AppendUint32(pseudo, unix.IPPROTO_ICMPV6)
+	binary.BigEndian.PutUint16(body[2:], internetChecksum(append(pseudo, body...)))
+
+	// ff02::1 maps to 33:33 and its last four bytes (RFC 2464 section 7).
+	b := ethernetHeader([6]byte{0x33, 0x33, 0, 0, 0, 1}, mac, unix.ETH_P_IPV6)
+	b = append(b, 0x60, 0, 0, 0)                            // version 6, traffic class, flow label
+	b = binary.BigEndian.AppendUint16(b, uint16(len(body))) // payload length
+	b = append(b, unix.IPPROTO_ICMPV6, 255)                 // next header, hop limit: 255 proves that no router sent it
+	b = append(append(b, source[:]...), allNodes[:]...)
+	return append(b, body...)
+}
+
+// ethernetHeader starts a frame. Short frames are padded by the driver.
+func ethernetHeader(to, from [6]byte, etherType uint16) []byte {
+	return binary.BigEndian.AppendUint16(append(to[:], from[:]...), etherType)
+}
+
+// internetChecksum is RFC 1071's, over an even number of bytes.
+func internetChecksum(b []byte) uint16 {
+	var sum uint32
+	for ; len(b) > 0; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}

@@ -1,0 +1,121 @@
+#!/bin/sh
+# Makes the director's kubeconfig: applies rbac.yaml with kubectl's current
+# context, waits for the token, and writes both into a file only its owner can
+# read. Run it where you are cluster administrator, then copy the file to the
+# director as /etc/lvs-controller/kubeconfig.
+set -eu
+
+namespace=ingress-nginx
+tcp='tcp-services'
+udp='udp-services'
+server=
+output=kubeconfig
+force=
+rbac=$(dirname "$0")/rbac.yaml
+# Seconds to wait for the token; the controller manager makes it.
+wait=${WAIT_SECONDS:-30}
+
+usage() {
+	cat <<TXT
+usage: $0 [-n NAMESPACE] [-t TCP] [-u UDP] [-s URL] [-o FILE] [-f]
+
+  -n NAMESPACE  of the ingress controller's pods and ConfigMaps ($namespace)
+  -t TCP        name of the TCP services ConfigMap ($tcp)
+  -u UDP        name of the UDP services ConfigMap ($udp)
+  -s URL        of the API server as the director reaches it (kubectl's own)
+  -o FILE       to write ($output)
+  -f            overwrite FILE
+TXT
+}
+
+die() {
+	echo "make-kubeconfig: $*" >&2
+	exit 1
+}
+
+# name refuses what is not a Kubernetes object name.
+name() {
+	case $2 in
+	'' | *[!a-z0-9.-]*) die "-$1: $2 is not a name" ;;
+	esac
+}
+
+while getopts n:t:u:s:o:fh option; do
+	case $option in
+	n) namespace=$OPTARG ;;
+	t) tcp=$OPTARG ;;
+	u) udp=$OPTARG ;;
+	s) server=$OPTARG ;;
+	o) output=$OPTARG ;;
+	f) force=yes ;;
+	h)
+		usage
+		exit 0
+		;;
+	*)
+		usage >&2
+		exit 2
+		;;
+	esac
+done
+shift $((OPTIND - 1))
+if [ $# -gt 0 ]; then
+	usage >&2
+	exit 2
+fi
+name n "$namespace"
+name t "$tcp"
+name u "$udp"
+if [ -e "$output" ] && [ -z "$force" ]; then
+	die "$output is there already; -f overwrites it"
+fi
+
+if [ -z "$server" ]; then
+	server=$(kubectl config view --minify --output 'jsonpath={.clusters[0].cluster.server}')
+	[ -n "$server" ] || die "kubectl has no current cluster; name the API server with -s"
+fi
+
+sed -e "s/namespace: ingress-nginx/namespace: $namespace/" \
+	-e "s/\[tcp-services, udp-services\]/[$tcp, $udp]/" "$rbac" |
+	kubectl apply -f -
+
+# field prints one field of the token Secret, still base64.
+field() {
+	kubectl --namespace "$namespace" get secret lvs-controller --output "jsonpath={.data.$1}"
+}
+
+waited=0
+until token=$(field token) && [ -n "$token" ]; do
+	[ "$waited" -lt "$wait" ] || die "the token did not appear within $wait s: is the controller manager running?"
+	sleep 1
+	waited=$((waited + 1))
+done
+token=$(echo "$token" | base64 -d)
+ca=$(field 'ca\.crt')
+
+# Beside its place first: the file is never there half-written or readable.
+umask 077
+fresh=$output.new.$$
+trap 'rm -f "$fresh"' EXIT
+cat >"$fresh" <<TXT
+apiVersion: v1
+kind: Config
+clusters:
+  - name: cluster
+    cluster:
+      server: $server
+      certificate-authority-data: $ca
+users:
+  - name: lvs-controller
+    user:
+      token: $token
+contexts:
+  - name: lvs-controller
+    context:
+      cluster: cluster
+      user: lvs-controller
+      namespace: $namespace
+current-context: lvs-controller
+TXT
+mv "$fresh" "$output"
+echo "wrote $output for the API server $server"

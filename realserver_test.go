@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// fakeNode is a node with a default route and a /proc/sys of files.
+type fakeNode struct {
+	*fakeTable
+	proc  procSys
+	state string // path of the state file
+}
+
+func (fakeNode) DefaultDevice() (string, error) { return "eth0", nil }
+
+func newFakeNode(t *testing.T) fakeNode {
+	proc, _ := fakeProcSys(t, map[string]string{
+		"net/ipv4/conf/eth0/arp_ignore":       "0",
+		"net/ipv4/conf/eth0/arp_announce":     "1",
+		"net/ipv4/conf/eth0.100/arp_ignore":   "2",
+		"net/ipv4/conf/eth0.100/arp_announce": "2",
+	})
+	return fakeNode{
+		fakeTable: &fakeTable{devices: map[string][]deviceAddress{"lo": nil, "dummy0": nil, "eth0": nil}},
+		proc:      proc,
+		state:     filepath.Join(t.TempDir(), "run", "realserver.json"),
+	}
+}
+
+// run is one run of the command: its exit code and both outputs.
+func (n fakeNode) run(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = realserverMain(append(args, "-proc", n.proc.Root, "-state", n.state), &out, &errs,
+		func() (nodeNetwork, error) { return n, nil })
+	return code, out.String(), errs.String()
+}
+
+func (n fakeNode) arp(t *testing.T) string {
+	t.Helper()
+	var values []string
+	for _, name := range []string{"arp_ignore", "arp_announce"} {
+		v, err := n.proc.read("net/ipv4/conf/eth0/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, v)
+	}
+	return strings.Join(values, " ")
+}
+
+func TestRealserverUsage(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string // in stderr
+	}{
+		{nil, 2, "no address given"},
+		{[]string{"-vip", "10.0.0"}, 2, "10.0.0"},
+		{[]string{"-vip", "10.0.0.1,"}, 2, "unable to parse"},
+		{[]string{"-vip", "127.0.0.1"}, 2, "not a global unicast address"},
+		{[]string{"-vip", "fe80::1%eth0"}, 2, "not a global unicast address"},
+		{[]string{"-vip", "224.0.0.18"}, 2, "not a global unicast address"},
+		{[]string{"-vip", "10.0.0.1", "extra"}, 2, `unexpected argument "extra"`},
+		{[]string{"-vip", "10.0.0.1", "-remove", "-check"}, 2, "exclude each other"},
+		{[]string{"-vip", "10.0.0.1", "-dev", "eth0", "-uplink", "eth0"}, 2, "must not be the uplink"},
+		{[]string{"-nonsense"}, 2, "-nonsense"},
+		{[]string{"-h"}, 0, "usage: lvs-controller realserver"},
+		// The default route's device is only known later: no usage error.
+		{[]string{"-vip", "10.0.0.1", "-dev", "eth0"}, 1, "eth0 holds the default route"},
+		{[]string{"-vip", "10.0.0.1", "-uplink", "gone0"}, 1, "gone0/arp_ignore"},
+		{[]string{"-vip", "10.0.0.1", "-dev", "gone0"}, 1, "device gone0: no such device"},
+	} {
+		node := newFakeNode(t)
+		var out, errs bytes.Buffer
+		code := realserverMain(append([]string{"-proc", node.proc.Root, "-state", node.state}, tt.args...), &out, &errs,
+			func() (nodeNetwork, error) { return node, nil })
+		if code != tt.code || !strings.Contains(errs.String(), tt.want) {
+			t.Errorf("%q: exit %d, want %d with %q:\n%s", tt.args, code, tt.code, tt.want, &errs)
+		}
+		if calls := node.takeCalls(); calls != nil || node.arp(t) != "0 1" {
+			t.Errorf("%q changed the node: %v, ARP %s", tt.args, calls, node.arp(t))
+		}
+	}
+}
+
+func TestRealserverLife(t *testing.T) {
+	node := newFakeNode(t)
+	step := func(name string, args []string, wantCode int, wantOut string, wantCalls []string, wantARP string) {
+		t.Helper()
+		code, out, errs := node.run(args...)
+		if code != wantCode {
+			t.Errorf("%s: exit %d, want %d\n%s", name, code, wantCode, errs)
+		}
+		if diff := cmp.Diff(wantOut, out); diff != "" {
+			t.Errorf("%s: output (-want +got):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(wantCalls, node.takeCalls()); diff != "" {
+			t.Errorf("%s: addresses (-want +got):\n%s", name, diff)
+		}
+		if got := node.arp(t); got != wantARP {
+			t.Errorf("%s: ARP settings %q, want %q", name, got, wantARP)
+		}
+	}
+	why := realServerSysctls("eth0")
+	const last = "this lasts until the next boot: run the same command at every boot\n"
+	both := []string{"-vip", "10.0.0.1, 2001:db8::1,10.0.0.1"}
+
+	step("check before", append(both, "-check"), 1,
+		"net/ipv4/conf/eth0/arp_ignore is 0, want 1: "+why[0].Why+"\n"+
+			"net/ipv4/conf/eth0/arp_announce is 1, want 2: "+why[1].Why+"\n"+
+			"10.0.0.1 on lo is missing\n2001:db8::1 on lo is missing\n", nil, "0 1")
+	step("undo before", append(both, "-remove"), 0, "nothing to undo\n", nil, "0 1")
+	step("prepare", both, 0,
+		"net/ipv4/conf/eth0/arp_ignore: 0 -> 1: "+why[0].Why+"\n"+
+			"net/ipv4/conf/eth0/arp_announce: 1 -> 2: "+why[1].Why+"\n"+
+			"added 10.0.0.1 on lo\nadded 2001:db8::1 on lo\n"+last,
+		[]string{"add 10.0.0.1 on lo", "add 2001:db8::1 on lo"}, "1 2")
+	step("prepare again", both, 0, "already in place\n", nil, "1 2")
+	step("check after", append(both, "-check"), 0, "already in place\n", nil, "1 2")
+	step("another VIP", []string{"-vip", "10.0.0.2"}, 0, "added 10.0.0.2 on lo\n"+last, []string{"add 10.0.0.2 on lo"}, "1 2")
+	step("undo the first", append(both, "-remove"), 0, "removed 10.0.0.1 on lo\nremoved 2001:db8::1 on lo\n",
+		[]string{"remove 10.0.0.1 on lo", "remove 2001:db8::1 on lo"}, "1 2")
+	step("undo the last", []string{"-vip", "10.0.0.2", "-remove"}, 0,
+		"removed 10.0.0.2 on lo\n"+
+			"net/ipv4/conf/eth0/arp_ignore: 1 -> 0: as it was before\n"+
+			"net/ipv4/conf/eth0/arp_announce: 2 -> 1: as it was before\n",
+		[]string{"remove 10.0.0.2 on lo"}, "0 1")
+	if _, err := os.Stat(node.state); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the state file outlived the last VIP: %v", err)
+	}
+	step("IPv6 alone", []string{"-vip", "2001:db8::1"}, 0, "added 2001:db8::1 on lo\n"+last,
+		[]string{"add 2001:db8::1 on lo"}, "0 1")
+	step("IPv4 beside it", []string{"-vip", "10.0.0.3"}, 0,
+		"net/ipv4/conf/eth0/arp_ignore: 0 -> 1: "+why[0].Why+"\n"+
+			"net/ipv4/conf/eth0/arp_announce: 1 -> 2: "+why[1].Why+"\n"+
+			"added 10.0.0.3 on lo\n"+last, []string{"add 10.0.0.3 on lo"}, "1 2")
+	step("the same on another device", []string{"-vip", "10.0.0.3", "-dev", "dummy0"}, 0,
+		"added 10.0.0.3 on dummy0\n"+last, []string{"add 10.0.0.3 on dummy0"}, "1 2")
+	step("undo on lo", []string{"-vip", "10.0.0.3", "-remove"}, 0,
+		"removed 10.0.0.3 on lo\n", []string{"remove 10.0.0.3 on lo"}, "1 2")
+	step("undo the last IPv4", []string{"-vip", "10.0.0.3", "-dev", "dummy0", "-remove"}, 0,
+		"removed 10.0.0.3 on dummy0\n"+
+			"net/ipv4/conf/eth0/arp_ignore: 1 -> 0: as it was before\n"+
+			"net/ipv4/conf/eth0/arp_announce: 2 -> 1: as it was before\n",
+		[]string{"remove 10.0.0.3 on dummy0"}, "0 1")
+	step("stricter settings stay", []string{"-vip", "10.0.0.1", "-uplink", "eth0.100"}, 0,
+		"added 10.0.0.1 on lo\n"+last, []string{"add 10.0.0.1 on lo"}, "0 1")
+}
+
+// A setting that somebody changed meanwhile is theirs.
+func TestRealserverUndoLeavesForeignChange(t *testing.T) {
+	node := newFakeNode(t)
+	if code, _, errs := node.run("-vip", "10.0.0.1"); code != 0 {
+		t.Fatal(errs)
+	}
+	if err := node.proc.write("net/ipv4/conf/eth0/arp_ignore", "8"); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errs := node.run("-vip", "10.0.0.1", "-remove")
+	if code != 0 || !strings.Contains(out, "net/ipv4/conf/eth0/arp_ignore left at 8") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+	if got := node.arp(t); got != "8 1" {
+		t.Errorf("ARP settings %q, want %q", got, "8 1")
+	}
+}
+
+// Preparing again after a foreign change does not forget the first value.
+func TestRealserverKeepsFirstValue(t *testing.T) {
+	node := newFakeNode(t)
+	for range 2 {
+		if code, _, errs := node.run("-vip", "10.0.0.1"); code != 0 {
+			t.Fatal(errs)
+		}
+		if err := node.proc.write("net/ipv4/conf/eth0/arp_ignore", "3"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node.run("-vip", "10.0.0.1") // 3 -> 1
+	_, out, _ := node.run("-vip", "10.0.0.1", "-remove")
+	if n := strings.Count(out, "arp_ignore"); n != 1 {
+		t.Errorf("undo speaks of arp_ignore %d times, want once:\n%s", n, out)
+	}
+	if got := node.arp(t); got != "0 1" {
+		t.Errorf("ARP settings after undo %q, want %q", got, "0 1")
+	}
+}
+
+// A run that is cut short after the settings can still be undone.
+func TestRealserverFailureKeepsState(t *testing.T) {
+	node := newFakeNode(t)
+	node.fail = map[VIPAddress]error{vipOn("lo", "10.0.0.1"): unix.EPERM}
+	code, _, errs := node.run("-vip", "10.0.0.1")
+	if code != 1 || !strings.Contains(errs, "hint: run it as root") {
+		t.Errorf("exit %d\n%s", code, errs)
+	}
+	if got := node.arp(t); got != "1 2" {
+		t.Fatalf("ARP settings %q, want %q", got, "1 2")
+	}
+	node.fail = nil
+	if code, _, errs := node.run("-vip", "10.0.0.1", "-remove"); code != 0 {
+		t.Errorf("undo: exit %d\n%s", code, errs)
+	}
+	if got := node.arp(t); got != "0 1" {
+		t.Errorf("ARP settings after undo %q, want %q", got, "0 1")
+	}
+}
+
+func TestRealserverBrokenState(t *testing.T) {
+	node := newFakeNode(t)
+	if err := os.MkdirAll(filepath.Dir(node.state), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(node.state, []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errs := node.run("-vip", "10.0.0.1")
+	if code != 1 || !strings.Contains(errs, node.state) {
+		t.Errorf("exit %d, want 1 and the file's name\n%s", code, errs)
+	}
+	if calls := node.takeCalls(); calls != nil || node.arp(t) != "0 1" {
+		t.Errorf("the node was changed without a state to undo it: %v", calls)
+	}
+}
