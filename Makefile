@@ -1,0 +1,57 @@
+# make build   one static binary for this machine
+# make dist    the same for amd64 and arm64, under dist/
+# make test    unit tests, and the real-kernel tests
+# make e2e     a real kube-apiserver drives the binary on a real kernel
+# make demo    the main job, live, in a terminal
+#
+# Each target does its own set-up on a fresh Debian machine with Go (root, apt
+# and the Go module proxy).
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+CACHE   := .cache/bin
+
+.PHONY: build dist test unit kernel e2e demo fuzz clean
+
+build:
+	$(GOBUILD) -o lvs-controller .
+
+dist:
+	GOARCH=amd64 $(GOBUILD) -o dist/lvs-controller-amd64 .
+	GOARCH=arm64 $(GOBUILD) -o dist/lvs-controller-arm64 .
+
+# LVS_REQUIRE_ALL=1: a test that cannot run here fails instead of being skipped.
+test: unit kernel
+
+unit: vm-setup
+	go vet ./...
+	LVS_REQUIRE_ALL=1 go test -skip '^TestKernel' . ./test/lab/...
+
+kernel: build vm-setup
+	mkdir -p $(CACHE)
+	CGO_ENABLED=0 go test -c -o $(CACHE)/lvs.test .
+	test/vm/run -timeout 420 -file lvs-controller -file $(CACHE)/lvs.test \
+		-env LVS_KERNEL=1 -env LVS_REQUIRE_ALL=1 -env LVS_BINARY=/work/lvs-controller \
+		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 400s
+
+e2e: build vm-setup
+	test/kube/build
+	test/e2e
+
+demo: build vm-setup
+	mkdir -p $(CACHE)
+	CGO_ENABLED=0 go build -o $(CACHE)/demo ./test/demo
+	test/vm/run -timeout 180 -file lvs-controller -file $(CACHE)/demo -- ./demo -binary /work/lvs-controller
+
+# Each fuzz target for FUZZTIME.
+FUZZTIME := 20s
+fuzz:
+	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do \
+		go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) . || exit 1; done
+
+.PHONY: vm-setup
+vm-setup:
+	test/vm/setup
+
+clean:
+	rm -rf lvs-controller dist .cache/bin

@@ -1,0 +1,248 @@
+// The HTTP listener: /healthz, /readyz, /metrics and /status.json.
+//
+// main.go starts it. It reads the loop's published view and asks the kernel
+// through a socket of its own; it changes nothing, and an error of its own
+// never ends the controller.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// listenRetry is how long a listener that could not be opened (port taken)
+// waits for the next try.
+const listenRetry = 5 * time.Second
+
+// httpServer serves what others may see of a running controller.
+type httpServer struct {
+	log     *slog.Logger
+	loop    *reconciler
+	watch   *clusterWatch
+	configs *latest[Config]
+	started time.Time
+
+	reloads  atomic.Uint64 // configurations applied after the first
+	rejected atomic.Uint64 // configurations refused
+	bad      atomic.Bool   // the file on disk is refused right now
+}
+
+// Run listens where the newest configuration says, until ctx ends.
+func (s *httpServer) Run(ctx context.Context) error {
+	failing := ""
+	for ctx.Err() == nil {
+		listen := s.configs.Get().Listen
+		if listen == "" {
+			s.untilListenChanges(ctx, listen, 0)
+			continue
+		}
+		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+		if err != nil {
+			if err.Error() != failing {
+				s.log.Error("the HTTP listener cannot be opened; the table does not depend on it", "err", err)
+			}
+			failing = err.Error()
+			s.untilListenChanges(ctx, listen, listenRetry)
+			continue
+		}
+		failing = ""
+		s.serve(ctx, ln, listen)
+	}
+	return nil
+}
+
+// serve answers requests until the configuration names another address.
+func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) {
+	server := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ln) }()
+	s.untilListenChanges(ctx, listen, 0)
+	server.Close()
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		s.log.Error("the HTTP listener ended", "err", err)
+	}
+}
+
+// untilListenChanges waits until listen is no longer what the configuration
+// says, ctx ends, or atMost (0 = for ever) has passed.
+func (s *httpServer) untilListenChanges(ctx context.Context, listen string, atMost time.Duration) {
+	var end <-chan time.Time
+	if atMost > 0 {
+		end = time.After(atMost)
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for s.configs.Get().Listen == listen {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *httpServer) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.answer(s.healthy))
+	mux.HandleFunc("GET /readyz", s.answer(s.ready))
+	mux.HandleFunc("GET /status.json", s.statusJSON)
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		s.writeMetrics(w)
+	})
+	return mux
+}
+
+// answer turns a check into 200 or 503 with one line that says why.
+func (s *httpServer) answer(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintln(w, err)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	}
+}
+
+// healthy fails when the loop has stopped turning: it audits at least every
+// audit_interval.
+func (s *httpServer) healthy() error {
+	last := s.started
+	if at := s.loop.turned.Load(); at != nil {
+		last = *at
+	}
+	if age, most := time.Since(last), 3*s.configs.Get().AuditInterval+30*time.Second; age > most {
+		return fmt.Errorf("the reconcile loop has not turned for %s", age.Round(time.Second))
+	}
+	return nil
+}
+
+// ready succeeds when the table is in place and somebody serves. It does not
+// depend on the API server: the kernel's table does not either.
+func (s *httpServer) ready() error { return s.loop.view.Load().ready() }
+
+// status is what /status.json and `status -o json` give.
+type status struct {
+	Ready    bool            `json:"ready"`
+	Reason   string          `json:"reason,omitempty"` // why not ready
+	Since    time.Time       `json:"since,omitzero"`   // of the process
+	Kept     []string        `json:"kept,omitempty"`   // sets that serve with their last working real servers
+	Warnings []string        `json:"warnings,omitempty"`
+	Cluster  []StreamState   `json:"cluster,omitempty"`
+	Services []serviceStatus `json:"services"`
+}
+
+type serviceStatus struct {
+	Service   ServiceKey     `json:"service"`
+	VIP       string         `json:"vip,omitempty"`
+	Scheduler string         `json:"scheduler"`
+	Traffic   Traffic        `json:"traffic"`
+	Servers   []serverStatus `json:"servers"`
+}
+
+type serverStatus struct {
+	Address     netip.Addr  `json:"address"`
+	Port        uint16      `json:"port,omitempty"` // where it differs from the service's
+	Weight      uint32      `json:"weight"`
+	Why         string      `json:"why,omitempty"`
+	Connections Connections `json:"connections"`
+	Traffic     Traffic     `json:"traffic"`
+}
+
+// status joins the view's reasons with the kernel's counters.
+func (s *httpServer) status() (status, error) {
+	v := s.loop.view.Load()
+	st := status{Since: s.started, Cluster: s.watch.States(), Services: []serviceStatus{}}
+	if err := v.ready(); err != nil {
+		st.Reason = err.Error()
+	}
+	st.Ready = st.Reason == ""
+	if v == nil {
+		return st, nil
+	}
+	for _, set := range v.Kept {
+		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
+	}
+	st.Warnings = v.Warnings
+	var err error
+	st.Services, err = observe(v.Table)
+	return st, err
+}
+
+// observe reads the counters of table's services from the kernel and adds the
+// reasons that table knows.
+func observe(table Table) ([]serviceStatus, error) {
+	ours := make(map[netip.Addr]bool)
+	for _, s := range table {
+		ours[s.Address] = true
+	}
+	services, err := observeKernel(func(a netip.Addr) bool { return ours[a] })
+	if err != nil {
+		return nil, err
+	}
+	for i := range services {
+		known, _ := table.Find(services[i].Service)
+		services[i].VIP = known.VIP
+		for j := range services[i].Servers {
+			r := &services[i].Servers[j]
+			for _, row := range known.Servers {
+				if row.Address == r.Address && row.Port == r.Port {
+					r.Why = row.Why
+				}
+			}
+		}
+	}
+	return services, nil
+}
+
+// observeKernel reads services and their counters through a socket of its own.
+func observeKernel(owned func(netip.Addr) bool) ([]serviceStatus, error) {
+	c, err := dialIPVS()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	kernel, err := c.Observe(owned)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]serviceStatus, 0, len(kernel))
+	for _, k := range kernel {
+		s := serviceStatus{Service: k.ServiceKey, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: []serverStatus{}}
+		for _, r := range k.Servers {
+			s.Servers = append(s.Servers, serverStatus{Address: r.Address, Port: r.Port, Weight: r.Weight, Connections: r.Connections, Traffic: r.Traffic})
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {
+	st, err := s.status()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(st); err != nil {
+		s.log.Debug("a status answer was cut short", "err", err)
+	}
+}

@@ -1,0 +1,246 @@
+// The sub-commands that look and change nothing: status and diff.
+//
+// main.go calls them. status asks the kernel and, for the reasons, the running
+// controller; diff does one turn of the reconcile loop without its last step.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// clusterPatience is how long diff waits for the cluster's answer.
+const clusterPatience = 15 * time.Second
+
+// runStatus prints the table with reasons and counters.
+func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var (
+		src    source
+		output string
+	)
+	fs := newFlags("lvs-controller status", stderr)
+	src.flags(fs)
+	fs.StringVar(&output, "o", "text", "output `form`: text or json")
+	if code, done := parse(fs, args); done {
+		return code
+	}
+	src.parsed(fs)
+	if output != "text" && output != "json" {
+		fmt.Fprintf(stderr, "lvs-controller status: -o %q is not text or json\n", output)
+		return exitUsage
+	}
+	cfg, err := src.load()
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
+	}
+	st, err := fetchStatus(ctx, cfg.Listen)
+	if err != nil {
+		fmt.Fprintf(stderr, "the controller does not answer (%v); this is the kernel's table alone\n", err)
+		if st, err = kernelStatus(cfg); err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailure
+		}
+	}
+	if output == "json" {
+		enc := json.NewEncoder(stdout)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(st)
+	} else {
+		err = printStatus(stdout, st)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
+	}
+	return exitOK
+}
+
+// fetchStatus asks the running controller.
+func fetchStatus(ctx context.Context, listen string) (status, error) {
+	var st status
+	if listen == "" {
+		return st, fmt.Errorf("listen is off")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+dialable(listen)+"/status.json", nil)
+	if err != nil {
+		return st, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return st, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return st, fmt.Errorf("status %s", resp.Status)
+	}
+	return st, json.NewDecoder(resp.Body).Decode(&st)
+}
+
+// dialable turns a listen address into one to connect to: a wildcard host
+// becomes this host.
+func dialable(listen string) string {
+	ap, err := netip.ParseAddrPort(listen)
+	switch {
+	case strings.HasPrefix(listen, ":"):
+		return "localhost" + listen
+	case err == nil && ap.Addr().IsUnspecified() && ap.Addr().Is4():
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port()).String()
+	case err == nil && ap.Addr().IsUnspecified():
+		return netip.AddrPortFrom(netip.IPv6Loopback(), ap.Port()).String()
+	}
+	return listen
+}
+
+// kernelStatus is what can be known without the controller.
+func kernelStatus(cfg *Config) (status, error) {
+	names := make(map[netip.Addr]string)
+	for _, v := range cfg.VIPs {
+		for _, a := range v.Addresses {
+			names[a] = v.Name
+		}
+	}
+	services, err := observeKernel(func(a netip.Addr) bool { return names[a] != "" })
+	if err != nil {
+		return status{}, err
+	}
+	for i := range services {
+		services[i].VIP = names[services[i].Service.Address]
+	}
+	return status{Reason: "the controller is not running", Services: services}, nil
+}
+
+// printStatus writes st for people.
+func printStatus(w io.Writer, st status) error {
+	state := "ready"
+	if !st.Ready {
+		state = "NOT READY: " + st.Reason
+	}
+	fmt.Fprintln(w, state)
+	for _, k := range st.Kept {
+		fmt.Fprintf(w, "KEPT: %s serves with its last working real servers; none would be in service\n", k)
+	}
+	for _, s := range st.Cluster {
+		if s.LastError != "" {
+			fmt.Fprintf(w, "cluster: %s: %s\n", s.Name, s.LastError)
+		}
+	}
+	for _, warning := range st.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", warning)
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "VIP\tSERVICE\tREAL SERVER\tWEIGHT\tACTIVE\tINACTIVE\tCONNS/S\tTOTAL\tWHY")
+	for _, s := range st.Services {
+		fmt.Fprintf(t, "%s\t%s\t%s\t\t\t\t%d\t%d\t\n", s.VIP, s.Service, s.Scheduler, s.Traffic.ConnsPerSec, s.Traffic.Connections)
+		for _, r := range s.Servers {
+			name := RealServer{Address: r.Address, Port: r.Port}.Name()
+			fmt.Fprintf(t, "\t\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", name, r.Weight, r.Connections.Active, r.Connections.Inactive, r.Traffic.ConnsPerSec, r.Traffic.Connections, r.Why)
+		}
+	}
+	return t.Flush()
+}
+
+// runDiff prints what a controller started now would change.
+func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var src source
+	fs := newFlags("lvs-controller diff", stderr)
+	src.flags(fs)
+	if code, done := parse(fs, args); done {
+		return code
+	}
+	src.parsed(fs)
+	cfg, err := src.load()
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
+	}
+	ops, warnings, err := pendingChanges(ctx, cfg)
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, "warning:", w)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
+	}
+	for _, o := range ops {
+		fmt.Fprintln(stdout, o)
+	}
+	if len(ops) > 0 {
+		return exitChanges
+	}
+	return exitOK
+}
+
+// pendingChanges is one turn of the loop up to the list of operations.
+func pendingChanges(ctx context.Context, cfg *Config) ([]op, []string, error) {
+	cluster, err := askCluster(ctx, cfg.ClusterQuery())
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := dialIPVS()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer d.Close()
+	configs := newLatest[Config](make(chan struct{}, 1))
+	configs.Set(cfg)
+	loop := &reconciler{log: slog.New(slog.DiscardHandler), config: configs, dir: &stateDir{path: cfg.StateDir}, now: time.Now, director: d}
+	loop.restore()
+	loop.ownConfigured(cfg)
+	if err := loop.audit(nil); err != nil {
+		return nil, nil, err
+	}
+	want := desired(cfg, cluster, loop.state.Working)
+	s := settle(want, loop.have, loop.state.Drains, time.Now())
+	ops := diff(s.Table, loop.have)
+	for i := range ops {
+		ops[i].Why = reason(ops[i], s, nil)
+	}
+	return ops, want.Warnings, nil
+}
+
+// askCluster waits until every query has an answer.
+func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
+	if len(q.Pods)+len(q.ConfigMaps) == 0 {
+		return &Cluster{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, clusterPatience)
+	defer cancel()
+	wake := make(chan struct{}, 1)
+	clusters := newLatest[Cluster](wake)
+	queries := newLatest[ClusterQuery](make(chan struct{}, 1))
+	queries.Set(&q)
+	watch := newClusterWatch(slog.New(slog.DiscardHandler), clusters)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = watch.Run(ctx, queries) // ends with ctx and has no other error
+	}()
+	defer func() { cancel(); <-done }()
+	for {
+		select {
+		case <-wake:
+			if c := clusters.Get(); len(c.Pods) == len(q.Pods) && len(c.ConfigMaps) == len(q.ConfigMaps) {
+				return c, nil
+			}
+		case <-ctx.Done():
+			for _, s := range watch.States() {
+				if !s.Synced {
+					return nil, fmt.Errorf("the cluster did not answer within %s: %s: %s", clusterPatience, s.Name, s.LastError)
+				}
+			}
+			return nil, fmt.Errorf("the cluster did not answer within %s", clusterPatience)
+		}
+	}
+}

@@ -1,0 +1,84 @@
+// The director host beside its IPVS table: sysctls and VIP addresses.
+//
+// The reconcile loop calls Prepare at start, after each reload and with every
+// audit. It changes only what differs, through /proc and rtnetlink.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+)
+
+// preparation is the real host.
+type preparation struct {
+	log       *slog.Logger
+	sysctls   procSys
+	addresses *addresses
+	noUplink  bool // the missing default route has been logged
+}
+
+func newPreparation(log *slog.Logger) *preparation {
+	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}}
+}
+
+// Prepare implements host.
+func (p *preparation) Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, error) {
+	uplink, err := p.uplink(ctx, cfg)
+	errs := []error{err}
+	if cfg.ManageSysctls {
+		errs = append(errs, p.applySysctls(uplink))
+	}
+	var want []VIPAddress
+	for _, v := range cfg.VIPs {
+		if v.Announce != AnnounceARP {
+			continue
+		}
+		if uplink == "" {
+			errs = append(errs, fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name))
+			return p.addresses.Owned(), errors.Join(errs...)
+		}
+		for _, a := range v.Addresses {
+			want = append(want, VIPAddress{Device: uplink, Address: a})
+		}
+	}
+	errs = append(errs, p.addresses.Apply(ctx, want))
+	return p.addresses.Owned(), errors.Join(errs...)
+}
+
+// uplink is the configured device, else that of the default route, else "".
+func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
+	if cfg.Interface != "" {
+		return cfg.Interface, nil
+	}
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	name, err := r.DefaultDevice()
+	if err != nil && !p.noUplink {
+		p.log.Warn("no uplink: its sysctls are left alone; set interface", "err", err)
+	}
+	p.noUplink = err != nil
+	return name, nil
+}
+
+// applySysctls sets the director's sysctls; without an uplink only those that
+// belong to no device.
+func (p *preparation) applySysctls(uplink string) error {
+	release, err := p.sysctls.KernelRelease()
+	if err != nil {
+		return err
+	}
+	var want []Sysctl
+	for _, s := range directorSysctls(uplink, release) {
+		if uplink != "" || strings.HasPrefix(s.Key, "net/ipv4/vs/") {
+			want = append(want, s)
+		}
+	}
+	return p.sysctls.Apply(want)
+}

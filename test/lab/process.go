@@ -1,0 +1,108 @@
+package lab
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Process is a program that runs inside a host.
+type Process struct {
+	cmd  *exec.Cmd
+	out  output
+	done chan struct{}
+	err  error
+}
+
+// output collects what a program writes.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+// Start runs a program inside the host until it ends or the lab closes.
+func (h *Host) Start(args ...string) *Process {
+	p := &Process{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
+	var err error
+	// A child starts in the namespace of the thread that makes it, so that its
+	// process id is the program's own and not that of `ip netns exec`.
+	h.Do(func() { err = p.cmd.Start() })
+	if err != nil {
+		h.lab.fail("%s: start %s: %v", h.Name, args[0], err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	h.lab.later(func() { p.Kill() })
+	return p
+}
+
+// PID is the program's process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Kill is kill -9, and waits for the end.
+func (p *Process) Kill() {
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// Signal sends s and waits up to ten seconds for the program to end. It
+// returns the program's error.
+func (p *Process) Signal(s os.Signal) error {
+	if err := p.cmd.Process.Signal(s); err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+		return p.err
+	case <-time.After(10 * time.Second):
+		p.Kill()
+		return os.ErrDeadlineExceeded
+	}
+}
+
+// Hangup sends SIGHUP.
+func (p *Process) Hangup() error { return p.cmd.Process.Signal(syscall.SIGHUP) }
+
+// Log is what the program has written so far.
+func (p *Process) Log() string {
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	return p.out.buf.String()
+}
+
+// LogSince is what the program has written after the first n bytes.
+func (p *Process) LogSince(n int) string { return p.Log()[n:] }
+
+// CountLog counts the lines that contain text.
+func (p *Process) CountLog(text string) int {
+	n := 0
+	for _, line := range strings.Split(p.Log(), "\n") {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// Ended reports whether the program has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
