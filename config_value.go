@@ -1,0 +1,378 @@
+// Reading single values of config.toml.
+//
+// config_toml.go describes each table with these parts: a list of settings,
+// each a key and a reader made by into and one of text, duration, integer and
+// so on. A reader says what is wrong and what is allowed, in one line; where,
+// is added here. Nothing here knows a key of ours or does I/O.
+
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// value is one TOML value and where it stands.
+type value struct {
+	r    *configReader
+	path string
+	raw  any // as the decoder made it: string, int64, []any, map[string]any, …
+}
+
+// setting is one key of a table and what reads it.
+type setting struct {
+	key  string
+	read func(value)
+}
+
+// table reads v as a table that has these settings and no other key, and
+// reports whether it is a table. A setting that is absent is not read, so its
+// destination keeps the default.
+func (v value) table(settings ...setting) bool {
+	table, ok := v.raw.(map[string]any)
+	if !ok {
+		v.mistake("is %s, want a table", describe(v.raw))
+		return false
+	}
+	var keys []string
+	for _, s := range settings {
+		keys = append(keys, s.key)
+		v.r.known = append(v.r.known, joinPath(v.path, s.key))
+	}
+	if v.path == "" {
+		v.r.topLevel = keys
+	}
+	for _, s := range settings {
+		if v.has(s.key) {
+			s.read(v.child(s.key))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(table)) {
+		if !slices.Contains(keys, key) {
+			v.unknown(key, keys)
+		}
+	}
+	return true
+}
+
+// unknown reports a key that is not among those that v may have.
+func (v value) unknown(key string, allowed []string) {
+	near := slices.MinFunc(allowed, func(a, b string) int { return cmp.Compare(distance(key, a), distance(key, b)) })
+	switch {
+	case slices.Contains(v.r.topLevel, key):
+		v.child(key).mistake("unknown key in this table, want it above the first [table] of the file")
+	case distance(key, near) <= 1+len(key)/4:
+		v.child(key).mistake("unknown key, did you mean %q?", near)
+	default:
+		v.child(key).mistake("unknown key, want one of %s", strings.Join(allowed, ", "))
+	}
+}
+
+// each reads v as a list, element by element, whatever mistakes the others
+// have. want names the list.
+func (v value) each(want string, read func(value)) {
+	switch list := v.raw.(type) {
+	case []any:
+		for i, raw := range list {
+			read(value{v.r, indexPath(v.path, i), raw})
+		}
+	case []map[string]any:
+		for i, raw := range list {
+			read(value{v.r, indexPath(v.path, i), raw})
+		}
+	default:
+		v.mistake("is %s, want %s", describe(v.raw), want)
+	}
+}
+
+// child returns the value of key, whose raw is nil when v has no such key.
+func (v value) child(key string) value {
+	table, _ := v.raw.(map[string]any)
+	return value{v.r, joinPath(v.path, key), table[key]}
+}
+
+// has reports whether v is a table with that key.
+func (v value) has(key string) bool { return v.child(key).raw != nil }
+
+// blank reports whether v has no such key, or it says nothing: "" or [].
+func (v value) blank(key string) bool {
+	switch raw := v.child(key).raw.(type) {
+	case nil:
+		return true
+	case string:
+		return raw == ""
+	case []any:
+		return len(raw) == 0
+	}
+	return false
+}
+
+// line returns the line v stands on.
+func (v value) line() int { return v.r.lines.line(v.path) }
+
+// mistake adds a mistake about v.
+func (v value) mistake(format string, args ...any) { v.r.mistake(v.path, format, args...) }
+
+// mistake adds a mistake about the key at path.
+func (r *configReader) mistake(path, format string, args ...any) {
+	r.mistakes = append(r.mistakes, ConfigError{r.file, r.lines.line(path), path, fmt.Sprintf(format, args...)})
+}
+
+// into makes a setting's reader: it stores what read returns in dst, or
+// reports why it could not.
+func into[T any](dst *T, read func(value) (T, error)) func(value) {
+	return func(v value) {
+		got, err := read(v)
+		if err != nil {
+			v.mistake("%s", err)
+			return
+		}
+		*dst = got
+	}
+}
+
+// errMisfit is the error of a parse function that has nothing to add to what
+// is wanted.
+var errMisfit = errors.New("misfit")
+
+// parsed reads a string through parse. want says what parse accepts.
+func parsed[T any](want string, parse func(string) (T, error)) func(value) (T, error) {
+	return func(v value) (T, error) {
+		var zero T
+		s, ok := v.raw.(string)
+		if !ok {
+			return zero, fmt.Errorf("is %s, want %s", describe(v.raw), want)
+		}
+		got, err := parse(s)
+		switch {
+		case errors.Is(err, errMisfit):
+			return zero, fmt.Errorf("is %s, want %s", describe(s), want)
+		case err != nil:
+			return zero, fmt.Errorf("is %s (%w), want %s", describe(s), err, want)
+		}
+		return got, nil
+	}
+}
+
+// oneOf reads one of a few words.
+func oneOf[T ~string](allowed ...T) func(value) (T, error) {
+	words := make([]string, len(allowed))
+	for i, word := range allowed {
+		words[i] = string(word)
+	}
+	return parsed("one of "+strings.Join(words, ", "), func(s string) (T, error) {
+		if !slices.Contains(words, s) {
+			return "", errMisfit
+		}
+		return T(s), nil
+	})
+}
+
+// duration reads a Go duration string from low to high.
+func duration(low, high time.Duration) func(value) (time.Duration, error) {
+	return durationOf("a duration in quotes with its unit", time.Nanosecond, low, high)
+}
+
+// wholeSeconds reads a duration that the kernel will take as seconds.
+func wholeSeconds(low, high time.Duration) func(value) (time.Duration, error) {
+	return durationOf("whole seconds as a duration in quotes with its unit", time.Second, low, high)
+}
+
+// durationOf reads a multiple of unit from low to high.
+func durationOf(what string, unit, low, high time.Duration) func(value) (time.Duration, error) {
+	want := fmt.Sprintf(`%s such as "10s", from %s to %s`, what, shortDuration(low), shortDuration(high))
+	return parsed(want, func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < low || d > high || d%unit != 0 {
+			return 0, errMisfit
+		}
+		return d, nil
+	})
+}
+
+// shortDuration writes d as a person would: "1h", not "1h0m0s".
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// integer reads a whole number from low to high.
+func integer(low, high uint32) func(value) (uint32, error) {
+	return func(v value) (uint32, error) {
+		n, ok := v.raw.(int64)
+		if !ok || n < int64(low) || n > int64(high) {
+			return 0, fmt.Errorf("is %s, want an integer from %d to %d", describe(v.raw), low, high)
+		}
+		return uint32(n), nil
+	}
+}
+
+// boolean reads true or false.
+func boolean(v value) (bool, error) {
+	b, ok := v.raw.(bool)
+	if !ok {
+		return false, fmt.Errorf("is %s, want true or false, without quotes", describe(v.raw))
+	}
+	return b, nil
+}
+
+// describe names a TOML value in a message, on one line.
+func describe(raw any) string {
+	switch raw := raw.(type) {
+	case string:
+		const longest = 80
+		if runes := []rune(raw); len(runes) > longest {
+			return fmt.Sprintf("%q…", string(runes[:longest]))
+		}
+		return fmt.Sprintf("%q", raw)
+	case int64:
+		return fmt.Sprintf("the integer %d", raw)
+	case float64:
+		return fmt.Sprintf("the number %v", raw)
+	case bool:
+		return fmt.Sprintf("%t", raw)
+	case time.Time:
+		return "a date or time"
+	case []any:
+		return "a list"
+	case []map[string]any:
+		return "a list of tables"
+	case map[string]any:
+		return "a table"
+	}
+	return fmt.Sprintf("a %T", raw)
+}
+
+// distance counts the single letters to add, drop or replace to make b of a
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Names, and what they may be in words.
+const (
+	vipNameRule  = `at most 63 lower-case letters, digits and "-", not starting with "-"`
+	dnsLabelRule = `at most 63 lower-case letters, digits and "-", neither starting nor ending with "-"`
+)
+
+var (
+	vipNames    = regexp.MustCompile(`^[a-z0-9][-a-z0-9]{0,62}$`)
+	dnsLabels   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)   // RFC 1123 label: namespaces
+	objectNames = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`) // RFC 1123 subdomain: ConfigMaps
+	devices     = regexp.MustCompile(`^[^/:\s\x00]{1,15}$`)                    // dev_valid_name, net/core/dev.c
+)
+
+// matching makes a parse function of a regular expression.
+func matching(re *regexp.Regexp) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if !re.MatchString(s) {
+			return "", errMisfit
+		}
+		return s, nil
+	}
+}
+
+// parseDevice accepts what the kernel accepts as a network device's name, and
+// "".
+func parseDevice(s string) (string, error) {
+	if s == "." || s == ".." || s != "" && !devices.MatchString(s) {
+		return "", errMisfit
+	}
+	return s, nil
+}
+
+// parseListen accepts ADDRESS:PORT with an IP address, localhost or nothing
+// before the colon, and "". A name that needs DNS could make a director fail
+// to start when it is needed most.
+func parseListen(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", errMisfit
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
+		return "", fmt.Errorf("%q is not an IP address", host)
+	}
+	if _, err := ParsePortNumber(port); err != nil {
+		return "", err
+	}
+	return s, nil
+}
+
+// parseAbsolute accepts an absolute path and cleans it.
+func parseAbsolute(s string) (string, error) {
+	if !filepath.IsAbs(s) {
+		return "", errMisfit
+	}
+	return filepath.Clean(s), nil
+}
+
+// unicast says what parseUnicast accepts.
+const unicast = `a unicast IPv4 or IPv6 address such as "10.135.22.77"`
+
+// parseUnicast accepts an address that packets on a network can go to, and
+// unmaps it.
+func parseUnicast(s string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(s)
+	if err != nil || addr.Zone() != "" {
+		return netip.Addr{}, errMisfit
+	}
+	addr = addr.Unmap()
+	kind := ""
+	switch {
+	case addr.IsUnspecified():
+		kind = "the unspecified address"
+	case addr.IsLoopback():
+		kind = "a loopback address"
+	case addr.IsMulticast():
+		kind = "a multicast address"
+	case addr.IsLinkLocalUnicast():
+		kind = "a link-local address"
+	case addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		kind = "the broadcast address"
+	default:
+		return addr, nil
+	}
+	return netip.Addr{}, errors.New(kind)
+}
+
+// family names the address family of a.
+func family(a netip.Addr) string {
+	if a.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
