@@ -48,22 +48,12 @@ var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh",
 // knownScheduler reports whether the kernel has a scheduler of that name.
 func knownScheduler(name string) bool { return slices.Contains(schedulers, name) }
 
-// parseSelector checks a label selector and returns it in canonical form.
-var parseSelector = func(selector string) (string, error) {
-	for requirement := range strings.SplitSeq(selector, ",") {
-		if strings.TrimSpace(requirement) == "" {
-			return "", errors.New("a requirement is empty")
-		}
-	}
-	return selector, nil
-}
-
 // parsePodSelector accepts a label selector, and "" for no pods.
 func parsePodSelector(s string) (string, error) {
 	if s == "" {
 		return "", nil
 	}
-	canonical, err := parseSelector(s)
+	canonical, err := canonicalSelector(s)
 	if err == nil && canonical == "" { // blanks: neither plainly "" nor a selector
 		err = errMisfit
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// equalAddrs lets cmp compare addresses.
-var equalAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+// compareAddrs lets cmp compare addresses.
+var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 
 func TestParseConfig(t *testing.T) {
 	const text = `
@@ -94,7 +94,7 @@ address = "10.135.22.20" # may serve several VIPs
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got, equalAddrs); diff != "" {
+	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 }
@@ -104,7 +104,7 @@ func TestParseConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if canonical, err := parseSelector(defaultSelector); canonical != defaultSelector || err != nil {
+	if canonical, err := canonicalSelector(defaultSelector); canonical != defaultSelector || err != nil {
 		t.Errorf("the default selector in canonical form is %q, %v", canonical, err)
 	}
 	want := &Config{
@@ -125,7 +125,7 @@ func TestParseConfigDefaults(t *testing.T) {
 			Drain:     Drain{5 * time.Minute},
 		}},
 	}
-	if diff := cmp.Diff(want, got, equalAddrs); diff != "" {
+	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 }
@@ -490,7 +490,7 @@ func TestConfigExampleIsTrue(t *testing.T) {
 	for _, key := range exampleKeys(full) {
 		if m := defaults.FindStringSubmatch(key.prose); m != nil {
 			checked++
-			if diff := cmp.Diff(parse(withKey(key.path, "")), parse(withKey(key.path, m[1])), equalAddrs); diff != "" {
+			if diff := cmp.Diff(parse(withKey(key.path, "")), parse(withKey(key.path, m[1])), compareAddrs); diff != "" {
 				t.Errorf("%s: the default is not %s (-default +that):\n%s", key.path, m[1], diff)
 			}
 		}

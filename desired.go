@@ -116,6 +116,7 @@ func desired(cfg *Config, cluster *Cluster, before working) wanted {
 						VirtualService: VirtualService{
 							ServiceKey: ServiceKey{Address: a, Port: p.Number, Protocol: p.Protocol},
 							Scheduler:  v.Scheduler,
+							Flags:      schedulerFlags(v.Scheduler),
 						},
 						VIP:     v.Name,
 						Servers: servers,
@@ -127,6 +128,16 @@ func desired(cfg *Config, cluster *Cluster, before working) wanted {
 	slices.SortFunc(w.Table, func(a, b Service) int { return a.Compare(b.ServiceKey) })
 	w.Warnings = slices.Sorted(maps.Keys(warnings))
 	return w
+}
+
+// schedulerFlags are the flags that a scheduler needs to be safe. sh gives a
+// quiesced real server its share of the clients all the same and refuses them
+// (ip_vs_sh_get), unless it may fall back on another.
+func schedulerFlags(scheduler string) ServiceFlags {
+	if scheduler == "sh" {
+		return FlagSched1 // sh-fallback
+	}
+	return 0
 }
 
 func familyName(is6 bool) string {

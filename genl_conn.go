@@ -159,7 +159,7 @@ func (c *ipvsConn) receive() ([]byte, error) {
 // one of the sequence numbers first to last to each, until last has been
 // acknowledged or its dump is done. Answers to older, abandoned exchanges are
 // passed over.
-func (c *ipvsConn) exchange(first, last uint32, each func(reply)) error {
+func (c *ipvsConn) exchange(first, last uint32, each func(kernelReply)) error {
 	if err := c.send(); err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (c *ipvsConn) exchange(first, last uint32, each func(reply)) error {
 			return err
 		}
 		for len(b) > 0 {
-			var r reply
+			var r kernelReply
 			if r, b, err = nextReply(b); err != nil {
 				return fmt.Errorf("read the kernel's answer: %w", err)
 			}
@@ -190,7 +190,7 @@ func (c *ipvsConn) exchange(first, last uint32, each func(reply)) error {
 // the socket stays usable.
 func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
 	var first error
-	err := c.exchange(seq, seq, func(r reply) {
+	err := c.exchange(seq, seq, func(r kernelReply) {
 		switch {
 		case first != nil:
 		case r.errno != 0:
@@ -203,7 +203,7 @@ func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
 }
 
 // kernelError keeps the errno (errors.Is works) and the kernel's own words.
-func kernelError(r reply) error {
+func kernelError(r kernelReply) error {
 	if r.extack == "" {
 		return r.errno
 	}
@@ -358,7 +358,7 @@ func (c *ipvsConn) Apply(ops []op) []*opError {
 				break
 			}
 		}
-		err := c.exchange(first, c.seq, func(r reply) {
+		err := c.exchange(first, c.seq, func(r kernelReply) {
 			if r.errno != 0 {
 				failed = append(failed, &opError{Op: ops[r.seq-first], Err: kernelError(r)})
 			}

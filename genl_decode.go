@@ -340,8 +340,8 @@ func decodeInfo(body []byte) (KernelInfo, error) {
 	return i, nil
 }
 
-// reply is one netlink message of an answer.
-type reply struct {
+// kernelReply is one netlink message of an answer.
+type kernelReply struct {
 	seq  uint32
 	typ  uint16 // NLMSG_ERROR, NLMSG_DONE or the family's number
 	body []byte // after struct genlmsghdr
@@ -352,7 +352,7 @@ type reply struct {
 
 // nextReply cuts the first message off b, which holds what one recvmsg
 // returned.
-func nextReply(b []byte) (r reply, rest []byte, err error) {
+func nextReply(b []byte) (r kernelReply, rest []byte, err error) {
 	if len(b) < unix.NLMSG_HDRLEN {
 		return r, nil, errTruncated
 	}

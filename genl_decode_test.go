@@ -13,8 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-
 // unhex reads a dump with spaces.
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
@@ -126,29 +124,29 @@ func TestNextReply(t *testing.T) {
 	tests := []struct {
 		name  string
 		bytes string
-		want  reply
+		want  kernelReply
 	}{
 		{
 			"acknowledgement",
 			"24000000 0200 0001 05000000 00000000 00000000 70000000 1c00 0500 05000000 00000000",
-			reply{seq: 5, typ: unix.NLMSG_ERROR},
+			kernelReply{seq: 5, typ: unix.NLMSG_ERROR},
 		},
 		{
 			"refusal with the kernel's words, request capped",
 			`3c000000 0200 0003 06000000 00000000 eaffffff 70000000 1c00 0500 06000000 00000000
 			 16000100 6261642072656d6f74652061646472657373 0000`,
-			reply{seq: 6, typ: unix.NLMSG_ERROR, errno: unix.EINVAL, extack: "bad remote address"},
+			kernelReply{seq: 6, typ: unix.NLMSG_ERROR, errno: unix.EINVAL, extack: "bad remote address"},
 		},
 		{
 			"refusal that repeats the request",
 			`38000000 0200 0002 06000000 00000000 ffffffff 18000000 1c00 0500 06000000 00000000
 			 01010000 aabbccdd 0c000100 6e6f2077617921 00`,
-			reply{seq: 6, typ: unix.NLMSG_ERROR, errno: unix.EPERM, extack: "no way!"},
+			kernelReply{seq: 6, typ: unix.NLMSG_ERROR, errno: unix.EPERM, extack: "no way!"},
 		},
 		{
 			"end of a dump",
 			"14000000 0300 0200 07000000 00000000 00000000",
-			reply{seq: 7, typ: unix.NLMSG_DONE},
+			kernelReply{seq: 7, typ: unix.NLMSG_DONE},
 		},
 	}
 	for _, tt := range tests {
@@ -160,8 +158,8 @@ func TestNextReply(t *testing.T) {
 			if len(rest) != 0 {
 				t.Errorf("%d bytes left over", len(rest))
 			}
-			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(reply{}), cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("reply (-want +got):\n%s", diff)
+			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(kernelReply{}), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("kernelReply (-want +got):\n%s", diff)
 			}
 		})
 	}

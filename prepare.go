@@ -30,7 +30,7 @@ func (p *preparation) Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, e
 	uplink, err := p.uplink(ctx, cfg)
 	errs := []error{err}
 	if cfg.ManageSysctls {
-		errs = append(errs, p.applySysctls(uplink))
+		errs = append(errs, p.unhush(), p.applySysctls(uplink))
 	}
 	var want []VIPAddress
 	for _, v := range cfg.VIPs {
@@ -81,4 +81,52 @@ func (p *preparation) applySysctls(uplink string) error {
 		}
 	}
 	return p.sysctls.Apply(want)
+}
+
+// The kernel's pace of ICMP errors to one peer, milliseconds between two
+// (Documentation/networking/ip-sysctl, icmp_ratelimit). Fragmentation-needed
+// messages are not paced, so path MTU discovery goes on.
+var icmpPace = []string{"net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"}
+
+const (
+	// hushedPace stops them: an hour is longer than the kernel remembers a
+	// peer. The odd number tells a value of ours, left behind by a kill -9 in
+	// mid-edit, from an operator's.
+	hushedPace = "3599971"
+
+	// kernelPace is the kernel's default.
+	kernelPace = "1000"
+)
+
+// Hush implements host. It does nothing where the configuration keeps the
+// controller away from sysctls.
+func (p *preparation) Hush(cfg *Config) (restore func()) {
+	if !cfg.ManageSysctls {
+		return func() {}
+	}
+	before := make(map[string]string)
+	for _, key := range icmpPace {
+		if was, err := p.sysctls.read(key); err == nil && p.sysctls.write(key, hushedPace) == nil {
+			before[key] = was
+		}
+	}
+	return func() {
+		for key, was := range before {
+			if err := p.sysctls.write(key, was); err != nil {
+				p.log.Error("the pace of ICMP errors could not be restored", "key", key, "value", was, "err", err)
+			}
+		}
+	}
+}
+
+// unhush repairs what a kill -9 in the middle of Hush left behind.
+func (p *preparation) unhush() error {
+	var errs []error
+	for _, key := range icmpPace {
+		if have, err := p.sysctls.read(key); err == nil && have == hushedPace {
+			p.log.Warn("an earlier run ended in mid-edit; the kernel's default pace of ICMP errors is set", "key", key, "value", kernelPace)
+			errs = append(errs, p.sysctls.write(key, kernelPace))
+		}
+	}
+	return errors.Join(errs...)
 }

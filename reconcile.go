@@ -49,6 +49,8 @@ type host interface {
 	// each change. It returns the addresses that the controller itself put on
 	// devices.
 	Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, error)
+	// Hush keeps the host from sending ICMP errors until restore is called.
+	Hush(cfg *Config) (restore func())
 }
 
 // reconciler is the state of the loop. All fields but view and counters belong
@@ -469,7 +471,7 @@ func (r *reconciler) apply(ops []op, target Table) []error {
 	if first < 0 {
 		first = len(ops)
 	}
-	failed := r.director.Apply(ops[:first])
+	failed := r.applyHushed(ops[:first])
 	breaks := ops[first:]
 	var withheld []op
 	if starved := starvedServices(failed, target); len(starved) > 0 {
@@ -512,6 +514,18 @@ func (r *reconciler) apply(ops []op, target Table) []error {
 	}
 	logChanges(r.log, done)
 	return errs
+}
+
+// applyHushed carries out ops that add or edit. While the kernel exchanges the
+// scheduler of a service it has none for one RCU grace period, some tens of
+// milliseconds, and answers new connections with ICMP port unreachable, which
+// a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without the
+// ICMP error the client sends its SYN again and is served.
+func (r *reconciler) applyHushed(ops []op) []*opError {
+	if slices.ContainsFunc(ops, func(o op) bool { return o.Kind == setService && o.WasService.Scheduler != o.Service.Scheduler }) {
+		defer r.host.Hush(r.config.Get())()
+	}
+	return r.director.Apply(ops)
 }
 
 // starvedServices are services to which the kernel refused a real server and

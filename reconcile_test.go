@@ -19,6 +19,8 @@ type noHost struct{ err error }
 
 func (h noHost) Prepare(context.Context, *Config) ([]VIPAddress, error) { return nil, h.err }
 
+func (h noHost) Hush(*Config) func() { return func() {} }
+
 // bench is a loop on a fake kernel, with a clock that stands still.
 type bench struct {
 	t      *testing.T

@@ -30,7 +30,7 @@ func fakeProcSys(t *testing.T, files map[string]string) (procSys, *bytes.Buffer)
 	return procSys{Root: root, log: slog.New(slog.NewTextHandler(log, nil))}, log
 }
 
-func TestKernelAtLeast(t *testing.T) {
+func TestReleaseAtLeast(t *testing.T) {
 	for _, tt := range []struct {
 		release string
 		want    bool // at least 5.9

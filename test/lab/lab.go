@@ -176,22 +176,29 @@ func (h *Host) Table() string {
 	if err != nil {
 		h.lab.fail("%v", err)
 	}
+	return SortTable(out)
+}
+
+// SortTable gives the lines of `ipvsadm -Sn` one order: services, and within
+// each its real servers.
+func SortTable(table string) string {
 	var services []string
-	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+	for line := range strings.Lines(table) {
+		line = strings.TrimSpace(line)
 		switch {
 		case strings.HasPrefix(line, "-A"):
-			services = append(services, line+"\n")
+			services = append(services, line)
 		case line != "" && len(services) > 0:
-			services[len(services)-1] += line + "\n"
+			services[len(services)-1] += "\n" + line
 		}
 	}
 	for i, s := range services {
-		lines := strings.Split(strings.TrimSpace(s), "\n")
+		lines := strings.Split(s, "\n")
 		slices.Sort(lines[1:])
 		services[i] = strings.Join(lines, "\n") + "\n"
 	}
 	slices.Sort(services)
-	return strings.ReplaceAll(strings.Join(services, ""), " \n", "\n")
+	return strings.Join(services, "")
 }
 
 // CutLink takes the host's cable out, or puts it back.
