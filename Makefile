@@ -25,21 +25,22 @@ test: unit kernel
 
 unit: vm-setup
 	go vet ./...
-	LVS_REQUIRE_ALL=1 go test -skip '^TestKernel' . ./test/lab/...
+	LVS_REQUIRE_ALL=1 go test -skip '^Test(Kernel|E2E)' .
 
-kernel: build vm-setup
-	mkdir -p $(CACHE)
-	CGO_ENABLED=0 go test -c -o $(CACHE)/lvs.test .
+.PHONY: $(CACHE)/lvs.test
+$(CACHE)/lvs.test:
+	CGO_ENABLED=0 go test -c -o $@ .
+
+kernel: build vm-setup $(CACHE)/lvs.test
 	test/vm/run -timeout 420 -file lvs-controller -file $(CACHE)/lvs.test \
 		-env LVS_KERNEL=1 -env LVS_REQUIRE_ALL=1 -env LVS_BINARY=/work/lvs-controller \
 		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 400s
 
-e2e: build vm-setup
+e2e: build vm-setup $(CACHE)/lvs.test
 	test/kube/build
-	test/e2e
+	go run ./test/e2e -run '$(or $(RUN),^TestE2E)'
 
 demo: build vm-setup
-	mkdir -p $(CACHE)
 	CGO_ENABLED=0 go build -o $(CACHE)/demo ./test/demo
 	test/vm/run -timeout 180 -file lvs-controller -file $(CACHE)/demo -- ./demo -binary /work/lvs-controller
 

@@ -184,7 +184,7 @@ func TestParseConfigMistakes(t *testing.T) {
 		wantSelector = `want a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`
 		wantTOML     = `; want TOML: one KEY = VALUE a line, strings in quotes, each key once`
 	)
-	_, emptyRequirement := parseSelector("app=nginx,,") // in the words of whoever judges selectors
+	_, emptyRequirement := canonicalSelector("app=nginx,,") // in the words of whoever judges selectors
 	if emptyRequirement == nil {
 		t.Fatal("a selector with an empty requirement is accepted")
 	}

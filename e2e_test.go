@@ -1,0 +1,417 @@
+// End-to-end tests: a real kube-apiserver drives the binary on a real kernel.
+//
+// `make e2e` runs them inside a virtual machine; test/e2e holds the control
+// plane outside, and LVS_E2E_CONTROL is where it is steered.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"lvs-controller/test/cluster"
+	"lvs-controller/test/lab"
+)
+
+// plane is the control plane as a test sees it.
+type plane struct {
+	control *cluster.Control
+	info    *cluster.Info
+	admin   *cluster.Client
+}
+
+func newPlane(t *testing.T) *plane {
+	t.Helper()
+	url := os.Getenv("LVS_E2E_CONTROL")
+	if url == "" {
+		t.Skip("needs a control plane: `make e2e` brings one (LVS_E2E_CONTROL)")
+	}
+	p := &plane{control: cluster.NewControl(url)}
+	info, err := p.control.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.info = info
+	if p.admin, err = cluster.NewClient(info.URL(cluster.GuestHost), info.CA, info.AdminToken); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// must ends the test on an error.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// account makes a service account with the RBAC that install/ ships, in a
+// fresh namespace, and returns a kubeconfig for it. The API server is on the
+// director's own loopback, where relay brings it.
+func (p *plane) account(t *testing.T, namespace string) []byte {
+	t.Helper()
+	must(t, p.admin.CreateNamespace(t.Context(), namespace))
+	manifest, err := os.ReadFile("rbac.yaml")
+	must(t, err)
+	must(t, p.admin.Apply(t.Context(), namespace, strings.ReplaceAll(string(manifest), "namespace: ingress-nginx", "namespace: "+namespace)))
+	token, err := p.admin.ServiceAccountToken(t.Context(), namespace, "lvs-controller", time.Hour)
+	must(t, err)
+	return cluster.Kubeconfig(fmt.Sprintf("https://127.0.0.1:%d", p.info.Port), p.info.CA, token)
+}
+
+// relay lets the director, which has no way out of its namespace, reach the
+// API server on its own loopback.
+func (p *plane) relay(t *testing.T, director *lab.Host) {
+	t.Helper()
+	address := fmt.Sprintf("127.0.0.1:%d", p.info.Port)
+	var (
+		ln  net.Listener
+		err error
+	)
+	director.Do(func() { ln, err = net.Listen("tcp", address) })
+	must(t, err)
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			inside, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer inside.Close()
+				outside, err := net.Dial("tcp", net.JoinHostPort(cluster.GuestHost, strconv.Itoa(p.info.Port)))
+				if err != nil {
+					return
+				}
+				defer outside.Close()
+				go func() {
+					io.Copy(outside, inside)
+					outside.Close()
+				}()
+				io.Copy(inside, outside)
+			}()
+		}
+	}()
+}
+
+// e2e is a rig whose cluster is a real one.
+type e2e struct {
+	*rig
+	*plane
+	namespace string
+	client    *lab.Host
+	nodes     []*lab.Host
+}
+
+var ingressLabels = map[string]string{"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": "controller"}
+
+func newE2E(t *testing.T, namespace string, nodes int) *e2e {
+	p := newPlane(t)
+	l := lab.New(t.Fatalf)
+	t.Cleanup(l.Close)
+	e := &e2e{rig: &rig{T: t, lab: l, director: l.Host("director", 2), dir: t.TempDir()}, plane: p, namespace: namespace}
+	e.client = l.Host("client", 3)
+	for i := range nodes {
+		n := l.Host(fmt.Sprintf("node%d", i+1), 11+i)
+		n.Serve(80, 9000)
+		n.Run(controllerBinary(t), "realserver", "-vip", "10.0.0.100", "-uplink", "eth0", "-state", filepath.Join(e.dir, n.Name))
+		e.nodes = append(e.nodes, n)
+	}
+	e.write("kubeconfig", string(p.account(t, namespace)))
+	p.relay(t, e.director)
+	e.configure("")
+	return e
+}
+
+// configure writes config.toml with one VIP over the namespace.
+func (e *e2e) configure(more string) {
+	e.Helper()
+	e.write("config.toml", strings.Replace(e.configHead(), "cluster_file = \"cluster.json\"", "kubeconfig = \"kubeconfig\"", 1)+fmt.Sprintf(`
+[[vip]]
+name = "edge"
+addresses = ["10.0.0.100"]
+announce = "arp"
+ports = ["80/tcp"]
+namespace = %q
+tcp_services = "tcp-services"
+udp_services = "udp-services"
+%s`, e.namespace, more))
+}
+
+func (e *e2e) createPod(i int, ready bool) {
+	e.Helper()
+	n := e.nodes[i]
+	must(e.T, e.admin.CreatePod(e.Context(), e.namespace, "ingress-"+n.Name, n.Name, ingressLabels, true, []string{n.IPv4.String()}))
+	e.setReady(i, ready)
+}
+
+func (e *e2e) setReady(i int, ready bool) {
+	e.Helper()
+	n := e.nodes[i]
+	must(e.T, e.admin.SetPodStatus(e.Context(), e.namespace, "ingress-"+n.Name, ready, n.IPv4.String()))
+}
+
+// web is the table of the VIP's port 80 with these rows, each "N" for node N
+// in service or "N=0" for one that is quiesced.
+func web(rows ...string) []string {
+	return port("80", rows...)
+}
+
+func port(number string, rows ...string) []string {
+	table := []string{"-A -t 10.0.0.100:" + number + " -s rr"}
+	for _, r := range rows {
+		n, weight, found := strings.Cut(r, "=")
+		if !found {
+			weight = "1"
+		}
+		node, _ := strconv.Atoi(n)
+		table = append(table, fmt.Sprintf("-a -t 10.0.0.100:%s -r 10.0.0.%d:%[1]s -g -w %[3]s", number, 10+node, weight))
+	}
+	return table
+}
+
+// From the first pod to the last, with the rights of install/rbac.yaml alone.
+func TestE2ELife(t *testing.T) {
+	e := newE2E(t, "life", 3)
+	ctx := t.Context()
+	e.start()
+	e.table(web()...)
+	e.createPod(0, false)
+	e.createPod(1, true)
+	e.table(web("2")...)
+	e.setReady(0, true)
+	e.table(web("1", "2")...)
+	if got := e.client.Curl(10, "http://10.0.0.100/"); got["node1"] != 5 || got["node2"] != 5 {
+		t.Errorf("answers: %v", got)
+	}
+
+	t.Log("ConfigMap made, edited, deleted")
+	must(t, e.admin.SetConfigMap(ctx, e.namespace, "tcp-services", map[string]string{"9000": "default/db:5432", "99999": "default/db:1"}))
+	e.table(append(web("1", "2"), port("9000", "1", "2")...)...)
+	e.logged(1, `entry \"99999\" is skipped`)
+	must(t, e.admin.SetConfigMap(ctx, e.namespace, "tcp-services", map[string]string{"9001": "default/db:5432"}))
+	e.table(append(web("1", "2"), port("9001", "1", "2")...)...)
+	must(t, e.admin.DeleteConfigMap(ctx, e.namespace, "tcp-services"))
+	e.table(web("1", "2")...)
+
+	t.Log("a pod is deleted: it terminates, is quiesced, and goes")
+	stream := e.client.OpenStream(netip.MustParseAddrPort("10.0.0.100:80"))
+	within(t, 5*time.Second, func() string {
+		if _, n, err := stream.State(); n < 1 {
+			return fmt.Sprint("no answer on the stream: ", err)
+		}
+		return ""
+	})
+	from, _, _ := stream.State()
+	leaving, staying := 0, 1
+	if from == "node2" {
+		leaving, staying = 1, 0
+	}
+	must(t, e.admin.DeletePod(ctx, e.namespace, "ingress-"+from, nil))
+	quiesced := []string{"1", "2"}
+	quiesced[leaving] += "=0"
+	e.table(web(quiesced...)...)
+	must(t, e.admin.DeletePod(ctx, e.namespace, "ingress-"+from, new(int64)))
+	time.Sleep(2 * time.Second)
+	e.table(web(quiesced...)...) // the stream is still open
+	stream.Close()
+
+	t.Log("rights withdrawn: told once, nothing changes; given back: followed again")
+	role := "/apis/rbac.authorization.k8s.io/v1/namespaces/" + e.namespace + "/rolebindings/lvs-controller"
+	must(t, e.admin.Delete(ctx, role, nil))
+	must(t, e.control.StopAPI(ctx)) // an open watch is not cut by RBAC
+	must(t, e.control.StartAPI(ctx))
+	within(t, 30*time.Second, func() string {
+		if !strings.Contains(e.process.Log(), "forbidden") {
+			return "the missing right is not told:\n" + e.process.Log()
+		}
+		return ""
+	})
+	if got := e.client.Curl(4, "http://10.0.0.100/"); got[e.nodes[staying].Name] != 4 {
+		t.Errorf("answers without rights: %v", got)
+	}
+	manifest, err := os.ReadFile("rbac.yaml")
+	must(t, err)
+	must(t, e.admin.Apply(ctx, e.namespace, strings.ReplaceAll(string(manifest), "namespace: ingress-nginx", "namespace: "+e.namespace)))
+	e.createPod(2, true)
+	within(t, 30*time.Second, func() string {
+		if got := e.director.Table(); !strings.Contains(got, "-r 10.0.0.13:80 -g -w 1") {
+			return got + e.process.Log()
+		}
+		return ""
+	})
+	for _, line := range strings.Split(e.process.Log(), "\n") {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			t.Log(line)
+		}
+	}
+}
+
+// The API server goes away for half a minute, under load, and with it go the
+// controller and back again.
+func TestE2EAPIServerAway(t *testing.T) {
+	e := newE2E(t, "away", 2)
+	ctx := t.Context()
+	e.createPod(0, true)
+	e.createPod(1, true)
+	e.start()
+	e.table(web("1", "2")...)
+
+	load := e.client.StartLoad(netip.MustParseAddrPort("10.0.0.100:80"), 4, 10*time.Millisecond)
+	must(t, e.control.StopAPI(ctx))
+	away := time.Now()
+	time.Sleep(10 * time.Second)
+	e.process.Kill() // and the controller dies meanwhile
+	e.start()
+	time.Sleep(20 * time.Second)
+	e.table(web("1", "2")...)
+	if out, err := e.director.Try("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:9652/readyz"); out != "200" {
+		t.Errorf("/readyz without the API server: %s, %v", out, err)
+	}
+	must(t, e.control.StartAPI(ctx))
+	t.Logf("the API server was away for %s", time.Since(away).Round(time.Second))
+	e.setReady(0, false)
+	changed := time.Now()
+	e.table(web("1=0", "2")...) // its connections of a moment ago are still remembered
+	t.Logf("a change was followed %s after the API server was back", time.Since(changed).Round(100*time.Millisecond))
+	report := load.Stop()
+	t.Log(report)
+	if report.Failed() > 0 || report.Requests < 500 {
+		t.Errorf("under load: %s", report)
+	}
+}
+
+// The prototype's command line, without any file.
+func TestE2EPrototypeCommandLine(t *testing.T) {
+	e := newE2E(t, "proto", 1)
+	e.createPod(0, true)
+	must(t, e.admin.SetConfigMap(t.Context(), "proto", "tcp-services", map[string]string{"9000": "default/db:5432"}))
+	e.process = e.director.Start(controllerBinary(t), "--debug", "--kubeconfig", filepath.Join(e.dir, "kubeconfig"),
+		"-vip", "10.0.0.100", "--schedname", "wlc", "-nginxserver", "proto", "-timeout", "120-50-51")
+	table := append(append(web("1"), port("443", "1")...), port("9000", "1")...)
+	for i := range table {
+		table[i] = strings.Replace(table[i], "-s rr", "-s wlc", 1)
+	}
+	e.table(table...)
+	if got := e.director.Run("ipvsadm", "-l", "--timeout"); !strings.Contains(got, "120 50 51") {
+		t.Error(got)
+	}
+	must(t, e.process.Signal(os.Interrupt))
+	e.director.Run(controllerBinary(t), "-vip", "10.0.0.100", "-cleanup")
+}
+
+// From a pod's status PATCH to the kernel's table, beside the bare watch.
+func TestE2ELatency(t *testing.T) {
+	const samples = 200
+	e := newE2E(t, "latency", 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	e.createPod(0, true)
+	e.createPod(1, true)
+	e.start()
+	e.table(web("1", "2")...)
+	list, err := e.admin.ListPods(ctx, e.namespace, "")
+	must(t, err)
+	events, err := e.admin.WatchPods(ctx, e.namespace, "", list.Metadata.ResourceVersion)
+	must(t, err)
+
+	var conn *ipvsConn
+	e.director.Do(func() { conn, err = dialIPVS() })
+	must(t, err)
+	defer conn.Close()
+	key := ServiceKey{addr("10.0.0.100"), TCP, 80}
+	weight := func() uint32 {
+		var w uint32
+		must(t, conn.Servers(key, func(s KernelServer) {
+			if s.Address == e.nodes[1].IPv4 {
+				w = s.Weight
+			}
+		}))
+		return w
+	}
+
+	var kernel, watch []time.Duration
+	for i := range samples {
+		ready := i%2 == 1
+		start := time.Now()
+		e.setReady(1, ready)
+		want := uint32(0)
+		if ready {
+			want = 1
+		}
+		for weight() != want {
+			if time.Since(start) > 10*time.Second {
+				t.Fatalf("sample %d: the kernel has not followed\n%s", i, e.process.Log())
+			}
+			time.Sleep(500 * time.Microsecond)
+		}
+		kernel = append(kernel, time.Since(start))
+		for ev := range events {
+			must(t, ev.Err)
+			if ev.Pod.Ready() == ready {
+				watch = append(watch, ev.Received.Sub(start))
+				break
+			}
+		}
+	}
+	t.Logf("PATCH → kernel's table: median %s, p99 %s, of %d", percentile(kernel, 50), percentile(kernel, 99), len(kernel))
+	t.Logf("PATCH → bare watch:     median %s, p99 %s, of %d", percentile(watch, 50), percentile(watch, 99), len(watch))
+}
+
+// percentile of durations, rounded for reading.
+func percentile(d []time.Duration, p int) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	return s[min(len(s)*p/100, len(s)-1)].Round(100 * time.Microsecond)
+}
+
+// A director that follows thousands of pods stays small.
+func TestE2EMemory(t *testing.T) {
+	e := newE2E(t, "memory", 0)
+	want, err := strconv.Atoi(os.Getenv("LVS_E2E_PODS"))
+	must(t, err)
+	token := e.info.AdminToken
+	e.write("kubeconfig", string(cluster.Kubeconfig(fmt.Sprintf("https://127.0.0.1:%d", e.info.Port), e.info.CA, token)))
+	e.namespace = "big"
+	e.configure("")
+	e.start()
+	within(t, 90*time.Second, func() string {
+		if got := strings.Count(e.director.Table(), "-a "); got != want {
+			return fmt.Sprintf("%d rows, want %d\n%s", got, want, e.process.Log())
+		}
+		return ""
+	})
+	time.Sleep(5 * time.Second)
+	rss, peak := memory(t, e.process.PID())
+	t.Logf("%d pods, %d rows: RSS %d kB, peak %d kB", want, want, rss, peak)
+	if rss > 30<<10 {
+		t.Errorf("RSS is %d kB, at most %d are allowed", rss, 30<<10)
+	}
+}
+
+// memory reads a process's resident set and its peak, in kB.
+func memory(t *testing.T, pid int) (rss, peak int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	for _, line := range strings.Split(string(b), "\n") {
+		if f := strings.Fields(line); len(f) == 3 {
+			switch f[0] {
+			case "VmRSS:":
+				rss, _ = strconv.Atoi(f[1])
+			case "VmHWM:":
+				peak, _ = strconv.Atoi(f[1])
+			}
+		}
+	}
+	return rss, peak
+}
