@@ -1,0 +1,301 @@
+// Tests of the cluster file: its forms, its changes, and what is refused.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// fileKeys are the queries that the files of these tests are read for.
+var fileKeys = []streamKey{
+	{pods: edgePods},
+	{pods: PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}},
+	{configMap: tcpMap},
+	{configMap: ConfigMapName{"web", "udp"}},
+}
+
+// kubectlYAML is what `kubectl get pods,configmaps -A -o yaml` writes.
+const kubectlYAML = `apiVersion: v1
+items:
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    labels:
+      app: edge
+    name: a
+    namespace: web
+    resourceVersion: "1"
+    uid: uid-a
+  spec:
+    hostNetwork: true
+    nodeName: node-a
+  status:
+    conditions:
+    - lastTransitionTime: "2026-11-22T10:00:00Z"
+      status: "True"
+      type: Ready
+    hostIP: 10.0.0.1
+    phase: Running
+    podIP: 10.0.0.1
+- apiVersion: v1
+  kind: Service
+  metadata:
+    name: a
+    namespace: web
+  spec: []
+  status: none
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    labels:
+      app: other
+    name: b
+    namespace: web
+- apiVersion: v1
+  data:
+    "9000": web/svc:80
+  kind: ConfigMap
+  metadata:
+    name: tcp
+    namespace: web
+kind: List
+metadata:
+  resourceVersion: ""
+`
+
+const kubectlJSON = `{
+    "apiVersion": "v1",
+    "items": [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"app": "edge"}, "name": "a", "namespace": "web", "uid": "uid-a"},
+         "spec": {"hostNetwork": true, "nodeName": "node-a"},
+         "status": {"conditions": [{"status": "True", "type": "Ready"}], "hostIP": "10.0.0.1", "phase": "Running", "podIP": "10.0.0.1"}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"app": "other"}, "name": "b", "namespace": "web"}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "web"}, "spec": [], "status": "none"},
+        {"apiVersion": "v1", "data": {"9000": "web/svc:80"}, "kind": "ConfigMap", "metadata": {"name": "tcp", "namespace": "web"}}
+    ],
+    "kind": "List",
+    "metadata": {"resourceVersion": ""}
+}
+`
+
+func TestDecodeClusterFile(t *testing.T) {
+	a := testPod{name: "a"}.kept()
+	tcp := content{configMap: ConfigMap{Exists: true, Data: map[string]string{"9000": "web/svc:80"}}}
+	usual := []content{{pods: []Pod{a}}, {}, tcp, {}}
+	tests := []struct {
+		name, file string
+		want       []content
+	}{
+		{"kubectl's JSON", kubectlJSON, usual},
+		{"kubectl's YAML", kubectlYAML, usual},
+		{"kubectl's YAML, from Windows", strings.ReplaceAll(kubectlYAML, "\n", "\r\n"), usual},
+		{"an empty List is an answer", `{"apiVersion":"v1","items":[],"kind":"List"}`, make([]content, 4)},
+		{"the API's own list, in its order", podList("7", "", testPod{name: "a"}, testPod{name: "c", leaving: true}),
+			[]content{{pods: []Pod{a, testPod{name: "c", leaving: true}.kept()}}, {}, {}, {}}},
+		{"a typed list whose kind comes last", `{"items":[{"metadata":{"name":"tcp","namespace":"web"},"data":{"9000":"web/svc:80"}}],"kind":"ConfigMapList"}`,
+			[]content{{}, {}, tcp, {}}},
+		{"several documents", "# a comment\n---\n" + kubectlYAML + "---\n# nothing\n---\nkind: ConfigMap\nmetadata: {name: udp, namespace: web}\n---\nkind: Deployment\nspec: 7\n",
+			[]content{{pods: []Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true}}}},
+		{"several JSON documents", kubectlJSON + `{"kind":"ConfigMap","metadata":{"name":"udp","namespace":"web"},"data":{"53":"a/b:53"}}`,
+			[]content{{pods: []Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true, Data: map[string]string{"53": "a/b:53"}}}}},
+		{"no namespace is the default one; sets and absence select", `kind: List
+items:
+- {kind: Pod, metadata: {name: x, labels: {app: edge}}}
+- {kind: Pod, metadata: {name: canary, labels: {app: edge, canary: "1"}}}
+- {kind: Pod, metadata: {name: z}}
+`, []content{{}, {pods: []Pod{{Namespace: "default", Name: "x"}}}, {}, {}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := decodeClusterFile(strings.NewReader(tt.file), fileKeys)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got, exactly); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestDecodeClusterFileRefuses(t *testing.T) {
+	for name, file := range map[string]string{
+		"nothing":                   "",
+		"white space":               " \n\t\n",
+		"comments":                  "# nothing\n",
+		"prose":                     "pods: none\n",
+		"a kubeconfig":              "apiVersion: v1\nkind: Config\nclusters: []\n",
+		"a scalar":                  "true\n",
+		"a sequence":                "- kind: Pod\n",
+		"a List without items":      "kind: List\n",
+		"a List of nameless things": `{"kind":"List","items":[{"metadata":{"name":"a"}}]}`,
+		"a List in a List's place":  `{"kind":"List","items":7}`,
+		"a Pod without a name":      `{"kind":"List","items":[{"kind":"Pod","metadata":{}}]}`,
+		"a Pod of another shape":    `{"kind":"List","items":[{"kind":"Pod","metadata":{"name":"a"},"spec":7}]}`,
+		"numbers for data":          "kind: ConfigMap\nmetadata: {name: tcp}\ndata: {a: 1}\n",
+		"a key twice":               "kind: List\nitems: []\nitems: []\n",
+		"a last line without end":   "kind: List\nitems:\n- {kind: Pod, metadata: {name: a}, status: {hostIP: 10.0.0.1}}",
+		"JSON and something else":   `{"kind":"List","items":[]} ]`,
+	} {
+		if got, err := decodeClusterFile(strings.NewReader(file), fileKeys); err == nil {
+			t.Errorf("%s: taken as %+v", name, got)
+		}
+	}
+	for i := range strings.TrimSpace(kubectlJSON) {
+		if _, err := decodeClusterFile(strings.NewReader(kubectlJSON[:i]), fileKeys); err == nil {
+			t.Fatalf("JSON cut short after %d bytes is taken", i)
+		}
+	}
+	complete := strings.Index(kubectlYAML, "kind: List\n") + len("kind: List\n")
+	for i := range complete {
+		if _, err := decodeClusterFile(strings.NewReader(kubectlYAML[:i]), fileKeys); err == nil {
+			t.Fatalf("YAML cut short after %d bytes is taken", i)
+		}
+	}
+}
+
+// TestFollowFile: every way a file changes.
+func TestFollowFile(t *testing.T) {
+	w := newWatchTest(t)
+	w.pace.filePatience = 20 * time.Millisecond
+	w.pace.filePoll = time.Hour // notifications alone
+	file := func(pod string) []byte {
+		return fmt.Appendf(nil, `{"kind":"List","items":[{"kind":"Pod","metadata":{"name":%q,"namespace":"web","labels":{"app":"edge"}}}]}`, pod)
+	}
+	knows := func(pod string) {
+		t.Helper()
+		w.untilKnown(t, "app=edge: "+pod, "web/tcp: false")
+	}
+	path := w.write(t, "cluster.json", file("first"))
+	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}, ConfigMaps: []ConfigMapName{tcpMap}})
+	w.run(t)
+	knows("first")
+	until(t, "both streams", w.current)
+
+	w.write(t, "cluster.json", file("renamed over"))
+	knows("renamed over")
+	if err := os.WriteFile(path, file("written in place"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	knows("written in place")
+
+	lists := w.States()[0].Lists
+	w.write(t, "unrelated", []byte("x"))
+	time.Sleep(3 * w.pace.filePatience)
+	if again := w.States()[0].Lists; again != lists {
+		t.Errorf("read %d times more because of another file", again-lists)
+	}
+
+	// A writer that takes its time.
+	slow, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range file("written slowly") {
+		if _, err := slow.Write([]byte{b}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+	slow.Close()
+	knows("written slowly")
+
+	// The way of a Kubernetes volume: path -> ..data/cluster.json, ..data -> v1.
+	for i, dir := range []string{"v1", "v2"} {
+		if err := os.Mkdir(filepath.Join(w.dir, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		w.write(t, dir+"/cluster.json", file("symlink to "+dir))
+		link := filepath.Join(w.dir, "link")
+		if err := os.Symlink(dir, link); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(link, filepath.Join(w.dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if err := os.Symlink("..data/cluster.json", link); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(link, path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		knows("symlink to " + dir)
+	}
+
+	// What cannot be used changes nothing, and is said once.
+	failing := func(part string) {
+		t.Helper()
+		until(t, part, func() bool { s := w.States(); return strings.Contains(s[0].LastError, part) && s[0].Synced })
+		knows("symlink to v2")
+	}
+	w.write(t, "cluster.json", []byte("kind: {\n"))
+	failing("did not find expected")
+	before := w.States()[0]
+	w.write(t, "cluster.json", []byte("kind: {\n")) // again the same
+	time.Sleep(3 * w.pace.filePatience)
+	if diff := cmp.Diff(before, w.States()[0]); diff != "" {
+		t.Errorf("the same content again: %s", diff)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	failing("no such file")
+	w.write(t, "cluster.json", file("back"))
+	knows("back")
+	until(t, "both streams", w.current)
+	w.stop()
+
+	if n := strings.Count(w.log(), "level=ERROR"); n != 2 || strings.Count(w.log(), "taken again") != 1 {
+		t.Errorf("%d errors are logged, want 2 and the end of them:\n%s", n, w.log())
+	}
+}
+
+// TestFileDirectoryAppears: without a directory there is nothing to be notified
+// of, but the poll finds the file.
+func TestFileDirectoryAppears(t *testing.T) {
+	w := newWatchTest(t)
+	w.pace.filePatience, w.pace.filePoll = time.Millisecond, 5*time.Millisecond
+	path := filepath.Join(w.dir, "later", "cluster.yaml")
+	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}})
+	w.run(t)
+	until(t, "a failure", func() bool { s := w.States(); return len(s) == 1 && strings.Contains(s[0].LastError, path) })
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.write(t, "later/cluster.yaml", []byte(kubectlYAML))
+	w.untilKnown(t, "app=edge: a")
+	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}, ConfigMaps: []ConfigMapName{tcpMap}})
+	w.untilKnown(t, "app=edge: a", "web/tcp: true")
+}
+
+// FuzzClusterFile looks for bytes that crash the decoder or come out in
+// disorder, and for answers that depend on how the bytes are cut into reads.
+func FuzzClusterFile(f *testing.F) {
+	f.Add([]byte(kubectlJSON))
+	f.Add([]byte(kubectlYAML))
+	f.Add([]byte(podList("7", "", testPod{name: "a"})))
+	f.Add([]byte("kind: ConfigMap\nmetadata: {name: tcp, namespace: web}\n---\nkind: Pod\nmetadata: &a {name: a, namespace: web, labels: {app: edge}}\n"))
+	f.Add([]byte(`{"items":[{"metadata":{"name":"a","namespace":"web","labels":{"app":"edge"}}}],"kind":"PodList"}{"kind":"List","items":null}`))
+	f.Add([]byte(`{"kind":"Pod","metadata":null,"items":[{"kind":"Pod","metadata":{"name":"b","namespace":"web","labels":{"app":"edge"}}}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		answers, err := decodeClusterFile(strings.NewReader(string(data)), fileKeys)
+		if err != nil {
+			return
+		}
+		if len(answers) != len(fileKeys) {
+			t.Fatalf("%d answers to %d questions", len(answers), len(fileKeys))
+		}
+		for _, c := range answers {
+			checkContent(t, c)
+		}
+	})
+}

@@ -1,0 +1,383 @@
+// Tests of the streams' lives: what a changed query starts, stops and keeps.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// watchTest is a clusterWatch that runs, and all it does.
+type watchTest struct {
+	*clusterWatch
+	queries *latest[ClusterQuery]
+	dir     string
+	stop    func() // ends Run and waits for it
+
+	mu        sync.Mutex
+	published []Cluster
+	waits     []time.Duration
+	logged    bytes.Buffer
+}
+
+// newWatchTest returns a watch that never waits and whose random numbers are
+// all 1. It does not run yet.
+func newWatchTest(t *testing.T) *watchTest {
+	w := &watchTest{dir: t.TempDir(), queries: newLatest[ClusterQuery](make(chan struct{}, 1))}
+	log := slog.New(slog.NewTextHandler(lockedWriter{&w.mu, &w.logged}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	w.clusterWatch = newClusterWatch(log, newLatest[Cluster](make(chan struct{}, 1)))
+	w.set = func(c *Cluster) {
+		w.mu.Lock()
+		w.published = append(w.published, *c)
+		w.mu.Unlock()
+		w.out.Set(c)
+	}
+	w.random = func() float64 { return 1 }
+	w.pace.healthy = 1 // any watch that was opened
+	w.sleep = func(ctx context.Context, d time.Duration) {
+		w.mu.Lock()
+		w.waits = append(w.waits, d)
+		w.mu.Unlock()
+		sleepContext(ctx, time.Millisecond) // let others run, even in a loop of failures
+	}
+	return w
+}
+
+// run starts the watch.
+func (w *watchTest) run(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx, w.queries) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Run does not end")
+		}
+	})
+	t.Cleanup(w.stop)
+}
+
+// current reports whether all streams are.
+func (w *watchTest) current() bool {
+	w.clusterWatch.mu.Lock()
+	defer w.clusterWatch.mu.Unlock()
+	for _, s := range w.streams {
+		s.mu.Lock()
+		current := s.current
+		s.mu.Unlock()
+		if !current {
+			return false
+		}
+	}
+	return true
+}
+
+// write puts a file in place in one step and returns where.
+func (w *watchTest) write(t *testing.T, name string, data []byte) string {
+	t.Helper()
+	path := filepath.Join(w.dir, name)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// log returns what was logged, without times.
+func (w *watchTest) log() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return regexp.MustCompile(`(?m)^time=\S+ `).ReplaceAllString(w.logged.String(), "")
+}
+
+// until waits for ok.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+type lockedWriter struct {
+	mu *sync.Mutex
+	io.Writer
+}
+
+func (w lockedWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.Writer.Write(b)
+}
+
+func TestCanonicalSelector(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                         "",
+		" b = c,a==b ":             "a=b,b=c",
+		"tier in (web,api), !beta": "!beta,tier in (api,web)",
+		"x!=y":                     "x!=y",
+	} {
+		if got, err := canonicalSelector(in); err != nil || got != want {
+			t.Errorf("canonicalSelector(%q) = %q, %v; want %q", in, got, err, want)
+		}
+		if again, err := canonicalSelector(want); err != nil || again != want {
+			t.Errorf("canonicalSelector(%q) = %q, %v", want, again, err)
+		}
+	}
+	for _, in := range []string{"a=b=c", "a in b", ",", "-a=b"} {
+		if got, err := canonicalSelector(in); err == nil {
+			t.Errorf("canonicalSelector(%q) = %q, want an error", in, got)
+		}
+	}
+}
+
+// namedPods answers each pod query with one pod named after its selector, and
+// each ConfigMap query with none; watches are silent but alive.
+func namedPods(prefix string) reply {
+	return func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		switch _, name, _ := strings.Cut(q.Get("labelSelector"), "="); {
+		case q.Has("watch"):
+			goesOn(bookmark("6"))(w, r)
+		case name == "":
+			says(`{"kind":"ConfigMapList","metadata":{"resourceVersion":"5"},"items":[]}`)(w, r)
+		default:
+			says(podList("5", "", testPod{name: prefix + name}))(w, r)
+		}
+	}
+}
+
+// known says what a snapshot holds, in short.
+func known(c *Cluster) []string {
+	var all []string
+	if c == nil {
+		return all
+	}
+	for q, pods := range c.Pods {
+		for _, p := range pods {
+			all = append(all, q.Selector+": "+p.Name)
+		}
+	}
+	for name, m := range c.ConfigMaps {
+		all = append(all, fmt.Sprintf("%s: %v", name, m.Exists))
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (w *watchTest) untilKnown(t *testing.T, want ...string) {
+	t.Helper()
+	defer func() {
+		if t.Failed() {
+			t.Logf("known: %q", known(w.out.Get()))
+		}
+	}()
+	until(t, strings.Join(want, ", "), func() bool { return slices.Equal(known(w.out.Get()), want) })
+}
+
+func TestQueryChanges(t *testing.T) {
+	one, two := newFakeAPI(t), newFakeAPI(t)
+	one.respond = namedPods("one-")
+	var slow sync.Mutex // held while the second server does not answer
+	two.respond = func(w http.ResponseWriter, r *http.Request) {
+		slow.Lock()
+		slow.Unlock()
+		namedPods("two-")(w, r)
+	}
+	a, b, c := PodQuery{"web", "app=a"}, PodQuery{"web", "app=b"}, PodQuery{"web", "app=c"}
+	w := newWatchTest(t)
+	kubeconfig := w.write(t, "one", one.kubeconfig("t"))
+	ask := func(pods []PodQuery, maps ...ConfigMapName) {
+		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: pods, ConfigMaps: maps})
+	}
+	w.run(t)
+	if got := w.States(); len(got) != 0 {
+		t.Errorf("before the first query: %v", got)
+	}
+
+	ask([]PodQuery{a, b}, tcpMap)
+	w.untilKnown(t, "app=a: one-a", "app=b: one-b", "web/tcp: false")
+	until(t, "all watches", w.current)
+	ask([]PodQuery{c, b})
+	w.untilKnown(t, "app=b: one-b", "app=c: one-c")
+	until(t, "all watches", w.current)
+	for request, want := range map[string]int{"app=a": 2, "app=b": 2, "app=c": 2, "configmaps": 2} {
+		n := 0
+		for _, seen := range one.seen() {
+			if strings.Contains(seen, request) {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("%d requests for %s, want a list and a watch", n, request)
+		}
+	}
+	var names []string
+	for _, s := range w.States() {
+		names = append(names, s.Name)
+	}
+	if diff := cmp.Diff([]string{"pods web app=b", "pods web app=c"}, names); diff != "" {
+		t.Errorf("states: %s", diff)
+	}
+
+	// Another cluster: what is known stays until it has answered.
+	slow.Lock()
+	kubeconfig = w.write(t, "two", two.kubeconfig("t"))
+	ask([]PodQuery{b, c})
+	until(t, "the other cluster to be asked", func() bool { return len(two.seen()) == 2 })
+	w.untilKnown(t, "app=b: one-b", "app=c: one-c")
+	slow.Unlock()
+	w.untilKnown(t, "app=b: two-b", "app=c: two-c")
+
+	// A file in its place: the same.
+	w.queries.Set(&ClusterQuery{ClusterFile: w.dir + "/cluster.json", Pods: []PodQuery{b}})
+	w.untilKnown(t, "app=b: two-b")
+	w.write(t, "cluster.json", []byte(`{"kind":"List","items":[{"kind":"Pod","metadata":{"name":"from-file","namespace":"web","labels":{"app":"b"}}}]}`))
+	w.untilKnown(t, "app=b: from-file")
+
+	// And back again.
+	ask([]PodQuery{b})
+	w.untilKnown(t, "app=b: two-b")
+	w.stop()
+}
+
+// TestSeed: the last good snapshot of an earlier run is what is known until
+// answers come, but only what is still asked for.
+func TestSeed(t *testing.T) {
+	api := newFakeAPI(t)
+	api.respond = namedPods("new-")
+	w := newWatchTest(t)
+	a, b := PodQuery{"web", "app=a"}, PodQuery{"web", "app=b"}
+	w.out.Set(&Cluster{
+		Pods:       map[PodQuery][]Pod{a: {{Name: "old-a"}}, b: {{Name: "old-b"}}},
+		ConfigMaps: map[ConfigMapName]ConfigMap{tcpMap: {}},
+	})
+	path := w.dir + "/kubeconfig"
+	w.queries.Set(&ClusterQuery{Kubeconfig: path, Pods: []PodQuery{a}, ConfigMaps: []ConfigMapName{tcpMap}})
+	w.run(t)
+	w.untilKnown(t, "app=a: old-a", "web/tcp: false")
+	w.write(t, "kubeconfig", api.kubeconfig("t"))
+	w.untilKnown(t, "app=a: new-a", "web/tcp: false")
+}
+
+// TestDroppedStreamIsMute: an answer on its way to a stream that was dropped in
+// the meantime must not bring its key back.
+func TestDroppedStreamIsMute(t *testing.T) {
+	w := newClusterWatch(slog.New(slog.DiscardHandler), newLatest[Cluster](make(chan struct{}, 1)))
+	key := streamKey{pods: edgePods}
+	s := &stream{key: key, owner: w}
+	w.publish(s, content{pods: []Pod{{Name: "a"}}})
+	w.streams[key] = &stream{key: key, owner: w}
+	w.publish(s, content{pods: []Pod{{Name: "a"}}})
+	if got := w.out.Get(); got != nil {
+		t.Errorf("published %v", got)
+	}
+}
+
+// TestRepeatedFailures: one line a topic and minute, and the end of what was
+// announced.
+func TestRepeatedFailures(t *testing.T) {
+	w := newWatchTest(t)
+	clock := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	w.now = func() time.Time { return clock }
+	s := &stream{key: streamKey{pods: edgePods}, owner: w.clusterWatch, told: map[faultTopic]time.Time{}, state: StreamState{Name: "S", Since: clock}}
+	away := func(text string) *fault { return &fault{err: fmt.Errorf("%s", text)} }
+	denied := &fault{topic: faultTopic{faultDenied, "list", 403}, err: fmt.Errorf("no")}
+	for _, step := range []struct {
+		after time.Duration
+		f     *fault // nil: all is well
+	}{
+		{0, nil}, {0, nil},
+		{time.Hour, away("port 1")}, {10 * time.Second, away("port 2")}, {20 * time.Second, denied}, {20 * time.Second, denied},
+		{10 * time.Second, away("port 3")}, {30 * time.Second, nil},
+		{time.Second, away("port 4")}, {time.Second, nil}, // too soon to mention
+		{time.Hour, denied}, {time.Second, nil},
+	} {
+		clock = clock.Add(step.after)
+		if step.f == nil {
+			s.follows()
+			continue
+		}
+		s.fails(step.f)
+		s.complains(step.f)
+	}
+	want := `level=INFO msg="the cluster is followed" stream=S objects=0
+level=WARN msg="the cluster is not followed; what is known stays" stream=S err="port 1"
+level=ERROR msg="the cluster is not followed; what is known stays" stream=S err=no
+level=WARN msg="the cluster is not followed; what is known stays" stream=S err="port 3"
+level=INFO msg="the cluster is followed again" stream=S objects=0 away=1m30s
+level=ERROR msg="the cluster is not followed; what is known stays" stream=S err=no
+level=INFO msg="the cluster is followed again" stream=S objects=0 away=1s
+`
+	if diff := cmp.Diff(want, w.log()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	p := defaultPace
+	b := backoff{pace: &p, random: func() float64 { return 1 }}
+	away := &fault{topic: faultTopic{kind: faultAway}}
+	denied := &fault{topic: faultTopic{kind: faultDenied}}
+	var got []time.Duration
+	for range 6 {
+		got = append(got, b.next(away))
+	}
+	for range 6 {
+		got = append(got, b.next(denied))
+	}
+	b.reset()
+	got = append(got, b.next(away))
+	for range 100 {
+		b.next(away)
+	}
+	got = append(got, b.next(away))
+	ms := time.Millisecond
+	want := []time.Duration{
+		250 * ms, 500 * ms, 1000 * ms, 2000 * ms, 4000 * ms, 4000 * ms,
+		1000 * ms, 2000 * ms, 4000 * ms, 8000 * ms, 15000 * ms, 15000 * ms,
+		250 * ms, 4000 * ms,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	b.random = func() float64 { return 0 }
+	if got := b.next(away); got != 0 {
+		t.Errorf("full jitter reaches from 0, not from %v", got)
+	}
+}
+
+func TestSleepContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	start := time.Now()
+	sleepContext(ctx, time.Hour)
+	sleepContext(t.Context(), time.Millisecond)
+	if d := time.Since(start); d < time.Millisecond || d > time.Minute {
+		t.Errorf("slept %v", d)
+	}
+}

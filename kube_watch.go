@@ -1,0 +1,470 @@
+// Following one stream at an API server: list, watch, and what to do when
+// either fails.
+//
+// kube.go starts one followServer a stream. Lists are paged and are taken whole
+// or not at all; a watch is resumed from the newest resource version it has
+// mentioned for as long as the server remembers it. Every failure is answered
+// by waiting and trying again, for ever. Nothing here ends on an error.
+//
+// A peer that vanishes without a word is noticed three ways. client-go pings an
+// HTTP/2 connection that has been silent for 30 s and drops it 15 s later
+// (HTTP2_READ_IDLE_TIMEOUT_SECONDS, HTTP2_PING_TIMEOUT_SECONDS); the dialer's
+// TCP keep-alives do the same for HTTP/1.1; and a watch never outlives the time
+// asked of the server by more than pace.overdue.
+
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// pageLimit is how many objects one page of a list holds: half a thousand pods
+// are 3 MB on the wire.
+const pageLimit = 500
+
+// serverFollower keeps one stream current from an API server. It belongs to one
+// goroutine.
+type serverFollower struct {
+	*stream
+	api     *apiServer
+	conn    *connection
+	content content
+	names   interner
+	// version is the newest resource version heard of. mustList is set when a
+	// watch cannot go on from there.
+	version  string
+	mustList bool
+}
+
+// followServer keeps s current from api until ctx ends.
+func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stream) {
+	f := &serverFollower{stream: s, api: api, mustList: true}
+	retry := backoff{pace: &w.pace, random: w.random}
+	for {
+		lived, err := f.listAndWatch(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		healthy := lived >= w.pace.healthy
+		if healthy {
+			retry.reset()
+		}
+		var problem *fault
+		if !errors.As(err, &problem) {
+			if healthy {
+				continue // the usual end of a watch
+			}
+			problem = &fault{topic: faultTopic{kind: faultAway}, err: fmt.Errorf("watch %s: it ended after %v: %w", s.key, lived.Round(time.Millisecond), err)}
+		}
+		if f.conn != nil && f.conn.replaced.Err() != nil {
+			continue // not a failure: another stream found newer credentials
+		}
+		f.mustList = f.mustList || problem.relist
+		switch again := retry.kind == problem.topic.kind; {
+		case problem.topic.kind == faultStale:
+			w.log.Debug("listing again", "stream", s.key.String(), "why", problem)
+		case problem.topic.kind == faultDenied && !again:
+			// An API server that has just come up refuses everyone until it
+			// has read its roles. Only a second "no" is worth an alarm.
+			s.fails(problem)
+		default:
+			s.fails(problem)
+			s.complains(problem)
+		}
+		pause, cancel := f.conn.during(ctx)
+		w.sleep(pause, retry.next(problem))
+		cancel()
+	}
+}
+
+// listAndWatch lists if it must, watches until the watch ends, and returns how
+// long that was. An error that is no *fault is the end of an open watch.
+func (f *serverFollower) listAndWatch(ctx context.Context) (lived time.Duration, err error) {
+	conn, err := f.api.connect(f.owner.log)
+	if err != nil {
+		return 0, &fault{topic: faultTopic{kind: faultConfig}, err: err}
+	}
+	if conn != f.conn {
+		// It may be another cluster: resource versions mean nothing there.
+		f.conn, f.mustList, f.version = conn, true, ""
+	}
+	ctx, cancel := conn.during(ctx)
+	defer cancel()
+
+	if f.mustList {
+		if err := f.list(ctx); err != nil {
+			return 0, err
+		}
+		f.mustList = false
+	}
+	return f.watch(ctx)
+}
+
+// list reads every page and publishes them as one answer. No resourceVersion is
+// asked for: only that makes the answer as new as the newest write. With
+// resourceVersion=0 a server that has just come up might answer from a cache
+// older than what is known here, and take a director back in time.
+func (f *serverFollower) list(ctx context.Context) error {
+	answer := contentBuilder{key: f.key, names: interner{}}
+	version, token := "", ""
+	for {
+		head, err := f.page(ctx, token, &answer)
+		if err != nil {
+			return err
+		}
+		if version == "" {
+			// All pages are of one version. Should a server break that
+			// promise, a watch from the first misses nothing.
+			version = head.Metadata.ResourceVersion
+		}
+		if head.Metadata.Continue == "" {
+			break
+		}
+		if head.Metadata.Continue == token {
+			return f.badAnswer("list", fmt.Errorf("%w answer: the next page is the same page", errMalformed))
+		}
+		token = head.Metadata.Continue
+	}
+	if older(version, f.version) {
+		f.owner.log.Warn("the cluster went back in time; taking its word for it (restored from a backup?)",
+			"stream", f.key.String(), "resourceVersion", version, "before", f.version)
+	}
+	f.content, f.names, f.version = answer.done(), answer.names, version
+	f.owner.publish(f.stream, f.content)
+	f.listed()
+	return nil
+}
+
+// page reads the page that token names into answer.
+func (f *serverFollower) page(ctx context.Context, token string, answer *contentBuilder) (listHead, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, f.owner.pace.answer, errNoAnswer)
+	defer cancel()
+	query := url.Values{"limit": {strconv.Itoa(pageLimit)}}
+	if token != "" {
+		query.Set("continue", token)
+	}
+	resp, err := f.conn.get(ctx, "list", f.key, query)
+	if err != nil {
+		return listHead{}, err
+	}
+	defer resp.Body.Close()
+	kind := "PodList"
+	if f.key.resource() == "configmaps" {
+		kind = "ConfigMapList"
+	}
+	head, err := decodePage(resp.Body, kind, answer.add)
+	if err != nil {
+		return listHead{}, f.badAnswer("list", because(ctx, err))
+	}
+	return head, nil
+}
+
+// badAnswer is an answer that was begun well and is cut short or makes no sense.
+func (f *serverFollower) badAnswer(verb string, err error) *fault {
+	kind := faultAway
+	if malformed(err) {
+		kind = faultOther
+	}
+	return &fault{topic: faultTopic{kind: kind}, relist: true, err: fmt.Errorf("%s %s: %w", verb, f.key, err)}
+}
+
+// watch opens a watch at version and applies its events until it ends.
+func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err error) {
+	pace := &f.owner.pace
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limit := func(d time.Duration, why error) *time.Timer {
+		return time.AfterFunc(d, func() { cancel(why) })
+	}
+
+	life := pace.watchFor + time.Duration(f.owner.random()*float64(pace.watchFor))
+	unanswered := limit(pace.answer, errNoAnswer)
+	resp, err := f.conn.get(ctx, "watch", f.key, url.Values{
+		"watch":               {"true"},
+		"allowWatchBookmarks": {"true"},
+		"resourceVersion":     {f.version},
+		"timeoutSeconds":      {strconv.Itoa(int(life.Seconds()))},
+	})
+	unanswered.Stop()
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	// A resource version from the future (etcd restored from a backup) is
+	// watched in silence for ever. A sound watch has at least bookmarks.
+	silent := limit(pace.silence, errSilent)
+	defer silent.Stop()
+	defer limit(life+pace.overdue, errOverdue).Stop()
+
+	f.follows()
+	opened := f.owner.now()
+	events := newEventDecoder(resp.Body)
+	for {
+		e, err := events.next()
+		if err == nil {
+			silent.Stop()
+			err = f.take(e)
+		}
+		if err == nil {
+			continue
+		}
+		if err = because(ctx, err); err == errSilent {
+			err = &fault{topic: faultTopic{kind: faultStale}, relist: true, err: err}
+		} else if malformed(err) {
+			err = f.badAnswer("watch", err)
+		}
+		return f.owner.now().Sub(opened), err
+	}
+}
+
+// take applies one event.
+func (f *serverFollower) take(e *event) error {
+	if e.kind == eventError {
+		problem := f.conn.refusal("watch", f.key, e.status.Code, e.status.Message)
+		problem.relist = true
+		return problem
+	}
+	f.version = e.object.Metadata.ResourceVersion
+	if e.kind == eventBookmark {
+		return nil
+	}
+	f.reported()
+	f.content = f.content.with(f.key, e, f.names)
+	f.owner.publish(f.stream, f.content)
+	return nil
+}
+
+// older reports whether resource version a is before b. They are numbers, though
+// the API reserves the right to change that; what is no number is not older.
+func older(a, b string) bool {
+	m, errA := strconv.ParseUint(a, 10, 64)
+	n, errB := strconv.ParseUint(b, 10, 64)
+	return errA == nil && errB == nil && m < n
+}
+
+// Why a request was given up here.
+var (
+	errNoAnswer = errors.New("no answer in time")
+	errSilent   = errors.New("the watch has said nothing, not even a bookmark: not trusted")
+	errOverdue  = errors.New("the server did not end the watch when it should have")
+)
+
+// because returns why ctx was ended, if it was, and otherwise err.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// apiServer is where the streams connect to and as whom.
+type apiServer struct {
+	kubeconfig string // "" = the pod's service account
+	userAgent  string
+
+	mu      sync.Mutex
+	current *connection // nil until the first kubeconfig that could be used
+	warned  string      // the last complaint about a kubeconfig that replaces a good one
+}
+
+// connection is one set of credentials in use.
+type connection struct {
+	client      *http.Client
+	base        *url.URL
+	credentials string          // where they come from, for messages
+	fingerprint [32]byte        // of everything they are made of
+	replaced    context.Context // ends when newer credentials take over
+	replace     context.CancelFunc
+}
+
+// during returns a context that ends with ctx, or as soon as c is replaced. A
+// nil connection never is.
+func (c *connection) during(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if c == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(c.replaced, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// connect returns the connection to use. It reads the kubeconfig each time, for
+// a token or certificate may have been rotated; when it has changed, all other
+// streams are sent here too. A kubeconfig gone bad does not end a connection.
+func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next, err := a.read()
+	switch {
+	case err != nil && a.current == nil:
+		return nil, err
+	case err != nil:
+		if a.warned != err.Error() {
+			a.warned = err.Error()
+			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", err)
+		}
+	case a.current == nil || a.current.fingerprint != next.fingerprint:
+		if a.current != nil {
+			a.current.replace()
+		}
+		a.current, a.warned = next, ""
+	}
+	return a.current, nil
+}
+
+// read makes a connection of the kubeconfig as it is now.
+func (a *apiServer) read() (*connection, error) {
+	var cfg *rest.Config
+	var raw []byte
+	var err error
+	c := &connection{credentials: a.kubeconfig}
+	if a.kubeconfig == "" {
+		c.credentials = "the pod's service account"
+		if cfg, err = rest.InClusterConfig(); err != nil {
+			return nil, fmt.Errorf("no kubeconfig is configured, and this is not a pod with a service account: %w", err)
+		}
+		raw = []byte(cfg.Host)
+	} else {
+		if raw, err = os.ReadFile(a.kubeconfig); err != nil {
+			return nil, fmt.Errorf("kubeconfig: %w", err)
+		}
+		loaded, err := clientcmd.LoadFromFile(a.kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("kubeconfig %s: %w", a.kubeconfig, err)
+		}
+		if err := clientcmd.ResolveLocalPaths(loaded); err != nil {
+			return nil, fmt.Errorf("kubeconfig %s: %w", a.kubeconfig, err)
+		}
+		cfg, err = clientcmd.NewDefaultClientConfig(*loaded, &clientcmd.ConfigOverrides{}).ClientConfig()
+		if clientcmd.IsEmptyConfig(err) {
+			err = errors.New("it names no cluster") // client-go would propose a variable that means nothing here
+		}
+		if err != nil {
+			return nil, fmt.Errorf("kubeconfig %s: %w", a.kubeconfig, err)
+		}
+	}
+	// The certificates are read here, and not reloaded by client-go, so that
+	// they are part of the fingerprint. A token file client-go does reload.
+	if err := rest.LoadTLSFiles(cfg); err != nil {
+		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
+	}
+	cfg.CAFile, cfg.CertFile, cfg.KeyFile = "", "", ""
+	sum := sha256.New()
+	for _, part := range [][]byte{raw, cfg.CAData, cfg.CertData, cfg.KeyData} {
+		fmt.Fprintf(sum, "%d:", len(part))
+		sum.Write(part)
+	}
+	sum.Sum(c.fingerprint[:0])
+	if a.current != nil && a.current.fingerprint == c.fingerprint {
+		return a.current, nil
+	}
+
+	cfg.UserAgent = a.userAgent
+	cfg.Timeout = 0 // each request has its own
+	cfg.Dial = (&net.Dialer{
+		// A SYN lost while the API server is down is sent again only after
+		// longer and longer waits; dialing anew is quicker.
+		Timeout:         5 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
+	}).DialContext
+	if c.client, err = rest.HTTPClientFor(cfg); err != nil {
+		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
+	}
+	if c.base, _, err = rest.DefaultServerUrlFor(cfg); err != nil {
+		return nil, fmt.Errorf("server of %s: %w", c.credentials, err)
+	}
+	c.replaced, c.replace = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// get asks for what key wants. The error is a *fault.
+func (c *connection) get(ctx context.Context, verb string, key streamKey, query url.Values) (*http.Response, error) {
+	u := c.base.JoinPath("api", "v1")
+	if ns := key.namespace(); ns != "" {
+		u = u.JoinPath("namespaces", url.PathEscape(ns))
+	}
+	u = u.JoinPath(key.resource())
+	if key.pods.Selector != "" {
+		query.Set("labelSelector", key.pods.Selector)
+	}
+	if key.configMap != (ConfigMapName{}) {
+		// This is what a Role limited by resourceNames allows to list and watch.
+		query.Set("fieldSelector", "metadata.name="+key.configMap.Name)
+	}
+	u.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, &fault{topic: faultTopic{kind: faultOther}, err: fmt.Errorf("%s %s: %w", verb, key, err)}
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := c.client.Do(req)
+	if err != nil {
+		if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+			err = wrapped.Err // without the URL, which says again what verb and key say
+		}
+		return nil, &fault{topic: faultTopic{kind: faultAway}, err: fmt.Errorf("%s %s at %s: %w", verb, key, c.base.Host, because(ctx, err))}
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	said := apiStatus{Message: http.StatusText(resp.StatusCode)}
+	// A body that is no Status (a proxy's page) leaves the standard text.
+	_ = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&said)
+	problem := c.refusal(verb, key, resp.StatusCode, said.Message)
+	if seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 32); err == nil {
+		problem.retryAfter = time.Duration(seconds) * time.Second
+	}
+	return nil, problem
+}
+
+// refusal puts the server's "no" into words that say what to do about it.
+func (c *connection) refusal(verb string, key streamKey, code int, message string) *fault {
+	f := &fault{topic: faultTopic{kind: faultOther, verb: verb, code: code}, relist: true}
+	switch {
+	case code == http.StatusUnauthorized:
+		f.topic.kind, f.relist = faultDenied, false
+		f.err = fmt.Errorf("%s %s: the API server does not accept the credentials of %s; they are missing, wrong or expired: renew them (server: %s)",
+			verb, key, c.credentials, message)
+		return f
+	case code == http.StatusForbidden:
+		f.topic.kind, f.relist = faultDenied, false
+		what := strconv.Quote(key.resource())
+		if key.configMap.Name != "" {
+			what += " " + strconv.Quote(key.configMap.Name)
+		}
+		if ns := key.namespace(); ns != "" {
+			what += " in namespace " + strconv.Quote(ns)
+		}
+		f.err = fmt.Errorf("%s is forbidden: the account of %s may not %q %s: grant it in the Role of install/rbac.yaml (server: %s)",
+			key.resource(), c.credentials, verb, what, message)
+		return f
+	case code == http.StatusGone:
+		f.topic.kind = faultStale
+	case code == http.StatusTooManyRequests || code >= 500:
+		// Too busy, or nobody behind the load balancer. A 500 may be about
+		// the very version asked for.
+		f.topic.kind, f.relist = faultAway, code == http.StatusInternalServerError
+	}
+	f.err = fmt.Errorf("%s %s: the API server answers %d: %s", verb, key, code, message)
+	return f
+}
