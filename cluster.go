@@ -13,6 +13,11 @@ import "net/netip"
 type PodQuery struct {
 	Namespace string
 	Selector  string // canonical label selector, "app.kubernetes.io/name=ingress-nginx"
+	// Annotation names the one annotation whose value Pod.Weight keeps; "" =
+	// none.
+	Annotation string
+	// Ports asks for the pods' ports.
+	Ports bool
 }
 
 // ConfigMapName names one ConfigMap. The zero value names none.
@@ -47,6 +52,12 @@ type Pod struct {
 	// Terminating means a deletion timestamp is set or the pod has finished
 	// (phase Succeeded or Failed): it will never be ready again.
 	Terminating bool
+	// Ports are what the containers declare, if the query asks: hostPort, or on
+	// hostNetwork the containerPort. Sorted, without repeats.
+	Ports []Port
+	// Weight is the value of the query's annotation as it stands there; "" when
+	// the pod has none.
+	Weight string
 }
 
 // ConfigMap is one ConfigMap's data. Exists is false when the API server (or

@@ -24,7 +24,17 @@ type Config struct {
 	StateDir      string        // lives as long as the kernel's table (/run)
 	CacheDir      string        // survives a reboot (/var/lib)
 	Timeouts      Timeouts
-	VIPs          []VIP // in file order; names and (address, protocol, port) are unique
+	Marks         MarkRange
+	// Sysctls are the operator's own choices below net/ipv4/vs, name to value
+	// as the kernel prints it, above the controller's. nil when there are none.
+	Sysctls map[string]string
+	VIPs    []VIP // in file order; names and addresses are unique
+}
+
+// MarkRange is where the firewall marks of port groups are taken from.
+type MarkRange struct {
+	First uint32 // 1–0xffffffff
+	Count uint32 // at least the number of groups; First+Count-1 fits 32 bits
 }
 
 // Timeouts are the kernel's connection timeouts (IPVS_CMD_SET_CONFIG). 0
@@ -56,6 +66,43 @@ type VIP struct {
 	UDPServices ConfigMapName // zero = none
 	RealServers []StaticServer
 	Drain       Drain
+
+	// Flags are the scheduler's own (sh-port, sh-fallback, mh-port,
+	// mh-fallback) and, for UDP services alone, one-packet scheduling.
+	Flags       ServiceFlags
+	Persistence Persistence
+	// Groups are sets of ports that share one firewall-mark service, so that a
+	// client's connections to any of them reach one real server. Each port is
+	// in Ports or may come from a ConfigMap; sorted; no port is in two groups.
+	Groups [][]Port
+	// OneMark puts all ports of the VIP that are in no group into one
+	// firewall-mark service: a node that joins is one kernel operation.
+	OneMark bool
+	// PortsFromPods takes the hostPorts that the selected pods declare, but
+	// not those of ExcludePorts (sorted).
+	PortsFromPods bool
+	ExcludePorts  []Port
+	// WeightAnnotation names a pod annotation that holds the weight of the
+	// pod's real server, 1–65535; "" = none.
+	WeightAnnotation string
+	Upper            uint32 // connections at which a real server gets no new ones; 0 = no limit
+	Lower            uint32 // connections below which it gets some again; 0 = three quarters of Upper
+	// SlowStart is how long a real server that joins takes from a small weight
+	// to its whole one; 0 = at once.
+	SlowStart time.Duration
+	Forward   ForwardingMethod // DirectRoute or Tunnel
+	Tunnel    TunnelSettings   // for Forward == Tunnel
+	// Sorry is used while nothing else is in service; an entry per family at
+	// most.
+	Sorry []netip.Addr
+}
+
+// Persistence keeps a client on its real server.
+type Persistence struct {
+	Timeout time.Duration // whole seconds; 0 = no persistence
+	Prefix4 uint8         // clients of one IPv4 prefix go together, 1–32; 32 = each alone
+	Prefix6 uint8         // the same for IPv6, 1–128
+	Engine  string        // persistence engine for UDP services, "sip"; "" = none
 }
 
 // StaticServer is a real server written in the configuration.
@@ -78,13 +125,20 @@ func (v *VIP) UsesCluster() bool {
 	return v.Pods.Selector != "" || v.TCPServices != (ConfigMapName{}) || v.UDPServices != (ConfigMapName{})
 }
 
+// PodQuery is what v asks of the cluster's pods.
+func (v *VIP) PodQuery() PodQuery {
+	q := v.Pods
+	q.Annotation, q.Ports = v.WeightAnnotation, v.PortsFromPods
+	return q
+}
+
 // ClusterQuery gathers what all VIPs want to know of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
 	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
-		if v.Pods.Selector != "" && !slices.Contains(q.Pods, v.Pods) {
-			q.Pods = append(q.Pods, v.Pods)
+		if pods := v.PodQuery(); pods.Selector != "" && !slices.Contains(q.Pods, pods) {
+			q.Pods = append(q.Pods, pods)
 		}
 		for _, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 			if name != (ConfigMapName{}) && !slices.Contains(q.ConfigMaps, name) {
@@ -93,4 +147,16 @@ func (c *Config) ClusterQuery() ClusterQuery {
 		}
 	}
 	return q
+}
+
+// markCount is how many firewall marks c needs.
+func (c *Config) markCount() uint64 {
+	n := uint64(0)
+	for i := range c.VIPs {
+		n += uint64(len(c.VIPs[i].Groups))
+		if c.VIPs[i].OneMark {
+			n++
+		}
+	}
+	return n
 }

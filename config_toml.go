@@ -3,8 +3,9 @@
 // main.go calls LoadConfig at start and for `check`; config_watch.go calls
 // ParseConfig at every reload. Both answer with a whole valid Config or with
 // every mistake in the file at once. The keys of each table, with their
-// ranges, stand in the function that reads that table; their defaults in
-// defaultConfig and defaultVIP. What is read nowhere is unknown and a mistake.
+// ranges, stand in the function that reads that table (those of [[vip]] in
+// config_vip.go); their defaults in defaultConfig and defaultVIP. What is read
+// nowhere is unknown and a mistake.
 //
 // This file alone imports the TOML library. It reads the one file it is given
 // and may do no other I/O: whether a kubeconfig or a device exists is found
@@ -36,29 +37,6 @@ const maxConfigSize = 1 << 20
 // maxTimeout is the longest IPVS timeout that every kernel accepts:
 // INT_MAX jiffies at 1000 Hz (ip_vs_set_timeout), rounded down to hours.
 const maxTimeout = 596 * time.Hour
-
-// defaultSelector finds the pods of ingress-nginx as its manifests and its
-// Helm chart label them, without the default backend. It is in canonical
-// order.
-const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
-
-// schedulers are the kernel's IPVS schedulers, kernel 6.1.
-var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
-
-// knownScheduler reports whether the kernel has a scheduler of that name.
-func knownScheduler(name string) bool { return slices.Contains(schedulers, name) }
-
-// parsePodSelector accepts a label selector, and "" for no pods.
-func parsePodSelector(s string) (string, error) {
-	if s == "" {
-		return "", nil
-	}
-	canonical, err := canonicalSelector(s)
-	if err == nil && canonical == "" { // blanks: neither plainly "" nor a selector
-		err = errMisfit
-	}
-	return canonical, err
-}
 
 // ConfigError is one mistake in a configuration file.
 type ConfigError struct {
@@ -102,19 +80,7 @@ func defaultConfig() *Config {
 		ManageSysctls: true,
 		StateDir:      "/run/lvs-controller",
 		CacheDir:      "/var/lib/lvs-controller",
-	}
-}
-
-// defaultVIP is a VIP without name, addresses and ports, all else at its
-// default. The default selector is left to the caller: a VIP with static real
-// servers has none.
-func defaultVIP() VIP {
-	return VIP{
-		Scheduler: "rr",
-		Announce:  AnnounceNone,
-		Weight:    1,
-		Pods:      PodQuery{Namespace: "ingress-nginx"},
-		Drain:     Drain{Timeout: 5 * time.Minute},
+		Marks:         MarkRange{First: 0x10000, Count: 0x10000},
 	}
 }
 
@@ -150,6 +116,7 @@ func readConfigFile(path string) ([]byte, error) {
 func ParseConfig(path string, text []byte) (*Config, error) {
 	r := configReader{
 		file:      path,
+		wrong:     map[string]bool{},
 		names:     map[string]string{},
 		addresses: map[netip.Addr]owner{},
 	}
@@ -161,25 +128,14 @@ type configReader struct {
 	file     string
 	lines    keyLines
 	mistakes ConfigErrors
-	topLevel []string // keys of the top level
-	known    []string // paths of all keys that were looked for; tests compare them with the documentation
+	wrong    map[string]bool // paths of all mistakes, and of what they are in
+	topLevel []string        // keys of the top level
+	known    []string        // paths of all keys that were looked for; tests compare them with the documentation
 
 	// What has to be unique over all VIPs, or compared with all of them.
 	names     map[string]string    // VIP name → path of its key
 	addresses map[netip.Addr]owner // VIP address → who has it
-	servers   []placedAddr         // every static real server
-}
-
-// owner is the VIP that has an address.
-type owner struct {
-	name string // of the VIP
-	path string // of the address
-}
-
-// placedAddr is an address and the path of the key that holds it.
-type placedAddr struct {
-	netip.Addr
-	path string
+	servers   []placedAddr         // every static real server and sorry server
 }
 
 // parse decodes and validates text.
@@ -225,6 +181,8 @@ func (r *configReader) config(v value) *Config {
 		setting{"state_dir", into(&c.StateDir, parsed(`an absolute path such as "/run/lvs-controller"`, parseAbsolute))},
 		setting{"cache_dir", into(&c.CacheDir, parsed(`an absolute path such as "/var/lib/lvs-controller"`, parseAbsolute))},
 		setting{"timeouts", func(v value) { readTimeouts(v, &c.Timeouts) }},
+		setting{"marks", func(v value) { readMarkRange(v, &c.Marks) }},
+		setting{"sysctl", func(v value) { c.Sysctls = readSysctls(v) }},
 		setting{"vip", func(v value) { c.VIPs = r.vips(v) }},
 	)
 	if c.Kubeconfig != "" && c.ClusterFile != "" {
@@ -232,6 +190,12 @@ func (r *configReader) config(v value) *Config {
 	}
 	if v.blank("vip") {
 		v.child("vip").mistake("missing, want at least one [[vip]]")
+	}
+	if sysctl := v.child("sysctl"); len(c.Sysctls) > 0 && !c.ManageSysctls {
+		sysctl.mistake("excludes manage_sysctls = false (line %d), want one of the two", v.child("manage_sysctls").line())
+	}
+	if need := c.markCount(); uint64(c.Marks.Count) < need {
+		v.child("marks").child("count").mistake("is %d, want at least %d: one for each of groups and each one_mark", c.Marks.Count, need)
 	}
 	return c
 }
@@ -245,147 +209,101 @@ func readTimeouts(v value, t *Timeouts) {
 	)
 }
 
-// vips reads every [[vip]], then compares what only all of them together show.
-func (r *configReader) vips(v value) []VIP {
-	var vips []VIP
-	v.each("[[vip]] in double brackets, one for each VIP", func(v value) { vips = append(vips, r.vip(v)) })
-	for _, server := range r.servers {
-		if vip, ok := r.addresses[server.Addr]; ok {
-			r.mistake(server.path, "%s is an address of VIP %q (line %d), want the real server's own address", server.Addr, vip.name, r.lines.line(vip.path))
-		}
-	}
-	return vips
-}
-
-// vip reads one [[vip]].
-func (r *configReader) vip(v value) VIP {
-	vip := defaultVIP()
-	isTable := v.table(
-		setting{"name", func(v value) { r.vipName(v, &vip) }},
-		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
-		setting{"scheduler", into(&vip.Scheduler, oneOf(schedulers...))},
-		setting{"ports", func(v value) { readPorts(v, &vip) }},
-		setting{"announce", into(&vip.Announce, oneOf(AnnounceNone, AnnounceARP))},
-		setting{"weight", into(&vip.Weight, integer(1, math.MaxUint16))},
-		setting{"namespace", into(&vip.Pods.Namespace, parsed("a namespace: "+dnsLabelRule, matching(dnsLabels)))},
-		setting{"selector", into(&vip.Pods.Selector, parsed(`a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`, parsePodSelector))},
-		// These take their default namespace from the one above.
-		setting{"tcp_services", into(&vip.TCPServices, configMapName(&vip))},
-		setting{"udp_services", into(&vip.UDPServices, configMapName(&vip))},
-		// These compare with the addresses and the weight above.
-		setting{"real_servers", func(v value) { r.realServers(v, &vip) }},
-		setting{"drain", func(v value) { readDrain(v, &vip.Drain) }},
-	)
-	if !isTable {
-		return vip
-	}
-	if !v.has("name") {
-		v.child("name").mistake(`missing, want a name for logs and metrics, such as name = "edge"`)
-	}
-	if v.blank("addresses") {
-		v.child("addresses").mistake(`missing, want a list of at least one address, such as ["10.135.22.77"]`)
-	}
-	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") {
-		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services or udp_services`)
-	}
-	if v.blank("real_servers") {
-		if !v.has("selector") {
-			vip.Pods.Selector = defaultSelector
-		} else if v.blank("selector") {
-			v.child("selector").mistake("empty, want a label selector, or real_servers that need no pods")
-		}
-	}
-	return vip
-}
-
-// vipName reads the name of a VIP and checks that no other has it.
-func (r *configReader) vipName(v value, vip *VIP) {
-	into(&vip.Name, parsed("a name: "+vipNameRule, matching(vipNames)))(v)
-	if other, taken := r.names[vip.Name]; taken && vip.Name != "" {
-		v.mistake("%q is also the name of the VIP in line %d, want each name once", vip.Name, r.lines.line(other))
-		return
-	}
-	r.names[vip.Name] = v.path
-}
-
-// vipAddresses reads the addresses of a VIP and checks that no VIP, this one
-// included, has one of them already.
-func (r *configReader) vipAddresses(v value, vip *VIP) {
-	v.each(`a list of addresses such as ["10.135.22.77", "2001:db8::77"]`, func(v value) {
-		var addr netip.Addr
-		into(&addr, parsed(unicast, parseUnicast))(v)
-		if !addr.IsValid() {
-			return
-		}
-		if other, taken := r.addresses[addr]; taken {
-			v.mistake("%s is already an address of VIP %q (line %d), want each address once", addr, other.name, r.lines.line(other.path))
-			return
-		}
-		r.addresses[addr] = owner{vip.Name, v.path}
-		vip.Addresses = append(vip.Addresses, addr)
-	})
-}
-
-// readPorts reads the ports of a VIP and sorts them.
-func readPorts(v value, vip *VIP) {
-	const rule = `a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`
-	seen := map[Port]string{}
-	v.each(`a list of ports such as ["80/tcp", "53/udp"]`, func(v value) {
-		var port Port
-		if n, ok := v.raw.(int64); ok { // 80 is short for "80/tcp"
-			into(&port, parsed(rule, ParsePort))(value{v.r, v.path, strconv.FormatInt(n, 10)})
-		} else {
-			into(&port, parsed(rule, ParsePort))(v)
-		}
-		if port == (Port{}) {
-			return
-		}
-		if other, ok := seen[port]; ok {
-			v.mistake("%s is the same port as %s (line %d), want each port once", port, other, v.r.lines.line(other))
-			return
-		}
-		seen[port] = v.path
-		vip.Ports = append(vip.Ports, port)
-	})
-	slices.SortFunc(vip.Ports, Port.Compare)
-}
-
-// realServers reads the static real servers of a VIP.
-func (r *configReader) realServers(v value, vip *VIP) {
-	seen := map[netip.Addr]string{}
-	v.each(`a list such as [{ address = "10.135.22.20", weight = 1 }]`, func(v value) {
-		server := StaticServer{Weight: vip.Weight}
-		isTable := v.table(
-			setting{"address", into(&server.Address, parsed(unicast, parseUnicast))},
-			setting{"weight", into(&server.Weight, integer(0, math.MaxUint16))},
-		)
-		address := v.child("address")
-		if isTable && !v.has("address") {
-			address.mistake("missing, want the real server's address")
-		}
-		if !server.Address.IsValid() {
-			return
-		}
-		if other, ok := seen[server.Address]; ok {
-			address.mistake("%s is the same address as %s (line %d), want each real server once", server.Address, other, r.lines.line(other))
-			return
-		}
-		sameFamily := func(a netip.Addr) bool { return a.Is4() == server.Address.Is4() }
-		if len(vip.Addresses) > 0 && !slices.ContainsFunc(vip.Addresses, sameFamily) {
-			address.mistake("%s is %s, want the family of one of the VIP's addresses", server.Address, family(server.Address))
-			return
-		}
-		seen[server.Address] = address.path
-		r.servers = append(r.servers, placedAddr{server.Address, address.path})
-		vip.RealServers = append(vip.RealServers, server)
-	})
-}
-
-// readDrain reads [vip.drain].
-func readDrain(v value, d *Drain) {
+// readMarkRange reads [marks].
+func readMarkRange(v value, m *MarkRange) {
+	first, count := v.child("first"), v.child("count")
 	v.table(
-		setting{"timeout", into(&d.Timeout, duration(0, 24*time.Hour))},
+		setting{"first", into(&m.First, integer[uint32](1, math.MaxUint32))},
+		setting{"count", into(&m.Count, integer[uint32](1, math.MaxUint32))},
 	)
+	if last := uint64(m.First) + uint64(m.Count) - 1; last > math.MaxUint32 && !first.wrong() && !count.wrong() {
+		at := count
+		if !v.has("count") {
+			at = first
+		}
+		at.mistake("the last mark, first + count - 1, is %d, want at most %d", last, uint32(math.MaxUint32))
+	}
+}
+
+// readSysctls reads [sysctl], settings below net/ipv4/vs, with the values that
+// the kernel accepts (net/netfilter/ipvs/ip_vs_ctl.c; Linux 6.1 was asked). It
+// takes any integer for a switch; here it is 0 or 1.
+func readSysctls(v value) map[string]string {
+	var (
+		values  = map[string]string{}
+		toggle  = decimal(0, 1)
+		defense = decimal(0, 3)
+		count   = decimal(0, math.MaxInt32)
+	)
+	set := func(name string, read func(value) (string, error)) setting {
+		return setting{name, func(v value) {
+			var s string
+			if into(&s, read)(v); !v.wrong() {
+				values[name] = s
+			}
+		}}
+	}
+	v.table(
+		set("am_droprate", count),
+		set("amemthresh", count),
+		set("backup_only", toggle),
+		set("cache_bypass", toggle),
+		set("conn_reuse_mode", decimal(0, 3)),
+		set("conntrack", toggle),
+		set("drop_entry", defense),
+		set("drop_packet", defense),
+		set("est_cpulist", parsed(`CPU numbers such as "0-3,8", "all", or "" for none`, matching(cpuLists))),
+		set("est_nice", decimal(-20, 19)),
+		set("expire_nodest_conn", toggle),
+		set("expire_quiescent_template", toggle),
+		set("ignore_tunneled", toggle),
+		set("nat_icmp_send", toggle),
+		set("pmtu_disc", toggle),
+		set("run_estimation", toggle),
+		set("schedule_icmp", toggle),
+		set("secure_tcp", defense),
+		set("sloppy_sctp", toggle),
+		set("sloppy_tcp", toggle),
+		set("snat_reroute", toggle),
+		set("sync_persist_mode", toggle),
+		set("sync_ports", syncPorts),
+		set("sync_qlen_max", count),
+		set("sync_refresh_period", decimal(0, math.MaxInt32/1000)), // jiffies in an int, 1000 a second at most
+		set("sync_retries", decimal(0, 3)),
+		set("sync_sock_size", count),
+		set("sync_threshold", parsed(`"THRESHOLD PERIOD" such as "3 50", the first below the second, or any first with a second of 0`, parseSyncThreshold)),
+		set("sync_version", toggle),
+	)
+	if len(values) == 0 {
+		return nil
+	}
+	return values
+}
+
+// syncPorts reads a number of sync threads: a power of two up to
+// IPVS_SYNC_PORTS_MAX.
+func syncPorts(v value) (string, error) {
+	n, ok := v.raw.(int64)
+	if !ok || n < 1 || n > 64 || n&(n-1) != 0 {
+		return "", fmt.Errorf("is %s, want one of 1, 2, 4, 8, 16, 32, 64", describe(v.raw))
+	}
+	return strconv.FormatInt(n, 10), nil
+}
+
+// parseSyncThreshold accepts what proc_do_sync_threshold does, and writes it
+// as the kernel prints it: with a tab. One number alone would set the other
+// to 0.
+func parseSyncThreshold(s string) (string, error) {
+	fields := strings.Fields(s)
+	if len(fields) != 2 {
+		return "", errMisfit
+	}
+	threshold, err1 := strconv.ParseUint(fields[0], 10, 31)
+	period, err2 := strconv.ParseUint(fields[1], 10, 31)
+	if err1 != nil || err2 != nil || period > 0 && threshold >= period {
+		return "", errMisfit
+	}
+	return fmt.Sprintf("%d\t%d", threshold, period), nil
 }
 
 // relativePath reads a path that is relative to the configuration file's own
@@ -398,22 +316,4 @@ func (r *configReader) relativePath(v value) (string, error) {
 		}
 		return filepath.Join(filepath.Dir(r.file), s), nil
 	})(v)
-}
-
-// configMapName reads "name" in the VIP's namespace, "ns/name", or "" for
-// none.
-func configMapName(vip *VIP) func(value) (ConfigMapName, error) {
-	return parsed(`a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`, func(s string) (ConfigMapName, error) {
-		if s == "" {
-			return ConfigMapName{}, nil
-		}
-		namespace, name, found := strings.Cut(s, "/")
-		if !found {
-			namespace, name = vip.Pods.Namespace, s
-		}
-		if !dnsLabels.MatchString(namespace) || !objectNames.MatchString(name) {
-			return ConfigMapName{}, errMisfit
-		}
-		return ConfigMapName{Namespace: namespace, Name: name}, nil
-	})
 }

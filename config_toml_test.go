@@ -67,6 +67,7 @@ address = "10.135.22.20" # may serve several VIPs
 		StateDir:      "/tmp/state",
 		CacheDir:      "/tmp/cache",
 		Timeouts:      Timeouts{TCP: 15 * time.Minute, TCPFin: 2 * time.Minute, UDP: 596 * time.Hour},
+		Marks:         MarkRange{First: 65536, Count: 65536},
 		VIPs: []VIP{{
 			Name:        "edge",
 			Addresses:   []netip.Addr{netip.MustParseAddr("10.135.22.77"), netip.MustParseAddr("10.135.22.78"), netip.MustParseAddr("2001:db8::77")},
@@ -74,10 +75,13 @@ address = "10.135.22.20" # may serve several VIPs
 			Ports:       []Port{{53, TCP}, {53, UDP}, {80, TCP}, {443, TCP}, {5000, SCTP}},
 			Announce:    AnnounceARP,
 			Weight:      65535,
-			Pods:        PodQuery{"edge", "app=haproxy"},
+			Pods:        PodQuery{Namespace: "edge", Selector: "app=haproxy"},
 			TCPServices: ConfigMapName{"edge", "tcp"},
 			UDPServices: ConfigMapName{"other", "udp"},
 			RealServers: []StaticServer{{netip.MustParseAddr("10.135.22.20"), 65535}, {netip.MustParseAddr("2001:db8::20"), 0}},
+
+			WeightAnnotation: "lvs-controller/weight",
+			Forward:          DirectRoute,
 		}, {
 			Name:        "db",
 			Addresses:   []netip.Addr{netip.MustParseAddr("10.135.22.79")},
@@ -88,6 +92,9 @@ address = "10.135.22.20" # may serve several VIPs
 			Pods:        PodQuery{Namespace: "ingress-nginx"},
 			RealServers: []StaticServer{{netip.MustParseAddr("10.135.22.20"), 1}},
 			Drain:       Drain{5 * time.Minute},
+
+			WeightAnnotation: "lvs-controller/weight",
+			Forward:          DirectRoute,
 		}},
 	}
 	got, err := ParseConfig("/etc/lvs/config.toml", []byte(text))
@@ -114,6 +121,7 @@ func TestParseConfigDefaults(t *testing.T) {
 		ManageSysctls: true,
 		StateDir:      "/run/lvs-controller",
 		CacheDir:      "/var/lib/lvs-controller",
+		Marks:         MarkRange{First: 65536, Count: 65536},
 		VIPs: []VIP{{
 			Name:      "a",
 			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
@@ -121,8 +129,11 @@ func TestParseConfigDefaults(t *testing.T) {
 			Ports:     []Port{{80, TCP}},
 			Announce:  AnnounceNone,
 			Weight:    1,
-			Pods:      PodQuery{"ingress-nginx", "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"},
+			Pods:      PodQuery{Namespace: "ingress-nginx", Selector: "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"},
 			Drain:     Drain{5 * time.Minute},
+
+			WeightAnnotation: "lvs-controller/weight",
+			Forward:          DirectRoute,
 		}},
 	}
 	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
@@ -173,22 +184,14 @@ const goodVIP = "name = \"a\"\naddresses = [\"10.0.0.1\"]\nports = [80]\n"
 
 func TestParseConfigMistakes(t *testing.T) {
 	const (
-		wantDevice   = `want a device name such as "eth0", at most 15 characters without "/", ":" and spaces, or "" for the device of the default route`
-		wantListen   = `want "ADDRESS:PORT" such as "127.0.0.1:9652", ":9652" for all addresses, or "" for off`
-		wantAudit    = `want a duration in quotes with its unit such as "10s", from 1s to 1h`
-		wantTimeout  = `want whole seconds as a duration in quotes with its unit such as "10s", from 1s to 596h`
-		wantUnicast  = `want a unicast IPv4 or IPv6 address such as "10.135.22.77"`
-		wantPort     = `want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`
-		wantName     = `want a name: at most 63 lower-case letters, digits and "-", not starting with "-"`
-		wantMap      = `want a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`
-		wantSelector = `want a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`
-		wantTOML     = `; want TOML: one KEY = VALUE a line, strings in quotes, each key once`
+		wantDevice    = `want a device name such as "eth0", at most 15 characters without "/", ":" and spaces, or "" for the device of the default route`
+		wantListen    = `want "ADDRESS:PORT" such as "127.0.0.1:9652", ":9652" for all addresses, or "" for off`
+		wantAudit     = `want a duration in quotes with its unit such as "10s", from 1s to 1h`
+		wantTimeout   = `want whole seconds as a duration in quotes with its unit such as "10s", from 1s to 596h`
+		wantTOML      = `; want TOML: one KEY = VALUE a line, strings in quotes, each key once`
+		wantThreshold = `want "THRESHOLD PERIOD" such as "3 50", the first below the second, or any first with a second of 0`
 	)
-	_, emptyRequirement := canonicalSelector("app=nginx,,") // in the words of whoever judges selectors
-	if emptyRequirement == nil {
-		t.Fatal("a selector with an empty requirement is accepted")
-	}
-	tests := []struct{ text, want string }{
+	checkMistakes(t, []struct{ text, want string }{
 		// Syntax.
 		{"listen = eth0\n", `1: syntax: expected value but found "eth" instead` + wantTOML},
 		{"a = 1\na = 2\n", `2: syntax: Key 'a' has already been defined` + wantTOML},
@@ -202,8 +205,8 @@ func TestParseConfigMistakes(t *testing.T) {
 		{"\n[vip]\nname = 'a'\n", `2: vip: is a table, want [[vip]] in double brackets, one for each VIP`},
 		{"vip = [1]", `1: vip[0]: is the integer 1, want a table`},
 		{topLine(`audit_intervall = "1s"`), `1: audit_intervall: unknown key, did you mean "audit_interval"?`},
-		{topLine(`color = "red"`), `1: color: unknown key, want one of kubeconfig, cluster_file, interface, listen, audit_interval, manage_sysctls, state_dir, cache_dir, timeouts, vip`},
-		{topLine(`"a\nb" = 1`), `1: "a\nb": unknown key, want one of kubeconfig, cluster_file, interface, listen, audit_interval, manage_sysctls, state_dir, cache_dir, timeouts, vip`},
+		{topLine(`color = "red"`), `1: color: unknown key, want one of kubeconfig, cluster_file, interface, listen, audit_interval, manage_sysctls, state_dir, cache_dir, timeouts, marks, sysctl, vip`},
+		{topLine(`"a\nb" = 1`), `1: "a\nb": unknown key, want one of kubeconfig, cluster_file, interface, listen, audit_interval, manage_sysctls, state_dir, cache_dir, timeouts, marks, sysctl, vip`},
 		{topLine(`kubeconfig = false`), `1: kubeconfig: is false, want a path, or ""`},
 		{"kubeconfig = 'k'\n" + topLine(`cluster_file = "c"`), `2: cluster_file: excludes kubeconfig (line 1), want one of the two`},
 		{topLine(`interface = "eth0/1"`), `1: interface: is "eth0/1", ` + wantDevice},
@@ -226,65 +229,32 @@ func TestParseConfigMistakes(t *testing.T) {
 		{topLine("[timeouts]\ntcpfin = '1s'"), `2: timeouts.tcpfin: unknown key, did you mean "tcp_fin"?`},
 		{topLine("timeouts = '15m'"), `1: timeouts: is "15m", want a table`},
 
-		// VIPs.
-		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
-		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
-		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.health]"), `5: vip[0].health: unknown key, want one of name, addresses, scheduler, ports, announce, weight, namespace, selector, tcp_services, udp_services, real_servers, drain`},
-		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
-		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
-		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
-		{vipLine("[[vip]]\nname='a'\naddresses=['10.0.0.2']\nports=[80]"), `6: vip[1].name: "a" is also the name of the VIP in line 2, want each name once`},
-		{"[[vip]]\nname = 'a'\nports = [80]", `1: vip[0].addresses: missing, want a list of at least one address, such as ["10.135.22.77"]`},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = []", `4: vip[0].addresses: missing, want a list of at least one address, such as ["10.135.22.77"]`},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = '10.0.0.1'", `4: vip[0].addresses: is "10.0.0.1", want a list of addresses such as ["10.135.22.77", "2001:db8::77"]`},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = [\n'10.0.0.1',\n'10.0.0.256']", `6: vip[0].addresses[1]: is "10.0.0.256", ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['10.0.0.1/32']", `4: vip[0].addresses[0]: is "10.0.0.1/32", ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = [10.1]", `4: vip[0].addresses[0]: is the number 10.1, ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['::']", `4: vip[0].addresses[0]: is "::" (the unspecified address), ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['::ffff:127.0.0.1']", `4: vip[0].addresses[0]: is "::ffff:127.0.0.1" (a loopback address), ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['224.0.0.18']", `4: vip[0].addresses[0]: is "224.0.0.18" (a multicast address), ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['fe80::1']", `4: vip[0].addresses[0]: is "fe80::1" (a link-local address), ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['2001:db8::1%eth0']", `4: vip[0].addresses[0]: is "2001:db8::1%eth0", ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['255.255.255.255']", `4: vip[0].addresses[0]: is "255.255.255.255" (the broadcast address), ` + wantUnicast},
-		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['10.0.0.1',\n'::ffff:10.0.0.1']", `5: vip[0].addresses[1]: 10.0.0.1 is already an address of VIP "a" (line 4), want each address once`},
-		{vipLine("[[vip]]\nname='b'\naddresses=['10.0.0.1']\nports=[81]"), `7: vip[1].addresses[0]: 10.0.0.1 is already an address of VIP "a" (line 3), want each address once`},
-		{vipLine(`scheduler = "wrrr"`), `5: vip[0].scheduler: is "wrrr", want one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos`},
-		{vipLine(`announce = "bgp"`), `5: vip[0].announce: is "bgp", want one of none, arp`},
-		{vipLine(`weight = 0`), `5: vip[0].weight: is the integer 0, want an integer from 1 to 65535`},
-		{vipLine(`weight = 65536`), `5: vip[0].weight: is the integer 65536, want an integer from 1 to 65535`},
-		{vipLine(`weight = 1.5`), `5: vip[0].weight: is the number 1.5, want an integer from 1 to 65535`},
-		{vipLine(`namespace = "kube_system"`), `5: vip[0].namespace: is "kube_system", want a namespace: at most 63 lower-case letters, digits and "-", neither starting nor ending with "-"`},
-		{vipLine(`selector = "app=nginx,,"`), `5: vip[0].selector: is "app=nginx,," (` + emptyRequirement.Error() + `), ` + wantSelector},
-		{vipLine(`selector = 1`), `5: vip[0].selector: is the integer 1, ` + wantSelector},
-		{vipLine(`selector = ""`), `5: vip[0].selector: empty, want a label selector, or real_servers that need no pods`},
-		{vipLine(`tcp_services = "a/b/c"`), `5: vip[0].tcp_services: is "a/b/c", ` + wantMap},
-		{vipLine(`udp_services = ["udp"]`), `5: vip[0].udp_services: is a list, ` + wantMap},
-		{vipLine("[vip.drain]\ntimeout = '25h'"), `6: vip[0].drain.timeout: is "25h", want a duration in quotes with its unit such as "10s", from 0s to 24h`},
-		{vipLine("[vip.drain]\ntimeout = 1979-05-27"), `6: vip[0].drain.timeout: is a date or time, want a duration in quotes with its unit such as "10s", from 0s to 24h`},
-		{vipLine(`drain.time = "1s"`), `5: vip[0].drain.time: unknown key, want one of timeout`},
+		// Marks and sysctls.
+		{topLine("[marks]\nfirst = 0"), `2: marks.first: is the integer 0, want an integer from 1 to 4294967295`},
+		{topLine("[marks]\ncount = 0x1_0000_0000"), `2: marks.count: is the integer 4294967296, want an integer from 1 to 4294967295`},
+		{topLine("[marks]\nfirst = 0xffffffff\ncount = 2"), `3: marks.count: the last mark, first + count - 1, is 4294967296, want at most 4294967295`},
+		{topLine("[marks]\nfirst = 0xffff0001"), `2: marks.first: the last mark, first + count - 1, is 4294967296, want at most 4294967295`},
+		{topLine("[marks]\nlast = 1"), `2: marks.last: unknown key, want one of first, count`},
+		{"[marks]\ncount = 1\n[[vip]]\n" + goodVIP + "one_mark = true\n[[vip]]\nname = 'b'\naddresses = ['10.0.0.2']\nports = [1, 2]\ngroups = [[1, 2]]", `2: marks.count: is 1, want at least 2: one for each of groups and each one_mark`},
+		{topLine("[sysctl]\nconn_reuse = 1"), `2: sysctl.conn_reuse: unknown key, want one of am_droprate, amemthresh, backup_only, cache_bypass, conn_reuse_mode, conntrack, drop_entry, drop_packet, est_cpulist, est_nice, expire_nodest_conn, expire_quiescent_template, ignore_tunneled, nat_icmp_send, pmtu_disc, run_estimation, schedule_icmp, secure_tcp, sloppy_sctp, sloppy_tcp, snat_reroute, sync_persist_mode, sync_ports, sync_qlen_max, sync_refresh_period, sync_retries, sync_sock_size, sync_threshold, sync_version`},
+		{topLine("[sysctl]\nslopy_tcp = 1"), `2: sysctl.slopy_tcp: unknown key, did you mean "sloppy_tcp"?`},
+		{topLine("[sysctl]\nsloppy_tcp = true"), `2: sysctl.sloppy_tcp: is true, want an integer from 0 to 1`},
+		{topLine("[sysctl]\nsloppy_tcp = '1'"), `2: sysctl.sloppy_tcp: is "1", want an integer from 0 to 1`},
+		{topLine("[sysctl]\ndrop_entry = 4"), `2: sysctl.drop_entry: is the integer 4, want an integer from 0 to 3`},
+		{topLine("[sysctl]\nest_nice = 20"), `2: sysctl.est_nice: is the integer 20, want an integer from -20 to 19`},
+		{topLine("[sysctl]\nest_cpulist = '0-'"), `2: sysctl.est_cpulist: is "0-", want CPU numbers such as "0-3,8", "all", or "" for none`},
+		{topLine("[sysctl]\nsync_ports = 3"), `2: sysctl.sync_ports: is the integer 3, want one of 1, 2, 4, 8, 16, 32, 64`},
+		{topLine("[sysctl]\nsync_ports = 128"), `2: sysctl.sync_ports: is the integer 128, want one of 1, 2, 4, 8, 16, 32, 64`},
+		{topLine("[sysctl]\nsync_threshold = '50 50'"), `2: sysctl.sync_threshold: is "50 50", ` + wantThreshold},
+		{topLine("[sysctl]\nsync_threshold = '3'"), `2: sysctl.sync_threshold: is "3", ` + wantThreshold},
+		{topLine("[sysctl]\nsync_threshold = 3"), `2: sysctl.sync_threshold: is the integer 3, ` + wantThreshold},
+		{"manage_sysctls = false\n" + topLine("[sysctl]\nsloppy_tcp = 0"), `2: sysctl: excludes manage_sysctls = false (line 1), want one of the two`},
+	})
+}
 
-		// Ports.
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']", `1: vip[0].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services or udp_services`},
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = []", `4: vip[0].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services or udp_services`},
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = '80'", `4: vip[0].ports: is "80", want a list of ports such as ["80/tcp", "53/udp"]`},
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = [99999]", `4: vip[0].ports[0]: is "99999" (port 99999 is outside 1 to 65535), ` + wantPort},
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = [0]", `4: vip[0].ports[0]: is "0" (port 0 is outside 1 to 65535), ` + wantPort},
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = ['80/tpc']", `4: vip[0].ports[0]: is "80/tpc" (protocol "tpc" is not tcp, udp or sctp), ` + wantPort},
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = [true]", `4: vip[0].ports[0]: is true, ` + wantPort},
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = [\n80,\n'80/udp',\n'80/tcp']", `7: vip[0].ports[2]: 80/tcp is the same port as vip[0].ports[0] (line 5), want each port once`},
-
-		// Static real servers.
-		{vipLine(`real_servers = ["10.0.0.2"]`), `5: vip[0].real_servers[0]: is "10.0.0.2", want a table`},
-		{vipLine(`real_servers = { address = "10.0.0.2" }`), `5: vip[0].real_servers: is a table, want a list such as [{ address = "10.135.22.20", weight = 1 }]`},
-		{vipLine(`real_servers = [{ weight = 1 }]`), `5: vip[0].real_servers[0].address: missing, want the real server's address`},
-		{vipLine(`real_servers = [{ address = "node-a" }]`), `5: vip[0].real_servers[0].address: is "node-a", ` + wantUnicast},
-		{vipLine("real_servers = [{\naddress = '10.0.0.2', weight = -1 }]"), `6: vip[0].real_servers[0].weight: is the integer -1, want an integer from 0 to 65535`},
-		{vipLine(`real_servers = [{ address = "10.0.0.2", port = 80 }]`), `5: vip[0].real_servers[0].port: unknown key, want one of address, weight`},
-		{vipLine("real_servers = [{ address = '10.0.0.2' },\n{ address = '10.0.0.2' }]"), `6: vip[0].real_servers[1].address: 10.0.0.2 is the same address as vip[0].real_servers[0].address (line 5), want each real server once`},
-		{vipLine(`real_servers = [{ address = "2001:db8::2" }]`), `5: vip[0].real_servers[0].address: 2001:db8::2 is IPv6, want the family of one of the VIP's addresses`},
-		{vipLine("real_servers = [{ address = '10.0.0.2' }]\n[[vip]]\nname='b'\naddresses=['10.0.0.2']\nports=[80]"), `5: vip[0].real_servers[0].address: 10.0.0.2 is an address of VIP "b" (line 8), want the real server's own address`},
-	}
+// checkMistakes parses each text and compares the mistakes with want.
+func checkMistakes(t *testing.T, tests []struct{ text, want string }) {
+	t.Helper()
 	for _, test := range tests {
 		_, err := ParseConfig("c.toml", []byte(test.text))
 		if err == nil {
@@ -340,7 +310,7 @@ dir/c.toml:11: vip[0].addresses[2]: is "224.0.0.1" (a multicast address), want a
 dir/c.toml:14: vip[0].ports[1]: is "0" (port 0 is outside 1 to 65535), want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80
 dir/c.toml:15: vip[0].ports[2]: 80/tcp is the same port as vip[0].ports[0] (line 13), want each port once
 dir/c.toml:18: vip[0].drain.timeout: is "1d", want a duration in quotes with its unit such as "10s", from 0s to 24h
-dir/c.toml:20: vip[1].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services or udp_services
+dir/c.toml:20: vip[1].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"
 dir/c.toml:22: vip[1].scheduler: is "random", want one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos
 dir/c.toml:24: vip[1].addresses[0]: 10.0.0.1 is already an address of VIP "" (line 11), want each address once
 dir/c.toml:27: vip[1].real_servers[0].address: 10.0.0.1 is an address of VIP "" (line 11), want the real server's own address
@@ -434,7 +404,7 @@ func exampleKeys(full string) []exampleKey {
 // Every key that the parser knows is in the example, with meaning and default.
 func TestConfigExampleIsComplete(t *testing.T) {
 	_, full := readExample(t)
-	r := configReader{file: exampleFile, names: map[string]string{}, addresses: map[netip.Addr]owner{}}
+	r := configReader{file: exampleFile, wrong: map[string]bool{}, names: map[string]string{}, addresses: map[netip.Addr]owner{}}
 	if _, err := r.parse(full); err != nil {
 		t.Fatal(err)
 	}
@@ -450,23 +420,44 @@ func TestConfigExampleIsComplete(t *testing.T) {
 	}
 }
 
+// neededKeys are the keys without which others mean nothing: lines of the same
+// table, or of the VIP.
+var neededKeys = map[string]string{
+	"marks.first":                "count = 1\n",
+	"marks.count":                "first = 1\n",
+	"vip[0].lower_threshold":     "upper_threshold = 4294967295\n",
+	"vip[0].slow_start":          "scheduler = 'wrr'\nweight = 10\n",
+	"vip[0].persistence.timeout": "persistence.netmask = 32\n",
+	"vip[0].persistence.netmask": "persistence.prefix = 128\n",
+	"vip[0].persistence.prefix":  "persistence.netmask = 32\n",
+	"vip[0].persistence.engine":  "persistence.netmask = 32\n",
+	"vip[0].tunnel.type":         "forward = 'tunnel'\n",
+	"vip[0].tunnel.port":         "forward = 'tunnel'\ntunnel.type = 'gue'\n",
+	"vip[0].tunnel.checksum":     "forward = 'tunnel'\ntunnel.type = 'gue'\n",
+}
+
 // withKey returns a valid file with one key set, at the path that the example
-// gives it; KEY = "" leaves the key out.
+// gives it, and those it needs; KEY = "" leaves the key itself out.
 func withKey(path, literal string) string {
 	head, body, tail := "", goodVIP, ""
 	if path == "vip[0].ports" {
 		body = strings.Replace(goodVIP, "ports = [80]", `tcp_services = "t"`, 1)
 	}
+	table, key, found := strings.Cut(path, ".")
+	if !found {
+		table, key = "", path
+	}
+	lines := neededKeys[path]
 	if literal != "" {
-		table, key, found := strings.Cut(path, ".")
-		switch line := key + " = " + literal + "\n"; {
-		case !found:
-			head = path + " = " + literal + "\n"
-		case table == "vip[0]":
-			tail = line // the key may be dotted: drain.timeout
-		default:
-			head = "[" + table + "]\n" + line
-		}
+		lines += key + " = " + literal + "\n"
+	}
+	switch table {
+	case "":
+		head = lines
+	case "vip[0]":
+		tail = lines // the key may be dotted: drain.timeout
+	default:
+		head = "[" + table + "]\n" + lines
 	}
 	return head + "[[vip]]\n" + body + tail
 }
@@ -474,7 +465,7 @@ func withKey(path, literal string) string {
 // The defaults and ranges that the example tells are those of the parser.
 func TestConfigExampleIsTrue(t *testing.T) {
 	var (
-		defaults = regexp.MustCompile(`Default: ("[^"]*"|\[\]|true|false|[0-9]+)\.$`)
+		defaults = regexp.MustCompile(`Default: ("[^"]*"|\[\]|true|false|0x[0-9]+|[0-9]+)\.$`)
 		ranges   = regexp.MustCompile(`Range: (\S+) to (\S+)\. `)
 		checked  = 0
 	)
@@ -497,7 +488,7 @@ func TestConfigExampleIsTrue(t *testing.T) {
 		if m := ranges.FindStringSubmatch(key.prose); m != nil {
 			checked++
 			quote := ""
-			if _, err := time.ParseDuration(m[1]); err == nil {
+			if _, err := time.ParseDuration(m[2]); err == nil {
 				quote = `"`
 			}
 			parse(withKey(key.path, quote+m[1]+quote))
@@ -508,7 +499,7 @@ func TestConfigExampleIsTrue(t *testing.T) {
 			}
 		}
 	}
-	if checked < 20 {
+	if checked < 60 {
 		t.Errorf("only %d defaults and ranges found in %s", checked, exampleFile)
 	}
 }
@@ -519,12 +510,19 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add("[[vip]]\n" + goodVIP)
 	f.Add(topLine("[timeouts]\ntcp = '1s'"))
 	f.Add(vipLine("real_servers = [{ address = '10.0.0.2', weight = 1 }]\ntcp_services = 'a/b'\nselector = ''\n[vip.drain]\ntimeout = '1s'"))
+	f.Add(topLine("[marks]\nfirst = 0xffffffff\ncount = 1\n[sysctl]\nsync_threshold = '3 50'\nest_nice = -1"))
+	f.Add(vipLine("scheduler = 'mh'\nflags = ['mh-port', 'ops']\nports_from = 'pods'\nexclude_ports = [1]\nslow_start = '1m'\nweight = 10\nupper_threshold = 2\nlower_threshold = 1"))
+	f.Add(vipLine("groups = [[80, '443/tcp'], [1, 2]]\none_mark = true\ntcp_services = 't'\nsorry_server = ['10.0.0.9']\nweight_annotation = 'a/b'\n[vip.persistence]\ntimeout = '1s'\nnetmask = 24\nengine = 'sip'"))
+	f.Add(vipLine("forward = 'tunnel'\nsorry_server = '::1'\ntunnel.type = 'gre'\ntunnel.checksum = 'remote'\ntunnel.port = 1"))
 	f.Add("listen = ':80'\nvip = [{}, 1]\n'a\\b'.c = 1979-05-27\n[[x.y]]\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseConfig("c.toml", []byte(text))
 		if err == nil {
 			if len(c.VIPs) == 0 {
 				t.Fatal("a config without VIPs")
+			}
+			for _, v := range c.VIPs {
+				checkVIP(t, &v)
 			}
 			return
 		}

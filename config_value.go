@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -116,6 +117,10 @@ func (v value) blank(key string) bool {
 	return false
 }
 
+// wrong reports whether a mistake has been found in v. It is for checks that
+// compare keys: one that is wrong in itself is not compared.
+func (v value) wrong() bool { return v.r.wrong[v.path] }
+
 // line returns the line v stands on.
 func (v value) line() int { return v.r.lines.line(v.path) }
 
@@ -125,6 +130,9 @@ func (v value) mistake(format string, args ...any) { v.r.mistake(v.path, format,
 // mistake adds a mistake about the key at path.
 func (r *configReader) mistake(path, format string, args ...any) {
 	r.mistakes = append(r.mistakes, ConfigError{r.file, r.lines.line(path), path, fmt.Sprintf(format, args...)})
+	for ; path != ""; path = parentPath(path) {
+		r.wrong[path] = true
+	}
 }
 
 // into makes a setting's reader: it stores what read returns in dst, or
@@ -177,6 +185,26 @@ func oneOf[T ~string](allowed ...T) func(value) (T, error) {
 	})
 }
 
+// word is one word of a key that takes a few, and its meaning.
+type word[T any] struct {
+	text  string
+	means T
+}
+
+// wordOf reads one of a few words as what it means.
+func wordOf[T any](words ...word[T]) func(value) (T, error) {
+	var texts []string
+	for _, w := range words {
+		texts = append(texts, w.text)
+	}
+	read := oneOf(texts...)
+	return func(v value) (T, error) {
+		text, err := read(v)
+		i := max(slices.Index(texts, text), 0)
+		return words[i].means, err
+	}
+}
+
 // duration reads a Go duration string from low to high.
 func duration(low, high time.Duration) func(value) (time.Duration, error) {
 	return durationOf("a duration in quotes with its unit", time.Nanosecond, low, high)
@@ -212,13 +240,21 @@ func shortDuration(d time.Duration) string {
 }
 
 // integer reads a whole number from low to high.
-func integer(low, high uint32) func(value) (uint32, error) {
-	return func(v value) (uint32, error) {
+func integer[T ~uint8 | ~uint16 | ~uint32 | ~int32](low, high T) func(value) (T, error) {
+	return func(v value) (T, error) {
 		n, ok := v.raw.(int64)
 		if !ok || n < int64(low) || n > int64(high) {
 			return 0, fmt.Errorf("is %s, want an integer from %d to %d", describe(v.raw), low, high)
 		}
-		return uint32(n), nil
+		return T(n), nil
+	}
+}
+
+// decimal reads a whole number from low to high as text.
+func decimal(low, high int32) func(value) (string, error) {
+	return func(v value) (string, error) {
+		n, err := integer(low, high)(v)
+		return strconv.Itoa(int(n)), err
 	}
 }
 
@@ -291,6 +327,12 @@ var (
 	dnsLabels   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)   // RFC 1123 label: namespaces
 	objectNames = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`) // RFC 1123 subdomain: ConfigMaps
 	devices     = regexp.MustCompile(`^[^/:\s\x00]{1,15}$`)                    // dev_valid_name, net/core/dev.c
+	cpuLists    = regexp.MustCompile(`^(all|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?$`)
+
+	// The parts of an annotation's key, "prefix/name" (IsQualifiedName in
+	// k8s.io/apimachinery/pkg/util/validation).
+	keyPrefixes = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	keyNames    = regexp.MustCompile(`^[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$`)
 )
 
 // matching makes a parse function of a regular expression.
@@ -328,6 +370,18 @@ func parseListen(s string) (string, error) {
 	}
 	if _, err := ParsePortNumber(port); err != nil {
 		return "", err
+	}
+	return s, nil
+}
+
+// parseAnnotation accepts the key of a Kubernetes annotation, and "".
+func parseAnnotation(s string) (string, error) {
+	prefix, name, found := strings.Cut(s, "/")
+	if !found {
+		prefix, name = "x", s
+	}
+	if s != "" && (len(prefix) > 253 || !keyPrefixes.MatchString(prefix) || !keyNames.MatchString(name)) {
+		return "", errMisfit
 	}
 	return s, nil
 }

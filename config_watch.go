@@ -239,8 +239,10 @@ func configChanges(before, after *Config) string {
 		{"state_dir", before.StateDir, after.StateDir},
 		{"cache_dir", before.CacheDir, after.CacheDir},
 		{"timeouts", before.Timeouts, after.Timeouts},
+		{"marks", before.Marks, after.Marks},
+		{"sysctl", before.Sysctls, after.Sysctls},
 	} {
-		if s.before != s.after {
+		if !reflect.DeepEqual(s.before, s.after) {
 			changes = append(changes, s.key+" changed")
 		}
 	}

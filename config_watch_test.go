@@ -475,7 +475,9 @@ func TestConfigChanges(t *testing.T) {
 		case reflect.Int64:
 			field.SetInt(1)
 		case reflect.Struct:
-			field.Field(0).SetInt(1)
+			field.Field(0).Set(reflect.ValueOf(1).Convert(field.Field(0).Type()))
+		case reflect.Map:
+			c.Sysctls = map[string]string{"sloppy_tcp": "1"}
 		case reflect.Slice:
 			c.VIPs = []VIP{{Name: "edge", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}}
 		default:

@@ -20,7 +20,8 @@ func testVIP(edit ...func(*VIP)) VIP {
 		Scheduler:   "rr",
 		Ports:       []Port{{80, TCP}},
 		Weight:      1,
-		Pods:        PodQuery{"ingress-nginx", "app=nginx"},
+		Forward:     DirectRoute,
+		Pods:        PodQuery{Namespace: "ingress-nginx", Selector: "app=nginx"},
 		TCPServices: ConfigMapName{"ingress-nginx", "tcp-services"},
 		Drain:       Drain{Timeout: defaultDrainTimeout},
 	}
@@ -43,7 +44,7 @@ func with(p Pod, edit func(*Pod)) Pod { edit(&p); return p }
 // testCluster answers testVIP's queries.
 func testCluster(tcp map[string]string, pods ...Pod) *Cluster {
 	return &Cluster{
-		Pods:       map[PodQuery][]Pod{{"ingress-nginx", "app=nginx"}: pods},
+		Pods:       map[PodQuery][]Pod{{Namespace: "ingress-nginx", Selector: "app=nginx"}: pods},
 		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: tcp != nil, Data: tcp}},
 	}
 }
@@ -69,7 +70,7 @@ func TestDesired(t *testing.T) {
 		name     string
 		vip      VIP
 		cluster  *Cluster
-		before   working
+		before   map[workKey][]RealServer
 		want     string   // the table
 		warnings []string // parts of them, in order
 		kept     int
@@ -137,7 +138,7 @@ func TestDesired(t *testing.T) {
 			name:    "nothing in service: the last working set stays",
 			vip:     testVIP(),
 			cluster: testCluster(nil, with(readyPod("a", "10.1.0.1"), notReady), with(readyPod("b", "10.1.0.2"), notReady)),
-			before:  working{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 3}}},
+			before:  map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 3}}},
 			want:    "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=3\n",
 			kept:    1,
 		},
@@ -145,7 +146,7 @@ func TestDesired(t *testing.T) {
 			name:    "no pod at all: the last working set stays",
 			vip:     testVIP(),
 			cluster: testCluster(nil),
-			before:  working{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
+			before:  map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
 			want:    "10.0.0.1:80/tcp rr: 10.1.0.2=1\n",
 			kept:    1,
 		},
@@ -166,7 +167,7 @@ func TestDesired(t *testing.T) {
 			name:    "cluster not heard of, real servers remembered",
 			vip:     testVIP(),
 			cluster: nil,
-			before:  working{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
+			before:  map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
 			want:    "10.0.0.1:80/tcp rr: 10.1.0.2=1\n",
 		},
 		{
@@ -179,7 +180,7 @@ func TestDesired(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := desired(&Config{VIPs: []VIP{tt.vip}}, tt.cluster, tt.before)
+			got := desired(&Config{VIPs: []VIP{tt.vip}}, tt.cluster, memory{Working: tt.before}, testTime)
 			if diff := cmp.Diff(tt.want, got.Table.text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}
@@ -206,7 +207,7 @@ func TestDesiredReasons(t *testing.T) {
 		with(readyPod("d", "10.1.0.3"), func(p *Pod) { p.Terminating = true }))
 	v := testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.9"), 1}} })
 	var got []string
-	for _, r := range desired(&Config{VIPs: []VIP{v}}, c, nil).Table[0].Servers {
+	for _, r := range desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Table[0].Servers {
 		got = append(got, r.Name()+": "+r.Why)
 	}
 	want := []string{
@@ -225,9 +226,9 @@ func TestDesiredReasons(t *testing.T) {
 func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 	c := testCluster(nil, readyPod("a", "10.1.0.1"))
 	c.ConfigMaps = nil
-	w := desired(&Config{VIPs: []VIP{testVIP()}}, c, nil)
+	w := desired(&Config{VIPs: []VIP{testVIP()}}, c, newMemory(), testTime)
 	have := Table{{
-		VirtualService: VirtualService{ServiceKey: ServiceKey{addr("10.0.0.1"), TCP, 9000}, Scheduler: "wlc"},
+		VirtualService: VirtualService{ServiceKey: ServiceKey{Address: addr("10.0.0.1"), Protocol: TCP, Port: 9000}, Scheduler: "wlc"},
 		Servers:        []Row{{RealServer: RealServer{Address: addr("10.1.0.7"), Forward: DirectRoute, Weight: 1}}},
 	}}
 	s := settle(w, have, nil, testTime)

@@ -60,33 +60,43 @@ func settle(w wanted, have Table, drains map[rowID]drain, now time.Time) settled
 			s.Table = append(s.Table, service)
 		case want != nil:
 			service := *want
-			service.Servers = s.servers(want.Servers, *has, noPod, policy(w, has.Address), drains, now)
+			service.Servers = s.servers(want.Servers, *has, noPod, w.policy(has.ServiceKey), drains, now)
 			s.Table = append(s.Table, service)
 		default:
-			h, held := w.Hold[has.Address]
+			h, held := w.heldFor(has.ServiceKey)
 			switch {
 			case held && h.Servers == nil:
 				s.keep(*has, drains)
 			case held:
 				service := *has
-				service.VIP = w.Owners[has.Address].Name
-				service.Servers = s.servers(h.Servers, *has, noPod, policy(w, has.Address), drains, now)
+				service.VIP = w.Owners.of(has.ServiceKey).Name
+				service.Servers = s.servers(h.Servers, *has, noPod, w.policy(has.ServiceKey), drains, now)
 				s.Table = append(s.Table, service)
 			default:
-				s.withdraw(*has, policy(w, has.Address), drains, now)
+				s.withdraw(*has, w.policy(has.ServiceKey), drains, now)
 			}
 		}
 	}
 	return s
 }
 
-// policy is how real servers leave the services of a VIP address; that of a
-// VIP which is configured no more is the default.
-func policy(w wanted, a netip.Addr) Drain {
-	if v, ok := w.Owners[a]; ok {
+// policy is how real servers leave a service; that of a VIP which is configured
+// no more is the default.
+func (w *wanted) policy(k ServiceKey) Drain {
+	if v := w.Owners.of(k); v != nil {
 		return v.Drain
 	}
 	return Drain{Timeout: defaultDrainTimeout}
+}
+
+// heldFor is what is known of the set that k belongs to, if that is too little.
+func (w *wanted) heldFor(k ServiceKey) (hold, bool) {
+	v := w.Owners.of(k)
+	if v == nil {
+		return hold{}, false
+	}
+	h, held := w.Hold[workKey{v.Name, k.Address.Is6()}]
+	return h, held
 }
 
 // keep leaves a service exactly as the kernel has it.

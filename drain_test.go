@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/netip"
 	"testing"
 	"time"
 
@@ -30,7 +29,7 @@ func service(key string, servers ...any) Service {
 func TestSettle(t *testing.T) {
 	const web, dns = "10.0.0.1:80/tcp", "10.0.0.1:53/udp"
 	vip := testVIP()
-	owned := wanted{Owners: map[netip.Addr]*VIP{addr("10.0.0.1"): &vip}}
+	owned := wanted{Owners: newOwners(&Config{VIPs: []VIP{vip}})}
 	id := func(key, server string) rowID { return rowOf(service(key).ServiceKey, rows(server, 0)[0].RealServer) }
 	due := testTime.Add(vip.Drain.Timeout)
 	tests := []struct {

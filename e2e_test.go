@@ -330,7 +330,7 @@ func TestE2ELatency(t *testing.T) {
 	e.director.Do(func() { conn, err = dialIPVS() })
 	must(t, err)
 	defer conn.Close()
-	key := ServiceKey{addr("10.0.0.100"), TCP, 80}
+	key := ServiceKey{Address: addr("10.0.0.100"), Protocol: TCP, Port: 80}
 	weight := func() uint32 {
 		var w uint32
 		must(t, conn.Servers(key, func(s KernelServer) {
@@ -392,15 +392,15 @@ func TestE2EMemory(t *testing.T) {
 		return ""
 	})
 	time.Sleep(5 * time.Second)
-	rss, peak := memory(t, e.process.PID())
+	rss, peak := processMemory(t, e.process.PID())
 	t.Logf("%d pods, %d rows: RSS %d kB, peak %d kB", want, want, rss, peak)
 	if rss > 30<<10 {
 		t.Errorf("RSS is %d kB, at most %d are allowed", rss, 30<<10)
 	}
 }
 
-// memory reads a process's resident set and its peak, in kB.
-func memory(t *testing.T, pid int) (rss, peak int) {
+// processMemory reads a process's resident set and its peak, in kB.
+func processMemory(t *testing.T, pid int) (rss, peak int) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	must(t, err)
 	for _, line := range strings.Split(string(b), "\n") {

@@ -42,7 +42,7 @@ func (k *fakeKernel) Timeouts() (Timeouts, error) { return k.timeouts, nil }
 
 func (k *fakeKernel) SetTimeouts(t Timeouts) error { k.timeouts = t; return nil }
 
-func (k *fakeKernel) Table(owned func(netip.Addr) bool) (Table, error) {
+func (k *fakeKernel) Table(owned func(ServiceKey) bool) (Table, error) {
 	if k.broken != nil {
 		return nil, k.broken
 	}
@@ -51,10 +51,10 @@ func (k *fakeKernel) Table(owned func(netip.Addr) bool) (Table, error) {
 }
 
 // table is the kernel's table, sorted as a dump is.
-func (k *fakeKernel) table(owned func(netip.Addr) bool) Table {
+func (k *fakeKernel) table(owned func(ServiceKey) bool) Table {
 	var t Table
 	for _, key := range slices.SortedFunc(maps.Keys(k.services), ServiceKey.Compare) {
-		if !owned(key.Address) {
+		if !owned(key) {
 			continue
 		}
 		s := Service{VirtualService: k.services[key]}

@@ -10,7 +10,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"slices"
 	"syscall"
@@ -210,16 +209,13 @@ func kernelError(r kernelReply) error {
 	return fmt.Errorf("%w: %s", r.errno, r.extack)
 }
 
-// services dumps all virtual services but those of a kind not managed here.
+// services dumps all virtual services.
 func (c *ipvsConn) services(visit func(VirtualService, Traffic)) error {
 	seq := c.nextSeq()
 	c.enc.buf = c.enc.buf[:0]
 	c.enc.dumpServices(seq)
 	err := c.ask(seq, func(body []byte) error {
 		v, t, err := decodeService(body)
-		if errors.Is(err, errForeignKind) {
-			return nil
-		}
 		if err == nil {
 			visit(v, t)
 		}
@@ -250,12 +246,11 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 	return nil
 }
 
-// Table dumps the services on the addresses that owned accepts, with their
-// real servers. Others' services are not looked into.
-func (c *ipvsConn) Table(owned func(netip.Addr) bool) (Table, error) {
+// Table dumps the services that owned accepts, with their real servers. Others' services are not looked into.
+func (c *ipvsConn) Table(owned func(ServiceKey) bool) (Table, error) {
 	var t Table
 	if err := c.services(func(v VirtualService, _ Traffic) {
-		if owned(v.Address) {
+		if owned(v.ServiceKey) {
 			t = append(t, Service{VirtualService: v})
 		}
 	}); err != nil {
@@ -287,10 +282,10 @@ type KernelService struct {
 }
 
 // Observe dumps services with their counters, for status and metrics.
-func (c *ipvsConn) Observe(owned func(netip.Addr) bool) ([]KernelService, error) {
+func (c *ipvsConn) Observe(owned func(ServiceKey) bool) ([]KernelService, error) {
 	var all []KernelService
 	if err := c.services(func(v VirtualService, t Traffic) {
-		if owned(v.Address) {
+		if owned(v.ServiceKey) {
 			all = append(all, KernelService{VirtualService: v, Traffic: t})
 		}
 	}); err != nil {

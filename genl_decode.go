@@ -137,10 +137,6 @@ func traffic(b []byte) (Traffic, error) {
 	return t, a.err
 }
 
-// errForeignKind marks a row of a kind the controller never makes (a firewall
-// mark): not an error of the dump, only not ours to read further.
-var errForeignKind = errors.New("service of a kind not managed here")
-
 // nested finds the attribute of type want at the top level of a message body.
 func nested(body []byte, want uint16) ([]byte, error) {
 	a := attrs{rest: body}
@@ -163,7 +159,6 @@ func decodeService(body []byte) (VirtualService, Traffic, error) {
 		family uint16
 		addr   []byte
 		mask   [4]byte
-		marked bool
 	)
 	svc, err := nested(body, cmdAttrService)
 	if err != nil {
@@ -181,9 +176,11 @@ func decodeService(body []byte) (VirtualService, Traffic, error) {
 		case svcAttrPort:
 			v.Port = a.port()
 		case svcAttrFWMark:
-			marked = a.u32() != 0
+			v.Mark = a.u32()
 		case svcAttrSchedName:
 			v.Scheduler = a.str()
+		case svcAttrPEName:
+			v.Engine = a.str()
 		case svcAttrFlags:
 			v.Flags = ServiceFlags(binary.NativeEndian.Uint32(a.sized(8))) & settableFlags
 		case svcAttrTimeout:
@@ -199,8 +196,10 @@ func decodeService(body []byte) (VirtualService, Traffic, error) {
 	if a.err != nil {
 		return v, t, fmt.Errorf("service: %w", a.err)
 	}
-	if marked {
-		return v, t, errForeignKind
+	if v.Mark != 0 && (family == unix.AF_INET || family == unix.AF_INET6) {
+		v.ServiceKey = MarkKey(v.Mark, family == unix.AF_INET6)
+		v.Netmask = prefixBits(mask, family)
+		return v, t, nil
 	}
 	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
 		return v, t, fmt.Errorf("service: no address of a known family (%d): %w", family, errTruncated)
@@ -270,6 +269,12 @@ func decodeServer(body []byte, k ServiceKey) (KernelServer, error) {
 			s.Forward = ForwardingMethod(a.u32() & 7) // IP_VS_CONN_F_FWD_MASK
 		case destAttrWeight:
 			s.Weight = a.u32()
+		case destAttrTunType:
+			s.Tunnel.Type = TunnelType(a.sized(1)[0])
+		case destAttrTunPort:
+			s.Tunnel.Port = a.port()
+		case destAttrTunFlags:
+			s.Tunnel.Flags = TunnelFlags(a.u16())
 		case destAttrUThresh:
 			s.Upper = a.u32()
 		case destAttrLThresh:

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/hex"
-	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -60,10 +59,14 @@ func TestDecodeService(t *testing.T) {
 	}
 }
 
-func TestDecodeServicePassesOverMarks(t *testing.T) {
-	mark := unhex(t, "14000180 06000100 02000000 08000500 2a000000")
-	if _, _, err := decodeService(mark); !errors.Is(err, errForeignKind) {
-		t.Errorf("err = %v, want errForeignKind", err)
+func TestDecodeMarkService(t *testing.T) {
+	got, _, err := decodeService(unhex(t, "1c000180 06000100 0a000000 08000500 2a000000 08000900 40000000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := VirtualService{ServiceKey: MarkKey(42, true), Netmask: 64}
+	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
+		t.Errorf("service (-want +got):\n%s", diff)
 	}
 }
 
@@ -72,6 +75,8 @@ func TestServiceAndServerRoundTrip(t *testing.T) {
 	for _, v := range []VirtualService{
 		{ServiceKey: ServiceKey{Address: netip.MustParseAddr("10.0.0.1"), Protocol: TCP, Port: 80}, Scheduler: "rr"},
 		{ServiceKey: ServiceKey{Address: netip.MustParseAddr("2001:db8::1"), Protocol: UDP, Port: 53}, Scheduler: "wlc", Flags: FlagPersistent, Persistence: 60, Netmask: 56},
+		{ServiceKey: MarkKey(1<<31, false), Scheduler: "mh", Flags: FlagSched1 | FlagSched2},
+		{ServiceKey: ServiceKey{Address: netip.MustParseAddr("2001:db8::1"), Protocol: UDP, Port: 5060}, Scheduler: "rr", Flags: FlagPersistent, Persistence: 300, Engine: "sip"},
 		{ServiceKey: ServiceKey{Address: netip.MustParseAddr("192.0.2.1"), Protocol: SCTP, Port: 65535}, Scheduler: "odd-one", Netmask: 1},
 	} {
 		e := encoder{}
@@ -86,6 +91,7 @@ func TestServiceAndServerRoundTrip(t *testing.T) {
 		for _, r := range []RealServer{
 			{Address: v.Address, Forward: DirectRoute, Weight: 65535, Upper: 10, Lower: 5},
 			{Address: netip.MustParseAddr("2001:db8::9"), Port: 8080, Forward: Masq},
+			{Address: v.Address, Forward: Tunnel, Weight: 1, Tunnel: TunnelSettings{Type: TunnelGUE, Port: 6080, Flags: TunnelRemoteChecksum}},
 		} {
 			e := encoder{}
 			e.server(v.ServiceKey, r, true)

@@ -59,6 +59,7 @@ const (
 	svcAttrFlags     = 7  // IPVS_SVC_ATTR_FLAGS, struct ip_vs_flags: u32 value, u32 mask
 	svcAttrTimeout   = 8  // IPVS_SVC_ATTR_TIMEOUT, u32 seconds
 	svcAttrNetmask   = 9  // IPVS_SVC_ATTR_NETMASK, be32 mask for IPv4, u32 prefix length for IPv6
+	svcAttrPEName    = 11 // IPVS_SVC_ATTR_PE_NAME, NUL-terminated, at most 15 characters
 	svcAttrStats64   = 12 // IPVS_SVC_ATTR_STATS64, nested
 )
 
@@ -75,6 +76,9 @@ const (
 	destAttrPersistConns = 9  // IPVS_DEST_ATTR_PERSIST_CONNS, u32
 	destAttrAddrFamily   = 11 // IPVS_DEST_ATTR_ADDR_FAMILY, u16; absent before Linux 3.18
 	destAttrStats64      = 12 // IPVS_DEST_ATTR_STATS64, nested
+	destAttrTunType      = 13 // IPVS_DEST_ATTR_TUN_TYPE, u8; absent before Linux 5.3, as the next two
+	destAttrTunPort      = 14 // IPVS_DEST_ATTR_TUN_PORT, be16
+	destAttrTunFlags     = 15 // IPVS_DEST_ATTR_TUN_FLAGS, u16
 )
 
 // Statistics, inside svcAttrStats64 and destAttrStats64: enum of
@@ -137,6 +141,11 @@ func (e *encoder) attr(typ uint16, n int) {
 	e.buf = binary.NativeEndian.AppendUint16(e.buf, typ)
 }
 
+func (e *encoder) u8(typ uint16, v uint8) {
+	e.attr(typ, 1)
+	e.buf = append(e.buf, v, 0, 0, 0)
+}
+
 func (e *encoder) u16(typ, v uint16) {
 	e.attr(typ, 2)
 	e.buf = binary.NativeEndian.AppendUint16(e.buf, v)
@@ -185,6 +194,10 @@ func addressFamily(a netip.Addr) uint16 {
 // key appends the attributes that identify a service.
 func (e *encoder) key(k ServiceKey) {
 	e.u16(svcAttrAF, addressFamily(k.Address))
+	if k.Mark != 0 {
+		e.u32(svcAttrFWMark, k.Mark)
+		return
+	}
 	e.u16(svcAttrProtocol, uint16(k.Protocol))
 	e.addr(svcAttrAddr, k.Address)
 	e.port(svcAttrPort, k.Port)
@@ -196,6 +209,9 @@ func (e *encoder) service(v VirtualService) {
 	at := e.nest(cmdAttrService)
 	e.key(v.ServiceKey)
 	e.str(svcAttrSchedName, v.Scheduler)
+	if v.Engine != "" {
+		e.str(svcAttrPEName, v.Engine)
+	}
 	e.attr(svcAttrFlags, 8)
 	e.buf = binary.NativeEndian.AppendUint32(e.buf, uint32(v.Flags))
 	e.buf = binary.NativeEndian.AppendUint32(e.buf, uint32(settableFlags))
@@ -239,6 +255,11 @@ func (e *encoder) server(k ServiceKey, r RealServer, whole bool) {
 	if whole {
 		e.u32(destAttrFwdMethod, uint32(r.Forward))
 		e.u32(destAttrWeight, r.Weight)
+		if r.Forward == Tunnel {
+			e.u8(destAttrTunType, uint8(r.Tunnel.Type))
+			e.port(destAttrTunPort, r.Tunnel.Port)
+			e.u16(destAttrTunFlags, uint16(r.Tunnel.Flags))
+		}
 		e.u32(destAttrUThresh, r.Upper)
 		e.u32(destAttrLThresh, r.Lower)
 	}

@@ -25,7 +25,8 @@ func TestEncode(t *testing.T) {
 		Netmask:     64,
 	}
 	server := RealServer{Address: netip.MustParseAddr("10.0.0.5"), Forward: DirectRoute, Weight: 7, Upper: 100, Lower: 50}
-	server6 := RealServer{Address: netip.MustParseAddr("2001:db8::5"), Port: 5353, Forward: Tunnel, Weight: 1}
+	server6 := RealServer{Address: netip.MustParseAddr("2001:db8::5"), Port: 5353, Forward: Tunnel, Weight: 1,
+		Tunnel: TunnelSettings{Type: TunnelGUE, Port: 6080, Flags: TunnelRemoteChecksum}}
 
 	// Pieces: header (length, type 0x1c, flags, sequence 9, port id 0) and
 	// genlmsghdr; then attributes, each length, type, payload, padding.
@@ -66,6 +67,18 @@ func TestEncode(t *testing.T) {
 				"08000900 40000000",
 		},
 		{
+			"new firewall-mark service with a persistence engine",
+			func(e *encoder) {
+				e.op(op{Kind: newService, Service: VirtualService{ServiceKey: MarkKey(4096, true), Scheduler: "mh", Flags: FlagSched2, Engine: "sip"}}, 0, 9)
+			},
+			"54000000 1c00 0100 09000000 00000000 01010000" +
+				"40000180" + "06000100 0a000000" + "08000500 00100000" +
+				"07000600 6d680000" + "08000b00 73697000" +
+				"0c000700 10000000 3d000000" +
+				"08000800 00000000" +
+				"08000900 80000000",
+		},
+		{
 			"delete service",
 			func(e *encoder) { e.op(op{Kind: delService, Service: v4}, 0, 9) },
 			"44000000 1c00 0100 09000000 00000000 03010000" + "30000180" + key4,
@@ -78,13 +91,15 @@ func TestEncode(t *testing.T) {
 				"08000300 03000000 08000400 07000000 08000500 64000000 08000600 32000000",
 		},
 		{
-			"set destination IPv6 with a port of its own",
+			"set destination IPv6, tunnelled, with a port of its own",
 			func(e *encoder) { e.op(op{Kind: setServer, Service: v6, Server: server6}, 0, 9) },
-			"8c000000 1c00 0100 09000000 00000000 06010000" + "30000180" + key6 +
-				"48000280" + "06000b00 0a00 0000" +
+			"a4000000 1c00 0100 09000000 00000000 06010000" + "30000180" + key6 +
+				"60000280" + "06000b00 0a00 0000" +
 				"14000100 20010db8 00000000 00000000 00000005" +
 				"06000200 14e9 0000" +
-				"08000300 02000000 08000400 01000000 08000500 00000000 08000600 00000000",
+				"08000300 02000000 08000400 01000000" +
+				"05000d00 01000000 06000e00 17c00000 06000f00 02000000" + // GUE, port 6080, remote checksum
+				"08000500 00000000 08000600 00000000",
 		},
 		{
 			"delete destination",

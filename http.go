@@ -190,11 +190,10 @@ func (s *httpServer) status() (status, error) {
 // observe reads the counters of table's services from the kernel and adds the
 // reasons that table knows.
 func observe(table Table) ([]serviceStatus, error) {
-	ours := make(map[netip.Addr]bool)
-	for _, s := range table {
-		ours[s.Address] = true
-	}
-	services, err := observeKernel(func(a netip.Addr) bool { return ours[a] })
+	services, err := observeKernel(func(k ServiceKey) bool {
+		_, ours := table.Find(k)
+		return ours
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +213,7 @@ func observe(table Table) ([]serviceStatus, error) {
 }
 
 // observeKernel reads services and their counters through a socket of its own.
-func observeKernel(owned func(netip.Addr) bool) ([]serviceStatus, error) {
+func observeKernel(owned func(ServiceKey) bool) ([]serviceStatus, error) {
 	c, err := dialIPVS()
 	if err != nil {
 		return nil, err

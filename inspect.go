@@ -105,18 +105,13 @@ func dialable(listen string) string {
 
 // kernelStatus is what can be known without the controller.
 func kernelStatus(cfg *Config) (status, error) {
-	names := make(map[netip.Addr]string)
-	for _, v := range cfg.VIPs {
-		for _, a := range v.Addresses {
-			names[a] = v.Name
-		}
-	}
-	services, err := observeKernel(func(a netip.Addr) bool { return names[a] != "" })
+	o := newOwners(cfg)
+	services, err := observeKernel(func(k ServiceKey) bool { return o.of(k) != nil })
 	if err != nil {
 		return status{}, err
 	}
 	for i := range services {
-		services[i].VIP = names[services[i].Service.Address]
+		services[i].VIP = o.of(services[i].Service).Name
 	}
 	return status{Reason: "the controller is not running", Services: services}, nil
 }
@@ -201,7 +196,7 @@ func pendingChanges(ctx context.Context, cfg *Config) ([]op, []string, error) {
 	if err := loop.audit(nil); err != nil {
 		return nil, nil, err
 	}
-	want := desired(cfg, cluster, loop.state.Working)
+	want := desired(cfg, cluster, loop.state.Memory, time.Now())
 	s := settle(want, loop.have, loop.state.Drains, time.Now())
 	ops := diff(s.Table, loop.have)
 	for i := range ops {

@@ -140,7 +140,7 @@ func (w *clusterWatch) Run(ctx context.Context, queries *latest[ClusterQuery]) e
 			w.serve(ctx, *q)
 		}
 		select {
-		case <-queries.wake:
+		case <-queries.Changed():
 		case <-ctx.Done():
 			return nil
 		}

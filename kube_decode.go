@@ -17,6 +17,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // errMalformed marks an answer that was read to the letter and makes no sense.
@@ -34,15 +35,19 @@ func malformed(err error) bool {
 type object struct {
 	Kind     string `json:"kind"` // absent from the items of a typed list
 	Metadata struct {
-		Name              string  `json:"name"`
-		Namespace         string  `json:"namespace"`
-		UID               string  `json:"uid"`
-		ResourceVersion   string  `json:"resourceVersion"`
-		DeletionTimestamp *string `json:"deletionTimestamp"`
+		Name              string            `json:"name"`
+		Namespace         string            `json:"namespace"`
+		UID               string            `json:"uid"`
+		ResourceVersion   string            `json:"resourceVersion"`
+		DeletionTimestamp *string           `json:"deletionTimestamp"`
+		Annotations       map[string]string `json:"annotations"`
 	} `json:"metadata"`
 	Spec struct {
 		NodeName    string `json:"nodeName"`
 		HostNetwork bool   `json:"hostNetwork"`
+		Containers  []struct {
+			Ports []containerPort `json:"ports"`
+		} `json:"containers"`
 	} `json:"spec"`
 	Status struct {
 		Phase      string `json:"phase"`
@@ -58,13 +63,20 @@ type object struct {
 	Data map[string]string `json:"data"`
 }
 
+// containerPort is a port that a container declares.
+type containerPort struct {
+	ContainerPort int    `json:"containerPort"`
+	HostPort      int    `json:"hostPort"`
+	Protocol      string `json:"protocol"` // TCP when absent
+}
+
 // ip is an element of a pod's hostIPs and podIPs.
 type ip struct {
 	IP string `json:"ip"`
 }
 
 // pod returns what is kept of o, a Pod.
-func (o *object) pod(names interner) Pod {
+func (o *object) pod(q PodQuery, names interner) Pod {
 	p := Pod{
 		UID:         o.Metadata.UID,
 		Namespace:   names.intern(o.Metadata.Namespace),
@@ -74,12 +86,48 @@ func (o *object) pod(names interner) Pod {
 		Addresses:   o.addresses(),
 		Terminating: o.Metadata.DeletionTimestamp != nil || o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed",
 	}
+	if q.Annotation != "" {
+		p.Weight = names.intern(strings.TrimSpace(o.Metadata.Annotations[q.Annotation]))
+	}
+	if q.Ports {
+		p.Ports = o.ports()
+	}
 	for _, c := range o.Status.Conditions {
 		if c.Type == "Ready" {
 			p.Ready = c.Status == "True"
 		}
 	}
 	return p
+}
+
+// ports are the ports at which o, a Pod, says it can be reached on its node.
+func (o *object) ports() []Port {
+	var ports []Port
+	for _, c := range o.Spec.Containers {
+		for _, cp := range c.Ports {
+			n := cp.HostPort
+			if n == 0 && o.Spec.HostNetwork {
+				n = cp.ContainerPort
+			}
+			p := Port{Protocol: TCP}
+			switch cp.Protocol {
+			case "", "TCP":
+			case "UDP":
+				p.Protocol = UDP
+			case "SCTP":
+				p.Protocol = SCTP
+			default:
+				continue
+			}
+			if n < 1 || n > 65535 {
+				continue
+			}
+			p.Number = uint16(n)
+			ports = append(ports, p)
+		}
+	}
+	slices.SortFunc(ports, Port.Compare)
+	return slices.Compact(ports)
 }
 
 // addresses are the node's, then the pod's own, each once. The plural fields
@@ -130,7 +178,7 @@ func (c content) equal(d content) bool {
 func samePod(a, b Pod) bool {
 	return a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
 		a.HostNetwork == b.HostNetwork && a.Ready == b.Ready && a.Terminating == b.Terminating &&
-		slices.Equal(a.Addresses, b.Addresses)
+		a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }
 
 func sameConfigMap(a, b ConfigMap) bool { return a.Exists == b.Exists && maps.Equal(a.Data, b.Data) }
@@ -158,7 +206,7 @@ func (b *contentBuilder) add(o *object) {
 		b.configMap = ConfigMap{Exists: true, Data: o.Data}
 		return
 	}
-	b.pods = append(b.pods, o.pod(b.names))
+	b.pods = append(b.pods, o.pod(b.key.pods, b.names))
 }
 
 // done puts the answer in order. Of two pods of one name, which only a file can
@@ -191,7 +239,7 @@ func (c content) with(key streamKey, e *event, names interner) content {
 		}
 		return content{configMap: ConfigMap{Exists: true, Data: e.object.Data}}
 	}
-	p := e.object.pod(names)
+	p := e.object.pod(key.pods, names)
 	i, found := slices.BinarySearchFunc(c.pods, p, comparePods)
 	if gone && !found || !gone && found && samePod(c.pods[i], p) {
 		return c

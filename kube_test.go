@@ -208,7 +208,7 @@ func TestQueryChanges(t *testing.T) {
 		slow.Unlock()
 		namedPods("two-")(w, r)
 	}
-	a, b, c := PodQuery{"web", "app=a"}, PodQuery{"web", "app=b"}, PodQuery{"web", "app=c"}
+	a, b, c := PodQuery{Namespace: "web", Selector: "app=a"}, PodQuery{Namespace: "web", Selector: "app=b"}, PodQuery{Namespace: "web", Selector: "app=c"}
 	w := newWatchTest(t)
 	kubeconfig := w.write(t, "one", one.kubeconfig("t"))
 	ask := func(pods []PodQuery, maps ...ConfigMapName) {
@@ -271,7 +271,7 @@ func TestSeed(t *testing.T) {
 	api := newFakeAPI(t)
 	api.respond = namedPods("new-")
 	w := newWatchTest(t)
-	a, b := PodQuery{"web", "app=a"}, PodQuery{"web", "app=b"}
+	a, b := PodQuery{Namespace: "web", Selector: "app=a"}, PodQuery{Namespace: "web", Selector: "app=b"}
 	w.out.Set(&Cluster{
 		Pods:       map[PodQuery][]Pod{a: {{Name: "old-a"}}, b: {{Name: "old-b"}}},
 		ConfigMaps: map[ConfigMapName]ConfigMap{tcpMap: {}},

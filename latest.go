@@ -9,27 +9,33 @@ package main
 import "sync/atomic"
 
 // latest is the newest value of one input. The zero value is not usable; call
-// newLatest. wake is shared by all inputs of one loop, so that one receive
+// newLatest. A reader's wake is shared by all its inputs, so that one receive
 // waits for any of them.
 type latest[T any] struct {
 	value atomic.Pointer[T]
-	wake  chan struct{}
+	wakes []chan struct{} // one for each reader
 }
 
-// newLatest returns an empty cell that rings wake, a channel of capacity 1.
-func newLatest[T any](wake chan struct{}) *latest[T] {
-	return &latest[T]{wake: wake}
+// newLatest returns an empty cell that rings each of wakes, channels of
+// capacity 1.
+func newLatest[T any](wakes ...chan struct{}) *latest[T] {
+	return &latest[T]{wakes: wakes}
 }
 
-// Set replaces the value and wakes the reader. The value must not be changed
+// Set replaces the value and wakes the readers. The value must not be changed
 // afterwards.
 func (l *latest[T]) Set(v *T) {
 	l.value.Store(v)
-	select {
-	case l.wake <- struct{}{}:
-	default: // a wake-up is already pending; its reader will see v
+	for _, wake := range l.wakes {
+		select {
+		case wake <- struct{}{}:
+		default: // a wake-up is already pending; its reader will see v
+		}
 	}
 }
 
 // Get returns the newest value, nil before the first Set.
 func (l *latest[T]) Get() *T { return l.value.Load() }
+
+// Changed rings after a Set, for the first reader.
+func (l *latest[T]) Changed() <-chan struct{} { return l.wakes[0] }

@@ -115,14 +115,35 @@ func (f ForwardingMethod) String() string {
 }
 
 // ServiceKey identifies a virtual service in the kernel's table: an address,
-// protocol and port. The address is always unmapped (never ::ffff:a.b.c.d).
+// protocol and port, or a firewall mark. The address is always unmapped (never
+// ::ffff:a.b.c.d).
 type ServiceKey struct {
 	Address  netip.Addr
 	Protocol Protocol
 	Port     uint16
+	// Mark, when not 0, is the whole identity but for the family, which the
+	// unspecified Address carries (MarkKey makes such keys).
+	Mark uint32
 }
 
+// MarkKey is the key of a firewall-mark service of one family.
+func MarkKey(mark uint32, is6 bool) ServiceKey {
+	a := netip.IPv4Unspecified()
+	if is6 {
+		a = netip.IPv6Unspecified()
+	}
+	return ServiceKey{Address: a, Mark: mark}
+}
+
+// String is "10.0.0.1:80/tcp", or "mark-4096/ipv6".
 func (k ServiceKey) String() string {
+	if k.Mark != 0 {
+		family := "ipv4"
+		if k.Address.Is6() {
+			family = "ipv6"
+		}
+		return "mark-" + strconv.FormatUint(uint64(k.Mark), 10) + "/" + family
+	}
 	return netip.AddrPortFrom(k.Address, k.Port).String() + "/" + k.Protocol.String()
 }
 
@@ -132,6 +153,14 @@ func (k ServiceKey) MarshalText() ([]byte, error) { return []byte(k.String()), n
 // UnmarshalText reads what String writes, "10.0.0.1:80/tcp".
 func (k *ServiceKey) UnmarshalText(text []byte) error {
 	at, proto, _ := strings.Cut(string(text), "/")
+	if number, marked := strings.CutPrefix(at, "mark-"); marked {
+		mark, err := strconv.ParseUint(number, 10, 32)
+		if err != nil || mark == 0 || proto != "ipv4" && proto != "ipv6" {
+			return fmt.Errorf("virtual service %q is not mark-NUMBER/ipv4 or mark-NUMBER/ipv6", text)
+		}
+		*k = MarkKey(uint32(mark), proto == "ipv6")
+		return nil
+	}
 	ap, err := netip.ParseAddrPort(at)
 	if err != nil {
 		return fmt.Errorf("virtual service %q: %w", text, err)
@@ -145,12 +174,13 @@ func (k *ServiceKey) UnmarshalText(text []byte) error {
 	return fmt.Errorf("virtual service %q: protocol %q is not tcp, udp or sctp", text, proto)
 }
 
-// Compare gives the table its order: address, port, protocol.
+// Compare gives the table its order: marks first, then address, port, protocol.
 func (k ServiceKey) Compare(l ServiceKey) int {
 	return cmp.Or(
 		k.Address.Compare(l.Address),
 		cmp.Compare(k.Port, l.Port),
 		cmp.Compare(k.Protocol, l.Protocol),
+		cmp.Compare(k.Mark, l.Mark),
 	)
 }
 
@@ -162,6 +192,7 @@ type VirtualService struct {
 	Flags       ServiceFlags // only the settable bits; kernel-owned bits are masked off on decode
 	Persistence uint32       // persistence timeout in seconds; 0 = none
 	Netmask     uint8        // persistence granularity as a prefix length, 1–32 or 1–128; 0 = whole address
+	Engine      string       // persistence engine, "sip"; "" = none
 }
 
 // ServiceFlags are the IP_VS_SVC_F_* bits of a virtual service.
@@ -179,17 +210,45 @@ const (
 	settableFlags = FlagPersistent | FlagOnePacket | FlagSched1 | FlagSched2 | FlagSched3
 )
 
+// TunnelType is how a packet travels to a real server behind a tunnel
+// (IP_VS_CONN_F_TUNNEL_TYPE_* in include/uapi/linux/ip_vs.h).
+type TunnelType uint8
+
+const (
+	TunnelIPIP TunnelType = 0 // IP_VS_CONN_F_TUNNEL_TYPE_IPIP
+	TunnelGUE  TunnelType = 1 // IP_VS_CONN_F_TUNNEL_TYPE_GUE, Linux 5.3
+	TunnelGRE  TunnelType = 2 // IP_VS_CONN_F_TUNNEL_TYPE_GRE, Linux 5.3
+)
+
+// TunnelFlags say how a GUE or GRE tunnel protects its packets
+// (IP_VS_TUNNEL_ENCAP_FLAG_*).
+type TunnelFlags uint16
+
+const (
+	TunnelNoChecksum     TunnelFlags = 0 // IP_VS_TUNNEL_ENCAP_FLAG_NOCSUM
+	TunnelChecksum       TunnelFlags = 1 // IP_VS_TUNNEL_ENCAP_FLAG_CSUM
+	TunnelRemoteChecksum TunnelFlags = 2 // IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM, GUE only
+)
+
+// TunnelSettings is a tunnel's form. It is comparable.
+type TunnelSettings struct {
+	Type  TunnelType  `json:"type"`
+	Port  uint16      `json:"port,omitempty"` // UDP port of GUE; 0 for the others
+	Flags TunnelFlags `json:"flags,omitempty"`
+}
+
 // RealServer is one destination of a virtual service.
 type RealServer struct {
-	Address netip.Addr
+	Address netip.Addr `json:"address"`
 	// Port is 0 when the real server listens on the virtual service's own
 	// port, which is the only possibility in direct routing. Rows that differ
 	// come from other hands and are recognised by a non-zero Port.
-	Port    uint16
-	Forward ForwardingMethod
-	Weight  uint32 // 0 = quiesced: existing connections go on, no new ones
-	Upper   uint32 // IPVS_DEST_ATTR_U_THRESH: connections; 0 = no limit
-	Lower   uint32 // IPVS_DEST_ATTR_L_THRESH: connections; 0 = three quarters of Upper
+	Port    uint16           `json:"port,omitempty"`
+	Forward ForwardingMethod `json:"forward"`
+	Weight  uint32           `json:"weight"`          // 0 = quiesced: existing connections go on, no new ones
+	Upper   uint32           `json:"upper,omitempty"` // IPVS_DEST_ATTR_U_THRESH: connections; 0 = no limit
+	Lower   uint32           `json:"lower,omitempty"` // IPVS_DEST_ATTR_L_THRESH: connections; 0 = three quarters of Upper
+	Tunnel  TunnelSettings   `json:"tunnel,omitzero"`
 }
 
 // SameServer reports whether r and o are the same destination, whatever their

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"os/signal"
 	"strconv"
@@ -208,7 +207,7 @@ func (s *source) overlay(cfg *Config) (*Config, error) {
 			if !knownScheduler(s.scheduler) {
 				return nil, fmt.Errorf("-schedname: unknown scheduler %q", s.scheduler)
 			}
-			v.Scheduler = s.scheduler
+			v.SetScheduler(s.scheduler)
 		}
 		if s.set["nginxserver"] && v.Pods.Selector != "" {
 			v.Pods.Namespace = s.namespace
@@ -296,7 +295,11 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
 	wake := make(chan struct{}, 1)
 	configs := newLatest[Config](wake)
-	clusters := newLatest[Cluster](wake)
+	saveWake := make(chan struct{}, 1)
+	clusters := newLatest[Cluster](wake, saveWake)
+	if seed := loadSnapshot(cfg.CacheDir, log); seed != nil {
+		clusters.Set(seed)
+	}
 	queryWake := make(chan struct{}, 1)
 	queries := newLatest[ClusterQuery](queryWake)
 	publish := func(c *Config) {
@@ -325,6 +328,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	publish(cfg)
 	group.Go(func() error { return loop.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx, queries) })
+	group.Go(func() error { return saveSnapshots(ctx, cfg.CacheDir, clusters, saveWake, log) })
 	group.Go(func() error { return prep.addresses.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	hup := make(chan os.Signal, 1)
@@ -388,17 +392,13 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	if err != nil {
 		log.Error("clean up without remembered state", "err", err)
 	}
-	for _, v := range cfg.VIPs {
-		for _, a := range v.Addresses {
-			st.Owned[a] = true
-		}
-	}
+	o := newOwners(cfg)
 	d, err := dialIPVS()
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	table, err := d.Table(func(a netip.Addr) bool { return st.Owned[a] })
+	table, err := d.Table(func(k ServiceKey) bool { return o.of(k) != nil || st.Owned[k.Address] || st.Marks[k.Mark] })
 	if err != nil {
 		return err
 	}
@@ -416,6 +416,9 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	}
 	addresses := newAddresses(st.Addresses, log)
 	errs = append(errs, addresses.Apply(ctx, nil))
+	if len(st.Marks) > 0 {
+		errs = append(errs, newMarkTable(log).Remove())
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -57,11 +57,11 @@ func newModel(t *testing.T, rt *rapid.T) *model {
 }
 
 func (m *model) foreignRows() string {
-	return m.kernel.table(func(a netip.Addr) bool { return a == addr("10.9.9.9") }).text()
+	return m.kernel.table(func(k ServiceKey) bool { return k.Address == addr("10.9.9.9") }).text()
 }
 
 func (m *model) ours() Table {
-	return m.kernel.table(func(a netip.Addr) bool { return a != addr("10.9.9.9") })
+	return m.kernel.table(func(k ServiceKey) bool { return k.Address != addr("10.9.9.9") })
 }
 
 func (m *model) turn() {
@@ -197,7 +197,7 @@ func (m *model) changeRoutes(rt *rapid.T) {
 
 func (m *model) changeConnections(rt *rapid.T) {
 	clear(m.kernel.conns)
-	for _, s := range m.kernel.table(func(netip.Addr) bool { return true }) {
+	for _, s := range m.kernel.table(func(ServiceKey) bool { return true }) {
 		for _, r := range s.Servers {
 			if rapid.Bool().Draw(rt, "connections") {
 				m.kernel.conns[rowOf(s.ServiceKey, r.RealServer)] = Connections{Inactive: 1}
@@ -238,7 +238,7 @@ func (m *model) check(rt *rapid.T) {
 			rt.Fatalf("a second turn changes something: %s", o)
 		}
 	}
-	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Working)
+	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Memory, m.clock)
 	ours := m.ours()
 	for _, s := range w.Table {
 		kernel, ok := ours.Find(s.ServiceKey)
@@ -279,7 +279,7 @@ func (m *model) settleDown(rt *rapid.T) {
 	clear(m.kernel.noRoute)
 	clear(m.kernel.conns)
 	m.advance(time.Minute)
-	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Working)
+	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Memory, m.clock)
 	for i := range w.Table {
 		w.Table[i].Servers = withoutQuiesced(w.Table[i].Servers)
 	}

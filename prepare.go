@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -18,11 +20,16 @@ type preparation struct {
 	log       *slog.Logger
 	sysctls   procSys
 	addresses *addresses
+	marks     *markTable
 	noUplink  bool // the missing default route has been logged
+
+	// readBack is what the kernel shows for an operator's "name=value", in its
+	// own form, so that a list of processors is not written again and again.
+	readBack map[string]string
 }
 
 func newPreparation(log *slog.Logger) *preparation {
-	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}}
+	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, marks: newMarkTable(log), readBack: make(map[string]string)}
 }
 
 // Prepare implements host.
@@ -30,7 +37,7 @@ func (p *preparation) Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, e
 	uplink, err := p.uplink(ctx, cfg)
 	errs := []error{err}
 	if cfg.ManageSysctls {
-		errs = append(errs, p.unhush(), p.applySysctls(uplink))
+		errs = append(errs, p.unhush(), p.applySysctls(uplink, cfg.Sysctls))
 	}
 	var want []VIPAddress
 	for _, v := range cfg.VIPs {
@@ -48,6 +55,9 @@ func (p *preparation) Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, e
 	errs = append(errs, p.addresses.Apply(ctx, want))
 	return p.addresses.Owned(), errors.Join(errs...)
 }
+
+// Mark implements host.
+func (p *preparation) Mark(marks map[MarkedPort]uint32) error { return p.marks.Apply(marks) }
 
 // uplink is the configured device, else that of the default route, else "".
 func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
@@ -67,21 +77,43 @@ func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	return name, nil
 }
 
-// applySysctls sets the director's sysctls; without an uplink only those that
-// belong to no device.
-func (p *preparation) applySysctls(uplink string) error {
+// applySysctls sets the director's sysctls, the operator's own choices above
+// ours; without an uplink only those that belong to no device.
+func (p *preparation) applySysctls(uplink string, own map[string]string) error {
 	release, err := p.sysctls.KernelRelease()
 	if err != nil {
 		return err
 	}
+	const ours = "net/ipv4/vs/"
 	var want []Sysctl
 	for _, s := range directorSysctls(uplink, release) {
-		if uplink != "" || strings.HasPrefix(s.Key, "net/ipv4/vs/") {
+		name, vs := strings.CutPrefix(s.Key, ours)
+		if _, chosen := own[name]; vs && !chosen || !vs && uplink != "" {
 			want = append(want, s)
 		}
 	}
-	return p.sysctls.Apply(want)
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		s := Sysctl{Key: ours + name, Want: own[name], Why: "the configuration asks for it"}
+		if r, ok := p.readBack[name+"="+own[name]]; ok {
+			s.Also = []string{r}
+		}
+		if name == "drop_entry" || name == "drop_packet" || name == "secure_tcp" {
+			s.Also = append(s.Also, automatic[s.Want]...)
+		}
+		want = append(want, s)
+	}
+	err = p.sysctls.Apply(want)
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		if have, readErr := p.sysctls.read(ours + name); readErr == nil {
+			p.readBack[name+"="+own[name]] = have
+		}
+	}
+	return err
 }
+
+// automatic are the two modes of a defence between which the kernel changes by
+// itself (update_defense_level).
+var automatic = map[string][]string{"1": {"2"}, "2": {"1"}}
 
 // The kernel's pace of ICMP errors to one peer, milliseconds between two
 // (Documentation/networking/ip-sysctl, icmp_ratelimit). Fragmentation-needed

@@ -34,7 +34,7 @@ const (
 // director is the kernel's IPVS as the loop needs it. *ipvsConn is the real
 // one.
 type director interface {
-	Table(owned func(netip.Addr) bool) (Table, error)
+	Table(owned func(ServiceKey) bool) (Table, error)
 	Servers(k ServiceKey, visit func(KernelServer)) error
 	Apply(ops []op) []*opError
 	Timeouts() (Timeouts, error)
@@ -49,6 +49,8 @@ type host interface {
 	// each change. It returns the addresses that the controller itself put on
 	// devices.
 	Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, error)
+	// Mark makes marks the packets that get a firewall mark from us.
+	Mark(marks map[MarkedPort]uint32) error
 	// Hush keeps the host from sending ICMP errors until restore is called.
 	Hush(cfg *Config) (restore func())
 }
@@ -67,15 +69,18 @@ type reconciler struct {
 
 	director director
 	state    *state
-	have     Table   // the kernel's table as far as it is ours; meaningless while stale
-	stale    bool    // have must be read from the kernel
-	prepared *Config // the configuration that the host was last prepared for
+	owners   owners                // of the configuration in force
+	have     Table                 // the kernel's table as far as it is ours; meaningless while stale
+	stale    bool                  // have must be read from the kernel
+	marked   map[MarkedPort]uint32 // what the host was last told to mark
+	prepared *Config               // the configuration that the host was last prepared for
 
 	unprepared string // what the host refused last, so that a repeat is silent
 
 	auditAt time.Time
 	pollAt  time.Time // zero: nothing drains
 	retryAt time.Time // zero: nothing to retry
+	rampAt  time.Time // zero: nothing is in slow start
 	backoff time.Duration
 
 	warned  map[string]bool // complaints already logged
@@ -125,7 +130,7 @@ func (r *reconciler) Run(ctx context.Context) error {
 // next is the earliest of the loop's own deadlines.
 func (r *reconciler) next() time.Time {
 	at := r.auditAt
-	for _, t := range []time.Time{r.pollAt, r.retryAt} {
+	for _, t := range []time.Time{r.pollAt, r.retryAt, r.rampAt} {
 		if !t.IsZero() && t.Before(at) {
 			at = t
 		}
@@ -178,21 +183,29 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// ownConfigured makes the configured addresses ours. What the kernel has on a
-// new one has not been read yet.
+// ownConfigured makes the configured addresses and marks ours. What the kernel
+// has on a new one has not been read yet.
 func (r *reconciler) ownConfigured(cfg *Config) {
-	for i := range cfg.VIPs {
-		for _, a := range cfg.VIPs[i].Addresses {
-			if !r.state.Owned[a] {
-				r.state.Owned[a] = true
-				r.stale = true
-			}
+	r.owners = newOwners(cfg)
+	for a := range r.owners.addresses {
+		if !r.state.Owned[a] {
+			r.state.Owned[a], r.stale = true, true
+		}
+	}
+	for m := range r.owners.marks {
+		if !r.state.Marks[m] {
+			r.state.Marks[m], r.stale = true, true
 		}
 	}
 }
 
-// owns reports whether services on a are ours.
-func (r *reconciler) owns(a netip.Addr) bool { return r.state.Owned[a] }
+// owns reports whether service k is ours.
+func (r *reconciler) owns(k ServiceKey) bool {
+	if k.Mark != 0 {
+		return r.state.Marks[k.Mark]
+	}
+	return r.state.Owned[k.Address]
+}
 
 // reconcile brings the kernel to what the newest inputs ask for.
 func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
@@ -225,10 +238,10 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		}
 	}
 
-	want := desired(cfg, cluster, r.state.Working)
+	want := desired(cfg, cluster, r.state.Memory, now)
 	r.complain(want)
 	s := settle(want, r.have, r.state.Drains, now)
-	r.state.Working = want.Working
+	r.state.Memory = want.Memory
 	r.state.Drains = s.Drains
 	saveErr := r.dir.save(r.state) // before the kernel: an address must not be forgotten between the two
 	if saveErr != nil && len(r.dir.last) == 0 {
@@ -239,8 +252,9 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 	for i := range ops {
 		ops[i].Why = reason(ops[i], s, drifted)
 	}
-	failed := r.apply(ops, s.Table)
+	failed := r.apply(ops, s.Table, r.heldMarks(want), audit)
 	r.have = s.Table
+	r.rampAt = want.Next
 	r.pollAt = time.Time{}
 	if len(s.Drains) > 0 {
 		r.pollAt = now.Add(drainPoll)
@@ -335,7 +349,7 @@ func (r *reconciler) audit(drifted map[any]bool) error {
 		if now == nil {
 			continue
 		}
-		now.VIP = r.vipName(now.Address)
+		now.VIP = r.vipName(now.ServiceKey)
 		if was != nil && sameRows(now.Servers, was.Servers) {
 			now.Servers = was.Servers
 		}
@@ -345,13 +359,11 @@ func (r *reconciler) audit(drifted map[any]bool) error {
 	return nil
 }
 
-// vipName is the name of the VIP that address a is configured for, "" for one
+// vipName is the name of the VIP that service k is configured for, "" for one
 // that is configured no more.
-func (r *reconciler) vipName(a netip.Addr) string {
-	for _, v := range r.config.Get().VIPs {
-		if slices.Contains(v.Addresses, a) {
-			return v.Name
-		}
+func (r *reconciler) vipName(k ServiceKey) string {
+	if v := r.owners.of(k); v != nil {
+		return v.Name
 	}
 	return ""
 }
@@ -365,10 +377,10 @@ func sameRows(a, b []Row) bool {
 // nothing is remembered: the table of a controller that kept no state, or of
 // another tool whose services are adopted.
 func (r *reconciler) seed(table Table) {
-	found := make(working)
+	found := make(map[workKey][]RealServer)
 	for _, s := range table {
 		set := workKey{s.VIP, s.Address.Is6()}
-		if _, remembered := r.state.Working[set]; remembered || s.VIP == "" {
+		if _, remembered := r.state.Memory.Working[set]; remembered || s.VIP == "" {
 			continue
 		}
 		for _, row := range s.Servers {
@@ -380,7 +392,7 @@ func (r *reconciler) seed(table Table) {
 	}
 	for set, servers := range found {
 		slices.SortFunc(servers, RealServer.Compare)
-		r.state.Working[set] = servers
+		r.state.Memory.Working[set] = servers
 	}
 }
 
@@ -417,7 +429,7 @@ func (r *reconciler) complain(w wanted) {
 	kept := make(map[workKey]bool)
 	for _, set := range w.Kept {
 		if kept[set] = true; !r.kept[set] {
-			r.log.Error("no real server would be in service: the last working set stays", "vip", set.VIP, "family", familyName(set.Is6), "servers", names(w.Working[set]))
+			r.log.Error("no real server would be in service: the last working set stays", "vip", set.VIP, "family", familyName(set.Is6), "servers", names(w.Memory.Working[set]))
 		}
 	}
 	for set := range r.kept {
@@ -436,196 +448,21 @@ func names(servers []RealServer) []string {
 	return all
 }
 
-// object identifies what an operation is about.
-func (o op) object() any {
-	switch o.Kind {
-	case newService, setService, delService:
-		return o.Service.ServiceKey
-	}
-	return rowOf(o.Service.ServiceKey, o.Server)
-}
-
-// reason completes the cause of an operation for the log.
-func reason(o op, s settled, drifted map[any]bool) string {
-	why := o.Why
-	switch o.Kind {
-	case delServer:
-		why = s.Removed[rowOf(o.Service.ServiceKey, o.Server)]
-	case delService:
-		why = s.Withdrawn[o.Service.ServiceKey]
-	}
-	if drifted[o.object()] || drifted[o.Service.ServiceKey] {
-		return "repaired, another hand changed it: " + why
-	}
-	return why
-}
-
-// apply carries out ops and logs what was done. What takes capacity away waits
-// for what adds it: a service whose new real servers were refused keeps the old
-// ones.
-func (r *reconciler) apply(ops []op, target Table) []error {
-	if len(ops) == 0 {
-		return nil
-	}
-	first := slices.IndexFunc(ops, op.breaks)
-	if first < 0 {
-		first = len(ops)
-	}
-	failed := r.applyHushed(ops[:first])
-	breaks := ops[first:]
-	var withheld []op
-	if starved := starvedServices(failed, target); len(starved) > 0 {
-		breaks = slices.DeleteFunc(slices.Clone(breaks), func(o op) bool {
-			if starved[o.Service.ServiceKey] {
-				withheld = append(withheld, o)
-			}
-			return starved[o.Service.ServiceKey]
-		})
-	}
-	if len(breaks) > 0 {
-		failed = append(failed, r.director.Apply(breaks)...)
-	}
-	undone := make(map[op]bool)
-	for _, o := range withheld {
-		undone[o] = true
-	}
-	var errs []error
-	refusedServices := make(map[ServiceKey]bool)
-	for _, f := range failed {
-		undone[f.Op] = true
-		if f.Op.Kind == newService {
-			refusedServices[f.Op.Service.ServiceKey] = true
-		}
-	}
-	for _, f := range failed {
-		// Real servers of a service that was refused fail for its sake only.
-		if f.Op.Kind == newServer && refusedServices[f.Op.Service.ServiceKey] {
-			continue
-		}
-		errs = append(errs, f)
-	}
-	r.counters.Refused.Add(uint64(len(errs)))
-	done := ops
-	if len(undone) > 0 {
-		done = slices.DeleteFunc(slices.Clone(ops), func(o op) bool { return undone[o] })
-	}
-	for _, o := range done {
-		r.counters.Changes[o.Kind].Add(1)
-	}
-	logChanges(r.log, done)
-	return errs
-}
-
-// applyHushed carries out ops that add or edit. While the kernel exchanges the
-// scheduler of a service it has none for one RCU grace period, some tens of
-// milliseconds, and answers new connections with ICMP port unreachable, which
-// a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without the
-// ICMP error the client sends its SYN again and is served.
-func (r *reconciler) applyHushed(ops []op) []*opError {
-	if slices.ContainsFunc(ops, func(o op) bool { return o.Kind == setService && o.WasService.Scheduler != o.Service.Scheduler }) {
-		defer r.host.Hush(r.config.Get())()
-	}
-	return r.director.Apply(ops)
-}
-
-// starvedServices are services to which the kernel refused a real server and
-// which have no other in service in target.
-func starvedServices(failed []*opError, target Table) map[ServiceKey]bool {
-	refused := make(map[rowID]bool)
-	services := make(map[ServiceKey]bool)
-	for _, f := range failed {
-		if f.Op.Kind == newServer || f.Op.Kind == setServer {
-			refused[rowOf(f.Op.Service.ServiceKey, f.Op.Server)] = true
-			services[f.Op.Service.ServiceKey] = true
-		}
-	}
-	for k := range services {
-		s, _ := target.Find(k)
-		if slices.ContainsFunc(s.Servers, func(row Row) bool {
-			return row.Weight > 0 && !refused[rowOf(k, row.RealServer)]
-		}) {
-			delete(services, k)
-		}
-	}
-	return services
-}
-
-// forgetEmpty gives up the ownership of addresses that are configured no more
-// and have no service of ours left.
+// forgetEmpty gives up the ownership of addresses and marks that are configured
+// no more and have no service of ours left.
 func (r *reconciler) forgetEmpty() {
+	addresses, marks := make(map[netip.Addr]bool), make(map[uint32]bool)
+	for _, s := range r.have {
+		addresses[s.Address], marks[s.Mark] = true, true
+	}
 	for a := range r.state.Owned {
-		configured := r.vipName(a) != ""
-		used := slices.ContainsFunc(r.have, func(s Service) bool { return s.Address == a })
-		if !configured && !used {
+		if r.owners.addresses[a] == nil && !addresses[a] {
 			delete(r.state.Owned, a)
 		}
 	}
-}
-
-// logChanges writes one line per change. The same change to several services
-// of a VIP (a node that joins 1000 ports) is one line that names them.
-func logChanges(log *slog.Logger, ops []op) {
-	type line struct {
-		kind           opKind
-		vip            string
-		address        netip.Addr // of the VIP
-		server         string
-		change, reason string
+	for m := range r.state.Marks {
+		if r.owners.marks[m] == nil && !marks[m] {
+			delete(r.state.Marks, m)
+		}
 	}
-	var order []line
-	services := make(map[line][]string)
-	for _, o := range ops {
-		l := line{kind: o.Kind, vip: o.VIP, address: o.Service.Address, reason: o.Why}
-		switch o.Kind {
-		case newService:
-			l.change = "scheduler " + o.Service.Scheduler
-		case setService:
-			l.change = serviceChange(o.WasService, o.Service)
-		case newServer:
-			l.server, l.change = o.Server.Name(), fmt.Sprintf("weight %d", o.Server.Weight)
-		case setServer:
-			l.server, l.change = o.Server.Name(), serverChange(o.WasServer, o.Server)
-		case delServer:
-			l.server = o.Server.Name()
-		}
-		if services[l] == nil {
-			order = append(order, l)
-		}
-		services[l] = append(services[l], Port{o.Service.Port, o.Service.Protocol}.String())
-	}
-	for _, l := range order {
-		attrs := []any{"vip", l.vip, "address", l.address, "ports", portList(services[l])}
-		if l.server != "" {
-			attrs = append(attrs, "server", l.server)
-		}
-		if l.change != "" {
-			attrs = append(attrs, "change", l.change)
-		}
-		log.Info(changeMessage[l.kind], append(attrs, "why", l.reason)...)
-	}
-}
-
-var changeMessage = [...]string{
-	newService: "virtual service added",
-	setService: "virtual service edited",
-	newServer:  "real server added",
-	setServer:  "real server edited",
-	delServer:  "real server removed",
-	delService: "virtual service removed",
-}
-
-// portList names at most eight ports; a log line is for reading.
-func portList(ports []string) string {
-	const most = 8
-	text := ""
-	for i, p := range ports {
-		if i == most && len(ports) > most+1 {
-			return fmt.Sprintf("%s and %d more", text, len(ports)-most)
-		}
-		if i > 0 {
-			text += ","
-		}
-		text += p
-	}
-	return text
 }

@@ -19,6 +19,8 @@ type noHost struct{ err error }
 
 func (h noHost) Prepare(context.Context, *Config) ([]VIPAddress, error) { return nil, h.err }
 
+func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
+
 func (h noHost) Hush(*Config) func() { return func() {} }
 
 // bench is a loop on a fake kernel, with a clock that stands still.
@@ -89,7 +91,7 @@ func (b *bench) later(d time.Duration) {
 
 func (b *bench) want(table string) {
 	b.t.Helper()
-	got := b.kernel.table(func(netip.Addr) bool { return true }).text()
+	got := b.kernel.table(func(ServiceKey) bool { return true }).text()
 	if diff := cmp.Diff(table, got); diff != "" {
 		b.t.Fatalf("kernel's table (-want +got):\n%s\nlog:\n%s", diff, b.log)
 	}
@@ -357,8 +359,10 @@ func TestStateRoundTrip(t *testing.T) {
 	s := newState()
 	s.Owned[addr("10.0.0.1")] = true
 	s.Owned[addr("2001:db8::1")] = true
-	s.Working[workKey{"edge", false}] = []RealServer{{Address: addr("10.1.0.1"), Weight: 2, Forward: DirectRoute}}
-	s.Drains[rowID{ServiceKey{addr("2001:db8::1"), UDP, 53}, addr("2001:db8::9"), 5353}] = drain{Deadline: testTime}
+	s.Marks[4096] = true
+	s.Memory.Started[startKey{"edge", addr("10.1.0.1")}] = testTime
+	s.Memory.Working[workKey{"edge", false}] = []RealServer{{Address: addr("10.1.0.1"), Weight: 2, Forward: DirectRoute}}
+	s.Drains[rowID{ServiceKey{Address: addr("2001:db8::1"), Protocol: UDP, Port: 53}, addr("2001:db8::9"), 5353}] = drain{Deadline: testTime}
 	b, err := s.encode()
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net/netip"
@@ -31,7 +32,8 @@ const stateVersion = 1
 // state is the memory of one director.
 type state struct {
 	Owned     map[netip.Addr]bool // addresses whose services are ours to remove
-	Working   working
+	Marks     map[uint32]bool     // firewall marks whose services are ours to remove
+	Memory    memory
 	Drains    map[rowID]drain
 	Addresses []VIPAddress // addresses the controller put on devices itself
 }
@@ -41,19 +43,21 @@ type (
 	stateFile struct {
 		Version   int            `json:"version"`
 		Owned     []netip.Addr   `json:"vips"`
+		Marks     []uint32       `json:"marks,omitempty"`
 		Working   []workingEntry `json:"working,omitempty"`
+		Started   []startEntry   `json:"slow_starts,omitempty"`
 		Drains    []drainEntry   `json:"drains,omitempty"`
 		Addresses []VIPAddress   `json:"addresses,omitempty"`
 	}
 	workingEntry struct {
-		VIP     string        `json:"vip"`
-		IPv6    bool          `json:"ipv6,omitempty"`
-		Servers []serverEntry `json:"servers"`
+		VIP     string       `json:"vip"`
+		IPv6    bool         `json:"ipv6,omitempty"`
+		Servers []RealServer `json:"servers"`
 	}
-	serverEntry struct {
-		Address netip.Addr       `json:"address"`
-		Weight  uint32           `json:"weight"`
-		Forward ForwardingMethod `json:"forward"`
+	startEntry struct {
+		VIP     string     `json:"vip"`
+		Address netip.Addr `json:"server"`
+		Since   time.Time  `json:"since"`
 	}
 	drainEntry struct {
 		Service  ServiceKey `json:"service"`
@@ -70,13 +74,16 @@ func (s *state) encode() ([]byte, error) {
 		Owned:     slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
 		Addresses: s.Addresses,
 	}
-	for _, set := range slices.SortedFunc(maps.Keys(s.Working), compareWorkKeys) {
-		e := workingEntry{VIP: set.VIP, IPv6: set.Is6}
-		for _, r := range s.Working[set] {
-			e.Servers = append(e.Servers, serverEntry{r.Address, r.Weight, r.Forward})
-		}
-		f.Working = append(f.Working, e)
+	f.Marks = slices.Sorted(maps.Keys(s.Marks))
+	for _, set := range slices.SortedFunc(maps.Keys(s.Memory.Working), compareWorkKeys) {
+		f.Working = append(f.Working, workingEntry{set.VIP, set.Is6, s.Memory.Working[set]})
 	}
+	for key, since := range s.Memory.Started {
+		f.Started = append(f.Started, startEntry{key.VIP, key.Address, since.Round(0).UTC()})
+	}
+	slices.SortFunc(f.Started, func(a, b startEntry) int {
+		return cmp.Or(cmp.Compare(a.VIP, b.VIP), a.Address.Compare(b.Address))
+	})
 	for id, d := range s.Drains {
 		f.Drains = append(f.Drains, drainEntry{id.Service, id.Address, id.Port, d.Deadline.Round(0).UTC()})
 	}
@@ -110,8 +117,20 @@ func decodeState(b []byte) (*state, error) {
 				return nil, fmt.Errorf("working: vip %s: bad real server %s", e.VIP, r.Address)
 			}
 			set := workKey{e.VIP, e.IPv6}
-			s.Working[set] = append(s.Working[set], RealServer{Address: r.Address, Weight: r.Weight, Forward: r.Forward})
+			s.Memory.Working[set] = append(s.Memory.Working[set], r)
 		}
+	}
+	for _, m := range f.Marks {
+		if m == 0 {
+			return nil, errors.New("marks: 0 is no mark")
+		}
+		s.Marks[m] = true
+	}
+	for _, e := range f.Started {
+		if !e.Address.IsValid() {
+			return nil, fmt.Errorf("slow_starts: vip %s: empty address", e.VIP)
+		}
+		s.Memory.Started[startKey{e.VIP, e.Address}] = e.Since
 	}
 	for _, e := range f.Drains {
 		if !e.Address.IsValid() {
@@ -125,9 +144,10 @@ func decodeState(b []byte) (*state, error) {
 
 func newState() *state {
 	return &state{
-		Owned:   make(map[netip.Addr]bool),
-		Working: make(working),
-		Drains:  make(map[rowID]drain),
+		Owned:  make(map[netip.Addr]bool),
+		Marks:  make(map[uint32]bool),
+		Memory: newMemory(),
+		Drains: make(map[rowID]drain),
 	}
 }
 
@@ -173,16 +193,27 @@ func (d *stateDir) save(s *state) error {
 	return nil
 }
 
-// writeFileAtomic replaces path by way of a temporary file beside it, so that a
-// reader sees the old or the new content and never part of one.
+// writeFileAtomic replaces the content of path, as replaceFile does.
 func writeFileAtomic(path string, b []byte, mode os.FileMode) error {
+	return replaceFile(path, mode, false, func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
+}
+
+// replaceFile replaces path by way of a temporary file beside it, so that a
+// reader sees the old or the new content and never part of one. With sync, the
+// new content survives a power cut.
+func replaceFile(path string, mode os.FileMode, sync bool, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(mode), f.Close())
-	if err == nil {
+	err = errors.Join(write(f), f.Chmod(mode))
+	if sync && err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {

@@ -1,0 +1,519 @@
+// [[vip]] → VIP.
+//
+// config_toml.go calls this for each [[vip]]. The keys of its tables, with
+// their ranges, stand in the function that reads the table; their defaults in
+// defaultVIP. What two keys say together is checked at the end of vip, when
+// all of them have been read. No I/O.
+
+package main
+
+import (
+	"math"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// defaultSelector finds the pods of ingress-nginx as its manifests and its
+// Helm chart label them, without the default backend. It is in canonical
+// order.
+const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
+
+// schedulers are the kernel's IPVS schedulers, kernel 6.1.
+var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
+
+// knownScheduler reports whether the kernel has a scheduler of that name.
+func knownScheduler(name string) bool { return slices.Contains(schedulers, name) }
+
+// parsePodSelector accepts a label selector, and "" for no pods.
+func parsePodSelector(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	canonical, err := canonicalSelector(s)
+	if err == nil && canonical == "" { // blanks: neither plainly "" nor a selector
+		err = errMisfit
+	}
+	return canonical, err
+}
+
+// serviceFlags are the words of flags.
+var serviceFlags = []struct {
+	word      string
+	bit       ServiceFlags
+	scheduler string // the only one that knows it; "" = it is for UDP, whatever the scheduler
+}{
+	{"sh-port", FlagSched2, "sh"},     // IP_VS_SVC_F_SCHED_SH_PORT
+	{"sh-fallback", FlagSched1, "sh"}, // IP_VS_SVC_F_SCHED_SH_FALLBACK
+	{"mh-port", FlagSched2, "mh"},     // IP_VS_SVC_F_SCHED_MH_PORT
+	{"mh-fallback", FlagSched1, "mh"}, // IP_VS_SVC_F_SCHED_MH_FALLBACK
+	{"ops", FlagOnePacket, ""},
+}
+
+// defaultFlags are the flags of a scheduler when the file names none. Without
+// its fallback, sh refuses the clients of a quiesced real server; mh gives them
+// to the others by itself.
+func defaultFlags(scheduler string) ServiceFlags {
+	if scheduler == "sh" {
+		return FlagSched1
+	}
+	return 0
+}
+
+// sharingSchedulers give a real server a share of the clients that grows with
+// its weight. To fo and ovf it is a rank and a limit, to the others only 0
+// means something.
+var sharingSchedulers = []string{"wrr", "wlc", "sed", "nq", "lblc", "lblcr", "sh", "mh", "twos"}
+
+// sticksByItself reports whether v's scheduler alone sends all of a client's
+// connections, whatever their port, to one real server.
+func (v *VIP) sticksByItself() bool {
+	switch v.Scheduler {
+	case "sh", "mh":
+		return v.Flags&FlagSched2 == 0
+	case "dh":
+		return true
+	}
+	return false
+}
+
+// defaultPersistence is that of an empty [vip.persistence].
+func defaultPersistence() Persistence {
+	return Persistence{Timeout: 5 * time.Minute, Prefix4: 32, Prefix6: 128}
+}
+
+// SetScheduler exchanges v's scheduler and what depends on it: the old one's
+// flags and a slow start that means nothing to the new one are dropped, the
+// new one's default flags are set, and groups that stuck through the old one
+// get the default persistence.
+func (v *VIP) SetScheduler(name string) {
+	if name == v.Scheduler {
+		return
+	}
+	v.Scheduler = name
+	v.Flags = v.Flags&FlagOnePacket | defaultFlags(name)
+	if !slices.Contains(sharingSchedulers, name) {
+		v.SlowStart = 0
+	}
+	if len(v.Groups) > 0 && v.Persistence.Timeout == 0 && !v.sticksByItself() {
+		v.Persistence = defaultPersistence()
+	}
+}
+
+// gueDefaultPort is the UDP port of GUE (gue in the registry of IANA).
+const gueDefaultPort = 6080
+
+// defaultVIP is a VIP without name, addresses and ports, all else at its
+// default. The default selector is left to the caller: a VIP with static real
+// servers has none.
+func defaultVIP() VIP {
+	return VIP{
+		Scheduler:        "rr",
+		Announce:         AnnounceNone,
+		Weight:           1,
+		WeightAnnotation: "lvs-controller/weight",
+		Pods:             PodQuery{Namespace: "ingress-nginx"},
+		Forward:          DirectRoute,
+		Drain:            Drain{Timeout: defaultDrainTimeout},
+	}
+}
+
+// owner is the VIP that has an address.
+type owner struct {
+	name string // of the VIP
+	path string // of the address
+}
+
+// placedAddr is a server's address and the path of the key that holds it.
+type placedAddr struct {
+	netip.Addr
+	path string
+	role string // "real" or "sorry"
+}
+
+// vips reads every [[vip]], then compares what only all of them together show.
+func (r *configReader) vips(v value) []VIP {
+	var vips []VIP
+	v.each("[[vip]] in double brackets, one for each VIP", func(v value) { vips = append(vips, r.vip(v)) })
+	for _, server := range r.servers {
+		if vip, ok := r.addresses[server.Addr]; ok {
+			r.mistake(server.path, "%s is an address of VIP %q (line %d), want the %s server's own address", server.Addr, vip.name, r.lines.line(vip.path), server.role)
+		}
+	}
+	return vips
+}
+
+// vip reads one [[vip]].
+func (r *configReader) vip(v value) VIP {
+	vip := defaultVIP()
+	grouped := map[Port]string{} // port in groups → path
+	isTable := v.table(
+		setting{"name", func(v value) { r.vipName(v, &vip) }},
+		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
+		setting{"scheduler", into(&vip.Scheduler, oneOf(schedulers...))},
+		setting{"flags", func(flags value) { readFlags(flags, v, &vip) }},
+		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[Port]string{}) }},
+		setting{"ports_from", into(&vip.PortsFromPods, wordOf(word[bool]{"config", false}, word[bool]{"pods", true}))},
+		setting{"exclude_ports", func(v value) { vip.ExcludePorts = readPorts(v, map[Port]string{}) }},
+		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},
+		setting{"one_mark", into(&vip.OneMark, boolean)},
+		setting{"persistence", func(v value) { readPersistence(v, &vip.Persistence) }},
+		setting{"announce", into(&vip.Announce, oneOf(AnnounceNone, AnnounceARP))},
+		setting{"weight", into(&vip.Weight, integer[uint32](1, math.MaxUint16))},
+		setting{"weight_annotation", into(&vip.WeightAnnotation, parsed(`an annotation's "NAME" or "PREFIX/NAME" such as "lvs-controller/weight", or "" for none`, parseAnnotation))},
+		setting{"upper_threshold", into(&vip.Upper, integer[uint32](0, math.MaxUint32))},
+		setting{"lower_threshold", into(&vip.Lower, integer[uint32](0, math.MaxUint32-1))},
+		setting{"slow_start", into(&vip.SlowStart, wholeSeconds(0, time.Hour))},
+		setting{"forward", into(&vip.Forward, wordOf(word[ForwardingMethod]{"dr", DirectRoute}, word[ForwardingMethod]{"tunnel", Tunnel}))},
+		setting{"tunnel", func(v value) { readTunnel(v, &vip.Tunnel) }},
+		setting{"namespace", into(&vip.Pods.Namespace, parsed("a namespace: "+dnsLabelRule, matching(dnsLabels)))},
+		setting{"selector", into(&vip.Pods.Selector, parsed(`a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`, parsePodSelector))},
+		// These take their default namespace from the one above.
+		setting{"tcp_services", into(&vip.TCPServices, configMapName(&vip))},
+		setting{"udp_services", into(&vip.UDPServices, configMapName(&vip))},
+		// These compare with the addresses and the weight above, the second also
+		// with the first.
+		setting{"real_servers", func(v value) { r.realServers(v, &vip) }},
+		setting{"sorry_server", func(sorry value) { r.sorryServers(sorry, v, &vip) }},
+		setting{"drain", func(v value) { readDrain(v, &vip.Drain) }},
+	)
+	if !isTable {
+		return vip
+	}
+	if !v.has("name") {
+		v.child("name").mistake(`missing, want a name for logs and metrics, such as name = "edge"`)
+	}
+	if v.blank("addresses") {
+		v.child("addresses").mistake(`missing, want a list of at least one address, such as ["10.135.22.77"]`)
+	}
+	if v.blank("real_servers") {
+		if !v.has("selector") {
+			vip.Pods.Selector = defaultSelector
+		} else if v.blank("selector") {
+			v.child("selector").mistake("empty, want a label selector, or real_servers that need no pods")
+		}
+	}
+	checkPorts(v, &vip, grouped)
+	checkSticking(v, &vip)
+	checkWeights(v, &vip)
+	checkTunnel(v, &vip)
+	return vip
+}
+
+// vipName reads the name of a VIP and checks that no other has it.
+func (r *configReader) vipName(v value, vip *VIP) {
+	into(&vip.Name, parsed("a name: "+vipNameRule, matching(vipNames)))(v)
+	if other, taken := r.names[vip.Name]; taken && vip.Name != "" {
+		v.mistake("%q is also the name of the VIP in line %d, want each name once", vip.Name, r.lines.line(other))
+		return
+	}
+	r.names[vip.Name] = v.path
+}
+
+// vipAddresses reads the addresses of a VIP and checks that no VIP, this one
+// included, has one of them already.
+func (r *configReader) vipAddresses(v value, vip *VIP) {
+	v.each(`a list of addresses such as ["10.135.22.77", "2001:db8::77"]`, func(v value) {
+		var addr netip.Addr
+		into(&addr, parsed(unicast, parseUnicast))(v)
+		if !addr.IsValid() {
+			return
+		}
+		if other, taken := r.addresses[addr]; taken {
+			v.mistake("%s is already an address of VIP %q (line %d), want each address once", addr, other.name, r.lines.line(other.path))
+			return
+		}
+		r.addresses[addr] = owner{vip.Name, v.path}
+		vip.Addresses = append(vip.Addresses, addr)
+	})
+}
+
+// readPorts reads a list of ports and sorts it. seen holds the ports that the
+// list may not repeat, and where they stand; those of the list are added.
+func readPorts(v value, seen map[Port]string) []Port {
+	const rule = `a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`
+	var ports []Port
+	v.each(`a list of ports such as ["80/tcp", "53/udp"]`, func(v value) {
+		var port Port
+		if n, ok := v.raw.(int64); ok { // 80 is short for "80/tcp"
+			into(&port, parsed(rule, ParsePort))(value{v.r, v.path, strconv.FormatInt(n, 10)})
+		} else {
+			into(&port, parsed(rule, ParsePort))(v)
+		}
+		if port == (Port{}) {
+			return
+		}
+		if other, ok := seen[port]; ok {
+			v.mistake("%s is the same port as %s (line %d), want each port once", port, other, v.r.lines.line(other))
+			return
+		}
+		seen[port] = v.path
+		ports = append(ports, port)
+	})
+	slices.SortFunc(ports, Port.Compare)
+	return ports
+}
+
+// readGroups reads groups and sorts them, so that their order in the file
+// means nothing. Where each port stands is added to grouped.
+func readGroups(v value, grouped map[Port]string) [][]Port {
+	var groups [][]Port
+	v.each(`a list of lists of ports such as [["80/tcp", "443/tcp"]]`, func(v value) {
+		group := readPorts(v, grouped)
+		if len(group) < 2 && !v.wrong() {
+			v.mistake(`has fewer than two ports, want at least two such as ["80/tcp", "443/tcp"]`)
+		}
+		groups = append(groups, group)
+	})
+	slices.SortFunc(groups, func(a, b []Port) int { return slices.CompareFunc(a, b, Port.Compare) })
+	return groups
+}
+
+// readFlags reads the flags of the VIP at table. The scheduler has been read
+// before.
+func readFlags(v, table value, vip *VIP) {
+	var words []string
+	for _, f := range serviceFlags {
+		words = append(words, f.word)
+	}
+	seen := map[string]string{}
+	v.each(`a list of flags such as ["sh-port"]`, func(v value) {
+		var name string
+		into(&name, oneOf(words...))(v)
+		i := slices.Index(words, name)
+		if i < 0 {
+			return
+		}
+		if other, ok := seen[name]; ok {
+			v.mistake("%s is the same flag as %s (line %d), want each flag once", name, other, v.r.lines.line(other))
+			return
+		}
+		seen[name] = v.path
+		vip.Flags |= serviceFlags[i].bit
+		if only := serviceFlags[i].scheduler; only != "" && only != vip.Scheduler && !table.child("scheduler").wrong() {
+			v.mistake("%s is a flag of scheduler %s alone, and the scheduler is %s; want the one or the other changed", name, only, vip.Scheduler)
+		}
+	})
+}
+
+// readPersistence reads [vip.persistence].
+func readPersistence(v value, p *Persistence) {
+	*p = defaultPersistence()
+	v.table(
+		setting{"timeout", into(&p.Timeout, wholeSeconds(time.Second, 24*time.Hour))},
+		setting{"netmask", into(&p.Prefix4, integer[uint8](1, 32))},
+		setting{"prefix", into(&p.Prefix6, integer[uint8](1, 128))},
+		setting{"engine", into(&p.Engine, parsed(`"sip", or "" for none`, func(s string) (string, error) {
+			if s != "" && s != "sip" {
+				return "", errMisfit
+			}
+			return s, nil
+		}))},
+	)
+}
+
+// readTunnel reads [vip.tunnel].
+func readTunnel(v value, t *TunnelSettings) {
+	v.table(
+		setting{"type", into(&t.Type, wordOf(word[TunnelType]{"ipip", TunnelIPIP}, word[TunnelType]{"gue", TunnelGUE}, word[TunnelType]{"gre", TunnelGRE}))},
+		setting{"port", into(&t.Port, integer[uint16](1, math.MaxUint16))},
+		setting{"checksum", into(&t.Flags, wordOf(word[TunnelFlags]{"none", TunnelNoChecksum}, word[TunnelFlags]{"on", TunnelChecksum}, word[TunnelFlags]{"remote", TunnelRemoteChecksum}))},
+	)
+	if t.Type == TunnelGUE && !v.has("port") {
+		t.Port = gueDefaultPort
+	}
+}
+
+// checkPorts checks what says which ports there are.
+func checkPorts(v value, vip *VIP, grouped map[Port]string) {
+	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
+		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`)
+	}
+	if vip.PortsFromPods && v.blank("selector") && !v.blank("real_servers") {
+		v.child("ports_from").mistake(`is "pods", and there are none; want a selector`)
+	}
+	if !vip.PortsFromPods && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
+		v.child("exclude_ports").mistake(`is for ports_from = "pods" alone, want that or no exclude_ports`)
+	}
+	if v.child("ports").wrong() {
+		return
+	}
+	for _, p := range slices.Concat(vip.Groups...) {
+		if !vip.mayHave(p, v) {
+			v.r.mistake(grouped[p], "%s is no port of this VIP, want it in ports too", p)
+		}
+	}
+}
+
+// mayHave reports whether p is a port of the VIP at v or can become one.
+func (vip *VIP) mayHave(p Port, v value) bool {
+	return slices.Contains(vip.Ports, p) || vip.PortsFromPods ||
+		p.Protocol == TCP && !v.blank("tcp_services") || p.Protocol == UDP && !v.blank("udp_services")
+}
+
+// mayHaveUDP reports whether the VIP at v has a UDP port or can get one.
+func (vip *VIP) mayHaveUDP(v value) bool {
+	isUDP := func(p Port) bool { return p.Protocol == UDP }
+	return slices.ContainsFunc(vip.Ports, isUDP) || vip.PortsFromPods || !v.blank("udp_services") || v.child("ports").wrong()
+}
+
+// checkSticking checks what keeps a client on its real server, and fills in
+// what flags and persistence are by default.
+func checkSticking(v value, vip *VIP) {
+	const wantUDP = `want a port such as "53/udp", udp_services or ports_from = "pods"`
+	flags, groups := v.child("flags"), v.child("groups")
+	if !v.has("flags") {
+		vip.Flags = defaultFlags(vip.Scheduler)
+	}
+	if vip.Flags&FlagOnePacket != 0 && !vip.mayHaveUDP(v) {
+		flags.mistake("ops is for UDP alone, " + wantUDP)
+	}
+	if vip.Persistence.Engine != "" && !vip.mayHaveUDP(v) {
+		v.child("persistence").child("engine").mistake("is %q, which is for UDP alone, "+wantUDP, vip.Persistence.Engine)
+	}
+	if len(vip.Groups) > 0 && vip.Flags&FlagSched2 != 0 && !flags.wrong() {
+		flags.mistake("%s-port excludes groups (line %d), whose ports it sends to different real servers; want one of the two", vip.Scheduler, groups.line())
+	}
+	if len(vip.Groups) > 0 && !v.has("persistence") && !vip.sticksByItself() {
+		vip.Persistence = defaultPersistence()
+	}
+}
+
+// checkWeights checks thresholds and slow start.
+func checkWeights(v value, vip *VIP) {
+	lower, upper, slow := v.child("lower_threshold"), v.child("upper_threshold"), v.child("slow_start")
+	switch {
+	case vip.Lower == 0 || upper.wrong():
+	case vip.Upper == 0:
+		lower.mistake("is %d without an upper_threshold, want that too", vip.Lower)
+	case vip.Lower >= vip.Upper:
+		lower.mistake("is %d, want less than upper_threshold, %d (line %d)", vip.Lower, vip.Upper, upper.line())
+	}
+	if vip.SlowStart == 0 {
+		return
+	}
+	if !slices.Contains(sharingSchedulers, vip.Scheduler) && !v.child("scheduler").wrong() {
+		slow.mistake("scheduler %s does not share by weight, want one of %s", vip.Scheduler, strings.Join(sharingSchedulers, ", "))
+	}
+	if vip.Weight < slowSteps && !v.child("weight").wrong() {
+		slow.mistake("a weight of %d cannot rise in %d steps, want weight = %d or more", vip.Weight, slowSteps, slowSteps)
+	}
+}
+
+// checkTunnel checks [vip.tunnel] against forward and its own type.
+func checkTunnel(v value, vip *VIP) {
+	tunnel := v.child("tunnel")
+	port, checksum := tunnel.child("port"), tunnel.child("checksum")
+	switch {
+	case !v.has("tunnel") || tunnel.wrong() || v.child("forward").wrong():
+	case vip.Forward != Tunnel:
+		tunnel.mistake(`is for forward = "tunnel" alone, want that or no [vip.tunnel]`)
+	default:
+		if tunnel.has("port") && vip.Tunnel.Type != TunnelGUE {
+			port.mistake(`is for type = "gue" alone, want that or no port`)
+		}
+		if tunnel.has("checksum") && vip.Tunnel.Type == TunnelIPIP {
+			checksum.mistake(`is for type = "gue" or "gre", want one of them or no checksum`)
+		}
+		if vip.Tunnel.Type == TunnelGRE && vip.Tunnel.Flags == TunnelRemoteChecksum {
+			checksum.mistake(`is "remote", which is for type = "gue" alone; want one of none, on`)
+		}
+	}
+}
+
+// realServers reads the static real servers of a VIP.
+func (r *configReader) realServers(v value, vip *VIP) {
+	seen := map[netip.Addr]string{}
+	v.each(`a list such as [{ address = "10.135.22.20", weight = 1 }]`, func(v value) {
+		server := StaticServer{Weight: vip.Weight}
+		isTable := v.table(
+			setting{"address", into(&server.Address, parsed(unicast, parseUnicast))},
+			setting{"weight", into(&server.Weight, integer[uint32](0, math.MaxUint16))},
+		)
+		address := v.child("address")
+		if isTable && !v.has("address") {
+			address.mistake("missing, want the real server's address")
+		}
+		if !server.Address.IsValid() {
+			return
+		}
+		if other, ok := seen[server.Address]; ok {
+			address.mistake("%s is the same address as %s (line %d), want each real server once", server.Address, other, r.lines.line(other))
+			return
+		}
+		if r.placed(address, server.Address, "real", vip) {
+			seen[server.Address] = address.path
+			vip.RealServers = append(vip.RealServers, server)
+		}
+	})
+}
+
+// sorryServers reads one address, or a list with one of each family, for the
+// VIP at table. The real servers have been read before.
+func (r *configReader) sorryServers(v, table value, vip *VIP) {
+	read := func(v value) {
+		var addr netip.Addr
+		into(&addr, parsed(unicast, parseUnicast))(v)
+		if !addr.IsValid() {
+			return
+		}
+		if slices.ContainsFunc(vip.Sorry, func(a netip.Addr) bool { return a.Is4() == addr.Is4() }) {
+			v.mistake("%s is a second %s address, want one of each family at most", addr, family(addr))
+			return
+		}
+		if slices.ContainsFunc(vip.RealServers, func(s StaticServer) bool { return s.Address == addr }) {
+			v.mistake("%s is one of real_servers (line %d), want a server that is not", addr, table.child("real_servers").line())
+			return
+		}
+		if r.placed(v, addr, "sorry", vip) {
+			vip.Sorry = append(vip.Sorry, addr)
+		}
+	}
+	switch v.raw.(type) {
+	case string:
+		if v.raw != "" {
+			read(v)
+		}
+	default:
+		v.each(unicast+", or a list with one of each family", read)
+	}
+}
+
+// placed reports whether addr is of a family that vip has, and notes it for the
+// comparison with the addresses of all VIPs.
+func (r *configReader) placed(v value, addr netip.Addr, role string, vip *VIP) bool {
+	sameFamily := func(a netip.Addr) bool { return a.Is4() == addr.Is4() }
+	if len(vip.Addresses) > 0 && !slices.ContainsFunc(vip.Addresses, sameFamily) {
+		v.mistake("%s is %s, want the family of one of the VIP's addresses", addr, family(addr))
+		return false
+	}
+	r.servers = append(r.servers, placedAddr{addr, v.path, role})
+	return true
+}
+
+// readDrain reads [vip.drain].
+func readDrain(v value, d *Drain) {
+	v.table(
+		setting{"timeout", into(&d.Timeout, duration(0, 24*time.Hour))},
+	)
+}
+
+// configMapName reads "name" in the VIP's namespace, "ns/name", or "" for
+// none.
+func configMapName(vip *VIP) func(value) (ConfigMapName, error) {
+	return parsed(`a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`, func(s string) (ConfigMapName, error) {
+		if s == "" {
+			return ConfigMapName{}, nil
+		}
+		namespace, name, found := strings.Cut(s, "/")
+		if !found {
+			namespace, name = vip.Pods.Namespace, s
+		}
+		if !dnsLabels.MatchString(namespace) || !objectNames.MatchString(name) {
+			return ConfigMapName{}, errMisfit
+		}
+		return ConfigMapName{Namespace: namespace, Name: name}, nil
+	})
+}

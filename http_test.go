@@ -1,0 +1,200 @@
+// What a load balancer, a monitor and `status` get from the HTTP listener.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// ask sends one request to s and returns the status code and the body.
+func (s *httpServer) ask(method, path string) (int, string) {
+	w := httptest.NewRecorder()
+	s.handler().ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	return w.Code, w.Body.String()
+}
+
+func TestReadyz(t *testing.T) {
+	b := newBench(t, testVIP())
+	server := newBenchServer(b)
+	second := testVIP(func(v *VIP) { v.Name, v.Addresses[0] = "second", addr("10.0.0.2") })
+	for _, step := range []struct {
+		name   string
+		change func()
+		code   int
+		says   string
+	}{
+		{"before the first turn", func() {}, 503, "the table has not been compared with the kernel's yet\n"},
+		{"nothing heard of the cluster, nothing in the kernel", func() { b.turn() }, 503, "no real server is in service\n"},
+		{"a pod is ready", func() {
+			b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+			b.turn()
+		}, 200, "ok\n"},
+		{"no pod is ready: the last working set serves", func() {
+			b.loop.cluster.Set(testCluster(nil))
+			b.turn()
+		}, 200, "ok\n"},
+		{"the kernel refuses a VIP's only real server", func() {
+			b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+			b.kernel.noRoute[addr("10.1.0.1")] = true
+			b.configure(testVIP(), second)
+			b.turn()
+		}, 503, "the table is not in place: vip second 10.0.0.2:80/tcp: add real server 10.1.0.1: invalid argument (the kernel has no unicast route to 10.1.0.1 at the moment; this is tried again)\n"},
+		{"and takes it later", func() {
+			delete(b.kernel.noRoute, addr("10.1.0.1"))
+			b.later(retryMost)
+		}, 200, "ok\n"},
+		{"the kernel cannot be asked", func() {
+			b.kernel.broken = fmt.Errorf("receive from the kernel: %w", unix.ENOBUFS)
+			b.later(10 * time.Second)
+		}, 503, "the table is not in place: receive from the kernel: no buffer space available\n"},
+		{"and can again", func() {
+			b.kernel.broken = nil
+			b.later(retryMost)
+		}, 200, "ok\n"},
+	} {
+		step.change()
+		code, body := server.ask("GET", "/readyz")
+		if code != step.code || body != step.says {
+			t.Errorf("%s: %d %q, want %d %q", step.name, code, body, step.code, step.says)
+		}
+	}
+}
+
+// A director that adopts a table after a crash is ready before the cluster has
+// answered: the kernel serves.
+func TestReadyzAfterACrash(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.put(service("10.0.0.1:80/tcp", "10.1.0.1", 1))
+	b.turn()
+	if code, body := newBenchServer(b).ask("GET", "/readyz"); code != 200 {
+		t.Errorf("%d %q", code, body)
+	}
+}
+
+// /healthz is about the loop alone; what is wrong with the table is /readyz's.
+func TestHealthz(t *testing.T) {
+	ago := func(d time.Duration) *time.Time { at := time.Now().Add(-d); return &at }
+	for _, test := range []struct {
+		name    string
+		started time.Time
+		turned  *time.Time
+		code    int
+		says    string
+	}{
+		{"just started", *ago(0), nil, 200, "ok"},
+		{"started long ago and never turned", *ago(time.Hour), nil, 503, "the reconcile loop has not turned for 1h0m0s"},
+		{"turned just now", *ago(time.Hour), ago(time.Second), 200, "ok"},
+		{"between two audits", *ago(time.Hour), ago(50 * time.Second), 200, "ok"},
+		{"stuck", *ago(time.Hour), ago(2 * time.Minute), 503, "the reconcile loop has not turned for 2m0s"},
+	} {
+		b := newBench(t, testVIP()) // its audit_interval is 10 s
+		server := newBenchServer(b)
+		server.started = test.started
+		b.loop.turned.Store(test.turned)
+		if code, body := server.ask("GET", "/healthz"); code != test.code || body != test.says+"\n" {
+			t.Errorf("%s: %d %q, want %d %q", test.name, code, body, test.code, test.says)
+		}
+	}
+}
+
+func TestHTTPPaths(t *testing.T) {
+	server := newBenchServer(newBench(t, testVIP()))
+	for _, test := range []struct {
+		method, path string
+		code         int
+	}{
+		{"GET", "/healthz", 200},
+		{"HEAD", "/healthz", 200},
+		{"GET", "/metrics", 200},
+		{"GET", "/status.json", 200},
+		{"POST", "/readyz", 405},
+		{"DELETE", "/status.json", 405},
+		{"GET", "/nowhere", 404},
+		{"GET", "/metrics/", 404},
+	} {
+		if code, _ := server.ask(test.method, test.path); code != test.code {
+			t.Errorf("%s %s: %d, want %d", test.method, test.path, code, test.code)
+		}
+	}
+}
+
+// The listener as a client on the network meets it, content types included.
+func TestHTTPOverTheNetwork(t *testing.T) {
+	server := httptest.NewServer(newBenchServer(newBench(t, testVIP())).handler())
+	defer server.Close()
+	for path, want := range map[string]string{
+		"/healthz":     "text/plain; charset=utf-8",
+		"/metrics":     "text/plain; version=0.0.4; charset=utf-8",
+		"/status.json": "application/json",
+	} {
+		resp, err := http.Get(server.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		if resp.Body.Close(); err != nil || resp.Header.Get("Content-Type") != want {
+			t.Errorf("%s: %v, Content-Type %q, want %q", path, err, resp.Header.Get("Content-Type"), want)
+		}
+	}
+}
+
+// jsonPaths lists the keys of a JSON value as "services[].servers[].weight".
+func jsonPaths(t *testing.T, text string) []string {
+	t.Helper()
+	var value any
+	if err := json.Unmarshal([]byte(text), &value); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	var paths []string
+	var walk func(path string, v any)
+	walk = func(path string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for key, below := range v {
+				at := strings.TrimPrefix(path+"."+key, ".")
+				paths = append(paths, at)
+				walk(at, below)
+			}
+		case []any:
+			for _, below := range v {
+				walk(path+"[]", below)
+			}
+		}
+	}
+	walk("", value)
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// A reader of /status.json finds a list of services even when there is none.
+func TestStatusJSONBeforeTheFirstTurn(t *testing.T) {
+	code, body := newBenchServer(newBench(t, testVIP())).ask("GET", "/status.json")
+	if code != 200 {
+		t.Fatalf("%d %s", code, body)
+	}
+	var got status
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Ready || got.Reason != "the table has not been compared with the kernel's yet" || got.Since.IsZero() {
+		t.Errorf("ready %t, reason %q, since %s", got.Ready, got.Reason, got.Since)
+	}
+	want := []string{"ready", "reason", "services", "since"}
+	if diff := cmp.Diff(want, jsonPaths(t, body)); diff != "" {
+		t.Errorf("keys (-want +got):\n%s", diff)
+	}
+	if !strings.Contains(body, `"services":[]`) {
+		t.Errorf("services is no list: %s", body)
+	}
+}

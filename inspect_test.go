@@ -1,0 +1,167 @@
+// What `status` prints, and where it looks for the running controller.
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// shownStatus is a director with something of everything to show.
+func shownStatus() status {
+	return status{
+		Ready:    true,
+		Since:    testTime,
+		Kept:     []string{"six IPv6"},
+		Warnings: []string{`vip edge: ConfigMap ingress-nginx/tcp-services: entry "abc" is skipped: port "abc" is not a number from 1 to 65535`},
+		Cluster: []StreamState{
+			{Name: "configmap ingress-nginx/tcp-services", Synced: true, Since: testTime, Objects: 1, Lists: 1},
+			{Name: "pods ingress-nginx app=nginx", Synced: true, Since: testTime, LastError: "list pods: connection refused", Objects: 2, Lists: 1},
+		},
+		Services: []serviceStatus{
+			{
+				Service: service("10.0.0.1:80/tcp").ServiceKey, VIP: "edge", Scheduler: "wlc",
+				Traffic: Traffic{Connections: 12345, ConnsPerSec: 12},
+				Servers: []serverStatus{
+					{Address: addr("10.1.0.1"), Weight: 1, Why: "pod a ready", Connections: Connections{Active: 3, Inactive: 40}, Traffic: Traffic{Connections: 12000, ConnsPerSec: 12}},
+					{Address: addr("10.1.0.2"), Weight: 0, Why: "pod b terminating, draining", Connections: Connections{Active: 1}, Traffic: Traffic{Connections: 345}},
+					{Address: addr("10.1.0.3"), Port: 8080, Weight: 1},
+				},
+			},
+			{Service: service("[2001:db8::1]:53/udp").ServiceKey, VIP: "six", Scheduler: "rr", Servers: []serverStatus{}},
+		},
+	}
+}
+
+const shownText = `ready
+KEPT: six IPv6 serves with its last working real servers; none would be in service
+cluster: pods ingress-nginx app=nginx: list pods: connection refused
+warning: vip edge: ConfigMap ingress-nginx/tcp-services: entry "abc" is skipped: port "abc" is not a number from 1 to 65535
+VIP   SERVICE               REAL SERVER         WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY
+edge  10.0.0.1:80/tcp       wlc                                           12       12345
+                            10.1.0.1            1       3       40        12       12000  pod a ready
+                            10.1.0.2            0       1       0         0        345    pod b terminating, draining
+                            10.1.0.3 port 8080  1       0       0         0        0
+six   [2001:db8::1]:53/udp  rr                                            0        0
+`
+
+// trimmed is text without the blanks at the ends of its lines.
+func trimmed(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestPrintStatus(t *testing.T) {
+	notReady := status{Reason: "no real server is in service"}
+	for _, test := range []struct {
+		name string
+		in   status
+		want string
+	}{
+		{"everything", shownStatus(), shownText},
+		{"nothing", notReady, "NOT READY: no real server is in service\nVIP  SERVICE  REAL SERVER  WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY\n"},
+	} {
+		var out bytes.Buffer
+		if err := printStatus(&out, test.in); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(test.want, trimmed(out.String())); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+// `status` shows what the running controller says, as text and as JSON.
+func TestStatusOfARunningController(t *testing.T) {
+	controller := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/status.json" {
+			http.NotFound(w, r)
+			return
+		}
+		if err := json.NewEncoder(w).Encode(shownStatus()); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer controller.Close()
+	file := writeConfig(t, fmt.Sprintf("listen = %q\n", strings.TrimPrefix(controller.URL, "http://"))+staticVIP)
+
+	code, stdout, stderr := cli(t, "status", "-config", file)
+	if code != 0 || stderr != "" {
+		t.Errorf("status: exit %d, stderr %q", code, stderr)
+	}
+	if diff := cmp.Diff(shownText, trimmed(stdout)); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+
+	code, stdout, stderr = cli(t, "status", "-o", "json", "-config", file)
+	if code != 0 || stderr != "" {
+		t.Errorf("status -o json: exit %d, stderr %q", code, stderr)
+	}
+	var got status
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(shownStatus(), got, compareAddrs); diff != "" {
+		t.Errorf("status -o json (-want +got):\n%s", diff)
+	}
+	for _, key := range []string{
+		"ready", "since", "kept", "warnings",
+		"cluster[].name", "cluster[].synced", "cluster[].since", "cluster[].lastError", "cluster[].objects", "cluster[].events", "cluster[].lists",
+		"services[].service", "services[].vip", "services[].scheduler", "services[].traffic.connections",
+		"services[].servers[].address", "services[].servers[].port", "services[].servers[].weight", "services[].servers[].why",
+		"services[].servers[].connections", "services[].servers[].traffic.conns_per_sec",
+	} {
+		if !strings.Contains(strings.Join(jsonPaths(t, stdout), "\n")+"\n", key+"\n") {
+			t.Errorf("status -o json has no %s", key)
+		}
+	}
+}
+
+// An answer that is not a controller's is said to be none.
+func TestStatusOfSomethingElse(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		answer http.HandlerFunc
+		want   string
+	}{
+		{"another server", http.NotFound, "status 404 Not Found"},
+		{"a controller whose kernel is away", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 503) }, "status 503 Service Unavailable"},
+		{"not JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "invalid character"},
+	} {
+		other := httptest.NewServer(test.answer)
+		_, err := fetchStatus(t.Context(), strings.TrimPrefix(other.URL, "http://"))
+		other.Close()
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
+	}
+	if _, err := fetchStatus(t.Context(), ""); err == nil || err.Error() != "listen is off" {
+		t.Errorf("listen off: %v", err)
+	}
+}
+
+func TestDialable(t *testing.T) {
+	for listen, want := range map[string]string{
+		"127.0.0.1:9652":     "127.0.0.1:9652",
+		"10.0.0.5:9652":      "10.0.0.5:9652",
+		"localhost:9652":     "localhost:9652",
+		":9652":              "localhost:9652",
+		"0.0.0.0:9652":       "127.0.0.1:9652",
+		"[::]:9652":          "[::1]:9652",
+		"[2001:db8::1]:9652": "[2001:db8::1]:9652",
+	} {
+		if got := dialable(listen); got != want {
+			t.Errorf("dialable(%q) = %q, want %q", listen, got, want)
+		}
+	}
+}

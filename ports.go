@@ -1,0 +1,199 @@
+// The ports of a VIP: from the configuration, the ingress controller's
+// ConfigMaps and the pods themselves, and which of them share a firewall mark.
+//
+// Part of desired, and as pure. An entry that makes no sense is left out with a
+// warning and never disturbs the others.
+
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// vipPort is a port of a VIP and, when only some nodes have it, those nodes.
+type vipPort struct {
+	Port
+	nodes map[netip.Addr]bool // nil: all
+}
+
+// only returns those of v's rows that have the port. If none of them is in
+// service, while others are, they stay in service all the same: the others
+// would refuse.
+func (p vipPort) only(v *VIP, rows []Row) []Row {
+	if p.nodes == nil {
+		return rows
+	}
+	some := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return !p.nodes[r.Address] })
+	if len(some) == len(rows) {
+		return rows
+	}
+	if !inService(some) {
+		for i := range some {
+			some[i].Weight = v.Weight
+			some[i].Why += ", kept, no other real server has the port"
+		}
+	}
+	return some
+}
+
+// reservedPorts are ports that ingress-nginx itself uses on each node's
+// address. A ConfigMap entry for one would reach those, not the service.
+var reservedPorts = map[uint16]string{
+	442:   "SSL passthrough",
+	8181:  "default server",
+	10245: "profiler",
+	10246: "status",
+	10247: "stream",
+	10254: "health check",
+}
+
+// ports are all ports of v, sorted and each once. known is false while a
+// ConfigMap has not been heard of: then there may be more.
+func (b *build) ports(v *VIP, pods []Pod) (ports []vipPort, known bool) {
+	whole := make(map[Port]bool)
+	for _, p := range v.Ports {
+		whole[p] = true
+	}
+	known = true
+	for _, source := range []struct {
+		name     ConfigMapName
+		protocol Protocol
+	}{{v.TCPServices, TCP}, {v.UDPServices, UDP}} {
+		if source.name == (ConfigMapName{}) {
+			continue
+		}
+		cm, heard := b.cluster.ConfigMaps[source.name]
+		if !heard {
+			known = false
+			continue
+		}
+		b.configMapPorts(v, source.name, cm.Data, source.protocol, whole)
+	}
+	for p := range whole {
+		ports = append(ports, vipPort{Port: p})
+	}
+	ports = append(ports, b.podPorts(v, pods, whole)...)
+	slices.SortFunc(ports, func(a, b vipPort) int { return a.Compare(b.Port) })
+	return ports, known
+}
+
+// configMapPorts adds the ports of one ConfigMap.
+func (b *build) configMapPorts(v *VIP, name ConfigMapName, data map[string]string, protocol Protocol, ports map[Port]bool) {
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		n, err := configMapPort(key, data[key], protocol)
+		if err != nil {
+			b.warn("vip %s: ConfigMap %s: entry %q is skipped: %v", v.Name, name, key, err)
+			continue
+		}
+		if protocol == TCP && decodesProxy(data[key]) {
+			b.warn("vip %s: ConfigMap %s: entry %q expects the PROXY protocol from clients, and IPVS adds no PROXY header", v.Name, name, key)
+		}
+		ports[Port{n, protocol}] = true
+	}
+}
+
+// podPorts are the ports that pods declare and the configuration does not
+// name already. Each is for the nodes whose pods declare it: in the middle of
+// a roll-out only some do.
+func (b *build) podPorts(v *VIP, pods []Pod, named map[Port]bool) []vipPort {
+	if !v.PortsFromPods {
+		return nil
+	}
+	nodes := make(map[Port]map[netip.Addr]bool)
+	for i := range pods {
+		for _, p := range pods[i].Ports {
+			if named[p] || slices.Contains(v.ExcludePorts, p) || !pods[i].HostNetwork {
+				continue
+			}
+			if nodes[p] == nil {
+				nodes[p] = make(map[netip.Addr]bool)
+			}
+			for _, a := range pods[i].Addresses {
+				nodes[p][a] = true
+			}
+		}
+	}
+	var ports []vipPort
+	for p, n := range nodes {
+		for _, s := range v.RealServers {
+			n[s.Address] = true // the operator's real servers have every port
+		}
+		for _, a := range v.Sorry {
+			n[a] = true
+		}
+		ports = append(ports, vipPort{Port: p, nodes: n})
+	}
+	return ports
+}
+
+// configMapPort checks one entry of a tcp-services or udp-services ConfigMap,
+// "PORT": "NAMESPACE/SERVICE:PORT[:…]", and returns its port. Where the traffic
+// goes behind the ingress controller is the ingress controller's business, so
+// of the value only the form is checked.
+func configMapPort(key, value string, protocol Protocol) (uint16, error) {
+	n, err := ParsePortNumber(key)
+	if err != nil {
+		return 0, err
+	}
+	if use, reserved := reservedPorts[n]; reserved {
+		return 0, fmt.Errorf("port %d is the ingress controller's own (%s)", n, use)
+	}
+	if protocol == TCP && (n == 80 || n == 443) {
+		return 0, fmt.Errorf("port %d is the ingress controller's own (HTTP and HTTPS belong to the configuration's ports)", n)
+	}
+	service, port, _ := strings.Cut(value, ":")
+	namespace, name, slash := strings.Cut(service, "/")
+	port, _, _ = strings.Cut(port, ":")
+	if !slash || namespace == "" || name == "" || strings.Contains(name, "/") || strings.TrimSpace(port) == "" {
+		return 0, fmt.Errorf("value %q is not NAMESPACE/SERVICE:PORT", value)
+	}
+	return n, nil
+}
+
+// decodesProxy reports whether an entry asks the ingress controller to read a
+// PROXY header from clients: the first field after the port.
+func decodesProxy(value string) bool {
+	fields := strings.Split(value, ":")
+	return len(fields) > 2 && strings.EqualFold(fields[2], "PROXY")
+}
+
+// vipGroup is a set of ports that share a mark.
+type vipGroup struct {
+	name  GroupName
+	ports []Port // nil: all that are in no other group
+}
+
+// vipGroups are the groups of v, those with named ports first.
+func vipGroups(v *VIP) []vipGroup {
+	var groups []vipGroup
+	for _, ports := range v.Groups {
+		names := make([]string, len(ports))
+		for i, p := range ports {
+			names[i] = p.String()
+		}
+		groups = append(groups, vipGroup{GroupName{v.Name, strings.Join(names, ",")}, ports})
+	}
+	if v.OneMark {
+		groups = append(groups, vipGroup{GroupName{v.Name, "all"}, nil})
+	}
+	return groups
+}
+
+// configMarks gives every group of the configuration its mark, the same on
+// each director that has the same groups.
+func configMarks(cfg *Config) map[GroupName]uint32 {
+	var names []GroupName
+	for i := range cfg.VIPs {
+		for _, g := range vipGroups(&cfg.VIPs[i]) {
+			names = append(names, g.name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return allocateMarks(cfg.Marks, names)
+}

@@ -1,0 +1,206 @@
+// The real servers of a VIP: which nodes, at what weight, and why.
+//
+// Part of desired, and as pure. One row stands for one node address, whatever
+// the number of pods there.
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+)
+
+// servers are the real servers of one family: one for each node address that
+// has a selected pod, and the static ones. Pods that cannot serve give rows of
+// weight 0, which say why.
+func (b *build) servers(v *VIP, pods []Pod, is6 bool) []Row {
+	byAddress := make(map[netip.Addr]podSet)
+	for i := range pods {
+		if a, ok := b.nodeAddress(v, &pods[i], is6); ok {
+			byAddress[a] = byAddress[a].with(&pods[i], b.podWeight(v, &pods[i]))
+		}
+	}
+	rows := make([]Row, 0, len(byAddress)+len(v.RealServers))
+	for a, set := range byAddress {
+		r := Row{RealServer: v.realServer(a, 0), Why: set.why()}
+		if set.ready > 0 {
+			r.Weight = set.weight
+		}
+		rows = append(rows, r)
+	}
+	for _, s := range v.RealServers {
+		if s.Address.Is6() != is6 {
+			continue
+		}
+		// The operator's word on a node stands above the pods'.
+		r := Row{RealServer: v.realServer(s.Address, s.Weight), Why: "static"}
+		if s.Weight == 0 {
+			r.Why = "static, weight 0"
+		}
+		rows = append(slices.DeleteFunc(rows, func(o Row) bool { return o.Address == s.Address }), r)
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	return rows
+}
+
+// realServer is a real server of v as the kernel sees it.
+func (v *VIP) realServer(a netip.Addr, weight uint32) RealServer {
+	return RealServer{Address: a, Weight: weight, Forward: v.Forward, Tunnel: v.Tunnel, Upper: v.Upper, Lower: v.Lower}
+}
+
+// nodeAddress is the address at which p serves v, if it can.
+func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
+	if !p.HostNetwork {
+		if !p.Terminating {
+			b.warn("vip %s: pod %s/%s is left out: it is not on hostNetwork, and direct routing needs the VIP on the pod's own node", v.Name, p.Namespace, p.Name)
+		}
+		return netip.Addr{}, false
+	}
+	at := slices.IndexFunc(p.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 })
+	if at < 0 {
+		if p.Ready && !p.Terminating {
+			b.warn("vip %s: pod %s/%s has no %s address: it cannot serve the VIP's %[4]s addresses", v.Name, p.Namespace, p.Name, familyName(is6))
+		}
+		return netip.Addr{}, false
+	}
+	a := p.Addresses[at]
+	if slices.Contains(v.Addresses, a) {
+		b.warn("vip %s: pod %s/%s is left out: its node reports the VIP %s as its own address", v.Name, p.Namespace, p.Name, a)
+		return netip.Addr{}, false
+	}
+	return a, true
+}
+
+// podWeight is the weight that p's annotation asks for, else the VIP's.
+func (b *build) podWeight(v *VIP, p *Pod) uint32 {
+	if p.Weight == "" {
+		return v.Weight
+	}
+	n, err := strconv.ParseUint(p.Weight, 10, 16)
+	if err != nil || n == 0 {
+		b.warn("vip %s: pod %s/%s: annotation %s = %q is not a weight from 1 to 65535; %d is used", v.Name, p.Namespace, p.Name, v.WeightAnnotation, p.Weight, v.Weight)
+		return v.Weight
+	}
+	return uint32(n)
+}
+
+// podSet is what the selected pods of one node amount to.
+type podSet struct {
+	ready, terminating, notReady int
+	name                         string // of the pod that speaks for the node
+	best                         int    // that pod's rank
+	weight                       uint32 // greatest of the ready pods'
+}
+
+func (s podSet) with(p *Pod, weight uint32) podSet {
+	rank := 1
+	switch {
+	case p.Terminating:
+		s.terminating++
+	case p.Ready:
+		s.ready++
+		s.weight = max(s.weight, weight)
+		rank = 3
+	default:
+		s.notReady++
+		rank = 2
+	}
+	if rank > s.best {
+		s.best, s.name = rank, p.Name
+	}
+	return s
+}
+
+func (s podSet) why() string {
+	switch {
+	case s.ready > 1:
+		return fmt.Sprintf("pod %s and %d more ready", s.name, s.ready-1)
+	case s.ready == 1:
+		return "pod " + s.name + " ready"
+	case s.notReady > 0:
+		return "pod " + s.name + " not ready"
+	}
+	return "pod " + s.name + " terminating"
+}
+
+// inService reports whether any row would get a new connection.
+func inService(rows []Row) bool {
+	return slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 })
+}
+
+func serversInService(rows []Row) []RealServer {
+	var in []RealServer
+	for _, r := range rows {
+		if r.Weight > 0 {
+			in = append(in, r.RealServer)
+		}
+	}
+	return in
+}
+
+// keepWorking puts what was in service last back into service, beside the
+// rows, none of which is.
+func keepWorking(rows []Row, before []RealServer) []Row {
+	others := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool {
+		return slices.ContainsFunc(before, r.SameServer)
+	})
+	return addMissing(others, before, "kept, nothing else is in service")
+}
+
+// addMissing adds those of servers that rows do not name, in table order.
+func addMissing(rows []Row, servers []RealServer, why string) []Row {
+	for _, s := range servers {
+		if !slices.ContainsFunc(rows, sameAs(s)) {
+			rows = append(rows, Row{RealServer: s, Why: why})
+		}
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	return rows
+}
+
+func sameAs(s RealServer) func(Row) bool {
+	return func(r Row) bool { return r.SameServer(s) }
+}
+
+// slowSteps is in how many steps a real server's weight rises. The first comes
+// at once: a weight of 0 would be a quiesced real server.
+const slowSteps = 10
+
+// slowStart lowers the weights of real servers that joined a set which was
+// already serving, and notes when they will be due for more.
+func (b *build) slowStart(v *VIP, set workKey, rows []Row) []Row {
+	before := b.before.Working[set]
+	if v.SlowStart == 0 || len(before) == 0 {
+		return rows
+	}
+	step := v.SlowStart / slowSteps
+	rows = slices.Clone(rows)
+	for i := range rows {
+		r := &rows[i]
+		if r.Weight == 0 {
+			continue
+		}
+		key := startKey{v.Name, r.Address}
+		started, starting := b.before.Started[key]
+		if !starting {
+			if slices.ContainsFunc(before, r.SameServer) {
+				continue // in service before this, at its whole weight
+			}
+			started = b.now
+		}
+		// A clock that was set back must not prolong the start.
+		reached := max(b.now.Sub(started), 0)/step + 1
+		if reached >= slowSteps {
+			continue
+		}
+		b.Memory.Started[key] = started
+		r.Weight = max(1, r.Weight*uint32(reached)/slowSteps)
+		r.Why += fmt.Sprintf(", slow start %d%%", reached*100/slowSteps)
+		if due := started.Add(reached * step); b.Next.IsZero() || due.Before(b.Next) {
+			b.Next = due
+		}
+	}
+	return rows
+}

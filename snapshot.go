@@ -1,0 +1,194 @@
+// The last-good snapshot of the cluster, on disk.
+//
+// main.go loads it before anything else and runs save beside the reconcile
+// loop. With it a director that boots while the API server is away serves what
+// it served last. A file that is torn, foreign or of another version is refused
+// and said so; a snapshot is never used in part.
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	// snapshotVersion is raised when the file's meaning changes.
+	snapshotVersion = 1
+
+	// snapshotPause is the shortest time between two writes. Each is synced to
+	// disk, and pods come and go in bursts.
+	snapshotPause = 5 * time.Second
+)
+
+// The file is lines of JSON, so that neither writing nor reading it holds more
+// than one pod at a time: a head; for each query a line and, below a pod query,
+// its pods; and at the end the checksum of all that stands before it.
+type (
+	snapshotHead struct {
+		Version int       `json:"lvs_controller_cluster"`
+		Saved   time.Time `json:"saved"`
+	}
+	snapshotLine struct {
+		Pods      *PodQuery      `json:"pods,omitempty"`
+		Pod       *Pod           `json:"pod,omitempty"`
+		ConfigMap *ConfigMapName `json:"configmap,omitempty"`
+		Content   *ConfigMap     `json:"content,omitempty"` // of ConfigMap
+		Sum       string         `json:"sha256,omitempty"`
+	}
+)
+
+// snapshotFile is where the cluster cache directory keeps it.
+func snapshotFile(cacheDir string) string { return filepath.Join(cacheDir, "cluster.json") }
+
+// writeSnapshot writes c to w.
+func writeSnapshot(w io.Writer, c *Cluster, now time.Time) error {
+	sum := sha256.New()
+	buffered := bufio.NewWriter(w)
+	enc := json.NewEncoder(io.MultiWriter(buffered, sum))
+	errs := []error{enc.Encode(snapshotHead{snapshotVersion, now.UTC()})}
+	for q, pods := range c.Pods {
+		errs = append(errs, enc.Encode(snapshotLine{Pods: &q}))
+		for i := range pods {
+			errs = append(errs, enc.Encode(snapshotLine{Pod: &pods[i]}))
+		}
+	}
+	for name, cm := range c.ConfigMaps {
+		errs = append(errs, enc.Encode(snapshotLine{ConfigMap: &name, Content: &cm}))
+	}
+	errs = append(errs, json.NewEncoder(buffered).Encode(snapshotLine{Sum: hex.EncodeToString(sum.Sum(nil))}), buffered.Flush())
+	return errors.Join(errs...)
+}
+
+// errTornSnapshot means that the file does not end as it was written.
+var errTornSnapshot = errors.New("the file is torn or not ours")
+
+// readSnapshot is the inverse of writeSnapshot.
+func readSnapshot(r io.Reader) (*Cluster, time.Time, error) {
+	var (
+		c     = &Cluster{Pods: make(map[PodQuery][]Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
+		lines = bufio.NewReader(r)
+		sum   = sha256.New()
+		head  snapshotHead
+		query *PodQuery
+	)
+	if line, err := lines.ReadBytes('\n'); err != nil || json.Unmarshal(line, &head) != nil {
+		return nil, time.Time{}, errTornSnapshot
+	} else if head.Version != snapshotVersion {
+		return nil, time.Time{}, fmt.Errorf("version %d, want %d", head.Version, snapshotVersion)
+	} else {
+		sum.Write(line)
+	}
+	for {
+		text, err := lines.ReadBytes('\n')
+		var line snapshotLine
+		if err != nil || json.Unmarshal(text, &line) != nil {
+			return nil, time.Time{}, errTornSnapshot
+		}
+		switch {
+		case line.Sum != "":
+			if !sealed(line.Sum, sum, lines) {
+				return nil, time.Time{}, errTornSnapshot
+			}
+			return c, head.Saved, nil
+		case line.Pods != nil:
+			query = line.Pods
+			c.Pods[*query] = []Pod{}
+		case line.Pod != nil && query != nil:
+			c.Pods[*query] = append(c.Pods[*query], *line.Pod)
+		case line.ConfigMap != nil && line.Content != nil:
+			c.ConfigMaps[*line.ConfigMap] = *line.Content
+		default:
+			return nil, time.Time{}, errTornSnapshot
+		}
+		sum.Write(text)
+	}
+}
+
+// sealed reports whether want is the checksum so far and the file ends here.
+func sealed(want string, sum hash.Hash, rest *bufio.Reader) bool {
+	_, err := rest.ReadByte()
+	return err == io.EOF && want == hex.EncodeToString(sum.Sum(nil))
+}
+
+// loadSnapshot reads the snapshot below cacheDir. nil means that there is none
+// to use; why, if it is a fault, has been logged.
+func loadSnapshot(cacheDir string, log *slog.Logger) *Cluster {
+	path := snapshotFile(cacheDir)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var (
+		c     *Cluster
+		saved time.Time
+	)
+	if err == nil {
+		defer f.Close()
+		c, saved, err = readSnapshot(f)
+	}
+	if err != nil {
+		log.Error("the last-good snapshot of the cluster is not used", "file", path, "err", err)
+		return nil
+	}
+	log.Info("starting from the last-good snapshot of the cluster, until it answers", "file", path, "saved", saved)
+	return c
+}
+
+// saveSnapshots writes each new state of the cluster, with a pause in between,
+// until ctx ends. A disk that refuses is logged once; the data plane does not
+// depend on it.
+func saveSnapshots(ctx context.Context, cacheDir string, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
+	var last *Cluster
+	failing := ""
+	save := func() {
+		c := clusters.Get()
+		if c == nil || c == last {
+			return
+		}
+		last = c
+		err := saveSnapshot(cacheDir, c)
+		if err == nil {
+			failing = ""
+		} else if err.Error() != failing {
+			log.Error("the last-good snapshot of the cluster cannot be saved", "err", err)
+			failing = err.Error()
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake:
+		}
+		save()
+		select {
+		case <-ctx.Done():
+			save() // what came during the pause
+			return nil
+		case <-time.After(snapshotPause):
+		}
+	}
+}
+
+// saveSnapshot writes c whole or not at all, and to the disk itself.
+func saveSnapshot(cacheDir string, c *Cluster) error {
+	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+		return err
+	}
+	return replaceFile(snapshotFile(cacheDir), 0o600, true, func(w io.Writer) error {
+		return writeSnapshot(w, c, time.Now())
+	})
+}
