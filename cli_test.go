@@ -319,7 +319,7 @@ func TestLooksIntoTheKernel(t *testing.T) {
 		diff.code, diff.stderr = 2, ""
 		diff.stdout = "+ 192.0.2.1:80/tcp  scheduler rr  (new virtual service)\n+ 192.0.2.1:80/tcp → 192.0.2.11  weight 1  (static)\n"
 		status.code, status.stderr = 0, alone
-		status.stdout = "NOT READY: the controller is not running\nVIP  SERVICE  REAL SERVER  WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY\n"
+		status.stdout = "NOT READY: the controller does not answer\nVIP  SERVICE  REAL SERVER  WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY\n"
 		wants["diff"], wants["status"] = diff, status
 	}
 	for command, want := range wants {

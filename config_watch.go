@@ -243,7 +243,11 @@ func configChanges(before, after *Config) string {
 		{"sysctl", before.Sysctls, after.Sysctls},
 	} {
 		if !reflect.DeepEqual(s.before, s.after) {
-			changes = append(changes, s.key+" changed")
+			change := s.key + " changed"
+			if strings.HasSuffix(s.key, "_dir") { // locked and loaded at the start
+				change += " for the next start"
+			}
+			changes = append(changes, change)
 		}
 	}
 	if len(changes) == 0 {

@@ -77,7 +77,9 @@ func fetchStatus(ctx context.Context, listen string) (status, error) {
 	if err != nil {
 		return st, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	// Without a proxy: listen is an address of this host.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
 	if err != nil {
 		return st, err
 	}
@@ -113,7 +115,7 @@ func kernelStatus(cfg *Config) (status, error) {
 	for i := range services {
 		services[i].VIP = o.of(services[i].Service).Name
 	}
-	return status{Reason: "the controller is not running", Services: services}, nil
+	return status{Reason: "the controller does not answer", Services: services}, nil
 }
 
 // printStatus writes st for people.

@@ -265,9 +265,9 @@ func (r RealServer) Compare(o RealServer) int {
 
 // Connections are the kernel's counts for one real server.
 type Connections struct {
-	Active     uint32 // IPVS_DEST_ATTR_ACTIVE_CONNS
-	Inactive   uint32 // IPVS_DEST_ATTR_INACT_CONNS
-	Persistent uint32 // IPVS_DEST_ATTR_PERSIST_CONNS
+	Active     uint32 `json:"active"`     // IPVS_DEST_ATTR_ACTIVE_CONNS
+	Inactive   uint32 `json:"inactive"`   // IPVS_DEST_ATTR_INACT_CONNS
+	Persistent uint32 `json:"persistent"` // IPVS_DEST_ATTR_PERSIST_CONNS
 }
 
 // Idle reports whether nothing holds on to the real server any more.

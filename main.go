@@ -38,11 +38,12 @@ const usage = `lvs-controller brings outside traffic to the ready hostNetwork in
 a Kubernetes cluster through the kernel's IPVS, in direct routing.
 
   lvs-controller -config FILE            run
+  lvs-controller -config FILE -cleanup   remove what it put into the kernel
   lvs-controller check -config FILE      validate the file; 1 = mistakes
   lvs-controller diff -config FILE       what would change in the kernel now; 2 = changes
   lvs-controller status [-config FILE] [-o json]
                                          services, real servers, reasons, connections
-  lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-remove]
+  lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
                                          prepare (or undo) a node
   lvs-controller version
 
@@ -209,7 +210,12 @@ func (s *source) overlay(cfg *Config) (*Config, error) {
 			}
 			v.SetScheduler(s.scheduler)
 		}
-		if s.set["nginxserver"] && v.Pods.Selector != "" {
+		if s.set["nginxserver"] {
+			for _, name := range []*string{&v.TCPServices.Namespace, &v.UDPServices.Namespace} {
+				if *name == v.Pods.Namespace {
+					*name = s.namespace
+				}
+			}
 			v.Pods.Namespace = s.namespace
 		}
 	}
@@ -381,7 +387,14 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return exitFailure
 	}
-	fmt.Fprintf(stdout, "%s: valid, %d VIPs\n", src.path, len(cfg.VIPs))
+	name, s := src.path, "s"
+	if name == "" {
+		name = "command line"
+	}
+	if len(cfg.VIPs) == 1 {
+		s = ""
+	}
+	fmt.Fprintf(stdout, "%s: valid, %d VIP%s\n", name, len(cfg.VIPs), s)
 	return exitOK
 }
 
@@ -405,6 +418,9 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	ops := diff(nil, table)
 	for i := range ops {
 		ops[i].Why = "clean-up"
+		if v := o.of(ops[i].Service.ServiceKey); v != nil {
+			ops[i].VIP = v.Name
+		}
 	}
 	failed := d.Apply(ops)
 	var errs []error

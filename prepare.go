@@ -21,7 +21,8 @@ type preparation struct {
 	sysctls   procSys
 	addresses *addresses
 	marks     *markTable
-	noUplink  bool // the missing default route has been logged
+	noUplink  bool            // the missing default route has been logged
+	told      map[string]bool // settings that have been complained of
 
 	// readBack is what the kernel shows for an operator's "name=value", in its
 	// own form, so that a list of processors is not written again and again.
@@ -29,7 +30,7 @@ type preparation struct {
 }
 
 func newPreparation(log *slog.Logger) *preparation {
-	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, marks: newMarkTable(log), readBack: make(map[string]string)}
+	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, marks: newMarkTable(log), readBack: make(map[string]string), told: make(map[string]bool)}
 }
 
 // Prepare implements host.
@@ -38,6 +39,8 @@ func (p *preparation) Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, e
 	errs := []error{err}
 	if cfg.ManageSysctls {
 		errs = append(errs, p.unhush(), p.applySysctls(uplink, cfg.Sysctls))
+	} else {
+		errs = append(errs, p.tellSysctls(uplink))
 	}
 	var want []VIPAddress
 	for _, v := range cfg.VIPs {
@@ -78,22 +81,14 @@ func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 }
 
 // applySysctls sets the director's sysctls, the operator's own choices above
-// ours; without an uplink only those that belong to no device.
+// ours.
 func (p *preparation) applySysctls(uplink string, own map[string]string) error {
-	release, err := p.sysctls.KernelRelease()
+	want, err := p.wantedSysctls(uplink, own)
 	if err != nil {
 		return err
 	}
-	const ours = "net/ipv4/vs/"
-	var want []Sysctl
-	for _, s := range directorSysctls(uplink, release) {
-		name, vs := strings.CutPrefix(s.Key, ours)
-		if _, chosen := own[name]; vs && !chosen || !vs && uplink != "" {
-			want = append(want, s)
-		}
-	}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
-		s := Sysctl{Key: ours + name, Want: own[name], Why: "the configuration asks for it"}
+		s := Sysctl{Key: vsSysctls + name, Want: own[name], Why: "the configuration asks for it"}
 		if r, ok := p.readBack[name+"="+own[name]]; ok {
 			s.Also = []string{r}
 		}
@@ -102,13 +97,51 @@ func (p *preparation) applySysctls(uplink string, own map[string]string) error {
 		}
 		want = append(want, s)
 	}
-	err = p.sysctls.Apply(want)
+	if err := p.sysctls.Apply(want); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
-		if have, readErr := p.sysctls.read(ours + name); readErr == nil {
+		if have, readErr := p.sysctls.read(vsSysctls + name); readErr == nil {
 			p.readBack[name+"="+own[name]] = have
 		}
 	}
-	return err
+	return nil
+}
+
+// tellSysctls says which sysctls are not as a director needs them, where the
+// configuration keeps the controller from changing them. Each once.
+func (p *preparation) tellSysctls(uplink string) error {
+	want, err := p.wantedSysctls(uplink, nil)
+	if err != nil {
+		return err
+	}
+	for _, s := range p.sysctls.Check(want) {
+		if !s.OK && s.Err == nil && !p.told[s.Key] {
+			p.log.Warn("a kernel setting is not as a director needs it", "key", s.Key, "is", s.Have, "want", s.Want, "why", s.Why)
+			p.told[s.Key] = true
+		}
+	}
+	return nil
+}
+
+// vsSysctls is where IPVS has its settings, below /proc/sys.
+const vsSysctls = "net/ipv4/vs/"
+
+// wantedSysctls are the director's sysctls but for those that the operator has
+// an opinion on; without an uplink only those that belong to no device.
+func (p *preparation) wantedSysctls(uplink string, own map[string]string) ([]Sysctl, error) {
+	release, err := p.sysctls.KernelRelease()
+	if err != nil {
+		return nil, err
+	}
+	var want []Sysctl
+	for _, s := range directorSysctls(uplink, release) {
+		name, vs := strings.CutPrefix(s.Key, vsSysctls)
+		if _, chosen := own[name]; vs && !chosen || !vs && uplink != "" {
+			want = append(want, s)
+		}
+	}
+	return want, nil
 }
 
 // automatic are the two modes of a defence between which the kernel changes by

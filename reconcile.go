@@ -145,7 +145,7 @@ func (r *reconciler) turn(ctx context.Context) {
 	err := r.reconcile(ctx, cfg)
 	at := r.now()
 	r.turned.Store(&at)
-	if v := r.view.Load(); v != nil && (v.Err != nil) != (err != nil) || v == nil {
+	if v := r.view.Load(); v == nil || fmt.Sprint(v.Err) != fmt.Sprint(err) {
 		next := view{At: r.now(), Config: cfg, Err: err}
 		if v != nil {
 			next.Table, next.Kept, next.Warnings = v.Table, v.Kept, v.Warnings
@@ -315,7 +315,14 @@ func (r *reconciler) setTimeouts(want Timeouts) error {
 	if err := r.director.SetTimeouts(change); err != nil {
 		return r.broken(err)
 	}
-	r.log.Info("connection timeouts set", "tcp", want.TCP, "tcp_fin", want.TCPFin, "udp", want.UDP, "were", have)
+	for _, t := range []struct {
+		name    string
+		to, was time.Duration
+	}{{"tcp", change.TCP, have.TCP}, {"tcp_fin", change.TCPFin, have.TCPFin}, {"udp", change.UDP, have.UDP}} {
+		if t.to != 0 {
+			r.log.Info("connection timeout set", "timeout", t.name, "from", t.was, "to", t.to, "why", "configuration")
+		}
+	}
 	return nil
 }
 

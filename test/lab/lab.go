@@ -87,9 +87,17 @@ func (l *Lab) namespace(name string) *Host {
 }
 
 // Host adds a machine to the segment, with the addresses 10.0.0.N and
-// 2001:db8::N on eth0 and a default route through 10.0.0.254, which nobody has.
+// 2001:db8::N on eth0 and a default route through 10.0.0.254, which a Router has.
 func (l *Lab) Host(name string, n int) *Host {
 	h := l.namespace(name)
+	h.plug(n)
+	h.batch("route add default via 10.0.0.254")
+	return h
+}
+
+// plug connects h to the segment as number n.
+func (h *Host) plug(n int) {
+	l := h.lab
 	h.IPv4 = netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})
 	h.IPv6 = netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n))
 	l.lastPort++
@@ -99,10 +107,8 @@ func (l *Lab) Host(name string, n int) *Host {
 		"link set eth0 up",
 		fmt.Sprintf("address add %s/24 dev eth0", h.IPv4),
 		fmt.Sprintf("address add %s/64 dev eth0 nodad", h.IPv6),
-		"route add default via 10.0.0.254",
 	)
 	l.segment.batch("link set "+port+" master br0", "link set "+port+" up")
-	return h
 }
 
 // batch runs ip commands inside the host.

@@ -11,7 +11,8 @@ import (
 )
 
 // Serve answers HTTP on the given TCP ports of all the host's addresses with
-// the host's name, until the lab closes.
+// the host's name, followed by the length of what was uploaded, if anything,
+// until the lab closes.
 func (h *Host) Serve(ports ...int) {
 	for _, port := range ports {
 		var (
@@ -25,6 +26,10 @@ func (h *Host) Serve(ports ...int) {
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/slow" {
 				h.trickle(w, r)
+				return
+			}
+			if n, _ := io.Copy(io.Discard, r.Body); n > 0 {
+				fmt.Fprintf(w, "%s-%d\n", h.Name, n)
 				return
 			}
 			fmt.Fprintln(w, h.Name)
@@ -87,6 +92,14 @@ func (h *Host) Curl(n int, url string) map[string]int {
 	return answers
 }
 
+// Upload sends n bytes to url and returns the answer, "" for none.
+func (h *Host) Upload(n int, url string) string {
+	cmd := h.Command("curl", "-s", "--max-time", "10", "--data-binary", "@-", url)
+	cmd.Stdin = strings.NewReader(strings.Repeat("x", n))
+	out, _ := cmd.Output()
+	return strings.TrimSpace(string(out))
+}
+
 // AskUDP sends n datagrams to addr:port from n source ports and counts the
 // answers by what they say.
 func (h *Host) AskUDP(n int, addr netip.Addr, port uint16) map[string]int {
@@ -99,12 +112,33 @@ func (h *Host) AskUDP(n int, addr netip.Addr, port uint16) map[string]int {
 	return answers
 }
 
+// AskUDPFlow is AskUDP from a single source port: one flow of datagrams.
+func (h *Host) AskUDPFlow(n int, addr netip.Addr, port uint16) map[string]int {
+	answers := make(map[string]int)
+	h.Do(func() {
+		conn, err := net.Dial("udp", netip.AddrPortFrom(addr, port).String())
+		if err != nil {
+			answers["failed"] = n
+			return
+		}
+		defer conn.Close()
+		for range n {
+			answers[exchangeUDP(conn)]++
+		}
+	})
+	return answers
+}
+
 func askUDP(to netip.AddrPort) string {
 	conn, err := net.Dial("udp", to.String())
 	if err != nil {
 		return "failed"
 	}
 	defer conn.Close()
+	return exchangeUDP(conn)
+}
+
+func exchangeUDP(conn net.Conn) string {
 	conn.SetDeadline(soon())
 	if _, err := io.WriteString(conn, "who?"); err != nil {
 		return "failed"
