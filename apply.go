@@ -11,17 +11,17 @@ import (
 	"slices"
 )
 
-// object identifies what an operation is about.
-func (o op) object() any {
-	switch o.Kind {
-	case newService, setService, delService:
-		return o.Service.ServiceKey
-	}
-	return rowOf(o.Service.ServiceKey, o.Server)
+// exchangesAtOnce bounds how many schedulers are exchanged in one turn. Each
+// keeps the kernel busy for an RCU grace period, and newer inputs wait.
+const exchangesAtOnce = 16
+
+// exchanges reports whether o gives a service another scheduler.
+func (o op) exchanges() bool {
+	return o.Kind == setService && o.WasService.Scheduler != o.Service.Scheduler
 }
 
 // reason completes the cause of an operation for the log.
-func reason(o op, s settled, drifted map[any]bool) string {
+func reason(o op, s settled, drift drift) string {
 	why := o.Why
 	switch o.Kind {
 	case delServer:
@@ -29,69 +29,141 @@ func reason(o op, s settled, drifted map[any]bool) string {
 	case delService:
 		why = s.Withdrawn[o.Service.ServiceKey]
 	}
-	if drifted[o.object()] || drifted[o.Service.ServiceKey] {
+	if drift.touches(o) {
 		return "repaired, another hand changed it: " + why
 	}
 	return why
 }
 
-// apply carries out ops and logs what was done. What takes capacity away waits
-// for what adds it: a service whose new real servers were refused keeps the old
-// ones.
-func (r *reconciler) apply(ops []op, target Table, marks map[MarkedPort]uint32, audit bool) []error {
-	first := slices.IndexFunc(ops, op.breaks)
+// apply carries out a plan, brings r.have up to what came of it, and logs what
+// was done. What takes capacity away waits for what adds it: a service whose
+// new real servers were refused keeps the old ones.
+func (r *reconciler) apply(p plan, audit bool) []error {
+	first := slices.IndexFunc(p.ops, op.breaks)
 	if first < 0 {
-		first = len(ops)
+		first = len(p.ops)
 	}
-	failed := r.applyHushed(ops[:first])
-	breaks := ops[first:]
-	var withheld []op
+	makes, breaks := p.ops[:first], p.ops[first:]
+	makes, postponed := r.someExchanges(makes)
+	undone := postponed
+	failed, err := r.applyHushed(makes)
+	if err != nil {
+		return []error{r.broken(err)}
+	}
 	// Marks come in between: new connections move to the services that have
 	// just been made before the old ones are quiesced.
-	markErr := r.mark(marks, audit)
+	markErr := r.mark(r.heldMarks(p.want), audit)
 	if markErr != nil {
-		withheld, breaks = breaks, nil
+		undone, breaks = append(undone, breaks...), nil
 	}
-	if starved := starvedServices(failed, target); len(starved) > 0 {
+	if starved := starvedServices(failed, p.Table); len(starved) > 0 {
 		breaks = slices.DeleteFunc(slices.Clone(breaks), func(o op) bool {
 			if starved[o.Service.ServiceKey] {
-				withheld = append(withheld, o)
+				undone = append(undone, o)
 			}
 			return starved[o.Service.ServiceKey]
 		})
 	}
 	if len(breaks) > 0 {
-		failed = append(failed, r.director.Apply(breaks)...)
-	}
-	undone := make(map[op]bool)
-	for _, o := range withheld {
-		undone[o] = true
-	}
-	errs := flatten(markErr)
-	refusedServices := make(map[ServiceKey]bool)
-	for _, f := range failed {
-		undone[f.Op] = true
-		if f.Op.Kind == newService {
-			refusedServices[f.Op.Service.ServiceKey] = true
+		refused, err := r.director.Apply(breaks)
+		if err != nil {
+			return []error{r.broken(err)}
 		}
+		failed = append(failed, refused...)
 	}
 	for _, f := range failed {
-		// Real servers of a service that was refused fail for its sake only.
-		if f.Op.Kind == newServer && refusedServices[f.Op.Service.ServiceKey] {
-			continue
-		}
-		errs = append(errs, f)
+		undone = append(undone, f.Op)
+		r.stale = r.stale || f.surprising()
 	}
-	r.counters.Refused.Add(uint64(len(errs)))
-	done := ops
+	r.have = accepted(p.Table, r.have, undone)
+	done := p.ops
 	if len(undone) > 0 {
-		done = slices.DeleteFunc(slices.Clone(ops), func(o op) bool { return undone[o] })
+		not := make(map[op]bool, len(undone))
+		for _, o := range undone {
+			not[o] = true
+		}
+		done = slices.DeleteFunc(slices.Clone(p.ops), func(o op) bool { return not[o] })
 	}
 	for _, o := range done {
 		r.counters.Changes[o.Kind].Add(1)
 	}
+	r.counters.Refused.Add(uint64(len(failed)))
 	logChanges(r.log, done)
-	return errs
+	return append(flatten(markErr), groupErrors(failed)...)
+}
+
+// someExchanges takes out of ops the exchanges of schedulers that are too many
+// for one turn, and has the next turn come at once.
+func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
+	n := 0
+	for _, o := range ops {
+		if o.exchanges() {
+			if n++; n > exchangesAtOnce {
+				postponed = append(postponed, o)
+				continue
+			}
+		}
+		some = append(some, o)
+	}
+	if len(postponed) > 0 {
+		r.dueAt = r.now()
+	}
+	return some, postponed
+}
+
+// accepted is target without the operations that were not carried out, given
+// the table before.
+func accepted(target, before Table, undone []op) Table {
+	if len(undone) == 0 {
+		return target
+	}
+	byService := make(map[ServiceKey][]op)
+	for _, o := range undone {
+		byService[o.Service.ServiceKey] = append(byService[o.Service.ServiceKey], o)
+	}
+	var t Table
+	for now, was := range merged(target, before, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+		service := now
+		if now == nil {
+			service = was
+		}
+		ops, touched := byService[service.ServiceKey]
+		kind := func(k opKind) bool { return slices.ContainsFunc(ops, func(o op) bool { return o.Kind == k }) }
+		switch {
+		case !touched && now != nil:
+			t = append(t, *now)
+		case kind(delService):
+			t = append(t, *was)
+		case now == nil || kind(newService):
+		default:
+			s := *now
+			s.Servers = acceptedRows(s.Servers, was, ops)
+			if kind(setService) {
+				s.VirtualService = was.VirtualService
+			}
+			t = append(t, s)
+		}
+	}
+	return t
+}
+
+// acceptedRows is accepted for the real servers of one service.
+func acceptedRows(target []Row, was *Service, ops []op) []Row {
+	rows := slices.Clone(target)
+	for _, o := range ops {
+		if o.Kind == setService {
+			continue
+		}
+		rows = slices.DeleteFunc(rows, sameAs(o.Server))
+		if o.Kind == newServer {
+			continue
+		}
+		if i := slices.IndexFunc(was.Servers, sameAs(o.Server)); i >= 0 {
+			rows = append(rows, was.Servers[i])
+		}
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	return rows
 }
 
 // applyHushed carries out ops that add or edit. While the kernel exchanges the
@@ -99,8 +171,11 @@ func (r *reconciler) apply(ops []op, target Table, marks map[MarkedPort]uint32, 
 // milliseconds, and answers new connections with ICMP port unreachable, which
 // a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without the
 // ICMP error the client sends its SYN again and is served.
-func (r *reconciler) applyHushed(ops []op) []*opError {
-	if slices.ContainsFunc(ops, func(o op) bool { return o.Kind == setService && o.WasService.Scheduler != o.Service.Scheduler }) {
+func (r *reconciler) applyHushed(ops []op) ([]*opError, error) {
+	if len(ops) == 0 {
+		return nil, nil
+	}
+	if slices.ContainsFunc(ops, op.exchanges) {
 		defer r.host.Hush(r.config.Get())()
 	}
 	return r.director.Apply(ops)

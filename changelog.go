@@ -1,7 +1,7 @@
 // One log line for each change to the kernel's table, with its cause.
 //
-// apply.go and -cleanup call logChanges with what has been done. It only
-// writes; nothing is decided here.
+// apply.go and -cleanup call logChanges with what has been done and groupErrors
+// with what was refused. Nothing is decided here.
 
 package main
 
@@ -56,6 +56,47 @@ func logChanges(log *slog.Logger, ops []op) {
 		}
 		log.Info(changeMessage[l.kind], append(attrs, "why", l.reason)...)
 	}
+}
+
+// groupErrors makes one error of operations that were refused alike, so that a
+// node without a route is one line and not one for each of a VIP's ports. Real
+// servers of a service that was refused fail for its sake only and are left out.
+func groupErrors(failed []*opError) []error {
+	type group struct {
+		kind    opKind
+		vip     string
+		address netip.Addr
+		server  RealServer
+		err     string
+	}
+	refused := make(map[ServiceKey]bool)
+	for _, f := range failed {
+		if f.Op.Kind == newService {
+			refused[f.Op.Service.ServiceKey] = true
+		}
+	}
+	var order []group
+	members := make(map[group][]*opError)
+	for _, f := range failed {
+		if f.Op.Kind == newServer && refused[f.Op.Service.ServiceKey] {
+			continue
+		}
+		g := group{f.Op.Kind, f.Op.VIP, f.Op.Service.Address, f.Op.Server, f.Err.Error()}
+		if members[g] == nil {
+			order = append(order, g)
+		}
+		members[g] = append(members[g], f)
+	}
+	var errs []error
+	for _, g := range order {
+		switch m := members[g]; len(m) {
+		case 1:
+			errs = append(errs, m[0])
+		default:
+			errs = append(errs, fmt.Errorf("%w, and the same for %d more ports", m[0], len(m)-1))
+		}
+	}
+	return errs
 }
 
 var changeMessage = [...]string{

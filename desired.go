@@ -41,8 +41,9 @@ type startKey struct {
 
 // memory is what desired needs to know of the past.
 type memory struct {
-	// Working are the real servers that were in service last, with their whole
-	// weights: what a VIP falls back on rather than serve nobody.
+	// Working are the real servers that were in service last because of their
+	// pods, with their whole weights: what a VIP falls back on rather than serve
+	// nobody. Static ones are the operator's word and not remembered.
 	Working map[workKey][]RealServer
 	// Started is when real servers that are still in slow start joined.
 	Started map[startKey]time.Time
@@ -179,12 +180,13 @@ func (b *build) vip(v *VIP) {
 // can, else the sorry server, else those that could last.
 func (b *build) inService(v *VIP, set workKey, servers []Row) []Row {
 	before := b.before.Working[set]
-	if inService(servers) {
-		b.Memory.Working[set] = serversInService(servers)
-		return b.slowStart(v, set, servers)
-	}
-	if len(before) > 0 {
+	if fromPods := v.podServers(servers); len(fromPods) > 0 {
+		b.Memory.Working[set] = fromPods
+	} else if len(before) > 0 {
 		b.Memory.Working[set] = before
+	}
+	if inService(servers) {
+		return b.slowStart(v, set, servers)
 	}
 	if i := slices.IndexFunc(v.Sorry, func(a netip.Addr) bool { return a.Is6() == set.Is6 }); i >= 0 {
 		sorry := RealServer{Address: v.Sorry[i], Weight: 1, Forward: v.Forward, Tunnel: v.Tunnel}

@@ -45,7 +45,7 @@ func with(p Pod, edit func(*Pod)) Pod { edit(&p); return p }
 func testCluster(tcp map[string]string, pods ...Pod) *Cluster {
 	return &Cluster{
 		Pods:       map[PodQuery][]Pod{{Namespace: "ingress-nginx", Selector: "app=nginx"}: pods},
-		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: tcp != nil, Data: tcp}},
+		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: true, Data: tcp}},
 	}
 }
 
@@ -116,6 +116,16 @@ func TestDesired(t *testing.T) {
 				`entry "9001" expects the PROXY protocol`, `entry "9002" is skipped: value "ns/svc" is not NAMESPACE/SERVICE:PORT`,
 				`entry "9003" is skipped`, `entry "99999" is skipped`, `entry "abc" is skipped: port "abc" is not a number`,
 			},
+		},
+		{
+			name: "a ConfigMap that does not exist",
+			vip:  testVIP(),
+			cluster: &Cluster{
+				Pods:       testCluster(nil, readyPod("a", "10.1.0.1")).Pods,
+				ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {}},
+			},
+			want:     "10.0.0.1:80/tcp rr: 10.1.0.1=1\n",
+			warnings: []string{"ConfigMap ingress-nginx/tcp-services does not exist: it opens no ports"},
 		},
 		{
 			name: "both families, each with its own real servers",

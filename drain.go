@@ -160,7 +160,7 @@ func (s *settled) servers(want []Row, has Service, why string, policy Drain, dra
 			if n != nil {
 				reason = n.Why
 			}
-			if row, stays := s.leave(has.ServiceKey, *o, reason, policy, drains, now); stays {
+			if row, stays := s.leave(has.ServiceKey, has.Scheduler, *o, reason, policy, drains, now); stays {
 				rows = append(rows, row)
 			}
 		}
@@ -170,18 +170,21 @@ func (s *settled) servers(want []Row, has Service, why string, policy Drain, dra
 
 // leave decides on one real server that must get no new connections: whether
 // it stays at weight 0 for now.
-func (s *settled) leave(k ServiceKey, has Row, why string, policy Drain, drains map[rowID]drain, now time.Time) (Row, bool) {
+func (s *settled) leave(k ServiceKey, scheduler string, has Row, why string, policy Drain, drains map[rowID]drain, now time.Time) (Row, bool) {
 	id := rowOf(k, has.RealServer)
 	// A quiesced UDP real server keeps its flows for as long as clients send,
-	// so quiescing would not move them: it goes at once.
-	if k.Protocol == UDP {
+	// so quiescing would not move them: it goes at once. So it does with dh,
+	// which sends a VIP's clients to one real server and, while that one is
+	// quiesced, refuses them all (ip_vs_dh_schedule).
+	if k.Protocol == UDP || scheduler == "dh" {
 		s.Removed[id] = why
 		return Row{}, false
 	}
 	d, draining := drains[id]
-	// A deadline further away than the policy allows was set under an older
-	// configuration or another clock.
-	if latest := now.Add(policy.Timeout); !draining || d.Deadline.After(latest) {
+	// The time to drain begins when the kernel has quiesced the real server, not
+	// when somebody wished it. A deadline further away than the policy allows
+	// was set under an older configuration or another clock.
+	if latest := now.Add(policy.Timeout); !draining || has.Weight > 0 || d.Deadline.After(latest) {
 		d.Deadline = latest
 	}
 	s.Drains[id] = d // noted until the kernel has carried the removal out

@@ -23,6 +23,8 @@ type fakeKernel struct {
 	applied  []op  // all operations carried out
 	dumps    int   // tables read
 	broken   error // returned by Table
+	onApply  func(op)
+	refuse   func(op) error
 }
 
 func newFakeKernel() *fakeKernel {
@@ -78,20 +80,28 @@ func (k *fakeKernel) Servers(key ServiceKey, visit func(KernelServer)) error {
 	return nil
 }
 
-func (k *fakeKernel) Apply(ops []op) []*opError {
+func (k *fakeKernel) Apply(ops []op) ([]*opError, error) {
 	var failed []*opError
 	for _, o := range ops {
+		if k.onApply != nil {
+			k.onApply(o)
+		}
 		if err := k.do(o); err != nil {
 			failed = append(failed, &opError{Op: o, Err: err})
 			continue
 		}
 		k.applied = append(k.applied, o)
 	}
-	return failed
+	return failed, nil
 }
 
 // do carries out one operation with the errors that ip_vs_ctl.c gives.
 func (k *fakeKernel) do(o op) error {
+	if k.refuse != nil {
+		if err := k.refuse(o); err != nil {
+			return err
+		}
+	}
 	key := o.Service.ServiceKey
 	_, exists := k.services[key]
 	if o.Kind != newService && !exists {

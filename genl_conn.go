@@ -37,9 +37,9 @@ const (
 	// (netlink_dump caps at 32 KiB).
 	receiveBytes = 64 << 10
 
-	// exchangeTimeout bounds one exchange. The kernel works inside our system
-	// call, so an answer is ready when sendmsg returns; this only ends a wait
-	// for an answer that was lost.
+	// exchangeTimeout bounds the wait for an answer. The kernel works inside our
+	// sendmsg, which may take its time, so an answer is ready when that returns;
+	// this only ends a wait for one that was lost.
 	exchangeTimeout = 10 * time.Second
 )
 
@@ -124,9 +124,6 @@ func (c *ipvsConn) nextSeq() uint32 {
 // send writes the encoder's buffer with one system call. An unconnected
 // netlink socket's write goes to the kernel.
 func (c *ipvsConn) send() error {
-	if err := c.genl.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil {
-		return err
-	}
 	var serr error
 	err := c.raw.Write(func(fd uintptr) bool {
 		_, serr = unix.Write(int(fd), c.enc.buf)
@@ -140,6 +137,9 @@ func (c *ipvsConn) send() error {
 
 // receive returns what one system call brings, valid until the next.
 func (c *ipvsConn) receive() ([]byte, error) {
+	if err := c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout)); err != nil {
+		return nil, err
+	}
 	var (
 		n    int
 		rerr error
@@ -323,7 +323,11 @@ func (e *opError) Unwrap() error { return e.Err }
 func (e *opError) hint() string {
 	switch {
 	case e.Op.Kind <= setService && errors.Is(e.Err, unix.ENOENT):
-		return fmt.Sprintf("the kernel has no scheduler %q: module ip_vs_%s is missing", e.Op.Service.Scheduler, e.Op.Service.Scheduler)
+		hint := fmt.Sprintf("the kernel has no scheduler %q: module ip_vs_%[1]s is missing", e.Op.Service.Scheduler)
+		if e.Op.Service.Engine != "" {
+			hint += fmt.Sprintf(", or no persistence engine %q: module ip_vs_pe_%[1]s", e.Op.Service.Engine)
+		}
+		return hint
 	case e.Op.Kind == newServer && errors.Is(e.Err, unix.EINVAL):
 		return fmt.Sprintf("the kernel has no unicast route to %s at the moment; this is tried again", e.Op.Server.Address)
 	case errors.Is(e.Err, unix.EPERM):
@@ -332,11 +336,16 @@ func (e *opError) hint() string {
 	return ""
 }
 
+// surprising reports whether the refusal means that the table is not what we
+// took it for.
+func (e *opError) surprising() bool {
+	return errors.Is(e.Err, unix.EEXIST) || errors.Is(e.Err, unix.ESRCH) || e.Op.Kind >= newServer && errors.Is(e.Err, unix.ENOENT)
+}
+
 // Apply carries out ops in order, up to batchMessages in one system call, and
-// returns those that the kernel refused. The others have been done. When the
-// conversation itself breaks, every operation whose fate is unknown is
-// returned with that error.
-func (c *ipvsConn) Apply(ops []op) []*opError {
+// returns those that the kernel refused; the others have been done. An error
+// means that the conversation broke: what was done is unknown then.
+func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 	var failed []*opError
 	for len(ops) > 0 {
 		c.enc.buf = c.enc.buf[:0]
@@ -359,14 +368,11 @@ func (c *ipvsConn) Apply(ops []op) []*opError {
 			}
 		})
 		if err != nil {
-			for _, o := range ops {
-				failed = append(failed, &opError{Op: o, Err: err})
-			}
-			return failed
+			return failed, fmt.Errorf("change the table: %w", err)
 		}
 		ops = ops[n:]
 	}
-	return failed
+	return failed, nil
 }
 
 // Timeouts reads the connection timeouts of the network namespace.

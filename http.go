@@ -69,7 +69,11 @@ func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) 
 		IdleTimeout:       time.Minute,
 	}
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(ln) }()
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		done <- server.Serve(ln)
+		cancel() // a listener that ended by itself is opened again
+	}()
 	s.untilListenChanges(ctx, listen, 0)
 	server.Close()
 	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
@@ -137,7 +141,7 @@ func (s *httpServer) healthy() error {
 
 // ready succeeds when the table is in place and somebody serves. It does not
 // depend on the API server: the kernel's table does not either.
-func (s *httpServer) ready() error { return s.loop.view.Load().ready() }
+func (s *httpServer) ready() error { return s.loop.view.Load().ready(s.loop.now()) }
 
 // status is what /status.json and `status -o json` give.
 type status struct {
@@ -171,7 +175,7 @@ type serverStatus struct {
 func (s *httpServer) status() (status, error) {
 	v := s.loop.view.Load()
 	st := status{Since: s.started, Cluster: s.watch.States(), Services: []serviceStatus{}}
-	if err := v.ready(); err != nil {
+	if err := v.ready(s.loop.now()); err != nil {
 		st.Reason = err.Error()
 	}
 	st.Ready = st.Reason == ""

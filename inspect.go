@@ -190,21 +190,16 @@ func pendingChanges(ctx context.Context, cfg *Config) ([]op, []string, error) {
 		return nil, nil, err
 	}
 	defer d.Close()
-	configs := newLatest[Config](make(chan struct{}, 1))
-	configs.Set(cfg)
-	loop := &reconciler{log: slog.New(slog.DiscardHandler), config: configs, dir: &stateDir{path: cfg.StateDir}, now: time.Now, director: d}
+	clusters := newLatest[Cluster]()
+	clusters.Set(cluster)
+	loop := &reconciler{log: slog.New(slog.DiscardHandler), cluster: clusters, dir: &stateDir{path: cfg.StateDir}, now: time.Now, director: d}
 	loop.restore()
 	loop.ownConfigured(cfg)
-	if err := loop.audit(nil); err != nil {
+	if err := loop.audit(&drift{}); err != nil {
 		return nil, nil, err
 	}
-	want := desired(cfg, cluster, loop.state.Memory, time.Now())
-	s := settle(want, loop.have, loop.state.Drains, time.Now())
-	ops := diff(s.Table, loop.have)
-	for i := range ops {
-		ops[i].Why = reason(ops[i], s, nil)
-	}
-	return ops, want.Warnings, nil
+	p := loop.plan(cfg, time.Now(), drift{})
+	return p.ops, p.want.Warnings, nil
 }
 
 // askCluster waits until every query has an answer.

@@ -55,7 +55,11 @@ func TestKernelRoundTrip(t *testing.T) {
 		for _, o := range ops {
 			kinds[o.Kind]++
 		}
-		for _, f := range conn.Apply(ops) {
+		failed, err := conn.Apply(ops)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range failed {
 			t.Fatalf("table %d: %v\nwant:\n%s", i, f, ipvsadmTable(want))
 		}
 		if have, err = conn.Table(all); err != nil {

@@ -422,11 +422,11 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 			ops[i].VIP = v.Name
 		}
 	}
-	failed := d.Apply(ops)
-	var errs []error
-	for _, f := range failed {
-		errs = append(errs, f)
+	failed, err := d.Apply(ops)
+	if err != nil {
+		return err
 	}
+	errs := groupErrors(failed)
 	if len(failed) == 0 {
 		logChanges(log, ops)
 	}

@@ -71,6 +71,9 @@ func (b *build) ports(v *VIP, pods []Pod) (ports []vipPort, known bool) {
 			known = false
 			continue
 		}
+		if !cm.Exists {
+			b.warn("vip %s: ConfigMap %s does not exist: it opens no ports", v.Name, source.name)
+		}
 		b.configMapPorts(v, source.name, cm.Data, source.protocol, whole)
 	}
 	for p := range whole {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -34,29 +35,37 @@ func newPreparation(log *slog.Logger) *preparation {
 }
 
 // Prepare implements host.
-func (p *preparation) Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, error) {
+func (p *preparation) Prepare(ctx context.Context, cfg *Config) error {
 	uplink, err := p.uplink(ctx, cfg)
-	errs := []error{err}
-	if cfg.ManageSysctls {
-		errs = append(errs, p.unhush(), p.applySysctls(uplink, cfg.Sysctls))
-	} else {
-		errs = append(errs, p.tellSysctls(uplink))
+	if !cfg.ManageSysctls {
+		return errors.Join(err, p.tellSysctls(uplink))
 	}
-	var want []VIPAddress
-	for _, v := range cfg.VIPs {
-		if v.Announce != AnnounceARP {
-			continue
-		}
-		if uplink == "" {
-			errs = append(errs, fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name))
-			return p.addresses.Owned(), errors.Join(errs...)
-		}
-		for _, a := range v.Addresses {
-			want = append(want, VIPAddress{Device: uplink, Address: a})
-		}
+	return errors.Join(err, p.unhush(), p.applySysctls(uplink, cfg.Sysctls))
+}
+
+// Announce implements host.
+func (p *preparation) Announce(ctx context.Context, cfg *Config, want []netip.Addr) ([]VIPAddress, error) {
+	uplink, err := p.uplink(ctx, cfg)
+	if err != nil {
+		return p.addresses.Owned(), err
 	}
-	errs = append(errs, p.addresses.Apply(ctx, want))
-	return p.addresses.Owned(), errors.Join(errs...)
+	configured := newOwners(cfg).addresses
+	var on []VIPAddress
+	for _, a := range want {
+		v := VIPAddress{Device: uplink, Address: a}
+		if configured[a] == nil { // on its way out: where it was
+			i := slices.IndexFunc(p.addresses.Owned(), func(o VIPAddress) bool { return o.Address == a })
+			if i < 0 {
+				continue
+			}
+			v = p.addresses.Owned()[i]
+		} else if uplink == "" {
+			return p.addresses.Owned(), fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", configured[a].Name)
+		}
+		on = append(on, v)
+	}
+	err = p.addresses.Apply(ctx, on)
+	return p.addresses.Owned(), err
 }
 
 // Mark implements host.

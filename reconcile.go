@@ -36,19 +36,22 @@ const (
 type director interface {
 	Table(owned func(ServiceKey) bool) (Table, error)
 	Servers(k ServiceKey, visit func(KernelServer)) error
-	Apply(ops []op) []*opError
+	// Apply returns the operations that the kernel refused; the error means
+	// that the conversation broke and nobody knows what was done.
+	Apply(ops []op) ([]*opError, error)
 	Timeouts() (Timeouts, error)
 	SetTimeouts(Timeouts) error
 	Close() error
 }
 
-// host is what the loop keeps right beside the IPVS table: sysctls and the
-// VIPs' addresses.
+// host is what the loop keeps right beside the IPVS table.
 type host interface {
-	// Prepare makes the host fit cfg. It changes only what differs and logs
-	// each change. It returns the addresses that the controller itself put on
-	// devices.
-	Prepare(ctx context.Context, cfg *Config) ([]VIPAddress, error)
+	// Prepare sets the host's sysctls for cfg. It changes only what differs and
+	// logs each change.
+	Prepare(ctx context.Context, cfg *Config) error
+	// Announce makes want the VIP addresses that this host has through us. It
+	// returns those that it put on devices itself, now or earlier.
+	Announce(ctx context.Context, cfg *Config, want []netip.Addr) ([]VIPAddress, error)
 	// Mark makes marks the packets that get a firewall mark from us.
 	Mark(marks map[MarkedPort]uint32) error
 	// Hush keeps the host from sending ICMP errors until restore is called.
@@ -67,25 +70,26 @@ type reconciler struct {
 	dir     *stateDir
 	now     func() time.Time
 
-	director director
-	state    *state
-	owners   owners                // of the configuration in force
-	have     Table                 // the kernel's table as far as it is ours; meaningless while stale
-	stale    bool                  // have must be read from the kernel
-	marked   map[MarkedPort]uint32 // what the host was last told to mark
-	prepared *Config               // the configuration that the host was last prepared for
-
-	unprepared string // what the host refused last, so that a repeat is silent
+	director  director
+	state     *state
+	owners    owners                // of the configuration in force
+	have      Table                 // the kernel's table as far as it is ours; meaningless while stale
+	stale     bool                  // have must be read from the kernel
+	compared  time.Time             // when have was last read from the kernel
+	marked    map[MarkedPort]uint32 // what the host was last told to mark
+	announced []netip.Addr          // what the host was last told to announce
+	prepared  *Config               // the configuration that the host was last prepared for
 
 	auditAt time.Time
 	pollAt  time.Time // zero: nothing drains
 	retryAt time.Time // zero: nothing to retry
-	rampAt  time.Time // zero: nothing is in slow start
+	dueAt   time.Time // when the plan changes by itself; zero: it does not
 	backoff time.Duration
 
-	warned  map[string]bool // complaints already logged
-	failing string          // the last failure logged, so that a repeat is silent
-	kept    map[workKey]bool
+	warned     map[string]bool // complaints already logged
+	failing    string          // the last failure logged, so that a repeat is silent
+	unprepared map[string]bool // what the host refused, likewise
+	kept       map[workKey]bool
 
 	view     atomic.Pointer[view]
 	turned   atomic.Pointer[time.Time] // end of the last turn, whatever came of it
@@ -97,6 +101,7 @@ func (r *reconciler) restore() {
 	r.stale = true
 	r.warned = make(map[string]bool)
 	r.kept = make(map[workKey]bool)
+	r.unprepared = make(map[string]bool)
 	var err error
 	if r.state, err = r.dir.load(); err != nil {
 		r.log.Error("start without remembered state", "err", err)
@@ -130,7 +135,7 @@ func (r *reconciler) Run(ctx context.Context) error {
 // next is the earliest of the loop's own deadlines.
 func (r *reconciler) next() time.Time {
 	at := r.auditAt
-	for _, t := range []time.Time{r.pollAt, r.retryAt, r.rampAt} {
+	for _, t := range []time.Time{r.pollAt, r.retryAt, r.dueAt} {
 		if !t.IsZero() && t.Before(at) {
 			at = t
 		}
@@ -143,13 +148,14 @@ func (r *reconciler) turn(ctx context.Context) {
 	r.counters.Reconciles.Add(1)
 	cfg := r.config.Get()
 	err := r.reconcile(ctx, cfg)
-	at := r.now()
-	r.turned.Store(&at)
+	now := r.now()
+	r.turned.Store(&now)
 	if v := r.view.Load(); v == nil || fmt.Sprint(v.Err) != fmt.Sprint(err) {
-		next := view{At: r.now(), Config: cfg, Err: err}
+		next := view{}
 		if v != nil {
-			next.Table, next.Kept, next.Warnings = v.Table, v.Kept, v.Warnings
+			next = *v
 		}
+		next.At, next.Config, next.Err = now, cfg, err
 		r.view.Store(&next)
 	}
 	if err == nil {
@@ -167,9 +173,10 @@ func (r *reconciler) turn(ctx context.Context) {
 		}
 	}
 	r.backoff = min(max(2*r.backoff, retryFirst), retryMost)
-	r.retryAt = r.now().Add(r.backoff)
-	r.auditAt = r.now().Add(cfg.AuditInterval)
-	r.stale = true
+	r.retryAt = now.Add(r.backoff)
+	if !r.auditAt.After(now) {
+		r.auditAt = now.Add(cfg.AuditInterval)
+	}
 }
 
 // flatten gives the parts of a joined error, none for nil.
@@ -210,7 +217,13 @@ func (r *reconciler) owns(k ServiceKey) bool {
 // reconcile brings the kernel to what the newest inputs ask for.
 func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 	now := r.now()
-	cluster := r.cluster.Get()
+	// A deadline that has passed is done with, whatever comes of this turn: a
+	// failure is retried by retryAt alone.
+	poll := !r.pollAt.IsZero() && !now.Before(r.pollAt)
+	if poll {
+		r.pollAt = time.Time{}
+	}
+	r.dueAt = time.Time{}
 	if r.director == nil {
 		d, err := r.dial()
 		if err != nil {
@@ -219,7 +232,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.director, r.stale = d, true
 	}
 	r.ownConfigured(cfg)
-	drifted := make(map[any]bool)
+	var drift drift
 	audit := r.stale || !now.Before(r.auditAt)
 	if audit || r.prepared != cfg {
 		if err := r.prepare(ctx, cfg); err != nil {
@@ -227,63 +240,133 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		}
 	}
 	if audit {
-		if err := r.audit(drifted); err != nil {
+		if err := r.audit(&drift); err != nil {
 			return err
 		}
+		r.compared = now
 		r.auditAt = now.Add(cfg.AuditInterval)
 	}
-	if !r.pollAt.IsZero() && !now.Before(r.pollAt) {
+	if poll {
 		if err := r.countDraining(); err != nil {
 			return err
 		}
 	}
 
-	want := desired(cfg, cluster, r.state.Memory, now)
-	r.complain(want)
-	s := settle(want, r.have, r.state.Drains, now)
-	r.state.Memory = want.Memory
-	r.state.Drains = s.Drains
-	saveErr := r.dir.save(r.state) // before the kernel: an address must not be forgotten between the two
-	if saveErr != nil && len(r.dir.last) == 0 {
-		return saveErr
-	}
+	p := r.plan(cfg, now, drift)
+	r.complain(p.want)
+	r.state.Memory, r.state.Drains = p.want.Memory, p.Drains
+	// Before the kernel: an address must not be forgotten between the two. A
+	// full /run costs the memory of a crash, not the data plane.
+	saveErr := r.dir.save(r.state)
 
-	ops := diff(s.Table, r.have)
-	for i := range ops {
-		ops[i].Why = reason(ops[i], s, drifted)
+	errs := r.apply(p, audit)
+	if r.director == nil {
+		return errors.Join(append(errs, saveErr)...)
 	}
-	failed := r.apply(ops, s.Table, r.heldMarks(want), audit)
-	r.have = s.Table
-	r.rampAt = want.Next
-	r.pollAt = time.Time{}
-	if len(s.Drains) > 0 {
+	r.announce(ctx, cfg, audit)
+	if len(p.Drains) == 0 {
+		r.pollAt = time.Time{}
+	} else if r.pollAt.IsZero() {
 		r.pollAt = now.Add(drainPoll)
-		if !s.Next.IsZero() && s.Next.Before(r.pollAt) {
-			r.pollAt = s.Next
+	}
+	for _, at := range []time.Time{p.want.Next, p.Next} {
+		if !at.IsZero() && (r.dueAt.IsZero() || at.Before(r.dueAt)) {
+			r.dueAt = at
 		}
 	}
-	if len(failed) == 0 {
+	if len(errs) == 0 {
 		r.forgetEmpty()
 	}
-	err := errors.Join(append(failed, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Table: s.Table, Kept: want.Kept, Warnings: want.Warnings, Err: err})
+	err := errors.Join(append(errs, saveErr)...)
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Table: r.have, Kept: p.want.Kept, Warnings: p.want.Warnings, Err: err})
 	return err
 }
 
-// prepare sees to the host: sysctls, addresses, connection timeouts. What the
-// host refuses is logged once and tried again with every audit; the table does
-// not depend on it.
+// plan is what a turn is going to do.
+type plan struct {
+	settled
+	want wanted
+	ops  []op
+}
+
+// plan decides, from what is known of the kernel, without changing anything
+// but the loop's own memory.
+func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
+	r.seed(cfg)
+	p := plan{want: desired(cfg, r.cluster.Get(), r.state.Memory, now)}
+	p.settled = settle(p.want, r.have, r.state.Drains, now)
+	p.ops = diff(p.Table, r.have)
+	for i := range p.ops {
+		p.ops[i].Why = reason(p.ops[i], p.settled, drift)
+	}
+	return p
+}
+
+// prepare sees to the host's sysctls and the kernel's connection timeouts.
+// What is refused is logged once and tried again with every audit; the table
+// does not depend on it.
 func (r *reconciler) prepare(ctx context.Context, cfg *Config) error {
-	addresses, err := r.host.Prepare(ctx, cfg)
-	r.state.Addresses = addresses
+	err := r.host.Prepare(ctx, cfg)
 	r.prepared = cfg
-	if msg := fmt.Sprint(err); msg != r.unprepared {
-		r.unprepared = msg
-		for _, part := range flatten(err) {
+	timeoutErr := r.setTimeouts(cfg.Timeouts)
+	if r.director == nil {
+		return timeoutErr
+	}
+	r.complainHost(errors.Join(err, timeoutErr))
+	return nil
+}
+
+// announce has the host announce the addresses that are fit for it: those that
+// have somebody to serve them, which must not be claimed any earlier, and those
+// that were announced before. The address of a VIP that is configured no more
+// stays until its last real server has drained, or its packets would no longer
+// reach IPVS.
+func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
+	serving, used := make(map[netip.Addr]bool), make(map[netip.Addr]bool)
+	for _, s := range r.have {
+		addresses := []netip.Addr{s.Address}
+		if v := r.owners.of(s.ServiceKey); v != nil && s.Mark != 0 {
+			addresses = v.Addresses
+		}
+		for _, a := range addresses {
+			if a.Is6() == s.Address.Is6() {
+				used[a] = true
+				serving[a] = serving[a] || s.InService()
+			}
+		}
+	}
+	ours := make(map[netip.Addr]bool)
+	for _, a := range r.state.Addresses {
+		ours[a.Address] = true
+	}
+	var want []netip.Addr
+	for a, v := range r.owners.addresses {
+		if v.Announce == AnnounceARP && (serving[a] || ours[a] || slices.Contains(r.announced, a)) {
+			want = append(want, a)
+		}
+	}
+	for a := range ours {
+		if r.owners.addresses[a] == nil && used[a] {
+			want = append(want, a)
+		}
+	}
+	slices.SortFunc(want, netip.Addr.Compare)
+	if !audit && slices.Equal(want, r.announced) || len(want)+len(r.announced)+len(ours) == 0 {
+		return
+	}
+	owned, err := r.host.Announce(ctx, cfg, want)
+	r.state.Addresses, r.announced = owned, want
+	r.complainHost(errors.Join(err, r.dir.save(r.state)))
+}
+
+// complainHost logs what the host refused, once, and that it is right again.
+func (r *reconciler) complainHost(err error) {
+	for _, part := range flatten(err) {
+		if msg := part.Error(); !r.unprepared[msg] {
+			r.unprepared[msg] = true
 			r.log.Error("the host is not as it should be", "err", part)
 		}
 	}
-	return r.setTimeouts(cfg.Timeouts)
 }
 
 // setTimeouts changes those connection timeouts that the configuration sets
@@ -313,7 +396,7 @@ func (r *reconciler) setTimeouts(want Timeouts) error {
 		return nil
 	}
 	if err := r.director.SetTimeouts(change); err != nil {
-		return r.broken(err)
+		return err // refused; a broken conversation shows in the next exchange
 	}
 	for _, t := range []struct {
 		name    string
@@ -334,19 +417,43 @@ func (r *reconciler) broken(err error) error {
 	return err
 }
 
-// audit reads the kernel's table and notes in drifted what another hand
-// changed.
-func (r *reconciler) audit(drifted map[any]bool) error {
+// drift is what another hand changed.
+type drift struct {
+	services map[ServiceKey]bool
+	rows     map[rowID]bool
+}
+
+// note adds what o would have changed.
+func (d *drift) note(o op) {
+	if d.services == nil {
+		d.services, d.rows = make(map[ServiceKey]bool), make(map[rowID]bool)
+	}
+	switch o.Kind {
+	case newService, setService, delService:
+		d.services[o.Service.ServiceKey] = true
+	default:
+		d.rows[rowOf(o.Service.ServiceKey, o.Server)] = true
+	}
+}
+
+// touches reports whether o repairs something of d.
+func (d *drift) touches(o op) bool {
+	return d.services[o.Service.ServiceKey] || d.rows[rowOf(o.Service.ServiceKey, o.Server)]
+}
+
+// audit reads the kernel's table and notes what another hand changed.
+func (r *reconciler) audit(drift *drift) error {
 	r.counters.Audits.Add(1)
 	table, err := r.director.Table(r.owns)
 	if err != nil {
 		return r.broken(err)
 	}
 	if !r.stale {
-		for _, o := range diff(r.have, table) {
-			drifted[o.object()] = true
+		changes := diff(r.have, table)
+		for _, o := range changes {
+			drift.note(o)
 		}
-		if len(drifted) > 0 {
+		if len(changes) > 0 {
 			r.counters.Drifts.Add(1)
 		}
 	}
@@ -362,7 +469,6 @@ func (r *reconciler) audit(drifted map[any]bool) error {
 		}
 	}
 	r.have, r.stale = table, false
-	r.seed(table)
 	return nil
 }
 
@@ -380,26 +486,41 @@ func sameRows(a, b []Row) bool {
 	return slices.EqualFunc(a, b, func(x, y Row) bool { return x.RealServer == y.RealServer })
 }
 
-// seed remembers as working what the kernel has in service on VIPs of which
-// nothing is remembered: the table of a controller that kept no state, or of
-// another tool whose services are adopted.
-func (r *reconciler) seed(table Table) {
+// seed remembers as working what the kernel has in service for sets of pods of
+// which nothing is remembered: the table of a controller that kept no state, of
+// another tool whose services are adopted, or of a VIP that has a new name.
+func (r *reconciler) seed(cfg *Config) {
 	found := make(map[workKey][]RealServer)
-	for _, s := range table {
-		set := workKey{s.VIP, s.Address.Is6()}
-		if _, remembered := r.state.Memory.Working[set]; remembered || s.VIP == "" {
-			continue
-		}
-		for _, row := range s.Servers {
-			known := slices.ContainsFunc(found[set], row.SameServer)
-			if row.Weight > 0 && row.Port == 0 && !known {
-				found[set] = append(found[set], row.RealServer)
+	for i := range cfg.VIPs {
+		v := &cfg.VIPs[i]
+		for _, is6 := range []bool{false, true} {
+			set := workKey{v.Name, is6}
+			if _, remembered := r.state.Memory.Working[set]; !remembered && v.Pods.Selector != "" {
+				found[set] = nil
 			}
 		}
 	}
+	if len(found) == 0 {
+		return
+	}
+	for _, s := range r.have {
+		set := workKey{r.vipName(s.ServiceKey), s.Address.Is6()}
+		servers, wanted := found[set]
+		if !wanted {
+			continue
+		}
+		for _, row := range s.Servers {
+			if row.Weight > 0 && row.Port == 0 && row.Address.Is6() == set.Is6 && !slices.ContainsFunc(servers, row.SameServer) {
+				servers = append(servers, row.RealServer)
+			}
+		}
+		found[set] = servers
+	}
 	for set, servers := range found {
-		slices.SortFunc(servers, RealServer.Compare)
-		r.state.Memory.Working[set] = servers
+		if len(servers) > 0 {
+			slices.SortFunc(servers, RealServer.Compare)
+			r.state.Memory.Working[set] = servers
+		}
 	}
 }
 

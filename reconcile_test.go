@@ -17,7 +17,11 @@ import (
 // noHost is a host that needs nothing.
 type noHost struct{ err error }
 
-func (h noHost) Prepare(context.Context, *Config) ([]VIPAddress, error) { return nil, h.err }
+func (h noHost) Prepare(context.Context, *Config) error { return h.err }
+
+func (h noHost) Announce(context.Context, *Config, []netip.Addr) ([]VIPAddress, error) {
+	return nil, nil
+}
 
 func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
 
@@ -273,7 +277,7 @@ func TestLoopRetriesWithoutRoute(t *testing.T) {
 	if !strings.Contains(log, "vip edge 10.0.0.1:80/tcp: add real server 10.1.0.1: invalid argument (the kernel has no unicast route to 10.1.0.1") {
 		t.Errorf("the log does not explain:\n%s", log)
 	}
-	if err := b.loop.view.Load().ready(); err == nil {
+	if err := b.loop.view.Load().ready(b.clock); err == nil {
 		t.Error("ready without a real server")
 	}
 	b.log.Reset()
@@ -284,7 +288,7 @@ func TestLoopRetriesWithoutRoute(t *testing.T) {
 	delete(b.kernel.noRoute, addr("10.1.0.1"))
 	b.later(retryMost)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
-	if err := b.loop.view.Load().ready(); err != nil {
+	if err := b.loop.view.Load().ready(b.clock); err != nil {
 		t.Errorf("not ready: %v", err)
 	}
 }

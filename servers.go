@@ -130,10 +130,12 @@ func inService(rows []Row) bool {
 	return slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 })
 }
 
-func serversInService(rows []Row) []RealServer {
+// podServers are the real servers of rows that are in service because of pods.
+func (v *VIP) podServers(rows []Row) []RealServer {
 	var in []RealServer
 	for _, r := range rows {
-		if r.Weight > 0 {
+		static := slices.ContainsFunc(v.RealServers, func(s StaticServer) bool { return s.Address == r.Address })
+		if r.Weight > 0 && !static {
 			in = append(in, r.RealServer)
 		}
 	}

@@ -28,10 +28,11 @@ type counters struct {
 type view struct {
 	At       time.Time
 	Config   *Config
-	Table    Table // what the kernel was brought to, with the reasons
+	Compared time.Time // when the kernel's table was last read; zero: not yet
+	Table    Table     // what the kernel has, with the reasons
 	Kept     []workKey
 	Warnings []string
-	Err      error // why the table is not in place; nil when it is
+	Err      error // what is not in place; nil when all is
 }
 
 // InService counts virtual services with and without a real server in service.
@@ -47,13 +48,21 @@ func (v *view) InService() (with, without int) {
 }
 
 // ready says why a director in this state should get no traffic; nil when it
-// should.
-func (v *view) ready() error {
+// should. One VIP without its scheduler or one node without a route is no
+// reason: the other director has the same, and the rest is served.
+func (v *view) ready(now time.Time) error {
 	if v == nil {
-		return errors.New("the table has not been compared with the kernel's yet")
+		return errors.New("the kernel's table has not been read yet")
 	}
+	why := ""
 	if v.Err != nil {
-		return fmt.Errorf("the table is not in place: %w", v.Err)
+		why = ": " + v.Err.Error()
+	}
+	if v.Compared.IsZero() {
+		return errors.New("the kernel's table has not been read yet" + why)
+	}
+	if age, most := now.Sub(v.Compared), 3*v.Config.AuditInterval+10*time.Second; age > most {
+		return fmt.Errorf("the kernel's table has not been read for %s%s", age.Round(time.Second), why)
 	}
 	if with, _ := v.InService(); with == 0 {
 		return errors.New("no real server is in service")

@@ -1,0 +1,346 @@
+// The loop when things go wrong: refusals, crashes, broken conversations.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A conversation that breaks while something drains is retried at the pace of
+// failures and not at once, again and again.
+func TestLoopDoesNotSpinOnFailure(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1}
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.kernel.broken = fmt.Errorf("receive: %w", unix.ENOBUFS)
+	b.clock = b.clock.Add(11 * time.Second) // audit due, poll due
+	n := 0
+	for range 50 {
+		b.turn()
+		n++
+		if b.loop.next().After(b.clock) {
+			break
+		}
+	}
+	if n > 1 {
+		t.Errorf("%d turns without any wait (backoff %s, next %s after now)", n, b.loop.backoff, b.loop.next().Sub(b.clock))
+	}
+}
+
+// Events that come faster than drains are counted do not put the count off.
+func TestLoopCountsDrainsUnderEvents(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	for range 100 {
+		b.clock = b.clock.Add(900 * time.Millisecond)
+		b.turn() // a wake-up by some event
+	}
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+// A real server that has to go on serving because its successor is refused has
+// its whole time to drain afterwards.
+func TestLoopDrainBeginsWithTheQuiescing(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1000}
+	b.kernel.noRoute[addr("10.1.0.2")] = true
+	b.loop.cluster.Set(testCluster(nil, readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.later(6 * time.Minute)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	delete(b.kernel.noRoute, addr("10.1.0.2"))
+	b.later(15 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=1\n")
+}
+
+// Neither does a crash between the saving of a deadline and the quiescing cost a
+// real server its time, even if the process is long away.
+func TestLoopDrainBeginsWithTheQuiescingAfterACrash(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1000}
+	b.loop.state.Drains[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = drain{Deadline: b.clock.Add(5 * time.Minute)}
+	b.loop.dir.save(b.loop.state)
+	b.restart()
+	b.clock = b.clock.Add(6 * time.Minute)
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+}
+
+// A VIP with a new name falls back on what it serves with.
+func TestLoopRenamedVIPIsNotEmptied(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.loop.cluster.Set(testCluster(nil))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	b.configure(testVIP(func(v *VIP) { v.Name = "web" }))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+// An adopted row of the other family, which tunnels allow, spoils no state file.
+func TestLoopAdoptsMixedFamilies(t *testing.T) {
+	b := newBench(t, testVIP())
+	s := service("10.0.0.1:80/tcp", "10.1.0.1", 1)
+	s.Servers = append(s.Servers, Row{RealServer: RealServer{Address: addr("2001:db8::9"), Forward: Tunnel, Weight: 1}})
+	b.put(s)
+	b.turn()
+	b.log.Reset()
+	b.restart()
+	if b.log.Len() > 0 {
+		t.Error(b.log)
+	}
+}
+
+// One VIP's missing scheduler is no reason to take the director out of service.
+func TestLoopReadyWithoutAScheduler(t *testing.T) {
+	second := testVIP(func(v *VIP) { v.Name, v.Addresses, v.Scheduler = "second", []netip.Addr{addr("10.0.0.2")}, "mh" })
+	b := newBench(t, testVIP(), second)
+	b.kernel.noSched["mh"] = true
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	if err := b.loop.view.Load().ready(b.clock); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nor is one new node that cannot be reached.
+func TestLoopReadyWithoutANode(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.kernel.noRoute[addr("10.1.0.2")] = true
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	if err := b.loop.view.Load().ready(b.clock); err != nil {
+		t.Error(err)
+	}
+}
+
+// A node without a route is one line, however many ports it has.
+func TestLoopRefusalsAreGrouped(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.kernel.noRoute[addr("10.1.0.2")] = true
+	tcp := map[string]string{}
+	for i := range 1000 {
+		tcp[fmt.Sprint(20000+i)] = "ns/svc:1"
+	}
+	b.loop.cluster.Set(testCluster(tcp, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	log := b.turn()
+	if n := strings.Count(log, "\n"); n > 5 || !strings.Contains(log, "and the same for 1000 more ports") {
+		t.Errorf("%d log lines:\n%.2000s", n, log)
+	}
+}
+
+// A static real server that the operator removed does not return because the
+// cluster does not answer.
+func TestLoopStaticServerStaysRemoved(t *testing.T) {
+	vip := testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.8"), 1}, {addr("10.1.0.9"), 1}} })
+	b := newBench(t, vip)
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.restart()
+	b.configure(testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.8"), 1}} }))
+	b.turn()
+	b.later(10 * time.Minute)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.8=1\n")
+}
+
+// A refused operation beside a drain does not have the whole table read at the
+// pace of the drain.
+func TestLoopRefusalBesideADrainReadsLittle(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1}
+	b.kernel.noRoute[addr("10.1.0.3")] = true
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("c", "10.1.0.3")))
+	b.turn()
+	d := b.kernel.dumps
+	b.later(time.Minute)
+	if n := b.kernel.dumps - d; n > 8 {
+		t.Errorf("the table was read %d times in a minute, the audits are 6", n)
+	}
+}
+
+// Another hand's additions are not remembered as working, and what was
+// remembered is not overwritten by them.
+func TestLoopForeignRowsAreNotRemembered(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.put(service("10.0.0.1:80/tcp", "10.1.0.9", 9))
+	b.later(time.Minute)
+	b.loop.cluster.Set(testCluster(nil))
+	b.turn()
+	b.later(10 * time.Minute)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+// What has to survive a crash is on disk before the kernel is touched.
+func TestLoopSavesBeforeItActs(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	checked := 0
+	b.kernel.onApply = func(o op) {
+		s, err := (&stateDir{path: b.dir}).load()
+		if err != nil || !s.Owned[o.Service.Address] {
+			t.Errorf("%s before the address is known to be ours (%v)", o, err)
+		}
+		if o.quiesces() && s.Drains[rowOf(o.Service.ServiceKey, o.Server)].Deadline.IsZero() {
+			t.Errorf("%s before its deadline is saved", o)
+		}
+		checked++
+	}
+	b.turn()
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	if checked != 4 {
+		t.Errorf("%d operations, want 4", checked)
+	}
+}
+
+// A VIP that was removed keeps being ours until the kernel has let it go.
+func TestLoopOwnsUntilRemoved(t *testing.T) {
+	second := testVIP(func(v *VIP) { v.Name, v.Addresses = "second", []netip.Addr{addr("10.0.0.2")} })
+	b := newBench(t, testVIP(), second)
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.kernel.refuse = func(o op) error {
+		if o.Kind == delService {
+			return unix.EBUSY
+		}
+		return nil
+	}
+	b.configure(testVIP())
+	b.later(time.Minute)
+	b.restart()
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.kernel.refuse = nil
+	b.turn()
+	b.later(5 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+// The real servers of a removed VIP drain for the default time.
+func TestLoopRemovedVIPDrains(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Persistent: 1}
+	b.configure()
+	b.turn()
+	b.later(defaultDrainTimeout - time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=0\n")
+	b.later(3 * time.Second)
+	b.want("")
+}
+
+// hushingHost notes when ICMP errors are held back.
+type hushingHost struct {
+	noHost
+	log []string
+}
+
+func (h *hushingHost) Hush(*Config) func() {
+	h.log = append(h.log, "hush")
+	return func() { h.log = append(h.log, "restore") }
+}
+
+// ICMP errors are held back around the exchange of a scheduler and only then;
+// many exchanges are spread over turns.
+func TestLoopHushesSchedulerExchanges(t *testing.T) {
+	b := newBench(t, testVIP())
+	host := &hushingHost{}
+	b.loop.host = host
+	tcp := map[string]string{}
+	for i := range 2*exchangesAtOnce + 1 {
+		tcp[fmt.Sprint(20000+i)] = "ns/svc:1"
+	}
+	b.loop.cluster.Set(testCluster(tcp, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.configure(testVIP(func(v *VIP) { v.Weight = 5 }))
+	b.turn()
+	if len(host.log) > 0 {
+		t.Errorf("without an exchange: %v", host.log)
+	}
+	b.kernel.onApply = func(o op) {
+		if o.exchanges() && host.log[len(host.log)-1] != "hush" {
+			t.Errorf("%s outside a hush", o)
+		}
+	}
+	b.configure(testVIP(func(v *VIP) { v.Weight, v.Scheduler = 5, "wlc" }))
+	for range 3 {
+		n := len(b.kernel.applied)
+		b.turn()
+		if n := len(b.kernel.applied) - n; n == 0 || n > exchangesAtOnce {
+			t.Errorf("%d exchanges in one turn", n)
+		}
+	}
+	if got := strings.Join(host.log, " "); got != "hush restore hush restore hush restore" {
+		t.Error(got)
+	}
+	for _, s := range b.kernel.services {
+		if s.Scheduler != "wlc" {
+			t.Errorf("%s still has scheduler %s", s.ServiceKey, s.Scheduler)
+		}
+	}
+}
+
+// announcingHost notes what it is told to announce.
+type announcingHost struct {
+	noHost
+	told []string
+}
+
+func (h *announcingHost) Announce(_ context.Context, _ *Config, want []netip.Addr) ([]VIPAddress, error) {
+	h.told = append(h.told, fmt.Sprint(want))
+	var owned []VIPAddress
+	for _, a := range want {
+		owned = append(owned, VIPAddress{Device: "eth0", Address: a})
+	}
+	return owned, nil
+}
+
+// An address is claimed once somebody serves it, and given up when the last
+// connection through it has ended.
+func TestLoopAnnouncesWhatIsServed(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.Announce = AnnounceARP }))
+	host := &announcingHost{}
+	b.loop.host = host
+	b.turn()
+	if len(host.told) > 0 {
+		t.Errorf("announced with nobody to serve: %v", host.told)
+	}
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1}
+	b.configure()
+	b.turn()
+	b.later(time.Minute)
+	if last := host.told[len(host.told)-1]; last != "[10.0.0.1]" {
+		t.Errorf("given up during the drain: %v", host.told)
+	}
+	clear(b.kernel.conns)
+	b.later(10 * time.Second)
+	if last := host.told[len(host.told)-1]; last != "[]" {
+		t.Errorf("not given up: %v", host.told)
+	}
+}
