@@ -32,12 +32,13 @@ $(CACHE)/lvs.test:
 	CGO_ENABLED=0 go test -c -o $@ .
 
 kernel: build vm-setup $(CACHE)/lvs.test
-	test/vm/run -timeout 420 -file lvs-controller -file $(CACHE)/lvs.test \
+	test/vm/run -timeout 500 -file lvs-controller -file $(CACHE)/lvs.test \
 		-env LVS_KERNEL=1 -env LVS_REQUIRE_ALL=1 -env LVS_BINARY=/work/lvs-controller \
-		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 400s
+		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 480s
 
 e2e: build vm-setup $(CACHE)/lvs.test
 	test/kube/build
+	LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
 	go run ./test/e2e -run '$(or $(RUN),^TestE2E)'
 
 demo: build vm-setup

@@ -80,7 +80,7 @@ func defaultConfig() *Config {
 		ManageSysctls: true,
 		StateDir:      "/run/lvs-controller",
 		CacheDir:      "/var/lib/lvs-controller",
-		Marks:         MarkRange{First: 0x10000, Count: 0x10000},
+		Marks:         MarkRange{First: 0x1000, Count: 0x1000},
 	}
 }
 

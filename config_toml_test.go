@@ -67,7 +67,7 @@ address = "10.135.22.20" # may serve several VIPs
 		StateDir:      "/tmp/state",
 		CacheDir:      "/tmp/cache",
 		Timeouts:      Timeouts{TCP: 15 * time.Minute, TCPFin: 2 * time.Minute, UDP: 596 * time.Hour},
-		Marks:         MarkRange{First: 65536, Count: 65536},
+		Marks:         MarkRange{First: 0x1000, Count: 0x1000},
 		VIPs: []VIP{{
 			Name:        "edge",
 			Addresses:   []netip.Addr{netip.MustParseAddr("10.135.22.77"), netip.MustParseAddr("10.135.22.78"), netip.MustParseAddr("2001:db8::77")},
@@ -121,7 +121,7 @@ func TestParseConfigDefaults(t *testing.T) {
 		ManageSysctls: true,
 		StateDir:      "/run/lvs-controller",
 		CacheDir:      "/var/lib/lvs-controller",
-		Marks:         MarkRange{First: 65536, Count: 65536},
+		Marks:         MarkRange{First: 0x1000, Count: 0x1000},
 		VIPs: []VIP{{
 			Name:      "a",
 			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},

@@ -33,6 +33,9 @@ type plane struct {
 func newPlane(t *testing.T) *plane {
 	t.Helper()
 	url := os.Getenv("LVS_E2E_CONTROL")
+	if url == "" && os.Getenv("LVS_REQUIRE_ALL") == "1" {
+		t.Fatal("needs a control plane (LVS_REQUIRE_ALL=1)")
+	}
 	if url == "" {
 		t.Skip("needs a control plane: `make e2e` brings one (LVS_E2E_CONTROL)")
 	}

@@ -28,9 +28,13 @@ import (
 // requireKernel skips a test where there is no real IPVS to run it on.
 func requireKernel(t *testing.T) {
 	t.Helper()
-	if os.Getenv("LVS_KERNEL") != "1" {
-		t.Skip("needs a kernel with IPVS: `make test` brings one (LVS_KERNEL=1)")
+	if os.Getenv("LVS_KERNEL") == "1" {
+		return
 	}
+	if os.Getenv("LVS_REQUIRE_ALL") == "1" {
+		t.Fatal("needs a kernel with IPVS (LVS_REQUIRE_ALL=1)")
+	}
+	t.Skip("needs a kernel with IPVS: `make test` brings one (LVS_KERNEL=1)")
 }
 
 // rig is a director under test: its host, its files and its process.

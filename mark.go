@@ -1,11 +1,10 @@
 // Firewall marks: which mark a port group has, and the nftables table that
 // puts the mark on the group's packets before IPVS sees them.
 //
-// The desired table takes its marks from allocateMarks, which is pure; the
-// reconcile loop has markTable.Apply make the kernel agree, and the commands
-// that only look use Check. Nothing here ever changes or deletes an nftables
-// table but the controller's own, and a packet to any other port keeps the
-// mark it has.
+// ports.go takes the marks of the configuration from allocateMarks, which is
+// pure; prepare.go has markTable put them into the kernel, and main.go takes them
+// out. Nothing here ever changes or deletes an nftables table but the
+// controller's own, and a packet to any other port keeps the mark it has.
 
 package main
 
@@ -35,8 +34,6 @@ type MarkedPort struct {
 	Address netip.Addr // unmapped, without a zone
 	Port    Port
 }
-
-func (p MarkedPort) String() string { return p.Port.String() + " of " + p.Address.String() }
 
 // GroupName identifies a group of ports in the configuration.
 type GroupName struct{ VIP, Group string }
@@ -104,8 +101,7 @@ func newMarkTable(log *slog.Logger) *markTable { return &markTable{log: log} }
 // the table for the first mark, adds and removes only the elements that differ,
 // rebuilds a table whose form is not ours, and deletes the table when want is
 // empty. Unchanged state is silent and writes nothing. A host that wants no
-// marks is looked at once, for what an earlier run may have left, and then
-// never again.
+// marks is looked at once, for what an earlier run may have left.
 //
 // The table may change at any time without harm to open connections: IPVS finds
 // those by their addresses and ports before it looks for a service by mark.
@@ -113,22 +109,11 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 	if m.known && len(m.last) == 0 && len(want) == 0 {
 		return nil
 	}
-	return m.apply(want)
-}
-
-// Remove deletes the table, whoever has made it.
-func (m *markTable) Remove() error { return m.apply(nil) }
-
-func (m *markTable) apply(want map[MarkedPort]uint32) error {
 	conn, have, err := openMarks(want)
-	switch {
-	case len(want) == 0 && errors.Is(err, errNoNFTables):
-		have = markState{}
-	case err != nil:
+	if err != nil {
 		return err
-	default:
-		defer conn.CloseLasting()
 	}
+	defer conn.CloseLasting()
 	if !have.holds(want) {
 		if err := m.change(conn, have, want); err != nil {
 			return err
@@ -141,9 +126,6 @@ func (m *markTable) apply(want map[MarkedPort]uint32) error {
 // Check reports whether the kernel holds exactly want. It writes nothing.
 func (m *markTable) Check(want map[MarkedPort]uint32) (same bool, err error) {
 	conn, have, err := openMarks(want)
-	if len(want) == 0 && errors.Is(err, errNoNFTables) {
-		return true, nil
-	}
 	if err != nil {
 		return false, err
 	}
@@ -151,60 +133,48 @@ func (m *markTable) Check(want map[MarkedPort]uint32) (same bool, err error) {
 	return have.holds(want), nil
 }
 
+// Remove deletes the table, whoever has made it.
+func (m *markTable) Remove() error {
+	m.known = false
+	return m.Apply(nil)
+}
+
 // change brings the kernel from have to want and logs that.
 func (m *markTable) change(conn *nftables.Conn, have markState, want map[MarkedPort]uint32) error {
-	rebuild := have.damage != "" || !have.exists
-	if rebuild {
-		have.marks = nil
-	}
 	add, remove := diffMarks(want, have.marks)
-	var doing string
-	switch {
-	case len(want) == 0:
-		doing = "remove it"
-	case len(remove) == 0:
-		doing = "add " + describeMarks(add)
-	case len(add) == 0:
-		doing = "remove " + describeMarks(remove)
-	default:
-		doing = "add " + describeMarks(add) + "; remove " + describeMarks(remove)
-	}
-	switch {
-	case len(want) == 0:
+	change := "delete the table"
+	if have.damage != "" || len(want) == 0 {
 		conn.DelTable(ourTable)
-	case rebuild:
-		if have.exists {
-			conn.DelTable(ourTable)
-		}
-		if err := buildTable(conn); err != nil {
-			return markError(doing, err)
-		}
-		fallthrough
-	default:
-		if err := changeElements(conn, add, remove); err != nil {
-			return markError(doing, err)
-		}
 	}
-	if err := conn.Flush(); err != nil {
+	var err error
+	if len(want) > 0 {
+		change = describeChange(add, remove)
+		err = batchMarks(conn, have.marks == nil, add, remove)
+	}
+	if err == nil {
+		err = conn.Flush()
+	}
+	if err != nil {
 		if !have.exists && errors.Is(err, unix.ENOENT) {
-			// The table was new: what is missing is a part of nf_tables.
-			err = fmt.Errorf("%w (%w)", errNoNFTables, err)
+			err = fmt.Errorf("%w (%w)", errNoNFTables, err) // a part of it is missing
 		}
-		return markError(doing, err)
+		return markError(change, err)
 	}
-
-	attrs := []any{"table", "inet " + markTableName}
-	if len(add) > 0 {
-		attrs = append(attrs, "added", describeMarks(add))
-	}
-	if len(remove) > 0 {
-		attrs = append(attrs, "removed", describeMarks(remove))
-	}
-	if why := have.why(m); why != "" {
-		attrs = append(attrs, "why", why)
-	}
-	m.log.Info("firewall marks changed", attrs...)
+	m.log.Info("firewall marks changed", "table", "inet "+markTableName, "change", change, "why", m.why(have))
 	return nil
+}
+
+// why is the reason for a change of have.
+func (m *markTable) why(have markState) string {
+	switch {
+	case m.known && have.holds(m.last), !m.known && have.damage == "":
+		return "configured"
+	case !m.known:
+		return "found in another form: " + have.damage
+	case !have.exists:
+		return "repaired, another hand changed it: the table was gone"
+	}
+	return "repaired, another hand changed it: " + cmp.Or(have.damage, "the elements were others")
 }
 
 func markError(doing string, err error) error {
@@ -238,12 +208,13 @@ func diffMarks(want, have map[MarkedPort]uint32) (add, remove []markElement) {
 	return missing(want, have), missing(have, want)
 }
 
-// Log lines and errors list at most so many ports of a group, and groups.
+// describedMarks is how many ports of a group, and how many groups, a log line
+// or an error lists.
 const describedMarks = 10
 
-// describeMarks writes sorted elements for people: "80/tcp, 443/tcp of 10.0.0.1
-// with mark 0x1001".
-func describeMarks(elements []markElement) string {
+// describeChange writes sorted elements for people: "add 80/tcp, 443/tcp of
+// 10.0.0.1 with mark 0x1001; remove 53/udp of 10.0.0.1 with mark 0x1002".
+func describeChange(add, remove []markElement) string {
 	list := func(names []string, separator string) string {
 		if more := len(names) - describedMarks; more > 0 {
 			names = append(names[:describedMarks:describedMarks], fmt.Sprintf("and %d more", more))
@@ -251,14 +222,16 @@ func describeMarks(elements []markElement) string {
 		return strings.Join(names, separator)
 	}
 	var groups []string
-	for len(elements) > 0 {
-		first := elements[0]
-		var ports []string
-		for len(elements) > 0 && elements[0].Address == first.Address && elements[0].Mark == first.Mark {
-			ports = append(ports, elements[0].Port.String())
-			elements = elements[1:]
+	for i, elements := range [][]markElement{add, remove} {
+		verb := [...]string{"add", "remove"}[i]
+		for len(elements) > 0 {
+			first, ports := elements[0], []string(nil)
+			for len(elements) > 0 && elements[0].Address == first.Address && elements[0].Mark == first.Mark {
+				ports = append(ports, elements[0].Port.String())
+				elements = elements[1:]
+			}
+			groups = append(groups, fmt.Sprintf("%s %s of %s with mark %#x", verb, list(ports, ", "), first.Address, first.Mark))
 		}
-		groups = append(groups, fmt.Sprintf("%s of %s with mark %#x", list(ports, ", "), first.Address, first.Mark))
 	}
 	return list(groups, "; ")
 }
@@ -278,46 +251,39 @@ func (s markState) holds(want map[MarkedPort]uint32) bool {
 	return s.exists && s.damage == "" && maps.Equal(s.marks, want)
 }
 
-// why explains a change that is not the configuration's alone; "" if it is.
-func (s markState) why(m *markTable) string {
-	what := s.damage
-	switch {
-	case m.known && s.holds(m.last), !m.known && s.damage == "":
-		return ""
-	case !m.known:
-		return "found in another form: " + s.damage
-	case !s.exists:
-		what = "the table was gone"
-	case s.damage == "":
-		what = "the maps were changed"
-	}
-	return "repaired, another hand changed it: " + what
-}
+const (
+	// markTimeout bounds one Apply or Check.
+	markTimeout = 10 * time.Second
 
-// markTimeout bounds one Apply or Check.
-const markTimeout = 10 * time.Second
+	// markBuffer is the size of the socket's buffers: a batch is one datagram,
+	// 50 bytes for each element, and an error repeats the message it is about.
+	markBuffer = 8 << 20
 
-// markBuffer is the size of the socket's buffers: a batch is one datagram,
-// about 50 bytes for each element, and an error repeats the message it is about.
-const markBuffer = 8 << 20
+	// markChunk is how many elements go into one message. Their list is one
+	// attribute, whose length has 16 bits.
+	markChunk = 500
+)
 
-// openMarks connects to nf_tables and reads the table.
+// openMarks connects to nf_tables and reads the table. A kernel without
+// nf_tables holds no marks, which is an error only if some are wanted.
 func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
+	var have markState
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(
-			c.SetOption(netlink.ExtendedAcknowledge, true),
-			c.SetDeadline(time.Now().Add(markTimeout)),
-			c.SetWriteBuffer(markBuffer),
-			c.SetReadBuffer(markBuffer),
-		)
+		return errors.Join(c.SetOption(netlink.ExtendedAcknowledge, true),
+			c.SetDeadline(time.Now().Add(markTimeout)), c.SetWriteBuffer(markBuffer), c.SetReadBuffer(markBuffer))
 	}))
-	if errors.Is(err, unix.EPROTONOSUPPORT) {
+	if err != nil {
+		conn = new(nftables.Conn) // not connected, and nothing to close
+	} else {
+		have, err = settledMarks(conn, want)
+	}
+	// The answers of netlink and nfnetlink when nobody is there for them.
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		if len(want) == 0 {
+			return conn, markState{}, nil
+		}
 		err = fmt.Errorf("%w (%w)", errNoNFTables, err)
 	}
-	if err != nil {
-		return nil, markState{}, markError("open netfilter netlink", err)
-	}
-	have, err := settledMarks(conn, want)
 	if err != nil {
 		conn.CloseLasting()
 		return nil, markState{}, markError("read", err)
@@ -332,7 +298,13 @@ func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
 func settledMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markState, err error) {
 	for try := range 5 {
 		before := have
-		if have, err = readMarks(conn); err != nil {
+		table, err := conn.ListTableOfFamily(markTableName, ourTable.Family)
+		switch {
+		case err == nil:
+			have = readMarks(conn, table)
+		case errors.Is(err, unix.ENOENT):
+			have = markState{}
+		default:
 			return markState{}, err
 		}
 		if have.holds(want) || try > 0 && reflect.DeepEqual(have, before) {
@@ -342,94 +314,58 @@ func settledMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markSta
 	return have, nil
 }
 
-// readMarks reads the table once.
-func readMarks(conn *nftables.Conn) (markState, error) {
-	table, err := conn.ListTableOfFamily(markTableName, nftables.TableFamilyINet)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return markState{}, nil
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
-		// The answer of nfnetlink when nothing has registered for the message.
-		return markState{}, fmt.Errorf("%w (%w)", errNoNFTables, err)
-	case err != nil:
-		return markState{}, err
+// readMarks reads the marks out of table. Any error, also one of the library
+// about something it does not know, means a form that is not ours.
+func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
+	marks := make(map[MarkedPort]uint32)
+	var damage error
+	same := func(what string, got, want any, err error) {
+		if err == nil && !reflect.DeepEqual(got, want) {
+			err = errors.New("not ours")
+		}
+		if err != nil && damage == nil {
+			damage = fmt.Errorf("%s: %w", what, err)
+		}
 	}
-	marks, err := readContent(conn, table)
-	if err != nil {
-		return markState{exists: true, damage: err.Error()}, nil
-	}
-	return markState{exists: true, marks: marks}, nil
-}
-
-// readContent reads the marks out of a table that has exactly our form. Any
-// error, also one of the library about something it does not know, means
-// another form.
-func readContent(conn *nftables.Conn, table *nftables.Table) (map[MarkedPort]uint32, error) {
 	// NFTA_TABLE_USE counts chains, maps and other objects. It is big-endian,
 	// and the library reads it in the machine's own order.
 	use := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, table.Use))
-	if table.Flags != 0 || use != uint32(1+len(markFamilies)) {
-		return nil, fmt.Errorf("%d chains, maps and other objects, flags %#x", use, table.Flags)
-	}
+	same(fmt.Sprintf("%d chains, maps and other objects", use), use, uint32(1+len(markFamilies)), nil)
+	same("flags", table.Flags, uint32(0), nil)
 	chain, err := conn.ListChain(ourTable, ourChain.Name)
-	if err != nil {
-		return nil, fmt.Errorf("chain %s: %w", ourChain.Name, err)
-	}
-	if !reflect.DeepEqual(chain, ourChain) {
-		return nil, fmt.Errorf("chain %s is another", ourChain.Name)
-	}
+	same("chain input", chain, ourChain, err)
 	rules, err := conn.GetRules(ourTable, ourChain)
-	if err != nil {
-		return nil, fmt.Errorf("rules: %w", err)
+	var have, want [][]expr.Any
+	for _, r := range rules {
+		have = append(have, r.Exprs)
 	}
-	if len(rules) != len(markFamilies) {
-		return nil, fmt.Errorf("%d rules", len(rules))
-	}
-	marks := make(map[MarkedPort]uint32)
 	for i := range markFamilies {
 		f := &markFamilies[i]
-		if !reflect.DeepEqual(rules[i].Exprs, f.rule()) {
-			return nil, fmt.Errorf("rule %d is another", i+1)
-		}
+		want = append(want, f.rule())
 		set, err := conn.GetSetByName(ourTable, f.set.Name)
-		if err != nil {
-			return nil, fmt.Errorf("map %s: %w", f.set.Name, err)
+		if err == nil {
+			set.ID, set.Comment = f.set.ID, f.set.Comment // a dump has not the one, the library drops the other
 		}
-		set.Table, set.ID = f.set.Table, f.set.ID // what a dump does not tell
-		if *set != f.set {
-			return nil, fmt.Errorf("map %s is another", f.set.Name)
-		}
+		same("map "+f.set.Name, set, &f.set, err)
 		elements, err := conn.GetSetElements(&f.set)
-		if err != nil {
-			return nil, fmt.Errorf("elements of map %s: %w", f.set.Name, err)
-		}
+		same("elements of "+f.set.Name, nil, nil, err)
 		for _, e := range elements {
-			port, ok := parseMarkKey(e.Key)
-			if !ok || len(e.Val) != 4 {
-				return nil, fmt.Errorf("map %s has an element that is not a port", f.set.Name)
-			}
-			marks[port] = binary.NativeEndian.Uint32(e.Val)
+			port, err := parseMarkElement(e)
+			same("elements of "+f.set.Name, nil, nil, err)
+			marks[port.MarkedPort] = port.Mark
 		}
 	}
-	return marks, nil
+	same("rules", have, want, err)
+	if damage != nil {
+		return markState{exists: true, damage: damage.Error()}
+	}
+	return markState{exists: true, marks: marks}
 }
 
-// The table, as `nft list` shows it:
+// The table has two maps and, at the input hook, one rule for each:
 //
-//	table inet lvs-controller {
-//		map marks4 {
-//			type ipv4_addr . inet_proto . inet_service : mark
-//			elements = { 10.0.0.1 . tcp . 80 : 0x00001001 }
-//		}
-//		map marks6 {
-//			type ipv6_addr . inet_proto . inet_service : mark
-//		}
-//		chain input {
-//			type filter hook input priority mangle; policy accept;
-//			meta mark set ip daddr . meta l4proto . th dport map @marks4
-//			meta mark set ip6 daddr . meta l4proto . th dport map @marks6
-//		}
-//	}
+//	meta mark set ip daddr . meta l4proto . th dport map @marks4
+//	meta mark set ip6 daddr . meta l4proto . th dport map @marks6
 //
 // IPVS takes packets at the same hook, at priority 98 (ip_vs_ops in
 // net/netfilter/ipvs/ip_vs_core.c), so the mark is there in time. Fragments have
@@ -443,8 +379,7 @@ func readContent(conn *nftables.Conn, table *nftables.Table) (map[MarkedPort]uin
 // no element; and a packet without them, or not in the map, ends the rule before
 // the mark is set.
 var (
-	ourTable = &nftables.Table{Name: markTableName, Family: nftables.TableFamilyINet}
-
+	ourTable  = &nftables.Table{Name: markTableName, Family: nftables.TableFamilyINet}
 	ourPolicy = nftables.ChainPolicyAccept
 	ourChain  = &nftables.Chain{
 		Name:     "input",
@@ -455,11 +390,22 @@ var (
 		Policy:   &ourPolicy,
 	}
 
+	// The maps' ids are how one batch refers to them.
 	markFamilies = [...]markFamily{
-		newMarkFamily(1, "marks4", nftables.TypeIPAddr, unix.NFPROTO_IPV4, 16),
-		newMarkFamily(2, "marks6", nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 24),
+		{markMap(1, "marks4", nftables.TypeIPAddr), unix.NFPROTO_IPV4, 16, 4},
+		{markMap(2, "marks6", nftables.TypeIP6Addr), unix.NFPROTO_IPV6, 24, 16},
 	}
 )
+
+func markMap(id uint32, name string, address nftables.SetDatatype) nftables.Set {
+	key := nftables.MustConcatSetType(address, nftables.TypeInetProto, nftables.TypeInetService)
+	return nftables.Set{
+		Table: ourTable, ID: id, Name: name, IsMap: true, KeyType: key, DataType: nftables.TypeMark,
+		// The library has no way to tell nft so, which then shows 0x1001 as
+		// 0x01100000 where the low byte comes first.
+		Comment: "marks are in this machine's byte order",
+	}
+}
 
 // markFamily is one address family's half of the table: a map and its rule.
 type markFamily struct {
@@ -469,39 +415,21 @@ type markFamily struct {
 	address uint32 // length of an address
 }
 
-// newMarkFamily describes a half. The map's id is how one batch refers to it.
-func newMarkFamily(id uint32, name string, address nftables.SetDatatype, nfproto byte, daddr uint32) markFamily {
-	return markFamily{
-		set: nftables.Set{
-			Table:    ourTable,
-			ID:       id,
-			Name:     name,
-			IsMap:    true,
-			KeyType:  nftables.MustConcatSetType(address, nftables.TypeInetProto, nftables.TypeInetService),
-			DataType: nftables.TypeMark,
-		},
-		nfproto: nfproto,
-		daddr:   daddr,
-		address: address.Bytes,
-	}
-}
-
-// rule is what nft makes of "meta mark set ip daddr . meta l4proto . th dport
-// map @marks4", with registers numbered as the kernel gives them back.
+// rule looks the packet's address, protocol and port up in the map. Registers
+// have the numbers by which the kernel gives them back.
 func (f *markFamily) rule() []expr.Any {
-	const key = unix.NFT_REG_1
 	words := f.address / 4
 	protocol := unix.NFT_REG32_00 + words
 	if words == 4 {
 		protocol = unix.NFT_REG_2 // the same place under its older name
 	}
 	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: key},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: key, Data: []byte{f.nfproto}},
-		&expr.Payload{DestRegister: key, Base: expr.PayloadBaseNetworkHeader, Offset: f.daddr, Len: f.address},
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: unix.NFT_REG_1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{f.nfproto}},
+		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: f.daddr, Len: f.address},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: protocol},
 		&expr.Payload{DestRegister: unix.NFT_REG32_00 + words + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: key, DestRegister: unix.NFT_REG_1, IsDestRegSet: true, SetName: f.set.Name},
+		&expr.Lookup{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, IsDestRegSet: true, SetName: f.set.Name},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: unix.NFT_REG_1},
 	}
 }
@@ -514,42 +442,35 @@ func markKey(p MarkedPort) []byte {
 	return append(key, 0, 0)
 }
 
-// parseMarkKey is the reverse; ok is false for what markKey never makes.
-func parseMarkKey(key []byte) (p MarkedPort, ok bool) {
-	const tail = 8
-	if len(key) < tail {
-		return MarkedPort{}, false
-	}
-	address, rest := key[:len(key)-tail], key[len(key)-tail:]
-	p.Port = Port{Number: binary.BigEndian.Uint16(rest[4:]), Protocol: Protocol(rest[0])}
-	p.Address, ok = netip.AddrFromSlice(address)
-	return p, ok && bytes.Equal(markKey(p), key)
-}
-
-// buildTable adds to the batch a table without elements.
-func buildTable(conn *nftables.Conn) error {
-	conn.AddTable(ourTable)
-	for i := range markFamilies {
-		if err := conn.AddSet(&markFamilies[i].set, nil); err != nil {
-			return err
+// parseMarkElement reads an element of a map. It refuses what Apply never makes.
+func parseMarkElement(e nftables.SetElement) (markElement, error) {
+	if n := len(e.Key) - 8; n >= 0 && len(e.Val) == 4 {
+		address, _ := netip.AddrFromSlice(e.Key[:n])
+		port := Port{Number: binary.BigEndian.Uint16(e.Key[n+4:]), Protocol: Protocol(e.Key[n])}
+		m := markElement{MarkedPort{address, port}, binary.NativeEndian.Uint32(e.Val)}
+		if bytes.Equal(markKey(m.MarkedPort), e.Key) {
+			return m, nil
 		}
 	}
-	conn.AddChain(ourChain)
-	for i := range markFamilies {
-		conn.AddRule(&nftables.Rule{Table: ourTable, Chain: ourChain, Exprs: markFamilies[i].rule()})
-	}
-	return nil
+	return markElement{}, fmt.Errorf("%x is not a port", e.Key)
 }
 
-// markChunk is how many elements go into one message. Their list is one
-// attribute, whose length has 16 bits.
-const markChunk = 500
-
-// changeElements adds to the batch what is to be removed, then what is to be
-// added: a port that moves to another mark has one key.
-func changeElements(conn *nftables.Conn, add, remove []markElement) error {
+// batchMarks puts into the batch: a table without elements if build is set;
+// what is to be removed; and then what is to be added, since a port that moves to
+// another mark has one key.
+func batchMarks(conn *nftables.Conn, build bool, add, remove []markElement) error {
+	if build {
+		conn.AddTable(ourTable)
+		conn.AddChain(ourChain)
+	}
 	for i := range markFamilies {
 		f := &markFamilies[i]
+		if build {
+			if err := conn.AddSet(&f.set, nil); err != nil {
+				return err
+			}
+			conn.AddRule(&nftables.Rule{Table: ourTable, Chain: ourChain, Exprs: f.rule()})
+		}
 		for chunk := range slices.Chunk(f.elements(remove), markChunk) {
 			if err := conn.SetDeleteElements(&f.set, chunk); err != nil {
 				return err
