@@ -123,3 +123,11 @@ func portList(ports []string) string {
 	}
 	return text
 }
+
+func names(servers []RealServer) []string {
+	all := make([]string, len(servers))
+	for i, s := range servers {
+		all[i] = s.Name()
+	}
+	return all
+}

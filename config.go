@@ -25,6 +25,7 @@ type Config struct {
 	CacheDir      string        // survives a reboot (/var/lib)
 	Timeouts      Timeouts
 	Marks         MarkRange
+	Sync          *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
 	// Sysctls are the operator's own choices below net/ipv4/vs, name to value
 	// as the kernel prints it, above the controller's. nil when there are none.
 	Sysctls map[string]string

@@ -182,6 +182,7 @@ func (r *configReader) config(v value) *Config {
 		setting{"cache_dir", into(&c.CacheDir, parsed(`an absolute path such as "/var/lib/lvs-controller"`, parseAbsolute))},
 		setting{"timeouts", func(v value) { readTimeouts(v, &c.Timeouts) }},
 		setting{"marks", func(v value) { readMarkRange(v, &c.Marks) }},
+		setting{"sync", func(v value) { c.Sync = readSync(v) }},
 		setting{"sysctl", func(v value) { c.Sysctls = readSysctls(v) }},
 		setting{"vip", func(v value) { c.VIPs = r.vips(v) }},
 	)
@@ -223,6 +224,35 @@ func readMarkRange(v value, m *MarkRange) {
 		}
 		at.mistake("the last mark, first + count - 1, is %d, want at most %d", last, uint32(math.MaxUint32))
 	}
+}
+
+// readSync reads [sync].
+func readSync(v value) *SyncDaemon {
+	d := SyncDaemon{ID: 1, Group: defaultSyncGroup, Port: defaultSyncPort, TTL: defaultSyncTTL}
+	isTable := v.table(
+		setting{"interface", into(&d.Interface, parsed(`a device name such as "eth1", at most 15 characters without "/", ":" and spaces`, matching(devices)))},
+		setting{"syncid", into(&d.ID, integer[uint8](0, 255))},
+		setting{"group", into(&d.Group, parsed(`a multicast IPv4 or IPv6 address such as "224.0.0.81"`, parseMulticast))},
+		setting{"port", into(&d.Port, integer[uint16](1, math.MaxUint16))},
+		setting{"ttl", into(&d.TTL, integer[uint8](1, 255))},
+		setting{"maxlen", into(&d.MaxLen, syncMaxLen)},
+	)
+	if isTable && !v.has("interface") {
+		v.child("interface").mistake("missing, want the device that leads to the other director")
+	}
+	return &d
+}
+
+// syncMaxLen reads the length of a sync message. The kernel moves what is
+// outside these bounds into them: 1024 for the backup's buffer, and 65535 less
+// the headers of IPv6 and UDP (start_sync_thread).
+func syncMaxLen(v value) (uint16, error) {
+	const low, high = 1024, 65535 - 40 - 8
+	n, ok := v.raw.(int64)
+	if !ok || n != 0 && (n < low || n > high) {
+		return 0, fmt.Errorf("is %s, want 0 or an integer from %d to %d", describe(v.raw), low, high)
+	}
+	return uint16(n), nil
 }
 
 // readSysctls reads [sysctl], settings below net/ipv4/vs, with the values that

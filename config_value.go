@@ -423,6 +423,15 @@ func parseUnicast(s string) (netip.Addr, error) {
 	return netip.Addr{}, errors.New(kind)
 }
 
+// parseMulticast accepts an address of a multicast group, and unmaps it.
+func parseMulticast(s string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(s)
+	if err != nil || addr.Zone() != "" || !addr.Unmap().IsMulticast() {
+		return netip.Addr{}, errMisfit
+	}
+	return addr.Unmap(), nil
+}
+
 // family names the address family of a.
 func family(a netip.Addr) string {
 	if a.Is4() {

@@ -240,6 +240,7 @@ func configChanges(before, after *Config) string {
 		{"cache_dir", before.CacheDir, after.CacheDir},
 		{"timeouts", before.Timeouts, after.Timeouts},
 		{"marks", before.Marks, after.Marks},
+		{"sync", before.Sync, after.Sync},
 		{"sysctl", before.Sysctls, after.Sysctls},
 	} {
 		if !reflect.DeepEqual(s.before, s.after) {

@@ -476,6 +476,8 @@ func TestConfigChanges(t *testing.T) {
 			field.SetInt(1)
 		case reflect.Struct:
 			field.Field(0).Set(reflect.ValueOf(1).Convert(field.Field(0).Type()))
+		case reflect.Pointer:
+			c.Sync = pairSync()
 		case reflect.Map:
 			c.Sysctls = map[string]string{"sloppy_tcp": "1"}
 		case reflect.Slice:

@@ -20,9 +20,11 @@ type fakeKernel struct {
 	timeouts Timeouts
 	noRoute  map[netip.Addr]bool // real servers that NEW_DEST refuses
 	noSched  map[string]bool
-	applied  []op  // all operations carried out
-	dumps    int   // tables read
-	broken   error // returned by Table
+	daemons  map[SyncRole]SyncDaemon // started and not stopped
+	devices  map[string]bool         // on which StartDaemon is refused
+	applied  []op                    // all operations carried out
+	dumps    int                     // tables read
+	broken   error                   // returned by Table
 	onApply  func(op)
 	refuse   func(op) error
 }
@@ -35,6 +37,8 @@ func newFakeKernel() *fakeKernel {
 		created:  make(map[ServiceKey]int),
 		noRoute:  make(map[netip.Addr]bool),
 		noSched:  make(map[string]bool),
+		daemons:  make(map[SyncRole]SyncDaemon),
+		devices:  make(map[string]bool),
 	}
 }
 
@@ -43,6 +47,39 @@ func (k *fakeKernel) Close() error { return nil }
 func (k *fakeKernel) Timeouts() (Timeouts, error) { return k.timeouts, nil }
 
 func (k *fakeKernel) SetTimeouts(t Timeouts) error { k.timeouts = t; return nil }
+
+func (k *fakeKernel) Daemons() ([]SyncDaemon, error) {
+	var all []SyncDaemon
+	for _, role := range syncRoles {
+		if d, runs := k.daemons[role]; runs {
+			all = append(all, d)
+		}
+	}
+	return all, nil
+}
+
+// StartDaemon fills in what start_sync_thread does.
+func (k *fakeKernel) StartDaemon(d SyncDaemon) error {
+	if k.devices[d.Interface] {
+		return unix.ENODEV
+	}
+	if _, runs := k.daemons[d.Role]; runs {
+		return unix.EEXIST
+	}
+	if d.MaxLen == 0 {
+		d.MaxLen = 1472
+	}
+	k.daemons[d.Role] = d
+	return nil
+}
+
+func (k *fakeKernel) StopDaemon(role SyncRole) error {
+	if _, runs := k.daemons[role]; !runs {
+		return unix.ESRCH
+	}
+	delete(k.daemons, role)
+	return nil
+}
 
 func (k *fakeKernel) Table(owned func(ServiceKey) bool) (Table, error) {
 	if k.broken != nil {

@@ -399,6 +399,40 @@ func (c *ipvsConn) SetTimeouts(t Timeouts) error {
 	return nil
 }
 
+// Daemons reads the sync daemons of the network namespace, none, one or two.
+func (c *ipvsConn) Daemons() ([]SyncDaemon, error) {
+	var all []SyncDaemon
+	seq := c.nextSeq()
+	c.enc.buf = c.enc.buf[:0]
+	c.enc.dumpDaemons(seq)
+	err := c.ask(seq, func(body []byte) error {
+		d, err := decodeDaemon(body)
+		all = append(all, d)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the sync daemons: %w", err)
+	}
+	return all, nil
+}
+
+// StartDaemon starts a sync daemon. The error is the kernel's errno.
+func (c *ipvsConn) StartDaemon(d SyncDaemon) error {
+	seq := c.nextSeq()
+	c.enc.buf = c.enc.buf[:0]
+	c.enc.newDaemon(d, seq)
+	return c.ask(seq, func([]byte) error { return nil })
+}
+
+// StopDaemon stops the sync daemon of a role. The error is the kernel's errno,
+// ESRCH when there is none.
+func (c *ipvsConn) StopDaemon(role SyncRole) error {
+	seq := c.nextSeq()
+	c.enc.buf = c.enc.buf[:0]
+	c.enc.delDaemon(role, seq)
+	return c.ask(seq, func([]byte) error { return nil })
+}
+
 // Info reads the kernel's IPVS version and connection-table size.
 func (c *ipvsConn) Info() (KernelInfo, error) {
 	var i KernelInfo

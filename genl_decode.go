@@ -65,6 +65,7 @@ func (a *attrs) sized(n int) []byte {
 
 var zeros = make([]byte, 16)
 
+func (a *attrs) u8() uint8    { return a.sized(1)[0] }
 func (a *attrs) u16() uint16  { return binary.NativeEndian.Uint16(a.sized(2)) }
 func (a *attrs) u32() uint32  { return binary.NativeEndian.Uint32(a.sized(4)) }
 func (a *attrs) u64() uint64  { return binary.NativeEndian.Uint64(a.sized(8)) }
@@ -319,6 +320,40 @@ func decodeTimeouts(body []byte) (Timeouts, error) {
 		return t, fmt.Errorf("timeouts: %w", a.err)
 	}
 	return t, nil
+}
+
+// decodeDaemon reads one message of an IPVS_CMD_GET_DAEMON dump.
+func decodeDaemon(body []byte) (SyncDaemon, error) {
+	var d SyncDaemon
+	inner, err := nested(body, cmdAttrDaemon)
+	if err != nil {
+		return d, fmt.Errorf("sync daemon: %w", err)
+	}
+	a := attrs{rest: inner}
+	for a.next() {
+		switch a.typ {
+		case daemonAttrState:
+			d.Role = SyncRole(a.u32())
+		case daemonAttrIFN:
+			d.Interface = a.str()
+		case daemonAttrSyncID:
+			d.ID = uint8(a.u32()) // a byte on the wire between directors
+		case daemonAttrMaxLen:
+			d.MaxLen = a.u16()
+		case daemonAttrGroup:
+			d.Group = inetAddr(a.sized(4)[:4], unix.AF_INET)
+		case daemonAttrGroup6:
+			d.Group = inetAddr(a.sized(16)[:16], unix.AF_INET6)
+		case daemonAttrPort:
+			d.Port = a.u16()
+		case daemonAttrTTL:
+			d.TTL = a.u8()
+		}
+	}
+	if a.err != nil {
+		return d, fmt.Errorf("sync daemon: %w", a.err)
+	}
+	return d, nil
 }
 
 // KernelInfo is the answer to IPVS_CMD_GET_INFO.

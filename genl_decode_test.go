@@ -191,6 +191,7 @@ func FuzzNextReply(f *testing.F) {
 			_, _ = decodeServer(r.body, k)
 			_, _ = decodeTimeouts(r.body)
 			_, _ = decodeInfo(r.body)
+			_, _ = decodeDaemon(r.body)
 		}
 	})
 }
@@ -211,6 +212,56 @@ func FuzzDecodeServer(f *testing.F) {
 		again, err := decodeServer(e.buf, k)
 		if err != nil || again.RealServer != s.RealServer {
 			t.Fatalf("%v became %v (%v)", s.RealServer, again.RealServer, err)
+		}
+	})
+}
+
+// daemonDump is what Linux 6.1 says of a sync daemon.
+const daemonDump = `
+	4000 0380 0800 0100 01000000 0900 0200 65746830 00000000 0800 0300 07000000
+	0600 0400 78050000 0600 0700 28230000 0500 0800 03000000 0800 0500 ef010203`
+
+func TestDecodeDaemon(t *testing.T) {
+	group4 := SyncDaemon{Role: SyncMaster, Interface: "eth0", ID: 7, Group: addr("239.1.2.3"), Port: 9000, TTL: 3, MaxLen: 1400}
+	if got, err := decodeDaemon(unhex(t, daemonDump)); err != nil || got != group4 {
+		t.Errorf("%+v, %v; want %+v", got, err, group4)
+	}
+	group6 := SyncDaemon{Role: SyncBackup, Interface: "eth0.100", ID: 255, Group: addr("ff02::1234"), Port: 65535, TTL: 255, MaxLen: 65487}
+	for _, d := range []SyncDaemon{group4, group6} {
+		if got, err := decodeDaemon(daemonBody(d)); err != nil || got != d {
+			t.Errorf("%+v, %v; want %+v", got, err, d)
+		}
+	}
+	for n := range len(unhex(t, daemonDump)) {
+		cut := unhex(t, daemonDump)[:n]
+		if _, err := decodeDaemon(cut); err == nil {
+			t.Errorf("the first %d bytes are taken for a daemon", n)
+		}
+	}
+	if _, err := decodeDaemon(unhex(t, "0c00 0380 0500 0100 01000000")); err == nil {
+		t.Error("a role of one byte is accepted")
+	}
+}
+
+// daemonBody is a message's body that says d: the kernel's own has the same
+// attributes as the request.
+func daemonBody(d SyncDaemon) []byte {
+	e := encoder{}
+	e.newDaemon(d, 0)
+	return e.buf[unix.NLMSG_HDRLEN+unix.GENL_HDRLEN:]
+}
+
+// A daemon that decodes can be encoded and decodes to the same daemon.
+func FuzzDecodeDaemon(f *testing.F) {
+	f.Add(unhex(f, daemonDump))
+	f.Add(daemonBody(SyncDaemon{Role: SyncBackup, Interface: "eth1", Group: netip.MustParseAddr("ff02::1234")}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := decodeDaemon(b)
+		if err != nil || len(d.Interface) > unix.IFNAMSIZ {
+			return
+		}
+		if again, err := decodeDaemon(daemonBody(d)); err != nil || again != d {
+			t.Fatalf("%+v became %+v (%v)", d, again, err)
 		}
 	})
 }

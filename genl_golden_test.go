@@ -85,8 +85,8 @@ func serverOp(kind opKind, k, address string, r RealServer) op {
 	return op{Kind: kind, Service: VirtualService{ServiceKey: key(k)}, Server: r}
 }
 
-// goldenIntents says in our types, an op or Timeouts, what the command of each
-// golden case asks for.
+// goldenIntents says in our types what the command of each golden case asks for:
+// an op, Timeouts, a SyncDaemon to start or the SyncRole of one to stop.
 var goldenIntents = map[string]any{
 	"service-new-tcp":   serviceOp(newService, "10.0.0.100:80/tcp", VirtualService{Scheduler: "rr"}),
 	"service-new-udp":   serviceOp(newService, "10.0.0.100:53/udp", VirtualService{Scheduler: "wlc"}),
@@ -188,12 +188,22 @@ var goldenIntents = map[string]any{
 
 	"timeouts-all": Timeouts{TCP: 900 * time.Second, TCPFin: 120 * time.Second, UDP: 300 * time.Second},
 	"timeouts-one": Timeouts{TCPFin: 60 * time.Second},
+
+	"daemon-new-master": SyncDaemon{Role: SyncMaster, Interface: "eth0"},
+	"daemon-new-backup": SyncDaemon{Role: SyncBackup, Interface: "eth0", ID: 7},
+	"daemon-new-maxlen": SyncDaemon{Role: SyncMaster, Interface: "eth0", ID: 7, MaxLen: 1400},
+	"daemon-new-group": SyncDaemon{Role: SyncMaster, Interface: "eth0", ID: 7,
+		Group: netip.MustParseAddr("239.1.2.3"), Port: 9000, TTL: 3},
+	"daemon-new-group6": SyncDaemon{Role: SyncBackup, Interface: "eth0", ID: 255,
+		Group: netip.MustParseAddr("ff02::1234"), Port: 9000, TTL: 1},
+	"daemon-del-master": SyncMaster,
+	"daemon-del-backup": SyncBackup,
 }
 
 // notEncodedYet are commands that ipvsadm sends and our encoder does not know: their
 // cases have no intent. One that is in the sources, where each constant has its
 // kernel name beside it, must not be here (TestGoldenNotEncodedYet).
-var notEncodedYet = []string{"IPVS_CMD_NEW_DAEMON", "IPVS_CMD_DEL_DAEMON"}
+var notEncodedYet []string
 
 // commandNames has the kernel's names of the commands that change something.
 var commandNames = map[uint8]string{
@@ -394,7 +404,7 @@ var meant = []struct {
 	},
 }
 
-// encodeIntent encodes an op or Timeouts as ipvsConn does, with the family's
+// encodeIntent encodes an intent as ipvsConn does, with the family's
 // number and the sequence number zero as in goldenFile. With last false more
 // operations follow in the batch.
 func encodeIntent(t *testing.T, intent any, last bool) []byte {
@@ -409,6 +419,10 @@ func encodeIntent(t *testing.T, intent any, last bool) []byte {
 		e.op(v, flags, 0)
 	case Timeouts:
 		e.timeouts(v, 0)
+	case SyncDaemon:
+		e.newDaemon(v, 0)
+	case SyncRole:
+		e.delDaemon(v, 0)
 	default:
 		t.Fatalf("encodeIntent does not know a %T", intent)
 	}
@@ -429,7 +443,7 @@ func edited(t *testing.T, c goldenCase, last bool, except int) wireMessage {
 }
 
 // batched are the values of "nothing follows in the batch" that an intent is
-// sent with. Timeouts go alone.
+// sent with. All but operations go alone.
 func batched(intent any) []bool {
 	if _, ok := intent.(op); ok {
 		return []bool{true, false}

@@ -34,6 +34,9 @@ const (
 	cmdSetDest    = 6  // IPVS_CMD_SET_DEST
 	cmdDelDest    = 7  // IPVS_CMD_DEL_DEST
 	cmdGetDest    = 8  // IPVS_CMD_GET_DEST
+	cmdNewDaemon  = 9  // IPVS_CMD_NEW_DAEMON
+	cmdDelDaemon  = 10 // IPVS_CMD_DEL_DAEMON
+	cmdGetDaemon  = 11 // IPVS_CMD_GET_DAEMON
 	cmdSetConfig  = 12 // IPVS_CMD_SET_CONFIG
 	cmdGetConfig  = 13 // IPVS_CMD_GET_CONFIG
 	cmdGetInfo    = 15 // IPVS_CMD_GET_INFO
@@ -43,6 +46,7 @@ const (
 const (
 	cmdAttrService       = 1 // IPVS_CMD_ATTR_SERVICE, nested
 	cmdAttrDest          = 2 // IPVS_CMD_ATTR_DEST, nested
+	cmdAttrDaemon        = 3 // IPVS_CMD_ATTR_DAEMON, nested
 	cmdAttrTimeoutTCP    = 4 // IPVS_CMD_ATTR_TIMEOUT_TCP, u32 seconds
 	cmdAttrTimeoutTCPFin = 5 // IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, u32 seconds
 	cmdAttrTimeoutUDP    = 6 // IPVS_CMD_ATTR_TIMEOUT_UDP, u32 seconds
@@ -79,6 +83,18 @@ const (
 	destAttrTunType      = 13 // IPVS_DEST_ATTR_TUN_TYPE, u8; absent before Linux 5.3, as the next two
 	destAttrTunPort      = 14 // IPVS_DEST_ATTR_TUN_PORT, be16
 	destAttrTunFlags     = 15 // IPVS_DEST_ATTR_TUN_FLAGS, u16
+)
+
+// Sync daemon attributes, inside cmdAttrDaemon: enum of IPVS_DAEMON_ATTR_*.
+const (
+	daemonAttrState  = 1 // IPVS_DAEMON_ATTR_STATE, u32 role
+	daemonAttrIFN    = 2 // IPVS_DAEMON_ATTR_MCAST_IFN, NUL-terminated, at most 15 characters
+	daemonAttrSyncID = 3 // IPVS_DAEMON_ATTR_SYNC_ID, u32
+	daemonAttrMaxLen = 4 // IPVS_DAEMON_ATTR_SYNC_MAXLEN, u16; absent before Linux 4.3, as all that follow
+	daemonAttrGroup  = 5 // IPVS_DAEMON_ATTR_MCAST_GROUP, be32
+	daemonAttrGroup6 = 6 // IPVS_DAEMON_ATTR_MCAST_GROUP6, struct in6_addr
+	daemonAttrPort   = 7 // IPVS_DAEMON_ATTR_MCAST_PORT, u16 in host order
+	daemonAttrTTL    = 8 // IPVS_DAEMON_ATTR_MCAST_TTL, u8
 )
 
 // Statistics, inside svcAttrStats64 and destAttrStats64: enum of
@@ -157,7 +173,8 @@ func (e *encoder) u32(typ uint16, v uint32) {
 	e.buf = binary.NativeEndian.AppendUint32(e.buf, v)
 }
 
-// port appends a be16: ports are the only big-endian numbers of the protocol.
+// port appends a be16: the ports of services and real servers are the only
+// big-endian numbers of the protocol.
 func (e *encoder) port(typ, v uint16) {
 	e.attr(typ, 2)
 	e.buf = binary.BigEndian.AppendUint16(e.buf, v)
@@ -330,5 +347,53 @@ func (e *encoder) timeouts(t Timeouts, seq uint32) {
 			e.u32(a.typ, a.seconds)
 		}
 	}
+	e.end()
+}
+
+// newDaemon appends IPVS_CMD_NEW_DAEMON. What is absent the kernel fills in.
+func (e *encoder) newDaemon(d SyncDaemon, seq uint32) {
+	e.begin(cmdNewDaemon, unix.NLM_F_ACK, seq)
+	at := e.nest(cmdAttrDaemon)
+	e.daemonID(d.Role, d.Interface, d.ID)
+	if d.MaxLen != 0 {
+		e.u16(daemonAttrMaxLen, d.MaxLen)
+	}
+	if d.Port != 0 {
+		e.u16(daemonAttrPort, d.Port)
+	}
+	if d.TTL != 0 {
+		e.u8(daemonAttrTTL, d.TTL)
+	}
+	switch {
+	case d.Group.Is4():
+		e.attr(daemonAttrGroup, 4)
+		b := d.Group.As4()
+		e.buf = append(e.buf, b[:]...)
+	case d.Group.Is6():
+		e.addr(daemonAttrGroup6, d.Group)
+	}
+	e.unnest(at)
+	e.end()
+}
+
+// delDaemon appends IPVS_CMD_DEL_DAEMON, of which the kernel reads the role.
+func (e *encoder) delDaemon(role SyncRole, seq uint32) {
+	e.begin(cmdDelDaemon, unix.NLM_F_ACK, seq)
+	at := e.nest(cmdAttrDaemon)
+	e.daemonID(role, "", 0)
+	e.unnest(at)
+	e.end()
+}
+
+// daemonID appends what every message about a sync daemon has.
+func (e *encoder) daemonID(role SyncRole, device string, id uint8) {
+	e.u32(daemonAttrState, uint32(role))
+	e.str(daemonAttrIFN, device)
+	e.u32(daemonAttrSyncID, uint32(id))
+}
+
+// dumpDaemons appends a request for the sync daemons that run.
+func (e *encoder) dumpDaemons(seq uint32) {
+	e.begin(cmdGetDaemon, unix.NLM_F_DUMP, seq)
 	e.end()
 }

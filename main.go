@@ -398,8 +398,8 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// cleanUp removes the services on every address that is or was ours, and the
-// addresses that the controller put on devices. Nothing else is touched.
+// cleanUp removes the services on every address that is or was ours, the sync
+// daemons that are ours, and the addresses that the controller put on devices. Nothing else is touched.
 func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) error {
 	st, err := dir.load()
 	if err != nil {
@@ -431,7 +431,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 		logChanges(log, ops)
 	}
 	addresses := newAddresses(st.Addresses, log)
-	errs = append(errs, addresses.Apply(ctx, nil))
+	errs = append(errs, stopDaemons(d, st.Daemons), addresses.Apply(ctx, nil))
 	if len(st.Marks) > 0 {
 		errs = append(errs, newMarkTable(log).Remove())
 	}

@@ -69,6 +69,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 	s.writeOwn(e)
 	if v != nil {
 		writeVIPs(e, v)
+		writeSync(e, v)
 		services, err := observe(v.Table)
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
 		writeKernel(e, services)
@@ -107,6 +108,17 @@ func (s *httpServer) writeOwn(e exposition) {
 	lists := e.family("cluster_lists_total", counter, "Complete lists that the stream received.")
 	for _, st := range streams {
 		lists(float64(st.Lists), "stream", st.Name)
+	}
+}
+
+// writeSync writes whether the sync daemons run.
+func writeSync(e exposition, v *view) {
+	if v.Sync == nil {
+		return
+	}
+	up := e.family("sync_daemon_up", gauge, "1 when the sync daemon runs as configured.")
+	for _, role := range syncRoles {
+		up(flag01(v.Sync[role]), "role", role.String())
 	}
 }
 

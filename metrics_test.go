@@ -217,6 +217,7 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 		v.Name, v.Addresses, v.TCPServices = "six", []netip.Addr{addr("2001:db8::1")}, ConfigMapName{}
 	})
 	b := newBench(t, testVIP(), six)
+	b.setSync(pairSync())
 	b.loop.cluster.Set(testCluster(map[string]string{"abc": "x/y:1"}, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
 	b.turn()
 	b.loop.cluster.Set(testCluster(map[string]string{"abc": "x/y:1"}, readyPod("a", "10.1.0.1")))
@@ -385,6 +386,8 @@ func TestMetricsOfALoop(t *testing.T) {
 		`vip_real_servers{vip="edge",state="draining"}`:   1,
 		`vip_real_servers{vip="six",state="in_service"}`:  0,
 		`vip_kept{vip="edge",family="IPv4"}`:              0,
+		`sync_daemon_up{role="master"}`:                   1,
+		`sync_daemon_up{role="backup"}`:                   1,
 		`vip_kept{vip="six",family="IPv6"}`:               0,
 	}, got())
 

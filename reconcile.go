@@ -41,6 +41,7 @@ type director interface {
 	Apply(ops []op) ([]*opError, error)
 	Timeouts() (Timeouts, error)
 	SetTimeouts(Timeouts) error
+	syncDaemons
 	Close() error
 }
 
@@ -90,6 +91,7 @@ type reconciler struct {
 	failing    string          // the last failure logged, so that a repeat is silent
 	unprepared map[string]bool // what the host refused, likewise
 	kept       map[workKey]bool
+	sync       map[SyncRole]syncMemory
 
 	view     atomic.Pointer[view]
 	turned   atomic.Pointer[time.Time] // end of the last turn, whatever came of it
@@ -278,7 +280,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.forgetEmpty()
 	}
 	err := errors.Join(append(errs, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Table: r.have, Kept: p.want.Kept, Warnings: p.want.Warnings, Err: err})
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Table: r.have, Kept: p.want.Kept, Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
 	return err
 }
 
@@ -302,7 +304,8 @@ func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	return p
 }
 
-// prepare sees to the host's sysctls and the kernel's connection timeouts.
+// prepare sees to the host's sysctls, the kernel's connection timeouts and its
+// sync daemons.
 // What is refused is logged once and tried again with every audit; the table
 // does not depend on it.
 func (r *reconciler) prepare(ctx context.Context, cfg *Config) error {
@@ -311,6 +314,9 @@ func (r *reconciler) prepare(ctx context.Context, cfg *Config) error {
 	timeoutErr := r.setTimeouts(cfg.Timeouts)
 	if r.director == nil {
 		return timeoutErr
+	}
+	if err := r.keepDaemons(cfg.Sync); err != nil {
+		return err
 	}
 	r.complainHost(errors.Join(err, timeoutErr))
 	return nil
@@ -566,14 +572,6 @@ func (r *reconciler) complain(w wanted) {
 		}
 	}
 	r.kept = kept
-}
-
-func names(servers []RealServer) []string {
-	all := make([]string, len(servers))
-	for i, s := range servers {
-		all[i] = s.Name()
-	}
-	return all
 }
 
 // forgetEmpty gives up the ownership of addresses and marks that are configured

@@ -35,6 +35,7 @@ type bench struct {
 	log    *bytes.Buffer
 	clock  time.Time
 	dir    string
+	sync   *SyncDaemon
 	cfg    Config
 }
 
@@ -66,7 +67,7 @@ func (b *bench) restart() {
 }
 
 func (b *bench) configure(vips ...VIP) {
-	b.loop.config.Set(&Config{VIPs: vips, AuditInterval: 10 * time.Second})
+	b.loop.config.Set(&Config{VIPs: vips, AuditInterval: 10 * time.Second, Sync: b.sync})
 }
 
 // turn runs the loop once and returns what it logged.
@@ -367,6 +368,10 @@ func TestStateRoundTrip(t *testing.T) {
 	s.Memory.Started[startKey{"edge", addr("10.1.0.1")}] = testTime
 	s.Memory.Working[workKey{"edge", false}] = []RealServer{{Address: addr("10.1.0.1"), Weight: 2, Forward: DirectRoute}}
 	s.Drains[rowID{ServiceKey{Address: addr("2001:db8::1"), Protocol: UDP, Port: 53}, addr("2001:db8::9"), 5353}] = drain{Deadline: testTime}
+	s.Daemons = []SyncDaemon{
+		{Role: SyncMaster, Interface: "eth1", ID: 7, Group: addr("224.0.0.81"), Port: 8848, TTL: 1},
+		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400},
+	}
 	b, err := s.encode()
 	if err != nil {
 		t.Fatal(err)

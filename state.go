@@ -36,6 +36,7 @@ type state struct {
 	Memory    memory
 	Drains    map[rowID]drain
 	Addresses []VIPAddress // addresses the controller put on devices itself
+	Daemons   []SyncDaemon // sync daemons that are ours, as they were asked for; one for each role at most
 }
 
 // The file's form.
@@ -48,6 +49,7 @@ type (
 		Started   []startEntry   `json:"slow_starts,omitempty"`
 		Drains    []drainEntry   `json:"drains,omitempty"`
 		Addresses []VIPAddress   `json:"addresses,omitempty"`
+		Daemons   []SyncDaemon   `json:"sync_daemons,omitempty"`
 	}
 	workingEntry struct {
 		VIP     string       `json:"vip"`
@@ -73,6 +75,7 @@ func (s *state) encode() ([]byte, error) {
 		Version:   stateVersion,
 		Owned:     slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
 		Addresses: s.Addresses,
+		Daemons:   s.Daemons,
 	}
 	f.Marks = slices.Sorted(maps.Keys(s.Marks))
 	for _, set := range slices.SortedFunc(maps.Keys(s.Memory.Working), compareWorkKeys) {
@@ -139,6 +142,12 @@ func decodeState(b []byte) (*state, error) {
 		s.Drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline}
 	}
 	s.Addresses = f.Addresses
+	for _, d := range f.Daemons {
+		if d.Role != SyncMaster && d.Role != SyncBackup || daemon(s.Daemons, d.Role) != nil {
+			return nil, fmt.Errorf("sync_daemons: role %s is none, or there twice", d.Role)
+		}
+		s.Daemons = append(s.Daemons, d)
+	}
 	return s, nil
 }
 

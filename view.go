@@ -32,7 +32,8 @@ type view struct {
 	Table    Table     // what the kernel has, with the reasons
 	Kept     []workKey
 	Warnings []string
-	Err      error // what is not in place; nil when all is
+	Sync     map[SyncRole]bool // whether the sync daemon runs as configured; nil without [sync]
+	Err      error             // what is not in place; nil when all is
 }
 
 // InService counts virtual services with and without a real server in service.
