@@ -38,9 +38,9 @@ func newPreparation(log *slog.Logger) *preparation {
 func (p *preparation) Prepare(ctx context.Context, cfg *Config) error {
 	uplink, err := p.uplink(ctx, cfg)
 	if !cfg.ManageSysctls {
-		return errors.Join(err, p.tellSysctls(uplink))
+		return errors.Join(err, p.tellSysctls(uplink, cfg))
 	}
-	return errors.Join(err, p.unhush(), p.applySysctls(uplink, cfg.Sysctls))
+	return errors.Join(err, p.unhush(), p.applySysctls(uplink, cfg))
 }
 
 // Announce implements host.
@@ -91,8 +91,9 @@ func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 
 // applySysctls sets the director's sysctls, the operator's own choices above
 // ours.
-func (p *preparation) applySysctls(uplink string, own map[string]string) error {
-	want, err := p.wantedSysctls(uplink, own)
+func (p *preparation) applySysctls(uplink string, cfg *Config) error {
+	own := cfg.Sysctls
+	want, err := p.wantedSysctls(uplink, cfg)
 	if err != nil {
 		return err
 	}
@@ -119,8 +120,8 @@ func (p *preparation) applySysctls(uplink string, own map[string]string) error {
 
 // tellSysctls says which sysctls are not as a director needs them, where the
 // configuration keeps the controller from changing them. Each once.
-func (p *preparation) tellSysctls(uplink string) error {
-	want, err := p.wantedSysctls(uplink, nil)
+func (p *preparation) tellSysctls(uplink string, cfg *Config) error {
+	want, err := p.wantedSysctls(uplink, cfg)
 	if err != nil {
 		return err
 	}
@@ -137,8 +138,9 @@ func (p *preparation) tellSysctls(uplink string) error {
 const vsSysctls = "net/ipv4/vs/"
 
 // wantedSysctls are the director's sysctls but for those that the operator has
-// an opinion on; without an uplink only those that belong to no device.
-func (p *preparation) wantedSysctls(uplink string, own map[string]string) ([]Sysctl, error) {
+// an opinion on; without an uplink only those that belong to no device. Those
+// of the sync daemon work together: an opinion on one is one on all.
+func (p *preparation) wantedSysctls(uplink string, cfg *Config) ([]Sysctl, error) {
 	release, err := p.sysctls.KernelRelease()
 	if err != nil {
 		return nil, err
@@ -146,9 +148,13 @@ func (p *preparation) wantedSysctls(uplink string, own map[string]string) ([]Sys
 	var want []Sysctl
 	for _, s := range directorSysctls(uplink, release) {
 		name, vs := strings.CutPrefix(s.Key, vsSysctls)
-		if _, chosen := own[name]; vs && !chosen || !vs && uplink != "" {
+		if _, chosen := cfg.Sysctls[name]; vs && !chosen || !vs && uplink != "" {
 			want = append(want, s)
 		}
+	}
+	chosen := func(s Sysctl) bool { return cfg.Sysctls[strings.TrimPrefix(s.Key, vsSysctls)] != "" }
+	if sync := syncSysctls(); cfg.Sync != nil && !slices.ContainsFunc(sync, chosen) {
+		want = append(want, sync...)
 	}
 	return want, nil
 }

@@ -94,6 +94,33 @@ func directorSysctls(uplink, release string) []Sysctl {
 	}
 }
 
+// syncSysctls is what the master daemon of a pair needs, so that the other
+// director has every connection that would be missed. They belong together:
+// with a period of 0 in sync_threshold and no sync_refresh_period only changes
+// of state would be told (ip_vs_sync_conn_needed in ip_vs_sync.c).
+func syncSysctls() []Sysctl {
+	return []Sysctl{
+		{
+			Key:      "net/ipv4/vs/sync_refresh_period",
+			Want:     "10",
+			Why:      "a slow connection must be told again before it times out at the other director, and a busy one need not be told every 50 packets",
+			Optional: true,
+		},
+		{
+			Key:      "net/ipv4/vs/sync_retries",
+			Want:     "1",
+			Why:      "sync messages are not acknowledged: one that is lost is made up for by the next packet after an eighth of the refresh period",
+			Optional: true,
+		},
+		{
+			Key:      "net/ipv4/vs/sync_threshold",
+			Want:     "0\t0",
+			Why:      "a connection is told once it is established; a client that waits for the server to speak first never sends the third packet of the kernel's default",
+			Optional: true,
+		},
+	}
+}
+
 // realServerSysctls is what a node needs to hold an IPv4 VIP on lo without
 // claiming it on the network. uplink is the name of an existing device: the
 // one that answers ARP for the node. The kernel takes the greater of "all" and

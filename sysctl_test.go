@@ -186,3 +186,37 @@ func TestProcSysApplyWriteFailure(t *testing.T) {
 		t.Errorf("Apply = %v, want the key and the value", err)
 	}
 }
+
+// The pair's settings come with [sync], and an opinion on one of them is one
+// on all.
+func TestSyncSysctls(t *testing.T) {
+	sys, _ := fakeProcSys(t, map[string]string{"kernel/osrelease": "6.1.0"})
+	p := &preparation{sysctls: sys}
+	wanted := func(cfg *Config) map[string]string {
+		all, err := p.wantedSysctls("", cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		some := make(map[string]string)
+		for _, s := range all {
+			if name, ok := strings.CutPrefix(s.Key, vsSysctls+"sync_"); ok {
+				some[name] = s.Want
+			}
+		}
+		return some
+	}
+	pair := map[string]string{"refresh_period": "10", "retries": "1", "threshold": "0\t0"}
+	for _, tt := range []struct {
+		cfg  Config
+		want map[string]string
+	}{
+		{Config{}, map[string]string{}},
+		{Config{Sync: pairSync()}, pair},
+		{Config{Sync: pairSync(), Sysctls: map[string]string{"sync_qlen_max": "9"}}, pair},
+		{Config{Sync: pairSync(), Sysctls: map[string]string{"sync_refresh_period": "0"}}, map[string]string{}},
+	} {
+		if diff := cmp.Diff(tt.want, wanted(&tt.cfg)); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.cfg, diff)
+		}
+	}
+}
