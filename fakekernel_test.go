@@ -21,7 +21,7 @@ type fakeKernel struct {
 	noRoute  map[netip.Addr]bool // real servers that NEW_DEST refuses
 	noSched  map[string]bool
 	daemons  map[SyncRole]SyncDaemon // started and not stopped
-	devices  map[string]bool         // on which StartDaemon is refused
+	noDaemon error                   // what StartDaemon answers
 	applied  []op                    // all operations carried out
 	dumps    int                     // tables read
 	broken   error                   // returned by Table
@@ -38,7 +38,6 @@ func newFakeKernel() *fakeKernel {
 		noRoute:  make(map[netip.Addr]bool),
 		noSched:  make(map[string]bool),
 		daemons:  make(map[SyncRole]SyncDaemon),
-		devices:  make(map[string]bool),
 	}
 }
 
@@ -60,12 +59,13 @@ func (k *fakeKernel) Daemons() ([]SyncDaemon, error) {
 
 // StartDaemon fills in what start_sync_thread does.
 func (k *fakeKernel) StartDaemon(d SyncDaemon) error {
-	if k.devices[d.Interface] {
-		return unix.ENODEV
+	if k.noDaemon != nil {
+		return k.noDaemon
 	}
 	if _, runs := k.daemons[d.Role]; runs {
 		return unix.EEXIST
 	}
+	d.Device = 0
 	if d.MaxLen == 0 {
 		d.MaxLen = 1472
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -70,6 +71,15 @@ func (p *preparation) Announce(ctx context.Context, cfg *Config, want []netip.Ad
 
 // Mark implements host.
 func (p *preparation) Mark(marks map[MarkedPort]uint32) error { return p.marks.Apply(marks) }
+
+// DeviceIndex implements host.
+func (p *preparation) DeviceIndex(name string) int {
+	device, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return device.Index
+}
 
 // uplink is the configured device, else that of the default route, else "".
 func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {

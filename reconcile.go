@@ -57,6 +57,8 @@ type host interface {
 	Mark(marks map[MarkedPort]uint32) error
 	// Hush keeps the host from sending ICMP errors until restore is called.
 	Hush(cfg *Config) (restore func())
+	// DeviceIndex is the kernel's number of a device, 0 when there is none.
+	DeviceIndex(name string) int
 }
 
 // reconciler is the state of the loop. All fields but view and counters belong

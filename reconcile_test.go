@@ -15,7 +15,10 @@ import (
 )
 
 // noHost is a host that needs nothing.
-type noHost struct{ err error }
+type noHost struct {
+	err     error
+	devices map[string]int // numbers of devices; one that is not here has 1
+}
 
 func (h noHost) Prepare(context.Context, *Config) error { return h.err }
 
@@ -24,6 +27,13 @@ func (h noHost) Announce(context.Context, *Config, []netip.Addr) ([]VIPAddress, 
 }
 
 func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
+
+func (h noHost) DeviceIndex(name string) int {
+	if n, listed := h.devices[name]; listed {
+		return n
+	}
+	return 1
+}
 
 func (h noHost) Hush(*Config) func() { return func() {} }
 
@@ -370,7 +380,7 @@ func TestStateRoundTrip(t *testing.T) {
 	s.Drains[rowID{ServiceKey{Address: addr("2001:db8::1"), Protocol: UDP, Port: 53}, addr("2001:db8::9"), 5353}] = drain{Deadline: testTime}
 	s.Daemons = []SyncDaemon{
 		{Role: SyncMaster, Interface: "eth1", ID: 7, Group: addr("224.0.0.81"), Port: 8848, TTL: 1},
-		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400},
+		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400, Device: 3},
 	}
 	b, err := s.encode()
 	if err != nil {

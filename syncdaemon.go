@@ -4,7 +4,7 @@
 // The reconcile loop calls keepDaemons at start, after each reload and with
 // every audit. A director runs both roles at once: the master tells, the backup
 // listens, and which director has the VIP at the moment makes no difference. A
-// daemon cannot be edited (start_sync_thread in net/netfilter/ipvs/ip_vs_sync.c
+// daemon cannot be known (start_sync_thread in net/netfilter/ipvs/ip_vs_sync.c
 // answers EEXIST), so one that differs is stopped and started. The table never
 // depends on any of this.
 
@@ -66,6 +66,11 @@ type SyncDaemon struct {
 	Port      uint16     `json:"port"`
 	TTL       uint8      `json:"ttl"`
 	MaxLen    uint16     `json:"maxlen"` // bytes of one message; 0 = the kernel goes by the MTU
+
+	// Device is the kernel's number of Interface when the daemon was started. A
+	// daemon stays at its device: when that is removed and made again under the
+	// same name, it is deaf and mute, and the kernel shows no difference.
+	Device int `json:"device,omitempty"`
 }
 
 // The kernel's own choices (include/uapi/linux/ip_vs.h, start_sync_thread).
@@ -89,6 +94,7 @@ func (d SyncDaemon) differences(to SyncDaemon) string {
 		{"port", d.Port, to.Port},
 		{"ttl", d.TTL, to.TTL},
 		{"maxlen", maxLenName(d.MaxLen), maxLenName(to.MaxLen)},
+		{"device", d.Device, to.Device},
 	} {
 		if a.was != a.now {
 			all = append(all, fmt.Sprintf("%s %v → %v", a.name, a.was, a.now))
@@ -104,12 +110,16 @@ func maxLenName(n uint16) string {
 	return strconv.Itoa(int(n))
 }
 
-// beside is d, which runs, in a form that compares with want: when want leaves
-// maxlen to the kernel any length counts as its choice, but not the one that was
-// asked for before.
+// beside is d, which runs, in a form that compares with want. Its device is that
+// of asked, what was asked for before, if known. When want leaves maxlen to the
+// kernel any length counts as its choice, but not the one of asked.
 func (d SyncDaemon) beside(want SyncDaemon, asked *SyncDaemon) SyncDaemon {
 	if want.MaxLen == 0 && (asked == nil || asked.MaxLen != d.MaxLen) {
 		d.MaxLen = 0
+	}
+	d.Device = want.Device
+	if asked != nil && asked.Device != 0 && asked.Interface == d.Interface && d.Interface == want.Interface {
+		d.Device = asked.Device
 	}
 	return d
 }
@@ -160,7 +170,7 @@ func (r *reconciler) keepDaemons(want *SyncDaemon) error {
 			err = r.retireDaemon(role, daemon(have, role))
 		} else {
 			d := *want
-			d.Role = role
+			d.Role, d.Device = role, r.host.DeviceIndex(want.Interface)
 			err = r.keepDaemon(d, daemon(have, role), memory.running)
 		}
 		memory.running = want != nil && err == nil
@@ -177,12 +187,23 @@ func (r *reconciler) keepDaemons(want *SyncDaemon) error {
 }
 
 // keepDaemon has the daemon want run, in place of have. before means that it
-// did when last looked at.
+// did when last looked at. While there is no such device, what runs stays.
 func (r *reconciler) keepDaemon(want SyncDaemon, have *SyncDaemon, before bool) error {
+	if want.Device == 0 {
+		return fmt.Errorf("there is no device %s; this is tried again", want.Interface)
+	}
 	asked := daemon(r.state.Daemons, want.Role)
 	why := "configuration"
-	if before && asked != nil && *asked == want {
-		why = "repaired, another hand changed it"
+	if asked != nil {
+		known := *asked
+		known.Device = want.Device
+		switch {
+		case known != want:
+		case asked.Device != want.Device:
+			why = "its device was made anew"
+		case before:
+			why = "repaired, another hand changed it"
+		}
 	}
 	if have != nil && have.beside(want, asked) == want {
 		r.rememberDaemon(want)
@@ -234,8 +255,6 @@ func (r *reconciler) rememberDaemon(d SyncDaemon) {
 func startError(d SyncDaemon, err error) error {
 	hint := ""
 	switch {
-	case errors.Is(err, unix.ENODEV):
-		hint = fmt.Sprintf(" (there is no device %s, or it has no address of the group's family; this is tried again)", d.Interface)
 	case errors.Is(err, unix.EEXIST):
 		hint = " (another hand has started one meanwhile)"
 	case errors.Is(err, unix.EINVAL):

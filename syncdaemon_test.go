@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // pairSync is a [sync] as config_toml.go reads it.
@@ -149,10 +150,10 @@ func TestSyncDaemonsOfAnotherHand(t *testing.T) {
 func TestSyncDaemonRefused(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.kernel.devices["eth1"] = true
+	b.kernel.noDaemon = unix.EINVAL
 	b.setSync(pairSync())
 	refused := func(role string) string {
-		return `ERROR msg="the sync daemon is not as it should be" role=` + role + ` err="start it on eth1: no such device (there is no device eth1, or it has no address of the group's family; this is tried again)"`
+		return `ERROR msg="the sync daemon is not as it should be" role=` + role + ` err="start it on eth1: invalid argument (the kernel does not synchronise while a service of one address family has a real server of the other)"`
 	}
 	logLines(t, b.turn(), refused("master"), refused("backup"))
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
@@ -163,7 +164,7 @@ func TestSyncDaemonRefused(t *testing.T) {
 	b.later(time.Minute)
 	logLines(t, b.log.String())
 
-	b.kernel.devices["eth1"] = false
+	b.kernel.noDaemon = nil
 	b.log.Reset()
 	b.later(10 * time.Second)
 	b.wantDaemons(pairSync(), pairSync())
@@ -172,10 +173,42 @@ func TestSyncDaemonRefused(t *testing.T) {
 	}
 
 	clear(b.kernel.daemons)
-	b.kernel.devices["eth1"] = true
+	b.kernel.noDaemon = unix.EINVAL
 	b.log.Reset()
 	b.later(10 * time.Second)
 	logLines(t, b.log.String(), refused("master"), refused("backup"))
+}
+
+// A daemon stays at a device that has been removed: one that was made again
+// under the same name gets a new daemon, and one that is missing no stop.
+func TestSyncDaemonDevice(t *testing.T) {
+	b := newBench(t, testVIP())
+	number := func(n int) { b.loop.host = noHost{devices: map[string]int{"eth1": n}} }
+	b.setSync(pairSync())
+	b.turn()
+
+	number(0)
+	b.log.Reset()
+	b.later(time.Minute)
+	logLines(t, b.log.String(),
+		`ERROR msg="the sync daemon is not as it should be" role=master err="there is no device eth1; this is tried again"`,
+		`ERROR msg="the sync daemon is not as it should be" role=backup err="there is no device eth1; this is tried again"`)
+	b.wantDaemons(pairSync(), pairSync())
+
+	b.restart()
+	number(7)
+	logLines(t, b.turn(),
+		`INFO msg="sync daemon restarted" role=master interface=eth1 change="device 1 → 7" why="its device was made anew"`,
+		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="device 1 → 7" why="its device was made anew"`)
+	b.log.Reset()
+	b.later(time.Minute)
+	logLines(t, b.log.String())
+
+	b.restart()
+	number(9)
+	b.setSync(nil)
+	b.turn()
+	b.wantDaemons(nil, nil)
 }
 
 // -cleanup stops those that are ours and nobody else's.
