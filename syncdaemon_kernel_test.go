@@ -128,8 +128,17 @@ func TestKernelSyncDaemons(t *testing.T) {
 	r.director.Run("ip", "link", "add", "eth9", "type", "dummy")
 	r.director.Run("ip", "link", "set", "eth9", "up")
 	r.director.Run("ip", "address", "add", "10.9.0.1/24", "dev", "eth9")
+	if got := r.director.Run("ip", "maddress", "show", "dev", "eth9"); strings.Contains(got, "224.0.0.81") {
+		t.Errorf("the backup daemon is at the new device by itself:\n%s", got)
+	}
 	r.logged(2, `why="its device was made anew"`)
 	r.daemons(nine...)
+	within(t, 5*time.Second, func() string {
+		if got := r.director.Run("ip", "maddress", "show", "dev", "eth9"); !strings.Contains(got, "224.0.0.81") {
+			return "the backup daemon is not at the new device:\n" + got
+		}
+		return ""
+	})
 
 	t.Log("step: [sync] removed while the process was down")
 	stop()
