@@ -78,6 +78,7 @@ type wanted struct {
 type owners struct {
 	addresses map[netip.Addr]*VIP
 	marks     map[uint32]*VIP
+	former    map[uint32]*VIP // marks that a VIP had and has no more
 }
 
 // of returns the VIP that k belongs to, nil when it is configured no more.
@@ -86,6 +87,14 @@ func (o owners) of(k ServiceKey) *VIP {
 		return o.marks[k.Mark]
 	}
 	return o.addresses[k.Address]
+}
+
+// latest is of, and for a mark that its VIP has no more that VIP all the same.
+func (o owners) latest(k ServiceKey) *VIP {
+	if v := o.of(k); v != nil || k.Mark == 0 {
+		return v
+	}
+	return o.former[k.Mark]
 }
 
 // hold says what is known of a set whose inputs are incomplete.
@@ -136,7 +145,7 @@ func desired(cfg *Config, cluster *Cluster, before memory, now time.Time) wanted
 
 // newOwners lists what cfg makes ours.
 func newOwners(cfg *Config) owners {
-	o := owners{addresses: make(map[netip.Addr]*VIP), marks: make(map[uint32]*VIP)}
+	o := owners{addresses: make(map[netip.Addr]*VIP), marks: make(map[uint32]*VIP), former: make(map[uint32]*VIP)}
 	for i := range cfg.VIPs {
 		for _, a := range cfg.VIPs[i].Addresses {
 			o.addresses[a] = &cfg.VIPs[i]

@@ -109,8 +109,20 @@ func serviceChange(was, now VirtualService) string {
 	c.add(was.Scheduler != now.Scheduler, "scheduler %s → %s", was.Scheduler, now.Scheduler)
 	c.add(was.Flags != now.Flags, "flags %#x → %#x", uint32(was.Flags), uint32(now.Flags))
 	c.add(was.Persistence != now.Persistence, "persistence %ds → %ds", was.Persistence, now.Persistence)
-	c.add(was.Netmask != now.Netmask, "netmask /%d → /%d", was.Netmask, now.Netmask)
+	c.add(was.Netmask != now.Netmask, "clients by %s → %s", prefixName(was.Netmask), prefixName(now.Netmask))
+	c.add(was.Engine != now.Engine, "persistence engine %q → %q", was.Engine, now.Engine)
 	return c.String()
+}
+
+// prefixName says which clients persistence takes for one.
+func prefixName(bits uint8) string {
+	switch bits {
+	case 0:
+		return "address"
+	case oddNetmask:
+		return "an odd netmask"
+	}
+	return fmt.Sprintf("/%d", bits)
 }
 
 // serverChange says in words what an edit changes.
@@ -118,6 +130,7 @@ func serverChange(was, now RealServer) string {
 	var c changes
 	c.add(was.Weight != now.Weight, "weight %d → %d", was.Weight, now.Weight)
 	c.add(was.Forward != now.Forward, "forwarding %s → %s", was.Forward, now.Forward)
+	c.add(was.Tunnel != now.Tunnel, "tunnel %v → %v", was.Tunnel, now.Tunnel)
 	c.add(was.Upper != now.Upper, "upper threshold %d → %d", was.Upper, now.Upper)
 	c.add(was.Lower != now.Lower, "lower threshold %d → %d", was.Lower, now.Lower)
 	return c.String()

@@ -237,6 +237,21 @@ type TunnelSettings struct {
 	Flags TunnelFlags `json:"flags,omitempty"`
 }
 
+// String is "gue port 6080 checksum" or the like.
+func (t TunnelSettings) String() string {
+	s := map[TunnelType]string{TunnelIPIP: "ipip", TunnelGUE: "gue", TunnelGRE: "gre"}[t.Type]
+	if t.Port != 0 {
+		s += fmt.Sprintf(" port %d", t.Port)
+	}
+	switch t.Flags {
+	case TunnelChecksum:
+		s += " checksum"
+	case TunnelRemoteChecksum:
+		s += " remote checksum"
+	}
+	return s
+}
+
 // RealServer is one destination of a virtual service.
 type RealServer struct {
 	Address netip.Addr `json:"address"`

@@ -418,7 +418,10 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 		return err
 	}
 	defer d.Close()
-	table, err := d.Table(func(k ServiceKey) bool { return o.of(k) != nil || st.Owned[k.Address] || st.Marks[k.Mark] })
+	table, err := d.Table(func(k ServiceKey) bool {
+		_, marked := st.Marks[k.Mark]
+		return o.of(k) != nil || st.Owned[k.Address] || marked
+	})
 	if err != nil {
 		return err
 	}

@@ -199,9 +199,16 @@ func (r *reconciler) ownConfigured(cfg *Config) {
 			r.state.Owned[a], r.stale = true, true
 		}
 	}
-	for m := range r.owners.marks {
-		if !r.state.Marks[m] {
-			r.state.Marks[m], r.stale = true, true
+	for m, v := range r.owners.marks {
+		if _, known := r.state.Marks[m]; !known {
+			r.stale = true
+		}
+		r.state.Marks[m] = v.Name
+	}
+	for m, name := range r.state.Marks {
+		i := slices.IndexFunc(cfg.VIPs, func(v VIP) bool { return v.Name == name })
+		if i >= 0 && r.owners.marks[m] == nil {
+			r.owners.former[m] = &cfg.VIPs[i]
 		}
 	}
 }
@@ -209,7 +216,8 @@ func (r *reconciler) ownConfigured(cfg *Config) {
 // owns reports whether service k is ours.
 func (r *reconciler) owns(k ServiceKey) bool {
 	if k.Mark != 0 {
-		return r.state.Marks[k.Mark]
+		_, ours := r.state.Marks[k.Mark]
+		return ours
 	}
 	return r.state.Owned[k.Address]
 }
@@ -294,6 +302,7 @@ type plan struct {
 func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	r.seed(cfg)
 	p := plan{want: desired(cfg, r.cluster.Get(), r.state.Memory, now)}
+	p.want.Owners = r.owners // which know former marks too
 	p.settled = settle(p.want, r.have, r.state.Drains, now)
 	p.ops = diff(p.Table, r.have)
 	for i := range p.ops {
@@ -475,7 +484,7 @@ func (r *reconciler) audit(drift *drift) error {
 // vipName is the name of the VIP that service k is configured for, "" for one
 // that is configured no more.
 func (r *reconciler) vipName(k ServiceKey) string {
-	if v := r.owners.of(k); v != nil {
+	if v := r.owners.latest(k); v != nil {
 		return v.Name
 	}
 	return ""

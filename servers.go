@@ -54,7 +54,7 @@ func (v *VIP) realServer(a netip.Addr, weight uint32) RealServer {
 func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	if !p.HostNetwork {
 		if !p.Terminating {
-			b.warn("vip %s: pod %s/%s is left out: it is not on hostNetwork, and direct routing needs the VIP on the pod's own node", v.Name, p.Namespace, p.Name)
+			b.warn("vip %s: pod %s/%s is left out: it is not on hostNetwork, and the VIP is on the pod's node, not in the pod", v.Name, p.Namespace, p.Name)
 		}
 		return netip.Addr{}, false
 	}

@@ -35,7 +35,7 @@ func describeTable(w wanted) string {
 		for _, r := range s.Servers {
 			fmt.Fprintf(&b, " %s=%d", r.Name(), r.Weight)
 			if r.Forward != DirectRoute {
-				fmt.Fprintf(&b, "/%s%v", r.Forward, r.Tunnel)
+				fmt.Fprintf(&b, "/%s %v", r.Forward, r.Tunnel)
 			}
 			if r.Upper != 0 {
 				fmt.Fprintf(&b, "(%d-%d)", r.Lower, r.Upper)
@@ -107,7 +107,7 @@ func TestVIPFeatures(t *testing.T) {
 				v.Upper, v.Lower = 100, 50
 			},
 			testCluster(nil, readyPod("a", "10.1.0.1")), newMemory(),
-			"10.0.0.1:80/tcp rr: 10.1.0.1=1/tunnel{1 6080 1}(50-100)\n",
+			"10.0.0.1:80/tcp rr: 10.1.0.1=1/tunnel gue port 6080 checksum(50-100)\n",
 		},
 		{
 			"the weight of a pod's annotation, the greatest of a node's",
