@@ -174,7 +174,8 @@ func (k *ServiceKey) UnmarshalText(text []byte) error {
 	return fmt.Errorf("virtual service %q: protocol %q is not tcp, udp or sctp", text, proto)
 }
 
-// Compare gives the table its order: marks first, then address, port, protocol.
+// Compare gives the table its order: address (that of marks is unspecified),
+// port, protocol, mark.
 func (k ServiceKey) Compare(l ServiceKey) int {
 	return cmp.Or(
 		k.Address.Compare(l.Address),

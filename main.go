@@ -310,9 +310,6 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	configs := newLatest[Config](wake)
 	saveWake := make(chan struct{}, 1)
 	clusters := newLatest[Cluster](wake, saveWake)
-	if seed := loadSnapshot(cfg.CacheDir, log); seed != nil {
-		clusters.Set(seed)
-	}
 	queryWake := make(chan struct{}, 1)
 	queries := newLatest[ClusterQuery](queryWake)
 	publish := func(c *Config) {
@@ -334,6 +331,13 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		now:     time.Now,
 	}
 	loop.restore()
+	// After a mere restart the kernel's table and the state file know better
+	// than a snapshot, which may be older than both.
+	if len(loop.state.Owned) == 0 {
+		if seed := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); seed != nil {
+			clusters.Set(seed)
+		}
+	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
 	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, started: time.Now()}
 
@@ -341,7 +345,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	publish(cfg)
 	group.Go(func() error { return loop.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx, queries) })
-	group.Go(func() error { return saveSnapshots(ctx, cfg.CacheDir, clusters, saveWake, log) })
+	group.Go(func() error { return saveSnapshots(ctx, cfg.CacheDir, func() string { return configs.Get().ClusterSource() }, clusters, saveWake, log) })
 	group.Go(func() error { return prep.addresses.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	hup := make(chan os.Signal, 1)
@@ -442,9 +446,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	}
 	addresses := newAddresses(st.Addresses, log)
 	errs = append(errs, addresses.Apply(ctx, nil))
-	if len(st.Marks) > 0 {
-		errs = append(errs, newMarkTable(log).Remove())
-	}
+	errs = append(errs, newMarkTable(log).Remove())
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -71,6 +71,9 @@ func (p *preparation) Announce(ctx context.Context, cfg *Config, want []netip.Ad
 // Mark implements host.
 func (p *preparation) Mark(marks map[MarkedPort]uint32) error { return p.marks.Apply(marks) }
 
+// Marked implements host.
+func (p *preparation) Marked() (map[MarkedPort]uint32, error) { return p.marks.Read() }
+
 // uplink is the configured device, else that of the default route, else "".
 func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	if cfg.Interface != "" {

@@ -25,6 +25,8 @@ func (h noHost) Announce(context.Context, *Config, []netip.Addr) ([]VIPAddress, 
 
 func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
 
+func (h noHost) Marked() (map[MarkedPort]uint32, error) { return map[MarkedPort]uint32{}, nil }
+
 func (h noHost) Hush(*Config) func() { return func() {} }
 
 // bench is a loop on a fake kernel, with a clock that stands still.
