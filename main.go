@@ -345,7 +345,9 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	publish(cfg)
 	group.Go(func() error { return loop.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx, queries) })
-	group.Go(func() error { return saveSnapshots(ctx, cfg.CacheDir, func() string { return configs.Get().ClusterSource() }, clusters, saveWake, log) })
+	group.Go(func() error {
+		return saveSnapshots(ctx, cfg.CacheDir, func() string { return configs.Get().ClusterSource() }, clusters, saveWake, log)
+	})
 	group.Go(func() error { return prep.addresses.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	hup := make(chan os.Signal, 1)
