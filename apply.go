@@ -50,20 +50,19 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 	if err != nil {
 		return []error{r.broken(err)}
 	}
+	starved := starvedServices(failed, p.Table)
 	// Marks come in between: new connections move to the services that have
 	// just been made before the old ones are quiesced.
-	markErr := r.mark(r.heldMarks(p.want), audit)
-	if markErr != nil {
-		undone, breaks = append(undone, breaks...), nil
-	}
-	if starved := starvedServices(failed, p.Table); len(starved) > 0 {
-		breaks = slices.DeleteFunc(slices.Clone(breaks), func(o op) bool {
-			if starved[o.Service.ServiceKey] {
-				undone = append(undone, o)
-			}
-			return starved[o.Service.ServiceKey]
-		})
-	}
+	unmade := r.unmade(failed, starved)
+	markErr := r.mark(p.want, unmade, audit)
+	breaks = slices.DeleteFunc(slices.Clone(breaks), func(o op) bool {
+		waits := starved[o.Service.ServiceKey] || r.replaced(o, p) &&
+			(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o))
+		if waits {
+			undone = append(undone, o)
+		}
+		return waits
+	})
 	if len(breaks) > 0 {
 		refused, err := r.director.Apply(breaks)
 		if err != nil {
@@ -181,32 +180,68 @@ func (r *reconciler) applyHushed(ops []op) ([]*opError, error) {
 	return r.director.Apply(ops)
 }
 
-// heldMarks are the wanted marks and, for VIPs of whose ports too little is
-// known, those that are there.
-func (r *reconciler) heldMarks(w wanted) map[MarkedPort]uint32 {
-	marks := w.Marks
-	for p, mark := range r.marked {
-		if v := r.owners.addresses[p.Address]; v != nil {
-			if _, held := w.Hold[workKey{v.Name, p.Address.Is6()}]; held && marks[p] == 0 {
-				marks[p] = mark
-			}
+// setOf is the set that o's service belongs to.
+func (r *reconciler) setOf(o op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
+
+// unmade are the sets with a new service that the kernel refused, or of which
+// it refused every real server: what served their ports before goes on.
+func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[workKey]bool {
+	sets := make(map[workKey]bool)
+	for _, f := range failed {
+		if _, old := r.have.Find(f.Op.Service.ServiceKey); f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && !old {
+			sets[r.setOf(f.Op)] = true
 		}
 	}
-	return marks
+	return sets
+}
+
+// replaced reports whether o takes from a service that is wanted no more, so
+// that another may be about to take over its ports.
+func (r *reconciler) replaced(o op, p plan) bool {
+	_, wanted := p.want.Table.Find(o.Service.ServiceKey)
+	return !wanted
+}
+
+// marksMatter reports whether marks decide which service gets o's packets.
+func (r *reconciler) marksMatter(o op) bool {
+	v := r.owners.of(o.Service.ServiceKey)
+	return o.Service.Mark != 0 || v != nil && len(vipGroups(v)) > 0
 }
 
 // mark brings the firewall marks up to date, when they have changed or it is
-// time to look after them.
-func (r *reconciler) mark(marks map[MarkedPort]uint32, audit bool) error {
-	ours := len(marks) > 0 || len(r.state.Marks) > 0
-	if !ours || !audit && maps.Equal(marks, r.marked) {
+// time to look after them. Those of sets that were not made, and of VIPs of
+// whose ports too little is known, stay.
+func (r *reconciler) mark(w wanted, unmade map[workKey]bool, audit bool) error {
+	if r.marked == nil {
+		// What an earlier run has left; without a memory of it, too.
+		have, err := r.host.Marked()
+		if err != nil {
+			return err
+		}
+		r.marked = have
+	}
+	set := func(p MarkedPort) workKey {
+		if v := r.owners.addresses[p.Address]; v != nil {
+			return workKey{v.Name, p.Address.Is6()}
+		}
+		return workKey{}
+	}
+	marks := maps.Clone(w.Marks)
+	maps.DeleteFunc(marks, func(p MarkedPort, _ uint32) bool { return unmade[set(p)] })
+	for p, mark := range r.marked {
+		if _, held := w.Hold[set(p)]; unmade[set(p)] || held && marks[p] == 0 {
+			marks[p] = mark
+		}
+	}
+	ours := len(marks)+len(r.marked)+len(r.state.Marks) > 0
+	if !ours || !audit && !r.remark && maps.Equal(marks, r.marked) {
 		return nil
 	}
 	if err := r.host.Mark(marks); err != nil {
-		r.marked = nil
+		r.remark = true
 		return err
 	}
-	r.marked = marks
+	r.marked, r.remark = marks, false
 	return nil
 }
 

@@ -48,6 +48,9 @@ func logChanges(log *slog.Logger, ops []op) {
 	}
 	for _, l := range order {
 		attrs := []any{"vip", l.vip, "address", l.address, "ports", portList(services[l])}
+		if l.address.IsUnspecified() {
+			attrs = []any{"vip", l.vip, "service", portList(services[l])}
+		}
 		if l.server != "" {
 			attrs = append(attrs, "server", l.server)
 		}

@@ -133,6 +133,18 @@ func (v *VIP) PodQuery() PodQuery {
 	return q
 }
 
+// ClusterSource names where the cluster is followed, for telling a snapshot of
+// another cluster.
+func (c *Config) ClusterSource() string {
+	switch {
+	case c.ClusterFile != "":
+		return "file " + c.ClusterFile
+	case c.Kubeconfig != "":
+		return "kubeconfig " + c.Kubeconfig
+	}
+	return "service account"
+}
+
 // ClusterQuery gathers what all VIPs want to know of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
 	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile}

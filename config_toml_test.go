@@ -233,7 +233,7 @@ func TestParseConfigMistakes(t *testing.T) {
 		{topLine("[marks]\nfirst = 0"), `2: marks.first: is the integer 0, want an integer from 1 to 4294967295`},
 		{topLine("[marks]\ncount = 0x1_0000_0000"), `2: marks.count: is the integer 4294967296, want an integer from 1 to 4294967295`},
 		{topLine("[marks]\nfirst = 0xffffffff\ncount = 2"), `3: marks.count: the last mark, first + count - 1, is 4294967296, want at most 4294967295`},
-		{topLine("[marks]\nfirst = 0xffff0001"), `2: marks.first: the last mark, first + count - 1, is 4294967296, want at most 4294967295`},
+		{topLine("[marks]\nfirst = 0xfffff001"), `2: marks.first: the last mark, first + count - 1, is 4294967296, want at most 4294967295`},
 		{topLine("[marks]\nlast = 1"), `2: marks.last: unknown key, want one of first, count`},
 		{"[marks]\ncount = 1\n[[vip]]\n" + goodVIP + "one_mark = true\n[[vip]]\nname = 'b'\naddresses = ['10.0.0.2']\nports = [1, 2]\ngroups = [[1, 2]]", `2: marks.count: is 1, want at least 2: one for each of groups and each one_mark`},
 		{topLine("[sysctl]\nconn_reuse = 1"), `2: sysctl.conn_reuse: unknown key, want one of am_droprate, amemthresh, backup_only, cache_bypass, conn_reuse_mode, conntrack, drop_entry, drop_packet, est_cpulist, est_nice, expire_nodest_conn, expire_quiescent_template, ignore_tunneled, nat_icmp_send, pmtu_disc, run_estimation, schedule_icmp, secure_tcp, sloppy_sctp, sloppy_tcp, snat_reroute, sync_persist_mode, sync_ports, sync_qlen_max, sync_refresh_period, sync_retries, sync_sock_size, sync_threshold, sync_version`},

@@ -78,6 +78,7 @@ type wanted struct {
 type owners struct {
 	addresses map[netip.Addr]*VIP
 	marks     map[uint32]*VIP
+	former    map[uint32]*VIP // marks that a VIP had and has no more
 }
 
 // of returns the VIP that k belongs to, nil when it is configured no more.
@@ -86,6 +87,14 @@ func (o owners) of(k ServiceKey) *VIP {
 		return o.marks[k.Mark]
 	}
 	return o.addresses[k.Address]
+}
+
+// latest is of, and for a mark that its VIP has no more that VIP all the same.
+func (o owners) latest(k ServiceKey) *VIP {
+	if v := o.of(k); v != nil || k.Mark == 0 {
+		return v
+	}
+	return o.former[k.Mark]
 }
 
 // hold says what is known of a set whose inputs are incomplete.
@@ -136,7 +145,7 @@ func desired(cfg *Config, cluster *Cluster, before memory, now time.Time) wanted
 
 // newOwners lists what cfg makes ours.
 func newOwners(cfg *Config) owners {
-	o := owners{addresses: make(map[netip.Addr]*VIP), marks: make(map[uint32]*VIP)}
+	o := owners{addresses: make(map[netip.Addr]*VIP), marks: make(map[uint32]*VIP), former: make(map[uint32]*VIP)}
 	for i := range cfg.VIPs {
 		for _, a := range cfg.VIPs[i].Addresses {
 			o.addresses[a] = &cfg.VIPs[i]
@@ -154,7 +163,9 @@ func (b *build) vip(v *VIP) {
 	pods, known := b.cluster.Pods[v.PodQuery()]
 	known = known || v.Pods.Selector == ""
 	ports, portsKnown := b.ports(v, pods)
-	portsKnown = portsKnown && (known || !v.PortsFromPods)
+	// When no pod is ready, pods that are gone may have had ports that nobody
+	// declares now: what the kernel has stays, as its real servers do.
+	portsKnown = portsKnown && (!v.PortsFromPods || known && slices.ContainsFunc(pods, func(p Pod) bool { return p.serves() }))
 	for _, is6 := range []bool{false, true} {
 		if !slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 }) {
 			continue
@@ -162,7 +173,7 @@ func (b *build) vip(v *VIP) {
 		set := workKey{v.Name, is6}
 		servers := b.servers(v, pods, is6)
 		if !known {
-			servers = addMissing(servers, b.before.Working[set], "in service before, the cluster has not answered yet")
+			servers = addMissing(servers, b.workedBefore(v, set), "in service before, the cluster has not answered yet")
 			if len(servers) == 0 {
 				b.Hold[set] = hold{}
 				continue
@@ -179,7 +190,7 @@ func (b *build) vip(v *VIP) {
 // inService sees to it that somebody serves the set: the real servers that
 // can, else the sorry server, else those that could last.
 func (b *build) inService(v *VIP, set workKey, servers []Row) []Row {
-	before := b.before.Working[set]
+	before := b.workedBefore(v, set)
 	if fromPods := v.podServers(servers); len(fromPods) > 0 {
 		b.Memory.Working[set] = fromPods
 	} else if len(before) > 0 {
@@ -189,7 +200,7 @@ func (b *build) inService(v *VIP, set workKey, servers []Row) []Row {
 		return b.slowStart(v, set, servers)
 	}
 	if i := slices.IndexFunc(v.Sorry, func(a netip.Addr) bool { return a.Is6() == set.Is6 }); i >= 0 {
-		sorry := RealServer{Address: v.Sorry[i], Weight: 1, Forward: v.Forward, Tunnel: v.Tunnel}
+		sorry := RealServer{Address: v.Sorry[i], Weight: v.Weight, Forward: v.Forward, Tunnel: v.Tunnel}
 		servers = slices.DeleteFunc(slices.Clone(servers), sameAs(sorry))
 		return addMissing(servers, []RealServer{sorry}, "sorry server, nothing else is in service")
 	}
@@ -225,11 +236,18 @@ func (b *build) groups(v *VIP, is6 bool, ports []vipPort, servers []Row) map[Por
 	grouped := make(map[Port]bool)
 	for _, g := range vipGroups(v) {
 		mark := b.marks[g.name]
-		found := false
+		found, members := false, servers
 		for _, p := range ports {
 			if grouped[p.Port] || g.ports != nil && !slices.Contains(g.ports, p.Port) {
 				continue
 			}
+			// In the midst of a roll-out only some nodes have the port. Ports that
+			// need not stick together do without the mark until then; those that
+			// must are for the nodes that have all of them.
+			if g.ports == nil && !p.everywhere(servers) {
+				continue
+			}
+			members = p.only(v, members)
 			grouped[p.Port], found = true, true
 			for _, a := range v.Addresses {
 				if a.Is6() == is6 {
@@ -238,7 +256,7 @@ func (b *build) groups(v *VIP, is6 bool, ports []vipPort, servers []Row) map[Por
 			}
 		}
 		if found {
-			b.Table = append(b.Table, Service{VirtualService: virtualService(v, MarkKey(mark, is6)), VIP: v.Name, Servers: servers})
+			b.Table = append(b.Table, Service{VirtualService: virtualService(v, MarkKey(mark, is6)), VIP: v.Name, Servers: members})
 		}
 	}
 	return grouped

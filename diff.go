@@ -6,7 +6,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 )
@@ -110,8 +109,20 @@ func serviceChange(was, now VirtualService) string {
 	c.add(was.Scheduler != now.Scheduler, "scheduler %s → %s", was.Scheduler, now.Scheduler)
 	c.add(was.Flags != now.Flags, "flags %#x → %#x", uint32(was.Flags), uint32(now.Flags))
 	c.add(was.Persistence != now.Persistence, "persistence %ds → %ds", was.Persistence, now.Persistence)
-	c.add(was.Netmask != now.Netmask, "netmask /%d → /%d", was.Netmask, now.Netmask)
+	c.add(was.Netmask != now.Netmask, "clients by %s → %s", prefixName(was.Netmask), prefixName(now.Netmask))
+	c.add(was.Engine != now.Engine, "persistence engine %q → %q", was.Engine, now.Engine)
 	return c.String()
+}
+
+// prefixName says which clients persistence takes for one.
+func prefixName(bits uint8) string {
+	switch bits {
+	case 0:
+		return "address"
+	case oddNetmask:
+		return "an odd netmask"
+	}
+	return fmt.Sprintf("/%d", bits)
 }
 
 // serverChange says in words what an edit changes.
@@ -119,6 +130,7 @@ func serverChange(was, now RealServer) string {
 	var c changes
 	c.add(was.Weight != now.Weight, "weight %d → %d", was.Weight, now.Weight)
 	c.add(was.Forward != now.Forward, "forwarding %s → %s", was.Forward, now.Forward)
+	c.add(was.Tunnel != now.Tunnel, "tunnel %v → %v", was.Tunnel, now.Tunnel)
 	c.add(was.Upper != now.Upper, "upper threshold %d → %d", was.Upper, now.Upper)
 	c.add(was.Lower != now.Lower, "lower threshold %d → %d", was.Lower, now.Lower)
 	return c.String()
@@ -143,50 +155,53 @@ func (c changes) String() string { return string(c) }
 // real servers or services change at once, additions come first and removals
 // last, so that a service is never emptier in between than in both tables.
 func diff(want, have Table) []op {
-	var ops []op
+	var phases [numPhases][]op
+	add := func(o op) { phases[o.phase()] = append(phases[o.phase()], o) }
 	for w, h := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
 		switch {
 		case h == nil:
-			ops = append(ops, op{Kind: newService, VIP: w.VIP, Service: w.VirtualService, Why: "new virtual service"})
-			ops = diffServers(ops, *w, nil)
+			add(op{Kind: newService, VIP: w.VIP, Service: w.VirtualService, Why: "new virtual service"})
+			diffServers(add, w, nil)
 		case w == nil:
-			ops = append(ops, op{Kind: delService, VIP: h.VIP, Service: VirtualService{ServiceKey: h.ServiceKey}, WasService: h.VirtualService})
+			add(op{Kind: delService, VIP: h.VIP, Service: VirtualService{ServiceKey: h.ServiceKey}, WasService: h.VirtualService})
 		default:
 			if w.VirtualService != h.VirtualService {
-				ops = append(ops, op{Kind: setService, VIP: w.VIP, Service: w.VirtualService, WasService: h.VirtualService, Why: "configuration"})
+				add(op{Kind: setService, VIP: w.VIP, Service: w.VirtualService, WasService: h.VirtualService, Why: "configuration"})
 			}
-			ops = diffServers(ops, *w, h.Servers)
+			diffServers(add, w, h.Servers)
 		}
 	}
-	slices.SortStableFunc(ops, func(a, b op) int { return cmp.Compare(a.phase(), b.phase()) })
-	return ops
+	return slices.Concat(phases[:]...)
 }
 
-// phase is the place of o in a batch.
+// numPhases is one phase for each kind and one for quiescing.
+const numPhases = int(delService) + 2
+
+// phase is the place of o in a batch: that of its kind, but for quiescing,
+// which comes between editing and removing.
 func (o op) phase() int {
-	if o.quiesces() {
-		return int(setServer)*2 + 1
+	if o.quiesces() || o.Kind > setServer {
+		return int(o.Kind) + 1
 	}
-	return int(o.Kind) * 2
+	return int(o.Kind)
 }
 
-// diffServers appends what turns the real servers have into those of w.
-func diffServers(ops []op, w Service, have []Row) []op {
+// diffServers adds what turns the real servers have into those of w.
+func diffServers(add func(op), w *Service, have []Row) {
 	if len(w.Servers) == len(have) && len(have) > 0 && &w.Servers[0] == &have[0] {
-		return ops // the very rows that were applied last
+		return // the very rows that were applied last
 	}
 	key := VirtualService{ServiceKey: w.ServiceKey}
 	for n, o := range merged(w.Servers, have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
 		switch {
 		case o == nil:
-			ops = append(ops, op{Kind: newServer, VIP: w.VIP, Service: key, Server: n.RealServer, Why: n.Why})
+			add(op{Kind: newServer, VIP: w.VIP, Service: key, Server: n.RealServer, Why: n.Why})
 		case n == nil:
-			ops = append(ops, op{Kind: delServer, VIP: w.VIP, Service: key, Server: o.RealServer, WasServer: o.RealServer, Why: o.Why})
+			add(op{Kind: delServer, VIP: w.VIP, Service: key, Server: o.RealServer, WasServer: o.RealServer, Why: o.Why})
 		case n.RealServer != o.RealServer:
-			ops = append(ops, op{Kind: setServer, VIP: w.VIP, Service: key, Server: n.RealServer, WasServer: o.RealServer, Why: n.Why})
+			add(op{Kind: setServer, VIP: w.VIP, Service: key, Server: n.RealServer, WasServer: o.RealServer, Why: n.Why})
 		}
 	}
-	return ops
 }
 
 // merged walks two slices sorted by compare side by side. Each step yields the

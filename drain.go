@@ -83,7 +83,7 @@ func settle(w wanted, have Table, drains map[rowID]drain, now time.Time) settled
 // policy is how real servers leave a service; that of a VIP which is configured
 // no more is the default.
 func (w *wanted) policy(k ServiceKey) Drain {
-	if v := w.Owners.of(k); v != nil {
+	if v := w.Owners.latest(k); v != nil {
 		return v.Drain
 	}
 	return Drain{Timeout: defaultDrainTimeout}

@@ -323,11 +323,10 @@ func (e *opError) Unwrap() error { return e.Err }
 func (e *opError) hint() string {
 	switch {
 	case e.Op.Kind <= setService && errors.Is(e.Err, unix.ENOENT):
-		hint := fmt.Sprintf("the kernel has no scheduler %q: module ip_vs_%[1]s is missing", e.Op.Service.Scheduler)
 		if e.Op.Service.Engine != "" {
-			hint += fmt.Sprintf(", or no persistence engine %q: module ip_vs_pe_%[1]s", e.Op.Service.Engine)
+			return fmt.Sprintf("the kernel lacks scheduler %q (module ip_vs_%[1]s) or persistence engine %[2]q (module ip_vs_pe_%[2]s)", e.Op.Service.Scheduler, e.Op.Service.Engine)
 		}
-		return hint
+		return fmt.Sprintf("the kernel has no scheduler %q: module ip_vs_%[1]s is missing", e.Op.Service.Scheduler)
 	case e.Op.Kind == newServer && errors.Is(e.Err, unix.EINVAL):
 		return fmt.Sprintf("the kernel has no unicast route to %s at the moment; this is tried again", e.Op.Server.Address)
 	case errors.Is(e.Err, unix.EPERM):

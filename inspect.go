@@ -162,7 +162,7 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return exitFailure
 	}
-	ops, warnings, err := pendingChanges(ctx, cfg)
+	changes, warnings, err := pendingChanges(ctx, cfg)
 	for _, w := range warnings {
 		fmt.Fprintln(stderr, "warning:", w)
 	}
@@ -170,17 +170,18 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return exitFailure
 	}
-	for _, o := range ops {
-		fmt.Fprintln(stdout, o)
+	for _, line := range changes {
+		fmt.Fprintln(stdout, line)
 	}
-	if len(ops) > 0 {
+	if len(changes) > 0 {
 		return exitChanges
 	}
 	return exitOK
 }
 
-// pendingChanges is one turn of the loop up to the list of operations.
-func pendingChanges(ctx context.Context, cfg *Config) ([]op, []string, error) {
+// pendingChanges is one turn of the loop up to the list of operations, a line
+// for each.
+func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []string, err error) {
 	cluster, err := askCluster(ctx, cfg.ClusterQuery())
 	if err != nil {
 		return nil, nil, err
@@ -199,7 +200,14 @@ func pendingChanges(ctx context.Context, cfg *Config) ([]op, []string, error) {
 		return nil, nil, err
 	}
 	p := loop.plan(cfg, time.Now(), drift{})
-	return p.ops, p.want.Warnings, nil
+	for _, o := range p.ops {
+		changes = append(changes, o.String())
+	}
+	same, err := newMarkTable(loop.log).Check(p.want.Marks)
+	if err == nil && !same {
+		changes = append(changes, fmt.Sprintf("~ firewall marks  %d ports marked", len(p.want.Marks)))
+	}
+	return changes, p.want.Warnings, err
 }
 
 // askCluster waits until every query has an answer.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	_ "embed"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,5 +81,62 @@ func busyboxOnly(t *testing.T, busybox, dir string) {
 		if err := os.Symlink(busybox, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// The tests in the virtual machine have the script from here.
+//
+//go:embed install/realserver.sh
+var realserverScript string
+
+// realserver.sh with a tunnel, beside what a CNI plug-in has: its device goes
+// on receiving and is left as it was.
+func TestKernelRealserverScriptTunnel(t *testing.T) {
+	requireKernel(t)
+	t.Parallel()
+	ns := newNetns(t)
+	ns.addDevice(t, "eth0")
+	ns.run(t, "ip", "link", "set", "eth0", "up")
+	ns.run(t, "ip", "address", "add", "10.0.0.9/24", "dev", "eth0")
+	ns.run(t, "ip", "route", "add", "default", "via", "10.0.0.1")
+	ns.run(t, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1")
+
+	dir := t.TempDir()
+	script := filepath.Join(dir, "realserver.sh")
+	if err := os.WriteFile(script, []byte(realserverScript), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run := func(want int, wantOut string, args ...string) {
+		t.Helper()
+		cmd := exec.Command("ip", append([]string{"netns", "exec", string(ns), "env", "TUNNEL=ipip", "STATE=" + filepath.Join(dir, "state"), "sh", script}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != want {
+			t.Errorf("%q: exit %d, want %d: %v", args, code, want, err)
+		}
+		if diff := cmp.Diff(wantOut, string(out)); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", args, diff)
+		}
+	}
+	const (
+		conf    = "/proc/sys/net/ipv4/conf/"
+		arpOn   = conf + "eth0/arp_ignore: 0 -> 1\n" + conf + "eth0/arp_announce: 0 -> 2\n"
+		arpOff  = conf + "eth0/arp_ignore: 1 -> 0\n" + conf + "eth0/arp_announce: 2 -> 0\n"
+		already = "already in place\n"
+	)
+	run(0, arpOn+"added 10.0.0.77 on lo\nmade lvs-ipip\n"+conf+"lvs-ipip/rp_filter: 1 -> 2\nadded 10.0.0.77 on lvs-ipip\nbrought up lvs-ipip\n"+
+		"added 2001:db8::77 on lo\nmade lvs-ip6tnl\nbrought up lvs-ip6tnl\n", "start", "10.0.0.77,2001:db8::77")
+	run(0, already, "start", "10.0.0.77,2001:db8::77")
+	run(0, already, "status", "10.0.0.77,2001:db8::77")
+	run(0, "added 10.0.0.78 on lo\nadded 10.0.0.78 on lvs-ipip\n", "start", "10.0.0.78")
+	run(0, "removed 10.0.0.77 on lo\nremoved 10.0.0.77 on lvs-ipip\nremoved 2001:db8::77 on lo\nremoved lvs-ip6tnl\n", "stop", "10.0.0.77,2001:db8::77")
+	run(1, "10.0.0.77 is missing on lo\n10.0.0.77 is missing on lvs-ipip\n", "status", "10.0.0.77")
+	run(0, "removed 10.0.0.78 on lo\nremoved 10.0.0.78 on lvs-ipip\nremoved lvs-ipip\n"+arpOff, "stop", "10.0.0.78")
+
+	ns.run(t, "ip", "link", "set", "tunl0", "up")
+	ns.run(t, "ip", "address", "add", "192.168.7.1/32", "dev", "tunl0")
+	run(0, arpOn+"added 10.0.0.77 on lo\n"+conf+"tunl0/rp_filter: 1 -> 2\n", "start", "10.0.0.77")
+	run(0, "removed 10.0.0.77 on lo\n"+arpOff+conf+"tunl0/rp_filter: 2 -> 1\n", "stop", "10.0.0.77")
+	if shown := ns.run(t, "ip", "-brief", "address", "show"); !strings.Contains(shown, "192.168.7.1/32") || strings.Contains(shown, "10.0.0.77") || strings.Contains(shown, "lvs-") {
+		t.Errorf("left by stop:\n%s", shown)
 	}
 }

@@ -13,6 +13,8 @@ import (
 // packets are as large as the network takes. `realserver -remove` leaves
 // nothing of the node's end.
 func TestKernelTrafficTunnel(t *testing.T) {
+	requireKernel(t)
+	t.Parallel()
 	r := newRig(t)
 	client := r.lab.Host("client", 3)
 	router := r.lab.Router("router")

@@ -174,7 +174,8 @@ func (k *ServiceKey) UnmarshalText(text []byte) error {
 	return fmt.Errorf("virtual service %q: protocol %q is not tcp, udp or sctp", text, proto)
 }
 
-// Compare gives the table its order: marks first, then address, port, protocol.
+// Compare gives the table its order: address (that of marks is unspecified),
+// port, protocol, mark.
 func (k ServiceKey) Compare(l ServiceKey) int {
 	return cmp.Or(
 		k.Address.Compare(l.Address),
@@ -235,6 +236,21 @@ type TunnelSettings struct {
 	Type  TunnelType  `json:"type"`
 	Port  uint16      `json:"port,omitempty"` // UDP port of GUE; 0 for the others
 	Flags TunnelFlags `json:"flags,omitempty"`
+}
+
+// String is "gue port 6080 checksum" or the like.
+func (t TunnelSettings) String() string {
+	s := map[TunnelType]string{TunnelIPIP: "ipip", TunnelGUE: "gue", TunnelGRE: "gre"}[t.Type]
+	if t.Port != 0 {
+		s += fmt.Sprintf(" port %d", t.Port)
+	}
+	switch t.Flags {
+	case TunnelChecksum:
+		s += " checksum"
+	case TunnelRemoteChecksum:
+		s += " remote checksum"
+	}
+	return s
 }
 
 // RealServer is one destination of a virtual service.

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,6 +55,12 @@ Without a file: lvs-controller -kubeconfig FILE -vip ADDR [-schedname rr]
 const defaultConfigPath = "/etc/lvs-controller/config.toml"
 
 func main() {
+	// The memory peaks while a long list of pods is decoded. A collector that
+	// runs twice as often costs next to nothing in a process that mostly waits,
+	// and keeps a director small.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -303,9 +310,6 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	configs := newLatest[Config](wake)
 	saveWake := make(chan struct{}, 1)
 	clusters := newLatest[Cluster](wake, saveWake)
-	if seed := loadSnapshot(cfg.CacheDir, log); seed != nil {
-		clusters.Set(seed)
-	}
 	queryWake := make(chan struct{}, 1)
 	queries := newLatest[ClusterQuery](queryWake)
 	publish := func(c *Config) {
@@ -327,6 +331,13 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		now:     time.Now,
 	}
 	loop.restore()
+	// After a mere restart the kernel's table and the state file know better
+	// than a snapshot, which may be older than both.
+	if len(loop.state.Owned) == 0 {
+		if seed := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); seed != nil {
+			clusters.Set(seed)
+		}
+	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
 	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, started: time.Now()}
 
@@ -334,7 +345,9 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	publish(cfg)
 	group.Go(func() error { return loop.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx, queries) })
-	group.Go(func() error { return saveSnapshots(ctx, cfg.CacheDir, clusters, saveWake, log) })
+	group.Go(func() error {
+		return saveSnapshots(ctx, cfg.CacheDir, func() string { return configs.Get().ClusterSource() }, clusters, saveWake, log)
+	})
 	group.Go(func() error { return prep.addresses.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	hup := make(chan os.Signal, 1)
@@ -411,7 +424,10 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 		return err
 	}
 	defer d.Close()
-	table, err := d.Table(func(k ServiceKey) bool { return o.of(k) != nil || st.Owned[k.Address] || st.Marks[k.Mark] })
+	table, err := d.Table(func(k ServiceKey) bool {
+		_, marked := st.Marks[k.Mark]
+		return o.of(k) != nil || st.Owned[k.Address] || marked
+	})
 	if err != nil {
 		return err
 	}
@@ -432,9 +448,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	}
 	addresses := newAddresses(st.Addresses, log)
 	errs = append(errs, stopDaemons(d, st.Daemons), addresses.Apply(ctx, nil))
-	if len(st.Marks) > 0 {
-		errs = append(errs, newMarkTable(log).Remove())
-	}
+	errs = append(errs, newMarkTable(log).Remove())
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

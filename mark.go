@@ -123,6 +123,18 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 	return nil
 }
 
+// Read returns the marks that the kernel holds, never nil without an error.
+func (m *markTable) Read() (map[MarkedPort]uint32, error) {
+	conn, have, err := openMarks(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.CloseLasting()
+	marks := make(map[MarkedPort]uint32)
+	maps.Copy(marks, have.marks)
+	return marks, nil
+}
+
 // Check reports whether the kernel holds exactly want. It writes nothing.
 func (m *markTable) Check(want map[MarkedPort]uint32) (same bool, err error) {
 	conn, have, err := openMarks(want)

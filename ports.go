@@ -33,11 +33,19 @@ func (p vipPort) only(v *VIP, rows []Row) []Row {
 	}
 	if !inService(some) {
 		for i := range some {
+			if v.isStatic(some[i].Address) {
+				continue // of weight 0 by the operator's word
+			}
 			some[i].Weight = v.Weight
 			some[i].Why += ", kept, no other real server has the port"
 		}
 	}
 	return some
+}
+
+// everywhere reports whether all rows that are in service have the port.
+func (p vipPort) everywhere(rows []Row) bool {
+	return p.nodes == nil || !slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 && !p.nodes[r.Address] })
 }
 
 // reservedPorts are ports that ingress-nginx itself uses on each node's
@@ -106,8 +114,20 @@ func (b *build) podPorts(v *VIP, pods []Pod, named map[Port]bool) []vipPort {
 	if !v.PortsFromPods {
 		return nil
 	}
+	serves := make(map[netip.Addr]bool) // by a pod that is ready
+	for i := range pods {
+		if pods[i].serves() {
+			for _, a := range pods[i].Addresses {
+				serves[a] = true
+			}
+		}
+	}
 	nodes := make(map[Port]map[netip.Addr]bool)
 	for i := range pods {
+		// Beside a ready pod the ports of one that leaves or comes do not count.
+		if !pods[i].serves() && slices.ContainsFunc(pods[i].Addresses, func(a netip.Addr) bool { return serves[a] }) {
+			continue
+		}
 		for _, p := range pods[i].Ports {
 			if named[p] || slices.Contains(v.ExcludePorts, p) || !pods[i].HostNetwork {
 				continue
@@ -132,6 +152,9 @@ func (b *build) podPorts(v *VIP, pods []Pod, named map[Port]bool) []vipPort {
 	}
 	return ports
 }
+
+// serves reports whether p can take connections.
+func (p *Pod) serves() bool { return p.HostNetwork && p.Ready && !p.Terminating }
 
 // configMapPort checks one entry of a tcp-services or udp-services ConfigMap,
 // "PORT": "NAMESPACE/SERVICE:PORT[:…]", and returns its port. Where the traffic

@@ -81,6 +81,9 @@ func (p *preparation) DeviceIndex(name string) int {
 	return device.Index
 }
 
+// Marked implements host.
+func (p *preparation) Marked() (map[MarkedPort]uint32, error) { return p.marks.Read() }
+
 // uplink is the configured device, else that of the default route, else "".
 func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	if cfg.Interface != "" {

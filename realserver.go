@@ -1,11 +1,12 @@
-// lvs-controller realserver: prepares a Kubernetes node for direct routing,
-// and undoes it.
+// lvs-controller realserver: prepares a Kubernetes node for direct routing or a
+// tunnel, and undoes it.
 //
 // A node serves a VIP when the address is local (on lo) and the node keeps
-// quiet about it (ARP settings on the uplink). main.go calls runRealserver.
-// The command changes the named VIPs on one device and the settings of
-// realServerSysctls, nothing else; what the settings were before is kept in a
-// file under /run, which forgets at the same moment as the kernel does.
+// quiet about it (ARP settings on the uplink); what a tunnel needs besides is
+// in realserver_tunnel.go. main.go calls runRealserver. The command changes the
+// named VIPs, the settings of realServerSysctls and the end of the tunnel,
+// nothing else; what was there before is kept in a file under /run, which
+// forgets at the same moment as the kernel does.
 
 package main
 
@@ -29,6 +30,7 @@ import (
 // nodeNetwork is what the command asks of route netlink.
 type nodeNetwork interface {
 	addressTable
+	tunnelNetwork
 	DefaultDevice() (string, error)
 }
 
@@ -36,6 +38,7 @@ type nodeNetwork interface {
 type realserver struct {
 	vips           []netip.Addr
 	device, uplink string
+	tunnel         tunnelOption
 	proc           procSys
 	statePath      string
 	net            nodeNetwork
@@ -47,8 +50,11 @@ type realserver struct {
 type realserverState struct {
 	// Addresses are the VIPs the node was prepared for and not yet undone.
 	Addresses []VIPAddress `json:"addresses,omitempty"`
-	// Sysctls are the settings that were changed.
+	// Sysctls are the settings of the uplink that were changed.
 	Sysctls []savedSysctl `json:"sysctls,omitempty"`
+	// Devices and Ports are the ends of tunnels.
+	Devices []savedDevice `json:"devices,omitempty"`
+	Ports   []savedPort   `json:"ports,omitempty"`
 }
 
 // savedSysctl is a setting before its first change and after.
@@ -75,7 +81,8 @@ func realserverMain(args []string, stdout, stderr io.Writer, open func() (nodeNe
 		fmt.Fprint(stderr, `usage: lvs-controller realserver -vip ADDR[,ADDR] [-remove | -check] [flags]
 
 Prepares this node to serve VIPs in direct routing: each address on lo, and
-ARP settings on the uplink so that only the director answers for it.
+ARP settings on the uplink so that only the director answers for it. With
+-tunnel also this node's end of the tunnel that the director sends through.
 
 `)
 		flags.PrintDefaults()
@@ -83,7 +90,10 @@ ARP settings on the uplink so that only the director answers for it.
 	vips := flags.String("vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas")
 	flags.StringVar(&rs.device, "dev", "lo", "`device` that holds the addresses")
 	flags.StringVar(&rs.uplink, "uplink", "", "`device` that answers ARP for this node (default: the default route's)")
-	remove := flags.Bool("remove", false, "undo: take the addresses away and, with the last IPv4 one, put the settings back")
+	flags.StringVar(&rs.tunnel.name, "tunnel", "", "take apart what the director's tunnel brings: `type` ipip, gue or gre")
+	flags.UintVar(&rs.tunnel.port, "tunnel-port", 6080, "UDP `port` of gue")
+	flags.BoolVar(&rs.tunnel.checksum, "tunnel-checksum", false, "the packets of gre have a checksum")
+	remove := flags.Bool("remove", false, "undo: take the addresses away and, with the last one that needs them, the tunnel's end and the settings")
 	check := flags.Bool("check", false, "change nothing; exit 1 when something is missing")
 	flags.StringVar(&rs.proc.Root, "proc", "/proc/sys", "`directory` of the kernel settings")
 	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` that remembers the settings as they were")
@@ -104,6 +114,8 @@ ARP settings on the uplink so that only the director answers for it.
 		err = errors.New("-remove and -check exclude each other")
 	case rs.device == rs.uplink:
 		err = errors.New("-dev must not be the uplink: the node would answer ARP for the VIP")
+	default:
+		err = rs.tunnel.validate()
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "lvs-controller realserver:", err)
@@ -174,75 +186,108 @@ func (rs *realserver) sysctls() ([]Sysctl, error) {
 	return realServerSysctls(rs.uplink), nil
 }
 
-// missing lists the settings that differ and the VIPs that are not on the
-// device.
-func (rs *realserver) missing() ([]SysctlState, []VIPAddress, error) {
+// lack is what a node needs and does not have.
+type lack struct {
+	settings []SysctlState // of the uplink
+	vips     []VIPAddress
+	tunnels  []tunnelEnd
+}
+
+// lacking finds out what the node lacks. state is what earlier runs did.
+func (rs *realserver) lacking(state realserverState) (lack, error) {
 	table, err := rs.sysctls()
 	if err != nil {
-		return nil, nil, err
+		return lack{}, err
 	}
+	var l lack
+	if l.settings, err = rs.differing(table); err != nil {
+		return lack{}, err
+	}
+	have, err := rs.net.List(rs.device)
+	if err != nil {
+		return lack{}, err
+	}
+	for _, addr := range rs.vips {
+		if !slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == addr }) {
+			l.vips = append(l.vips, VIPAddress{Device: rs.device, Address: addr})
+		}
+	}
+	l.tunnels, err = rs.tunnelEnds(state)
+	return l, err
+}
+
+// differing lists those settings of table that have another value.
+func (rs *realserver) differing(table []Sysctl) ([]SysctlState, error) {
 	var settings []SysctlState
 	for _, s := range rs.proc.Check(table) {
 		if s.Err != nil {
-			return nil, nil, s.Err
+			return nil, s.Err
 		}
 		if !s.OK {
 			settings = append(settings, s)
 		}
 	}
-	have, err := rs.net.List(rs.device)
-	if err != nil {
-		return nil, nil, err
-	}
-	var vips []VIPAddress
-	for _, addr := range rs.vips {
-		if !slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == addr }) {
-			vips = append(vips, VIPAddress{Device: rs.device, Address: addr})
-		}
-	}
-	return settings, vips, nil
+	return settings, nil
 }
 
 // check reports whether everything is in place and prints what is not.
 func (rs *realserver) check() (bool, error) {
-	settings, vips, err := rs.missing()
+	state, err := rs.load()
 	if err != nil {
 		return false, err
 	}
-	for _, s := range settings {
-		fmt.Fprintf(rs.stdout, "%s is %s, want %s: %s\n", s.Key, s.Have, s.Want, s.Why)
+	l, err := rs.lacking(state)
+	if err != nil {
+		return false, err
 	}
-	for _, v := range vips {
-		fmt.Fprintf(rs.stdout, "%s is missing\n", v)
+	var lines []string
+	for _, s := range l.settings {
+		lines = append(lines, settingLine(s))
 	}
-	if len(settings)+len(vips) > 0 {
-		return false, nil
+	for _, v := range l.vips {
+		lines = append(lines, fmt.Sprintf("%s is missing", v))
 	}
-	fmt.Fprintln(rs.stdout, "already in place")
-	return true, nil
+	for _, e := range l.tunnels {
+		lines = append(lines, e.lacks()...)
+	}
+	if lines == nil {
+		fmt.Fprintln(rs.stdout, "already in place")
+		return true, nil
+	}
+	fmt.Fprintln(rs.stdout, strings.Join(lines, "\n"))
+	return false, nil
+}
+
+// settingLine says that a setting has another value.
+func settingLine(s SysctlState) string {
+	return fmt.Sprintf("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why)
 }
 
 // prepare makes the node a real server. The settings come first: a VIP that
-// is on lo for a moment without them is answered for.
+// is on lo for a moment without them is answered for. The tunnel comes last: a
+// packet to a VIP that the node does not have would be routed on.
 func (rs *realserver) prepare() error {
-	settings, vips, err := rs.missing()
+	state, err := rs.load()
 	if err != nil {
 		return err
 	}
-	if err := rs.remember(settings); err != nil {
+	l, err := rs.lacking(state)
+	if err != nil {
 		return err
 	}
-	for _, s := range settings {
-		if err := rs.proc.write(s.Key, s.Want); err != nil {
-			return err
-		}
-		rs.changed("%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
+	if err := rs.remember(state, l); err != nil {
+		return err
 	}
-	for _, v := range vips {
-		if _, err := rs.net.Add(v); err != nil {
+	if err := rs.write(l.settings); err != nil {
+		return err
+	}
+	if err := rs.add(l.vips); err != nil {
+		return err
+	}
+	for _, e := range l.tunnels {
+		if err := e.make(rs); err != nil {
 			return err
 		}
-		rs.changed("added %s", v)
 	}
 	if rs.changes == 0 {
 		fmt.Fprintln(rs.stdout, "already in place")
@@ -252,45 +297,83 @@ func (rs *realserver) prepare() error {
 	return nil
 }
 
-// remember writes the state file before anything changes, so that a run that
-// is cut short can be undone. A setting's first value is kept for good.
-func (rs *realserver) remember(settings []SysctlState) error {
-	state, err := rs.load()
-	if err != nil {
+// write gives settings their wanted values.
+func (rs *realserver) write(settings []SysctlState) error {
+	for _, s := range settings {
+		if err := rs.proc.write(s.Key, s.Want); err != nil {
+			return err
+		}
+		rs.changed("%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
+	}
+	return nil
+}
+
+// add puts addresses on their devices.
+func (rs *realserver) add(vips []VIPAddress) error {
+	for _, v := range vips {
+		if _, err := rs.net.Add(v); err != nil {
+			return err
+		}
+		rs.changed("added %s", v)
+	}
+	return nil
+}
+
+// take removes an address, if it is there.
+func (rs *realserver) take(v VIPAddress) error {
+	removed, err := rs.net.Remove(v)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return err
 	}
-	for _, s := range settings {
-		if !slices.ContainsFunc(state.Sysctls, func(o savedSysctl) bool { return o.Key == s.Key }) {
-			state.Sysctls = append(state.Sysctls, savedSysctl{Key: s.Key, Before: s.Have, After: s.Want})
-		}
+	if removed {
+		rs.changed("removed %s", v)
 	}
+	return nil
+}
+
+// remember writes the state file before anything changes, so that a run that
+// is cut short can be undone.
+func (rs *realserver) remember(state realserverState, l lack) error {
+	state.Sysctls = saveFirst(state.Sysctls, l.settings)
 	for _, addr := range rs.vips {
 		if v := (VIPAddress{Device: rs.device, Address: addr}); !slices.Contains(state.Addresses, v) {
 			state.Addresses = append(state.Addresses, v)
 		}
 	}
+	for _, e := range l.tunnels {
+		rs.rememberTunnel(&state, e)
+	}
 	return rs.save(state)
 }
 
-// undo takes the VIPs away and then, when the node holds no other IPv4 VIP
-// that it was prepared for, puts the settings back. In this order, because a
-// VIP on lo is never without them.
+// saveFirst adds settings that are about to change. A setting's first value is
+// kept for good.
+func saveFirst(saved []savedSysctl, settings []SysctlState) []savedSysctl {
+	for _, s := range settings {
+		if !slices.ContainsFunc(saved, func(o savedSysctl) bool { return o.Key == s.Key }) {
+			saved = append(saved, savedSysctl{Key: s.Key, Before: s.Have, After: s.Want})
+		}
+	}
+	return saved
+}
+
+// undo takes the VIPs away and then what no other VIP needs that the node was
+// prepared for: the ends of tunnels and, without an IPv4 VIP, the settings. In
+// this order, because a VIP on lo is never without the settings.
 func (rs *realserver) undo() error {
 	state, err := rs.load()
 	if err != nil {
 		return err
 	}
 	for _, addr := range rs.vips {
-		v := VIPAddress{Device: rs.device, Address: addr}
-		removed, err := rs.net.Remove(v)
-		if err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := rs.take(VIPAddress{Device: rs.device, Address: addr}); err != nil {
 			return err
-		}
-		if removed {
-			rs.changed("removed %s", v)
 		}
 	}
 	if state.Addresses, err = rs.remaining(state.Addresses); err != nil {
+		return err
+	}
+	if err := rs.undoTunnels(&state); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(state.Addresses, func(v VIPAddress) bool { return v.Address.Is4() }) {
@@ -372,7 +455,7 @@ func (rs *realserver) load() (realserverState, error) {
 // save replaces the state file, or removes it when nothing is left to
 // remember.
 func (rs *realserver) save(state realserverState) error {
-	if len(state.Addresses)+len(state.Sysctls) == 0 {
+	if len(state.Addresses)+len(state.Sysctls)+len(state.Devices)+len(state.Ports) == 0 {
 		if err := os.Remove(rs.statePath); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove state: %w", err)
 		}

@@ -15,6 +15,7 @@ import (
 // fakeNode is a node with a default route and a /proc/sys of files.
 type fakeNode struct {
 	*fakeTable
+	*fakeTunnels
 	proc  procSys
 	state string // path of the state file
 }
@@ -27,11 +28,14 @@ func newFakeNode(t *testing.T) fakeNode {
 		"net/ipv4/conf/eth0/arp_announce":     "1",
 		"net/ipv4/conf/eth0.100/arp_ignore":   "2",
 		"net/ipv4/conf/eth0.100/arp_announce": "2",
+		"net/ipv4/conf/all/rp_filter":         "1",
 	})
+	table := &fakeTable{devices: map[string][]deviceAddress{"lo": nil, "dummy0": nil, "eth0": nil}}
 	return fakeNode{
-		fakeTable: &fakeTable{devices: map[string][]deviceAddress{"lo": nil, "dummy0": nil, "eth0": nil}},
-		proc:      proc,
-		state:     filepath.Join(t.TempDir(), "run", "realserver.json"),
+		fakeTable:   table,
+		fakeTunnels: &fakeTunnels{table: table, proc: proc, kinds: make(map[string][]tunnelDevice)},
+		proc:        proc,
+		state:       filepath.Join(t.TempDir(), "run", "realserver.json"),
 	}
 }
 

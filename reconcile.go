@@ -55,6 +55,8 @@ type host interface {
 	Announce(ctx context.Context, cfg *Config, want []netip.Addr) ([]VIPAddress, error)
 	// Mark makes marks the packets that get a firewall mark from us.
 	Mark(marks map[MarkedPort]uint32) error
+	// Marked is what the host marks now, never nil without an error.
+	Marked() (map[MarkedPort]uint32, error)
 	// Hush keeps the host from sending ICMP errors until restore is called.
 	Hush(cfg *Config) (restore func())
 	// DeviceIndex is the kernel's number of a device, 0 when there is none.
@@ -79,7 +81,8 @@ type reconciler struct {
 	have      Table                 // the kernel's table as far as it is ours; meaningless while stale
 	stale     bool                  // have must be read from the kernel
 	compared  time.Time             // when have was last read from the kernel
-	marked    map[MarkedPort]uint32 // what the host was last told to mark
+	marked    map[MarkedPort]uint32 // what the host marks; nil until it was asked
+	remark    bool                  // the host refused marks, and must be told again
 	announced []netip.Addr          // what the host was last told to announce
 	prepared  *Config               // the configuration that the host was last prepared for
 
@@ -89,9 +92,9 @@ type reconciler struct {
 	dueAt   time.Time // when the plan changes by itself; zero: it does not
 	backoff time.Duration
 
-	warned     map[string]bool // complaints already logged
-	failing    string          // the last failure logged, so that a repeat is silent
-	unprepared map[string]bool // what the host refused, likewise
+	warned     map[string]bool   // complaints already logged
+	failing    string            // the last failure logged, so that a repeat is silent
+	unprepared map[string]string // what the host refuses, by kind, likewise
 	kept       map[workKey]bool
 	sync       map[SyncRole]syncMemory
 
@@ -105,7 +108,7 @@ func (r *reconciler) restore() {
 	r.stale = true
 	r.warned = make(map[string]bool)
 	r.kept = make(map[workKey]bool)
-	r.unprepared = make(map[string]bool)
+	r.unprepared = make(map[string]string)
 	var err error
 	if r.state, err = r.dir.load(); err != nil {
 		r.log.Error("start without remembered state", "err", err)
@@ -203,9 +206,16 @@ func (r *reconciler) ownConfigured(cfg *Config) {
 			r.state.Owned[a], r.stale = true, true
 		}
 	}
-	for m := range r.owners.marks {
-		if !r.state.Marks[m] {
-			r.state.Marks[m], r.stale = true, true
+	for m, v := range r.owners.marks {
+		if _, known := r.state.Marks[m]; !known {
+			r.stale = true
+		}
+		r.state.Marks[m] = v.Name
+	}
+	for m, name := range r.state.Marks {
+		i := slices.IndexFunc(cfg.VIPs, func(v VIP) bool { return v.Name == name })
+		if i >= 0 && r.owners.marks[m] == nil {
+			r.owners.former[m] = &cfg.VIPs[i]
 		}
 	}
 }
@@ -213,7 +223,8 @@ func (r *reconciler) ownConfigured(cfg *Config) {
 // owns reports whether service k is ours.
 func (r *reconciler) owns(k ServiceKey) bool {
 	if k.Mark != 0 {
-		return r.state.Marks[k.Mark]
+		_, ours := r.state.Marks[k.Mark]
+		return ours
 	}
 	return r.state.Owned[k.Address]
 }
@@ -298,123 +309,13 @@ type plan struct {
 func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	r.seed(cfg)
 	p := plan{want: desired(cfg, r.cluster.Get(), r.state.Memory, now)}
+	p.want.Owners = r.owners // which know former marks too
 	p.settled = settle(p.want, r.have, r.state.Drains, now)
 	p.ops = diff(p.Table, r.have)
 	for i := range p.ops {
 		p.ops[i].Why = reason(p.ops[i], p.settled, drift)
 	}
 	return p
-}
-
-// prepare sees to the host's sysctls, the kernel's connection timeouts and its
-// sync daemons.
-// What is refused is logged once and tried again with every audit; the table
-// does not depend on it.
-func (r *reconciler) prepare(ctx context.Context, cfg *Config) error {
-	err := r.host.Prepare(ctx, cfg)
-	r.prepared = cfg
-	timeoutErr := r.setTimeouts(cfg.Timeouts)
-	if r.director == nil {
-		return timeoutErr
-	}
-	if err := r.keepDaemons(cfg.Sync); err != nil {
-		return err
-	}
-	r.complainHost(errors.Join(err, timeoutErr))
-	return nil
-}
-
-// announce has the host announce the addresses that are fit for it: those that
-// have somebody to serve them, which must not be claimed any earlier, and those
-// that were announced before. The address of a VIP that is configured no more
-// stays until its last real server has drained, or its packets would no longer
-// reach IPVS.
-func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
-	serving, used := make(map[netip.Addr]bool), make(map[netip.Addr]bool)
-	for _, s := range r.have {
-		addresses := []netip.Addr{s.Address}
-		if v := r.owners.of(s.ServiceKey); v != nil && s.Mark != 0 {
-			addresses = v.Addresses
-		}
-		for _, a := range addresses {
-			if a.Is6() == s.Address.Is6() {
-				used[a] = true
-				serving[a] = serving[a] || s.InService()
-			}
-		}
-	}
-	ours := make(map[netip.Addr]bool)
-	for _, a := range r.state.Addresses {
-		ours[a.Address] = true
-	}
-	var want []netip.Addr
-	for a, v := range r.owners.addresses {
-		if v.Announce == AnnounceARP && (serving[a] || ours[a] || slices.Contains(r.announced, a)) {
-			want = append(want, a)
-		}
-	}
-	for a := range ours {
-		if r.owners.addresses[a] == nil && used[a] {
-			want = append(want, a)
-		}
-	}
-	slices.SortFunc(want, netip.Addr.Compare)
-	if !audit && slices.Equal(want, r.announced) || len(want)+len(r.announced)+len(ours) == 0 {
-		return
-	}
-	owned, err := r.host.Announce(ctx, cfg, want)
-	r.state.Addresses, r.announced = owned, want
-	r.complainHost(errors.Join(err, r.dir.save(r.state)))
-}
-
-// complainHost logs what the host refused, once, and that it is right again.
-func (r *reconciler) complainHost(err error) {
-	for _, part := range flatten(err) {
-		if msg := part.Error(); !r.unprepared[msg] {
-			r.unprepared[msg] = true
-			r.log.Error("the host is not as it should be", "err", part)
-		}
-	}
-}
-
-// setTimeouts changes those connection timeouts that the configuration sets
-// and the kernel has otherwise.
-func (r *reconciler) setTimeouts(want Timeouts) error {
-	if want == (Timeouts{}) {
-		return nil
-	}
-	have, err := r.director.Timeouts()
-	if err != nil {
-		return r.broken(err)
-	}
-	var change Timeouts
-	for _, t := range []struct {
-		want, have time.Duration
-		change     *time.Duration
-	}{
-		{want.TCP, have.TCP, &change.TCP},
-		{want.TCPFin, have.TCPFin, &change.TCPFin},
-		{want.UDP, have.UDP, &change.UDP},
-	} {
-		if t.want != 0 && t.want != t.have {
-			*t.change = t.want
-		}
-	}
-	if change == (Timeouts{}) {
-		return nil
-	}
-	if err := r.director.SetTimeouts(change); err != nil {
-		return err // refused; a broken conversation shows in the next exchange
-	}
-	for _, t := range []struct {
-		name    string
-		to, was time.Duration
-	}{{"tcp", change.TCP, have.TCP}, {"tcp_fin", change.TCPFin, have.TCPFin}, {"udp", change.UDP, have.UDP}} {
-		if t.to != 0 {
-			r.log.Info("connection timeout set", "timeout", t.name, "from", t.was, "to", t.to, "why", "configuration")
-		}
-	}
-	return nil
 }
 
 // broken drops the socket after its conversation failed, so that the next turn
@@ -483,7 +384,7 @@ func (r *reconciler) audit(drift *drift) error {
 // vipName is the name of the VIP that service k is configured for, "" for one
 // that is configured no more.
 func (r *reconciler) vipName(k ServiceKey) string {
-	if v := r.owners.of(k); v != nil {
+	if v := r.owners.latest(k); v != nil {
 		return v.Name
 	}
 	return ""
@@ -514,7 +415,7 @@ func (r *reconciler) seed(cfg *Config) {
 	for _, s := range r.have {
 		set := workKey{r.vipName(s.ServiceKey), s.Address.Is6()}
 		servers, wanted := found[set]
-		if !wanted {
+		if !wanted || s.Mark != 0 && !r.marksNow(s.Mark, set.VIP) {
 			continue
 		}
 		for _, row := range s.Servers {
@@ -530,6 +431,17 @@ func (r *reconciler) seed(cfg *Config) {
 			r.state.Memory.Working[set] = servers
 		}
 	}
+}
+
+// marksNow reports whether the host gives mark to packets of the VIP now: a
+// mark that was another's until this configuration says nothing about it.
+func (r *reconciler) marksNow(mark uint32, vip string) bool {
+	for p, m := range r.marked {
+		if v := r.owners.addresses[p.Address]; m == mark && v != nil && v.Name == vip {
+			return true
+		}
+	}
+	return r.marked == nil // not asked yet: after a start
 }
 
 // countDraining asks the kernel for the connections of real servers that

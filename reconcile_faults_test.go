@@ -344,3 +344,20 @@ func TestLoopAnnouncesWhatIsServed(t *testing.T) {
 		t.Errorf("not given up: %v", host.told)
 	}
 }
+
+// The real servers of a group that a VIP has no more drain as that VIP's do.
+func TestLoopFormerMarkDrainsAsItsVIP(t *testing.T) {
+	vip := testVIP(func(v *VIP) { v.TCPServices, v.OneMark, v.Drain.Timeout = ConfigMapName{}, true, 3*time.Second })
+	b := newBench(t, vip)
+	b.loop.config.Set(&Config{VIPs: []VIP{vip}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.kernel.conns[rowOf(MarkKey(7, false), rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1}
+	vip.OneMark = false
+	b.loop.config.Set(&Config{VIPs: []VIP{vip}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
+	if log := b.turn(); !strings.Contains(log, "vip=edge service=mark-7/ipv4") {
+		t.Errorf("log:\n%s", log)
+	}
+	b.later(5 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}

@@ -35,6 +35,8 @@ func (h noHost) DeviceIndex(name string) int {
 	return 1
 }
 
+func (h noHost) Marked() (map[MarkedPort]uint32, error) { return map[MarkedPort]uint32{}, nil }
+
 func (h noHost) Hush(*Config) func() { return func() {} }
 
 // bench is a loop on a fake kernel, with a clock that stands still.
@@ -374,7 +376,7 @@ func TestStateRoundTrip(t *testing.T) {
 	s := newState()
 	s.Owned[addr("10.0.0.1")] = true
 	s.Owned[addr("2001:db8::1")] = true
-	s.Marks[4096] = true
+	s.Marks[4096] = "edge"
 	s.Memory.Started[startKey{"edge", addr("10.1.0.1")}] = testTime
 	s.Memory.Working[workKey{"edge", false}] = []RealServer{{Address: addr("10.1.0.1"), Weight: 2, Forward: DirectRoute}}
 	s.Drains[rowID{ServiceKey{Address: addr("2001:db8::1"), Protocol: UDP, Port: 53}, addr("2001:db8::9"), 5353}] = drain{Deadline: testTime}

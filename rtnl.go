@@ -1,9 +1,10 @@
-// VIP addresses on devices, over route netlink.
+// VIP addresses on devices, and the receiving end of tunnels, over netlink.
 //
 // announce.go keeps VIPs on the uplink through rtnl, realserver.go puts them
-// on lo, and prepare.go asks for the default route's device. Only host
-// addresses (/32, /128) are ever added or removed, one at a time, by name.
-// Links, routes and neighbours are never changed, and no device is brought up.
+// on lo, realserver_tunnel.go makes the devices of a tunnel, and prepare.go
+// asks for the default route's device. Only host addresses (/32, /128) are ever
+// added or removed, one at a time, by name. Devices are made, brought up and
+// removed by name, for tunnels alone. Routes and neighbours are never changed.
 
 package main
 
@@ -15,9 +16,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
+	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -232,7 +235,7 @@ func newAddressMessage(a VIPAddress, ifi *net.Interface) *addressMessage {
 		return m
 	}
 	m.Attributes.Label = vipLabel(a.Device)
-	if ifi.Flags&net.FlagLoopback != 0 {
+	if ifi.Flags&net.FlagBroadcast == 0 { // lo and tunnels: nobody there is told of it
 		m.Scope = unix.RT_SCOPE_HOST
 	}
 	return m
@@ -264,4 +267,274 @@ func vipLabel(device string) string {
 		return ""
 	}
 	return label
+}
+
+// tunnelDevice is a device that receives a tunnel's packets.
+type tunnelDevice struct {
+	Name string
+	Up   bool
+	// Metadata devices take the packets of every sender that no other device
+	// is for. A network namespace has at most one of each kind.
+	Metadata bool
+	// Checksum devices take packets with a checksum alone, the others those
+	// without alone. GRE only.
+	Checksum bool
+}
+
+// Attributes of a tunnel device (include/uapi/linux/if_tunnel.h). The kinds
+// ipip and ip6tnl number theirs alike, gre and ip6gre too.
+const (
+	iptunCollectMetadata = 19     // IFLA_IPTUN_COLLECT_METADATA, flag
+	greInFlags           = 2      // IFLA_GRE_IFLAGS, be16
+	greCollectMetadata   = 18     // IFLA_GRE_COLLECT_METADATA, flag
+	greChecksum          = 0x8000 // GRE_CSUM
+)
+
+func isGRE(kind string) bool { return kind == "gre" || kind == "ip6gre" }
+
+// TunnelDevices lists the devices of one kind.
+func (r *rtnl) TunnelDevices(kind string) ([]tunnelDevice, error) {
+	links, err := r.conn.Link.ListByKind(kind)
+	if err != nil {
+		return nil, fmt.Errorf("list %s devices: %w", kind, err)
+	}
+	var found []tunnelDevice
+	for i := range links {
+		a := links[i].Attributes
+		// A kernel that has not loaded the kind yet lists every device.
+		if a == nil || a.Info == nil || a.Info.Kind != kind {
+			continue
+		}
+		d := tunnelDevice{Name: a.Name, Up: links[i].Flags&unix.IFF_UP != 0}
+		if data, ok := a.Info.Data.(*rtnetlink.LinkData); ok {
+			if err := d.decode(kind, data.Data); err != nil {
+				return nil, fmt.Errorf("device %s: %w", d.Name, err)
+			}
+		}
+		found = append(found, d)
+	}
+	return found, nil
+}
+
+// decode reads the attributes of a device's kind.
+func (d *tunnelDevice) decode(kind string, data []byte) error {
+	attributes, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return err
+	}
+	attributes.ByteOrder = binary.BigEndian
+	for attributes.Next() {
+		switch {
+		case isGRE(kind) && attributes.Type() == greInFlags:
+			d.Checksum = attributes.Uint16()&greChecksum != 0
+		case isGRE(kind) && attributes.Type() == greCollectMetadata,
+			!isGRE(kind) && attributes.Type() == iptunCollectMetadata:
+			d.Metadata = true
+		}
+	}
+	return attributes.Err()
+}
+
+// encode writes what decode reads.
+func (d tunnelDevice) encode(kind string) ([]byte, error) {
+	attributes := netlink.NewAttributeEncoder()
+	attributes.ByteOrder = binary.BigEndian
+	if isGRE(kind) {
+		if d.Checksum {
+			attributes.Uint16(greInFlags, greChecksum)
+		}
+		attributes.Flag(greCollectMetadata, d.Metadata)
+	} else {
+		attributes.Flag(iptunCollectMetadata, d.Metadata)
+	}
+	return attributes.Encode()
+}
+
+// MakeTunnelDevice makes d, which is down. The kernel loads the module of its
+// kind.
+func (r *rtnl) MakeTunnelDevice(kind string, d tunnelDevice) error {
+	data, err := d.encode(kind)
+	if err == nil {
+		err = r.conn.Link.New(&rtnetlink.LinkMessage{Attributes: &rtnetlink.LinkAttributes{
+			Name: d.Name,
+			Info: &rtnetlink.LinkInfo{Kind: kind, Data: &rtnetlink.LinkData{Name: kind, Data: data}},
+		}})
+	}
+	if err != nil {
+		return fmt.Errorf("make %s device %s: %w", kind, d.Name, err)
+	}
+	return nil
+}
+
+// BringUp sets a device up.
+func (r *rtnl) BringUp(device string) error {
+	ifi, err := deviceByName(device)
+	if err == nil {
+		err = r.conn.Link.Set(&rtnetlink.LinkMessage{Index: uint32(ifi.Index), Flags: unix.IFF_UP, Change: unix.IFF_UP})
+	}
+	if err != nil {
+		return fmt.Errorf("bring up %s: %w", device, err)
+	}
+	return nil
+}
+
+// RemoveDevice removes a device and reports whether there was one.
+func (r *rtnl) RemoveDevice(device string) (bool, error) {
+	ifi, err := deviceByName(device)
+	if err == nil {
+		err = r.conn.Link.Delete(uint32(ifi.Index))
+	}
+	if errors.Is(err, unix.ENODEV) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("remove device %s: %w", device, err)
+	}
+	return true, nil
+}
+
+// guePort is a UDP port at which the kernel takes GUE packets apart.
+type guePort struct {
+	Port uint16 `json:"port"`
+	Is6  bool   `json:"is6,omitempty"`
+}
+
+func (p guePort) String() string {
+	return fmt.Sprintf("UDP port %d for GUE over %s", p.Port, familyName(p.Is6))
+}
+
+// The kernel's interface to such ports (include/uapi/linux/fou.h).
+const (
+	fouFamilyName = "fou" // FOU_GENL_NAME, and the name of the module
+
+	fouCommandAdd    = 1 // FOU_CMD_ADD
+	fouCommandDelete = 2 // FOU_CMD_DEL
+	fouCommandGet    = 3 // FOU_CMD_GET
+
+	fouAttrPort = 1 // FOU_ATTR_PORT, be16
+	fouAttrAF   = 2 // FOU_ATTR_AF, u8
+	fouAttrType = 4 // FOU_ATTR_TYPE, u8
+
+	fouTypeGUE = 2 // FOU_ENCAP_GUE
+)
+
+// GUEPorts lists the open ports; none while the kernel has not loaded GUE.
+func (r *rtnl) GUEPorts() ([]guePort, error) {
+	messages, err := r.fou(fouCommandGet, netlink.Dump, nil)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list GUE ports: %w", err)
+	}
+	var ports []guePort
+	for _, m := range messages {
+		attributes, err := netlink.NewAttributeDecoder(m.Data)
+		if err != nil {
+			return nil, fmt.Errorf("list GUE ports: %w", err)
+		}
+		attributes.ByteOrder = binary.BigEndian
+		var (
+			p    guePort
+			kind uint8
+		)
+		for attributes.Next() {
+			switch attributes.Type() {
+			case fouAttrPort:
+				p.Port = attributes.Uint16()
+			case fouAttrAF:
+				p.Is6 = attributes.Uint8() == unix.AF_INET6
+			case fouAttrType:
+				kind = attributes.Uint8()
+			}
+		}
+		if err := attributes.Err(); err != nil {
+			return nil, fmt.Errorf("list GUE ports: %w", err)
+		}
+		if kind == fouTypeGUE {
+			ports = append(ports, p)
+		}
+	}
+	return ports, nil
+}
+
+// OpenGUE opens p.
+func (r *rtnl) OpenGUE(p guePort) error {
+	attributes := p.encode()
+	attributes.Uint8(fouAttrType, fouTypeGUE)
+	_, err := r.fou(fouCommandAdd, netlink.Acknowledge, attributes)
+	if errors.Is(err, unix.ENOENT) {
+		loadModule(fouFamilyName)
+		_, err = r.fou(fouCommandAdd, netlink.Acknowledge, attributes)
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("open %s: the kernel has no GUE (module fou is not loaded and could not be)", p)
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", p, err)
+	}
+	return nil
+}
+
+// CloseGUE closes p and reports whether it was open.
+func (r *rtnl) CloseGUE(p guePort) (bool, error) {
+	ports, err := r.GUEPorts()
+	if err != nil || !slices.Contains(ports, p) {
+		return false, err
+	}
+	if _, err := r.fou(fouCommandDelete, netlink.Acknowledge, p.encode()); err != nil {
+		return false, fmt.Errorf("close %s: %w", p, err)
+	}
+	return true, nil
+}
+
+// encode begins a message about p.
+func (p guePort) encode() *netlink.AttributeEncoder {
+	attributes := netlink.NewAttributeEncoder()
+	attributes.ByteOrder = binary.BigEndian
+	attributes.Uint16(fouAttrPort, p.Port)
+	family := uint8(unix.AF_INET)
+	if p.Is6 {
+		family = unix.AF_INET6
+	}
+	attributes.Uint8(fouAttrAF, family)
+	return attributes
+}
+
+// fou is one exchange with the kernel's GUE, on a socket of its own. The error
+// is ENOENT where there is none.
+func (r *rtnl) fou(command uint8, flags netlink.HeaderFlags, attributes *netlink.AttributeEncoder) ([]genetlink.Message, error) {
+	conn, err := genetlink.Dial(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(rtnlTimeout)); err != nil {
+		return nil, err
+	}
+	family, err := conn.GetFamily(fouFamilyName)
+	if err != nil {
+		return nil, err
+	}
+	message := genetlink.Message{Header: genetlink.Header{Command: command, Version: family.Version}}
+	if attributes != nil {
+		if message.Data, err = attributes.Encode(); err != nil {
+			return nil, err
+		}
+	}
+	return conn.Execute(message, family.ID, netlink.Request|flags)
+}
+
+// loadModule asks for a device of the module's name, which makes the kernel
+// load a module that no netlink request loads (dev_load in
+// net/core/dev_ioctl.c; it needs CAP_SYS_MODULE).
+func loadModule(name string) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if request, err := unix.NewIfreq(name); err == nil {
+		_ = unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, request) // fails: there is no such device
+	}
 }

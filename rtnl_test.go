@@ -55,9 +55,10 @@ func TestDefaultRouteDevice(t *testing.T) {
 }
 
 func TestAddressMessage(t *testing.T) {
-	eth0 := &net.Interface{Index: 2, Name: "eth0"}
+	eth0 := &net.Interface{Index: 2, Name: "eth0", Flags: net.FlagBroadcast}
 	lo := &net.Interface{Index: 1, Name: "lo", Flags: net.FlagLoopback}
-	long := &net.Interface{Index: 3, Name: "enx001122334455"}
+	long := &net.Interface{Index: 3, Name: "enx001122334455", Flags: net.FlagBroadcast}
+	tunnel := &net.Interface{Index: 4, Name: "lvs-ipip"}
 	// Attributes in host byte order (little endian here), each 4-aligned:
 	// length, type, value.
 	for _, tt := range []struct {
@@ -79,6 +80,13 @@ func TestAddressMessage(t *testing.T) {
 				"0800 0100 0a87164d" +
 				"0800 0200 0a87164d" +
 				"0b00 0300 6c6f3a6c767300 00" + // lo:lvs
+				"0800 0800 00020000"},
+		{"tunnel IPv4", tunnel, "10.135.22.77",
+			"02 20 00 fe 04000000" + // scope host
+				"0600 0000 0000 0000" +
+				"0800 0100 0a87164d" +
+				"0800 0200 0a87164d" +
+				"1100 0300 6c76732d697069703a6c767300 000000" + // lvs-ipip:lvs
 				"0800 0800 00020000"},
 		{"no room for a label", long, "10.135.22.77",
 			"02 20 00 00 03000000" +

@@ -54,7 +54,7 @@ func (v *VIP) realServer(a netip.Addr, weight uint32) RealServer {
 func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	if !p.HostNetwork {
 		if !p.Terminating {
-			b.warn("vip %s: pod %s/%s is left out: it is not on hostNetwork, and direct routing needs the VIP on the pod's own node", v.Name, p.Namespace, p.Name)
+			b.warn("vip %s: pod %s/%s is left out: it is not on hostNetwork, and the VIP is on the pod's node, not in the pod", v.Name, p.Namespace, p.Name)
 		}
 		return netip.Addr{}, false
 	}
@@ -134,12 +134,26 @@ func inService(rows []Row) bool {
 func (v *VIP) podServers(rows []Row) []RealServer {
 	var in []RealServer
 	for _, r := range rows {
-		static := slices.ContainsFunc(v.RealServers, func(s StaticServer) bool { return s.Address == r.Address })
-		if r.Weight > 0 && !static {
+		if r.Weight > 0 && !v.isStatic(r.Address) {
 			in = append(in, r.RealServer)
 		}
 	}
 	return in
+}
+
+// isStatic reports whether the operator wrote a down as a real server of v.
+func (v *VIP) isStatic(a netip.Addr) bool {
+	return slices.ContainsFunc(v.RealServers, func(s StaticServer) bool { return s.Address == a })
+}
+
+// workedBefore are the real servers that were in service last, as v is
+// configured now: of the past only who they were and at what weight counts.
+func (b *build) workedBefore(v *VIP, set workKey) []RealServer {
+	servers := slices.Clone(b.before.Working[set])
+	for i, s := range servers {
+		servers[i] = v.realServer(s.Address, s.Weight)
+	}
+	return servers
 }
 
 // keepWorking puts what was in service last back into service, beside the
@@ -181,8 +195,8 @@ func (b *build) slowStart(v *VIP, set workKey, rows []Row) []Row {
 	rows = slices.Clone(rows)
 	for i := range rows {
 		r := &rows[i]
-		if r.Weight == 0 {
-			continue
+		if r.Weight == 0 || v.isStatic(r.Address) {
+			continue // the operator's word on a static one holds at once
 		}
 		key := startKey{v.Name, r.Address}
 		started, starting := b.before.Started[key]
@@ -192,8 +206,10 @@ func (b *build) slowStart(v *VIP, set workKey, rows []Row) []Row {
 			}
 			started = b.now
 		}
-		// A clock that was set back must not prolong the start.
-		reached := max(b.now.Sub(started), 0)/step + 1
+		if started.After(b.now) {
+			started = b.now // a clock that was set back must not prolong the start
+		}
+		reached := b.now.Sub(started)/step + 1
 		if reached >= slowSteps {
 			continue
 		}

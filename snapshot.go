@@ -39,6 +39,7 @@ const (
 type (
 	snapshotHead struct {
 		Version int       `json:"lvs_controller_cluster"`
+		Source  string    `json:"source"` // Config.ClusterSource
 		Saved   time.Time `json:"saved"`
 	}
 	snapshotLine struct {
@@ -53,12 +54,12 @@ type (
 // snapshotFile is where the cluster cache directory keeps it.
 func snapshotFile(cacheDir string) string { return filepath.Join(cacheDir, "cluster.json") }
 
-// writeSnapshot writes c to w.
-func writeSnapshot(w io.Writer, c *Cluster, now time.Time) error {
+// writeSnapshot writes c, which came from source, to w.
+func writeSnapshot(w io.Writer, c *Cluster, source string, now time.Time) error {
 	sum := sha256.New()
 	buffered := bufio.NewWriter(w)
 	enc := json.NewEncoder(io.MultiWriter(buffered, sum))
-	errs := []error{enc.Encode(snapshotHead{snapshotVersion, now.UTC()})}
+	errs := []error{enc.Encode(snapshotHead{snapshotVersion, source, now.UTC()})}
 	for q, pods := range c.Pods {
 		errs = append(errs, enc.Encode(snapshotLine{Pods: &q}))
 		for i := range pods {
@@ -76,7 +77,7 @@ func writeSnapshot(w io.Writer, c *Cluster, now time.Time) error {
 var errTornSnapshot = errors.New("the file is torn or not ours")
 
 // readSnapshot is the inverse of writeSnapshot.
-func readSnapshot(r io.Reader) (*Cluster, time.Time, error) {
+func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 	var (
 		c     = &Cluster{Pods: make(map[PodQuery][]Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
 		lines = bufio.NewReader(r)
@@ -85,9 +86,9 @@ func readSnapshot(r io.Reader) (*Cluster, time.Time, error) {
 		query *PodQuery
 	)
 	if line, err := lines.ReadBytes('\n'); err != nil || json.Unmarshal(line, &head) != nil {
-		return nil, time.Time{}, errTornSnapshot
+		return nil, head, errTornSnapshot
 	} else if head.Version != snapshotVersion {
-		return nil, time.Time{}, fmt.Errorf("version %d, want %d", head.Version, snapshotVersion)
+		return nil, head, fmt.Errorf("version %d, want %d", head.Version, snapshotVersion)
 	} else {
 		sum.Write(line)
 	}
@@ -95,14 +96,14 @@ func readSnapshot(r io.Reader) (*Cluster, time.Time, error) {
 		text, err := lines.ReadBytes('\n')
 		var line snapshotLine
 		if err != nil || json.Unmarshal(text, &line) != nil {
-			return nil, time.Time{}, errTornSnapshot
+			return nil, head, errTornSnapshot
 		}
 		switch {
 		case line.Sum != "":
 			if !sealed(line.Sum, sum, lines) {
-				return nil, time.Time{}, errTornSnapshot
+				return nil, head, errTornSnapshot
 			}
-			return c, head.Saved, nil
+			return c, head, nil
 		case line.Pods != nil:
 			query = line.Pods
 			c.Pods[*query] = []Pod{}
@@ -111,7 +112,7 @@ func readSnapshot(r io.Reader) (*Cluster, time.Time, error) {
 		case line.ConfigMap != nil && line.Content != nil:
 			c.ConfigMaps[*line.ConfigMap] = *line.Content
 		default:
-			return nil, time.Time{}, errTornSnapshot
+			return nil, head, errTornSnapshot
 		}
 		sum.Write(text)
 	}
@@ -125,32 +126,35 @@ func sealed(want string, sum hash.Hash, rest *bufio.Reader) bool {
 
 // loadSnapshot reads the snapshot below cacheDir. nil means that there is none
 // to use; why, if it is a fault, has been logged.
-func loadSnapshot(cacheDir string, log *slog.Logger) *Cluster {
+func loadSnapshot(cacheDir, source string, log *slog.Logger) *Cluster {
 	path := snapshotFile(cacheDir)
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	var (
-		c     *Cluster
-		saved time.Time
+		c    *Cluster
+		head snapshotHead
 	)
 	if err == nil {
 		defer f.Close()
-		c, saved, err = readSnapshot(f)
+		c, head, err = readSnapshot(f)
+	}
+	if err == nil && head.Source != source {
+		err = fmt.Errorf("it is of %s, not of %s", head.Source, source)
 	}
 	if err != nil {
 		log.Error("the last-good snapshot of the cluster is not used", "file", path, "err", err)
 		return nil
 	}
-	log.Info("starting from the last-good snapshot of the cluster, until it answers", "file", path, "saved", saved)
+	log.Info("starting from the last-good snapshot of the cluster, until it answers", "file", path, "saved", head.Saved)
 	return c
 }
 
 // saveSnapshots writes each new state of the cluster, with a pause in between,
 // until ctx ends. A disk that refuses is logged once; the data plane does not
 // depend on it.
-func saveSnapshots(ctx context.Context, cacheDir string, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
+func saveSnapshots(ctx context.Context, cacheDir string, source func() string, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
 	var last *Cluster
 	failing := ""
 	save := func() {
@@ -159,7 +163,7 @@ func saveSnapshots(ctx context.Context, cacheDir string, clusters *latest[Cluste
 			return
 		}
 		last = c
-		err := saveSnapshot(cacheDir, c)
+		err := saveSnapshot(cacheDir, source(), c)
 		if err == nil {
 			failing = ""
 		} else if err.Error() != failing {
@@ -184,11 +188,11 @@ func saveSnapshots(ctx context.Context, cacheDir string, clusters *latest[Cluste
 }
 
 // saveSnapshot writes c whole or not at all, and to the disk itself.
-func saveSnapshot(cacheDir string, c *Cluster) error {
+func saveSnapshot(cacheDir, source string, c *Cluster) error {
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
 		return err
 	}
 	return replaceFile(snapshotFile(cacheDir), 0o600, true, func(w io.Writer) error {
-		return writeSnapshot(w, c, time.Now())
+		return writeSnapshot(w, c, source, time.Now())
 	})
 }

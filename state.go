@@ -32,7 +32,7 @@ const stateVersion = 1
 // state is the memory of one director.
 type state struct {
 	Owned     map[netip.Addr]bool // addresses whose services are ours to remove
-	Marks     map[uint32]bool     // firewall marks whose services are ours to remove
+	Marks     map[uint32]string   // firewall marks whose services are ours to remove, and their VIPs
 	Memory    memory
 	Drains    map[rowID]drain
 	Addresses []VIPAddress // addresses the controller put on devices itself
@@ -44,12 +44,16 @@ type (
 	stateFile struct {
 		Version   int            `json:"version"`
 		Owned     []netip.Addr   `json:"vips"`
-		Marks     []uint32       `json:"marks,omitempty"`
+		Marks     []markEntry    `json:"marks,omitempty"`
 		Working   []workingEntry `json:"working,omitempty"`
 		Started   []startEntry   `json:"slow_starts,omitempty"`
 		Drains    []drainEntry   `json:"drains,omitempty"`
 		Addresses []VIPAddress   `json:"addresses,omitempty"`
 		Daemons   []SyncDaemon   `json:"sync_daemons,omitempty"`
+	}
+	markEntry struct {
+		Mark uint32 `json:"mark"`
+		VIP  string `json:"vip"`
 	}
 	workingEntry struct {
 		VIP     string       `json:"vip"`
@@ -77,7 +81,9 @@ func (s *state) encode() ([]byte, error) {
 		Addresses: s.Addresses,
 		Daemons:   s.Daemons,
 	}
-	f.Marks = slices.Sorted(maps.Keys(s.Marks))
+	for _, m := range slices.Sorted(maps.Keys(s.Marks)) {
+		f.Marks = append(f.Marks, markEntry{m, s.Marks[m]})
+	}
 	for _, set := range slices.SortedFunc(maps.Keys(s.Memory.Working), compareWorkKeys) {
 		f.Working = append(f.Working, workingEntry{set.VIP, set.Is6, s.Memory.Working[set]})
 	}
@@ -124,10 +130,10 @@ func decodeState(b []byte) (*state, error) {
 		}
 	}
 	for _, m := range f.Marks {
-		if m == 0 {
+		if m.Mark == 0 {
 			return nil, errors.New("marks: 0 is no mark")
 		}
-		s.Marks[m] = true
+		s.Marks[m.Mark] = m.VIP
 	}
 	for _, e := range f.Started {
 		if !e.Address.IsValid() {
@@ -154,7 +160,7 @@ func decodeState(b []byte) (*state, error) {
 func newState() *state {
 	return &state{
 		Owned:  make(map[netip.Addr]bool),
-		Marks:  make(map[uint32]bool),
+		Marks:  make(map[uint32]string),
 		Memory: newMemory(),
 		Drains: make(map[rowID]drain),
 	}

@@ -143,6 +143,22 @@ func realServerSysctls(uplink string) []Sysctl {
 	}
 }
 
+// tunnelSysctls is what the device needs at which a node takes a tunnel's
+// packets apart. all is the value of net/ipv4/conf/all/rp_filter. The kernel
+// takes the greater of the two, and 2 is the greatest: with it all, on which
+// other devices depend, is left alone.
+func tunnelSysctls(device, all string) []Sysctl {
+	s := Sysctl{
+		Key:  confKey(device, "rp_filter"),
+		Want: "2",
+		Why:  "clients are never routed through the tunnel, so a strict reverse-path filter drops all that comes out of it",
+	}
+	if all == "0" {
+		s.Also = []string{"0"} // no filter at all
+	}
+	return []Sysctl{s}
+}
+
 // confKey is the key of a per-device IPv4 setting.
 func confKey(device, name string) string { return "net/ipv4/conf/" + device + "/" + name }
 

@@ -35,7 +35,7 @@ func describeTable(w wanted) string {
 		for _, r := range s.Servers {
 			fmt.Fprintf(&b, " %s=%d", r.Name(), r.Weight)
 			if r.Forward != DirectRoute {
-				fmt.Fprintf(&b, "/%s%v", r.Forward, r.Tunnel)
+				fmt.Fprintf(&b, "/%s %v", r.Forward, r.Tunnel)
 			}
 			if r.Upper != 0 {
 				fmt.Fprintf(&b, "(%d-%d)", r.Lower, r.Upper)
@@ -107,7 +107,7 @@ func TestVIPFeatures(t *testing.T) {
 				v.Upper, v.Lower = 100, 50
 			},
 			testCluster(nil, readyPod("a", "10.1.0.1")), newMemory(),
-			"10.0.0.1:80/tcp rr: 10.1.0.1=1/tunnel{1 6080 1}(50-100)\n",
+			"10.0.0.1:80/tcp rr: 10.1.0.1=1/tunnel gue port 6080 checksum(50-100)\n",
 		},
 		{
 			"the weight of a pod's annotation, the greatest of a node's",
@@ -265,12 +265,12 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	c := testCluster(map[string]string{"9000": "ns/svc:1"}, with(readyPod("a", "10.1.0.1", "2001:db8::1"), func(p *Pod) { p.Ports, p.Weight = []Port{{80, TCP}}, "5" }), readyPod("b"))
 	c.Pods[PodQuery{Namespace: "empty"}] = []Pod{}
 	var b bytes.Buffer
-	if err := writeSnapshot(&b, c, testTime); err != nil {
+	if err := writeSnapshot(&b, c, "here", testTime); err != nil {
 		t.Fatal(err)
 	}
-	got, saved, err := readSnapshot(bytes.NewReader(b.Bytes()))
-	if err != nil || !saved.Equal(testTime) {
-		t.Fatal(saved, err)
+	got, head, err := readSnapshot(bytes.NewReader(b.Bytes()))
+	if err != nil || !head.Saved.Equal(testTime) || head.Source != "here" {
+		t.Fatal(head, err)
 	}
 	if diff := cmp.Diff(c, got, compareAddrs); diff != "" {
 		t.Errorf("cluster (-want +got):\n%s", diff)
@@ -297,7 +297,7 @@ func TestSnapshotFileLife(t *testing.T) {
 	dir := t.TempDir() + "/cache"
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
-	if c := loadSnapshot(dir, logger); c != nil || log.Len() > 0 {
+	if c := loadSnapshot(dir, "here", logger); c != nil || log.Len() > 0 {
 		t.Errorf("without a file: %v, log %q", c, &log)
 	}
 	wake := make(chan struct{}, 1)
@@ -305,7 +305,7 @@ func TestSnapshotFileLife(t *testing.T) {
 	want := testCluster(nil, readyPod("a", "10.1.0.1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- saveSnapshots(ctx, dir, clusters, wake, logger) }()
+	go func() { done <- saveSnapshots(ctx, dir, func() string { return "here" }, clusters, wake, logger) }()
 	clusters.Set(want)
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(snapshotFile(dir)); err == nil {
@@ -321,31 +321,35 @@ func TestSnapshotFileLife(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff(later, loadSnapshot(dir, logger), compareAddrs); diff != "" {
+	if diff := cmp.Diff(later, loadSnapshot(dir, "here", logger), compareAddrs); diff != "" {
 		t.Errorf("cluster (-want +got):\n%s", diff)
+	}
+	log.Reset()
+	if c := loadSnapshot(dir, "elsewhere", logger); c != nil || !strings.Contains(log.String(), "it is of here, not of elsewhere") {
+		t.Errorf("a snapshot of another cluster gives %v, log %q", c, &log)
 	}
 	if err := os.WriteFile(snapshotFile(dir), []byte("hello\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log.Reset()
-	if c := loadSnapshot(dir, logger); c != nil || !strings.Contains(log.String(), "is not used") {
+	if c := loadSnapshot(dir, "here", logger); c != nil || !strings.Contains(log.String(), "is not used") {
 		t.Errorf("a foreign file gives %v, log %q", c, &log)
 	}
 }
 
 func FuzzReadSnapshot(f *testing.F) {
 	var b bytes.Buffer
-	if err := writeSnapshot(&b, testCluster(map[string]string{"1": "2"}, readyPod("a", "10.1.0.1")), testTime); err != nil {
+	if err := writeSnapshot(&b, testCluster(map[string]string{"1": "2"}, readyPod("a", "10.1.0.1")), "here", testTime); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, saved, err := readSnapshot(bytes.NewReader(b))
+		c, head, err := readSnapshot(bytes.NewReader(b))
 		if err != nil {
 			return
 		}
 		var again bytes.Buffer
-		if err := writeSnapshot(&again, c, saved); err != nil {
+		if err := writeSnapshot(&again, c, head.Source, head.Saved); err != nil {
 			t.Fatal(err)
 		}
 	})

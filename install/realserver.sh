@@ -1,22 +1,26 @@
 #!/bin/sh
-# Prepares a node as a real server for direct routing, or undoes it, where the
-# lvs-controller binary is not installed. It does what `lvs-controller
-# realserver` does: each VIP as a host address on lo, and ARP settings on the
-# uplink so that only the director answers for the VIP.
+# Prepares a node as a real server for direct routing or an ipip tunnel, or
+# undoes it, where the lvs-controller binary is not installed. It does what
+# `lvs-controller realserver` does: each VIP as a host address on lo, ARP
+# settings on the uplink so that only the director answers for the VIP, and with
+# TUNNEL=ipip a device that takes the director's packets apart.
 #
 # usage: realserver.sh start|stop|status VIP[,VIP...] [UPLINK]
 #
 # UPLINK is the device that answers ARP for the node; default: the device of
 # the default route. Nothing lasts beyond a reboot: call it at every boot, from
 # a unit, rc.local or /etc/network/if-up.d. It needs a POSIX shell, ip (of
-# iproute2 or BusyBox) and root. Exit code of status: 0 all in place, 1 not.
+# iproute2 or, without a tunnel, BusyBox) and root. Exit code of status: 0 all in
+# place, 1 not.
 #
+# TUNNEL is ipip or empty; stop undoes the tunnel without being told of it.
 # STATE remembers the prepared VIPs and the settings as they were; PROC is for
 # containers that see the node's kernel settings in another place.
 set -eu
 
 STATE=${STATE:-/run/lvs-controller/realserver.state}
 PROC=${PROC:-/proc/sys}
+TUNNEL=${TUNNEL:-}
 
 # The settings of the uplink, NAME:VALUE. arp_ignore=1: do not answer for
 # addresses of other devices. arp_announce=2: do not ask in their name.
@@ -39,29 +43,35 @@ is_ipv6() {
 	esac
 }
 
-# on_lo VIP tells whether lo has the address, of whatever prefix length.
-on_lo() {
-	if is_ipv6 "$1"; then family=-6; else family=-4; fi
-	ip -o $family addr show dev lo to "$1" | grep -q .
+# on DEVICE VIP tells whether the device has the address, of whatever prefix
+# length.
+on() {
+	if is_ipv6 "$2"; then family=-6; else family=-4; fi
+	ip -o $family addr show dev "$1" to "$2" 2>/dev/null | grep -q .
 }
 
+# add DEVICE VIP adds a host address that is never chosen as a source address.
 add() {
-	if is_ipv6 "$1"; then
-		# Deprecated: never chosen as a source address. BusyBox knows no nodad;
-		# lo does no duplicate address detection anyway.
-		ip -6 addr add "$1/128" dev lo preferred_lft 0
+	if is_ipv6 "$2"; then
+		# Deprecated. BusyBox knows no nodad; lo does no duplicate address
+		# detection anyway.
+		ip -6 addr add "$2/128" dev "$1" preferred_lft 0
 	else
-		# Scope host: never chosen as a source address, in ARP neither.
-		ip -4 addr add "$1/32" dev lo scope host label lo:lvs
+		# Scope host: not in ARP either.
+		ip -4 addr add "$2/32" dev "$1" scope host label "$1:lvs"
 	fi
+	echo "added $2 on $1"
+	changed=yes
 }
 
 remove() {
-	if is_ipv6 "$1"; then
-		ip -6 addr del "$1/128" dev lo
+	if is_ipv6 "$2"; then
+		ip -6 addr del "$2/128" dev "$1"
 	else
-		ip -4 addr del "$1/32" dev lo
+		ip -4 addr del "$2/32" dev "$1"
 	fi
+	echo "removed $2 on $1"
+	changed=yes
 }
 
 # default_device prints the device of the default route, IPv4's before IPv6's.
@@ -73,10 +83,32 @@ default_device() {
 	} | awk '{ for (i = 1; i < NF; i++) if ($i == "dev") { print $(i + 1); exit } }'
 }
 
-# serves NAME HAVE WANTED tells whether a value will do. arp_ignore=2 is
-# stricter than 1.
+# serves PATH HAVE WANTED tells whether a value will do. arp_ignore=2 is stricter
+# than 1; without a filter on any device there is nothing to loosen.
 serves() {
-	[ "$2" = "$3" ] || [ "$1=$2" = arp_ignore=2 ]
+	[ "$2" = "$3" ] || case ${1##*/}=$2 in
+	arp_ignore=2) ;;
+	rp_filter=0) [ "$(cat "$PROC/net/ipv4/conf/all/rp_filter")" = 0 ] ;;
+	*) return 1 ;;
+	esac
+}
+
+# change PATH WANTED gives a setting its value and remembers the one it had.
+change() {
+	have=$(cat "$1")
+	if serves "$1" "$have" "$2"; then return; fi
+	grep -qF "setting $1 " "$STATE" 2>/dev/null || remember "setting $1 $have $2"
+	echo "$2" >"$1"
+	echo "$1: $have -> $2"
+	changed=yes
+}
+
+# differs PATH WANTED says that a setting has another value, and fails when it
+# does not.
+differs() {
+	have=$(cat "$1" 2>/dev/null) || return 1
+	if serves "$1" "$have" "$2"; then return 1; fi
+	echo "$1 is $have, want $2"
 }
 
 # remember and forget keep lines in the state file, each once.
@@ -91,27 +123,82 @@ forget() {
 	mv "$STATE.new" "$STATE"
 }
 
+# receiver VIP prints the device that takes the tunnel's packets to a VIP apart:
+# the one for every sender (external); else the kernel's own, if somebody uses
+# it; else ours, which is to be made. Another's device is not robbed of its
+# packets.
+receiver() {
+	if is_ipv6 "$1"; then set -- ip6tnl ip6tnl0; else set -- ipip tunl0; fi
+	ip -d -o link show type "$1" 2>/dev/null | awk -v ours="lvs-$1" -v own="$2" '
+		{ sub(/[@:].*/, "", $2) }
+		/ external / { external = $2 }
+		$2 == own && $3 ~ /[<,]UP[,>]/ { used = $2 }
+		END { print external ? external : used ? used : ours }'
+}
+
+is_up() {
+	ip -o link show dev "$1" 2>/dev/null | grep -q '[<,]UP[,>]'
+}
+
+# wants_address DEVICE tells whether the device needs the VIPs too: a loose
+# reverse-path filter drops all on a device without an IPv4 address.
+wants_address() {
+	case $1 in
+	lvs-*) ;;
+	*) ! ip -4 -o addr show dev "$1" | grep -q . ;;
+	esac
+}
+
+# start_tunnel VIP makes what the VIP needs of a tunnel.
+start_tunnel() {
+	device=$(receiver "$1")
+	remember "tunnel $device $1"
+	if ! ip link show dev "$device" >/dev/null 2>&1; then
+		ip link add "$device" type "${device#lvs-}" external
+		echo "made $device"
+		changed=yes
+	fi
+	if ! is_ipv6 "$1"; then
+		change "$PROC/net/ipv4/conf/$device/rp_filter" 2
+		if ! on "$device" "$1" && wants_address "$device"; then add "$device" "$1"; fi
+	fi
+	if ! is_up "$device"; then
+		ip link set "$device" up
+		echo "brought up $device"
+		changed=yes
+	fi
+}
+
+# stop_tunnel VIP takes away what no other VIP needs of a tunnel.
+stop_tunnel() {
+	tunnels=$(grep '^tunnel ' "$STATE" 2>/dev/null) || return 0
+	while read -r kind device vip_of; do
+		[ "$kind $vip_of" = "tunnel $1" ] || continue
+		forget "tunnel $device $1"
+		if on "$device" "$1"; then remove "$device" "$1"; fi
+		case $device in lvs-*) ;; *) continue ;; esac
+		if ! grep -qF "tunnel $device " "$STATE" && ip link show dev "$device" >/dev/null 2>&1; then
+			ip link del "$device"
+			echo "removed $device"
+			changed=yes
+		fi
+	done <<-END
+		$tunnels
+	END
+}
+
 start() {
 	changed=
 	# The settings come first: a VIP that is on lo for a moment without them
 	# is answered for. They are for IPv4; neighbour discovery does not answer
 	# for addresses of other devices.
 	for setting in ${uplink:+$SETTINGS}; do
-		path=$PROC/net/ipv4/conf/$uplink/${setting%:*}
-		want=${setting#*:}
-		have=$(cat "$path")
-		if serves "${setting%:*}" "$have" "$want"; then continue; fi
-		grep -qF "setting $path " "$STATE" 2>/dev/null || remember "setting $path $have $want"
-		echo "$want" >"$path"
-		echo "$path: $have -> $want"
-		changed=yes
+		change "$PROC/net/ipv4/conf/$uplink/${setting%:*}" "${setting#*:}"
 	done
 	for vip in $vips; do
 		remember "vip $vip"
-		if on_lo "$vip"; then continue; fi
-		add "$vip"
-		echo "added $vip on lo"
-		changed=yes
+		if ! on lo "$vip"; then add lo "$vip"; fi
+		if [ -n "$TUNNEL" ]; then start_tunnel "$vip"; fi
 	done
 	[ -n "$changed" ] || echo "already in place"
 }
@@ -119,11 +206,8 @@ start() {
 stop() {
 	changed=
 	for vip in $vips; do
-		if on_lo "$vip"; then
-			remove "$vip"
-			echo "removed $vip on lo"
-			changed=yes
-		fi
+		if on lo "$vip"; then remove lo "$vip"; fi
+		stop_tunnel "$vip"
 		forget "vip $vip"
 	done
 	# The settings go back with the last IPv4 VIP, unless another hand has
@@ -150,16 +234,25 @@ stop() {
 status() {
 	missing=
 	for setting in ${uplink:+$SETTINGS}; do
-		path=$PROC/net/ipv4/conf/$uplink/${setting%:*}
-		have=$(cat "$path")
-		if serves "${setting%:*}" "$have" "${setting#*:}"; then continue; fi
-		echo "$path is $have, want ${setting#*:}"
-		missing=yes
+		if differs "$PROC/net/ipv4/conf/$uplink/${setting%:*}" "${setting#*:}"; then missing=yes; fi
 	done
 	for vip in $vips; do
-		if on_lo "$vip"; then continue; fi
-		echo "$vip is missing on lo"
-		missing=yes
+		if ! on lo "$vip"; then
+			echo "$vip is missing on lo"
+			missing=yes
+		fi
+		if [ -z "$TUNNEL" ]; then continue; fi
+		device=$(receiver "$vip")
+		if ! is_up "$device"; then
+			echo "$device is missing or down"
+			missing=yes
+		elif ! is_ipv6 "$vip"; then
+			if differs "$PROC/net/ipv4/conf/$device/rp_filter" 2; then missing=yes; fi
+			if ! on "$device" "$vip" && wants_address "$device"; then
+				echo "$vip is missing on $device"
+				missing=yes
+			fi
+		fi
 	done
 	if [ -n "$missing" ]; then return 1; fi
 	echo "already in place"
@@ -170,6 +263,10 @@ case $# in
 *) usage ;;
 esac
 action=$1
+case $TUNNEL in
+'' | ipip) ;;
+*) die "TUNNEL=$TUNNEL: want ipip; the others need lvs-controller realserver" ;;
+esac
 vips=$(echo "$2" | tr ',A-F' ' a-f')
 [ -n "$vips" ] || usage
 ipv4=
