@@ -23,25 +23,15 @@ const clusterPatience = 15 * time.Second
 
 // runStatus prints the table with reasons and counters.
 func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var (
-		src    source
-		output string
-	)
 	fs := newFlags("lvs-controller status", stderr)
-	src.flags(fs)
-	fs.StringVar(&output, "o", "text", "output `form`: text or json")
-	if code, done := parse(fs, args); done {
+	output := fs.String("o", "text", "output `form`: text or json")
+	_, cfg, code := configured(fs, args)
+	if cfg == nil {
 		return code
 	}
-	src.parsed(fs)
-	if output != "text" && output != "json" {
-		fmt.Fprintf(stderr, "lvs-controller status: -o %q is not text or json\n", output)
+	if *output != "text" && *output != "json" {
+		fmt.Fprintf(stderr, "lvs-controller status: -o %q is not text or json\n", *output)
 		return exitUsage
-	}
-	cfg, err := src.load()
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
 	}
 	st, err := fetchStatus(ctx, cfg.Listen)
 	if err != nil {
@@ -51,7 +41,7 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 			return exitFailure
 		}
 	}
-	if output == "json" {
+	if *output == "json" {
 		enc := json.NewEncoder(stdout)
 		enc.SetIndent("", "  ")
 		err = enc.Encode(st)
@@ -150,17 +140,9 @@ func printStatus(w io.Writer, st status) error {
 
 // runDiff prints what a controller started now would change.
 func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var src source
-	fs := newFlags("lvs-controller diff", stderr)
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	_, cfg, code := configured(newFlags("lvs-controller diff", stderr), args)
+	if cfg == nil {
 		return code
-	}
-	src.parsed(fs)
-	cfg, err := src.load()
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
 	}
 	changes, warnings, err := pendingChanges(ctx, cfg)
 	for _, w := range warnings {

@@ -325,7 +325,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		wake:    wake,
 		config:  configs,
 		cluster: clusters,
-		dial:    func() (director, error) { return dialDirector() },
+		dial:    func() (director, error) { return dialDirector(log) },
 		host:    prep,
 		dir:     dir,
 		now:     time.Now,
@@ -377,28 +377,44 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	return err
 }
 
-// dialDirector keeps a nil *ipvsConn from becoming a non-nil director.
-func dialDirector() (director, error) {
+// dialDirector opens the kernel's IPVS and says which one it is.
+func dialDirector(log *slog.Logger) (director, error) {
 	c, err := dialIPVS()
 	if err != nil {
 		return nil, err
 	}
+	info, err := c.Info()
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	log.Info("connected to the kernel's IPVS", "version", info.Version, "connection_table", info.ConnTabSize)
 	return c, nil
 }
 
-// runCheck validates a configuration file.
-func runCheck(args []string, stdout, stderr io.Writer) int {
-	var src source
-	fs := newFlags("lvs-controller check", stderr)
+// configured parses args into fs, which has the flags of a sub-command, and
+// loads the configuration that they name. When cfg is nil the program is over,
+// with code.
+func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code int) {
+	src = new(source)
 	src.flags(fs)
 	if code, done := parse(fs, args); done {
-		return code
+		return nil, nil, code
 	}
 	src.parsed(fs)
 	cfg, err := src.load()
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
+		fmt.Fprintln(fs.Output(), err)
+		return nil, nil, exitFailure
+	}
+	return src, cfg, exitOK
+}
+
+// runCheck validates a configuration file.
+func runCheck(args []string, stdout, stderr io.Writer) int {
+	src, cfg, code := configured(newFlags("lvs-controller check", stderr), args)
+	if cfg == nil {
+		return code
 	}
 	name, s := src.path, "s"
 	if name == "" {
