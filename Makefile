@@ -38,7 +38,7 @@ kernel: build vm-setup $(CACHE)/lvs.test
 
 e2e: build vm-setup $(CACHE)/lvs.test
 	test/kube/build
-	LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
+	LVS_REQUIRE_ALL=1 LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
 	go run ./test/e2e -run '$(or $(RUN),^TestE2E)'
 
 # The compiler and the downloads of the machine's set-up do not wait for each

@@ -43,6 +43,9 @@ func binDir(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("LVS_KUBE_BIN")
 	if dir == "" {
+		if os.Getenv("LVS_REQUIRE_ALL") == "1" {
+			t.Fatal("LVS_KUBE_BIN is not set (LVS_REQUIRE_ALL=1)")
+		}
 		t.Skip("LVS_KUBE_BIN is not set: run test/kube/build and set it to the absolute path of .cache/kube/bin")
 	}
 	return dir
