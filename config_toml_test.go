@@ -439,6 +439,18 @@ var neededKeys = map[string]string{
 	"vip[0].tunnel.type":         "forward = 'tunnel'\n",
 	"vip[0].tunnel.port":         "forward = 'tunnel'\ntunnel.type = 'gue'\n",
 	"vip[0].tunnel.checksum":     "forward = 'tunnel'\ntunnel.type = 'gue'\n",
+
+	"vip[0].health.ports":               "health.tcp = 80\n",
+	"vip[0].health.datapath":            "health.tcp = 80\n",
+	"vip[0].health.interval":            "health.tcp = 80\n",
+	"vip[0].health.timeout":             "health.tcp = 80\nhealth.interval = '1m'\n",
+	"vip[0].health.rise":                "health.tcp = 80\n",
+	"vip[0].health.fall":                "health.tcp = 80\n",
+	"vip[0].health.connects_per_second": "health.tcp = 80\n",
+	"vip[0].health.http.port":           "health.http.path = '/healthz'\n",
+	"vip[0].health.http.path":           "health.http.port = 10254\n",
+	"vip[0].health.http.host":           "health.http.port = 10254\n",
+	"vip[0].health.http.tls":            "health.http.port = 10254\n",
 }
 
 // withKey returns a valid file with one key set, at the path that the example
@@ -519,6 +531,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add(vipLine("scheduler = 'mh'\nflags = ['mh-port', 'ops']\nports_from = 'pods'\nexclude_ports = [1]\nslow_start = '1m'\nweight = 10\nupper_threshold = 2\nlower_threshold = 1"))
 	f.Add(vipLine("groups = [[80, '443/tcp'], [1, 2]]\none_mark = true\ntcp_services = 't'\nsorry_server = ['10.0.0.9']\nweight_annotation = 'a/b'\n[vip.persistence]\ntimeout = '1s'\nnetmask = 24\nengine = 'sip'"))
 	f.Add(vipLine("forward = 'tunnel'\nsorry_server = '::1'\ntunnel.type = 'gre'\ntunnel.checksum = 'remote'\ntunnel.port = 1"))
+	f.Add(vipLine("[vip.health]\ntcp = 1\nports = true\ndatapath = true\ninterval = '1s'\ntimeout = '1s'\nhttp = { path = '/a', host = 'b:1', status = [200, '300-302'], tls = true }"))
 	f.Add("listen = ':80'\nvip = [{}, 1]\n'a\\b'.c = 1979-05-27\n[[x.y]]\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseConfig("c.toml", []byte(text))

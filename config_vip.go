@@ -1,8 +1,8 @@
 // [[vip]] → VIP.
 //
 // config_toml.go calls this for each [[vip]]. The keys of its tables, with
-// their ranges, stand in the function that reads the table; their defaults in
-// defaultVIP. What two keys say together is checked at the end of vip, when
+// their ranges, stand in the function that reads the table, [vip.health]'s in
+// config_health.go; their defaults in defaultVIP. What two keys say together is checked at the end of vip, when
 // all of them have been read. No I/O.
 
 package main
@@ -177,6 +177,7 @@ func (r *configReader) vip(v value) VIP {
 		// with the first.
 		setting{"real_servers", func(v value) { r.realServers(v, &vip) }},
 		setting{"sorry_server", func(sorry value) { r.sorryServers(sorry, v, &vip) }},
+		setting{"health", func(v value) { vip.Probes = readProbes(v) }},
 		setting{"drain", func(v value) { readDrain(v, &vip.Drain) }},
 	)
 	if !isTable {
@@ -199,6 +200,7 @@ func (r *configReader) vip(v value) VIP {
 	checkSticking(v, &vip)
 	checkWeights(v, &vip)
 	checkTunnel(v, &vip)
+	checkProbes(v, &vip)
 	return vip
 }
 

@@ -26,7 +26,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.health]"), `5: vip[0].health: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
@@ -407,6 +407,14 @@ func checkVIP(t *testing.T, v *VIP) {
 	}
 	if len(v.Sorry) > 2 || len(v.Sorry) == 2 && v.Sorry[0].Is4() == v.Sorry[1].Is4() {
 		t.Errorf("sorry servers %v", v.Sorry)
+	}
+	if p := v.Probes; p != nil {
+		if !p.any() || p.Timeout <= 0 || p.Timeout > p.Interval || p.Rise == 0 || p.Fall == 0 || p.ConnectsPerSecond == 0 {
+			t.Errorf("probes %+v", p)
+		}
+		if h := p.HTTP; h != nil && (h.Port == 0 || len(h.Status) == 0 || strings.ContainsAny(h.Path+h.Host, " \r\n") || !strings.HasPrefix(h.Path, "/")) {
+			t.Errorf("HTTP probe %+v", h)
+		}
 	}
 }
 

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParseProbeMistakes(t *testing.T) {
+	const (
+		wantCode     = `want a status code from 100 to 599 such as 200, or a range such as "200-399"`
+		wantTCP      = `want a port such as "80/tcp", tcp_services or ports_from = "pods"`
+		wantInterval = `want a duration in quotes with its unit such as "10s", from 100ms to 1h`
+		wantTimeout  = `want a duration in quotes with its unit such as "10s", from 10ms to 1m`
+		wantPath     = `want a path such as "/healthz": printable ASCII without spaces and "#", at most 512 characters`
+		wantHost     = `want a host name such as "shop.example", with or without a port, or "" for the real server's address`
+	)
+	udpOnly := "[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = ['53/udp']\n"
+	checkMistakes(t, []struct{ text, want string }{
+		{vipLine("[vip.health]"), `5: vip[0].health: has no probe, want at least one of http, tcp, ports = true, datapath = true`},
+		{vipLine("[vip.health]\nports = false"), `5: vip[0].health: has no probe, want at least one of http, tcp, ports = true, datapath = true`},
+		{vipLine("health = true"), `5: vip[0].health: is true, want a table`},
+		{vipLine("[vip.health]\nhttps = {}"), `6: vip[0].health.https: unknown key, did you mean "http"?`},
+		{vipLine("[vip.health]\nhttp = true"), `6: vip[0].health.http: is true, want a table`},
+		{vipLine("[vip.health]\ntcp = 0"), `6: vip[0].health.tcp: is the integer 0, want an integer from 1 to 65535`},
+		{vipLine("[vip.health]\ntcp = 80\ninterval = '99ms'"), `7: vip[0].health.interval: is "99ms", ` + wantInterval},
+		{vipLine("[vip.health]\ntcp = 80\ninterval = 2"), `7: vip[0].health.interval: is the integer 2, ` + wantInterval},
+		{vipLine("[vip.health]\ntcp = 80\ntimeout = '9ms'"), `7: vip[0].health.timeout: is "9ms", ` + wantTimeout},
+		{vipLine("[vip.health]\ntcp = 80\ntimeout = '3s'"), `7: vip[0].health.timeout: is longer than the interval, 2s, want at most that`},
+		{vipLine("[vip.health]\ntcp = 80\nrise = 0"), `7: vip[0].health.rise: is the integer 0, want an integer from 1 to 100`},
+		{vipLine("[vip.health]\ntcp = 80\nfall = 101"), `7: vip[0].health.fall: is the integer 101, want an integer from 1 to 100`},
+		{vipLine("[vip.health]\nports = true\nconnects_per_second = 0"), `7: vip[0].health.connects_per_second: is the integer 0, want an integer from 1 to 10000`},
+		{vipLine("[vip.health]\nports = 1"), `6: vip[0].health.ports: is the integer 1, want true or false, without quotes`},
+		{udpOnly + "health.ports = true", `5: vip[0].health.ports: connects to the VIP's TCP ports, and there are none; ` + wantTCP},
+		{udpOnly + "health.datapath = true", `5: vip[0].health.datapath: asks at one of the VIP's TCP ports, and there are none; ` + wantTCP},
+		{vipLine("forward = 'tunnel'\nhealth.datapath = true"), `6: vip[0].health.datapath: is for forward = "dr" alone, want that or no datapath`},
+
+		{vipLine("health.http.port = 65536"), `5: vip[0].health.http.port: is the integer 65536, want an integer from 1 to 65535`},
+		{vipLine("health.http.path = 'healthz'"), `5: vip[0].health.http.path: is "healthz", ` + wantPath},
+		{vipLine("health.http.path = '/a b'"), `5: vip[0].health.http.path: is "/a b", ` + wantPath},
+		{vipLine(`health.http.path = "/\r\nX: y"`), `5: vip[0].health.http.path: is "/\r\nX: y", ` + wantPath},
+		{vipLine("health.http.host = 'a/b'"), `5: vip[0].health.http.host: is "a/b", ` + wantHost},
+		{vipLine(`health.http.host = "a\n"`), `5: vip[0].health.http.host: is "a\n", ` + wantHost},
+		{vipLine("health.http.status = 200"), `5: vip[0].health.http.status: is the integer 200, want a list of status codes such as [200, "300-399"]`},
+		{vipLine("health.http.status = []"), `5: vip[0].health.http.status: is empty, want at least one status code`},
+		{vipLine("health.http.status = [200,\n99]"), `6: vip[0].health.http.status[1]: is "99", ` + wantCode},
+		{vipLine("health.http.status = [600]"), `5: vip[0].health.http.status[0]: is "600", ` + wantCode},
+		{vipLine("health.http.status = ['2xx']"), `5: vip[0].health.http.status[0]: is "2xx", ` + wantCode},
+		{vipLine("health.http.status = ['399-200']"), `5: vip[0].health.http.status[0]: is "399-200" (399 is more than 200), ` + wantCode},
+		{vipLine("health.http.status = [true]"), `5: vip[0].health.http.status[0]: is true, ` + wantCode},
+		{vipLine("health.http.tls = 'on'"), `5: vip[0].health.http.tls: is "on", want true or false, without quotes`},
+	})
+}
+
+func TestParseProbes(t *testing.T) {
+	usual := defaultProbes()
+	usual.Timeout = time.Second
+	with := func(change func(*Probes)) *Probes {
+		p := usual
+		change(&p)
+		return &p
+	}
+	ingress := HTTPProbe{Port: 10254, Path: "/healthz", Status: []StatusRange{{200, 399}}}
+	for _, test := range []struct {
+		lines string
+		want  *Probes
+	}{
+		{"", nil},
+		{"[vip.health.http]", with(func(p *Probes) { p.HTTP = &ingress })},
+		{"[vip.health]\ntcp = 22", with(func(p *Probes) { p.TCP = 22 })},
+		{"[vip.health]\ndatapath = true\ninterval = '500ms'\nrise = 1\nfall = 5", with(func(p *Probes) {
+			p.DataPath, p.Interval, p.Timeout, p.Rise, p.Fall = true, 500*time.Millisecond, 250*time.Millisecond, 1, 5
+		})},
+		{"[vip.health]\nports = true\nconnects_per_second = 7\ninterval = '10s'", with(func(p *Probes) {
+			p.Ports, p.ConnectsPerSecond, p.Interval = true, 7, 10*time.Second
+		})},
+		{"[vip.health]\ntcp = 1\ninterval = '1m'\ntimeout = '1m'", with(func(p *Probes) {
+			p.TCP, p.Interval, p.Timeout = 1, time.Minute, time.Minute
+		})},
+		{"health.http = { port = 443, path = '/ok?full=1', host = 'shop.example:8443', status = ['300-302', 204, 200], tls = true }", with(func(p *Probes) {
+			p.HTTP = &HTTPProbe{Port: 443, Path: "/ok?full=1", Host: "shop.example:8443", Status: []StatusRange{{200, 200}, {204, 204}, {300, 302}}, TLS: true}
+		})},
+	} {
+		if diff := cmp.Diff(test.want, parseVIP(t, test.lines).Probes); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", test.lines, diff)
+		}
+	}
+}
+
+func TestHTTPProbeAccepts(t *testing.T) {
+	h := HTTPProbe{Status: []StatusRange{{200, 204}, {301, 301}}}
+	for code, want := range map[uint16]bool{199: false, 200: true, 204: true, 205: false, 301: true, 302: false, 500: false} {
+		if h.accepts(code) != want {
+			t.Errorf("%d is accepted: %t, want %t", code, !want, want)
+		}
+	}
+}
