@@ -1,0 +1,227 @@
+package main
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// The results of one target, a letter each, and what they amount to after
+// each: u unknown, U up, D down, and * where that is news.
+func TestVerdict(t *testing.T) {
+	outcomes := map[rune]outcome{
+		'+': {result: passed},
+		'-': {result: failed, why: "refused"},
+		's': {result: failed, why: "no answer", silent: true},
+		'5': {result: failed, why: "500"},
+		'0': {result: noResult, why: "no route"},
+	}
+	for _, test := range []struct {
+		name, results string
+		rise, fall    uint8
+		want          string
+		why           string // at the end
+	}{
+		{"the first good answer", "+++", 2, 3, "U* U U", ""},
+		{"a bad start", "---", 2, 3, "u u D*", "refused"},
+		{"the reason is the last one", "s-5", 2, 3, "u u D*", "500"},
+		{"up, then down", "+---", 2, 3, "U* U U D*", "refused"},
+		{"two bad ones are forgotten", "+--+--+", 2, 3, "U* U U U U U U", ""},
+		{"at the first", "+-+", 1, 1, "U* D* U*", ""},
+		{"down, then up", "---++", 2, 3, "u u D* D U*", ""},
+		{"rise is in a row", "---+-++", 2, 3, "u u D* D D D U*", ""},
+		{"another reason, once it lasts", "---5-555", 2, 3, "u u D* D D D D D*", "500"},
+		{"reasons that alternate are no news", "---5s5s5s", 2, 3, "u u D* D D D D D D", "refused"},
+		{"a good answer between the new reasons", "---55+5-", 2, 3, "u u D* D D D D D", "refused"},
+		{"the director cannot ask", "000000", 2, 3, "u u u u u u", ""},
+		{"what is known lasts for a while", "+00+00-00", 2, 3, "U* U U U U U U U U", ""},
+		{"and is not known any more", "+000", 2, 3, "U* U U u*", ""},
+		{"nor that it is down", "---000---", 2, 3, "u u D* D D u* u u D*", "refused"},
+		{"no result neither helps nor harms", "+-0-0-", 2, 3, "U* U U U U D*", "refused"},
+	} {
+		var v verdict
+		var got []string
+		for _, r := range test.results {
+			news := v.observe(outcomes[r], test.rise, test.fall)
+			word := string("uUD"[v.state])
+			if news {
+				word += "*"
+			}
+			got = append(got, word)
+		}
+		if diff := cmp.Diff(test.want, strings.Join(got, " ")); diff != "" {
+			t.Errorf("%s: %s (-want +got):\n%s", test.name, test.results, diff)
+		}
+		if v.why != test.why {
+			t.Errorf("%s: why = %q, want %q", test.name, v.why, test.why)
+		}
+	}
+}
+
+// see makes the verdict on a target: "" is up, "?" unknown, "!…" down and
+// silent, anything else down for that reason.
+func see(server string, port uint16, what string) observed {
+	o := observed{server: netip.MustParseAddr(server), port: port}
+	switch {
+	case what == "":
+		o.state = up
+	case what == "?":
+	case what[0] == '!':
+		o.verdict = verdict{state: down, why: what[1:], silent: true}
+	default:
+		o.verdict = verdict{state: down, why: what}
+	}
+	return o
+}
+
+func TestJudge(t *testing.T) {
+	const a, b, c = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+	for _, test := range []struct {
+		name string
+		all  []observed
+		down string // "ADDRESS[:PORT] why", one a line, sorted
+		open string // "PORT why", one a line
+	}{
+		{"nobody is asked", nil, "", ""},
+		{"nobody has answered yet", []observed{see(a, 0, "?"), see(b, 0, "?"), see(a, 80, "?")}, "", ""},
+		{"one of two", []observed{see(a, 0, "500"), see(b, 0, "")}, "10.0.0.1 500", ""},
+		{"the other is unknown", []observed{see(a, 0, "500"), see(b, 0, "?")}, "10.0.0.1 500", ""},
+		{"all at once", []observed{see(a, 0, "500"), see(b, 0, "!silence")}, "", "0 10.0.0.1: 500"},
+		{"the only one", []observed{see(a, 0, "500")}, "", "0 10.0.0.1: 500"},
+		{"the first reason counts", []observed{see(a, 0, ""), see(a, 0, "no VIP"), see(a, 0, "other"), see(b, 0, "")}, "10.0.0.1 no VIP", ""},
+		{"one kind each", []observed{see(a, 0, "500"), see(a, 0, ""), see(b, 0, ""), see(b, 0, "no VIP")}, "", "0 10.0.0.1: 500"},
+
+		{"a port of one", []observed{see(a, 80, ""), see(a, 443, "refused"), see(b, 80, ""), see(b, 443, "")}, "10.0.0.1:443 port 443/tcp: refused", ""},
+		{"a port of all", []observed{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, ""), see(b, 9, "refused")}, "", "9 10.0.0.1: port 9/tcp: refused"},
+		{"a port of all but one unknown", []observed{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, ""), see(b, 9, "?")}, "10.0.0.1:9 port 9/tcp: refused", ""},
+		{"a port that only one has", []observed{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, "")}, "", "9 10.0.0.1: port 9/tcp: refused"},
+		{"the only other with the port is down", []observed{see(a, 0, "500"), see(a, 9, ""), see(b, 0, ""), see(b, 9, "refused"), see(b, 80, "")},
+			"10.0.0.1 500", "9 10.0.0.2: port 9/tcp: refused"},
+		{"a port of one of three, another being down", []observed{see(a, 0, "!gone"), see(a, 9, "!gone"), see(b, 0, ""), see(b, 9, "refused"), see(c, 0, ""), see(c, 9, "")},
+			"10.0.0.1 gone\n10.0.0.1:9 port 9/tcp: gone\n10.0.0.2:9 port 9/tcp: refused", ""},
+		{"all at once, with a port of one", []observed{see(a, 0, "500"), see(a, 9, "refused"), see(b, 0, "500"), see(b, 9, "")},
+			"10.0.0.1:9 port 9/tcp: refused", "0 10.0.0.1: 500"},
+
+		{"no port answers", []observed{see(a, 80, "!silence"), see(a, 443, "!silence"), see(b, 80, ""), see(b, 443, "")},
+			"10.0.0.1 none of 2 ports answers; port 80/tcp: silence\n10.0.0.1:443 port 443/tcp: silence\n10.0.0.1:80 port 80/tcp: silence", ""},
+		{"the only port does not answer", []observed{see(a, 80, "!silence"), see(b, 80, "")},
+			"10.0.0.1 port 80/tcp: silence\n10.0.0.1:80 port 80/tcp: silence", ""},
+		{"one port refuses", []observed{see(a, 80, "!silence"), see(a, 443, "refused"), see(b, 80, ""), see(b, 443, "")},
+			"10.0.0.1:443 port 443/tcp: refused\n10.0.0.1:80 port 80/tcp: silence", ""},
+		{"no port answers, another probe passes", []observed{see(a, 0, ""), see(a, 80, "!silence"), see(b, 0, ""), see(b, 80, "")},
+			"10.0.0.1:80 port 80/tcp: silence", ""},
+		{"no port answers, of nobody", []observed{see(a, 80, "!silence"), see(b, 80, "!silence")}, "", "0 10.0.0.1: port 80/tcp: silence\n80 10.0.0.1: port 80/tcp: silence"},
+	} {
+		h := newHealth([]findings{judge("edge", false, test.all)})
+		var got, open []string
+		for k, why := range h.Down {
+			where := k.Address.String()
+			if k.Port != 0 {
+				where = netip.AddrPortFrom(k.Address, k.Port).String()
+			}
+			got = append(got, where+" "+why)
+			if k.VIP != "edge" {
+				t.Errorf("%s: VIP %q", test.name, k.VIP)
+			}
+		}
+		for _, o := range h.Open {
+			number, _, _ := strings.Cut(Port{o.Port, TCP}.String(), "/")
+			open = append(open, number+" "+o.Why)
+			if o.VIP != "edge" || o.Is6 {
+				t.Errorf("%s: %+v", test.name, o)
+			}
+		}
+		lines := func(s string) []string { return strings.FieldsFunc(s, func(r rune) bool { return r == '\n' }) }
+		sorted := cmpopts.SortSlices(func(a, b string) bool { return a < b })
+		if diff := cmp.Diff(lines(test.down), got, sorted, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s: down (-want +got):\n%s", test.name, diff)
+		}
+		if diff := cmp.Diff(lines(test.open), open, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s: open (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+func TestHealthIsAsked(t *testing.T) {
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")
+	h := newHealth([]findings{
+		judge("edge", false, []observed{see("10.0.0.1", 0, "500"), see("10.0.0.2", 0, ""), see("10.0.0.2", 9, "refused"), see("10.0.0.1", 9, "")}),
+		judge("edge", true, []observed{see("2001:db8::1", 0, "500")}),
+	})
+	if why, down := h.Server("edge", a); !down || why != "500" {
+		t.Errorf("Server = %q, %t", why, down)
+	}
+	for _, test := range []struct {
+		vip  string
+		a    netip.Addr
+		port uint16
+	}{{"edge", a, 80}, {"db", a, 0}, {"edge", b, 0}} {
+		if why, down := h.Port(test.vip, test.a, test.port); down || why != "" {
+			t.Errorf("%+v is down: %q", test, why)
+		}
+	}
+	if h.FailsOpen("edge", false) || !h.FailsOpen("edge", true) || h.FailsOpen("db", true) {
+		t.Errorf("open: %+v", h.Open)
+	}
+	var none *Health
+	if _, down := none.Server("edge", a); down || none.FailsOpen("edge", false) {
+		t.Error("a nil Health knows something")
+	}
+	if !(&Health{}).equal(newHealth(nil)) || h.equal(&Health{}) || !h.equal(h) {
+		t.Error("equal is wrong")
+	}
+}
+
+func TestNewProbedVIP(t *testing.T) {
+	addr := netip.MustParseAddr
+	v := parseVIP(t, "tcp_services = 't'\n[vip.health]\nports = true\ndatapath = true")
+	servers := []netip.Addr{addr("10.0.0.5"), addr("10.0.0.6")}
+	ports := []Port{{53, UDP}, {70, TCP}, {80, TCP}, {9000, TCP}}
+	has := func(p Port, a netip.Addr) bool { return p.Number != 9000 || a == servers[1] }
+	all := []uint16{70, 80, 9000}
+	for _, test := range []struct {
+		name  string
+		ports []Port
+		has   func(Port, netip.Addr) bool
+		want  ProbedVIP
+	}{
+		{"the same ports on all", ports, nil, ProbedVIP{DataPort: 80, Servers: []ProbedServer{{servers[0], all}, {servers[1], all}}}},
+		{"a port on some", ports, has, ProbedVIP{DataPort: 80, Servers: []ProbedServer{{servers[0], all[:2]}, {servers[1], all}}}},
+		{"none of the configuration", ports[:2], nil, ProbedVIP{DataPort: 70, Servers: []ProbedServer{{servers[0], all[:1]}, {servers[1], all[:1]}}}},
+		{"no TCP", ports[:1], nil, ProbedVIP{Servers: []ProbedServer{{Address: servers[0]}, {Address: servers[1]}}}},
+	} {
+		test.want.Name, test.want.Probes, test.want.Addresses = "a", v.Probes, v.Addresses
+		if diff := cmp.Diff(test.want, newProbedVIP(v, test.ports, servers, test.has), compareAddrs, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+func TestProbePlanEqual(t *testing.T) {
+	v := parseVIP(t, "[vip.health]\nports = true")
+	plan := func(change func(*ProbedVIP)) *ProbePlan {
+		p := newProbedVIP(v, []Port{{80, TCP}}, []netip.Addr{netip.MustParseAddr("10.0.0.5")}, nil)
+		change(&p)
+		return &ProbePlan{VIPs: []ProbedVIP{p}}
+	}
+	base := plan(func(*ProbedVIP) {})
+	if !base.Equal(plan(func(*ProbedVIP) {})) || !(*ProbePlan)(nil).Equal(nil) || base.Equal(nil) {
+		t.Error("equal plans are not")
+	}
+	for name, change := range map[string]func(*ProbedVIP){
+		"name":      func(p *ProbedVIP) { p.Name = "b" },
+		"probes":    func(p *ProbedVIP) { p.Probes = new(Probes) },
+		"addresses": func(p *ProbedVIP) { p.Addresses = nil },
+		"data port": func(p *ProbedVIP) { p.DataPort = 1 },
+		"server":    func(p *ProbedVIP) { p.Servers[0].Address = netip.MustParseAddr("10.0.0.6") },
+		"port":      func(p *ProbedVIP) { p.Servers[0].Ports = []uint16{81} },
+		"servers":   func(p *ProbedVIP) { p.Servers = nil },
+	} {
+		if base.Equal(plan(change)) {
+			t.Errorf("another %s is no change", name)
+		}
+	}
+}
