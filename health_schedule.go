@@ -1,0 +1,434 @@
+// Which target is asked when.
+//
+// The prober (health_probe.go) owns one schedule: it begins what due hands out
+// and tells finish how each probe ended. A target is in one place at a time: in
+// the timers, in a queue, or in flight, where its timer is the deadline. No
+// I/O, no clock and no goroutine: the time is passed in, so that tests can
+// play hours with thousands of targets in a moment.
+
+package main
+
+import (
+	"container/heap"
+	"container/list"
+	"net/netip"
+	"time"
+)
+
+const (
+	// maxInFlight bounds file descriptors and memory. Probes whose target was
+	// silent last time, and so is likely to take its whole timeout again, share
+	// half of it: a segment full of dead nodes delays nobody else.
+	maxInFlight = 1024
+	maxSilent   = maxInFlight / 2
+	// maxBegin bounds one turn, so that answers are looked at in between.
+	maxBegin = 256
+	// paceSlack is how much of a budget that was not used in time may be made
+	// up for: a turn of the prober comes a little late.
+	paceSlack = 100 * time.Millisecond
+	// probeJitter is how far an interval may be off, to both sides.
+	probeJitter = 0.1
+)
+
+// targetKey identifies a target over changes of the plan.
+type targetKey struct {
+	name   string // of the VIP
+	server netip.Addr
+	kind   probeKind
+	via    netip.Addr // of probeDataPath: the VIP's address
+	port   uint16     // of probePort
+}
+
+// target is one thing that is asked again and again.
+type target struct {
+	targetKey
+	verdict
+	to  netip.AddrPort // what is connected to
+	vip *vipSchedule
+	set *probedSet
+
+	at        time.Time // when it is due or, in flight, overdue
+	index     int       // in the timers; -1 = not there
+	queue     *list.List
+	place     *list.Element // in queue
+	began     time.Time     // the last probe
+	inFlight  bool
+	wasSilent bool // nothing came back last time
+	round     uint64
+	flight    *flight // the prober's own
+}
+
+// probedSet are the targets of a VIP in one family, which are judged together.
+type probedSet struct {
+	is6     bool
+	targets []*target                // in the order of the plan
+	ports   map[netip.Addr][]*target // probePort's, by real server
+	dirty   bool                     // findings are older than a verdict
+	findings
+}
+
+// vipSchedule is what the targets of a VIP share.
+type vipSchedule struct {
+	name   string
+	probes *Probes
+	pace   pacer
+	urgent *list.List // probePort's targets that are due, in doubt
+	due    *list.List // and the others
+	taken  uint       // from either
+	sets   [2]*probedSet
+}
+
+// pacer keeps a rate. The zero value has not begun anything.
+type pacer struct {
+	every time.Duration
+	next  time.Time
+}
+
+// take reports whether one more may begin now.
+func (p *pacer) take(now time.Time) bool {
+	if now.Before(p.next) {
+		return false
+	}
+	if late := now.Add(-paceSlack); p.next.Before(late) {
+		p.next = late
+	}
+	p.next = p.next.Add(p.every)
+	return true
+}
+
+// schedule is every target of a plan. Use newSchedule.
+type schedule struct {
+	random  func() float64 // [0,1)
+	targets map[targetKey]*target
+	vips    []*vipSchedule // in the order of the plan
+	timers  timers
+	// ready may begin as soon as there is room: those that answered last time
+	// and those that did not.
+	ready, silent       *list.List
+	inFlight, inSilence int
+	round               uint64
+}
+
+func newSchedule(random func() float64) *schedule {
+	return &schedule{random: random, targets: make(map[targetKey]*target), ready: list.New(), silent: list.New()}
+}
+
+// replan makes the targets those of plan. What is known of a target that stays
+// is kept. The targets that went while in flight are returned.
+func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
+	s.round++
+	before := make(map[string]*vipSchedule, len(s.vips))
+	for _, v := range s.vips {
+		before[v.name] = v
+	}
+	s.vips = s.vips[:0]
+	for i := range plan.VIPs {
+		p := &plan.VIPs[i]
+		if p.Probes == nil {
+			continue
+		}
+		v := before[p.Name]
+		if v == nil {
+			v = &vipSchedule{name: p.Name, urgent: list.New(), due: list.New()}
+		}
+		v.probes, v.sets = p.Probes, [2]*probedSet{}
+		v.pace.every = time.Second / time.Duration(p.Probes.ConnectsPerSecond)
+		s.vips = append(s.vips, v)
+		for j := range p.Servers {
+			s.plan(p, v, &p.Servers[j], now)
+		}
+	}
+	for key, t := range s.targets {
+		if t.round != s.round {
+			if t.inFlight {
+				dropped = append(dropped, t)
+			}
+			s.remove(t)
+			delete(s.targets, key)
+		}
+	}
+	return dropped
+}
+
+// plan adds the targets of one real server.
+func (s *schedule) plan(p *ProbedVIP, v *vipSchedule, server *ProbedServer, now time.Time) {
+	add := func(key targetKey, to netip.AddrPort) {
+		key.name, key.server = p.Name, server.Address
+		s.add(key, to, v, now)
+	}
+	if h := p.Probes.HTTP; h != nil {
+		add(targetKey{kind: probeHTTP}, netip.AddrPortFrom(server.Address, h.Port))
+	}
+	if n := p.Probes.TCP; n != 0 {
+		add(targetKey{kind: probeTCP}, netip.AddrPortFrom(server.Address, n))
+	}
+	if p.Probes.DataPath && p.DataPort != 0 {
+		for _, a := range p.Addresses {
+			if a.Is6() == server.Address.Is6() {
+				add(targetKey{kind: probeDataPath, via: a}, netip.AddrPortFrom(a, p.DataPort))
+			}
+		}
+	}
+	if p.Probes.Ports {
+		for _, n := range server.Ports {
+			add(targetKey{kind: probePort, port: n}, netip.AddrPortFrom(server.Address, n))
+		}
+	}
+}
+
+// add keeps or makes one target. A new one is first due at a random moment of
+// its interval: a start must not ask everybody at once.
+func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now time.Time) {
+	t := s.targets[key]
+	switch {
+	case t == nil:
+		t = &target{targetKey: key, index: -1}
+		t.at = now.Add(time.Duration(s.random() * float64(v.probes.Interval)))
+		s.targets[key] = t
+		heap.Push(&s.timers, t)
+	case t.round == s.round:
+		return // the plan names it twice
+	case t.index >= 0 && !t.inFlight && t.at.After(now.Add(v.probes.Interval)):
+		t.at = now.Add(v.probes.Interval) // the interval has become shorter
+		heap.Fix(&s.timers, t.index)
+	}
+	t.round, t.to, t.vip = s.round, to, v
+	which := 0
+	if key.server.Is6() {
+		which = 1
+	}
+	set := v.sets[which]
+	if set == nil {
+		set = &probedSet{is6: which == 1, ports: make(map[netip.Addr][]*target), dirty: true}
+		v.sets[which] = set
+	}
+	t.set = set
+	set.targets = append(set.targets, t)
+	if key.kind == probePort {
+		set.ports[key.server] = append(set.ports[key.server], t)
+	}
+}
+
+// remove takes t out of wherever it is.
+func (s *schedule) remove(t *target) {
+	if t.index >= 0 {
+		heap.Remove(&s.timers, t.index)
+	}
+	s.unqueue(t)
+	s.land(t)
+}
+
+// enqueue puts t at the end of a queue.
+func (s *schedule) enqueue(t *target, queue *list.List) {
+	t.queue, t.place = queue, queue.PushBack(t)
+}
+
+// unqueue takes t out of its queue, if it is in one.
+func (s *schedule) unqueue(t *target) {
+	if t.queue != nil {
+		t.queue.Remove(t.place)
+		t.queue, t.place = nil, nil
+	}
+}
+
+// land ends t's flight, if it is in one.
+func (s *schedule) land(t *target) {
+	if !t.inFlight {
+		return
+	}
+	t.inFlight = false
+	s.inFlight--
+	if t.wasSilent {
+		s.inSilence--
+	}
+}
+
+// due hands out the targets to begin now, and those in flight whose time is
+// over. Every one of the latter has to be finished.
+func (s *schedule) due(now time.Time) (begin, overdue []*target) {
+	for len(s.timers) > 0 && !s.timers[0].at.After(now) {
+		switch t := heap.Pop(&s.timers).(*target); {
+		case t.inFlight:
+			overdue = append(overdue, t)
+		case t.kind != probePort:
+			s.admit(t)
+		case t.inDoubt():
+			s.enqueue(t, t.vip.urgent)
+		default:
+			s.enqueue(t, t.vip.due)
+		}
+	}
+	for _, v := range s.vips {
+		for v.urgent.Len()+v.due.Len() > 0 && v.pace.take(now) {
+			t := v.first()
+			s.unqueue(t)
+			s.admit(t)
+		}
+	}
+	for len(begin) < maxBegin {
+		t := s.first()
+		if t == nil {
+			break
+		}
+		s.unqueue(t)
+		t.inFlight, t.began, t.at = true, now, now.Add(t.vip.probes.Timeout)
+		heap.Push(&s.timers, t)
+		s.inFlight++
+		if t.wasSilent {
+			s.inSilence++
+		}
+		begin = append(begin, t)
+	}
+	return begin, overdue
+}
+
+// first picks the next target of a VIP's budget. Targets in doubt go first, but
+// not alone: there may be more of them than the budget is good for.
+func (v *vipSchedule) first() *target {
+	v.taken++
+	front := v.urgent.Front()
+	if front == nil || v.due.Len() > 0 && v.taken%4 == 0 {
+		front = v.due.Front()
+	}
+	return front.Value.(*target)
+}
+
+// admit lets t begin as soon as there is room.
+func (s *schedule) admit(t *target) {
+	if t.wasSilent {
+		s.enqueue(t, s.silent)
+	} else {
+		s.enqueue(t, s.ready)
+	}
+}
+
+// first is the next target there is room for, nil when there is none.
+func (s *schedule) first() *target {
+	front := s.ready.Front()
+	if front == nil && s.inSilence < maxSilent {
+		front = s.silent.Front()
+	}
+	if front == nil || s.inFlight >= maxInFlight {
+		return nil
+	}
+	return front.Value.(*target)
+}
+
+// next is when due has something to hand out, zero for not before a probe ends
+// or the plan changes.
+func (s *schedule) next(now time.Time) time.Time {
+	if s.first() != nil {
+		return now
+	}
+	var next time.Time
+	if len(s.timers) > 0 {
+		next = s.timers[0].at
+	}
+	for _, v := range s.vips {
+		if v.urgent.Len()+v.due.Len() > 0 && (next.IsZero() || v.pace.next.Before(next)) {
+			next = v.pace.next
+		}
+	}
+	return next
+}
+
+// prolong moves the deadline of a probe in flight.
+func (s *schedule) prolong(t *target, deadline time.Time) {
+	t.at = deadline
+	heap.Fix(&s.timers, t.index)
+}
+
+// finish notes how a probe that was begun has ended, and plans the next. It
+// reports whether the verdict on the target has changed.
+func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
+	s.land(t)
+	if t.index >= 0 {
+		heap.Remove(&s.timers, t.index)
+	}
+	t.wasSilent = o.silent
+	p := t.vip.probes
+	if changed = t.observe(o, p.Rise, p.Fall); changed {
+		t.set.dirty = true
+	}
+	gap := p.Interval
+	if t.inDoubt() && t.state != down {
+		gap /= 2
+	}
+	t.at = t.began.Add(time.Duration(float64(gap) * (1 - probeJitter + 2*probeJitter*s.random())))
+	if t.at.Before(now) {
+		t.at = now
+	}
+	heap.Push(&s.timers, t)
+	if t.kind == probePort && o.silent && t.streak == 1 && t.state != down {
+		s.hurry(t)
+	}
+	return changed
+}
+
+// hurry asks at the other ports of a real server at once, after one of them
+// has fallen silent: with many ports it would take long until a dead node has
+// been found dead at each.
+func (s *schedule) hurry(t *target) {
+	for _, o := range t.set.ports[t.server] {
+		if o.inFlight || o.inDoubt() || o.state == down || !o.began.Before(t.began) || o.queue != nil && o.queue != o.vip.due {
+			continue // known, or about to be: it is asked at this moment, has been since, or is urgent already
+		}
+		if o.index >= 0 {
+			heap.Remove(&s.timers, o.index)
+		}
+		s.unqueue(o)
+		s.enqueue(o, o.vip.urgent)
+	}
+}
+
+// judge brings the findings of every set up to date and returns them.
+func (s *schedule) judge() (all []findings) {
+	for _, v := range s.vips {
+		for _, set := range v.sets {
+			if set == nil {
+				continue
+			}
+			if set.dirty {
+				set.findings, set.dirty = judge(v.name, set.is6, set.observed()), false
+			}
+			all = append(all, set.findings)
+		}
+	}
+	return all
+}
+
+// observed lists the set's verdicts.
+func (set *probedSet) observed() []observed {
+	all := make([]observed, len(set.targets))
+	for i, t := range set.targets {
+		all[i] = observed{t.server, t.port, t.verdict}
+	}
+	return all
+}
+
+// timers is a heap of targets by when their time comes.
+type timers []*target
+
+func (h timers) Len() int           { return len(h) }
+func (h timers) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h timers) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push implements heap.Interface.
+func (h *timers) Push(x any) {
+	t := x.(*target)
+	t.index = len(*h)
+	*h = append(*h, t)
+}
+
+// Pop implements heap.Interface.
+func (h *timers) Pop() any {
+	old := *h
+	t := old[len(old)-1]
+	old[len(old)-1] = nil
+	t.index = -1
+	*h = old[:len(old)-1]
+	return t
+}
