@@ -1,0 +1,95 @@
+// Waiting for many sockets at a time.
+//
+// The prober (health_probe.go) owns one poller. It is epoll and nothing else:
+// level-triggered, one thread, no memory for each socket. Only wake may be
+// called from other goroutines.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// poller is an epoll instance that can be woken.
+type poller struct {
+	epoll, event int
+	events       [128]unix.EpollEvent
+}
+
+func newPoller() (*poller, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(epoll)
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	p := &poller{epoll: epoll, event: event}
+	if err := p.add(event, unix.EPOLLIN); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *poller) close() {
+	unix.Close(p.event)
+	unix.Close(p.epoll)
+}
+
+// add has wait report events of fd until it is removed or closed.
+func (p *poller) add(fd int, events uint32) error {
+	return p.control(unix.EPOLL_CTL_ADD, fd, events)
+}
+
+// change exchanges the events of fd.
+func (p *poller) change(fd int, events uint32) error {
+	return p.control(unix.EPOLL_CTL_MOD, fd, events)
+}
+
+func (p *poller) control(what, fd int, events uint32) error {
+	if err := unix.EpollCtl(p.epoll, what, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	return nil
+}
+
+// remove ends the events of fd, which is open.
+func (p *poller) remove(fd int) { _ = p.control(unix.EPOLL_CTL_DEL, fd, 0) }
+
+// wake ends the current or the next wait. It is safe for concurrent use.
+func (p *poller) wake() {
+	_, _ = unix.Write(p.event, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // fails when it is full: then wait ends anyway
+}
+
+// wait calls ready for each event until there is none, but waits no longer than
+// patience for the first; negative is for ever.
+func (p *poller) wait(patience time.Duration, ready func(fd int, events uint32)) error {
+	const longest = time.Minute
+	timeout := -1
+	if patience >= 0 { // in whole milliseconds, and never early: that would be a busy loop
+		timeout = int((min(patience, longest) + time.Millisecond - 1) / time.Millisecond)
+	}
+	n, err := unix.EpollWait(p.epoll, p.events[:], timeout)
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	for _, e := range p.events[:n] {
+		if int(e.Fd) == p.event {
+			var counter [8]byte
+			_, _ = unix.Read(p.event, counter[:]) // fails when it is empty already
+			continue
+		}
+		ready(int(e.Fd), e.Events)
+	}
+	return nil
+}
