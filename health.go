@@ -272,20 +272,27 @@ type observed struct {
 type findings struct {
 	VIP     string
 	Servers []netip.Addr         // asked, in the order of the plan
-	Down    map[HealthKey]string // what fails
-	Open    []FailOpen           // what stays in service nevertheless
+	Failing map[HealthKey]string // what is down by itself, and why
+	Down    map[HealthKey]string // what of that is to be out of service
+	Open    []FailOpen           // what is not because all fail
+	// Deferred is how many are not yet because others are in doubt.
+	Deferred int
 }
 
 // serverFindings is what all probes of one real server say.
 type serverFindings struct {
-	why            string // it is down; "" = it is not
-	well           bool   // a probe of the real server as a whole says so
-	ports          map[uint16]string
-	listed, silent int // ports asked, and those of them that are down because nothing came back
+	why    string // it is down; "" = it is not
+	asked  bool   // there is a probe of the real server as a whole
+	well   bool   // and one says that it is well
+	doubt  bool   // and the last answers to one speak against it
+	ports  map[uint16]string
+	listed int // ports that are asked
+	silent int // those of them that are down because nothing came back
+	shaky  int // those of them that are not and may become so
 }
 
 // judge decides who is down in one family of a VIP. all is in the order of the
-// plan.
+// plan, before is the Down of last time.
 //
 //   - A real server is down when one of the probes about it as a whole says so.
 //   - It is also down when there is no such probe to say otherwise and each of
@@ -295,8 +302,11 @@ type serverFindings struct {
 //   - When all real servers are down at once, none is.
 //   - When a port is down on each real server that is left and has it, it is
 //     down on none.
-func judge(vip string, is6 bool, all []observed) findings {
-	f := findings{VIP: vip, Down: make(map[HealthKey]string)}
+//   - What was not down before has to wait while most of the well are in doubt,
+//     until it is clear whether all fail; and when all have failed and some are
+//     well again, while most of the rest are about to be.
+func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) findings {
+	f := findings{VIP: vip, Failing: make(map[HealthKey]string), Down: make(map[HealthKey]string)}
 	servers := make(map[netip.Addr]*serverFindings)
 	for i := range all {
 		o := &all[i]
@@ -308,79 +318,141 @@ func judge(vip string, is6 bool, all []observed) findings {
 		}
 		s.add(o)
 	}
-	downs, first := 0, ""
+	whole := group{FailOpen: FailOpen{VIP: vip, Is6: is6}}
 	for _, a := range f.Servers {
 		s := servers[a]
-		if s.why == "" && !s.well && s.listed > 0 && s.silent == s.listed {
-			s.why = s.silence()
-		}
-		if s.why != "" {
-			f.Down[HealthKey{vip, a, 0}] = s.why
-			downs++
-			first = cmp.Or(first, fmt.Sprintf("%s: %s", a, s.why))
-		}
-		for n, why := range s.ports {
-			f.Down[HealthKey{vip, a, n}] = fmt.Sprintf("port %d/tcp: %s", n, why)
-		}
+		s.conclude()
+		whole.add(a, s.why, s.doubt)
 	}
-	open := downs > 0 && downs == len(f.Servers)
-	if open {
-		f.Open = append(f.Open, FailOpen{VIP: vip, Is6: is6, Why: first})
+	whole.settle(&f, before)
+	ports := make(map[uint16]*group)
+	for i := range all {
+		o := &all[i]
+		if o.port == 0 {
+			continue
+		}
+		g := ports[o.port]
+		if g == nil {
+			g = &group{FailOpen: FailOpen{VIP: vip, Is6: is6, Port: o.port}}
+			ports[o.port] = g
+		}
+		why := ""
+		if o.state == down {
+			why = portReason(o.port, o.why)
+		}
+		if _, out := f.Down[HealthKey{vip, o.server, 0}]; out {
+			g.apart = append(g.apart, member{server: o.server, why: why})
+			continue
+		}
+		g.add(o.server, why, o.inDoubt())
 	}
-	f.Open = append(f.Open, openPorts(vip, is6, all, func(a netip.Addr) bool { return open || servers[a].why == "" })...)
+	for _, n := range slices.Sorted(maps.Keys(ports)) {
+		ports[n].settle(&f, before)
+	}
 	return f
 }
+
+// portReason is the reason of a port with its name.
+func portReason(n uint16, why string) string { return fmt.Sprintf("port %d/tcp: %s", n, why) }
 
 // add takes one verdict into account.
 func (s *serverFindings) add(o *observed) {
 	switch {
-	case o.port != 0:
-		s.listed++
+	case o.port == 0:
+		s.asked = true
+		s.doubt = s.doubt || o.inDoubt()
+		s.well = s.well || o.state == up
 		if o.state == down {
-			s.ports[o.port] = o.why
-			if o.silent {
-				s.silent++
+			s.why = cmp.Or(s.why, o.why)
+		}
+		return
+	case o.state == down:
+		s.ports[o.port] = o.why
+		if o.silent {
+			s.silent++
+		}
+		s.doubt = s.doubt || !s.asked && o.inDoubt()
+	case o.inDoubt():
+		s.shaky++
+	}
+	s.listed++
+}
+
+// conclude decides about the real server as a whole.
+func (s *serverFindings) conclude() {
+	if s.listed > 0 && !s.asked && s.silent+s.shaky == s.listed {
+		s.doubt = s.shaky > 0
+	}
+	if s.why != "" || s.well || s.listed == 0 || s.silent < s.listed {
+		return
+	}
+	first := slices.Min(slices.Collect(maps.Keys(s.ports)))
+	s.why = portReason(first, s.ports[first])
+	if s.listed > 1 {
+		s.why = fmt.Sprintf("none of %d ports answers; %s", s.listed, s.why)
+	}
+}
+
+// group are the real servers of one VIP and family, or those that have one
+// port.
+type group struct {
+	FailOpen
+	down   []member
+	apart  []member // have the port, but are down as a whole
+	well   int
+	doubts int // of the well
+}
+
+type member struct {
+	server netip.Addr
+	why    string // "" = it is not down
+	rising bool   // it is, but the last answers were good
+}
+
+// add takes one real server into account.
+func (g *group) add(a netip.Addr, why string, doubt bool) {
+	switch {
+	case why != "":
+		g.down = append(g.down, member{a, why, doubt})
+	case doubt:
+		g.doubts++
+		g.well++
+	default:
+		g.well++
+	}
+}
+
+// settle adds to f who of the group is down.
+func (g *group) settle(f *findings, before map[HealthKey]string) {
+	open := g.well == 0 && len(g.down) > 0
+	fresh, rising := 0, 0
+	for _, m := range g.down {
+		if _, known := before[HealthKey{g.VIP, m.server, g.Port}]; !known {
+			fresh++
+			if m.rising {
+				rising++
 			}
 		}
-	case o.state == down:
-		s.why = cmp.Or(s.why, o.why)
-	case o.state == up:
-		s.well = true
 	}
-}
-
-// silence is the reason of a real server of which no port answers.
-func (s *serverFindings) silence() string {
-	first := slices.Min(slices.Collect(maps.Keys(s.ports)))
-	if s.listed == 1 {
-		return fmt.Sprintf("port %d/tcp: %s", first, s.ports[first])
-	}
-	return fmt.Sprintf("none of %d ports answers; port %d/tcp: %s", s.listed, first, s.ports[first])
-}
-
-// openPorts lists the ports that are down on every real server in service that
-// has them, in order.
-func openPorts(vip string, is6 bool, all []observed, serves func(netip.Addr) bool) []FailOpen {
-	has, fails := make(map[uint16]int), make(map[uint16]int)
-	why := make(map[uint16]string)
-	for i := range all {
-		o := &all[i]
-		if o.port == 0 || !serves(o.server) {
+	wait := 2*g.doubts > g.well || 2*rising > fresh
+	for _, m := range slices.Concat(g.down, g.apart) {
+		if m.why == "" {
 			continue
 		}
-		has[o.port]++
-		if o.state == down {
-			fails[o.port]++
-			why[o.port] = cmp.Or(why[o.port], fmt.Sprintf("%s: port %d/tcp: %s", o.server, o.port, o.why))
+		key := HealthKey{g.VIP, m.server, g.Port}
+		f.Failing[key] = m.why
+		switch _, known := before[key]; {
+		case open:
+		case wait && !known:
+			f.Deferred++
+		default:
+			f.Down[key] = m.why
 		}
 	}
-	var open []FailOpen
-	for _, n := range slices.Sorted(maps.Keys(fails)) {
-		if fails[n] == has[n] {
-			open = append(open, FailOpen{vip, is6, n, why[n]})
-		}
+	if open {
+		g.Why = fmt.Sprintf("%s: %s", g.down[0].server, g.down[0].why)
+		f.Open = append(f.Open, g.FailOpen)
 	}
-	return open
 }
 
 // newHealth is the Health of all findings together.
@@ -388,15 +460,7 @@ func newHealth(all []findings) *Health {
 	h := &Health{Down: make(map[HealthKey]string)}
 	for _, f := range all {
 		h.Open = append(h.Open, f.Open...)
-		open := make(map[uint16]bool, len(f.Open))
-		for _, o := range f.Open {
-			open[o.Port] = true
-		}
-		for k, why := range f.Down {
-			if !open[k.Port] {
-				h.Down[k] = why
-			}
-		}
+		maps.Copy(h.Down, f.Down)
 	}
 	slices.SortFunc(h.Open, FailOpen.compare)
 	return h

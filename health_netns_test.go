@@ -160,13 +160,22 @@ func TestDataPathFindsTheVIP(t *testing.T) {
 	for _, r := range probers {
 		r.stop()
 	}
+	if left := good.connections(t, "03"); len(left) > 0 {
+		t.Errorf("SYN_RECV is left:\n%s", strings.Join(left, ""))
+	}
+}
+
+// connections lists what h has in a TCP state (include/net/tcp_states.h).
+func (h segmentHost) connections(t *testing.T, state string) (lines []string) {
+	t.Helper()
 	for _, table := range []string{"tcp", "tcp6"} {
-		for line := range strings.Lines(good.run(t, "cat", "/proc/net/"+table)) {
-			if fields := strings.Fields(line); len(fields) > 3 && fields[3] == "03" {
-				t.Errorf("SYN_RECV is left: %s", line)
+		for line := range strings.Lines(h.run(t, "cat", "/proc/net/"+table)) {
+			if fields := strings.Fields(line); len(fields) > 3 && fields[3] == state {
+				lines = append(lines, line)
 			}
 		}
 	}
+	return lines
 }
 
 // A node whose cable is pulled out, which nobody tells: no RST, no change of
@@ -258,6 +267,9 @@ func TestEachForTheRightReason(t *testing.T) {
 		t.Errorf("down (-want +got):\n%s", diff)
 	}
 	r.stop()
+	if left := director.connections(t, "06"); len(left) > 0 {
+		t.Errorf("TIME_WAIT is left:\n%s", strings.Join(left, ""))
+	}
 }
 
 // What the director itself lacks is told once, and held against nobody.

@@ -80,11 +80,13 @@ func (p *prober) publish(now time.Time) {
 	p.news, p.published = false, now
 	all := p.schedule.judge()
 	p.logChanges(all)
-	if h := newHealth(all); !h.equal(p.health) {
-		p.health = h
+	h := newHealth(all)
+	changed := !h.equal(p.health)
+	p.health = h
+	p.countTargets() // first, for those whom the Health wakes
+	if changed {
 		p.out.Set(h)
 	}
-	p.countTargets()
 }
 
 // logChanges logs what began to fail or ended to, and where that will not take
@@ -94,7 +96,7 @@ func (p *prober) logChanges(all []findings) {
 	var open []FailOpen
 	asked := make(map[HealthKey]bool)
 	for _, f := range all {
-		maps.Copy(failing, f.Down)
+		maps.Copy(failing, f.Failing)
 		open = append(open, f.Open...)
 		for _, a := range f.Servers {
 			asked[HealthKey{f.VIP, a, 0}] = true

@@ -131,7 +131,12 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 		if v == nil {
 			v = &vipSchedule{name: p.Name, urgent: list.New(), due: list.New()}
 		}
-		v.probes, v.sets = p.Probes, [2]*probedSet{}
+		v.probes = p.Probes
+		for i, old := range v.sets {
+			if v.sets[i] = nil; old != nil {
+				v.sets[i] = &probedSet{is6: old.is6, ports: make(map[netip.Addr][]*target), dirty: true, findings: old.findings}
+			}
+		}
 		v.pace.every = time.Second / time.Duration(p.Probes.ConnectsPerSecond)
 		s.vips = append(s.vips, v)
 		for j := range p.Servers {
@@ -347,7 +352,8 @@ func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
 	}
 	t.wasSilent = o.silent
 	p := t.vip.probes
-	if changed = t.observe(o, p.Rise, p.Fall); changed {
+	// What has been deferred depends on the doubts, which change each time.
+	if changed = t.observe(o, p.Rise, p.Fall) || t.set.Deferred > 0; changed {
 		t.set.dirty = true
 	}
 	gap := p.Interval
@@ -389,7 +395,7 @@ func (s *schedule) judge() (all []findings) {
 				continue
 			}
 			if set.dirty {
-				set.findings, set.dirty = judge(v.name, set.is6, set.observed()), false
+				set.findings, set.dirty = judge(v.name, set.is6, set.observed(), set.Down), false
 			}
 			all = append(all, set.findings)
 		}

@@ -129,7 +129,8 @@ func TestScheduleSpreads(t *testing.T) {
 	p := newPlayground(fleet(sure(func(p *Probes) { p.TCP, p.DataPath = 80, true }), 500, 0), quick)
 	p.play(60 * time.Second)
 	for key, gaps := range p.gaps(0) {
-		if len(gaps) < 53 || slices.Min(gaps) < 899*time.Millisecond || slices.Max(gaps) > 1101*time.Millisecond {
+		if len(gaps) < 53 || slices.Min(gaps) < 899*time.Millisecond || slices.Max(gaps) > 1101*time.Millisecond ||
+			slices.Max(gaps)-slices.Min(gaps) < 100*time.Millisecond {
 			t.Fatalf("%+v: %d probes, %s to %s apart", key, len(gaps)+1, slices.Min(gaps), slices.Max(gaps))
 		}
 	}
@@ -287,6 +288,58 @@ func TestScheduleFindsTheDead(t *testing.T) {
 	}
 }
 
+// When all fail at once, there is no moment in which some are down and the rest
+// has to bear it all.
+func TestScheduleAllAtOnce(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		servers int
+		change  func(*Probes)
+		after   time.Duration // of the answer; an hour is never
+	}{
+		{"two, refused", 2, func(p *Probes) { p.TCP = 80 }, time.Millisecond},
+		{"two, silent", 2, func(p *Probes) { p.TCP = 80 }, time.Hour},
+		{"fifty, refused", 50, func(p *Probes) { p.TCP = 80 }, time.Millisecond},
+		{"fifty, silent", 50, func(p *Probes) { p.TCP = 80 }, time.Hour},
+		{"ports", 20, func(p *Probes) { p.Ports = true }, time.Millisecond},
+		{"ports, silent", 20, func(p *Probes) { p.Ports = true }, time.Hour},
+	} {
+		fine := true
+		p := newPlayground(fleet(sure(test.change), test.servers, 3), func(t *target) (outcome, time.Duration) {
+			if fine {
+				return outcome{result: passed}, time.Millisecond
+			}
+			return outcome{result: failed, why: "refused"}, test.after
+		})
+		p.play(10 * time.Second)
+		fine = false
+		open := false
+		for at := 10 * time.Second; at < 20*time.Second; at += 10 * time.Millisecond {
+			p.play(at)
+			h := newHealth(p.judge())
+			if len(h.Down) > 0 {
+				t.Fatalf("%s: down %s after the fault: %v", test.name, at-10*time.Second, h.Down)
+			}
+			open = len(h.Open) > 0
+		}
+		if !open {
+			t.Errorf("%s: not found out", test.name)
+		}
+		fine = true
+		for at := 20 * time.Second; at < 30*time.Second; at += 10 * time.Millisecond {
+			p.play(at)
+			h := newHealth(p.judge())
+			if len(h.Down) > 1 { // the one that happens to be asked last
+				t.Fatalf("%s: down %s after the end of the fault: %v", test.name, at-20*time.Second, h.Down)
+			}
+			open = len(h.Open) > 0
+		}
+		if open {
+			t.Errorf("%s: does not end", test.name)
+		}
+	}
+}
+
 // A new plan keeps what is known of targets that stay, forgets those that go,
 // and brings forward what a shorter interval makes due.
 func TestScheduleReplan(t *testing.T) {
@@ -330,11 +383,10 @@ func TestScheduleReplan(t *testing.T) {
 
 	// One in flight is handed back, and all places are free again.
 	p.respond = func(t *target) (outcome, time.Duration) { return outcome{}, time.Hour }
-	p.play(5*time.Hour + 1900*time.Millisecond)
-	flying := p.inFlight
-	if flying == 0 {
-		t.Fatal("nothing is in flight")
+	for at := 5*time.Hour + 1500*time.Millisecond; p.inFlight == 0; at += 10 * time.Millisecond {
+		p.play(at)
 	}
+	flying := p.inFlight
 	if dropped := p.replan(&ProbePlan{}, p.now); len(dropped) != flying {
 		t.Errorf("%d dropped, %d were in flight", len(dropped), flying)
 	}

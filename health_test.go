@@ -1,7 +1,9 @@
 package main
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,14 +63,19 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// see makes the verdict on a target: "" is up, "?" unknown, "!…" down and
-// silent, anything else down for that reason.
+// see makes the verdict on a target: "" is up, "?" unknown, "~" up but in doubt,
+// "!…" down and silent, "^…" down and about to recover, anything else down for
+// that reason.
 func see(server string, port uint16, what string) observed {
 	o := observed{server: netip.MustParseAddr(server), port: port}
 	switch {
 	case what == "":
 		o.state = up
 	case what == "?":
+	case what == "~":
+		o.verdict = verdict{state: up, streak: 1}
+	case what[0] == '^':
+		o.verdict = verdict{state: down, why: what[1:], streak: 1}
 	case what[0] == '!':
 		o.verdict = verdict{state: down, why: what[1:], silent: true}
 	default:
@@ -115,7 +122,7 @@ func TestJudge(t *testing.T) {
 			"10.0.0.1:80 port 80/tcp: silence", ""},
 		{"no port answers, of nobody", []observed{see(a, 80, "!silence"), see(b, 80, "!silence")}, "", "0 10.0.0.1: port 80/tcp: silence\n80 10.0.0.1: port 80/tcp: silence"},
 	} {
-		h := newHealth([]findings{judge("edge", false, test.all)})
+		h := newHealth([]findings{judge("edge", false, test.all, nil)})
 		var got, open []string
 		for k, why := range h.Down {
 			where := k.Address.String()
@@ -145,11 +152,52 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// What is not down yet waits until it is clear whether the others fail too.
+func TestJudgeDefers(t *testing.T) {
+	const a, b, c = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+	at := func(server string, port uint16) HealthKey {
+		return HealthKey{"edge", netip.MustParseAddr(server), port}
+	}
+	for _, test := range []struct {
+		name     string
+		all      []observed
+		before   []HealthKey
+		down     []HealthKey
+		deferred int
+	}{
+		{"the other is well", []observed{see(a, 0, "500"), see(b, 0, "")}, nil, []HealthKey{at(a, 0)}, 0},
+		{"the other is in doubt", []observed{see(a, 0, "500"), see(b, 0, "~")}, nil, nil, 1},
+		{"the other is in doubt about the VIP", []observed{see(a, 0, "500"), see(b, 0, ""), see(b, 0, "~")}, nil, nil, 1},
+		{"it was down before", []observed{see(a, 0, "500"), see(b, 0, "~")}, []HealthKey{at(a, 0)}, []HealthKey{at(a, 0)}, 0},
+		{"one of two others", []observed{see(a, 0, "500"), see(b, 0, "~"), see(c, 0, "")}, nil, []HealthKey{at(a, 0)}, 0},
+		{"two of two others", []observed{see(a, 0, "500"), see(b, 0, "~"), see(c, 0, "~")}, nil, nil, 1},
+		{"one was down before, the last is in doubt", []observed{see(a, 0, "500"), see(b, 0, "500"), see(c, 0, "~")}, []HealthKey{at(b, 0)}, []HealthKey{at(b, 0)}, 1},
+		{"all", []observed{see(a, 0, "500"), see(b, 0, "500")}, []HealthKey{at(a, 0)}, nil, 0},
+		{"the first is back, the others are about to be", []observed{see(a, 0, ""), see(b, 0, "^500"), see(c, 0, "^500")}, nil, nil, 2},
+		{"the first is back, another is about to be", []observed{see(a, 0, ""), see(b, 0, "500"), see(c, 0, "^500")}, nil, []HealthKey{at(b, 0), at(c, 0)}, 0},
+		{"the first is back, the others were down before", []observed{see(a, 0, ""), see(b, 0, "^500"), see(c, 0, "^500")}, []HealthKey{at(b, 0), at(c, 0)}, []HealthKey{at(b, 0), at(c, 0)}, 0},
+		{"a port, the other is in doubt", []observed{see(a, 9, "refused"), see(b, 9, "~"), see(a, 80, ""), see(b, 80, "")}, nil, nil, 1},
+		{"a port, the other is in doubt about another", []observed{see(a, 9, "refused"), see(b, 9, ""), see(a, 80, ""), see(b, 80, "~")}, nil, []HealthKey{at(a, 9)}, 0},
+		{"all silent, the other partly", []observed{see(a, 9, "!"), see(a, 80, "!"), see(b, 9, "!"), see(b, 80, "~")}, nil, nil, 2},
+	} {
+		before := make(map[HealthKey]string)
+		for _, k := range test.before {
+			before[k] = "500"
+		}
+		f := judge("edge", false, test.all, before)
+		got := slices.SortedFunc(maps.Keys(f.Down), HealthKey.Compare)
+		slices.SortFunc(test.down, HealthKey.Compare)
+		if diff := cmp.Diff(test.down, got, compareAddrs, cmpopts.EquateEmpty()); diff != "" || f.Deferred != test.deferred {
+			t.Errorf("%s: %d deferred, want %d; down (-want +got):\n%s", test.name, f.Deferred, test.deferred, diff)
+		}
+	}
+}
+
 func TestHealthIsAsked(t *testing.T) {
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")
 	h := newHealth([]findings{
-		judge("edge", false, []observed{see("10.0.0.1", 0, "500"), see("10.0.0.2", 0, ""), see("10.0.0.2", 9, "refused"), see("10.0.0.1", 9, "")}),
-		judge("edge", true, []observed{see("2001:db8::1", 0, "500")}),
+		judge("edge", false, []observed{see("10.0.0.1", 0, "500"), see("10.0.0.2", 0, ""), see("10.0.0.2", 9, "refused"), see("10.0.0.1", 9, "")}, nil),
+		judge("edge", true, []observed{see("2001:db8::1", 0, "500")}, nil),
 	})
 	if why, down := h.Server("edge", a); !down || why != "500" {
 		t.Errorf("Server = %q, %t", why, down)
