@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"log/slog"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -139,6 +141,63 @@ func TestAnswerFilter(t *testing.T) {
 		}
 		if n > 0 != test.passes {
 			t.Errorf("%s: passes %t, want %t", test.name, n > 0, test.passes)
+		}
+	}
+}
+
+// An answer counts when it answers a SYN of ours, in every part.
+func TestDataPathAnswers(t *testing.T) {
+	const token = 0x01020304
+	from := func(change func(*segment)) []byte {
+		s := testSegment("10.0.0.100:80", "10.0.0.9:40000", 7, token+1, tcpSYN|tcpACK)
+		change(&s)
+		return s.packet()
+	}
+	expired := func(change func(*segment)) []byte {
+		s := testSegment("10.0.0.9:40000", "10.0.0.100:80", token, 0, tcpSYN)
+		change(&s)
+		return timeExceeded(s.packet(), false)
+	}
+	for _, test := range []struct {
+		name   string
+		packet []byte
+		want   string // "" = passed, "-" = is nothing
+	}{
+		{"SYN and ACK", from(func(s *segment) {}), ""},
+		{"RST", from(func(s *segment) { s.Flags = tcpRST | tcpACK }), "10.0.0.100:80 through the node: connection refused"},
+		{"RST without ACK", from(func(s *segment) { s.Flags = tcpRST }), "-"},
+		{"ACK alone", from(func(s *segment) { s.Flags = tcpACK }), "-"},
+		{"another address", from(func(s *segment) { s.From = netip.MustParseAddrPort("10.0.0.101:80") }), "-"},
+		{"another port", from(func(s *segment) { s.From = netip.MustParseAddrPort("10.0.0.100:81") }), "-"},
+		{"to another port", from(func(s *segment) { s.To = netip.MustParseAddrPort("10.0.0.9:40001") }), "-"},
+		{"another number", from(func(s *segment) { s.Ack++ }), "-"},
+		{"time exceeded", expired(func(s *segment) {}), "10.0.0.100:80 through the node: the node does not have the VIP on its lo: it would pass the packet on"},
+		{"time exceeded to another", expired(func(s *segment) { s.To = netip.MustParseAddrPort("10.0.0.101:80") }), "-"},
+		{"time exceeded from another", expired(func(s *segment) { s.From = netip.MustParseAddrPort("10.0.0.9:40001") }), "-"},
+		{"time exceeded for another", expired(func(s *segment) { s.Seq++ }), "-"},
+	} {
+		p := newProber(slog.New(slog.DiscardHandler), newLatest[ProbePlan](), newLatest[Health]())
+		p.path = newDataPath(p)
+		probes := Probes{DataPath: true, Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1, ConnectsPerSecond: 1}
+		p.schedule.replan(&ProbePlan{VIPs: []ProbedVIP{{
+			Name: "edge", Probes: &probes, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.100")}, DataPort: 80,
+			Servers: []ProbedServer{{Address: netip.MustParseAddr("10.0.0.11")}},
+		}}}, p.now().Add(-time.Hour))
+		begin, _ := p.schedule.due(p.now())
+		asked := begin[0]
+		asked.flight = &flight{fd: -1, step: stepAnswer, token: token}
+		p.path.tokens[token] = asked
+
+		p.path.answer(&wire{fd: -1, port: 40000}, test.packet, &unix.SockaddrLinklayer{})
+		switch {
+		case test.want == "-":
+			if !asked.inFlight || p.path.tokens[token] != asked {
+				t.Errorf("%s: counts", test.name)
+			}
+		case asked.inFlight || len(p.path.tokens) > 0:
+			t.Errorf("%s: does not count", test.name)
+		case asked.why != test.want || (asked.state == up) != (test.want == ""):
+			t.Errorf("%s: %q, want %q", test.name, asked.why, test.want)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -424,6 +425,44 @@ func TestProbeManyTLS(t *testing.T) {
 		t.Errorf("%d goroutines, %d before", most, before)
 	}
 	r.stop()
+}
+
+// A probe whose target leaves the plan ends with it, however far it is, and
+// what comes of it later concerns nobody.
+func TestProbeDropped(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		port, listeners := listenLoopback(t, 1)
+		var accepted atomic.Int32
+		go func() {
+			for {
+				conn, err := listeners[0].Accept()
+				if err != nil {
+					return
+				}
+				accepted.Add(1)
+				defer conn.Close()
+			}
+		}()
+		probes := brisk(func(p *Probes) {
+			p.HTTP = &HTTPProbe{Port: port, Path: "/", TLS: secure}
+			p.Interval, p.Timeout = 300*time.Millisecond, 300*time.Millisecond
+		})
+		r := startProber(t, loopbackPlan(probes, nil, 1), nil)
+		for range 1000 {
+			if accepted.Load() > 0 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		r.plans.Set(&ProbePlan{})
+		time.Sleep(50 * time.Millisecond)
+		before := accepted.Load()
+		time.Sleep(800 * time.Millisecond)
+		if after := accepted.Load(); before == 0 || after != before {
+			t.Errorf("TLS %t: %d connections, then %d", secure, before, after)
+		}
+		r.stop()
+	}
 }
 
 // A prober without anybody to ask is silent.

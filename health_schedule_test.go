@@ -340,6 +340,34 @@ func TestScheduleAllAtOnce(t *testing.T) {
 	}
 }
 
+// One that had to wait because the other was in doubt goes down when the other
+// turns out to be well, though nobody's condition changes then.
+func TestScheduleDeferred(t *testing.T) {
+	deferred := 0
+	for _, bad := range []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")} {
+		asked := make(map[netip.Addr]int)
+		p := newPlayground(fleet(sure(func(p *Probes) { p.TCP = 80 }), 2, 0), func(t *target) (outcome, time.Duration) {
+			asked[t.server]++
+			if n := asked[t.server]; n > 1 && (t.server == bad || n <= 3) {
+				return outcome{result: failed, why: "refused"}, time.Millisecond
+			}
+			return outcome{result: passed}, time.Millisecond
+		})
+		for at := time.Duration(0); at < 10*time.Second; at += 10 * time.Millisecond {
+			p.play(at)
+			for _, f := range p.judge() {
+				deferred += f.Deferred
+			}
+		}
+		if _, down := newHealth(p.judge()).Server("edge", bad); !down {
+			t.Errorf("%s is not down", bad)
+		}
+	}
+	if deferred == 0 {
+		t.Error("nobody ever had to wait")
+	}
+}
+
 // A new plan keeps what is known of targets that stay, forgets those that go,
 // and brings forward what a shorter interval makes due.
 func TestScheduleReplan(t *testing.T) {
