@@ -49,9 +49,8 @@ type prober struct {
 	out   *latest[Health]
 
 	// Seams for tests.
-	now    func() time.Time
-	random func() float64
-	spawn  func(func()) // runs something beside the prober
+	now   func() time.Time
+	spawn func(func()) // runs something beside the prober
 
 	plan     *ProbePlan
 	schedule *schedule
@@ -82,7 +81,6 @@ func newProber(log *slog.Logger, plans *latest[ProbePlan], out *latest[Health]) 
 		plans:    plans,
 		out:      out,
 		now:      time.Now,
-		random:   rand.Float64,
 		health:   &Health{},
 		schedule: newSchedule(rand.Float64),
 		ended:    make(chan tlsEnd, maxTLS),
@@ -139,6 +137,7 @@ func (p *prober) run(ctx context.Context) (err error) {
 		p.path.resume()
 		p.startTLS(ctx)
 		p.publish(now)
+		p.countTargets()
 		if err := p.poll.wait(p.patience(), func(fd int, events uint32) { p.ready(fd, events) }); err != nil {
 			return err
 		}
@@ -341,8 +340,6 @@ func (p *prober) connected(t *target) {
 		p.refused(t, unix.Errno(errno))
 	case t.kind != probeHTTP:
 		p.finish(t, outcome{result: passed})
-	case t.vip.probes.HTTP == nil: // a plan without it is on its way
-		p.finish(t, outcome{result: noResult})
 	case t.vip.probes.HTTP.TLS:
 		f.step = stepWaitTLS
 		p.waiting = append(p.waiting, t)
@@ -387,9 +384,6 @@ func (p *prober) read(t *target) {
 		return
 	case n == 0:
 		p.finish(t, t.fails(errClosed, false))
-		return
-	case h == nil: // a plan without it is on its way
-		p.finish(t, outcome{result: noResult})
 		return
 	}
 	f.answer = append(f.answer, chunk[:n]...)

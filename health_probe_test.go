@@ -100,21 +100,16 @@ func (r *running) await(t *testing.T, what string, ok func(*Health) bool) *Healt
 	}
 }
 
-// settled waits until no target is unknown any more, but for those of kinds
-// that are named.
-func (r *running) settled(t *testing.T, but ...probeKind) {
+// settled waits until no target is unknown any more.
+func (r *running) settled(t *testing.T) {
 	t.Helper()
 	for range 2000 {
-		s, open := r.Stats(), 0
-		for k, kind := range s.Kinds {
-			if !slices.Contains(but, probeKind(k)) {
-				open += kind.Unknown
-			}
-			if kind.Targets > 0 && kind.Passed+kind.Failed == 0 {
-				open++
-			}
+		targets, unknowns := 0, 0
+		for _, k := range r.Stats().Kinds {
+			targets += k.Targets
+			unknowns += k.Unknown
 		}
-		if open == 0 && (s.Kinds[0].Targets+s.Kinds[1].Targets+s.Kinds[2].Targets+s.Kinds[3].Targets) > 0 {
+		if targets > 0 && unknowns == 0 {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -249,6 +244,31 @@ func TestProbeHTTP(t *testing.T) {
 			t.Errorf("%d lines about servers that went down, want 6:\n%s", n, r.text)
 		}
 	}
+}
+
+// IPv6 is asked like IPv4.
+func TestProbeIPv6(t *testing.T) {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skip("no IPv6 here: ", err)
+	}
+	t.Cleanup(func() { l.Close() })
+	serveStatus(t, l, 200, false)
+	at := netip.MustParseAddrPort(l.Addr().String())
+	probes := brisk(func(p *Probes) {
+		p.TCP, p.Ports = at.Port(), true
+		p.HTTP = &HTTPProbe{Port: at.Port(), Path: "/healthz", Host: "shop.example", Status: []StatusRange{{200, 200}}}
+	})
+	v := ProbedVIP{Name: "edge", Probes: &probes, Servers: []ProbedServer{{at.Addr(), []uint16{at.Port()}}}}
+	r := startProber(t, &ProbePlan{VIPs: []ProbedVIP{v}}, nil)
+	r.settled(t)
+	stats := r.Stats()
+	for _, k := range stats.Kinds[:probeDataPath] {
+		if k.Targets != 1 || k.Down != 0 || k.Passed == 0 {
+			t.Errorf("%+v", k)
+		}
+	}
+	r.stop()
 }
 
 // A server goes down and comes back; each change is told once.

@@ -47,28 +47,17 @@ func (p *prober) count(k probeKind, r result) {
 	case noResult:
 		s.NoResult++
 	}
-	p.stats.InFlight = p.schedule.inFlight
 }
 
-// countTargets brings the counters of targets up to date.
+// countTargets brings the counters of the moment up to date.
 func (p *prober) countTargets() {
-	var targets, downs, unknowns [probeKinds]int
-	for _, t := range p.schedule.targets {
-		targets[t.kind]++
-		switch t.state {
-		case down:
-			downs[t.kind]++
-		case unknown:
-			unknowns[t.kind]++
-		}
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := range p.stats.Kinds {
+	for i, n := range p.schedule.counts {
 		s := &p.stats.Kinds[i]
-		s.Targets, s.Down, s.Unknown = targets[i], downs[i], unknowns[i]
+		s.Targets, s.Down, s.Unknown = n[unknown]+n[up]+n[down], n[down], n[unknown]
 	}
-	p.stats.FailOpen = len(p.health.Open)
+	p.stats.InFlight, p.stats.FailOpen = p.schedule.inFlight, len(p.health.Open)
 }
 
 // publish tells what has changed since it last did, if anything has and it was

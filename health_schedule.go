@@ -106,6 +106,7 @@ type schedule struct {
 	// and those that did not.
 	ready, silent       *list.List
 	inFlight, inSilence int
+	counts              [probeKinds][down + 1]int // targets by condition
 	round               uint64
 }
 
@@ -149,6 +150,7 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 				dropped = append(dropped, t)
 			}
 			s.remove(t)
+			s.counts[t.kind][t.state]--
 			delete(s.targets, key)
 		}
 	}
@@ -190,6 +192,7 @@ func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now tim
 		t = &target{targetKey: key, index: -1}
 		t.at = now.Add(time.Duration(s.random() * float64(v.probes.Interval)))
 		s.targets[key] = t
+		s.counts[t.kind][unknown]++
 		heap.Push(&s.timers, t)
 	case t.round == s.round:
 		return // the plan names it twice
@@ -344,7 +347,7 @@ func (s *schedule) prolong(t *target, deadline time.Time) {
 }
 
 // finish notes how a probe that was begun has ended, and plans the next. It
-// reports whether the verdict on the target has changed.
+// reports whether that may make a difference to the findings.
 func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
 	s.land(t)
 	if t.index >= 0 {
@@ -352,8 +355,15 @@ func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
 	}
 	t.wasSilent = o.silent
 	p := t.vip.probes
+	before := t.state
+	changed = t.observe(o, p.Rise, p.Fall)
+	s.counts[t.kind][before]--
+	s.counts[t.kind][t.state]++
+	if t.kind == probePort && before == unknown && t.state == up {
+		changed = false // as good as before, and at a start there are thousands of it
+	}
 	// What has been deferred depends on the doubts, which change each time.
-	if changed = t.observe(o, p.Rise, p.Fall) || t.set.Deferred > 0; changed {
+	if changed = changed || t.set.Deferred > 0; changed {
 		t.set.dirty = true
 	}
 	gap := p.Interval

@@ -436,7 +436,9 @@ func TestScheduleInvariants(t *testing.T) {
 			p.replan(fleet(probes, 1+random.IntN(9), random.IntN(9)), p.now)
 		}
 		flying, silent, timed, queued := 0, 0, 0, 0
+		var counts [probeKinds][down + 1]int
 		for _, target := range p.targets {
+			counts[target.kind][target.state]++
 			places := 0
 			if target.index >= 0 {
 				timed++
@@ -461,6 +463,9 @@ func TestScheduleInvariants(t *testing.T) {
 			if places != 1 {
 				t.Fatalf("in %d places: %+v", places, target)
 			}
+		}
+		if counts != p.counts {
+			t.Fatalf("targets by condition: %v, counted %v", counts, p.counts)
 		}
 		queues := p.ready.Len() + p.silent.Len()
 		for _, v := range p.vips {

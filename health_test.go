@@ -273,3 +273,23 @@ func TestProbePlanEqual(t *testing.T) {
 		}
 	}
 }
+
+// The judgement on a VIP with many ports, of which one real server has lost all.
+func BenchmarkJudge(b *testing.B) {
+	var all []observed
+	a := netip.MustParseAddr("10.0.0.1")
+	for n := range 200 {
+		what := ""
+		if n == 0 {
+			what = "!silence"
+		}
+		for port := range uint16(100) {
+			all = append(all, see(a.String(), 1+port, what))
+		}
+		a = a.Next()
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		newHealth([]findings{judge("edge", false, all, nil)})
+	}
+}
