@@ -99,6 +99,27 @@ func atFiveHundred(change func(*Probes)) *Probes {
 // The VIP through each node, of both families, from a director that holds the
 // VIP itself and from one that does not.
 func TestDataPathFindsTheVIP(t *testing.T) {
+	findTheVIP(t, 500*time.Millisecond, func(master, good segmentHost) {})
+}
+
+// The same beside IPVS, which would give the packets that a node passes on, and
+// everything that a director sends to the VIP, to a node that answers.
+func TestKernelDataPathBesideIPVS(t *testing.T) {
+	requireKernel(t)
+	findTheVIP(t, 2*time.Second, func(master, good segmentHost) {
+		for _, family := range []struct {
+			vip string
+			of  func(segmentHost) netip.Addr
+		}{{testVIP4 + ":80", segmentHost.addr}, {"[" + testVIP6 + "]:80", segmentHost.addr6}} {
+			master.run(t, "ipvsadm", "-A", "-t", family.vip, "-s", "rr")
+			master.run(t, "ipvsadm", "-a", "-t", family.vip, "-r", netip.AddrPortFrom(family.of(good), 80).String(), "-g")
+		}
+	})
+}
+
+// findTheVIP has two directors ask five nodes. beside sees the director that
+// holds the VIP and the node that is good before anything begins.
+func findTheVIP(t *testing.T, interval time.Duration, beside func(master, good segmentHost)) {
 	_, hosts := newSegment(t, 9, 8, 11, 12, 13, 14)
 	master, backup, good, router, deaf, closed := hosts[0], hosts[1], hosts[2], hosts[3], hosts[4], hosts[5]
 	master.run(t, "ip", "address", "add", testVIP4+"/32", "dev", "eth0")
@@ -112,9 +133,11 @@ func TestDataPathFindsTheVIP(t *testing.T) {
 	deaf.run(t, "sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
 	deaf.accept(t, 80)
 	closed.holdVIP(t)
+	beside(master, good)
 
 	v := ProbedVIP{
-		Name: "edge", Probes: atFiveHundred(func(p *Probes) { p.DataPath = true }), DataPort: 80,
+		Name: "edge", DataPort: 80,
+		Probes:    atFiveHundred(func(p *Probes) { p.DataPath, p.Interval, p.Timeout = true, interval, interval/2 }),
 		Addresses: []netip.Addr{netip.MustParseAddr(testVIP4), netip.MustParseAddr(testVIP6)},
 	}
 	absent := segmentHost{n: 15}
@@ -122,11 +145,12 @@ func TestDataPathFindsTheVIP(t *testing.T) {
 		v.Servers = append(v.Servers, ProbedServer{Address: h.addr()}, ProbedServer{Address: h.addr6()})
 	}
 	plan := &ProbePlan{VIPs: []ProbedVIP{v}}
+	silence := fmt.Sprintf("no answer in %s (is the VIP on its lo?)", interval/2)
 	want := map[HealthKey]string{
 		{"edge", router.addr(), 0}:  "10.0.0.100:80 through the node: the node does not have the VIP on its lo: it would pass the packet on",
 		{"edge", router.addr6(), 0}: "[2001:db8::100]:80 through the node: the node does not have the VIP on its lo: it would pass the packet on",
-		{"edge", deaf.addr(), 0}:    "10.0.0.100:80 through the node: no answer in 250ms (is the VIP on its lo?)",
-		{"edge", deaf.addr6(), 0}:   "[2001:db8::100]:80 through the node: no answer in 250ms (is the VIP on its lo?)",
+		{"edge", deaf.addr(), 0}:    "10.0.0.100:80 through the node: " + silence,
+		{"edge", deaf.addr6(), 0}:   "[2001:db8::100]:80 through the node: " + silence,
 		{"edge", closed.addr(), 0}:  "10.0.0.100:80 through the node: connection refused",
 		{"edge", closed.addr6(), 0}: "[2001:db8::100]:80 through the node: connection refused",
 		{"edge", absent.addr(), 0}:  "10.0.0.100:80 through the node: no answer to ARP",
