@@ -165,7 +165,7 @@ func (b *build) vip(v *VIP) {
 	ports, portsKnown := b.ports(v, pods)
 	// When no pod is ready, pods that are gone may have had ports that nobody
 	// declares now: what the kernel has stays, as its real servers do.
-	portsKnown = portsKnown && (!v.PortsFromPods || known && slices.ContainsFunc(pods, func(p Pod) bool { return p.serves() }))
+	portsKnown = portsKnown && (!v.PortsFromPods || known && slices.ContainsFunc(pods, (*Pod).serves))
 	for _, is6 := range []bool{false, true} {
 		if !slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 }) {
 			continue

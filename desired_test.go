@@ -41,10 +41,19 @@ func readyPod(name string, addresses ...string) Pod {
 
 func with(p Pod, edit func(*Pod)) Pod { edit(&p); return p }
 
+// refs are pods as a Cluster holds them.
+func refs(pods ...Pod) []*Pod {
+	all := make([]*Pod, len(pods))
+	for i := range pods {
+		all[i] = &pods[i]
+	}
+	return all
+}
+
 // testCluster answers testVIP's queries.
 func testCluster(tcp map[string]string, pods ...Pod) *Cluster {
 	return &Cluster{
-		Pods:       map[PodQuery][]Pod{{Namespace: "ingress-nginx", Selector: "app=nginx"}: pods},
+		Pods:       map[PodQuery][]*Pod{{Namespace: "ingress-nginx", Selector: "app=nginx"}: refs(pods...)},
 		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: true, Data: tcp}},
 	}
 }

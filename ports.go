@@ -61,7 +61,7 @@ var reservedPorts = map[uint16]string{
 
 // ports are all ports of v, sorted and each once. known is false while a
 // ConfigMap has not been heard of: then there may be more.
-func (b *build) ports(v *VIP, pods []Pod) (ports []vipPort, known bool) {
+func (b *build) ports(v *VIP, pods []*Pod) (ports []vipPort, known bool) {
 	whole := make(map[Port]bool)
 	for _, p := range v.Ports {
 		whole[p] = true
@@ -110,32 +110,32 @@ func (b *build) configMapPorts(v *VIP, name ConfigMapName, data map[string]strin
 // podPorts are the ports that pods declare and the configuration does not
 // name already. Each is for the nodes whose pods declare it: in the middle of
 // a roll-out only some do.
-func (b *build) podPorts(v *VIP, pods []Pod, named map[Port]bool) []vipPort {
+func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 	if !v.PortsFromPods {
 		return nil
 	}
 	serves := make(map[netip.Addr]bool) // by a pod that is ready
-	for i := range pods {
-		if pods[i].serves() {
-			for _, a := range pods[i].Addresses {
+	for _, p := range pods {
+		if p.serves() {
+			for _, a := range p.Addresses {
 				serves[a] = true
 			}
 		}
 	}
 	nodes := make(map[Port]map[netip.Addr]bool)
-	for i := range pods {
+	for _, pod := range pods {
 		// Beside a ready pod the ports of one that leaves or comes do not count.
-		if !pods[i].serves() && slices.ContainsFunc(pods[i].Addresses, func(a netip.Addr) bool { return serves[a] }) {
+		if !pod.serves() && slices.ContainsFunc(pod.Addresses, func(a netip.Addr) bool { return serves[a] }) {
 			continue
 		}
-		for _, p := range pods[i].Ports {
-			if named[p] || slices.Contains(v.ExcludePorts, p) || !pods[i].HostNetwork {
+		for _, p := range pod.Ports {
+			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.HostNetwork {
 				continue
 			}
 			if nodes[p] == nil {
 				nodes[p] = make(map[netip.Addr]bool)
 			}
-			for _, a := range pods[i].Addresses {
+			for _, a := range pod.Addresses {
 				nodes[p][a] = true
 			}
 		}

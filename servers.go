@@ -15,11 +15,11 @@ import (
 // servers are the real servers of one family: one for each node address that
 // has a selected pod, and the static ones. Pods that cannot serve give rows of
 // weight 0, which say why.
-func (b *build) servers(v *VIP, pods []Pod, is6 bool) []Row {
+func (b *build) servers(v *VIP, pods []*Pod, is6 bool) []Row {
 	byAddress := make(map[netip.Addr]podSet)
-	for i := range pods {
-		if a, ok := b.nodeAddress(v, &pods[i], is6); ok {
-			byAddress[a] = byAddress[a].with(&pods[i], b.podWeight(v, &pods[i]))
+	for _, p := range pods {
+		if a, ok := b.nodeAddress(v, p, is6); ok {
+			byAddress[a] = byAddress[a].with(p, b.podWeight(v, p))
 		}
 	}
 	rows := make([]Row, 0, len(byAddress)+len(v.RealServers))
