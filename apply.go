@@ -20,21 +20,6 @@ func (o op) exchanges() bool {
 	return o.Kind == setService && o.WasService.Scheduler != o.Service.Scheduler
 }
 
-// reason completes the cause of an operation for the log.
-func reason(o op, s settled, drift drift) string {
-	why := o.Why
-	switch o.Kind {
-	case delServer:
-		why = s.Removed[rowOf(o.Service.ServiceKey, o.Server)]
-	case delService:
-		why = s.Withdrawn[o.Service.ServiceKey]
-	}
-	if drift.touches(o) {
-		return "repaired, another hand changed it: " + why
-	}
-	return why
-}
-
 // apply carries out a plan, brings r.have up to what came of it, and logs what
 // was done. What takes capacity away waits for what adds it: a service whose
 // new real servers were refused keeps the old ones.
@@ -48,25 +33,27 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 	undone := postponed
 	failed, err := r.applyHushed(makes)
 	if err != nil {
-		return []error{r.broken(err)}
+		return []error{r.brokenIn(p, err)}
 	}
-	starved := starvedServices(failed, p.Table)
+	starved := starvedServices(failed, p.Parts)
 	// Marks come in between: new connections move to the services that have
 	// just been made before the old ones are quiesced.
 	unmade := r.unmade(failed, starved)
 	markErr := r.mark(p.want, unmade, audit)
-	breaks = slices.DeleteFunc(slices.Clone(breaks), func(o op) bool {
-		waits := starved[o.Service.ServiceKey] || r.replaced(o, p) &&
-			(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o))
-		if waits {
-			undone = append(undone, o)
-		}
-		return waits
-	})
+	if len(starved)+len(unmade) > 0 || markErr != nil {
+		breaks = slices.DeleteFunc(slices.Clone(breaks), func(o op) bool {
+			waits := starved[o.Service.ServiceKey] || r.replaced(o, p) &&
+				(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o))
+			if waits {
+				undone = append(undone, o)
+			}
+			return waits
+		})
+	}
 	if len(breaks) > 0 {
 		refused, err := r.director.Apply(breaks)
 		if err != nil {
-			return []error{r.broken(err)}
+			return []error{r.brokenIn(p, err)}
 		}
 		failed = append(failed, refused...)
 	}
@@ -74,7 +61,7 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 		undone = append(undone, f.Op)
 		r.stale = r.stale || f.surprising()
 	}
-	r.have = accepted(p.Table, r.have, undone)
+	r.have = accepted(p.Parts, r.have, undone)
 	done := p.ops
 	if len(undone) > 0 {
 		not := make(map[op]bool, len(undone))
@@ -94,6 +81,9 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 // someExchanges takes out of ops the exchanges of schedulers that are too many
 // for one turn, and has the next turn come at once.
 func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
+	if !slices.ContainsFunc(ops, op.exchanges) {
+		return ops, nil
+	}
 	n := 0
 	for _, o := range ops {
 		if o.exchanges() {
@@ -110,23 +100,57 @@ func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
 	return some, postponed
 }
 
+// brokenIn is broken in the midst of carrying out p. What the kernel has is
+// unknown now; who is leaving since when is remembered for when it is read.
+func (r *reconciler) brokenIn(p plan, err error) error {
+	r.have = p.Parts
+	return r.broken(err)
+}
+
 // accepted is target without the operations that were not carried out, given
 // the table before.
-func accepted(target, before Table, undone []op) Table {
+func accepted(target, before parts, undone []op) parts {
 	if len(undone) == 0 {
 		return target
 	}
 	byService := make(map[ServiceKey][]op)
+	touched := make(map[ServiceKey]bool) // parts, by what all their services have in common
+	common := func(k ServiceKey) ServiceKey { return ServiceKey{Address: k.Address, Mark: k.Mark} }
 	for _, o := range undone {
 		byService[o.Service.ServiceKey] = append(byService[o.Service.ServiceKey], o)
+		touched[common(o.Service.ServiceKey)] = true
 	}
+	var ps parts
+	for now, was := range merged(target, before, comparePart) {
+		var p, old part
+		if now != nil {
+			p = *now
+		}
+		if was != nil {
+			old = *was
+		}
+		if (now == nil || !touched[common(p.Services[0].ServiceKey)]) && (was == nil || !touched[common(old.Services[0].ServiceKey)]) {
+			if now != nil {
+				ps = append(ps, p)
+			}
+			continue
+		}
+		if services := acceptedServices(p.Services, old.Services, byService); len(services) > 0 {
+			ps = append(ps, part{Services: services})
+		}
+	}
+	return ps
+}
+
+// acceptedServices is accepted for one part.
+func acceptedServices(target, before Table, undone map[ServiceKey][]op) Table {
 	var t Table
 	for now, was := range merged(target, before, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
 		service := now
 		if now == nil {
 			service = was
 		}
-		ops, touched := byService[service.ServiceKey]
+		ops, touched := undone[service.ServiceKey]
 		kind := func(k opKind) bool { return slices.ContainsFunc(ops, func(o op) bool { return o.Kind == k }) }
 		switch {
 		case !touched && now != nil:
@@ -153,11 +177,11 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 		if o.Kind == setService {
 			continue
 		}
-		rows = slices.DeleteFunc(rows, sameAs(o.Server))
+		rows = slices.DeleteFunc(rows, sameAs(*o.Server))
 		if o.Kind == newServer {
 			continue
 		}
-		if i := slices.IndexFunc(was.Servers, sameAs(o.Server)); i >= 0 {
+		if i := slices.IndexFunc(was.Servers, sameAs(*o.Server)); i >= 0 {
 			rows = append(rows, was.Servers[i])
 		}
 	}
@@ -188,7 +212,7 @@ func (r *reconciler) setOf(o op) workKey { return workKey{o.VIP, o.Service.Addre
 func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[workKey]bool {
 	sets := make(map[workKey]bool)
 	for _, f := range failed {
-		if _, old := r.have.Find(f.Op.Service.ServiceKey); f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && !old {
+		if f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && r.have.find(f.Op.Service.ServiceKey) == nil {
 			sets[r.setOf(f.Op)] = true
 		}
 	}
@@ -198,8 +222,7 @@ func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[
 // replaced reports whether o takes from a service that is wanted no more, so
 // that another may be about to take over its ports.
 func (r *reconciler) replaced(o op, p plan) bool {
-	_, wanted := p.want.Table.Find(o.Service.ServiceKey)
-	return !wanted
+	return p.want.Parts.find(o.Service.ServiceKey) == nil
 }
 
 // marksMatter reports whether marks decide which service gets o's packets.
@@ -211,7 +234,7 @@ func (r *reconciler) marksMatter(o op) bool {
 // mark brings the firewall marks up to date, when they have changed or it is
 // time to look after them. Those of sets that were not made, and of VIPs of
 // whose ports too little is known, stay.
-func (r *reconciler) mark(w wanted, unmade map[workKey]bool, audit bool) error {
+func (r *reconciler) mark(w *wanted, unmade map[workKey]bool, audit bool) error {
 	if r.marked == nil {
 		// What an earlier run has left; without a memory of it, too.
 		have, err := r.host.Marked()
@@ -247,18 +270,17 @@ func (r *reconciler) mark(w wanted, unmade map[workKey]bool, audit bool) error {
 
 // starvedServices are services to which the kernel refused a real server and
 // which have no other in service in target.
-func starvedServices(failed []*opError, target Table) map[ServiceKey]bool {
+func starvedServices(failed []*opError, target parts) map[ServiceKey]bool {
 	refused := make(map[rowID]bool)
 	services := make(map[ServiceKey]bool)
 	for _, f := range failed {
 		if f.Op.Kind == newServer || f.Op.Kind == setServer {
-			refused[rowOf(f.Op.Service.ServiceKey, f.Op.Server)] = true
+			refused[rowOf(f.Op.Service.ServiceKey, *f.Op.Server)] = true
 			services[f.Op.Service.ServiceKey] = true
 		}
 	}
 	for k := range services {
-		s, _ := target.Find(k)
-		if slices.ContainsFunc(s.Servers, func(row Row) bool {
+		if s := target.find(k); s != nil && slices.ContainsFunc(s.Servers, func(row Row) bool {
 			return row.Weight > 0 && !refused[rowOf(k, row.RealServer)]
 		}) {
 			delete(services, k)

@@ -23,14 +23,15 @@ const (
 	delService               // IPVS_CMD_DEL_SERVICE, its real servers with it
 )
 
-// op is one change to the kernel's table.
+// op is one change to the kernel's table. What it points to stands in a table
+// and is never written to: thousands of operations are made in one turn.
 type op struct {
 	Kind       opKind
-	VIP        string         // name of the [[vip]], "" when it is configured no more
-	Service    VirtualService // whole for newService and setService, else its key
-	WasService VirtualService // for setService: what the kernel had
-	Server     RealServer     // for the *Server kinds
-	WasServer  RealServer     // for setServer and delServer: what the kernel had
+	VIP        string          // name of the [[vip]], "" when it is configured no more
+	Service    *VirtualService // whole for newService and setService; for the others its key counts
+	WasService *VirtualService // for setService: what the kernel had
+	Server     *RealServer     // for the *Server kinds
+	WasServer  *RealServer     // for setServer and delServer: what the kernel had
 	Why        string
 }
 
@@ -80,13 +81,13 @@ func (o op) String() string {
 	case newService:
 		sign, change = "+", "scheduler "+o.Service.Scheduler
 	case setService:
-		sign, change = "~", serviceChange(o.WasService, o.Service)
+		sign, change = "~", serviceChange(*o.WasService, *o.Service)
 	case delService:
 		sign = "-"
 	case newServer:
 		sign, change = "+", fmt.Sprintf("weight %d", o.Server.Weight)
 	case setServer:
-		sign, change = "~", serverChange(o.WasServer, o.Server)
+		sign, change = "~", serverChange(*o.WasServer, *o.Server)
 	case delServer:
 		sign = "-"
 	}
@@ -155,51 +156,132 @@ func (c changes) String() string { return string(c) }
 // real servers or services change at once, additions come first and removals
 // last, so that a service is never emptier in between than in both tables.
 func diff(want, have Table) []op {
-	var phases [numPhases][]op
-	add := func(o op) { phases[o.phase()] = append(phases[o.phase()], o) }
-	for w, h := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+	var d differ
+	d.services(want, have)
+	return d.ops()
+}
+
+// diffParts is diff for tables in parts. A part that is the same memory in both
+// costs nothing.
+func diffParts(want, have parts) []op {
+	var d differ
+	for w, h := range merged(want, have, comparePart) {
 		switch {
-		case h == nil:
-			add(op{Kind: newService, VIP: w.VIP, Service: w.VirtualService, Why: "new virtual service"})
-			diffServers(add, w, nil)
 		case w == nil:
-			add(op{Kind: delService, VIP: h.VIP, Service: VirtualService{ServiceKey: h.ServiceKey}, WasService: h.VirtualService})
-		default:
-			if w.VirtualService != h.VirtualService {
-				add(op{Kind: setService, VIP: w.VIP, Service: w.VirtualService, WasService: h.VirtualService, Why: "configuration"})
-			}
-			diffServers(add, w, h.Servers)
+			d.services(nil, h.Services)
+		case h == nil:
+			d.services(w.Services, nil)
+		case !same(w.Services, h.Services):
+			d.services(w.Services, h.Services)
 		}
 	}
-	return slices.Concat(phases[:]...)
+	return d.ops()
 }
 
 // numPhases is one phase for each kind and one for quiescing.
 const numPhases = int(delService) + 2
 
-// phase is the place of o in a batch: that of its kind, but for quiescing,
-// which comes between editing and removing.
-func (o op) phase() int {
-	if o.quiesces() || o.Kind > setServer {
-		return int(o.Kind) + 1
+// phase is the place in a batch of an operation of kind k: that of its kind,
+// but for quiescing, which comes between editing and removing.
+func (k opKind) phase(quiesces bool) int {
+	if quiesces || k > setServer {
+		return int(k) + 1
 	}
-	return int(o.Kind)
+	return int(k)
 }
 
-// diffServers adds what turns the real servers have into those of w.
-func diffServers(add func(op), w *Service, have []Row) {
-	if len(w.Servers) == len(have) && len(have) > 0 && &w.Servers[0] == &have[0] {
+// differ is diff at work.
+type differ struct {
+	phases [numPhases][]op
+	// Services that share their real servers change the same way: the last
+	// answer is at hand for the next service.
+	want, have []Row
+	leaving    []leaving
+	changes    []rowChange
+}
+
+// rowChange is an operation on a real server, of whatever service.
+type rowChange struct {
+	kind     opKind
+	quiesces bool
+	now, was *RealServer
+	why      string
+}
+
+// ops puts the phases together.
+func (d *differ) ops() []op {
+	only := -1
+	for i := range d.phases {
+		switch {
+		case len(d.phases[i]) == 0:
+		case only >= 0:
+			return slices.Concat(d.phases[:]...)
+		default:
+			only = i
+		}
+	}
+	if only < 0 {
+		return nil
+	}
+	return d.phases[only]
+}
+
+// services adds what turns the services have into want.
+func (d *differ) services(want, have Table) {
+	for w, h := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+		switch {
+		case h == nil:
+			d.add(newService, op{VIP: w.VIP, Service: &w.VirtualService, Why: "new virtual service"})
+			d.servers(w, nil)
+		case w == nil:
+			d.add(delService, op{VIP: h.VIP, Service: &h.VirtualService, WasService: &h.VirtualService, Why: noService})
+		default:
+			if w.VirtualService != h.VirtualService {
+				d.add(setService, op{VIP: w.VIP, Service: &w.VirtualService, WasService: &h.VirtualService, Why: "configuration"})
+			}
+			d.servers(w, h.Servers)
+		}
+	}
+}
+
+// add appends an operation on a service to its phase.
+func (d *differ) add(kind opKind, o op) {
+	o.Kind = kind
+	phase := &d.phases[kind.phase(false)]
+	*phase = append(*phase, o)
+}
+
+// servers adds what turns the real servers have into those of w.
+func (d *differ) servers(w *Service, have []Row) {
+	if same(w.Servers, have) {
 		return // the very rows that were applied last
 	}
-	key := VirtualService{ServiceKey: w.ServiceKey}
-	for n, o := range merged(w.Servers, have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
+	if !same(w.Servers, d.want) || !same(have, d.have) || !same(w.Leaving, d.leaving) {
+		d.want, d.have, d.leaving = w.Servers, have, w.Leaving
+		d.compare()
+	}
+	for i := range d.changes {
+		c := &d.changes[i]
+		phase := &d.phases[c.kind.phase(c.quiesces)]
+		*phase = append(*phase, op{Kind: c.kind, VIP: w.VIP, Service: &w.VirtualService, Server: c.now, WasServer: c.was, Why: c.why})
+	}
+}
+
+// compare lists what turns the real servers d.have into d.want.
+func (d *differ) compare() {
+	d.changes = d.changes[:0]
+	for n, o := range merged(d.want, d.have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
 		switch {
 		case o == nil:
-			add(op{Kind: newServer, VIP: w.VIP, Service: key, Server: n.RealServer, Why: n.Why})
+			d.changes = append(d.changes, rowChange{kind: newServer, now: &n.RealServer, why: n.Why})
 		case n == nil:
-			add(op{Kind: delServer, VIP: w.VIP, Service: key, Server: o.RealServer, WasServer: o.RealServer, Why: o.Why})
+			why := o.Why
+			if l := findLeaving(d.leaving, o.RealServer); l != nil {
+				why = l.Why
+			}
+			d.changes = append(d.changes, rowChange{kind: delServer, now: &o.RealServer, was: &o.RealServer, why: why})
 		case n.RealServer != o.RealServer:
-			add(op{Kind: setServer, VIP: w.VIP, Service: key, Server: n.RealServer, WasServer: o.RealServer, Why: n.Why})
+			d.changes = append(d.changes, rowChange{kind: setServer, quiesces: n.Weight == 0, now: &n.RealServer, was: &o.RealServer, why: n.Why})
 		}
 	}
 }

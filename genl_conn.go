@@ -25,8 +25,16 @@ const (
 	// and the errors of a whole batch must fit into the receive buffer.
 	batchMessages = 1024
 
-	// batchBytes ends a batch early. The largest message is under 200 bytes.
+	// batchBytes ends a batch early.
 	batchBytes = 192 << 10
+
+	// messageMost is more than the largest request has.
+	messageMost = 256
+
+	// errorFootprint is what one refusal takes of a receive buffer: struct
+	// nlmsgerr with an extended acknowledgement and the overhead of its skb,
+	// rounded up generously.
+	errorFootprint = 2 << 10
 
 	// socketBuffer is asked for both directions with the FORCE options: it
 	// holds a whole batch, and 1024 error messages as the kernel accounts them
@@ -52,8 +60,21 @@ type ipvsConn struct {
 	genl *genetlink.Conn
 	raw  syscall.RawConn
 	enc  encoder
-	recv []byte
 	seq  uint32
+
+	// One system call each, made once so that a call allocates nothing: write
+	// sends what is in enc, read fills recv.
+	write, read func(fd uintptr) bool
+	recv        []byte
+	received    int   // bytes in recv
+	sysErr      error // of the last call
+
+	batch batchLimits
+
+	// Buffers of Table.
+	dumped []VirtualService
+	found  []Row
+	find   func(*KernelServer) // adds to found
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error
@@ -80,36 +101,69 @@ func dialIPVS() (*ipvsConn, error) {
 	// longer and say less.
 	_ = genl.SetOption(netlink.CapAcknowledge, true)
 	_ = genl.SetOption(netlink.ExtendedAcknowledge, true)
-	if err := sizeBuffers(raw); err != nil {
+	batch, err := sizeBuffers(raw)
+	if err != nil {
 		genl.Close()
 		return nil, fmt.Errorf("size the netlink socket's buffers: %w", err)
 	}
-	return &ipvsConn{
-		genl: genl,
-		raw:  raw,
-		enc:  encoder{family: family.ID},
-		recv: make([]byte, receiveBytes),
-	}, nil
+	c := &ipvsConn{
+		genl:  genl,
+		raw:   raw,
+		enc:   encoder{family: family.ID},
+		recv:  make([]byte, receiveBytes),
+		batch: batch,
+	}
+	c.write = func(fd uintptr) bool {
+		_, c.sysErr = unix.Write(int(fd), c.enc.buf)
+		return c.sysErr != unix.EAGAIN && c.sysErr != unix.EINTR
+	}
+	c.read = func(fd uintptr) bool {
+		c.received, c.sysErr = unix.Read(int(fd), c.recv)
+		return c.sysErr != unix.EAGAIN && c.sysErr != unix.EINTR
+	}
+	c.find = func(s *KernelServer) { c.found = append(c.found, Row{RealServer: s.RealServer}) }
+	return c, nil
+}
+
+// batchLimits are how much goes into one system call.
+type batchLimits struct {
+	messages int // requests
+	bytes    int // a batch ends with the message that reaches it
 }
 
 // sizeBuffers asks for socketBuffer beyond the sysctl limits, which
-// CAP_NET_ADMIN allows, and within them where it does not.
-func sizeBuffers(raw syscall.RawConn) error {
-	var err error
+// CAP_NET_ADMIN allows, and within them where it does not, and returns what
+// batches the buffers that it got can carry.
+func sizeBuffers(raw syscall.RawConn) (batchLimits, error) {
+	var (
+		got [2]int
+		err error
+	)
 	cerr := raw.Control(func(fd uintptr) {
-		for _, o := range [][2]int{
-			{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
-			{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF},
+		for i, o := range [...]struct{ force, ask, read int }{
+			{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, unix.SO_SNDBUF},
+			{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, unix.SO_RCVBUF},
 		} {
-			if e := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o[0], socketBuffer); e == nil {
-				continue
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.force, socketBuffer) != nil {
+				if e := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.ask, socketBuffer); e != nil {
+					err = errors.Join(err, e)
+				}
 			}
-			if e := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o[1], socketBuffer); e != nil {
-				err = e
-			}
+			var e error
+			got[i], e = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, o.read)
+			err = errors.Join(err, e)
 		}
 	})
-	return errors.Join(cerr, err)
+	return limitsFor(got[0], got[1]), errors.Join(cerr, err)
+}
+
+// limitsFor returns the batches that fit into a send and a receive buffer of so
+// many bytes, by the kernel's own account (twice what was asked for).
+func limitsFor(send, receive int) batchLimits {
+	return batchLimits{
+		messages: max(1, min(batchMessages, receive/errorFootprint)),
+		bytes:    max(1, min(batchBytes, send/2-messageMost)),
+	}
 }
 
 // Close closes the socket.
@@ -124,12 +178,11 @@ func (c *ipvsConn) nextSeq() uint32 {
 // send writes the encoder's buffer with one system call. An unconnected
 // netlink socket's write goes to the kernel.
 func (c *ipvsConn) send() error {
-	var serr error
-	err := c.raw.Write(func(fd uintptr) bool {
-		_, serr = unix.Write(int(fd), c.enc.buf)
-		return serr != unix.EAGAIN && serr != unix.EINTR
-	})
-	if err := errors.Join(err, serr); err != nil {
+	err := c.raw.Write(c.write)
+	if err == nil {
+		err = c.sysErr
+	}
+	if err != nil {
 		return fmt.Errorf("send to the kernel: %w", err)
 	}
 	return nil
@@ -137,50 +190,66 @@ func (c *ipvsConn) send() error {
 
 // receive returns what one system call brings, valid until the next.
 func (c *ipvsConn) receive() ([]byte, error) {
-	if err := c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout)); err != nil {
-		return nil, err
+	err := c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout))
+	if err == nil {
+		err = c.raw.Read(c.read)
 	}
-	var (
-		n    int
-		rerr error
-	)
-	err := c.raw.Read(func(fd uintptr) bool {
-		n, rerr = unix.Read(int(fd), c.recv)
-		return rerr != unix.EAGAIN && rerr != unix.EINTR
-	})
-	if err := errors.Join(err, rerr); err != nil {
+	if err == nil {
+		err = c.sysErr
+	}
+	if err != nil {
 		return nil, fmt.Errorf("receive from the kernel: %w", err)
 	}
-	return c.recv[:n], nil
+	return c.recv[:c.received], nil
 }
 
-// exchange sends the encoder's buffer and passes every message that answers
-// one of the sequence numbers first to last to each, until last has been
-// acknowledged or its dump is done. Answers to older, abandoned exchanges are
-// passed over.
-func (c *ipvsConn) exchange(first, last uint32, each func(kernelReply)) error {
-	if err := c.send(); err != nil {
-		return err
-	}
-	for {
-		b, err := c.receive()
-		if err != nil {
-			return err
+// replies walks the answers to the requests that an exchange has sent:
+//
+//	for a.next() { … a.kernelReply … }
+//	return a.err
+type replies struct {
+	kernelReply
+	conn        *ipvsConn
+	first, last uint32 // sequence numbers of the requests
+	rest        []byte
+	done        bool
+	err         error // the conversation is broken
+}
+
+// exchange sends the encoder's buffer, which holds the requests with the
+// sequence numbers first to last. All replies must be walked before the next
+// exchange.
+func (c *ipvsConn) exchange(first, last uint32) replies {
+	return replies{conn: c, first: first, last: last, err: c.send()}
+}
+
+// next goes to the next answer, until last has been acknowledged or its dump is
+// done. Answers to older, abandoned exchanges are passed over.
+func (a *replies) next() bool {
+	for a.err == nil && !a.done {
+		if len(a.rest) == 0 {
+			a.rest, a.err = a.conn.receive()
+			continue
 		}
-		for len(b) > 0 {
-			var r kernelReply
-			if r, b, err = nextReply(b); err != nil {
-				return fmt.Errorf("read the kernel's answer: %w", err)
-			}
-			if r.seq-first > last-first {
-				continue
-			}
-			each(r)
-			if r.seq == last && (r.typ == unix.NLMSG_ERROR || r.typ == unix.NLMSG_DONE) {
-				return nil
-			}
+		var r kernelReply
+		if r, a.rest, a.err = nextReply(a.rest); a.err != nil {
+			a.err = fmt.Errorf("read the kernel's answer: %w", a.err)
+			return false
 		}
+		if r.seq-a.first > a.last-a.first {
+			continue
+		}
+		a.kernelReply = r
+		a.done = r.seq == a.last && (r.typ == unix.NLMSG_ERROR || r.typ == unix.NLMSG_DONE)
+		return true
 	}
+	return false
+}
+
+// answer reports whether the current reply is a message of the family, and not
+// an acknowledgement, a refusal or the end of a dump.
+func (a *replies) answer() bool {
+	return a.errno == 0 && a.typ != unix.NLMSG_ERROR && a.typ != unix.NLMSG_DONE
 }
 
 // ask sends the one request in the encoder, which carries sequence number seq,
@@ -189,16 +258,17 @@ func (c *ipvsConn) exchange(first, last uint32, each func(kernelReply)) error {
 // the socket stays usable.
 func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
 	var first error
-	err := c.exchange(seq, seq, func(r kernelReply) {
+	a := c.exchange(seq, seq)
+	for a.next() {
 		switch {
 		case first != nil:
-		case r.errno != 0:
-			first = kernelError(r)
-		case r.typ != unix.NLMSG_ERROR && r.typ != unix.NLMSG_DONE:
-			first = each(r.body)
+		case a.errno != 0:
+			first = kernelError(a.kernelReply)
+		case a.answer():
+			first = each(a.body)
 		}
-	})
-	return errors.Join(err, first)
+	}
+	return errors.Join(a.err, first)
 }
 
 // kernelError keeps the errno (errors.Is works) and the kernel's own words.
@@ -209,15 +279,25 @@ func kernelError(r kernelReply) error {
 	return fmt.Errorf("%w: %s", r.errno, r.extack)
 }
 
-// services dumps all virtual services.
-func (c *ipvsConn) services(visit func(VirtualService, Traffic)) error {
+// services dumps all virtual services. The counters are read if they are asked
+// for.
+func (c *ipvsConn) services(counters bool, visit func(*VirtualService, Traffic)) error {
 	seq := c.nextSeq()
 	c.enc.buf = c.enc.buf[:0]
 	c.enc.dumpServices(seq)
+	var (
+		v    VirtualService
+		t    Traffic
+		into *Traffic
+	)
+	if counters {
+		into = &t
+	}
 	err := c.ask(seq, func(body []byte) error {
-		v, t, err := decodeService(body)
+		t = Traffic{}
+		err := decodeService(body, &v, into)
 		if err == nil {
-			visit(v, t)
+			visit(&v, t)
 		}
 		return err
 	})
@@ -227,51 +307,142 @@ func (c *ipvsConn) services(visit func(VirtualService, Traffic)) error {
 	return nil
 }
 
-// Servers dumps the real servers of service k. A service that does not exist
-// has none.
-func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
+// servers dumps the real servers of service k, with their connections and,
+// if asked for, the other counters. A service that does not exist has none.
+func (c *ipvsConn) servers(k *ServiceKey, counters bool, visit func(*KernelServer)) error {
 	seq := c.nextSeq()
 	c.enc.buf = c.enc.buf[:0]
-	c.enc.dumpServers(k, seq)
-	err := c.ask(seq, func(body []byte) error {
-		s, err := decodeServer(body, k)
-		if err == nil {
-			visit(s)
+	c.enc.dumpServers(*k, seq)
+	var (
+		s     KernelServer
+		first error
+	)
+	a := c.exchange(seq, seq)
+	for a.next() {
+		switch {
+		case first != nil:
+		case a.errno != 0:
+			first = kernelError(a.kernelReply)
+		case a.answer():
+			if first = decodeServer(a.body, k, &s, counters); first == nil {
+				visit(&s)
+			}
 		}
-		return err
-	})
-	if err != nil {
+	}
+	if err := errors.Join(a.err, first); err != nil {
 		return fmt.Errorf("list real servers of %s: %w", k, err)
 	}
 	return nil
 }
 
-// Table dumps the services that owned accepts, with their real servers. Others' services are not looked into.
-func (c *ipvsConn) Table(owned func(ServiceKey) bool) (Table, error) {
-	var t Table
-	if err := c.services(func(v VirtualService, _ Traffic) {
+// Servers implements director.
+func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
+	return c.servers(&k, false, func(s *KernelServer) { visit(*s) })
+}
+
+// Table dumps the services that owned accepts, with their real servers. Others'
+// services are not looked into. Services that have the same real servers share
+// them, and a part that is as known has it comes back as that very part: an
+// audit that finds nothing leaves no garbage.
+func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
+	keys := c.dumped[:0]
+	if err := c.services(false, func(v *VirtualService, _ Traffic) {
 		if owned(v.ServiceKey) {
-			t = append(t, Service{VirtualService: v})
+			keys = append(keys, *v)
 		}
 	}); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(t, func(a, b Service) int { return a.Compare(b.ServiceKey) })
+	c.dumped = keys[:0]
+	byKey := func(a, b VirtualService) int { return a.Compare(b.ServiceKey) }
+	if !slices.IsSortedFunc(keys, byKey) {
+		slices.SortFunc(keys, byKey)
+	}
 	// A table that changes during the dump can show a row twice.
-	t = slices.CompactFunc(t, func(a, b Service) bool { return a.ServiceKey == b.ServiceKey })
-	var rows []Row
-	for i := range t {
-		rows = rows[:0]
-		if err := c.Servers(t[i].ServiceKey, func(s KernelServer) {
-			rows = append(rows, Row{RealServer: s.RealServer})
-		}); err != nil {
+	keys = slices.CompactFunc(keys, func(a, b VirtualService) bool { return a.ServiceKey == b.ServiceKey })
+
+	var all parts
+	at := 0 // in known
+	for len(keys) > 0 {
+		n := 1
+		for n < len(keys) && keys[n].Address == keys[0].Address && keys[n].Mark == keys[0].Mark {
+			n++
+		}
+		first := part{Services: Table{{VirtualService: keys[0]}}}
+		for at < len(known) && comparePart(known[at], first) < 0 {
+			at++
+		}
+		var was part
+		if at < len(known) && comparePart(known[at], first) == 0 {
+			was = known[at]
+		}
+		p, err := c.part(keys[:n], was)
+		if err != nil {
 			return nil, err
 		}
-		slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
-		rows = slices.CompactFunc(rows, func(a, b Row) bool { return a.SameServer(b.RealServer) })
-		t[i].Servers = slices.Clone(rows)
+		all = append(all, p)
+		keys = keys[n:]
 	}
-	return t, nil
+	return all, nil
+}
+
+// part dumps the real servers of services, which make up one part. was is what
+// the part is known as, empty when it is not.
+func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
+	var (
+		fresh Table // nil while everything is as it was
+		rows  []Row // of the last service that was not
+	)
+	for i := range services {
+		v := &services[i]
+		if err := c.rows(&v.ServiceKey); err != nil {
+			return part{}, err
+		}
+		if fresh == nil {
+			if i < len(was.Services) && was.Services[i].VirtualService == *v && sameRows(was.Services[i].Servers, c.found) {
+				continue
+			}
+			fresh = make(Table, 0, len(services))
+			for j := range i {
+				fresh = append(fresh, Service{VirtualService: services[j], Servers: was.Services[j].Servers})
+			}
+		}
+		s := Service{VirtualService: *v}
+		if old := was.Services.at(v.ServiceKey); old != nil && sameRows(old.Servers, c.found) {
+			s.Servers = old.Servers // with the reasons that the kernel does not know
+		} else {
+			if rows == nil || !sameRows(rows, c.found) {
+				rows = slices.Clone(c.found)
+			}
+			s.Servers = rows
+		}
+		fresh = append(fresh, s)
+	}
+	switch {
+	case fresh != nil:
+		return part{Services: fresh}, nil
+	case len(services) == len(was.Services):
+		return was, nil
+	}
+	return part{Services: slices.Clone(was.Services[:len(services)])}, nil
+}
+
+// rows dumps the real servers of service k into c.found, in table order.
+func (c *ipvsConn) rows(k *ServiceKey) error {
+	c.found = c.found[:0]
+	if err := c.servers(k, false, c.find); err != nil {
+		return err
+	}
+	// The kernel lists the newest first, and ours were made in order.
+	byServer := func(a, b Row) int { return a.Compare(b.RealServer) }
+	if n := len(c.found); n > 1 && byServer(c.found[0], c.found[1]) > 0 {
+		slices.Reverse(c.found)
+	}
+	if !slices.IsSortedFunc(c.found, byServer) {
+		slices.SortFunc(c.found, byServer)
+	}
+	c.found = slices.CompactFunc(c.found, func(a, b Row) bool { return a.SameServer(b.RealServer) })
+	return nil
 }
 
 // KernelService is a virtual service as a dump shows it.
@@ -284,9 +455,9 @@ type KernelService struct {
 // Observe dumps services with their counters, for status and metrics.
 func (c *ipvsConn) Observe(owned func(ServiceKey) bool) ([]KernelService, error) {
 	var all []KernelService
-	if err := c.services(func(v VirtualService, t Traffic) {
+	if err := c.services(true, func(v *VirtualService, t Traffic) {
 		if owned(v.ServiceKey) {
-			all = append(all, KernelService{VirtualService: v, Traffic: t})
+			all = append(all, KernelService{VirtualService: *v, Traffic: t})
 		}
 	}); err != nil {
 		return nil, err
@@ -294,7 +465,7 @@ func (c *ipvsConn) Observe(owned func(ServiceKey) bool) ([]KernelService, error)
 	slices.SortFunc(all, func(a, b KernelService) int { return a.Compare(b.ServiceKey) })
 	for i := range all {
 		s := &all[i]
-		if err := c.Servers(s.ServiceKey, func(r KernelServer) { s.Servers = append(s.Servers, r) }); err != nil {
+		if err := c.servers(&s.ServiceKey, true, func(r *KernelServer) { s.Servers = append(s.Servers, *r) }); err != nil {
 			return nil, err
 		}
 		slices.SortFunc(s.Servers, func(a, b KernelServer) int { return a.Compare(b.RealServer) })
@@ -349,25 +520,26 @@ func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 	for len(ops) > 0 {
 		c.enc.buf = c.enc.buf[:0]
 		first := c.seq + 1
-		n := min(len(ops), batchMessages)
+		n := min(len(ops), c.batch.messages)
 		for i := range n {
 			var flags uint16
-			if i == n-1 || len(c.enc.buf) > batchBytes {
+			if i == n-1 || len(c.enc.buf) > c.batch.bytes {
 				flags = unix.NLM_F_ACK // of the last only; refusals are always answered
 				n = i + 1
 			}
-			c.enc.op(ops[i], flags, c.nextSeq())
+			c.enc.op(&ops[i], flags, c.nextSeq())
 			if flags != 0 {
 				break
 			}
 		}
-		err := c.exchange(first, c.seq, func(r kernelReply) {
-			if r.errno != 0 {
-				failed = append(failed, &opError{Op: ops[r.seq-first], Err: kernelError(r)})
+		a := c.exchange(first, c.seq)
+		for a.next() {
+			if a.errno != 0 {
+				failed = append(failed, &opError{Op: ops[a.seq-first], Err: kernelError(a.kernelReply)})
 			}
-		})
-		if err != nil {
-			return failed, fmt.Errorf("change the table: %w", err)
+		}
+		if a.err != nil {
+			return failed, fmt.Errorf("change the table: %w", a.err)
 		}
 		ops = ops[n:]
 	}

@@ -187,7 +187,7 @@ func (s *httpServer) status() (status, error) {
 	}
 	st.Warnings = v.Warnings
 	var err error
-	st.Services, err = observe(v.Table)
+	st.Services, err = observe(v.Parts.table())
 	return st, err
 }
 

@@ -428,7 +428,8 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 }
 
 // cleanUp removes the services on every address that is or was ours, the sync
-// daemons that are ours, and the addresses that the controller put on devices. Nothing else is touched.
+// daemons that are ours, and the addresses that the controller put on devices.
+// Nothing else is touched.
 func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) error {
 	st, err := dir.load()
 	if err != nil {
@@ -443,11 +444,11 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	table, err := d.Table(func(k ServiceKey) bool {
 		_, marked := st.Marks[k.Mark]
 		return o.of(k) != nil || st.Owned[k.Address] || marked
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}
-	ops := diff(nil, table)
+	ops := diffParts(nil, table)
 	for i := range ops {
 		ops[i].Why = "clean-up"
 		if v := o.of(ops[i].Service.ServiceKey); v != nil {

@@ -70,7 +70,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 	if v != nil {
 		writeVIPs(e, v)
 		writeSync(e, v)
-		services, err := observe(v.Table)
+		services, err := observe(v.Parts.table())
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
 		writeKernel(e, services)
 	}
@@ -136,7 +136,7 @@ func compareVIPServers(a, b vipServer) int {
 func writeVIPs(e exposition, v *view) {
 	e.family("warnings", gauge, "Complaints about the inputs that hold right now.")(float64(len(v.Warnings)))
 	inService := make(map[vipServer]bool)
-	for _, svc := range v.Table {
+	for svc := range v.Parts.all {
 		for _, row := range svc.Servers {
 			at := vipServer{svc.VIP, row.Address}
 			inService[at] = inService[at] || row.Weight > 0

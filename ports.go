@@ -59,23 +59,24 @@ var reservedPorts = map[uint16]string{
 	10254: "health check",
 }
 
-// ports are all ports of v, sorted and each once. known is false while a
-// ConfigMap has not been heard of: then there may be more.
-func (b *build) ports(v *VIP, pods []*Pod) (ports []vipPort, known bool) {
+// findPorts returns all ports of the VIP, sorted and each once. known is false
+// while a ConfigMap has not been heard of: then there may be more.
+func (b *build) findPorts() (ports []vipPort, known bool) {
+	v := b.in.vip
 	whole := make(map[Port]bool)
 	for _, p := range v.Ports {
 		whole[p] = true
 	}
 	known = true
-	for _, source := range []struct {
+	for i, source := range []struct {
 		name     ConfigMapName
 		protocol Protocol
 	}{{v.TCPServices, TCP}, {v.UDPServices, UDP}} {
 		if source.name == (ConfigMapName{}) {
 			continue
 		}
-		cm, heard := b.cluster.ConfigMaps[source.name]
-		if !heard {
+		cm := b.in.maps[i]
+		if !b.in.heard[i] {
 			known = false
 			continue
 		}
@@ -87,7 +88,7 @@ func (b *build) ports(v *VIP, pods []*Pod) (ports []vipPort, known bool) {
 	for p := range whole {
 		ports = append(ports, vipPort{Port: p})
 	}
-	ports = append(ports, b.podPorts(v, pods, whole)...)
+	ports = append(ports, b.podPorts(v, b.in.pods, whole)...)
 	slices.SortFunc(ports, func(a, b vipPort) int { return a.Compare(b.Port) })
 	return ports, known
 }

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -26,6 +25,10 @@ const (
 	// server just before it was quiesced has long been counted by then.
 	drainPoll = time.Second
 
+	// pollShare bounds what counting costs in a large table: the next count is
+	// so many times as far away as the last one took.
+	pollShare = 20
+
 	// Retries after the kernel refused something: doubling, for ever.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 10 * time.Second
@@ -34,7 +37,9 @@ const (
 // director is the kernel's IPVS as the loop needs it. *ipvsConn is the real
 // one.
 type director interface {
-	Table(owned func(ServiceKey) bool) (Table, error)
+	// Table reads the services that owned accepts. A part that is as known has it
+	// comes back as that very part.
+	Table(owned func(ServiceKey) bool, known parts) (parts, error)
 	Servers(k ServiceKey, visit func(KernelServer)) error
 	// Apply returns the operations that the kernel refused; the error means
 	// that the conversation broke and nobody knows what was done.
@@ -78,7 +83,9 @@ type reconciler struct {
 	director  director
 	state     *state
 	owners    owners                // of the configuration in force
-	have      Table                 // the kernel's table as far as it is ours; meaningless while stale
+	owned     *Config               // that configuration
+	want      *wanted               // the last answer of desired
+	have      parts                 // the kernel's table as far as it is ours, and who is leaving; while stale, what it was taken for last
 	stale     bool                  // have must be read from the kernel
 	compared  time.Time             // when have was last read from the kernel
 	marked    map[MarkedPort]uint32 // what the host marks; nil until it was asked
@@ -87,9 +94,10 @@ type reconciler struct {
 	prepared  *Config               // the configuration that the host was last prepared for
 
 	auditAt time.Time
-	pollAt  time.Time // zero: nothing drains
-	retryAt time.Time // zero: nothing to retry
-	dueAt   time.Time // when the plan changes by itself; zero: it does not
+	pollAt  time.Time     // zero: nothing drains
+	polling time.Duration // how long the last count of connections took
+	retryAt time.Time     // zero: nothing to retry
+	dueAt   time.Time     // when the plan changes by itself; zero: it does not
 	backoff time.Duration
 
 	warned     map[string]bool   // complaints already logged
@@ -200,6 +208,10 @@ func flatten(err error) []error {
 // ownConfigured makes the configured addresses and marks ours. What the kernel
 // has on a new one has not been read yet.
 func (r *reconciler) ownConfigured(cfg *Config) {
+	if r.owned == cfg {
+		return
+	}
+	r.owned = cfg
 	r.owners = newOwners(cfg)
 	for a := range r.owners.addresses {
 		if !r.state.Owned[a] {
@@ -269,7 +281,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 
 	p := r.plan(cfg, now, drift)
 	r.complain(p.want)
-	r.state.Memory, r.state.Drains = p.want.Memory, p.Drains
+	r.state.Memory, r.state.Leaving = p.want.Memory, p.Parts
 	// Before the kernel: an address must not be forgotten between the two. A
 	// full /run costs the memory of a crash, not the data plane.
 	saveErr := r.dir.save(r.state)
@@ -279,10 +291,10 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		return errors.Join(append(errs, saveErr)...)
 	}
 	r.announce(ctx, cfg, audit)
-	if len(p.Drains) == 0 {
+	if p.Next.IsZero() {
 		r.pollAt = time.Time{}
 	} else if r.pollAt.IsZero() {
-		r.pollAt = now.Add(drainPoll)
+		r.pollAt = now.Add(max(drainPoll, pollShare*r.polling))
 	}
 	for _, at := range []time.Time{p.want.Next, p.Next} {
 		if !at.IsZero() && (r.dueAt.IsZero() || at.Before(r.dueAt)) {
@@ -293,14 +305,14 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.forgetEmpty()
 	}
 	err := errors.Join(append(errs, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Table: r.have, Kept: p.want.Kept, Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
 	return err
 }
 
 // plan is what a turn is going to do.
 type plan struct {
 	settled
-	want wanted
+	want *wanted
 	ops  []op
 }
 
@@ -308,12 +320,17 @@ type plan struct {
 // but the loop's own memory.
 func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	r.seed(cfg)
-	p := plan{want: desired(cfg, r.cluster.Get(), r.state.Memory, now)}
-	p.want.Owners = r.owners // which know former marks too
-	p.settled = settle(p.want, r.have, r.state.Drains, now)
-	p.ops = diff(p.Table, r.have)
-	for i := range p.ops {
-		p.ops[i].Why = reason(p.ops[i], p.settled, drift)
+	want := desiredSince(r.want, cfg, r.cluster.Get(), r.state.Memory, now)
+	want.Owners = r.owners // which know former marks too
+	r.want = &want
+	p := plan{want: &want, settled: settle(&want, r.have, now)}
+	p.ops = diffParts(p.Parts, r.have)
+	if drift.services != nil {
+		for i := range p.ops {
+			if o := &p.ops[i]; drift.touches(o) {
+				o.Why = "repaired, another hand changed it: " + o.Why
+			}
+		}
 	}
 	return p
 }
@@ -341,24 +358,24 @@ func (d *drift) note(o op) {
 	case newService, setService, delService:
 		d.services[o.Service.ServiceKey] = true
 	default:
-		d.rows[rowOf(o.Service.ServiceKey, o.Server)] = true
+		d.rows[rowOf(o.Service.ServiceKey, *o.Server)] = true
 	}
 }
 
 // touches reports whether o repairs something of d.
-func (d *drift) touches(o op) bool {
-	return d.services[o.Service.ServiceKey] || d.rows[rowOf(o.Service.ServiceKey, o.Server)]
+func (d *drift) touches(o *op) bool {
+	return d.services[o.Service.ServiceKey] || o.Server != nil && d.rows[rowOf(o.Service.ServiceKey, *o.Server)]
 }
 
 // audit reads the kernel's table and notes what another hand changed.
 func (r *reconciler) audit(drift *drift) error {
 	r.counters.Audits.Add(1)
-	table, err := r.director.Table(r.owns)
+	table, err := r.director.Table(r.owns, r.have)
 	if err != nil {
 		return r.broken(err)
 	}
 	if !r.stale {
-		changes := diff(r.have, table)
+		changes := diffParts(r.have, table)
 		for _, o := range changes {
 			drift.note(o)
 		}
@@ -366,19 +383,38 @@ func (r *reconciler) audit(drift *drift) error {
 			r.counters.Drifts.Add(1)
 		}
 	}
-	// Where nothing changed the old rows stay, with the reasons that the kernel
-	// does not know.
-	for now, was := range merged(table, r.have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
-		if now == nil {
-			continue
-		}
-		now.VIP = r.vipName(now.ServiceKey)
-		if was != nil && sameRows(now.Servers, was.Servers) {
-			now.Servers = was.Servers
+	for now, was := range merged(table, r.have, comparePart) {
+		if now != nil && (was == nil || !same(now.Services, was.Services)) {
+			r.remember(now, was)
 		}
 	}
 	r.have, r.stale = table, false
+	clear(r.state.Drains)
 	return nil
+}
+
+// remember gives the services of a part that was read from the kernel what the
+// kernel does not know: their VIPs and, from the table before or the state
+// file, who is leaving.
+func (r *reconciler) remember(now, was *part) {
+	now.From, now.Next = nil, time.Time{}
+	for i := range now.Services {
+		s := &now.Services[i]
+		s.VIP = r.vipName(s.ServiceKey)
+		if was != nil {
+			if old := was.Services.at(s.ServiceKey); old != nil {
+				s.Leaving = old.Leaving
+			}
+		}
+		if len(r.state.Drains) == 0 {
+			continue
+		}
+		for _, row := range s.Servers {
+			if d, draining := r.state.Drains[rowOf(s.ServiceKey, row.RealServer)]; draining && findLeaving(s.Leaving, row.RealServer) == nil {
+				s.Leaving = append(slices.Clip(s.Leaving), leaving{Address: row.Address, Port: row.Port, drain: d})
+			}
+		}
+	}
 }
 
 // vipName is the name of the VIP that service k is configured for, "" for one
@@ -412,7 +448,7 @@ func (r *reconciler) seed(cfg *Config) {
 	if len(found) == 0 {
 		return
 	}
-	for _, s := range r.have {
+	for s := range r.have.all {
 		set := workKey{r.vipName(s.ServiceKey), s.Address.Is6()}
 		servers, wanted := found[set]
 		if !wanted || s.Mark != 0 && !r.marksNow(s.Mark, set.VIP) {
@@ -447,26 +483,66 @@ func (r *reconciler) marksNow(mark uint32, vip string) bool {
 // countDraining asks the kernel for the connections of real servers that
 // drain, and marks those that have none.
 func (r *reconciler) countDraining() error {
-	services := make(map[ServiceKey]bool)
-	for id := range r.state.Drains {
-		services[id.Service] = true
-	}
-	for _, k := range slices.SortedFunc(maps.Keys(services), ServiceKey.Compare) {
-		if err := r.director.Servers(k, func(s KernelServer) {
-			id := rowOf(k, s.RealServer)
-			if d, draining := r.state.Drains[id]; draining && s.Weight == 0 && s.Connections.Idle() {
-				d.Idle = true
-				r.state.Drains[id] = d
+	start := r.now()
+	var (
+		was, idle []leaving // the last answer: services share both
+		counted   []bool
+		copied    bool
+	)
+	for i := range r.have {
+		p := r.have[i]
+		if p.Next.IsZero() && p.From != nil {
+			continue // nothing drains
+		}
+		var services Table // a copy, once something has changed
+		for j := range p.Services {
+			s := &p.Services[j]
+			if !s.draining() {
+				continue
 			}
-		}); err != nil {
-			return r.broken(err)
+			counted = append(counted[:0], make([]bool, len(s.Leaving))...)
+			found := false
+			if err := r.director.Servers(s.ServiceKey, func(k KernelServer) {
+				if k.Weight > 0 || !k.Connections.Idle() {
+					return
+				}
+				for n, l := range s.Leaving {
+					if l.Address == k.Address && l.Port == k.Port && !l.Idle {
+						counted[n], found = true, true
+					}
+				}
+			}); err != nil {
+				return r.broken(err)
+			}
+			if !found {
+				continue
+			}
+			next := slices.Clone(s.Leaving)
+			for n := range next {
+				next[n].Idle = next[n].Idle || counted[n]
+			}
+			if same(was, s.Leaving) && slices.Equal(next, idle) {
+				next = idle
+			}
+			was, idle = s.Leaving, next
+			if services == nil {
+				services = slices.Clone(p.Services)
+			}
+			services[j].Leaving = next
+		}
+		if services != nil {
+			if !copied { // others look at the old
+				r.have, copied = slices.Clone(r.have), true
+			}
+			r.have[i] = part{Services: services}
 		}
 	}
+	r.polling = r.now().Sub(start)
 	return nil
 }
 
 // complain logs warnings and fall-backs that are new, and ends of fall-backs.
-func (r *reconciler) complain(w wanted) {
+func (r *reconciler) complain(w *wanted) {
 	now := make(map[string]bool)
 	for _, warning := range w.Warnings {
 		if now[warning] = true; !r.warned[warning] {
@@ -492,8 +568,9 @@ func (r *reconciler) complain(w wanted) {
 // no more and have no service of ours left.
 func (r *reconciler) forgetEmpty() {
 	addresses, marks := make(map[netip.Addr]bool), make(map[uint32]bool)
-	for _, s := range r.have {
-		addresses[s.Address], marks[s.Mark] = true, true
+	for i := range r.have {
+		k := r.have[i].Services[0].ServiceKey
+		addresses[k.Address], marks[k.Mark] = true, true
 	}
 	for a := range r.state.Owned {
 		if r.owners.addresses[a] == nil && !addresses[a] {
