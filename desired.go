@@ -362,7 +362,7 @@ func (b *build) answerPorts() {
 func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	v, before := b.in.vip, b.before.Working[key]
 	set.working = before
-	if fromPods := v.podServers(servers); len(fromPods) > 0 && !slices.Equal(fromPods, before) {
+	if fromPods := v.podServers(servers, before); len(fromPods) > 0 {
 		set.working = fromPods
 	}
 	if inService(servers) {

@@ -181,9 +181,9 @@ func diffParts(want, have parts) []op {
 // numPhases is one phase for each kind and one for quiescing.
 const numPhases = int(delService) + 2
 
-// phase is the place in a batch of an operation of kind k: that of its kind,
+// phaseOf is the place in a batch of an operation of kind k: that of its kind,
 // but for quiescing, which comes between editing and removing.
-func (k opKind) phase(quiesces bool) int {
+func phaseOf(k opKind, quiesces bool) int {
 	if quiesces || k > setServer {
 		return int(k) + 1
 	}
@@ -198,6 +198,7 @@ type differ struct {
 	want, have []Row
 	leaving    []leaving
 	changes    []rowChange
+	left       int // services of the part from the present one on
 }
 
 // rowChange is an operation on a real server, of whatever service.
@@ -207,6 +208,8 @@ type rowChange struct {
 	now, was *RealServer
 	why      string
 }
+
+func (c *rowChange) phase() int { return phaseOf(c.kind, c.quiesces) }
 
 // ops puts the phases together.
 func (d *differ) ops() []op {
@@ -228,6 +231,7 @@ func (d *differ) ops() []op {
 
 // services adds what turns the services have into want.
 func (d *differ) services(want, have Table) {
+	d.left = len(want)
 	for w, h := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
 		switch {
 		case h == nil:
@@ -241,13 +245,16 @@ func (d *differ) services(want, have Table) {
 			}
 			d.servers(w, h.Servers)
 		}
+		if w != nil {
+			d.left--
+		}
 	}
 }
 
 // add appends an operation on a service to its phase.
 func (d *differ) add(kind opKind, o op) {
 	o.Kind = kind
-	phase := &d.phases[kind.phase(false)]
+	phase := &d.phases[phaseOf(kind, false)]
 	*phase = append(*phase, o)
 }
 
@@ -259,10 +266,18 @@ func (d *differ) servers(w *Service, have []Row) {
 	if !same(w.Servers, d.want) || !same(have, d.have) || !same(w.Leaving, d.leaving) {
 		d.want, d.have, d.leaving = w.Servers, have, w.Leaving
 		d.compare()
+		// Most likely the other services of the part change the same way.
+		var more [numPhases]int
+		for i := range d.changes {
+			more[d.changes[i].phase()] += d.left
+		}
+		for i, n := range more {
+			d.phases[i] = slices.Grow(d.phases[i], n)
+		}
 	}
 	for i := range d.changes {
 		c := &d.changes[i]
-		phase := &d.phases[c.kind.phase(c.quiesces)]
+		phase := &d.phases[c.phase()]
 		*phase = append(*phase, op{Kind: c.kind, VIP: w.VIP, Service: &w.VirtualService, Server: c.now, WasServer: c.was, Why: c.why})
 	}
 }

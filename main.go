@@ -320,9 +320,11 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 
 	watch := newClusterWatch(log, clusters)
 	prep := newPreparation(log)
+	audited := make(chan struct{}, 1)
 	loop := &reconciler{
 		log:     log,
 		wake:    wake,
+		audited: audited,
 		config:  configs,
 		cluster: clusters,
 		dial:    func() (director, error) { return dialDirector(log) },
@@ -358,6 +360,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 			Path:    cfg.Path,
 			Log:     log,
 			Hup:     hup,
+			Recheck: audited,
 			Current: cfg,
 			Parse:   src.parse,
 			Publish: func(c *Config) {

@@ -9,6 +9,7 @@ package main
 
 import (
 	"cmp"
+	"slices"
 	"time"
 )
 
@@ -56,7 +57,7 @@ func (ps parts) table() Table {
 	for i := range ps {
 		n += len(ps[i].Services)
 	}
-	t := make(Table, 0, n)
+	t := slices.Grow(Table(nil), n)
 	for i := range ps {
 		t = append(t, ps[i].Services...)
 	}

@@ -79,6 +79,7 @@ type reconciler struct {
 	host    host
 	dir     *stateDir
 	now     func() time.Time
+	audited chan<- struct{} // rung with each audit, for what looks now and then; nil: nobody does
 
 	director  director
 	state     *state
@@ -370,6 +371,10 @@ func (d *drift) touches(o *op) bool {
 // audit reads the kernel's table and notes what another hand changed.
 func (r *reconciler) audit(drift *drift) error {
 	r.counters.Audits.Add(1)
+	select {
+	case r.audited <- struct{}{}:
+	default:
+	}
 	table, err := r.director.Table(r.owns, r.have)
 	if err != nil {
 		return r.broken(err)

@@ -219,12 +219,24 @@ func inService(rows []Row) bool {
 	return slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 })
 }
 
-// podServers are the real servers of rows that are in service because of pods.
-func (v *VIP) podServers(rows []Row) []RealServer {
-	var in []RealServer
-	for _, r := range rows {
-		if r.Weight > 0 && !v.isStatic(r.Address) {
-			in = append(in, r.RealServer)
+// podServers are the real servers of rows that are in service because of pods:
+// before itself, if they are the same.
+func (v *VIP) podServers(rows []Row, before []RealServer) []RealServer {
+	fromPod := func(r *Row) bool { return r.Weight > 0 && !v.isStatic(r.Address) }
+	n, same := 0, true
+	for i := range rows {
+		if fromPod(&rows[i]) {
+			same = same && n < len(before) && before[n] == rows[i].RealServer
+			n++
+		}
+	}
+	if same && n == len(before) {
+		return before
+	}
+	in := make([]RealServer, 0, n)
+	for i := range rows {
+		if fromPod(&rows[i]) {
+			in = append(in, rows[i].RealServer)
 		}
 	}
 	return in
