@@ -227,8 +227,9 @@ func (s *settling) leave(service *Service, want []Row, has *Service, why string,
 		// A quiesced UDP real server keeps its flows for as long as clients send,
 		// so quiescing would not move them: it goes at once. So it does with dh,
 		// which sends a VIP's clients to one real server and, while that one is
-		// quiesced, refuses them all (ip_vs_dh_schedule).
-		atOnce: has.Protocol == UDP || has.Scheduler == "dh",
+		// quiesced, refuses them all (ip_vs_dh_schedule). Which of two schedulers
+		// comes first, when they are exchanged in this turn, is not known.
+		atOnce: has.Protocol == UDP || has.Scheduler == "dh" || service.Scheduler == "dh",
 	}
 	i := slices.IndexFunc(s.answers[:], func(a exitAnswer) bool { return a.exit.same(&q) })
 	if i < 0 {

@@ -83,6 +83,7 @@ func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 		b.warnings = nil // those about a pod that was
 		if now != nil {
 			touch(*now)
+			b.podWeight(v, *now)
 		}
 		if len(b.warnings) > 0 {
 			b.warnings = nil
