@@ -35,20 +35,19 @@ const (
 
 	// pollInterval is how often the file is read when it cannot be watched.
 	pollInterval = 2 * time.Second
-
 )
 
 // ConfigWatcher reloads one configuration file. Set all exported fields before
 // Run.
 type ConfigWatcher struct {
-	Path    string
-	Log     *slog.Logger
-	Hup     <-chan os.Signal // reload now; nil = never
+	Path string
+	Log  *slog.Logger
+	Hup  <-chan os.Signal // reload now; nil = never
 	// Recheck rings now and then. The file is read then although nothing was
 	// notified: a network file system or a bind mount may change it unseen. The
 	// reconcile loop rings with each audit, so that an idle process wakes once.
 	Recheck <-chan struct{}
-	Current *Config          // in force when Run starts
+	Current *Config // in force when Run starts
 	Parse   func(path string, text []byte) (*Config, error)
 
 	// Publish takes a configuration that differs from the last one, or that

@@ -452,25 +452,32 @@ type KernelService struct {
 	Servers []KernelServer
 }
 
-// Observe dumps services with their counters, for status and metrics.
-func (c *ipvsConn) Observe(owned func(ServiceKey) bool) ([]KernelService, error) {
+// Observe passes the services that owned accepts, with their counters, to visit
+// in table order, for status and metrics. One at a time: what visit is given is
+// valid until it returns.
+func (c *ipvsConn) Observe(owned func(ServiceKey) bool, visit func(*KernelService)) error {
 	var all []KernelService
 	if err := c.services(true, func(v *VirtualService, t Traffic) {
 		if owned(v.ServiceKey) {
 			all = append(all, KernelService{VirtualService: *v, Traffic: t})
 		}
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	slices.SortFunc(all, func(a, b KernelService) int { return a.Compare(b.ServiceKey) })
+	var servers []KernelServer
 	for i := range all {
 		s := &all[i]
-		if err := c.servers(&s.ServiceKey, true, func(r *KernelServer) { s.Servers = append(s.Servers, *r) }); err != nil {
-			return nil, err
+		servers = servers[:0]
+		if err := c.servers(&s.ServiceKey, true, func(r *KernelServer) { servers = append(servers, *r) }); err != nil {
+			return err
 		}
-		slices.SortFunc(s.Servers, func(a, b KernelServer) int { return a.Compare(b.RealServer) })
+		slices.SortFunc(servers, func(a, b KernelServer) int { return a.Compare(b.RealServer) })
+		s.Servers = servers
+		visit(s)
+		s.Servers = nil
 	}
-	return all, nil
+	return nil
 }
 
 // opError is an operation that the kernel refused.

@@ -77,12 +77,17 @@ func (ps parts) all(yield func(*Service) bool) {
 
 // find returns the service with key k, nil when there is none.
 func (ps parts) find(k ServiceKey) *Service {
-	for i := range ps {
-		if first := &ps[i].Services[0]; first.Address == k.Address && first.Mark == k.Mark {
-			return ps[i].Services.at(k)
+	i, ok := slices.BinarySearchFunc(ps, k, func(p part, k ServiceKey) int {
+		if first := &p.Services[0]; first.Address != k.Address {
+			return first.Address.Compare(k.Address)
+		} else {
+			return cmp.Compare(first.Mark, k.Mark)
 		}
+	})
+	if !ok {
+		return nil
 	}
-	return nil
+	return ps[i].Services.at(k)
 }
 
 // same reports whether two slices are the same memory, and so have the same
