@@ -5,9 +5,12 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"testing"
+	"time"
 )
 
 // benchConfig is one VIP with so many ports over so many ready pods, and the
@@ -142,5 +145,40 @@ func BenchmarkDecode(b *testing.B) {
 		if err := decodeServer(e.buf, &o.Service.ServiceKey, &s, false); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A kernel that takes everything at once: what is left is the loop's own work.
+type readyKernel struct{ fakeKernel }
+
+func (*readyKernel) Table(_ func(ServiceKey) bool, known parts) (parts, error) { return known, nil }
+
+func (*readyKernel) Apply([]op) ([]*opError, error) { return nil, nil }
+
+func (*readyKernel) Servers(ServiceKey, func(KernelServer)) error { return nil }
+
+// A whole turn of the loop without the kernel: state file, log and all, when a
+// pod comes to, or leaves, one node of all services.
+func BenchmarkTurn(b *testing.B) {
+	for _, size := range []struct{ ports, pods int }{{1, 50}, {1000, 50}, {50, 5000}} {
+		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
+			cfg, up, down := benchConfig(size.ports, size.pods)
+			cfg.AuditInterval = time.Hour
+			wake := make(chan struct{}, 1)
+			loop := &reconciler{
+				log: slog.New(slog.NewTextHandler(io.Discard, nil)), wake: wake,
+				config: newLatest[Config](wake), cluster: newLatest[Cluster](wake),
+				dial: func() (director, error) { return new(readyKernel), nil },
+				host: noHost{}, dir: &stateDir{path: b.TempDir()}, now: time.Now,
+			}
+			loop.restore()
+			loop.config.Set(cfg)
+			clusters := []*Cluster{up, down}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				loop.cluster.Set(clusters[i%2])
+				loop.turn(b.Context())
+			}
+		})
 	}
 }
