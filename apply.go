@@ -24,16 +24,24 @@ func (o op) exchanges() bool {
 // was done. What takes capacity away waits for what adds it: a service whose
 // new real servers were refused keeps the old ones.
 func (r *reconciler) apply(p plan, audit bool) []error {
-	first := slices.IndexFunc(p.ops, op.breaks)
-	if first < 0 {
-		first = len(p.ops)
+	todo := p.ops
+	var (
+		failed []*opError
+		undone []op
+	)
+	todo[setService], undone = r.someExchanges(todo[setService])
+	carryOut := func(phases [][]op) error {
+		for _, ops := range phases {
+			refused, err := r.applyHushed(ops)
+			if err != nil {
+				return r.brokenIn(p, err)
+			}
+			failed = append(failed, refused...)
+		}
+		return nil
 	}
-	makes, breaks := p.ops[:first], p.ops[first:]
-	makes, postponed := r.someExchanges(makes)
-	undone := postponed
-	failed, err := r.applyHushed(makes)
-	if err != nil {
-		return []error{r.brokenIn(p, err)}
+	if err := carryOut(todo[:firstBreak]); err != nil {
+		return []error{err}
 	}
 	starved := starvedServices(failed, p.Parts)
 	// Marks come in between: new connections move to the services that have
@@ -41,21 +49,18 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 	unmade := r.unmade(failed, starved)
 	markErr := r.mark(p.want, unmade, audit)
 	if len(starved)+len(unmade) > 0 || markErr != nil {
-		breaks = slices.DeleteFunc(slices.Clone(breaks), func(o op) bool {
-			waits := starved[o.Service.ServiceKey] || r.replaced(o, p) &&
-				(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o))
+		todo = todo.without(func(o *op) bool {
+			waits := phaseOf(o.Kind, o.quiesces()) >= firstBreak &&
+				(starved[o.Service.ServiceKey] || r.replaced(o, p) &&
+					(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o)))
 			if waits {
-				undone = append(undone, o)
+				undone = append(undone, *o)
 			}
 			return waits
 		})
 	}
-	if len(breaks) > 0 {
-		refused, err := r.director.Apply(breaks)
-		if err != nil {
-			return []error{r.brokenIn(p, err)}
-		}
-		failed = append(failed, refused...)
+	if err := carryOut(todo[firstBreak:]); err != nil {
+		return []error{err}
 	}
 	for _, f := range failed {
 		undone = append(undone, f.Op)
@@ -68,18 +73,19 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 		for _, o := range undone {
 			not[o] = true
 		}
-		done = slices.DeleteFunc(slices.Clone(p.ops), func(o op) bool { return not[o] })
+		done = done.without(func(o *op) bool { return not[*o] })
 	}
-	for _, o := range done {
+	for o := range done.all {
 		r.counters.Changes[o.Kind].Add(1)
 	}
 	r.counters.Refused.Add(uint64(len(failed)))
-	logChanges(r.log, done)
+	logChanges(r.log, &done)
 	return append(flatten(markErr), groupErrors(failed)...)
 }
 
-// someExchanges takes out of ops the exchanges of schedulers that are too many
-// for one turn, and has the next turn come at once.
+// someExchanges takes out of ops, which edit services, the exchanges of
+// schedulers that are too many for one turn, and has the next turn come at
+// once.
 func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
 	if !slices.ContainsFunc(ops, op.exchanges) {
 		return ops, nil
@@ -189,7 +195,7 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 	return rows
 }
 
-// applyHushed carries out ops that add or edit. While the kernel exchanges the
+// applyHushed carries out the operations of one phase. While the kernel exchanges the
 // scheduler of a service it has none for one RCU grace period, some tens of
 // milliseconds, and answers new connections with ICMP port unreachable, which
 // a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without the
@@ -205,7 +211,7 @@ func (r *reconciler) applyHushed(ops []op) ([]*opError, error) {
 }
 
 // setOf is the set that o's service belongs to.
-func (r *reconciler) setOf(o op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
+func (r *reconciler) setOf(o *op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
 
 // unmade are the sets with a new service that the kernel refused, or of which
 // it refused every real server: what served their ports before goes on.
@@ -213,7 +219,7 @@ func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[
 	sets := make(map[workKey]bool)
 	for _, f := range failed {
 		if f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && r.have.find(f.Op.Service.ServiceKey) == nil {
-			sets[r.setOf(f.Op)] = true
+			sets[r.setOf(&f.Op)] = true
 		}
 	}
 	return sets
@@ -221,12 +227,12 @@ func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[
 
 // replaced reports whether o takes from a service that is wanted no more, so
 // that another may be about to take over its ports.
-func (r *reconciler) replaced(o op, p plan) bool {
+func (r *reconciler) replaced(o *op, p plan) bool {
 	return p.want.Parts.find(o.Service.ServiceKey) == nil
 }
 
 // marksMatter reports whether marks decide which service gets o's packets.
-func (r *reconciler) marksMatter(o op) bool {
+func (r *reconciler) marksMatter(o *op) bool {
 	v := r.owners.of(o.Service.ServiceKey)
 	return o.Service.Mark != 0 || v != nil && len(vipGroups(v)) > 0
 }

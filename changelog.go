@@ -22,10 +22,13 @@ type changeLine struct {
 
 // logChanges writes one line per change. The same change to several services
 // of a VIP (a node that joins 1000 ports) is one line that names them.
-func logChanges(log *slog.Logger, ops []op) {
+func logChanges(log *slog.Logger, ops *phases) {
 	type line struct {
 		changeLine
 		ports portList
+	}
+	if ops.len() == 0 {
+		return
 	}
 	var lines []line
 	known := make(map[changeLine]int)
@@ -38,8 +41,7 @@ func logChanges(log *slog.Logger, ops []op) {
 		mark     bool
 	}
 	quick := make(map[pointers]int)
-	for i := range ops {
-		o := &ops[i]
+	for o := range ops.all {
 		q := pointers{o.Kind, o.Server, o.WasServer, o.Service.Address, o.Service.Mark != 0}
 		at, found := -1, false
 		if o.Server != nil {

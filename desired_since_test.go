@@ -62,7 +62,8 @@ func (h *history) check(rt *rapid.T) {
 	if !anew.Next.Equal(settled.Next) {
 		rt.Fatalf("next deadline %s, want %s", settled.Next, anew.Next)
 	}
-	if diff := cmp.Diff(describeOps(diff(anew.Parts.table(), h.have.table())), describeOps(diffParts(settled.Parts, h.have))); diff != "" {
+	ops := diffParts(settled.Parts, h.have)
+	if diff := cmp.Diff(describeOps(diff(anew.Parts.table(), h.have.table())), describeOps(slices.Concat(ops[:]...))); diff != "" {
 		rt.Fatalf("operations (-of tables +of parts):\n%s", diff)
 	}
 	h.last, h.memory, h.have = &got, got.Memory, settled.Parts

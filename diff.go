@@ -38,10 +38,6 @@ type op struct {
 // quiesces reports whether o stops new connections to its real server.
 func (o op) quiesces() bool { return o.Kind == setServer && o.Server.Weight == 0 }
 
-// breaks reports whether o takes capacity away, and so has to wait for what
-// adds some.
-func (o op) breaks() bool { return o.Kind >= delServer || o.quiesces() }
-
 // Subject names the object of o as error messages do: "vip edge
 // 10.0.0.1:80/tcp: add real server 10.0.0.5".
 func (o op) Subject() string {
@@ -158,12 +154,12 @@ func (c changes) String() string { return string(c) }
 func diff(want, have Table) []op {
 	var d differ
 	d.services(want, have)
-	return d.ops()
+	return slices.Concat(d.phases[:]...)
 }
 
 // diffParts is diff for tables in parts. A part that is the same memory in both
 // costs nothing.
-func diffParts(want, have parts) []op {
+func diffParts(want, have parts) phases {
 	var d differ
 	for w, h := range merged(want, have, comparePart) {
 		switch {
@@ -175,11 +171,55 @@ func diffParts(want, have parts) []op {
 			d.services(w.Services, h.Services)
 		}
 	}
-	return d.ops()
+	return d.phases
 }
 
-// numPhases is one phase for each kind and one for quiescing.
-const numPhases = int(delService) + 2
+// phases are operations in the order of execution, cut where what one kind
+// depends on may have been refused to another. They stay apart because tens of
+// thousands of operations are dear to copy.
+type phases [numPhases][]op
+
+const (
+	// numPhases is one phase for each kind and one for quiescing.
+	numPhases = int(delService) + 2
+
+	// firstBreak is the first phase that takes capacity away, and so has to wait
+	// for those that add some.
+	firstBreak = int(setServer) + 1
+)
+
+// all passes every operation to yield.
+func (p *phases) all(yield func(*op) bool) {
+	for i := range p {
+		for j := range p[i] {
+			if !yield(&p[i][j]) {
+				return
+			}
+		}
+	}
+}
+
+// len counts the operations.
+func (p *phases) len() int {
+	n := 0
+	for i := range p {
+		n += len(p[i])
+	}
+	return n
+}
+
+// without returns the operations but for those of which not holds.
+func (p *phases) without(not func(*op) bool) phases {
+	var some phases
+	for i := range p {
+		for j := range p[i] {
+			if o := &p[i][j]; !not(o) {
+				some[i] = append(some[i], *o)
+			}
+		}
+	}
+	return some
+}
 
 // phaseOf is the place in a batch of an operation of kind k: that of its kind,
 // but for quiescing, which comes between editing and removing.
@@ -192,7 +232,7 @@ func phaseOf(k opKind, quiesces bool) int {
 
 // differ is diff at work.
 type differ struct {
-	phases [numPhases][]op
+	phases phases
 	// Services that share their real servers change the same way: the last
 	// answer is at hand for the next service.
 	want, have []Row
@@ -210,24 +250,6 @@ type rowChange struct {
 }
 
 func (c *rowChange) phase() int { return phaseOf(c.kind, c.quiesces) }
-
-// ops puts the phases together.
-func (d *differ) ops() []op {
-	only := -1
-	for i := range d.phases {
-		switch {
-		case len(d.phases[i]) == 0:
-		case only >= 0:
-			return slices.Concat(d.phases[:]...)
-		default:
-			only = i
-		}
-	}
-	if only < 0 {
-		return nil
-	}
-	return d.phases[only]
-}
 
 // services adds what turns the services have into want.
 func (d *differ) services(want, have Table) {

@@ -181,7 +181,7 @@ func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []strin
 		return nil, nil, err
 	}
 	p := loop.plan(cfg, time.Now(), drift{})
-	for _, o := range p.ops {
+	for o := range p.ops.all {
 		changes = append(changes, o.String())
 	}
 	same, err := newMarkTable(loop.log).Check(p.want.Marks)

@@ -452,19 +452,23 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 		return err
 	}
 	ops := diffParts(nil, table)
-	for i := range ops {
-		ops[i].Why = "clean-up"
-		if v := o.of(ops[i].Service.ServiceKey); v != nil {
-			ops[i].VIP = v.Name
+	var failed []*opError
+	for _, phase := range ops {
+		for i := range phase {
+			phase[i].Why = "clean-up"
+			if v := o.of(phase[i].Service.ServiceKey); v != nil {
+				phase[i].VIP = v.Name
+			}
 		}
-	}
-	failed, err := d.Apply(ops)
-	if err != nil {
-		return err
+		refused, err := d.Apply(phase)
+		if err != nil {
+			return err
+		}
+		failed = append(failed, refused...)
 	}
 	errs := groupErrors(failed)
 	if len(failed) == 0 {
-		logChanges(log, ops)
+		logChanges(log, &ops)
 	}
 	addresses := newAddresses(st.Addresses, log)
 	errs = append(errs, stopDaemons(d, st.Daemons), addresses.Apply(ctx, nil))

@@ -314,7 +314,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 type plan struct {
 	settled
 	want *wanted
-	ops  []op
+	ops  phases
 }
 
 // plan decides, from what is known of the kernel, without changing anything
@@ -327,8 +327,8 @@ func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	p := plan{want: &want, settled: settle(&want, r.have, now)}
 	p.ops = diffParts(p.Parts, r.have)
 	if drift.services != nil {
-		for i := range p.ops {
-			if o := &p.ops[i]; drift.touches(o) {
+		for o := range p.ops.all {
+			if drift.touches(o) {
 				o.Why = "repaired, another hand changed it: " + o.Why
 			}
 		}
@@ -351,7 +351,7 @@ type drift struct {
 }
 
 // note adds what o would have changed.
-func (d *drift) note(o op) {
+func (d *drift) note(o *op) {
 	if d.services == nil {
 		d.services, d.rows = make(map[ServiceKey]bool), make(map[rowID]bool)
 	}
@@ -381,10 +381,10 @@ func (r *reconciler) audit(drift *drift) error {
 	}
 	if !r.stale {
 		changes := diffParts(r.have, table)
-		for _, o := range changes {
+		for o := range changes.all {
 			drift.note(o)
 		}
-		if len(changes) > 0 {
+		if changes.len() > 0 {
 			r.counters.Drifts.Add(1)
 		}
 	}
