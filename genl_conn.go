@@ -62,11 +62,11 @@ type ipvsConn struct {
 	seq  uint32
 
 	// One system call each, made once so that a call allocates nothing: write
-	// sends what is in enc, read fills recv.
-	write, read func(fd uintptr) bool
-	recv        []byte
-	received    int   // bytes in recv
-	sysErr      error // of the last call
+	// sends what is in enc, read fills recv, tryRead does without waiting.
+	write, read, tryRead func(fd uintptr) bool
+	recv                 []byte
+	received             int   // bytes in recv
+	sysErr               error // of the last call
 
 	batch batchLimits
 
@@ -74,6 +74,7 @@ type ipvsConn struct {
 	dumped []VirtualService
 	server KernelServer // the last one read
 	found  []Row
+	order  []int               // where the rows of the last known service stand in its table
 	find   func(*KernelServer) // adds to found
 }
 
@@ -118,8 +119,16 @@ func dialIPVS() (*ipvsConn, error) {
 		return c.sysErr != unix.EAGAIN && c.sysErr != unix.EINTR
 	}
 	c.read = func(fd uintptr) bool {
-		c.received, c.sysErr = unix.Read(int(fd), c.recv)
-		return c.sysErr != unix.EAGAIN && c.sysErr != unix.EINTR
+		for {
+			if c.received, c.sysErr = unix.Read(int(fd), c.recv); c.sysErr != unix.EINTR {
+				break
+			}
+		}
+		return c.sysErr != unix.EAGAIN
+	}
+	c.tryRead = func(fd uintptr) bool {
+		c.read(fd)
+		return true
 	}
 	c.find = func(s *KernelServer) { c.found = append(c.found, Row{RealServer: s.RealServer}) }
 	return c, nil
@@ -190,9 +199,14 @@ func (c *ipvsConn) send() error {
 
 // receive returns what one system call brings, valid until the next.
 func (c *ipvsConn) receive() ([]byte, error) {
-	err := c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout))
-	if err == nil {
-		err = c.raw.Read(c.read)
+	err := c.raw.Read(c.tryRead)
+	if err == nil && c.sysErr == unix.EAGAIN {
+		// Seldom: the kernel answers while it is written to. A deadline for every
+		// read would cost more than the read.
+		err = c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout))
+		if err == nil {
+			err = errors.Join(c.raw.Read(c.read), c.genl.SetReadDeadline(time.Time{}))
+		}
 	}
 	if err == nil {
 		err = c.sysErr

@@ -89,7 +89,7 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error
 	if !slices.IsSortedFunc(keys, byKey) {
 		slices.SortFunc(keys, byKey)
 	}
-	// A table that changes during the dump can show a row twice.
+	// A table that changes during the dump can show a service twice.
 	keys = slices.CompactFunc(keys, func(a, b VirtualService) bool { return a.ServiceKey == b.ServiceKey })
 
 	var all parts
@@ -130,7 +130,7 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 			return part{}, err
 		}
 		if fresh == nil {
-			if i < len(was.Services) && was.Services[i].VirtualService == *v && sameRows(was.Services[i].Servers, c.found) {
+			if i < len(was.Services) && was.Services[i].VirtualService == *v && c.foundAgain(was.Services[i].Servers) {
 				continue
 			}
 			fresh = make(Table, 0, len(services))
@@ -139,11 +139,11 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 			}
 		}
 		s := Service{VirtualService: *v}
-		if old := was.Services.at(v.ServiceKey); old != nil && sameRows(old.Servers, c.found) {
+		if old := was.Services.at(v.ServiceKey); old != nil && c.foundAgain(old.Servers) {
 			s.Servers = old.Servers // with the reasons that the kernel does not know
 		} else {
-			if rows == nil || !sameRows(rows, c.found) {
-				rows = slices.Clone(c.found)
+			if rows == nil || !c.foundAgain(rows) {
+				rows = c.sorted()
 			}
 			s.Servers = rows
 		}
@@ -158,22 +158,48 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 	return part{Services: slices.Clone(was.Services[:len(services)])}, nil
 }
 
-// rows dumps the real servers of service k into c.found, in table order.
+// rows dumps the real servers of service k into c.found, in the kernel's order.
 func (c *ipvsConn) rows(k *ServiceKey) error {
 	c.found = c.found[:0]
-	if err := c.servers(k, false, c.find); err != nil {
-		return err
+	return c.servers(k, false, c.find)
+}
+
+// foundAgain reports whether c.found is known, which is in table order. The
+// kernel has an order of its own, by age; services tend to have the same one.
+func (c *ipvsConn) foundAgain(known []Row) bool {
+	n := len(c.found)
+	if n != len(known) {
+		return false
 	}
-	// The kernel lists the newest first, and ours were made in order.
-	byServer := func(a, b Row) int { return a.Compare(b.RealServer) }
-	if n := len(c.found); n > 1 && byServer(c.found[0], c.found[1]) > 0 {
-		slices.Reverse(c.found)
+	if len(c.order) == n {
+		i := 0
+		for i < n && known[c.order[i]].RealServer == c.found[i].RealServer {
+			i++
+		}
+		if i == n {
+			return true
+		}
 	}
-	if !slices.IsSortedFunc(c.found, byServer) {
-		slices.SortFunc(c.found, byServer)
+	order := make([]int, n)
+	seen := make([]bool, n)
+	for i := range c.found {
+		r := &c.found[i].RealServer
+		at, ok := slices.BinarySearchFunc(known, *r, func(k Row, r RealServer) int { return k.Compare(r) })
+		if !ok || seen[at] || known[at].RealServer != *r {
+			return false
+		}
+		order[i], seen[at] = at, true
 	}
-	c.found = slices.CompactFunc(c.found, func(a, b Row) bool { return a.SameServer(b.RealServer) })
-	return nil
+	c.order = order
+	return true
+}
+
+// sorted is c.found in table order.
+func (c *ipvsConn) sorted() []Row {
+	rows := slices.Clone(c.found)
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	// A table that changes during the dump can show a row twice.
+	return slices.CompactFunc(rows, func(a, b Row) bool { return a.SameServer(b.RealServer) })
 }
 
 // KernelService is a virtual service as a dump shows it.

@@ -68,7 +68,7 @@ func TestKernelRoundTrip(t *testing.T) {
 		}
 		have = read.table()
 		if diff := cmp.Diff(want, have, compareAddrs, cmp.Comparer(func(a, b Service) bool {
-			return a.VirtualService == b.VirtualService && sameRows(a.Servers, b.Servers)
+			return a.VirtualService == b.VirtualService && slices.EqualFunc(a.Servers, b.Servers, func(x, y Row) bool { return x.RealServer == y.RealServer })
 		})); diff != "" {
 			t.Fatalf("table %d by our decoder (-want +got):\n%s", i, diff)
 		}

@@ -431,11 +431,6 @@ func (r *reconciler) vipName(k ServiceKey) string {
 	return ""
 }
 
-// sameRows reports whether the kernel would see no difference.
-func sameRows(a, b []Row) bool {
-	return slices.EqualFunc(a, b, func(x, y Row) bool { return x.RealServer == y.RealServer })
-}
-
 // seed remembers as working what the kernel has in service for sets of pods of
 // which nothing is remembered: the table of a controller that kept no state, of
 // another tool whose services are adopted, or of a VIP that has a new name.
