@@ -117,7 +117,8 @@ type settling struct {
 	// Services that have the same real servers lose them the same way, and go on
 	// sharing them: the last few answers are at hand for the next service.
 	answers [4]exitAnswer
-	oldest  int
+	newest  int
+	timeout time.Duration // to drain, of the part's VIP
 }
 
 // part settles the services of one part; either side may be empty.
@@ -125,6 +126,11 @@ func (s *settling) part(want, have Table) part {
 	// The wanted table itself will often do. It is copied when the first
 	// service differs.
 	p := part{Services: want, From: want}
+	if len(want) > 0 {
+		s.timeout = s.policy(want[0].ServiceKey).Timeout
+	} else {
+		s.timeout = s.policy(have[0].ServiceKey).Timeout
+	}
 	copied := false
 	differ := func(i int) {
 		if !copied {
@@ -222,8 +228,7 @@ type exitAnswer struct {
 // those that are leaving.
 func (s *settling) leave(service *Service, want []Row, has *Service, why string, next *time.Time) {
 	q := exit{
-		want: want, have: has.Servers, leaving: has.Leaving, why: why,
-		timeout: s.policy(service.ServiceKey).Timeout,
+		want: want, have: has.Servers, leaving: has.Leaving, why: why, timeout: s.timeout,
 		// A quiesced UDP real server keeps its flows for as long as clients send,
 		// so quiescing would not move them: it goes at once. So it does with dh,
 		// which sends a VIP's clients to one real server and, while that one is
@@ -231,14 +236,24 @@ func (s *settling) leave(service *Service, want []Row, has *Service, why string,
 		// comes first, when they are exchanged in this turn, is not known.
 		atOnce: has.Protocol == UDP || has.Scheduler == "dh" || service.Scheduler == "dh",
 	}
-	i := slices.IndexFunc(s.answers[:], func(a exitAnswer) bool { return a.exit.same(&q) })
-	if i < 0 {
-		i, s.oldest = s.oldest, (s.oldest+1)%len(s.answers)
-		s.answers[i] = q.settle(s.now)
-	}
-	a := &s.answers[i]
+	a := s.answer(&q)
 	service.Servers, service.Leaving = a.rows, a.leaving
-	*next = earlier(*next, a.next)
+	if !a.next.IsZero() {
+		*next = earlier(*next, a.next)
+	}
+}
+
+// answer answers q, from what is at hand if it can.
+func (s *settling) answer(q *exit) *exitAnswer {
+	for i := range s.answers { // the newest first: mostly it is the same again
+		if a := &s.answers[(s.newest+i)%len(s.answers)]; a.exit.same(q) {
+			return a
+		}
+	}
+	s.newest = (s.newest + len(s.answers) - 1) % len(s.answers)
+	a := &s.answers[s.newest]
+	*a = q.settle(s.now)
+	return a
 }
 
 // settle merges the wanted rows with those the kernel has. A wanted real server

@@ -340,11 +340,18 @@ func (t Table) Find(k ServiceKey) (Service, bool) {
 
 // at returns the service with key k, nil when there is none.
 func (t Table) at(k ServiceKey) *Service {
-	i, ok := slices.BinarySearchFunc(t, k, func(s Service, k ServiceKey) int { return s.Compare(k) })
-	if !ok {
-		return nil
+	if i := t.index(k); i >= 0 {
+		return &t[i]
 	}
-	return &t[i]
+	return nil
+}
+
+// index is the place of the service with key k, -1 when there is none.
+func (t Table) index(k ServiceKey) int {
+	if i, ok := slices.BinarySearchFunc(t, k, func(s Service, k ServiceKey) int { return s.Compare(k) }); ok {
+		return i
+	}
+	return -1
 }
 
 // Rows counts real-server rows over all services.

@@ -77,6 +77,15 @@ func (ps parts) all(yield func(*Service) bool) {
 
 // find returns the service with key k, nil when there is none.
 func (ps parts) find(k ServiceKey) *Service {
+	if i := ps.index(k); i >= 0 {
+		return ps[i].Services.at(k)
+	}
+	return nil
+}
+
+// index is the place of the part that the service with key k would be in, -1
+// when there is none.
+func (ps parts) index(k ServiceKey) int {
 	i, ok := slices.BinarySearchFunc(ps, k, func(p part, k ServiceKey) int {
 		if first := &p.Services[0]; first.Address != k.Address {
 			return first.Address.Compare(k.Address)
@@ -85,9 +94,9 @@ func (ps parts) find(k ServiceKey) *Service {
 		}
 	})
 	if !ok {
-		return nil
+		return -1
 	}
-	return ps[i].Services.at(k)
+	return i
 }
 
 // same reports whether two slices are the same memory, and so have the same

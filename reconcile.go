@@ -20,15 +20,6 @@ import (
 )
 
 const (
-	// drainPoll is how often the connections of draining real servers are
-	// counted. It is also the shortest drain: a packet that chose the real
-	// server just before it was quiesced has long been counted by then.
-	drainPoll = time.Second
-
-	// pollShare bounds what counting costs in a large table: the next count is
-	// so many times as far away as the last one took.
-	pollShare = 20
-
 	// Retries after the kernel refused something: doubling, for ever.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 10 * time.Second
@@ -95,11 +86,12 @@ type reconciler struct {
 	prepared  *Config               // the configuration that the host was last prepared for
 
 	auditAt time.Time
-	pollAt  time.Time     // zero: nothing drains
-	polling time.Duration // how long the last count of connections took
-	retryAt time.Time     // zero: nothing to retry
-	dueAt   time.Time     // when the plan changes by itself; zero: it does not
+	pollAt  time.Time // when connections are counted; zero: nothing drains
+	retryAt time.Time // zero: nothing to retry
+	dueAt   time.Time // when the plan changes by itself; zero: it does not
 	backoff time.Duration
+
+	counting counting // of connections, under way
 
 	warned     map[string]bool   // complaints already logged
 	failing    string            // the last failure logged, so that a repeat is silent
@@ -295,7 +287,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 	if p.Next.IsZero() {
 		r.pollAt = time.Time{}
 	} else if r.pollAt.IsZero() {
-		r.pollAt = now.Add(max(drainPoll, pollShare*r.polling))
+		r.pollAt = now.Add(drainPoll)
 	}
 	for _, at := range []time.Time{p.want.Next, p.Next} {
 		if !at.IsZero() && (r.dueAt.IsZero() || at.Before(r.dueAt)) {
@@ -478,67 +470,6 @@ func (r *reconciler) marksNow(mark uint32, vip string) bool {
 		}
 	}
 	return r.marked == nil // not asked yet: after a start
-}
-
-// countDraining asks the kernel for the connections of real servers that
-// drain, and marks those that have none.
-func (r *reconciler) countDraining() error {
-	start := r.now()
-	var (
-		was, idle []leaving // the last answer: services share both
-		counted   []bool
-		copied    bool
-	)
-	for i := range r.have {
-		p := r.have[i]
-		if p.Next.IsZero() && p.From != nil {
-			continue // nothing drains
-		}
-		var services Table // a copy, once something has changed
-		for j := range p.Services {
-			s := &p.Services[j]
-			if !s.draining() {
-				continue
-			}
-			counted = append(counted[:0], make([]bool, len(s.Leaving))...)
-			found := false
-			if err := r.director.Servers(s.ServiceKey, func(k KernelServer) {
-				if k.Weight > 0 || !k.Connections.Idle() {
-					return
-				}
-				for n, l := range s.Leaving {
-					if l.Address == k.Address && l.Port == k.Port && !l.Idle {
-						counted[n], found = true, true
-					}
-				}
-			}); err != nil {
-				return r.broken(err)
-			}
-			if !found {
-				continue
-			}
-			next := slices.Clone(s.Leaving)
-			for n := range next {
-				next[n].Idle = next[n].Idle || counted[n]
-			}
-			if same(was, s.Leaving) && slices.Equal(next, idle) {
-				next = idle
-			}
-			was, idle = s.Leaving, next
-			if services == nil {
-				services = slices.Clone(p.Services)
-			}
-			services[j].Leaving = next
-		}
-		if services != nil {
-			if !copied { // others look at the old
-				r.have, copied = slices.Clone(r.have), true
-			}
-			r.have[i] = part{Services: services}
-		}
-	}
-	r.polling = r.now().Sub(start)
-	return nil
 }
 
 // complain logs warnings and fall-backs that are new, and ends of fall-backs.
