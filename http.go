@@ -29,7 +29,9 @@ type httpServer struct {
 	loop    *reconciler
 	watch   *clusterWatch
 	configs *latest[Config]
-	started time.Time
+	// reloaded rings after configs has changed; nil where it never does.
+	reloaded <-chan struct{}
+	started  time.Time
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
@@ -88,15 +90,13 @@ func (s *httpServer) untilListenChanges(ctx context.Context, listen string, atMo
 	if atMost > 0 {
 		end = time.After(atMost)
 	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	for s.configs.Get().Listen == listen {
 		select {
 		case <-ctx.Done():
 			return
 		case <-end:
 			return
-		case <-tick.C:
+		case <-s.reloaded:
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -61,6 +62,9 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
+	// Said aloud, the number of processors is not looked up again each second:
+	// an idle controller should not wake at all.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -307,7 +311,8 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir *stateDir) error {
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
 	wake := make(chan struct{}, 1)
-	configs := newLatest[Config](wake)
+	listenWake := make(chan struct{}, 1)
+	configs := newLatest[Config](wake, listenWake)
 	saveWake := make(chan struct{}, 1)
 	clusters := newLatest[Cluster](wake, saveWake)
 	queryWake := make(chan struct{}, 1)
@@ -341,7 +346,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		}
 	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, started: time.Now()}
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now()}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)
