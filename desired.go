@@ -205,8 +205,9 @@ func newOwners(cfg *Config) owners {
 	return o
 }
 
-// vipInputs is all that the answer for one VIP depends on, the time apart.
-// Slices and maps stand for themselves, not for their content.
+// vipInputs is all that the answer for one VIP depends on, the time and what
+// starts slowly apart. Slices and maps stand for themselves, not for their
+// content.
 type vipInputs struct {
 	vip       *VIP
 	pods      []*Pod
@@ -214,7 +215,6 @@ type vipInputs struct {
 	maps      [2]ConfigMap // tcp-services and udp-services
 	heard     [2]bool      // of each
 	working   [2][]RealServer
-	started   map[startKey]time.Time // all VIPs'
 }
 
 // familyIndex is a family's place in arrays of two.
@@ -226,7 +226,7 @@ func familyIndex(is6 bool) int {
 }
 
 func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
-	in := vipInputs{vip: v, started: before.Started}
+	in := vipInputs{vip: v}
 	in.pods, in.podsKnown = cluster.Pods[v.PodQuery()]
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 		in.maps[i], in.heard[i] = cluster.ConfigMaps[name]
@@ -289,8 +289,7 @@ func (v *vipAnswer) stands(in vipInputs) bool {
 			return false
 		}
 	}
-	// Slow starts that are over have no entry; others have a time to look again.
-	return true
+	return true // slow starts that are over have no entry; others have a next time
 }
 
 // build is desired at work on one VIP.
