@@ -20,80 +20,76 @@ func (o op) exchanges() bool {
 	return o.Kind == setService && o.WasService.Scheduler != o.Service.Scheduler
 }
 
-// reason completes the cause of an operation for the log.
-func reason(o op, s settled, drift drift) string {
-	why := o.Why
-	switch o.Kind {
-	case delServer:
-		why = s.Removed[rowOf(o.Service.ServiceKey, o.Server)]
-	case delService:
-		why = s.Withdrawn[o.Service.ServiceKey]
-	}
-	if drift.touches(o) {
-		return "repaired, another hand changed it: " + why
-	}
-	return why
-}
-
 // apply carries out a plan, brings r.have up to what came of it, and logs what
 // was done. What takes capacity away waits for what adds it: a service whose
 // new real servers were refused keeps the old ones.
 func (r *reconciler) apply(p plan, audit bool) []error {
-	first := slices.IndexFunc(p.ops, op.breaks)
-	if first < 0 {
-		first = len(p.ops)
+	todo := p.ops
+	var (
+		failed []*opError
+		undone []op
+	)
+	todo[setService], undone = r.someExchanges(todo[setService])
+	carryOut := func(phases [][]op) error {
+		for _, ops := range phases {
+			refused, err := r.applyHushed(ops)
+			if err != nil {
+				return r.brokenIn(p, err)
+			}
+			failed = append(failed, refused...)
+		}
+		return nil
 	}
-	makes, breaks := p.ops[:first], p.ops[first:]
-	makes, postponed := r.someExchanges(makes)
-	undone := postponed
-	failed, err := r.applyHushed(makes)
-	if err != nil {
-		return []error{r.broken(err)}
+	if err := carryOut(todo[:firstBreak]); err != nil {
+		return []error{err}
 	}
-	starved := starvedServices(failed, p.Table)
+	starved := starvedServices(failed, p.Parts)
 	// Marks come in between: new connections move to the services that have
 	// just been made before the old ones are quiesced.
 	unmade := r.unmade(failed, starved)
 	markErr := r.mark(p.want, unmade, audit)
-	breaks = slices.DeleteFunc(slices.Clone(breaks), func(o op) bool {
-		waits := starved[o.Service.ServiceKey] || r.replaced(o, p) &&
-			(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o))
-		if waits {
-			undone = append(undone, o)
-		}
-		return waits
-	})
-	if len(breaks) > 0 {
-		refused, err := r.director.Apply(breaks)
-		if err != nil {
-			return []error{r.broken(err)}
-		}
-		failed = append(failed, refused...)
+	if len(starved)+len(unmade) > 0 || markErr != nil {
+		todo = todo.without(func(o *op) bool {
+			waits := phaseOf(o.Kind, o.quiesces()) >= firstBreak &&
+				(starved[o.Service.ServiceKey] || r.replaced(o, p) &&
+					(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o)))
+			if waits {
+				undone = append(undone, *o)
+			}
+			return waits
+		})
+	}
+	if err := carryOut(todo[firstBreak:]); err != nil {
+		return []error{err}
 	}
 	for _, f := range failed {
 		undone = append(undone, f.Op)
 		r.stale = r.stale || f.surprising()
 	}
-	r.have = accepted(p.Table, r.have, undone)
+	r.have = accepted(p.Parts, r.have, undone)
 	done := p.ops
 	if len(undone) > 0 {
 		not := make(map[op]bool, len(undone))
 		for _, o := range undone {
 			not[o] = true
 		}
-		done = slices.DeleteFunc(slices.Clone(p.ops), func(o op) bool { return not[o] })
+		done = done.without(func(o *op) bool { return not[*o] })
 	}
-	for _, o := range done {
+	for o := range done.all {
 		r.counters.Changes[o.Kind].Add(1)
 	}
 	r.counters.Refused.Add(uint64(len(failed)))
-	logChanges(r.log, done)
+	logChanges(r.log, &done)
 	return append(flatten(markErr), groupErrors(failed)...)
 }
 
-// someExchanges takes out of ops the exchanges of schedulers that are too many
-// for one turn, and has the next turn come at once.
+// someExchanges takes out of ops, which edit services, the exchanges of
+// schedulers that are too many for one turn, and has the next turn come at
+// once.
 func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
+	if !slices.ContainsFunc(ops, op.exchanges) {
+		return ops, nil
+	}
 	n := 0
 	for _, o := range ops {
 		if o.exchanges() {
@@ -110,23 +106,57 @@ func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
 	return some, postponed
 }
 
+// brokenIn is broken in the midst of carrying out p. What the kernel has is
+// unknown now; who is leaving since when is remembered for when it is read.
+func (r *reconciler) brokenIn(p plan, err error) error {
+	r.have = p.Parts
+	return r.broken(err)
+}
+
 // accepted is target without the operations that were not carried out, given
 // the table before.
-func accepted(target, before Table, undone []op) Table {
+func accepted(target, before parts, undone []op) parts {
 	if len(undone) == 0 {
 		return target
 	}
 	byService := make(map[ServiceKey][]op)
+	touched := make(map[ServiceKey]bool) // parts, by what all their services have in common
+	common := func(k ServiceKey) ServiceKey { return ServiceKey{Address: k.Address, Mark: k.Mark} }
 	for _, o := range undone {
 		byService[o.Service.ServiceKey] = append(byService[o.Service.ServiceKey], o)
+		touched[common(o.Service.ServiceKey)] = true
 	}
+	var ps parts
+	for now, was := range merged(target, before, comparePart) {
+		var p, old part
+		if now != nil {
+			p = *now
+		}
+		if was != nil {
+			old = *was
+		}
+		if (now == nil || !touched[common(p.Services[0].ServiceKey)]) && (was == nil || !touched[common(old.Services[0].ServiceKey)]) {
+			if now != nil {
+				ps = append(ps, p)
+			}
+			continue
+		}
+		if services := acceptedServices(p.Services, old.Services, byService); len(services) > 0 {
+			ps = append(ps, part{Services: services})
+		}
+	}
+	return ps
+}
+
+// acceptedServices is accepted for one part.
+func acceptedServices(target, before Table, undone map[ServiceKey][]op) Table {
 	var t Table
 	for now, was := range merged(target, before, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
 		service := now
 		if now == nil {
 			service = was
 		}
-		ops, touched := byService[service.ServiceKey]
+		ops, touched := undone[service.ServiceKey]
 		kind := func(k opKind) bool { return slices.ContainsFunc(ops, func(o op) bool { return o.Kind == k }) }
 		switch {
 		case !touched && now != nil:
@@ -153,11 +183,11 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 		if o.Kind == setService {
 			continue
 		}
-		rows = slices.DeleteFunc(rows, sameAs(o.Server))
+		rows = slices.DeleteFunc(rows, sameAs(*o.Server))
 		if o.Kind == newServer {
 			continue
 		}
-		if i := slices.IndexFunc(was.Servers, sameAs(o.Server)); i >= 0 {
+		if i := slices.IndexFunc(was.Servers, sameAs(*o.Server)); i >= 0 {
 			rows = append(rows, was.Servers[i])
 		}
 	}
@@ -165,7 +195,7 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 	return rows
 }
 
-// applyHushed carries out ops that add or edit. While the kernel exchanges the
+// applyHushed carries out the operations of one phase. While the kernel exchanges the
 // scheduler of a service it has none for one RCU grace period, some tens of
 // milliseconds, and answers new connections with ICMP port unreachable, which
 // a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without the
@@ -181,15 +211,15 @@ func (r *reconciler) applyHushed(ops []op) ([]*opError, error) {
 }
 
 // setOf is the set that o's service belongs to.
-func (r *reconciler) setOf(o op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
+func (r *reconciler) setOf(o *op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
 
 // unmade are the sets with a new service that the kernel refused, or of which
 // it refused every real server: what served their ports before goes on.
 func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[workKey]bool {
 	sets := make(map[workKey]bool)
 	for _, f := range failed {
-		if _, old := r.have.Find(f.Op.Service.ServiceKey); f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && !old {
-			sets[r.setOf(f.Op)] = true
+		if f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && r.have.find(f.Op.Service.ServiceKey) == nil {
+			sets[r.setOf(&f.Op)] = true
 		}
 	}
 	return sets
@@ -197,13 +227,12 @@ func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[
 
 // replaced reports whether o takes from a service that is wanted no more, so
 // that another may be about to take over its ports.
-func (r *reconciler) replaced(o op, p plan) bool {
-	_, wanted := p.want.Table.Find(o.Service.ServiceKey)
-	return !wanted
+func (r *reconciler) replaced(o *op, p plan) bool {
+	return p.want.Parts.find(o.Service.ServiceKey) == nil
 }
 
 // marksMatter reports whether marks decide which service gets o's packets.
-func (r *reconciler) marksMatter(o op) bool {
+func (r *reconciler) marksMatter(o *op) bool {
 	v := r.owners.of(o.Service.ServiceKey)
 	return o.Service.Mark != 0 || v != nil && len(vipGroups(v)) > 0
 }
@@ -211,7 +240,7 @@ func (r *reconciler) marksMatter(o op) bool {
 // mark brings the firewall marks up to date, when they have changed or it is
 // time to look after them. Those of sets that were not made, and of VIPs of
 // whose ports too little is known, stay.
-func (r *reconciler) mark(w wanted, unmade map[workKey]bool, audit bool) error {
+func (r *reconciler) mark(w *wanted, unmade map[workKey]bool, audit bool) error {
 	if r.marked == nil {
 		// What an earlier run has left; without a memory of it, too.
 		have, err := r.host.Marked()
@@ -247,18 +276,17 @@ func (r *reconciler) mark(w wanted, unmade map[workKey]bool, audit bool) error {
 
 // starvedServices are services to which the kernel refused a real server and
 // which have no other in service in target.
-func starvedServices(failed []*opError, target Table) map[ServiceKey]bool {
+func starvedServices(failed []*opError, target parts) map[ServiceKey]bool {
 	refused := make(map[rowID]bool)
 	services := make(map[ServiceKey]bool)
 	for _, f := range failed {
 		if f.Op.Kind == newServer || f.Op.Kind == setServer {
-			refused[rowOf(f.Op.Service.ServiceKey, f.Op.Server)] = true
+			refused[rowOf(f.Op.Service.ServiceKey, *f.Op.Server)] = true
 			services[f.Op.Service.ServiceKey] = true
 		}
 	}
 	for k := range services {
-		s, _ := target.Find(k)
-		if slices.ContainsFunc(s.Servers, func(row Row) bool {
+		if s := target.find(k); s != nil && slices.ContainsFunc(s.Servers, func(row Row) bool {
 			return row.Weight > 0 && !refused[rowOf(k, row.RealServer)]
 		}) {
 			delete(services, k)

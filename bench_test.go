@@ -5,64 +5,131 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/netip"
 	"testing"
+	"time"
 )
 
 // benchConfig is one VIP with so many ports over so many ready pods, and the
-// cluster they come from. Pod 0 is ready or not.
-func benchConfig(ports, pods int, firstReady bool) (*Config, *Cluster) {
+// cluster they come from with the first pod up and down.
+func benchConfig(ports, pods int) (cfg *Config, up, down *Cluster) {
 	tcp := make(map[string]string, ports)
 	for i := range ports {
 		tcp[fmt.Sprint(20000+i)] = "ns/svc:1"
 	}
 	var all []Pod
 	for i := range pods {
-		all = append(all, with(readyPod(fmt.Sprintf("pod-%05d", i), fmt.Sprintf("10.%d.%d.%d", 1+i/62500, i/250%250, i%250+1)), func(p *Pod) {
-			p.Ready = i > 0 || firstReady
-		}))
+		all = append(all, readyPod(fmt.Sprintf("pod-%05d", i), fmt.Sprintf("10.%d.%d.%d", 1+i/62500, i/250%250, i%250+1)))
 	}
-	cfg := &Config{VIPs: []VIP{testVIP(func(v *VIP) { v.Ports = nil })}}
-	return cfg, testCluster(tcp, all...)
+	cfg = &Config{VIPs: []VIP{testVIP(func(v *VIP) { v.Ports = nil })}}
+	up = testCluster(tcp, all...)
+	return cfg, up, withFirstPod(up, func(p *Pod) { p.Ready = false })
 }
 
+// withFirstPod is the next snapshot of a watch in which one pod has changed.
+func withFirstPod(c *Cluster, edit func(*Pod)) *Cluster {
+	next := &Cluster{Pods: make(map[PodQuery][]*Pod), ConfigMaps: c.ConfigMaps}
+	for q, pods := range c.Pods {
+		first := *pods[0]
+		edit(&first)
+		next.Pods[q] = append([]*Pod{&first}, pods[1:]...)
+	}
+	return next
+}
+
+// pipeline is what stands between an event and the kernel, with what it
+// remembers.
+type pipeline struct {
+	cfg  *Config
+	want *wanted
+	have parts
+}
+
+// turn returns the operations that a cluster asks for, and takes them as done.
+func (p *pipeline) turn(c *Cluster) phases {
+	before := newMemory()
+	if p.want != nil {
+		before = p.want.Memory
+	}
+	want := desiredSince(p.want, p.cfg, c, before, testTime)
+	s := settle(&want, p.have, testTime)
+	ops := diffParts(s.Parts, p.have)
+	p.want, p.have = &want, s.Parts
+	return ops
+}
+
+func ops(p phases) int { return p.len() }
+
 // From inputs to operations, for a table that is already in place: what a turn
-// costs when one pod has changed.
+// costs when a pod becomes ready, or not ready, on one node of all services.
 func BenchmarkPodEvent(b *testing.B) {
-	for _, size := range []struct{ ports, pods int }{{20, 50}, {1000, 50}, {4000, 50}} {
+	for _, size := range []struct{ ports, pods int }{{20, 50}, {1000, 50}, {4000, 50}, {50, 5000}} {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
-			cfg, up := benchConfig(size.ports, size.pods, true)
-			_, down := benchConfig(size.ports, size.pods, false)
+			cfg, up, down := benchConfig(size.ports, size.pods)
+			p := pipeline{cfg: cfg}
+			p.turn(up)
 			clusters := []*Cluster{up, down}
-			memory := newMemory()
-			have := settle(desired(cfg, up, memory, testTime), nil, nil, testTime)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				w := desired(cfg, clusters[(i+1)%2], memory, testTime)
-				s := settle(w, have.Table, have.Drains, testTime)
-				if n := len(diff(s.Table, have.Table)); n != size.ports {
+				if n := ops(p.turn(clusters[(i+1)%2])); n != size.ports {
 					b.Fatalf("%d operations, want %d", n, size.ports)
 				}
-				have = s
 			}
 		})
 	}
 }
 
-// A whole table from nothing.
+// An event that touches one service, beside a VIP with so many rows.
+func BenchmarkPodEventBeside(b *testing.B) {
+	for _, ports := range []int{20, 4000} {
+		b.Run(fmt.Sprintf("%dx50", ports), func(b *testing.B) {
+			cfg, up, _ := benchConfig(ports, 50)
+			small := testVIP(func(v *VIP) {
+				v.Name, v.Addresses, v.Pods.Selector, v.TCPServices = "small", []netip.Addr{addr("10.0.0.2")}, "app=small", ConfigMapName{}
+			})
+			cfg.VIPs = append(cfg.VIPs, small)
+			pods := refs(readyPod("a", "10.9.0.1"), readyPod("b", "10.9.0.2"))
+			up.Pods[small.PodQuery()] = pods
+			down := &Cluster{Pods: maps.Clone(up.Pods), ConfigMaps: up.ConfigMaps}
+			gone := *pods[0]
+			gone.Ready = false
+			down.Pods[small.PodQuery()] = []*Pod{&gone, pods[1]}
+			p := pipeline{cfg: cfg}
+			p.turn(up)
+			clusters := []*Cluster{up, down}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if n := ops(p.turn(clusters[(i+1)%2])); n != 1 {
+					b.Fatalf("%d operations, want 1", n)
+				}
+			}
+		})
+	}
+}
+
+// A whole table from nothing: 51,000 operations.
 func BenchmarkFromNothing(b *testing.B) {
-	cfg, cluster := benchConfig(1000, 50, true)
+	cfg, up, _ := benchConfig(1000, 50)
 	b.ReportAllocs()
 	for b.Loop() {
-		s := settle(desired(cfg, cluster, newMemory(), testTime), nil, nil, testTime)
-		if n := len(diff(s.Table, nil)); n != 51000 {
+		p := pipeline{cfg: cfg}
+		if n := ops(p.turn(up)); n != 51000 {
 			b.Fatalf("%d operations", n)
 		}
 	}
 }
 
+func benchOp() *op {
+	s := service("10.0.0.1:80/tcp", "10.1.0.1", 1)
+	return &op{Kind: newServer, Service: &s.VirtualService, Server: &s.Servers[0].RealServer}
+}
+
 func BenchmarkEncode(b *testing.B) {
 	e := encoder{family: 0x1c}
-	o := op{Kind: newServer, Service: service("10.0.0.1:80/tcp").VirtualService, Server: rows("10.1.0.1", 1)[0].RealServer}
+	o := benchOp()
 	b.ReportAllocs()
 	for b.Loop() {
 		e.buf = e.buf[:0]
@@ -71,13 +138,49 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 func BenchmarkDecode(b *testing.B) {
-	o := op{Kind: newServer, Service: service("10.0.0.1:80/tcp").VirtualService, Server: rows("10.1.0.1", 1)[0].RealServer}
+	o := benchOp()
 	e := encoder{}
-	e.server(o.Service.ServiceKey, o.Server, true)
+	e.server(o.Service.ServiceKey, *o.Server, true)
+	var s KernelServer
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := decodeServer(e.buf, o.Service.ServiceKey); err != nil {
+		if err := decodeServer(e.buf, &o.Service.ServiceKey, &s, false); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A kernel that takes everything at once: what is left is the loop's own work.
+type readyKernel struct{ fakeKernel }
+
+func (*readyKernel) Table(_ func(ServiceKey) bool, known parts) (parts, error) { return known, nil }
+
+func (*readyKernel) Apply([]op) ([]*opError, error) { return nil, nil }
+
+func (*readyKernel) Servers(ServiceKey, func(KernelServer)) error { return nil }
+
+// A whole turn of the loop without the kernel: state file, log and all, when a
+// pod comes to, or leaves, one node of all services.
+func BenchmarkTurn(b *testing.B) {
+	for _, size := range []struct{ ports, pods int }{{1, 50}, {1000, 50}, {50, 5000}} {
+		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
+			cfg, up, down := benchConfig(size.ports, size.pods)
+			cfg.AuditInterval = time.Hour
+			wake := make(chan struct{}, 1)
+			loop := &reconciler{
+				log: slog.New(slog.NewTextHandler(io.Discard, nil)), wake: wake,
+				config: newLatest[Config](wake), cluster: newLatest[Cluster](wake),
+				dial: func() (director, error) { return new(readyKernel), nil },
+				host: noHost{}, dir: &stateDir{path: b.TempDir()}, now: time.Now,
+			}
+			loop.restore()
+			loop.config.Set(cfg)
+			clusters := []*Cluster{up, down}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				loop.cluster.Set(clusters[i%2])
+				loop.turn(b.Context())
+			}
+		})
 	}
 }

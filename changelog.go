@@ -11,45 +11,60 @@ import (
 	"net/netip"
 )
 
+// changeLine is what the changes of one log line have in common.
+type changeLine struct {
+	kind           opKind
+	vip            string
+	address        netip.Addr // of the VIP
+	server         string
+	change, reason string
+}
+
 // logChanges writes one line per change. The same change to several services
 // of a VIP (a node that joins 1000 ports) is one line that names them.
-func logChanges(log *slog.Logger, ops []op) {
+func logChanges(log *slog.Logger, ops *phases) {
 	type line struct {
-		kind           opKind
-		vip            string
-		address        netip.Addr // of the VIP
-		server         string
-		change, reason string
+		changeLine
+		ports portList
 	}
-	var order []line
-	services := make(map[line][]string)
-	for _, o := range ops {
-		l := line{kind: o.Kind, vip: o.VIP, address: o.Service.Address, reason: o.Why}
-		switch o.Kind {
-		case newService:
-			l.change = "scheduler " + o.Service.Scheduler
-		case setService:
-			l.change = serviceChange(o.WasService, o.Service)
-		case newServer:
-			l.server, l.change = o.Server.Name(), fmt.Sprintf("weight %d", o.Server.Weight)
-		case setServer:
-			l.server, l.change = o.Server.Name(), serverChange(o.WasServer, o.Server)
-		case delServer:
-			l.server = o.Server.Name()
-		}
-		if services[l] == nil {
-			order = append(order, l)
-		}
-		name := Port{o.Service.Port, o.Service.Protocol}.String()
-		if o.Service.Mark != 0 {
-			name = o.Service.ServiceKey.String()
-		}
-		services[l] = append(services[l], name)
+	if ops.len() == 0 {
+		return
 	}
-	for _, l := range order {
-		attrs := []any{"vip", l.vip, "address", l.address, "ports", portList(services[l])}
+	var lines []line
+	known := make(map[changeLine]int)
+	// Operations that point to the same real servers share a line: most are told
+	// apart without putting them into words.
+	type pointers struct {
+		kind     opKind
+		now, was *RealServer
+		address  netip.Addr
+		mark     bool
+	}
+	quick := make(map[pointers]int)
+	for o := range ops.all {
+		q := pointers{o.Kind, o.Server, o.WasServer, o.Service.Address, o.Service.Mark != 0}
+		at, found := -1, false
+		if o.Server != nil {
+			if at, found = quick[q]; found && (lines[at].vip != o.VIP || lines[at].reason != o.Why) {
+				found = false
+			}
+		}
+		if !found {
+			l := o.line()
+			if at, found = known[l]; !found {
+				at = len(lines)
+				lines = append(lines, line{changeLine: l})
+				known[l] = at
+			}
+			quick[q] = at
+		}
+		lines[at].ports.add(o.Service.ServiceKey)
+	}
+	for i := range lines {
+		l := &lines[i]
+		attrs := []any{"vip", l.vip, "address", l.address, "ports", l.ports.String()}
 		if l.address.IsUnspecified() {
-			attrs = []any{"vip", l.vip, "service", portList(services[l])}
+			attrs = []any{"vip", l.vip, "service", l.ports.String()}
 		}
 		if l.server != "" {
 			attrs = append(attrs, "server", l.server)
@@ -59,6 +74,24 @@ func logChanges(log *slog.Logger, ops []op) {
 		}
 		log.Info(changeMessage[l.kind], append(attrs, "why", l.reason)...)
 	}
+}
+
+// line puts o into words.
+func (o *op) line() changeLine {
+	l := changeLine{kind: o.Kind, vip: o.VIP, address: o.Service.Address, reason: o.Why}
+	switch o.Kind {
+	case newService:
+		l.change = "scheduler " + o.Service.Scheduler
+	case setService:
+		l.change = serviceChange(*o.WasService, *o.Service)
+	case newServer:
+		l.server, l.change = o.Server.Name(), fmt.Sprintf("weight %d", o.Server.Weight)
+	case setServer:
+		l.server, l.change = o.Server.Name(), serverChange(*o.WasServer, *o.Server)
+	case delServer:
+		l.server = o.Server.Name()
+	}
+	return l
 }
 
 // groupErrors makes one error of operations that were refused alike, so that a
@@ -84,7 +117,10 @@ func groupErrors(failed []*opError) []error {
 		if f.Op.Kind == newServer && refused[f.Op.Service.ServiceKey] {
 			continue
 		}
-		g := group{f.Op.Kind, f.Op.VIP, f.Op.Service.Address, f.Op.Server, f.Err.Error()}
+		g := group{f.Op.Kind, f.Op.VIP, f.Op.Service.Address, RealServer{}, f.Err.Error()}
+		if f.Op.Server != nil {
+			g.server = *f.Op.Server
+		}
 		if members[g] == nil {
 			order = append(order, g)
 		}
@@ -111,18 +147,36 @@ var changeMessage = [...]string{
 	delService: "virtual service removed",
 }
 
-// portList names at most eight ports; a log line is for reading.
-func portList(ports []string) string {
-	const most = 8
+// portList names at most eight services by their ports; a log line is for
+// reading.
+type portList struct {
+	first [portsNamed + 1]ServiceKey
+	n     int
+}
+
+const portsNamed = 8
+
+func (p *portList) add(k ServiceKey) {
+	if p.n < len(p.first) {
+		p.first[p.n] = k
+	}
+	p.n++
+}
+
+func (p *portList) String() string {
 	text := ""
-	for i, p := range ports {
-		if i == most && len(ports) > most+1 {
-			return fmt.Sprintf("%s and %d more", text, len(ports)-most)
+	for i, k := range p.first[:min(p.n, len(p.first))] {
+		if i == portsNamed && p.n > len(p.first) {
+			return fmt.Sprintf("%s and %d more", text, p.n-portsNamed)
 		}
 		if i > 0 {
 			text += ","
 		}
-		text += p
+		if k.Mark != 0 {
+			text += k.String()
+		} else {
+			text += Port{k.Port, k.Protocol}.String()
+		}
 	}
 	return text
 }

@@ -72,6 +72,8 @@ type ConfigMap struct {
 // has never been answered: nothing is known of it, and nothing may be
 // concluded from it.
 type Cluster struct {
-	Pods       map[PodQuery][]Pod // sorted by namespace, name, UID
+	// Pods are sorted by namespace, name, UID. A pod that has not changed is the
+	// same pointer in two snapshots of one watch.
+	Pods       map[PodQuery][]*Pod
 	ConfigMaps map[ConfigMapName]ConfigMap
 }

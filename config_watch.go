@@ -35,19 +35,19 @@ const (
 
 	// pollInterval is how often the file is read when it cannot be watched.
 	pollInterval = 2 * time.Second
-
-	// recheckInterval is how often it is read all the same while it is
-	// watched: a network file system or a bind mount may change it unseen.
-	recheckInterval = 30 * time.Second
 )
 
 // ConfigWatcher reloads one configuration file. Set all exported fields before
 // Run.
 type ConfigWatcher struct {
-	Path    string
-	Log     *slog.Logger
-	Hup     <-chan os.Signal // reload now; nil = never
-	Current *Config          // in force when Run starts
+	Path string
+	Log  *slog.Logger
+	Hup  <-chan os.Signal // reload now; nil = never
+	// Recheck rings now and then. The file is read then although nothing was
+	// notified: a network file system or a bind mount may change it unseen. The
+	// reconcile loop rings with each audit, so that an idle process wakes once.
+	Recheck <-chan struct{}
+	Current *Config // in force when Run starts
 	Parse   func(path string, text []byte) (*Config, error)
 
 	// Publish takes a configuration that differs from the last one, or that
@@ -73,12 +73,11 @@ type digest [sha256.Size]byte
 func (w *ConfigWatcher) Run(ctx context.Context) error {
 	notify := w.watch()
 	defer notify.stop()
-	period := recheckInterval
-	if notify.events == nil {
-		period = w.pollPeriod()
+	poll := time.NewTicker(w.pollPeriod())
+	defer poll.Stop()
+	if notify.events != nil {
+		poll.Stop()
 	}
-	recheck := time.NewTicker(period)
-	defer recheck.Stop()
 	settled := time.NewTimer(0) // the first reading, in case the file changed before it was watched
 	defer settled.Stop()
 	for {
@@ -101,7 +100,8 @@ func (w *ConfigWatcher) Run(ctx context.Context) error {
 				w.conclude(got, false)
 			}
 			continue
-		case <-recheck.C:
+		case <-poll.C:
+		case <-w.Recheck:
 		case _, ok := <-notify.events:
 			if !ok {
 				failure = fsnotify.ErrClosed
@@ -116,7 +116,7 @@ func (w *ConfigWatcher) Run(ctx context.Context) error {
 		if failure != nil {
 			w.cannotWatch(failure)
 			notify.stop()
-			recheck.Reset(w.pollPeriod())
+			poll.Reset(w.pollPeriod())
 		}
 		if w.unsettled(w.read()) {
 			settled.Reset(settleTime)

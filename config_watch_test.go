@@ -412,6 +412,23 @@ func TestWatchPollsInstead(t *testing.T) {
 	})
 }
 
+// A change that nobody notifies of, here through another link to the file, is
+// seen when somebody rings.
+func TestWatchRecheck(t *testing.T) {
+	ring := make(chan struct{})
+	w := startReload(t, plainConfigFile, func(w *ConfigWatcher) { w.Recheck = ring })
+	other := filepath.Join(t.TempDir(), "link")
+	w.check(os.Link(w.path, other))
+	time.Sleep(2 * settleTime) // the first reading is over
+	w.check(os.WriteFile(other, []byte(configText("edge=81")), 0o600))
+	time.Sleep(3 * settleTime)
+	if len(w.published) > 0 {
+		t.Fatal("the change was notified: this test shows nothing")
+	}
+	ring <- struct{}{}
+	w.wantPublished("edge=81")
+}
+
 // A FIFO in the file's place would block its reader for ever.
 func TestWatchNotRegular(t *testing.T) {
 	w := startReload(t, plainConfigFile)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -55,8 +56,11 @@ func newMemory() memory {
 
 // wanted is desired's answer.
 type wanted struct {
-	Table Table
-	// Marks are the packets that get a firewall mark, for port groups.
+	// Parts are the services to reach, those of weight 0 included. From and Next
+	// of a part are not used.
+	Parts parts
+	// Marks are the packets that get a firewall mark, for port groups. Equal
+	// answers in a row share the map.
 	Marks map[MarkedPort]uint32
 	// Memory replaces what was passed in.
 	Memory memory
@@ -72,6 +76,10 @@ type wanted struct {
 	// Next is when the answer will change by itself (slow start); zero when it
 	// will not.
 	Next time.Time
+
+	cfg   *Config
+	marks map[GroupName]uint32
+	vips  []*vipAnswer // for each of cfg.VIPs
 }
 
 // owners maps addresses and marks to the VIPs they are configured for.
@@ -104,43 +112,82 @@ type hold struct {
 	Servers []Row
 }
 
-// build is desired at work on one answer.
-type build struct {
-	wanted
-	cluster  *Cluster
-	before   memory
-	now      time.Time
-	marks    map[GroupName]uint32
-	warnings map[string]bool
-}
-
-func (b *build) warn(format string, args ...any) { b.warnings[fmt.Sprintf(format, args...)] = true }
-
 // desired computes the table that cfg asks for at the time now, given the
 // newest cluster (nil when nothing has been heard) and what came before.
 func desired(cfg *Config, cluster *Cluster, before memory, now time.Time) wanted {
+	return desiredSince(nil, cfg, cluster, before, now)
+}
+
+// desiredSince is desired, given an earlier answer (nil for none). The answer
+// is the same; what depends on nothing that has changed since is taken from
+// last, and then is the same memory.
+func desiredSince(last *wanted, cfg *Config, cluster *Cluster, before memory, now time.Time) wanted {
 	if cluster == nil {
 		cluster = &Cluster{}
 	}
-	b := &build{
-		wanted: wanted{
-			Marks:  make(map[MarkedPort]uint32),
-			Memory: newMemory(),
-			Hold:   make(map[workKey]hold),
-			Owners: newOwners(cfg),
-		},
-		cluster:  cluster,
-		before:   before,
-		now:      now,
-		marks:    configMarks(cfg),
-		warnings: make(map[string]bool),
+	w := wanted{cfg: cfg, vips: make([]*vipAnswer, len(cfg.VIPs))}
+	if last != nil && last.cfg == cfg {
+		w.marks, w.Owners = last.marks, last.Owners
+	} else {
+		last = nil
+		w.marks, w.Owners = configMarks(cfg), newOwners(cfg)
 	}
+	changed := last == nil
 	for i := range cfg.VIPs {
-		b.vip(&cfg.VIPs[i])
+		in := vipInputsOf(&cfg.VIPs[i], cluster, before)
+		if last != nil && last.vips[i].stands(in) {
+			w.vips[i] = last.vips[i]
+			continue
+		}
+		b := build{vipAnswer: &vipAnswer{in: in}, marks: w.marks, before: before, now: now}
+		if last != nil {
+			b.last = last.vips[i]
+		}
+		b.vip()
+		w.vips[i], changed = b.vipAnswer, true
 	}
-	slices.SortFunc(b.Table, func(a, b Service) int { return a.Compare(b.ServiceKey) })
-	b.Warnings = slices.Sorted(maps.Keys(b.warnings))
-	return b.wanted
+	if !changed {
+		return *last
+	}
+	w.gather()
+	return w
+}
+
+// gather puts the answers for all VIPs together.
+func (w *wanted) gather() {
+	w.Marks = make(map[MarkedPort]uint32)
+	w.Memory = newMemory()
+	w.Hold = make(map[workKey]hold)
+	warnings := make(map[string]bool)
+	for _, v := range w.vips {
+		for _, is6 := range []bool{false, true} {
+			set := v.set(is6)
+			for i := range set.parts {
+				w.Parts = append(w.Parts, part{Services: set.parts[i]})
+			}
+			maps.Copy(w.Marks, set.marks)
+			key := workKey{v.in.vip.Name, is6}
+			if set.working != nil {
+				w.Memory.Working[key] = set.working
+			}
+			maps.Copy(w.Memory.Started, set.started)
+			if set.kept {
+				w.Kept = append(w.Kept, key)
+			}
+			if set.held {
+				w.Hold[key] = set.hold
+			}
+			w.Next = earlier(w.Next, set.next)
+			for _, warning := range set.warnings {
+				warnings[warning] = true
+			}
+		}
+		for _, warning := range v.portWarnings {
+			warnings[warning] = true
+		}
+	}
+	slices.SortFunc(w.Parts, comparePart)
+	w.Warnings = slices.Sorted(maps.Keys(warnings))
 }
 
 // newOwners lists what cfg makes ours.
@@ -158,86 +205,223 @@ func newOwners(cfg *Config) owners {
 	return o
 }
 
-// vip adds the services of one VIP in each family it has.
-func (b *build) vip(v *VIP) {
-	pods, known := b.cluster.Pods[v.PodQuery()]
-	known = known || v.Pods.Selector == ""
-	ports, portsKnown := b.ports(v, pods)
+// vipInputs is all that the answer for one VIP depends on, the time and what
+// starts slowly apart. Slices and maps stand for themselves, not for their
+// content.
+type vipInputs struct {
+	vip       *VIP
+	pods      []*Pod
+	podsKnown bool
+	maps      [2]ConfigMap // tcp-services and udp-services
+	heard     [2]bool      // of each
+	working   [2][]RealServer
+}
+
+// familyIndex is a family's place in arrays of two.
+func familyIndex(is6 bool) int {
+	if is6 {
+		return 1
+	}
+	return 0
+}
+
+func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
+	in := vipInputs{vip: v}
+	in.pods, in.podsKnown = cluster.Pods[v.PodQuery()]
+	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
+		in.maps[i], in.heard[i] = cluster.ConfigMaps[name]
+	}
+	for _, is6 := range []bool{false, true} {
+		in.working[familyIndex(is6)] = before.Working[workKey{v.Name, is6}]
+	}
+	return in
+}
+
+// samePorts reports whether the ports that the configuration and the ConfigMaps
+// name are those of o.
+func (in *vipInputs) samePorts(o *vipInputs) bool {
+	return in.vip == o.vip && in.heard == o.heard &&
+		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1])
+}
+
+// same reports whether two ConfigMaps are the same memory.
+func (c ConfigMap) same(o ConfigMap) bool {
+	return c.Exists == o.Exists && reflect.ValueOf(c.Data).Pointer() == reflect.ValueOf(o.Data).Pointer()
+}
+
+// vipAnswer is the part of an answer that one VIP gives. Nothing of it is
+// written to once it is whole.
+type vipAnswer struct {
+	in           vipInputs
+	ports        []vipPort
+	portsKnown   bool
+	portWarnings []string
+	sets         [2]setAnswer
+}
+
+// set is the answer for one family.
+func (v *vipAnswer) set(is6 bool) *setAnswer { return &v.sets[familyIndex(is6)] }
+
+// setAnswer is the part of an answer that the real servers of a VIP in one
+// family give.
+type setAnswer struct {
+	fromInputs []Row   // as pods and configuration have it
+	parts      []Table // one for each address, and one for each mark
+	marks      map[MarkedPort]uint32
+	working    []RealServer
+	started    map[startKey]time.Time
+	kept       bool
+	held       bool
+	hold       hold
+	next       time.Time
+	warnings   []string // about real servers
+}
+
+// stands reports whether the answer is right for inputs in, too. One that time
+// changes is not.
+func (v *vipAnswer) stands(in vipInputs) bool {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || !same(v.in.pods, in.pods) {
+		return false
+	}
+	for f := range v.sets {
+		// What was answered is remembered, and comes back as what was before.
+		if !v.sets[f].next.IsZero() || !same(in.working[f], v.sets[f].working) && !same(in.working[f], v.in.working[f]) {
+			return false
+		}
+	}
+	return true // slow starts that are over have no entry; others have a next time
+}
+
+// build is desired at work on one VIP.
+type build struct {
+	*vipAnswer
+	last     *vipAnswer // under the same configuration; nil when there is none
+	before   memory
+	now      time.Time
+	marks    map[GroupName]uint32
+	warnings []string // since they were last taken
+}
+
+func (b *build) warn(format string, args ...any) {
+	b.warnings = append(b.warnings, fmt.Sprintf(format, args...))
+}
+
+// takeWarnings returns the warnings so far and forgets them.
+func (b *build) takeWarnings() []string {
+	w := b.warnings
+	b.warnings = nil
+	return w
+}
+
+// vip answers for the VIP in each family it has.
+func (b *build) vip() {
+	v, pods := b.in.vip, b.in.pods
+	known := b.in.podsKnown || v.Pods.Selector == ""
+	b.answerPorts()
 	// When no pod is ready, pods that are gone may have had ports that nobody
 	// declares now: what the kernel has stays, as its real servers do.
-	portsKnown = portsKnown && (!v.PortsFromPods || known && slices.ContainsFunc(pods, func(p Pod) bool { return p.serves() }))
+	portsKnown := b.portsKnown && (!v.PortsFromPods || known && slices.ContainsFunc(pods, (*Pod).serves))
 	for _, is6 := range []bool{false, true} {
+		set := b.set(is6)
+		key := workKey{v.Name, is6}
 		if !slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 }) {
 			continue
 		}
-		set := workKey{v.Name, is6}
-		servers := b.servers(v, pods, is6)
+		set.fromInputs = b.servers(is6)
+		servers := set.fromInputs
 		if !known {
-			servers = addMissing(servers, b.workedBefore(v, set), "in service before, the cluster has not answered yet")
+			servers = addMissing(slices.Clone(servers), b.workedBefore(key), "in service before, the cluster has not answered yet")
 			if len(servers) == 0 {
-				b.Hold[set] = hold{}
+				set.held = true
+				set.warnings = b.takeWarnings()
 				continue
 			}
 		}
-		servers = b.inService(v, set, servers)
+		servers = b.inService(set, key, servers)
 		if !portsKnown {
-			b.Hold[set] = hold{Servers: servers}
+			set.held, set.hold = true, hold{Servers: servers}
 		}
-		b.services(v, is6, ports, servers)
+		b.services(set, is6, servers)
+		set.warnings = b.takeWarnings()
 	}
+}
+
+// answerPorts finds the ports, or takes those of the last answer.
+func (b *build) answerPorts() {
+	if b.last != nil && b.last.in.samePorts(&b.in) && !b.in.vip.PortsFromPods {
+		b.ports, b.portsKnown, b.portWarnings = b.last.ports, b.last.portsKnown, b.last.portWarnings
+		return
+	}
+	b.ports, b.portsKnown = b.findPorts()
+	b.portWarnings = b.takeWarnings()
 }
 
 // inService sees to it that somebody serves the set: the real servers that
 // can, else the sorry server, else those that could last.
-func (b *build) inService(v *VIP, set workKey, servers []Row) []Row {
-	before := b.workedBefore(v, set)
-	if fromPods := v.podServers(servers); len(fromPods) > 0 {
-		b.Memory.Working[set] = fromPods
-	} else if len(before) > 0 {
-		b.Memory.Working[set] = before
+func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
+	v, before := b.in.vip, b.before.Working[key]
+	set.working = before
+	if fromPods := v.podServers(servers, before); len(fromPods) > 0 {
+		set.working = fromPods
 	}
 	if inService(servers) {
-		return b.slowStart(v, set, servers)
+		return b.slowStart(set, key, servers)
 	}
-	if i := slices.IndexFunc(v.Sorry, func(a netip.Addr) bool { return a.Is6() == set.Is6 }); i >= 0 {
+	if i := slices.IndexFunc(v.Sorry, func(a netip.Addr) bool { return a.Is6() == key.Is6 }); i >= 0 {
 		sorry := RealServer{Address: v.Sorry[i], Weight: v.Weight, Forward: v.Forward, Tunnel: v.Tunnel}
 		servers = slices.DeleteFunc(slices.Clone(servers), sameAs(sorry))
 		return addMissing(servers, []RealServer{sorry}, "sorry server, nothing else is in service")
 	}
 	if len(before) > 0 {
-		b.Kept = append(b.Kept, set)
-		return keepWorking(servers, before)
+		set.kept = true
+		return keepWorking(servers, b.workedBefore(key))
 	}
-	b.warn("vip %s: no %s real server is in service", v.Name, familyName(set.Is6))
+	b.warn("vip %s: no %s real server is in service", v.Name, familyName(key.Is6))
 	return servers
 }
 
 // services adds one service for each port and address of a family, and one for
 // each group of ports that share a mark.
-func (b *build) services(v *VIP, is6 bool, ports []vipPort, servers []Row) {
-	grouped := b.groups(v, is6, ports, servers)
+func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
+	v := b.in.vip
+	if b.last != nil && len(b.ports) > 0 && same(b.ports, b.last.ports) && len(vipGroups(v)) == 0 && len(b.last.set(is6).parts) > 0 {
+		// The same services as before, with other real servers.
+		for _, services := range b.last.set(is6).parts {
+			services = slices.Clone(services)
+			for i := range services {
+				services[i].Servers = servers
+			}
+			set.parts = append(set.parts, services)
+		}
+		return
+	}
+	grouped := b.groups(set, is6, servers)
 	for _, a := range v.Addresses {
 		if a.Is6() != is6 {
 			continue
 		}
-		for _, p := range ports {
-			if grouped[p.Port] {
-				continue
+		services := make(Table, 0, len(b.ports))
+		for _, p := range b.ports {
+			if !grouped[p.Port] {
+				key := ServiceKey{Address: a, Port: p.Number, Protocol: p.Protocol}
+				services = append(services, Service{VirtualService: virtualService(v, key), VIP: v.Name, Servers: p.only(v, servers)})
 			}
-			key := ServiceKey{Address: a, Port: p.Number, Protocol: p.Protocol}
-			b.Table = append(b.Table, Service{VirtualService: virtualService(v, key), VIP: v.Name, Servers: p.only(v, servers)})
+		}
+		if len(services) > 0 {
+			set.parts = append(set.parts, services)
 		}
 	}
 }
 
-// groups adds the firewall-mark services of a VIP's family and returns the
+// groups adds the firewall-mark services of the VIP's family and returns the
 // ports that they stand for.
-func (b *build) groups(v *VIP, is6 bool, ports []vipPort, servers []Row) map[Port]bool {
+func (b *build) groups(set *setAnswer, is6 bool, servers []Row) map[Port]bool {
+	v := b.in.vip
 	grouped := make(map[Port]bool)
 	for _, g := range vipGroups(v) {
 		mark := b.marks[g.name]
 		found, members := false, servers
-		for _, p := range ports {
+		for _, p := range b.ports {
 			if grouped[p.Port] || g.ports != nil && !slices.Contains(g.ports, p.Port) {
 				continue
 			}
@@ -251,12 +435,15 @@ func (b *build) groups(v *VIP, is6 bool, ports []vipPort, servers []Row) map[Por
 			grouped[p.Port], found = true, true
 			for _, a := range v.Addresses {
 				if a.Is6() == is6 {
-					b.Marks[MarkedPort{Address: a, Port: p.Port}] = mark
+					if set.marks == nil {
+						set.marks = make(map[MarkedPort]uint32)
+					}
+					set.marks[MarkedPort{Address: a, Port: p.Port}] = mark
 				}
 			}
 		}
 		if found {
-			b.Table = append(b.Table, Service{VirtualService: virtualService(v, MarkKey(mark, is6)), VIP: v.Name, Servers: members})
+			set.parts = append(set.parts, Table{{VirtualService: virtualService(v, MarkKey(mark, is6)), VIP: v.Name, Servers: members}})
 		}
 	}
 	return grouped

@@ -41,10 +41,19 @@ func readyPod(name string, addresses ...string) Pod {
 
 func with(p Pod, edit func(*Pod)) Pod { edit(&p); return p }
 
+// refs are pods as a Cluster holds them.
+func refs(pods ...Pod) []*Pod {
+	all := make([]*Pod, len(pods))
+	for i := range pods {
+		all[i] = &pods[i]
+	}
+	return all
+}
+
 // testCluster answers testVIP's queries.
 func testCluster(tcp map[string]string, pods ...Pod) *Cluster {
 	return &Cluster{
-		Pods:       map[PodQuery][]Pod{{Namespace: "ingress-nginx", Selector: "app=nginx"}: pods},
+		Pods:       map[PodQuery][]*Pod{{Namespace: "ingress-nginx", Selector: "app=nginx"}: refs(pods...)},
 		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: true, Data: tcp}},
 	}
 }
@@ -191,7 +200,7 @@ func TestDesired(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := desired(&Config{VIPs: []VIP{tt.vip}}, tt.cluster, memory{Working: tt.before}, testTime)
-			if diff := cmp.Diff(tt.want, got.Table.text()); diff != "" {
+			if diff := cmp.Diff(tt.want, got.Parts.table().text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}
 			if len(got.Warnings) != len(tt.warnings) {
@@ -217,7 +226,7 @@ func TestDesiredReasons(t *testing.T) {
 		with(readyPod("d", "10.1.0.3"), func(p *Pod) { p.Terminating = true }))
 	v := testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.9"), 1}} })
 	var got []string
-	for _, r := range desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Table[0].Servers {
+	for _, r := range desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Parts.table()[0].Servers {
 		got = append(got, r.Name()+": "+r.Why)
 	}
 	want := []string{
@@ -241,9 +250,9 @@ func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 		VirtualService: VirtualService{ServiceKey: ServiceKey{Address: addr("10.0.0.1"), Protocol: TCP, Port: 9000}, Scheduler: "wlc"},
 		Servers:        []Row{{RealServer: RealServer{Address: addr("10.1.0.7"), Forward: DirectRoute, Weight: 1}}},
 	}}
-	s := settle(w, have, nil, testTime)
+	s := settle(&w, split(have), testTime)
 	want := "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.1:9000/tcp wlc: 10.1.0.1=1 10.1.0.7=0\n"
-	if diff := cmp.Diff(want, s.Table.text()); diff != "" {
+	if diff := cmp.Diff(want, s.Parts.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }

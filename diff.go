@@ -23,23 +23,20 @@ const (
 	delService               // IPVS_CMD_DEL_SERVICE, its real servers with it
 )
 
-// op is one change to the kernel's table.
+// op is one change to the kernel's table. What it points to stands in a table
+// and is never written to: thousands of operations are made in one turn.
 type op struct {
 	Kind       opKind
-	VIP        string         // name of the [[vip]], "" when it is configured no more
-	Service    VirtualService // whole for newService and setService, else its key
-	WasService VirtualService // for setService: what the kernel had
-	Server     RealServer     // for the *Server kinds
-	WasServer  RealServer     // for setServer and delServer: what the kernel had
+	VIP        string          // name of the [[vip]], "" when it is configured no more
+	Service    *VirtualService // whole for newService and setService; for the others its key counts
+	WasService *VirtualService // for setService: what the kernel had
+	Server     *RealServer     // for the *Server kinds
+	WasServer  *RealServer     // for setServer and delServer: what the kernel had
 	Why        string
 }
 
 // quiesces reports whether o stops new connections to its real server.
 func (o op) quiesces() bool { return o.Kind == setServer && o.Server.Weight == 0 }
-
-// breaks reports whether o takes capacity away, and so has to wait for what
-// adds some.
-func (o op) breaks() bool { return o.Kind >= delServer || o.quiesces() }
 
 // Subject names the object of o as error messages do: "vip edge
 // 10.0.0.1:80/tcp: add real server 10.0.0.5".
@@ -80,13 +77,13 @@ func (o op) String() string {
 	case newService:
 		sign, change = "+", "scheduler "+o.Service.Scheduler
 	case setService:
-		sign, change = "~", serviceChange(o.WasService, o.Service)
+		sign, change = "~", serviceChange(*o.WasService, *o.Service)
 	case delService:
 		sign = "-"
 	case newServer:
 		sign, change = "+", fmt.Sprintf("weight %d", o.Server.Weight)
 	case setServer:
-		sign, change = "~", serverChange(o.WasServer, o.Server)
+		sign, change = "~", serverChange(*o.WasServer, *o.Server)
 	case delServer:
 		sign = "-"
 	}
@@ -155,51 +152,173 @@ func (c changes) String() string { return string(c) }
 // real servers or services change at once, additions come first and removals
 // last, so that a service is never emptier in between than in both tables.
 func diff(want, have Table) []op {
-	var phases [numPhases][]op
-	add := func(o op) { phases[o.phase()] = append(phases[o.phase()], o) }
+	var d differ
+	d.services(want, have)
+	return slices.Concat(d.phases[:]...)
+}
+
+// diffParts is diff for tables in parts. A part that is the same memory in both
+// costs nothing.
+func diffParts(want, have parts) phases {
+	var d differ
+	for w, h := range merged(want, have, comparePart) {
+		switch {
+		case w == nil:
+			d.services(nil, h.Services)
+		case h == nil:
+			d.services(w.Services, nil)
+		case !same(w.Services, h.Services):
+			d.services(w.Services, h.Services)
+		}
+	}
+	return d.phases
+}
+
+// phases are operations in the order of execution, cut where what one kind
+// depends on may have been refused to another. They stay apart because tens of
+// thousands of operations are dear to copy.
+type phases [numPhases][]op
+
+const (
+	// numPhases is one phase for each kind and one for quiescing.
+	numPhases = int(delService) + 2
+
+	// firstBreak is the first phase that takes capacity away, and so has to wait
+	// for those that add some.
+	firstBreak = int(setServer) + 1
+)
+
+// all passes every operation to yield.
+func (p *phases) all(yield func(*op) bool) {
+	for i := range p {
+		for j := range p[i] {
+			if !yield(&p[i][j]) {
+				return
+			}
+		}
+	}
+}
+
+// len counts the operations.
+func (p *phases) len() int {
+	n := 0
+	for i := range p {
+		n += len(p[i])
+	}
+	return n
+}
+
+// without returns the operations but for those of which not holds.
+func (p *phases) without(not func(*op) bool) phases {
+	var some phases
+	for i := range p {
+		for j := range p[i] {
+			if o := &p[i][j]; !not(o) {
+				some[i] = append(some[i], *o)
+			}
+		}
+	}
+	return some
+}
+
+// phaseOf is the place in a batch of an operation of kind k: that of its kind,
+// but for quiescing, which comes between editing and removing.
+func phaseOf(k opKind, quiesces bool) int {
+	if quiesces || k > setServer {
+		return int(k) + 1
+	}
+	return int(k)
+}
+
+// differ is diff at work.
+type differ struct {
+	phases phases
+	// Services that share their real servers change the same way: the last
+	// answer is at hand for the next service.
+	want, have []Row
+	leaving    []leaving
+	changes    []rowChange
+	left       int // services of the part from the present one on
+}
+
+// rowChange is an operation on a real server, of whatever service.
+type rowChange struct {
+	kind     opKind
+	quiesces bool
+	now, was *RealServer
+	why      string
+}
+
+func (c *rowChange) phase() int { return phaseOf(c.kind, c.quiesces) }
+
+// services adds what turns the services have into want.
+func (d *differ) services(want, have Table) {
+	d.left = len(want)
 	for w, h := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
 		switch {
 		case h == nil:
-			add(op{Kind: newService, VIP: w.VIP, Service: w.VirtualService, Why: "new virtual service"})
-			diffServers(add, w, nil)
+			d.add(newService, op{VIP: w.VIP, Service: &w.VirtualService, Why: "new virtual service"})
+			d.servers(w, nil)
 		case w == nil:
-			add(op{Kind: delService, VIP: h.VIP, Service: VirtualService{ServiceKey: h.ServiceKey}, WasService: h.VirtualService})
+			d.add(delService, op{VIP: h.VIP, Service: &h.VirtualService, WasService: &h.VirtualService, Why: noService})
 		default:
 			if w.VirtualService != h.VirtualService {
-				add(op{Kind: setService, VIP: w.VIP, Service: w.VirtualService, WasService: h.VirtualService, Why: "configuration"})
+				d.add(setService, op{VIP: w.VIP, Service: &w.VirtualService, WasService: &h.VirtualService, Why: "configuration"})
 			}
-			diffServers(add, w, h.Servers)
+			d.servers(w, h.Servers)
+		}
+		if w != nil {
+			d.left--
 		}
 	}
-	return slices.Concat(phases[:]...)
 }
 
-// numPhases is one phase for each kind and one for quiescing.
-const numPhases = int(delService) + 2
-
-// phase is the place of o in a batch: that of its kind, but for quiescing,
-// which comes between editing and removing.
-func (o op) phase() int {
-	if o.quiesces() || o.Kind > setServer {
-		return int(o.Kind) + 1
-	}
-	return int(o.Kind)
+// add appends an operation on a service to its phase.
+func (d *differ) add(kind opKind, o op) {
+	o.Kind = kind
+	phase := &d.phases[phaseOf(kind, false)]
+	*phase = append(*phase, o)
 }
 
-// diffServers adds what turns the real servers have into those of w.
-func diffServers(add func(op), w *Service, have []Row) {
-	if len(w.Servers) == len(have) && len(have) > 0 && &w.Servers[0] == &have[0] {
+// servers adds what turns the real servers have into those of w.
+func (d *differ) servers(w *Service, have []Row) {
+	if same(w.Servers, have) {
 		return // the very rows that were applied last
 	}
-	key := VirtualService{ServiceKey: w.ServiceKey}
-	for n, o := range merged(w.Servers, have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
+	if !same(w.Servers, d.want) || !same(have, d.have) || !same(w.Leaving, d.leaving) {
+		d.want, d.have, d.leaving = w.Servers, have, w.Leaving
+		d.compare()
+		// Most likely the other services of the part change the same way.
+		var more [numPhases]int
+		for i := range d.changes {
+			more[d.changes[i].phase()] += d.left
+		}
+		for i, n := range more {
+			d.phases[i] = slices.Grow(d.phases[i], n)
+		}
+	}
+	for i := range d.changes {
+		c := &d.changes[i]
+		phase := &d.phases[c.phase()]
+		*phase = append(*phase, op{Kind: c.kind, VIP: w.VIP, Service: &w.VirtualService, Server: c.now, WasServer: c.was, Why: c.why})
+	}
+}
+
+// compare lists what turns the real servers d.have into d.want.
+func (d *differ) compare() {
+	d.changes = d.changes[:0]
+	for n, o := range merged(d.want, d.have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
 		switch {
 		case o == nil:
-			add(op{Kind: newServer, VIP: w.VIP, Service: key, Server: n.RealServer, Why: n.Why})
+			d.changes = append(d.changes, rowChange{kind: newServer, now: &n.RealServer, why: n.Why})
 		case n == nil:
-			add(op{Kind: delServer, VIP: w.VIP, Service: key, Server: o.RealServer, WasServer: o.RealServer, Why: o.Why})
+			why := o.Why
+			if l := findLeaving(d.leaving, o.RealServer); l != nil {
+				why = l.Why
+			}
+			d.changes = append(d.changes, rowChange{kind: delServer, now: &o.RealServer, was: &o.RealServer, why: why})
 		case n.RealServer != o.RealServer:
-			add(op{Kind: setServer, VIP: w.VIP, Service: key, Server: n.RealServer, WasServer: o.RealServer, Why: n.Why})
+			d.changes = append(d.changes, rowChange{kind: setServer, quiesces: n.Weight == 0, now: &n.RealServer, was: &o.RealServer, why: n.Why})
 		}
 	}
 }

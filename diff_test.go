@@ -39,7 +39,7 @@ func TestDiff(t *testing.T) {
 				"+ 10.0.0.1:80/tcp → 10.1.0.3  weight 1",
 				"~ 10.0.0.1:80/tcp → 10.1.0.1  weight 2 → 1",
 				"- 10.0.0.1:80/tcp → 10.1.0.2",
-				"- 10.0.0.1:443/tcp",
+				"- 10.0.0.1:443/tcp  (port no longer wanted)",
 			},
 		},
 		{

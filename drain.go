@@ -2,13 +2,14 @@
 // it any more or its deadline has passed.
 //
 // reconcile.go calls settle between desired and diff. Pure: what the kernel has
-// and counts, the time and the deadlines so far come in; the table to reach and
-// the new deadlines go out.
+// and counts, who is leaving since when and the time come in; the table to
+// reach, with who is leaving, goes out. Nothing that comes in is written to.
 
 package main
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -27,6 +28,32 @@ type drain struct {
 	Idle     bool      // quiesced, and counted without connections since
 }
 
+// leaving is a real server of a service that is on its way out.
+type leaving struct {
+	Address netip.Addr
+	Port    uint16
+	drain
+	// Gone: it is removed now. The entry stands until settle looks at the service
+	// again: should the kernel refuse the removal, its deadline is still known.
+	Gone bool
+	Why  string // it leaves, or is removed
+}
+
+// findLeaving returns the entry for r, nil when it is not leaving.
+func findLeaving(all []leaving, r RealServer) *leaving {
+	for i := range all {
+		if all[i].Address == r.Address && all[i].Port == r.Port {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+// draining reports whether any of s's real servers is still to be waited for.
+func (s *Service) draining() bool {
+	return slices.ContainsFunc(s.Leaving, func(l leaving) bool { return !l.Gone })
+}
+
 // Why something leaves that the inputs no longer mention.
 const (
 	noPod     = "no pod or static entry left"
@@ -35,49 +62,119 @@ const (
 
 // settled is settle's answer.
 type settled struct {
-	Table  Table
-	Drains map[rowID]drain
-	// Reasons are why rows and services leave the table, for the log.
-	Removed   map[rowID]string
-	Withdrawn map[ServiceKey]string
+	Parts parts
 	// Next is the earliest deadline, zero when there is none.
 	Next time.Time
 }
 
 // settle turns what is wanted into what the kernel's table should be right
-// now. have is the kernel's table as far as it is ours.
-func settle(w wanted, have Table, drains map[rowID]drain, now time.Time) settled {
-	s := settled{
-		Drains:    make(map[rowID]drain),
-		Removed:   make(map[rowID]string),
-		Withdrawn: make(map[ServiceKey]string),
-	}
-	for want, has := range merged(w.Table, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+// now. have is the kernel's table as far as it is ours, with who is leaving.
+func settle(w *wanted, have parts, now time.Time) settled {
+	s := settling{wanted: w, now: now}
+	var done settled
+	for want, has := range merged(w.Parts, have, comparePart) {
+		var p part
 		switch {
-		case want != nil && has == nil:
-			service := *want
-			service.Servers = withoutQuiesced(want.Servers)
-			s.Table = append(s.Table, service)
+		case want != nil && has != nil && w.settledAlready(want, has, now):
+			p = *has
+		case want != nil && has != nil:
+			p = s.part(want.Services, has.Services)
 		case want != nil:
-			service := *want
-			service.Servers = s.servers(want.Servers, *has, noPod, w.policy(has.ServiceKey), drains, now)
-			s.Table = append(s.Table, service)
+			p = s.part(want.Services, nil)
 		default:
-			h, held := w.heldFor(has.ServiceKey)
-			switch {
-			case held && h.Servers == nil:
-				s.keep(*has, drains)
-			case held:
-				service := *has
-				service.VIP = w.Owners.of(has.ServiceKey).Name
-				service.Servers = s.servers(h.Servers, *has, noPod, w.policy(has.ServiceKey), drains, now)
-				s.Table = append(s.Table, service)
-			default:
-				s.withdraw(*has, w.policy(has.ServiceKey), drains, now)
-			}
+			p = s.part(nil, has.Services)
+		}
+		if len(p.Services) > 0 {
+			done.Parts = append(done.Parts, p)
+			done.Next = earlier(done.Next, p.Next)
 		}
 	}
-	return s
+	return done
+}
+
+// settledAlready reports whether has was made from want, and nothing has become
+// due since.
+func (w *wanted) settledAlready(want, has *part, now time.Time) bool {
+	if !same(want.Services, has.From) || !has.Next.IsZero() && !now.Before(has.Next) {
+		return false
+	}
+	_, held := w.heldFor(has.Services[0].ServiceKey)
+	return !held
+}
+
+// earlier is the earlier of two times, of which zero means never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// settling is settle at work.
+type settling struct {
+	*wanted
+	now time.Time
+	// Services that have the same real servers lose them the same way, and go on
+	// sharing them: the last few answers are at hand for the next service.
+	answers [4]exitAnswer
+	newest  int
+	timeout time.Duration // to drain, of the part's VIP
+}
+
+// part settles the services of one part; either side may be empty.
+func (s *settling) part(want, have Table) part {
+	// The wanted table itself will often do. It is copied when the first
+	// service differs.
+	p := part{Services: want, From: want}
+	if len(want) > 0 {
+		s.timeout = s.policy(want[0].ServiceKey).Timeout
+	} else {
+		s.timeout = s.policy(have[0].ServiceKey).Timeout
+	}
+	copied := false
+	differ := func(i int) {
+		if !copied {
+			p.Services = append(make(Table, 0, len(want)+1), want[:i]...)
+			copied = true
+		}
+	}
+	i := 0 // of want
+	for w, has := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+		var service Service
+		switch {
+		case w != nil && has == nil:
+			service = *w
+			s.leave(&service, w.Servers, &Service{}, noPod, &p.Next)
+		case w != nil:
+			service = *w
+			s.leave(&service, w.Servers, has, noPod, &p.Next)
+		default:
+			differ(i)
+			if h, held := s.heldFor(has.ServiceKey); held && h.Servers == nil {
+				service = *has // exactly as the kernel has it
+			} else if held {
+				service = *has
+				service.VIP = s.Owners.of(has.ServiceKey).Name
+				s.leave(&service, h.Servers, has, noPod, &p.Next)
+			} else {
+				service = *has
+				s.leave(&service, nil, has, noService, &p.Next)
+				if len(service.Servers) == 0 {
+					continue // the whole service goes, its real servers have drained
+				}
+			}
+		}
+		if w != nil {
+			if !same(service.Servers, w.Servers) || len(service.Leaving) > 0 {
+				differ(i)
+			}
+			i++
+		}
+		if copied {
+			p.Services = append(p.Services, service)
+		}
+	}
+	return p
 }
 
 // policy is how real servers leave a service; that of a VIP which is configured
@@ -91,6 +188,9 @@ func (w *wanted) policy(k ServiceKey) Drain {
 
 // heldFor is what is known of the set that k belongs to, if that is too little.
 func (w *wanted) heldFor(k ServiceKey) (hold, bool) {
+	if len(w.Hold) == 0 {
+		return hold{}, false
+	}
 	v := w.Owners.of(k)
 	if v == nil {
 		return hold{}, false
@@ -99,109 +199,127 @@ func (w *wanted) heldFor(k ServiceKey) (hold, bool) {
 	return h, held
 }
 
-// keep leaves a service exactly as the kernel has it.
-func (s *settled) keep(has Service, drains map[rowID]drain) {
-	s.Table = append(s.Table, has)
-	for _, r := range has.Servers {
-		if d, draining := drains[rowOf(has.ServiceKey, r.RealServer)]; draining {
-			s.Drains[rowOf(has.ServiceKey, r.RealServer)] = d
+// exit is all that decides how the real servers of a service leave it, the time
+// apart. Slices stand for themselves, not for their content.
+type exit struct {
+	want    []Row
+	have    []Row
+	leaving []leaving
+	why     string        // for a row that is not wanted at all
+	timeout time.Duration // to drain
+	// atOnce: nothing is gained by quiescing first.
+	atOnce bool
+}
+
+func (e *exit) same(o *exit) bool {
+	return same(e.want, o.want) && same(e.have, o.have) && same(e.leaving, o.leaving) &&
+		e.why == o.why && e.timeout == o.timeout && e.atOnce == o.atOnce
+}
+
+// exitAnswer is what exit.settle makes of it.
+type exitAnswer struct {
+	exit    exit
+	rows    []Row
+	leaving []leaving
+	next    time.Time // the earliest deadline
+}
+
+// leave gives service, which the kernel has as has, the wanted real servers and
+// those that are leaving.
+func (s *settling) leave(service *Service, want []Row, has *Service, why string, next *time.Time) {
+	q := exit{
+		want: want, have: has.Servers, leaving: has.Leaving, why: why, timeout: s.timeout,
+		// A quiesced UDP real server keeps its flows for as long as clients send,
+		// so quiescing would not move them: it goes at once. So it does with dh,
+		// which sends a VIP's clients to one real server and, while that one is
+		// quiesced, refuses them all (ip_vs_dh_schedule). Which of two schedulers
+		// comes first, when they are exchanged in this turn, is not known.
+		atOnce: has.Protocol == UDP || has.Scheduler == "dh" || service.Scheduler == "dh",
+	}
+	a := s.answer(&q)
+	service.Servers, service.Leaving = a.rows, a.leaving
+	if !a.next.IsZero() {
+		*next = earlier(*next, a.next)
+	}
+}
+
+// answer answers q, from what is at hand if it can.
+func (s *settling) answer(q *exit) *exitAnswer {
+	for i := range s.answers { // the newest first: mostly it is the same again
+		if a := &s.answers[(s.newest+i)%len(s.answers)]; a.exit.same(q) {
+			return a
 		}
 	}
+	s.newest = (s.newest + len(s.answers) - 1) % len(s.answers)
+	a := &s.answers[s.newest]
+	*a = q.settle(s.now)
+	return a
 }
 
-// withdraw takes a whole service away, once its real servers have drained.
-func (s *settled) withdraw(has Service, policy Drain, drains map[rowID]drain, now time.Time) {
-	service := has
-	service.Servers = s.servers(nil, has, noService, policy, drains, now)
-	if len(service.Servers) == 0 {
-		s.Withdrawn[has.ServiceKey] = noService
-		return
-	}
-	s.Table = append(s.Table, service)
-}
-
-// withoutQuiesced drops rows of weight 0: a real server that would get no
-// connection is not added in the first place.
-func withoutQuiesced(rows []Row) []Row {
-	for i := range rows {
-		if rows[i].Weight == 0 {
-			in := make([]Row, 0, len(rows)-1)
-			for _, r := range rows {
-				if r.Weight > 0 {
-					in = append(in, r)
-				}
-			}
-			return in
-		}
-	}
-	return rows
-}
-
-// servers merges the wanted rows of one service with those the kernel has; why
-// is the reason for a row that is not wanted at all. It returns want itself when
-// nothing is on its way out.
-func (s *settled) servers(want []Row, has Service, why string, policy Drain, drains map[rowID]drain, now time.Time) []Row {
-	leaving := len(want) != len(has.Servers)
-	for i := range want {
-		if leaving = leaving || want[i].Weight == 0 || !want[i].SameServer(has.Servers[i].RealServer); leaving {
+// settle merges the wanted rows with those the kernel has. A wanted real server
+// of weight 0 that the kernel has not is left out: it would get no connection.
+// The rows are the wanted ones themselves when nothing is on its way out.
+func (e *exit) settle(now time.Time) exitAnswer {
+	leaves := len(e.want) != len(e.have)
+	for i := range e.want {
+		if leaves = leaves || e.want[i].Weight == 0 || !e.want[i].SameServer(e.have[i].RealServer); leaves {
 			break
 		}
 	}
-	if !leaving {
-		return want
+	if !leaves {
+		return exitAnswer{exit: *e, rows: e.want}
 	}
-	rows := make([]Row, 0, max(len(want), len(has.Servers)))
-	for n, o := range merged(want, has.Servers, func(a, b Row) int { return a.Compare(b.RealServer) }) {
+	a := exitAnswer{exit: *e, rows: make([]Row, 0, max(len(e.want), len(e.have)))}
+	for n, o := range merged(e.want, e.have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
 		switch {
 		case n != nil && n.Weight > 0:
-			rows = append(rows, *n)
+			a.rows = append(a.rows, *n)
 		case o != nil:
-			reason := why
+			why := e.why
 			if n != nil {
-				reason = n.Why
+				why = n.Why
 			}
-			if row, stays := s.leave(has.ServiceKey, has.Scheduler, *o, reason, policy, drains, now); stays {
-				rows = append(rows, row)
+			l := e.leave(o.RealServer, why, now)
+			a.leaving = append(a.leaving, l)
+			if !l.Gone {
+				row := *o
+				row.Weight = 0
+				row.Why = why + ", draining"
+				a.rows = append(a.rows, row)
+				a.next = earlier(a.next, l.Deadline)
 			}
 		}
 	}
-	return rows
+	if len(a.leaving) == 0 && len(a.rows) == len(e.want) {
+		a.rows = e.want
+	}
+	return a
 }
 
-// leave decides on one real server that must get no new connections: whether
-// it stays at weight 0 for now.
-func (s *settled) leave(k ServiceKey, scheduler string, has Row, why string, policy Drain, drains map[rowID]drain, now time.Time) (Row, bool) {
-	id := rowOf(k, has.RealServer)
-	// A quiesced UDP real server keeps its flows for as long as clients send,
-	// so quiescing would not move them: it goes at once. So it does with dh,
-	// which sends a VIP's clients to one real server and, while that one is
-	// quiesced, refuses them all (ip_vs_dh_schedule).
-	if k.Protocol == UDP || scheduler == "dh" {
-		s.Removed[id] = why
-		return Row{}, false
+// leave decides on one real server that must get no new connections.
+func (e *exit) leave(has RealServer, why string, now time.Time) leaving {
+	l := leaving{Address: has.Address, Port: has.Port, Why: why}
+	if e.atOnce {
+		l.Gone = true
+		return l
 	}
-	d, draining := drains[id]
+	before := findLeaving(e.leaving, has)
+	if before != nil {
+		l.drain = before.drain
+	}
 	// The time to drain begins when the kernel has quiesced the real server, not
 	// when somebody wished it. A deadline further away than the policy allows
 	// was set under an older configuration or another clock.
-	if latest := now.Add(policy.Timeout); !draining || has.Weight > 0 || d.Deadline.After(latest) {
-		d.Deadline = latest
+	if latest := now.Add(e.timeout); before == nil || l.Deadline.IsZero() || has.Weight > 0 || l.Deadline.After(latest) {
+		l.Deadline = latest
 	}
-	s.Drains[id] = d // noted until the kernel has carried the removal out
 	switch {
-	case !now.Before(d.Deadline):
-		s.Removed[id] = why + ", drain deadline"
-		return Row{}, false
-	case d.Idle && has.Weight == 0:
-		s.Removed[id] = why + ", no connections left"
-		return Row{}, false
+	case !now.Before(l.Deadline):
+		l.Gone, l.Why = true, why+", drain deadline"
+	case l.Idle && has.Weight == 0:
+		l.Gone, l.Why = true, why+", no connections left"
+	default:
+		l.Idle = false
 	}
-	d.Idle = false
-	s.Drains[id] = d
-	if s.Next.IsZero() || d.Deadline.Before(s.Next) {
-		s.Next = d.Deadline
-	}
-	has.Weight = 0
-	has.Why = why + ", draining"
-	return has, true
+	return l
 }

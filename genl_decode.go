@@ -115,10 +115,13 @@ type Traffic struct {
 	InBytesPerS  uint64 `json:"in_bytes_per_sec"`
 }
 
-// traffic reads a nested statistics attribute.
-func traffic(b []byte) (Traffic, error) {
-	var t Traffic
-	a := attrs{rest: b}
+// traffic reads the current attribute, nested statistics, into t unless that is
+// nil.
+func (outer *attrs) traffic(t *Traffic) {
+	if t == nil {
+		return
+	}
+	a := attrs{rest: outer.data}
 	for a.next() {
 		switch a.typ {
 		case statsAttrConns:
@@ -135,7 +138,9 @@ func traffic(b []byte) (Traffic, error) {
 			t.InBytesPerS = a.u64()
 		}
 	}
-	return t, a.err
+	if a.err != nil {
+		outer.err = a.err
+	}
 }
 
 // nested finds the attribute of type want at the top level of a message body.
@@ -152,18 +157,18 @@ func nested(body []byte, want uint16) ([]byte, error) {
 	return nil, fmt.Errorf("attribute %d is missing: %w", want, errTruncated)
 }
 
-// decodeService reads one message of an IPVS_CMD_GET_SERVICE dump.
-func decodeService(body []byte) (VirtualService, Traffic, error) {
+// decodeService reads one message of an IPVS_CMD_GET_SERVICE dump into v, and
+// its counters into t unless that is nil.
+func decodeService(body []byte, v *VirtualService, t *Traffic) error {
+	*v = VirtualService{}
 	var (
-		v      VirtualService
-		t      Traffic
 		family uint16
 		addr   []byte
 		mask   [4]byte
 	)
 	svc, err := nested(body, cmdAttrService)
 	if err != nil {
-		return v, t, fmt.Errorf("service: %w", err)
+		return fmt.Errorf("service: %w", err)
 	}
 	a := attrs{rest: svc}
 	for a.next() {
@@ -189,25 +194,23 @@ func decodeService(body []byte) (VirtualService, Traffic, error) {
 		case svcAttrNetmask:
 			mask = [4]byte(a.sized(4))
 		case svcAttrStats64:
-			if t, err = traffic(a.data); err != nil && a.err == nil {
-				a.err = err
-			}
+			a.traffic(t)
 		}
 	}
 	if a.err != nil {
-		return v, t, fmt.Errorf("service: %w", a.err)
+		return fmt.Errorf("service: %w", a.err)
 	}
 	if v.Mark != 0 && (family == unix.AF_INET || family == unix.AF_INET6) {
 		v.ServiceKey = MarkKey(v.Mark, family == unix.AF_INET6)
 		v.Netmask = prefixBits(mask, family)
-		return v, t, nil
+		return nil
 	}
 	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
-		return v, t, fmt.Errorf("service: no address of a known family (%d): %w", family, errTruncated)
+		return fmt.Errorf("service: no address of a known family (%d): %w", family, errTruncated)
 	}
 	v.Address = inetAddr(addr, family)
 	v.Netmask = prefixBits(mask, family)
-	return v, t, nil
+	return nil
 }
 
 // oddNetmask stands for a netmask that no prefix length describes. Another
@@ -244,16 +247,21 @@ type KernelServer struct {
 	Traffic     Traffic
 }
 
-// decodeServer reads one message of an IPVS_CMD_GET_DEST dump for service k.
-func decodeServer(body []byte, k ServiceKey) (KernelServer, error) {
+// decodeServer reads one message of an IPVS_CMD_GET_DEST dump for service k
+// into s. Without counters s.Traffic stays zero: reading it is half the work.
+func decodeServer(body []byte, k *ServiceKey, s *KernelServer, counters bool) error {
+	*s = KernelServer{}
 	var (
-		s      KernelServer
+		t      *Traffic
 		addr   []byte
 		family = addressFamily(k.Address) // kernels before 3.18 do not say
 	)
+	if counters {
+		t = &s.Traffic
+	}
 	dest, err := nested(body, cmdAttrDest)
 	if err != nil {
-		return s, fmt.Errorf("service %s: real server: %w", k, err)
+		return fmt.Errorf("service %s: real server: %w", k, err)
 	}
 	a := attrs{rest: dest}
 	for a.next() {
@@ -287,19 +295,17 @@ func decodeServer(body []byte, k ServiceKey) (KernelServer, error) {
 		case destAttrPersistConns:
 			s.Connections.Persistent = a.u32()
 		case destAttrStats64:
-			if s.Traffic, err = traffic(a.data); err != nil && a.err == nil {
-				a.err = err
-			}
+			a.traffic(t)
 		}
 	}
 	if a.err != nil {
-		return s, fmt.Errorf("service %s: real server: %w", k, a.err)
+		return fmt.Errorf("service %s: real server: %w", k, a.err)
 	}
 	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
-		return s, fmt.Errorf("service %s: real server: no address of a known family (%d): %w", k, family, errTruncated)
+		return fmt.Errorf("service %s: real server: no address of a known family (%d): %w", k, family, errTruncated)
 	}
 	s.Address = inetAddr(addr, family)
-	return s, nil
+	return nil
 }
 
 // decodeTimeouts reads the answer to IPVS_CMD_GET_CONFIG.

@@ -42,7 +42,11 @@ const serviceDump = `
 	0c000900 0300000000000000`
 
 func TestDecodeService(t *testing.T) {
-	got, traffic, err := decodeService(unhex(t, serviceDump))
+	var (
+		got     VirtualService
+		traffic Traffic
+	)
+	err := decodeService(unhex(t, serviceDump), &got, &traffic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +64,8 @@ func TestDecodeService(t *testing.T) {
 }
 
 func TestDecodeMarkService(t *testing.T) {
-	got, _, err := decodeService(unhex(t, "1c000180 06000100 0a000000 08000500 2a000000 08000900 40000000"))
+	var got VirtualService
+	err := decodeService(unhex(t, "1c000180 06000100 0a000000 08000500 2a000000 08000900 40000000"), &got, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +86,8 @@ func TestServiceAndServerRoundTrip(t *testing.T) {
 	} {
 		e := encoder{}
 		e.service(v)
-		got, _, err := decodeService(e.buf)
+		var got VirtualService
+		err := decodeService(e.buf, &got, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +101,8 @@ func TestServiceAndServerRoundTrip(t *testing.T) {
 		} {
 			e := encoder{}
 			e.server(v.ServiceKey, r, true)
-			got, err := decodeServer(e.buf, v.ServiceKey)
+			var got KernelServer
+			err := decodeServer(e.buf, &v.ServiceKey, &got, true)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -187,8 +194,13 @@ func FuzzNextReply(f *testing.F) {
 				t.Fatal("no progress")
 			}
 			b = rest
-			_, _, _ = decodeService(r.body)
-			_, _ = decodeServer(r.body, k)
+			var (
+				v VirtualService
+				c Traffic
+				s KernelServer
+			)
+			_ = decodeService(r.body, &v, &c)
+			_ = decodeServer(r.body, &k, &s, true)
 			_, _ = decodeTimeouts(r.body)
 			_, _ = decodeInfo(r.body)
 			_, _ = decodeDaemon(r.body)
@@ -203,14 +215,13 @@ func FuzzDecodeServer(f *testing.F) {
 	e.server(k, RealServer{Address: k.Address, Forward: DirectRoute, Weight: 3}, true)
 	f.Add(e.buf)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := decodeServer(b, k)
-		if err != nil {
+		var s, again KernelServer
+		if err := decodeServer(b, &k, &s, true); err != nil {
 			return
 		}
 		e := encoder{}
 		e.server(k, s.RealServer, true)
-		again, err := decodeServer(e.buf, k)
-		if err != nil || again.RealServer != s.RealServer {
+		if err := decodeServer(e.buf, &k, &again, false); err != nil || again.RealServer != s.RealServer {
 			t.Fatalf("%v became %v (%v)", s.RealServer, again.RealServer, err)
 		}
 	})

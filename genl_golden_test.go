@@ -76,12 +76,12 @@ func key(text string) ServiceKey {
 
 func serviceOp(kind opKind, k string, v VirtualService) op {
 	v.ServiceKey = key(k)
-	return op{Kind: kind, Service: v}
+	return op{Kind: kind, Service: &v}
 }
 
 func serverOp(kind opKind, k, address string, r RealServer) op {
 	r.Address = netip.MustParseAddr(address)
-	return op{Kind: kind, Service: VirtualService{ServiceKey: key(k)}, Server: r}
+	return op{Kind: kind, Service: &VirtualService{ServiceKey: key(k)}, Server: &r}
 }
 
 // goldenIntents says in our types what the command of each golden case asks for:
@@ -415,7 +415,7 @@ func encodeIntent(t *testing.T, intent any, last bool) []byte {
 		if last {
 			flags = unix.NLM_F_ACK
 		}
-		e.op(v, flags, 0)
+		e.op(&v, flags, 0)
 	case Timeouts:
 		e.timeouts(v, 0)
 	case SyncDaemon:

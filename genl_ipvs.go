@@ -284,7 +284,7 @@ func (e *encoder) server(k ServiceKey, r RealServer, whole bool) {
 }
 
 // op appends the message for one operation.
-func (e *encoder) op(o op, flags uint16, seq uint32) {
+func (e *encoder) op(o *op, flags uint16, seq uint32) {
 	switch o.Kind {
 	case newService, setService:
 		cmd := uint8(cmdNewService)
@@ -292,7 +292,7 @@ func (e *encoder) op(o op, flags uint16, seq uint32) {
 			cmd = cmdSetService
 		}
 		e.begin(cmd, flags, seq)
-		e.service(o.Service)
+		e.service(*o.Service)
 	case delService:
 		e.begin(cmdDelService, flags, seq)
 		e.serviceKey(o.Service.ServiceKey)
@@ -306,7 +306,7 @@ func (e *encoder) op(o op, flags uint16, seq uint32) {
 		}
 		e.begin(cmd, flags, seq)
 		e.serviceKey(o.Service.ServiceKey)
-		e.server(o.Service.ServiceKey, o.Server, o.Kind != delServer)
+		e.server(o.Service.ServiceKey, *o.Server, o.Kind != delServer)
 	}
 	e.end()
 }

@@ -29,7 +29,9 @@ type httpServer struct {
 	loop    *reconciler
 	watch   *clusterWatch
 	configs *latest[Config]
-	started time.Time
+	// reloaded rings after configs has changed; nil where it never does.
+	reloaded <-chan struct{}
+	started  time.Time
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
@@ -88,15 +90,13 @@ func (s *httpServer) untilListenChanges(ctx context.Context, listen string, atMo
 	if atMost > 0 {
 		end = time.After(atMost)
 	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	for s.configs.Get().Listen == listen {
 		select {
 		case <-ctx.Done():
 			return
 		case <-end:
 			return
-		case <-tick.C:
+		case <-s.reloaded:
 		}
 	}
 }
@@ -186,56 +186,47 @@ func (s *httpServer) status() (status, error) {
 		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
 	}
 	st.Warnings = v.Warnings
-	var err error
-	st.Services, err = observe(v.Table)
-	return st, err
-}
-
-// observe reads the counters of table's services from the kernel and adds the
-// reasons that table knows.
-func observe(table Table) ([]serviceStatus, error) {
-	services, err := observeKernel(func(k ServiceKey) bool {
-		_, ours := table.Find(k)
-		return ours
-	})
-	if err != nil {
-		return nil, err
-	}
-	for i := range services {
-		known, _ := table.Find(services[i].Service)
-		services[i].VIP = known.VIP
-		for j := range services[i].Servers {
-			r := &services[i].Servers[j]
+	err := observe(v.Parts, func(s *KernelService, known *Service) {
+		one := newServiceStatus(s)
+		one.VIP = known.VIP
+		for j := range one.Servers {
+			r := &one.Servers[j]
 			for _, row := range known.Servers {
 				if row.Address == r.Address && row.Port == r.Port {
 					r.Why = row.Why
 				}
 			}
 		}
-	}
-	return services, nil
+		st.Services = append(st.Services, one)
+	})
+	return st, err
+}
+
+// observe reads the counters of known services from the kernel, and passes each
+// to visit with what is known of it.
+func observe(known parts, visit func(s *KernelService, known *Service)) error {
+	return observeKernel(
+		func(k ServiceKey) bool { return known.find(k) != nil },
+		func(s *KernelService) { visit(s, known.find(s.ServiceKey)) })
 }
 
 // observeKernel reads services and their counters through a socket of its own.
-func observeKernel(owned func(ServiceKey) bool) ([]serviceStatus, error) {
+func observeKernel(owned func(ServiceKey) bool, visit func(*KernelService)) error {
 	c, err := dialIPVS()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer c.Close()
-	kernel, err := c.Observe(owned)
-	if err != nil {
-		return nil, err
+	return c.Observe(owned, visit)
+}
+
+// newServiceStatus is what the kernel says of a service.
+func newServiceStatus(k *KernelService) serviceStatus {
+	s := serviceStatus{Service: k.ServiceKey, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: make([]serverStatus, 0, len(k.Servers))}
+	for _, r := range k.Servers {
+		s.Servers = append(s.Servers, serverStatus{Address: r.Address, Port: r.Port, Weight: r.Weight, Connections: r.Connections, Traffic: r.Traffic})
 	}
-	all := make([]serviceStatus, 0, len(kernel))
-	for _, k := range kernel {
-		s := serviceStatus{Service: k.ServiceKey, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: []serverStatus{}}
-		for _, r := range k.Servers {
-			s.Servers = append(s.Servers, serverStatus{Address: r.Address, Port: r.Port, Weight: r.Weight, Connections: r.Connections, Traffic: r.Traffic})
-		}
-		all = append(all, s)
-	}
-	return all, nil
+	return s
 }
 
 func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -200,4 +201,48 @@ func TestStatusJSONBeforeTheFirstTurn(t *testing.T) {
 	if !strings.Contains(body, `"services":[]`) {
 		t.Errorf("services is no list: %s", body)
 	}
+}
+
+// A reload moves the listener, and takes it away.
+func TestListenFollowsTheConfiguration(t *testing.T) {
+	free := func() string {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		return ln.Addr().String()
+	}
+	first, second := free(), free()
+	reloaded := make(chan struct{}, 1)
+	server := newBenchServer(newBench(t, testVIP()))
+	server.configs, server.reloaded = newLatest[Config](reloaded), reloaded
+	server.configs.Set(&Config{Listen: first})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Run(t.Context())
+	}()
+	t.Cleanup(func() { <-done })
+	listens := func(address string, want bool) {
+		t.Helper()
+		within(t, 10*time.Second, func() string {
+			c, err := net.DialTimeout("tcp", address, time.Second)
+			if err == nil {
+				c.Close()
+			}
+			if (err == nil) != want {
+				return fmt.Sprintf("listens at %s: %t, want %t", address, err == nil, want)
+			}
+			return ""
+		})
+	}
+	listens(first, true)
+	server.configs.Set(&Config{Listen: second})
+	listens(second, true)
+	listens(first, false)
+	server.configs.Set(&Config{})
+	listens(second, false)
+	server.configs.Set(&Config{Listen: first})
+	listens(first, true)
 }

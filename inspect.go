@@ -98,14 +98,13 @@ func dialable(listen string) string {
 // kernelStatus is what can be known without the controller.
 func kernelStatus(cfg *Config) (status, error) {
 	o := newOwners(cfg)
-	services, err := observeKernel(func(k ServiceKey) bool { return o.of(k) != nil })
-	if err != nil {
-		return status{}, err
-	}
-	for i := range services {
-		services[i].VIP = o.of(services[i].Service).Name
-	}
-	return status{Reason: "the controller does not answer", Services: services}, nil
+	st := status{Reason: "the controller does not answer", Services: []serviceStatus{}}
+	err := observeKernel(func(k ServiceKey) bool { return o.of(k) != nil }, func(k *KernelService) {
+		s := newServiceStatus(k)
+		s.VIP = o.of(k.ServiceKey).Name
+		st.Services = append(st.Services, s)
+	})
+	return st, err
 }
 
 // printStatus writes st for people.
@@ -182,7 +181,7 @@ func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []strin
 		return nil, nil, err
 	}
 	p := loop.plan(cfg, time.Now(), drift{})
-	for _, o := range p.ops {
+	for o := range p.ops.all {
 		changes = append(changes, o.String())
 	}
 	same, err := newMarkTable(loop.log).Check(p.want.Marks)

@@ -212,7 +212,7 @@ func (w *clusterWatch) start(ctx context.Context, streams []*stream, follow func
 // caller holds mu.
 func (w *clusterWatch) forget() {
 	next := Cluster{Pods: maps.Clone(w.snapshot.Pods), ConfigMaps: maps.Clone(w.snapshot.ConfigMaps)}
-	maps.DeleteFunc(next.Pods, func(q PodQuery, _ []Pod) bool { return !w.wanted[streamKey{pods: q}] })
+	maps.DeleteFunc(next.Pods, func(q PodQuery, _ []*Pod) bool { return !w.wanted[streamKey{pods: q}] })
 	maps.DeleteFunc(next.ConfigMaps, func(n ConfigMapName, _ ConfigMap) bool { return !w.wanted[streamKey{configMap: n}] })
 	if len(next.Pods) == len(w.snapshot.Pods) && len(next.ConfigMaps) == len(w.snapshot.ConfigMaps) {
 		return
@@ -244,7 +244,7 @@ func (w *clusterWatch) publish(s *stream, c content) {
 		return
 	}
 	// The maps are small, one entry a stream, and readers hold on to the old.
-	next := Cluster{Pods: map[PodQuery][]Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}}
+	next := Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}}
 	maps.Copy(next.Pods, w.snapshot.Pods)
 	maps.Copy(next.ConfigMaps, w.snapshot.ConfigMaps)
 	if isPods {

@@ -76,8 +76,8 @@ type ip struct {
 }
 
 // pod returns what is kept of o, a Pod.
-func (o *object) pod(q PodQuery, names interner) Pod {
-	p := Pod{
+func (o *object) pod(q PodQuery, names interner) *Pod {
+	p := &Pod{
 		UID:         o.Metadata.UID,
 		Namespace:   names.intern(o.Metadata.Namespace),
 		Name:        o.Metadata.Name,
@@ -166,16 +166,17 @@ func (n interner) intern(s string) string {
 
 // content is everything known for one stream's key.
 type content struct {
-	pods      []Pod // in comparePods order, each once
+	pods      []*Pod // in comparePods order, each once
 	configMap ConfigMap
 }
 
 // equal reports whether nothing that is kept differs.
 func (c content) equal(d content) bool {
-	return slices.EqualFunc(c.pods, d.pods, samePod) && sameConfigMap(c.configMap, d.configMap)
+	same := func(a, b *Pod) bool { return a == b || samePod(a, b) }
+	return slices.EqualFunc(c.pods, d.pods, same) && sameConfigMap(c.configMap, d.configMap)
 }
 
-func samePod(a, b Pod) bool {
+func samePod(a, b *Pod) bool {
 	return a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
 		a.HostNetwork == b.HostNetwork && a.Ready == b.Ready && a.Terminating == b.Terminating &&
 		a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
@@ -185,7 +186,7 @@ func sameConfigMap(a, b ConfigMap) bool { return a.Exists == b.Exists && maps.Eq
 
 // comparePods gives the snapshot its order. It is 0 for two pods that cannot
 // exist at the same time, so UIDs never decide.
-func comparePods(a, b Pod) int {
+func comparePods(a, b *Pod) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
@@ -214,7 +215,7 @@ func (b *contentBuilder) add(o *object) {
 func (b *contentBuilder) done() content {
 	slices.Reverse(b.pods)
 	slices.SortStableFunc(b.pods, comparePods)
-	b.pods = slices.CompactFunc(b.pods, func(p, q Pod) bool { return comparePods(p, q) == 0 })
+	b.pods = slices.CompactFunc(b.pods, func(p, q *Pod) bool { return comparePods(p, q) == 0 })
 	return content{pods: slices.Clip(b.pods), configMap: b.configMap}
 }
 
@@ -248,7 +249,7 @@ func (c content) with(key streamKey, e *event, names interner) content {
 	if found {
 		after++
 	}
-	next := make([]Pod, 0, len(c.pods)+1)
+	next := make([]*Pod, 0, len(c.pods)+1) // the pods themselves are shared
 	next = append(next, c.pods[:i]...)
 	if !gone {
 		next = append(next, p)

@@ -44,8 +44,8 @@ func (p testPod) json() string {
 }
 
 // kept is what is to be known of it.
-func (p testPod) kept() Pod {
-	return Pod{
+func (p testPod) kept() *Pod {
+	return &Pod{
 		UID: "uid-" + p.name, Namespace: "web", Name: p.name, Node: "node-" + p.name, HostNetwork: true,
 		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Ready: !p.notReady, Terminating: p.leaving,
 	}
@@ -99,7 +99,7 @@ func TestPodKeepsWhatMatters(t *testing.T) {
 				t.Fatal(err)
 			}
 			tt.want.Namespace, tt.want.Name, tt.want.UID = "web", "p", "u"
-			if diff := cmp.Diff([]Pod{tt.want}, b.done().pods, exactly); diff != "" {
+			if diff := cmp.Diff([]*Pod{&tt.want}, b.done().pods, exactly); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -119,12 +119,12 @@ func TestContentBuilder(t *testing.T) {
 		return o
 	}
 	got := names(streamKey{pods: PodQuery{Namespace: ""}}, at("b", "x", "1"), at("a", "y", "2"), at("b", "x", "3"), at("a", "x", "4"))
-	want := content{pods: []Pod{{Namespace: "a", Name: "x", UID: "4"}, {Namespace: "a", Name: "y", UID: "2"}, {Namespace: "b", Name: "x", UID: "3"}}}
+	want := content{pods: []*Pod{{Namespace: "a", Name: "x", UID: "4"}, {Namespace: "a", Name: "y", UID: "2"}, {Namespace: "b", Name: "x", UID: "3"}}}
 	if diff := cmp.Diff(want, got, exactly); diff != "" {
 		t.Errorf("all namespaces, one pod twice: %s", diff)
 	}
 	got = names(streamKey{pods: PodQuery{Namespace: "a"}}, at("b", "x", "1"), at("a", "y", "2"))
-	if diff := cmp.Diff(content{pods: []Pod{{Namespace: "a", Name: "y", UID: "2"}}}, got, exactly); diff != "" {
+	if diff := cmp.Diff(content{pods: []*Pod{{Namespace: "a", Name: "y", UID: "2"}}}, got, exactly); diff != "" {
 		t.Errorf("one namespace: %s", diff)
 	}
 	key := streamKey{configMap: ConfigMapName{"a", "tcp"}}
@@ -138,7 +138,7 @@ func TestContentBuilder(t *testing.T) {
 
 func TestContentWithEvent(t *testing.T) {
 	key := streamKey{pods: PodQuery{Namespace: "web"}}
-	before := content{pods: []Pod{testPod{name: "a"}.kept(), testPod{name: "c"}.kept()}}
+	before := content{pods: []*Pod{testPod{name: "a"}.kept(), testPod{name: "c"}.kept()}}
 	tests := []struct {
 		name string
 		kind string
@@ -155,7 +155,7 @@ func TestContentWithEvent(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			held := append([]Pod(nil), before.pods...)
+			held := append([]*Pod(nil), before.pods...)
 			message := fmt.Sprintf(`{"type":%q,"object":%s}`, tt.kind, testPod{name: tt.pod.name, version: 9, notReady: tt.pod.notReady, leaving: tt.pod.leaving}.json())
 			e, err := newEventDecoder(strings.NewReader(message)).next()
 			if err != nil {

@@ -88,7 +88,7 @@ const kubectlJSON = `{
 func TestDecodeClusterFile(t *testing.T) {
 	a := testPod{name: "a"}.kept()
 	tcp := content{configMap: ConfigMap{Exists: true, Data: map[string]string{"9000": "web/svc:80"}}}
-	usual := []content{{pods: []Pod{a}}, {}, tcp, {}}
+	usual := []content{{pods: []*Pod{a}}, {}, tcp, {}}
 	tests := []struct {
 		name, file string
 		want       []content
@@ -98,19 +98,19 @@ func TestDecodeClusterFile(t *testing.T) {
 		{"kubectl's YAML, from Windows", strings.ReplaceAll(kubectlYAML, "\n", "\r\n"), usual},
 		{"an empty List is an answer", `{"apiVersion":"v1","items":[],"kind":"List"}`, make([]content, 4)},
 		{"the API's own list, in its order", podList("7", "", testPod{name: "a"}, testPod{name: "c", leaving: true}),
-			[]content{{pods: []Pod{a, testPod{name: "c", leaving: true}.kept()}}, {}, {}, {}}},
+			[]content{{pods: []*Pod{a, testPod{name: "c", leaving: true}.kept()}}, {}, {}, {}}},
 		{"a typed list whose kind comes last", `{"items":[{"metadata":{"name":"tcp","namespace":"web"},"data":{"9000":"web/svc:80"}}],"kind":"ConfigMapList"}`,
 			[]content{{}, {}, tcp, {}}},
 		{"several documents", "# a comment\n---\n" + kubectlYAML + "---\n# nothing\n---\nkind: ConfigMap\nmetadata: {name: udp, namespace: web}\n---\nkind: Deployment\nspec: 7\n",
-			[]content{{pods: []Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true}}}},
+			[]content{{pods: []*Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true}}}},
 		{"several JSON documents", kubectlJSON + `{"kind":"ConfigMap","metadata":{"name":"udp","namespace":"web"},"data":{"53":"a/b:53"}}`,
-			[]content{{pods: []Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true, Data: map[string]string{"53": "a/b:53"}}}}},
+			[]content{{pods: []*Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true, Data: map[string]string{"53": "a/b:53"}}}}},
 		{"no namespace is the default one; sets and absence select", `kind: List
 items:
 - {kind: Pod, metadata: {name: x, labels: {app: edge}}}
 - {kind: Pod, metadata: {name: canary, labels: {app: edge, canary: "1"}}}
 - {kind: Pod, metadata: {name: z}}
-`, []content{{}, {pods: []Pod{{Namespace: "default", Name: "x"}}}, {}, {}}},
+`, []content{{}, {pods: []*Pod{{Namespace: "default", Name: "x"}}}, {}, {}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -273,7 +273,7 @@ func TestSeed(t *testing.T) {
 	w := newWatchTest(t)
 	a, b := PodQuery{Namespace: "web", Selector: "app=a"}, PodQuery{Namespace: "web", Selector: "app=b"}
 	w.out.Set(&Cluster{
-		Pods:       map[PodQuery][]Pod{a: {{Name: "old-a"}}, b: {{Name: "old-b"}}},
+		Pods:       map[PodQuery][]*Pod{a: {{Name: "old-a"}}, b: {{Name: "old-b"}}},
 		ConfigMaps: map[ConfigMapName]ConfigMap{tcpMap: {}},
 	})
 	path := w.dir + "/kubeconfig"
@@ -290,9 +290,9 @@ func TestDroppedStreamIsMute(t *testing.T) {
 	w := newClusterWatch(slog.New(slog.DiscardHandler), newLatest[Cluster](make(chan struct{}, 1)))
 	key := streamKey{pods: edgePods}
 	s := &stream{key: key, owner: w}
-	w.publish(s, content{pods: []Pod{{Name: "a"}}})
+	w.publish(s, content{pods: []*Pod{{Name: "a"}}})
 	w.streams[key] = &stream{key: key, owner: w}
-	w.publish(s, content{pods: []Pod{{Name: "a"}}})
+	w.publish(s, content{pods: []*Pod{{Name: "a"}}})
 	if got := w.out.Get(); got != nil {
 		t.Errorf("published %v", got)
 	}

@@ -225,11 +225,11 @@ func TestFollowPods(t *testing.T) {
 			}
 			var want []Cluster
 			for _, pods := range tt.published {
-				var kept []Pod
+				var kept []*Pod
 				for _, p := range pods {
 					kept = append(kept, p.kept())
 				}
-				want = append(want, Cluster{Pods: map[PodQuery][]Pod{edgePods: kept}, ConfigMaps: map[ConfigMapName]ConfigMap{}})
+				want = append(want, Cluster{Pods: map[PodQuery][]*Pod{edgePods: kept}, ConfigMaps: map[ConfigMapName]ConfigMap{}})
 			}
 			if diff := cmp.Diff(want, w.published, exactly); diff != "" {
 				t.Errorf("snapshots: %s", diff)
@@ -286,7 +286,7 @@ func TestFollowConfigMap(t *testing.T) {
 		{},
 		{Exists: true, Data: map[string]string{"9000": "web/c:80"}},
 	} {
-		want = append(want, Cluster{Pods: map[PodQuery][]Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{tcpMap: c}})
+		want = append(want, Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{tcpMap: c}})
 	}
 	if diff := cmp.Diff(want, w.published, exactly); diff != "" {
 		t.Errorf("snapshots: %s", diff)

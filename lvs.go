@@ -147,8 +147,18 @@ func (k ServiceKey) String() string {
 	return netip.AddrPortFrom(k.Address, k.Port).String() + "/" + k.Protocol.String()
 }
 
+// appendTo appends what String gives.
+func (k ServiceKey) appendTo(b []byte) []byte {
+	if k.Mark != 0 {
+		return append(b, k.String()...)
+	}
+	b = netip.AddrPortFrom(k.Address, k.Port).AppendTo(b)
+	b = append(b, '/')
+	return append(b, k.Protocol.String()...)
+}
+
 // MarshalText writes k as String does.
-func (k ServiceKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+func (k ServiceKey) MarshalText() ([]byte, error) { return k.appendTo(nil), nil }
 
 // UnmarshalText reads what String writes, "10.0.0.1:80/tcp".
 func (k *ServiceKey) UnmarshalText(text []byte) error {
@@ -177,12 +187,15 @@ func (k *ServiceKey) UnmarshalText(text []byte) error {
 // Compare gives the table its order: address (that of marks is unspecified),
 // port, protocol, mark.
 func (k ServiceKey) Compare(l ServiceKey) int {
-	return cmp.Or(
-		k.Address.Compare(l.Address),
-		cmp.Compare(k.Port, l.Port),
-		cmp.Compare(k.Protocol, l.Protocol),
-		cmp.Compare(k.Mark, l.Mark),
-	)
+	switch {
+	case k.Address != l.Address:
+		return k.Address.Compare(l.Address)
+	case k.Port != l.Port:
+		return cmp.Compare(k.Port, l.Port)
+	case k.Protocol != l.Protocol:
+		return cmp.Compare(k.Protocol, l.Protocol)
+	}
+	return cmp.Compare(k.Mark, l.Mark)
 }
 
 // VirtualService is the kernel's description of one service, without its real
@@ -276,7 +289,10 @@ func (r RealServer) SameServer(o RealServer) bool {
 // Compare orders real servers by address, then port: the order of the table,
 // and so the order in which the kernel is told of them.
 func (r RealServer) Compare(o RealServer) int {
-	return cmp.Or(r.Address.Compare(o.Address), cmp.Compare(r.Port, o.Port))
+	if r.Address != o.Address {
+		return r.Address.Compare(o.Address)
+	}
+	return cmp.Compare(r.Port, o.Port)
 }
 
 // Connections are the kernel's counts for one real server.
@@ -297,12 +313,13 @@ type Row struct {
 }
 
 // Service is a virtual service with its real servers in Compare order. Servers
-// is shared between services that have the same ones and is never written to
-// once it stands in a table.
+// and Leaving are shared between services that have the same ones and are never
+// written to once they stand in a table.
 type Service struct {
 	VirtualService
 	VIP     string // name of the [[vip]] it belongs to; "" for a service only the kernel has
 	Servers []Row
+	Leaving []leaving // those of Servers that are on their way out, and those that go now
 }
 
 // InService reports whether any real server would get a new connection.
@@ -315,11 +332,26 @@ type Table []Service
 
 // Find returns the service with key k.
 func (t Table) Find(k ServiceKey) (Service, bool) {
-	i, ok := slices.BinarySearchFunc(t, k, func(s Service, k ServiceKey) int { return s.Compare(k) })
-	if !ok {
-		return Service{}, false
+	if s := t.at(k); s != nil {
+		return *s, true
 	}
-	return t[i], true
+	return Service{}, false
+}
+
+// at returns the service with key k, nil when there is none.
+func (t Table) at(k ServiceKey) *Service {
+	if i := t.index(k); i >= 0 {
+		return &t[i]
+	}
+	return nil
+}
+
+// index is the place of the service with key k, -1 when there is none.
+func (t Table) index(k ServiceKey) int {
+	if i, ok := slices.BinarySearchFunc(t, k, func(s Service, k ServiceKey) int { return s.Compare(k) }); ok {
+		return i
+	}
+	return -1
 }
 
 // Rows counts real-server rows over all services.

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -61,6 +62,9 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
+	// Said aloud, the number of processors is not looked up again each second:
+	// an idle controller should not wake at all.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -307,7 +311,8 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir *stateDir) error {
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
 	wake := make(chan struct{}, 1)
-	configs := newLatest[Config](wake)
+	listenWake := make(chan struct{}, 1)
+	configs := newLatest[Config](wake, listenWake)
 	saveWake := make(chan struct{}, 1)
 	clusters := newLatest[Cluster](wake, saveWake)
 	queryWake := make(chan struct{}, 1)
@@ -320,9 +325,11 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 
 	watch := newClusterWatch(log, clusters)
 	prep := newPreparation(log)
+	audited := make(chan struct{}, 1)
 	loop := &reconciler{
 		log:     log,
 		wake:    wake,
+		audited: audited,
 		config:  configs,
 		cluster: clusters,
 		dial:    func() (director, error) { return dialDirector(log) },
@@ -339,7 +346,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		}
 	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, started: time.Now()}
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now()}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)
@@ -358,6 +365,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 			Path:    cfg.Path,
 			Log:     log,
 			Hup:     hup,
+			Recheck: audited,
 			Current: cfg,
 			Parse:   src.parse,
 			Publish: func(c *Config) {
@@ -428,7 +436,8 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 }
 
 // cleanUp removes the services on every address that is or was ours, the sync
-// daemons that are ours, and the addresses that the controller put on devices. Nothing else is touched.
+// daemons that are ours, and the addresses that the controller put on devices.
+// Nothing else is touched.
 func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) error {
 	st, err := dir.load()
 	if err != nil {
@@ -443,24 +452,28 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	table, err := d.Table(func(k ServiceKey) bool {
 		_, marked := st.Marks[k.Mark]
 		return o.of(k) != nil || st.Owned[k.Address] || marked
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}
-	ops := diff(nil, table)
-	for i := range ops {
-		ops[i].Why = "clean-up"
-		if v := o.of(ops[i].Service.ServiceKey); v != nil {
-			ops[i].VIP = v.Name
+	ops := diffParts(nil, table)
+	var failed []*opError
+	for _, phase := range ops {
+		for i := range phase {
+			phase[i].Why = "clean-up"
+			if v := o.of(phase[i].Service.ServiceKey); v != nil {
+				phase[i].VIP = v.Name
+			}
 		}
-	}
-	failed, err := d.Apply(ops)
-	if err != nil {
-		return err
+		refused, err := d.Apply(phase)
+		if err != nil {
+			return err
+		}
+		failed = append(failed, refused...)
 	}
 	errs := groupErrors(failed)
 	if len(failed) == 0 {
-		logChanges(log, ops)
+		logChanges(log, &ops)
 	}
 	addresses := newAddresses(st.Addresses, log)
 	errs = append(errs, stopDaemons(d, st.Daemons), addresses.Apply(ctx, nil))

@@ -70,9 +70,10 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 	if v != nil {
 		writeVIPs(e, v)
 		writeSync(e, v)
-		services, err := observe(v.Table)
+		var k kernelCounters
+		err := observe(v.Parts, k.add)
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
-		writeKernel(e, services)
+		k.write(e)
 	}
 	metrics.WriteProcessMetrics(w)
 }
@@ -136,7 +137,7 @@ func compareVIPServers(a, b vipServer) int {
 func writeVIPs(e exposition, v *view) {
 	e.family("warnings", gauge, "Complaints about the inputs that hold right now.")(float64(len(v.Warnings)))
 	inService := make(map[vipServer]bool)
-	for _, svc := range v.Table {
+	for svc := range v.Parts.all {
 		for _, row := range svc.Servers {
 			at := vipServer{svc.VIP, row.Address}
 			inService[at] = inService[at] || row.Weight > 0
@@ -167,10 +168,45 @@ func writeVIPs(e exposition, v *view) {
 	}
 }
 
-// writeKernel writes the kernel's counters: per service, and per VIP and real
+// kernelCounters are the kernel's counters: per service, and per VIP and real
 // server summed over the services, so that a VIP of 1000 ports and 50 nodes
-// does not give 50,000 series.
-func writeKernel(e exposition, services []serviceStatus) {
+// does not give 50,000 series, nor take their memory for each scrape.
+type kernelCounters struct {
+	services []serviceTraffic
+	servers  map[vipServer]serverSum
+}
+
+type serviceTraffic struct {
+	vip     string
+	key     ServiceKey
+	traffic Traffic
+}
+
+type serverSum struct {
+	conns  Connections
+	weight uint32
+}
+
+// add counts one service.
+func (k *kernelCounters) add(s *KernelService, known *Service) {
+	k.services = append(k.services, serviceTraffic{known.VIP, s.ServiceKey, s.Traffic})
+	if k.servers == nil {
+		k.servers = make(map[vipServer]serverSum)
+	}
+	for i := range s.Servers {
+		r := &s.Servers[i]
+		at := vipServer{known.VIP, r.Address}
+		t := k.servers[at]
+		t.conns.Active += r.Connections.Active
+		t.conns.Inactive += r.Connections.Inactive
+		t.conns.Persistent += r.Connections.Persistent
+		t.weight = max(t.weight, r.Weight)
+		k.servers[at] = t
+	}
+}
+
+// write writes all of them.
+func (k *kernelCounters) write(e exposition) {
 	for _, f := range []struct {
 		name, help string
 		value      func(Traffic) uint64
@@ -180,26 +216,11 @@ func writeKernel(e exposition, services []serviceStatus) {
 		{"service_in_bytes_total", "Bytes from clients.", func(t Traffic) uint64 { return t.InBytes }},
 	} {
 		sample := e.family(f.name, counter, f.help)
-		for _, s := range services {
-			sample(float64(f.value(s.Traffic)), "vip", s.VIP, "service", s.Service.String())
+		for _, s := range k.services {
+			sample(float64(f.value(s.traffic)), "vip", s.vip, "service", s.key.String())
 		}
 	}
-	type sum struct {
-		conns  Connections
-		weight uint32
-	}
-	sums := make(map[vipServer]sum)
-	for _, s := range services {
-		for _, r := range s.Servers {
-			at := vipServer{s.VIP, r.Address}
-			t := sums[at]
-			t.conns.Active += r.Connections.Active
-			t.conns.Inactive += r.Connections.Inactive
-			t.conns.Persistent += r.Connections.Persistent
-			t.weight = max(t.weight, r.Weight)
-			sums[at] = t
-		}
-	}
+	sums := k.servers
 	order := slices.SortedFunc(maps.Keys(sums), compareVIPServers)
 	weight := e.family("real_server_weight", gauge, "Greatest weight of a real server over the VIP's services; 0 = quiesced.")
 	for _, at := range order {

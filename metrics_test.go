@@ -234,18 +234,26 @@ func newBenchServer(b *bench) *httpServer {
 	return &httpServer{log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster), configs: b.loop.config, started: time.Now()}
 }
 
-// kernelServices are two services of one VIP with counters.
-func kernelServices() []serviceStatus {
-	traffic := Traffic{Connections: 7, InPackets: 70, InBytes: 700}
-	return []serviceStatus{
-		{Service: service("10.0.0.1:80/tcp").ServiceKey, VIP: "edge", Scheduler: "rr", Traffic: traffic, Servers: []serverStatus{
-			{Address: addr("10.1.0.1"), Weight: 1, Connections: Connections{Active: 3, Inactive: 4, Persistent: 1}},
-			{Address: addr("10.1.0.2"), Weight: 0, Connections: Connections{Inactive: 2}},
-		}},
-		{Service: service("10.0.0.1:53/udp").ServiceKey, VIP: "edge", Scheduler: "rr", Servers: []serverStatus{
-			{Address: addr("10.1.0.1"), Weight: 5, Connections: Connections{Active: 10}},
-		}},
+// writeTwoServices writes the counters of two services of one VIP.
+func writeTwoServices(w *bytes.Buffer) {
+	web, dns := service("10.0.0.1:80/tcp"), service("10.0.0.1:53/udp")
+	server := func(address string, weight uint32, c Connections) KernelServer {
+		return KernelServer{RealServer: RealServer{Address: addr(address), Weight: weight}, Connections: c}
 	}
+	var k kernelCounters
+	k.add(&KernelService{
+		VirtualService: web.VirtualService,
+		Traffic:        Traffic{Connections: 7, InPackets: 70, InBytes: 700},
+		Servers: []KernelServer{
+			server("10.1.0.1", 1, Connections{Active: 3, Inactive: 4, Persistent: 1}),
+			server("10.1.0.2", 0, Connections{Inactive: 2}),
+		},
+	}, &web)
+	k.add(&KernelService{
+		VirtualService: dns.VirtualService,
+		Servers:        []KernelServer{server("10.1.0.1", 5, Connections{Active: 10})},
+	}, &dns)
+	k.write(exposition{w})
 }
 
 // docs/metrics.md and the code agree, both ways: name, type and labels.
@@ -266,7 +274,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	_, server := metricsBench(t)
 	families, others := scrape(t, func(w *bytes.Buffer) { server.writeMetrics(w) })
 	// The kernel's counters again, of a kernel that has some.
-	kernel, _ := scrape(t, func(w *bytes.Buffer) { writeKernel(exposition{w}, kernelServices()) })
+	kernel, _ := scrape(t, writeTwoServices)
 	for name := range kernel {
 		if _, known := families[name]; !known {
 			t.Errorf("%s is not on /metrics", name)
@@ -306,7 +314,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 func TestMetricsNaming(t *testing.T) {
 	_, server := metricsBench(t)
 	families, _ := scrape(t, func(w *bytes.Buffer) { server.writeMetrics(w) })
-	kernel, _ := scrape(t, func(w *bytes.Buffer) { writeKernel(exposition{w}, kernelServices()) })
+	kernel, _ := scrape(t, writeTwoServices)
 	maps.Copy(families, kernel)
 	for name, f := range families {
 		if strings.HasSuffix(name, "_total") != (f.typ == "counter") {
@@ -413,7 +421,7 @@ func TestMetricsBeforeTheFirstTurn(t *testing.T) {
 }
 
 func TestMetricsOfTheKernel(t *testing.T) {
-	families, _ := scrape(t, func(w *bytes.Buffer) { writeKernel(exposition{w}, kernelServices()) })
+	families, _ := scrape(t, writeTwoServices)
 	want := map[string]float64{
 		`service_connections_total{vip="edge",service="10.0.0.1:80/tcp"}`:          7,
 		`service_in_packets_total{vip="edge",service="10.0.0.1:80/tcp"}`:           70,

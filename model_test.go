@@ -247,7 +247,7 @@ func (m *model) check(rt *rapid.T) {
 	}
 	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Memory, m.clock)
 	ours := m.ours()
-	for _, s := range w.Table {
+	for _, s := range w.Parts.table() {
 		kernel, ok := ours.Find(s.ServiceKey)
 		if ok && kernel.InService() {
 			m.served[s.VIP] = true
@@ -290,10 +290,11 @@ func (m *model) settleDown(rt *rapid.T) {
 	clear(m.kernel.conns)
 	m.advance(time.Minute)
 	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Memory, m.clock)
-	for i := range w.Table {
-		w.Table[i].Servers = withoutQuiesced(w.Table[i].Servers)
+	wanted := w.Parts.table()
+	for i := range wanted {
+		wanted[i].Servers = slices.DeleteFunc(slices.Clone(wanted[i].Servers), func(r Row) bool { return r.Weight == 0 })
 	}
-	if got, want := m.ours().text(), w.Table.text(); got != want {
+	if got, want := m.ours().text(), wanted.text(); got != want {
 		rt.Fatalf("the table does not converge:\n%s\nwant:\n%s\nlog:\n%s", got, want, strings.TrimSpace(m.log.String()))
 	}
 }

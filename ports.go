@@ -59,23 +59,24 @@ var reservedPorts = map[uint16]string{
 	10254: "health check",
 }
 
-// ports are all ports of v, sorted and each once. known is false while a
-// ConfigMap has not been heard of: then there may be more.
-func (b *build) ports(v *VIP, pods []Pod) (ports []vipPort, known bool) {
+// findPorts returns all ports of the VIP, sorted and each once. known is false
+// while a ConfigMap has not been heard of: then there may be more.
+func (b *build) findPorts() (ports []vipPort, known bool) {
+	v := b.in.vip
 	whole := make(map[Port]bool)
 	for _, p := range v.Ports {
 		whole[p] = true
 	}
 	known = true
-	for _, source := range []struct {
+	for i, source := range []struct {
 		name     ConfigMapName
 		protocol Protocol
 	}{{v.TCPServices, TCP}, {v.UDPServices, UDP}} {
 		if source.name == (ConfigMapName{}) {
 			continue
 		}
-		cm, heard := b.cluster.ConfigMaps[source.name]
-		if !heard {
+		cm := b.in.maps[i]
+		if !b.in.heard[i] {
 			known = false
 			continue
 		}
@@ -87,7 +88,7 @@ func (b *build) ports(v *VIP, pods []Pod) (ports []vipPort, known bool) {
 	for p := range whole {
 		ports = append(ports, vipPort{Port: p})
 	}
-	ports = append(ports, b.podPorts(v, pods, whole)...)
+	ports = append(ports, b.podPorts(v, b.in.pods, whole)...)
 	slices.SortFunc(ports, func(a, b vipPort) int { return a.Compare(b.Port) })
 	return ports, known
 }
@@ -110,32 +111,32 @@ func (b *build) configMapPorts(v *VIP, name ConfigMapName, data map[string]strin
 // podPorts are the ports that pods declare and the configuration does not
 // name already. Each is for the nodes whose pods declare it: in the middle of
 // a roll-out only some do.
-func (b *build) podPorts(v *VIP, pods []Pod, named map[Port]bool) []vipPort {
+func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 	if !v.PortsFromPods {
 		return nil
 	}
 	serves := make(map[netip.Addr]bool) // by a pod that is ready
-	for i := range pods {
-		if pods[i].serves() {
-			for _, a := range pods[i].Addresses {
+	for _, p := range pods {
+		if p.serves() {
+			for _, a := range p.Addresses {
 				serves[a] = true
 			}
 		}
 	}
 	nodes := make(map[Port]map[netip.Addr]bool)
-	for i := range pods {
+	for _, pod := range pods {
 		// Beside a ready pod the ports of one that leaves or comes do not count.
-		if !pods[i].serves() && slices.ContainsFunc(pods[i].Addresses, func(a netip.Addr) bool { return serves[a] }) {
+		if !pod.serves() && slices.ContainsFunc(pod.Addresses, func(a netip.Addr) bool { return serves[a] }) {
 			continue
 		}
-		for _, p := range pods[i].Ports {
-			if named[p] || slices.Contains(v.ExcludePorts, p) || !pods[i].HostNetwork {
+		for _, p := range pod.Ports {
+			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.HostNetwork {
 				continue
 			}
 			if nodes[p] == nil {
 				nodes[p] = make(map[netip.Addr]bool)
 			}
-			for _, a := range pods[i].Addresses {
+			for _, a := range pod.Addresses {
 				nodes[p][a] = true
 			}
 		}

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -21,11 +20,6 @@ import (
 )
 
 const (
-	// drainPoll is how often the connections of draining real servers are
-	// counted. It is also the shortest drain: a packet that chose the real
-	// server just before it was quiesced has long been counted by then.
-	drainPoll = time.Second
-
 	// Retries after the kernel refused something: doubling, for ever.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 10 * time.Second
@@ -34,7 +28,9 @@ const (
 // director is the kernel's IPVS as the loop needs it. *ipvsConn is the real
 // one.
 type director interface {
-	Table(owned func(ServiceKey) bool) (Table, error)
+	// Table reads the services that owned accepts. A part that is as known has it
+	// comes back as that very part.
+	Table(owned func(ServiceKey) bool, known parts) (parts, error)
 	Servers(k ServiceKey, visit func(KernelServer)) error
 	// Apply returns the operations that the kernel refused; the error means
 	// that the conversation broke and nobody knows what was done.
@@ -74,11 +70,14 @@ type reconciler struct {
 	host    host
 	dir     *stateDir
 	now     func() time.Time
+	audited chan<- struct{} // rung with each audit, for what looks now and then; nil: nobody does
 
 	director  director
 	state     *state
 	owners    owners                // of the configuration in force
-	have      Table                 // the kernel's table as far as it is ours; meaningless while stale
+	owned     *Config               // that configuration
+	want      *wanted               // the last answer of desired
+	have      parts                 // the kernel's table as far as it is ours, and who is leaving; while stale, what it was taken for last
 	stale     bool                  // have must be read from the kernel
 	compared  time.Time             // when have was last read from the kernel
 	marked    map[MarkedPort]uint32 // what the host marks; nil until it was asked
@@ -87,10 +86,12 @@ type reconciler struct {
 	prepared  *Config               // the configuration that the host was last prepared for
 
 	auditAt time.Time
-	pollAt  time.Time // zero: nothing drains
+	pollAt  time.Time // when connections are counted; zero: nothing drains
 	retryAt time.Time // zero: nothing to retry
 	dueAt   time.Time // when the plan changes by itself; zero: it does not
 	backoff time.Duration
+
+	counting counting // of connections, under way
 
 	warned     map[string]bool   // complaints already logged
 	failing    string            // the last failure logged, so that a repeat is silent
@@ -200,6 +201,10 @@ func flatten(err error) []error {
 // ownConfigured makes the configured addresses and marks ours. What the kernel
 // has on a new one has not been read yet.
 func (r *reconciler) ownConfigured(cfg *Config) {
+	if r.owned == cfg {
+		return
+	}
+	r.owned = cfg
 	r.owners = newOwners(cfg)
 	for a := range r.owners.addresses {
 		if !r.state.Owned[a] {
@@ -269,7 +274,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 
 	p := r.plan(cfg, now, drift)
 	r.complain(p.want)
-	r.state.Memory, r.state.Drains = p.want.Memory, p.Drains
+	r.state.Memory, r.state.Leaving = p.want.Memory, p.Parts
 	// Before the kernel: an address must not be forgotten between the two. A
 	// full /run costs the memory of a crash, not the data plane.
 	saveErr := r.dir.save(r.state)
@@ -279,7 +284,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		return errors.Join(append(errs, saveErr)...)
 	}
 	r.announce(ctx, cfg, audit)
-	if len(p.Drains) == 0 {
+	if p.Next.IsZero() {
 		r.pollAt = time.Time{}
 	} else if r.pollAt.IsZero() {
 		r.pollAt = now.Add(drainPoll)
@@ -293,27 +298,32 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.forgetEmpty()
 	}
 	err := errors.Join(append(errs, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Table: r.have, Kept: p.want.Kept, Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
 	return err
 }
 
 // plan is what a turn is going to do.
 type plan struct {
 	settled
-	want wanted
-	ops  []op
+	want *wanted
+	ops  phases
 }
 
 // plan decides, from what is known of the kernel, without changing anything
 // but the loop's own memory.
 func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	r.seed(cfg)
-	p := plan{want: desired(cfg, r.cluster.Get(), r.state.Memory, now)}
-	p.want.Owners = r.owners // which know former marks too
-	p.settled = settle(p.want, r.have, r.state.Drains, now)
-	p.ops = diff(p.Table, r.have)
-	for i := range p.ops {
-		p.ops[i].Why = reason(p.ops[i], p.settled, drift)
+	want := desiredSince(r.want, cfg, r.cluster.Get(), r.state.Memory, now)
+	want.Owners = r.owners // which know former marks too
+	r.want = &want
+	p := plan{want: &want, settled: settle(&want, r.have, now)}
+	p.ops = diffParts(p.Parts, r.have)
+	if drift.services != nil {
+		for o := range p.ops.all {
+			if drift.touches(o) {
+				o.Why = "repaired, another hand changed it: " + o.Why
+			}
+		}
 	}
 	return p
 }
@@ -333,7 +343,7 @@ type drift struct {
 }
 
 // note adds what o would have changed.
-func (d *drift) note(o op) {
+func (d *drift) note(o *op) {
 	if d.services == nil {
 		d.services, d.rows = make(map[ServiceKey]bool), make(map[rowID]bool)
 	}
@@ -341,44 +351,67 @@ func (d *drift) note(o op) {
 	case newService, setService, delService:
 		d.services[o.Service.ServiceKey] = true
 	default:
-		d.rows[rowOf(o.Service.ServiceKey, o.Server)] = true
+		d.rows[rowOf(o.Service.ServiceKey, *o.Server)] = true
 	}
 }
 
 // touches reports whether o repairs something of d.
-func (d *drift) touches(o op) bool {
-	return d.services[o.Service.ServiceKey] || d.rows[rowOf(o.Service.ServiceKey, o.Server)]
+func (d *drift) touches(o *op) bool {
+	return d.services[o.Service.ServiceKey] || o.Server != nil && d.rows[rowOf(o.Service.ServiceKey, *o.Server)]
 }
 
 // audit reads the kernel's table and notes what another hand changed.
 func (r *reconciler) audit(drift *drift) error {
 	r.counters.Audits.Add(1)
-	table, err := r.director.Table(r.owns)
+	select {
+	case r.audited <- struct{}{}:
+	default:
+	}
+	table, err := r.director.Table(r.owns, r.have)
 	if err != nil {
 		return r.broken(err)
 	}
 	if !r.stale {
-		changes := diff(r.have, table)
-		for _, o := range changes {
+		changes := diffParts(r.have, table)
+		for o := range changes.all {
 			drift.note(o)
 		}
-		if len(changes) > 0 {
+		if changes.len() > 0 {
 			r.counters.Drifts.Add(1)
 		}
 	}
-	// Where nothing changed the old rows stay, with the reasons that the kernel
-	// does not know.
-	for now, was := range merged(table, r.have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
-		if now == nil {
-			continue
-		}
-		now.VIP = r.vipName(now.ServiceKey)
-		if was != nil && sameRows(now.Servers, was.Servers) {
-			now.Servers = was.Servers
+	for now, was := range merged(table, r.have, comparePart) {
+		if now != nil && (was == nil || !same(now.Services, was.Services)) {
+			r.remember(now, was)
 		}
 	}
 	r.have, r.stale = table, false
+	clear(r.state.Drains)
 	return nil
+}
+
+// remember gives the services of a part that was read from the kernel what the
+// kernel does not know: their VIPs and, from the table before or the state
+// file, who is leaving.
+func (r *reconciler) remember(now, was *part) {
+	now.From, now.Next = nil, time.Time{}
+	for i := range now.Services {
+		s := &now.Services[i]
+		s.VIP = r.vipName(s.ServiceKey)
+		if was != nil {
+			if old := was.Services.at(s.ServiceKey); old != nil {
+				s.Leaving = old.Leaving
+			}
+		}
+		if len(r.state.Drains) == 0 {
+			continue
+		}
+		for _, row := range s.Servers {
+			if d, draining := r.state.Drains[rowOf(s.ServiceKey, row.RealServer)]; draining && findLeaving(s.Leaving, row.RealServer) == nil {
+				s.Leaving = append(slices.Clip(s.Leaving), leaving{Address: row.Address, Port: row.Port, drain: d})
+			}
+		}
+	}
 }
 
 // vipName is the name of the VIP that service k is configured for, "" for one
@@ -388,11 +421,6 @@ func (r *reconciler) vipName(k ServiceKey) string {
 		return v.Name
 	}
 	return ""
-}
-
-// sameRows reports whether the kernel would see no difference.
-func sameRows(a, b []Row) bool {
-	return slices.EqualFunc(a, b, func(x, y Row) bool { return x.RealServer == y.RealServer })
 }
 
 // seed remembers as working what the kernel has in service for sets of pods of
@@ -412,7 +440,7 @@ func (r *reconciler) seed(cfg *Config) {
 	if len(found) == 0 {
 		return
 	}
-	for _, s := range r.have {
+	for s := range r.have.all {
 		set := workKey{r.vipName(s.ServiceKey), s.Address.Is6()}
 		servers, wanted := found[set]
 		if !wanted || s.Mark != 0 && !r.marksNow(s.Mark, set.VIP) {
@@ -444,29 +472,8 @@ func (r *reconciler) marksNow(mark uint32, vip string) bool {
 	return r.marked == nil // not asked yet: after a start
 }
 
-// countDraining asks the kernel for the connections of real servers that
-// drain, and marks those that have none.
-func (r *reconciler) countDraining() error {
-	services := make(map[ServiceKey]bool)
-	for id := range r.state.Drains {
-		services[id.Service] = true
-	}
-	for _, k := range slices.SortedFunc(maps.Keys(services), ServiceKey.Compare) {
-		if err := r.director.Servers(k, func(s KernelServer) {
-			id := rowOf(k, s.RealServer)
-			if d, draining := r.state.Drains[id]; draining && s.Weight == 0 && s.Connections.Idle() {
-				d.Idle = true
-				r.state.Drains[id] = d
-			}
-		}); err != nil {
-			return r.broken(err)
-		}
-	}
-	return nil
-}
-
 // complain logs warnings and fall-backs that are new, and ends of fall-backs.
-func (r *reconciler) complain(w wanted) {
+func (r *reconciler) complain(w *wanted) {
 	now := make(map[string]bool)
 	for _, warning := range w.Warnings {
 		if now[warning] = true; !r.warned[warning] {
@@ -492,8 +499,9 @@ func (r *reconciler) complain(w wanted) {
 // no more and have no service of ours left.
 func (r *reconciler) forgetEmpty() {
 	addresses, marks := make(map[netip.Addr]bool), make(map[uint32]bool)
-	for _, s := range r.have {
-		addresses[s.Address], marks[s.Mark] = true, true
+	for i := range r.have {
+		k := r.have[i].Services[0].ServiceKey
+		addresses[k.Address], marks[k.Mark] = true, true
 	}
 	for a := range r.state.Owned {
 		if r.owners.addresses[a] == nil && !addresses[a] {

@@ -39,15 +39,18 @@ func (r *reconciler) prepare(ctx context.Context, cfg *Config) error {
 // reach IPVS.
 func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 	serving, used := make(map[netip.Addr]bool), make(map[netip.Addr]bool)
-	for _, s := range r.have {
-		addresses := []netip.Addr{s.Address}
-		if v := r.owners.of(s.ServiceKey); v != nil && s.Mark != 0 {
+	for i := range r.have {
+		services := r.have[i].Services
+		first := &services[0]
+		addresses := []netip.Addr{first.Address}
+		if v := r.owners.of(first.ServiceKey); v != nil && first.Mark != 0 {
 			addresses = v.Addresses
 		}
+		inService := slices.ContainsFunc(services, Service.InService)
 		for _, a := range addresses {
-			if a.Is6() == s.Address.Is6() {
+			if a.Is6() == first.Address.Is6() {
 				used[a] = true
-				serving[a] = serving[a] || s.InService()
+				serving[a] = serving[a] || inService
 			}
 		}
 	}
@@ -57,8 +60,8 @@ func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 	}
 	// Which addresses a mark stood for is forgotten with its VIP: while such a
 	// service drains, all of ours stay.
-	for _, s := range r.have {
-		if s.Mark != 0 && r.owners.of(s.ServiceKey) == nil {
+	for i := range r.have {
+		if s := &r.have[i].Services[0]; s.Mark != 0 && r.owners.of(s.ServiceKey) == nil {
 			maps.Copy(used, ours)
 		}
 	}

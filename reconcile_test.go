@@ -384,7 +384,7 @@ func TestStateRoundTrip(t *testing.T) {
 		{Role: SyncMaster, Interface: "eth1", ID: 7, Group: addr("224.0.0.81"), Port: 8848, TTL: 1},
 		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400, Device: 3},
 	}
-	b, err := s.encode()
+	b, err := s.encode(new(stateTexts))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,7 +404,7 @@ func FuzzDecodeState(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := s.encode()
+		again, err := s.encode(new(stateTexts))
 		if err != nil {
 			t.Fatal(err)
 		}

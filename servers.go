@@ -10,25 +10,26 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // servers are the real servers of one family: one for each node address that
 // has a selected pod, and the static ones. Pods that cannot serve give rows of
 // weight 0, which say why.
-func (b *build) servers(v *VIP, pods []Pod, is6 bool) []Row {
-	byAddress := make(map[netip.Addr]podSet)
-	for i := range pods {
-		if a, ok := b.nodeAddress(v, &pods[i], is6); ok {
-			byAddress[a] = byAddress[a].with(&pods[i], b.podWeight(v, &pods[i]))
+func (b *build) servers(is6 bool) []Row {
+	if rows, ok := b.changedServers(is6); ok {
+		return rows
+	}
+	v := b.in.vip
+	byAddress := make(map[netip.Addr]podSet, len(b.in.pods))
+	for _, p := range b.in.pods {
+		if a, ok := b.nodeAddress(v, p, is6); ok {
+			byAddress[a] = byAddress[a].with(p, b.podWeight(v, p))
 		}
 	}
 	rows := make([]Row, 0, len(byAddress)+len(v.RealServers))
 	for a, set := range byAddress {
-		r := Row{RealServer: v.realServer(a, 0), Why: set.why()}
-		if set.ready > 0 {
-			r.Weight = set.weight
-		}
-		rows = append(rows, r)
+		rows = append(rows, set.row(v, a))
 	}
 	for _, s := range v.RealServers {
 		if s.Address.Is6() != is6 {
@@ -43,6 +44,86 @@ func (b *build) servers(v *VIP, pods []Pod, is6 bool) []Row {
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
 	return rows
+}
+
+// fewPods is how many pods may have changed for the last answer to be amended.
+const fewPods = 16
+
+// changedServers is servers by way of the last answer: only the rows of nodes
+// whose pods have changed are looked at. ok is false where that cannot be done.
+func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
+	if b.last == nil || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
+		return nil, false
+	}
+	v, last := b.in.vip, b.last.set(is6).fromInputs
+	if same(b.in.pods, b.last.in.pods) {
+		return last, true
+	}
+	var nodes []netip.Addr
+	changed := 0
+	touch := func(p *Pod) {
+		if p == nil {
+			return
+		}
+		if a, serves := b.nodeAddress(v, p, is6); serves && !slices.Contains(nodes, a) && !v.isStatic(a) {
+			nodes = append(nodes, a)
+		}
+	}
+	for now, was := range merged(b.in.pods, b.last.in.pods, comparePodRefs) {
+		if now != nil && was != nil && *now == *was {
+			continue
+		}
+		if changed++; changed > fewPods {
+			b.warnings = nil
+			return nil, false
+		}
+		if was != nil {
+			touch(*was)
+		}
+		b.warnings = nil // those about a pod that was
+		if now != nil {
+			touch(*now)
+			b.podWeight(v, *now)
+		}
+		if len(b.warnings) > 0 {
+			b.warnings = nil
+			return nil, false
+		}
+	}
+	sets := make([]podSet, len(nodes))
+	for _, p := range b.in.pods {
+		for _, at := range p.Addresses {
+			// Most pods are on none of them; the rest of the look is for those that are.
+			if i := slices.Index(nodes, at); i >= 0 {
+				if a, serves := b.nodeAddress(v, p, is6); serves && a == at {
+					sets[i] = sets[i].with(p, b.podWeight(v, p))
+				}
+			}
+		}
+	}
+	rows = make([]Row, 0, len(last)+len(nodes))
+	rows = append(rows, last...)
+	for i, a := range nodes {
+		at, there := slices.BinarySearchFunc(rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
+		switch gone := sets[i].best == 0; {
+		case gone && there:
+			rows = slices.Delete(rows, at, at+1)
+		case gone:
+		case there:
+			rows[at] = sets[i].row(v, a)
+		default:
+			rows = slices.Insert(rows, at, sets[i].row(v, a))
+		}
+	}
+	return rows, true
+}
+
+// comparePodRefs orders pods as a cluster does.
+func comparePodRefs(a, b *Pod) int {
+	if a == b {
+		return 0
+	}
+	return comparePods(a, b)
 }
 
 // realServer is a real server of v as the kernel sees it.
@@ -113,6 +194,15 @@ func (s podSet) with(p *Pod, weight uint32) podSet {
 	return s
 }
 
+// row is the real server of v that the pods at address a make.
+func (s podSet) row(v *VIP, a netip.Addr) Row {
+	r := Row{RealServer: v.realServer(a, 0), Why: s.why()}
+	if s.ready > 0 {
+		r.Weight = s.weight
+	}
+	return r
+}
+
 func (s podSet) why() string {
 	switch {
 	case s.ready > 1:
@@ -130,12 +220,24 @@ func inService(rows []Row) bool {
 	return slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 })
 }
 
-// podServers are the real servers of rows that are in service because of pods.
-func (v *VIP) podServers(rows []Row) []RealServer {
-	var in []RealServer
-	for _, r := range rows {
-		if r.Weight > 0 && !v.isStatic(r.Address) {
-			in = append(in, r.RealServer)
+// podServers are the real servers of rows that are in service because of pods:
+// before itself, if they are the same.
+func (v *VIP) podServers(rows []Row, before []RealServer) []RealServer {
+	fromPod := func(r *Row) bool { return r.Weight > 0 && !v.isStatic(r.Address) }
+	n, same := 0, true
+	for i := range rows {
+		if fromPod(&rows[i]) {
+			same = same && n < len(before) && before[n] == rows[i].RealServer
+			n++
+		}
+	}
+	if same && n == len(before) {
+		return before
+	}
+	in := make([]RealServer, 0, n)
+	for i := range rows {
+		if fromPod(&rows[i]) {
+			in = append(in, rows[i].RealServer)
 		}
 	}
 	return in
@@ -146,12 +248,12 @@ func (v *VIP) isStatic(a netip.Addr) bool {
 	return slices.ContainsFunc(v.RealServers, func(s StaticServer) bool { return s.Address == a })
 }
 
-// workedBefore are the real servers that were in service last, as v is
+// workedBefore are the real servers that were in service last, as the VIP is
 // configured now: of the past only who they were and at what weight counts.
-func (b *build) workedBefore(v *VIP, set workKey) []RealServer {
+func (b *build) workedBefore(set workKey) []RealServer {
 	servers := slices.Clone(b.before.Working[set])
 	for i, s := range servers {
-		servers[i] = v.realServer(s.Address, s.Weight)
+		servers[i] = b.in.vip.realServer(s.Address, s.Weight)
 	}
 	return servers
 }
@@ -186,8 +288,8 @@ const slowSteps = 10
 
 // slowStart lowers the weights of real servers that joined a set which was
 // already serving, and notes when they will be due for more.
-func (b *build) slowStart(v *VIP, set workKey, rows []Row) []Row {
-	before := b.before.Working[set]
+func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
+	v, before := b.in.vip, b.before.Working[of]
 	if v.SlowStart == 0 || len(before) == 0 {
 		return rows
 	}
@@ -213,12 +315,13 @@ func (b *build) slowStart(v *VIP, set workKey, rows []Row) []Row {
 		if reached >= slowSteps {
 			continue
 		}
-		b.Memory.Started[key] = started
+		if set.started == nil {
+			set.started = make(map[startKey]time.Time)
+		}
+		set.started[key] = started
 		r.Weight = max(1, r.Weight*uint32(reached)/slowSteps)
 		r.Why += fmt.Sprintf(", slow start %d%%", reached*100/slowSteps)
-		if due := started.Add(reached * step); b.Next.IsZero() || due.Before(b.Next) {
-			b.Next = due
-		}
+		set.next = earlier(set.next, started.Add(reached*step))
 	}
 	return rows
 }

@@ -62,8 +62,8 @@ func writeSnapshot(w io.Writer, c *Cluster, source string, now time.Time) error 
 	errs := []error{enc.Encode(snapshotHead{snapshotVersion, source, now.UTC()})}
 	for q, pods := range c.Pods {
 		errs = append(errs, enc.Encode(snapshotLine{Pods: &q}))
-		for i := range pods {
-			errs = append(errs, enc.Encode(snapshotLine{Pod: &pods[i]}))
+		for _, p := range pods {
+			errs = append(errs, enc.Encode(snapshotLine{Pod: p}))
 		}
 	}
 	for name, cm := range c.ConfigMaps {
@@ -79,7 +79,7 @@ var errTornSnapshot = errors.New("the file is torn or not ours")
 // readSnapshot is the inverse of writeSnapshot.
 func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 	var (
-		c     = &Cluster{Pods: make(map[PodQuery][]Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
+		c     = &Cluster{Pods: make(map[PodQuery][]*Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
 		lines = bufio.NewReader(r)
 		sum   = sha256.New()
 		head  snapshotHead
@@ -106,9 +106,9 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 			return c, head, nil
 		case line.Pods != nil:
 			query = line.Pods
-			c.Pods[*query] = []Pod{}
+			c.Pods[*query] = []*Pod{}
 		case line.Pod != nil && query != nil:
-			c.Pods[*query] = append(c.Pods[*query], *line.Pod)
+			c.Pods[*query] = append(c.Pods[*query], line.Pod)
 		case line.ConfigMap != nil && line.Content != nil:
 			c.ConfigMaps[*line.ConfigMap] = *line.Content
 		default:

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,9 +35,10 @@ type state struct {
 	Owned     map[netip.Addr]bool // addresses whose services are ours to remove
 	Marks     map[uint32]string   // firewall marks whose services are ours to remove, and their VIPs
 	Memory    memory
-	Drains    map[rowID]drain
-	Addresses []VIPAddress // addresses the controller put on devices itself
-	Daemons   []SyncDaemon // sync daemons that are ours, as they were asked for; one for each role at most
+	Leaving   parts           // who drains, in the services of the table
+	Drains    map[rowID]drain // who drained when the file was written, until the table has been read
+	Addresses []VIPAddress    // addresses the controller put on devices itself
+	Daemons   []SyncDaemon    // sync daemons that are ours, as they were asked for; one for each role at most
 }
 
 // The file's form.
@@ -45,11 +47,11 @@ type (
 		Version   int            `json:"version"`
 		Owned     []netip.Addr   `json:"vips"`
 		Marks     []markEntry    `json:"marks,omitempty"`
-		Working   []workingEntry `json:"working,omitempty"`
 		Started   []startEntry   `json:"slow_starts,omitempty"`
-		Drains    []drainEntry   `json:"drains,omitempty"`
 		Addresses []VIPAddress   `json:"addresses,omitempty"`
 		Daemons   []SyncDaemon   `json:"sync_daemons,omitempty"`
+		Working   []workingEntry `json:"working,omitempty"` // written by stateTexts.working
+		Drains    []drainEntry   `json:"drains,omitempty"`  // written by appendDrain
 	}
 	markEntry struct {
 		Mark uint32 `json:"mark"`
@@ -73,8 +75,10 @@ type (
 	}
 )
 
-// encode gives the file's bytes, the same for the same state.
-func (s *state) encode() ([]byte, error) {
+// encode gives the file's bytes, the same for the same state. What can be long,
+// the real servers that work and those that leave, is written entry by entry and
+// kept in texts for the next time.
+func (s *state) encode(texts *stateTexts) ([]byte, error) {
 	f := stateFile{
 		Version:   stateVersion,
 		Owned:     slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
@@ -84,23 +88,165 @@ func (s *state) encode() ([]byte, error) {
 	for _, m := range slices.Sorted(maps.Keys(s.Marks)) {
 		f.Marks = append(f.Marks, markEntry{m, s.Marks[m]})
 	}
-	for _, set := range slices.SortedFunc(maps.Keys(s.Memory.Working), compareWorkKeys) {
-		f.Working = append(f.Working, workingEntry{set.VIP, set.Is6, s.Memory.Working[set]})
-	}
 	for key, since := range s.Memory.Started {
 		f.Started = append(f.Started, startEntry{key.VIP, key.Address, since.Round(0).UTC()})
 	}
 	slices.SortFunc(f.Started, func(a, b startEntry) int {
 		return cmp.Or(cmp.Compare(a.VIP, b.VIP), a.Address.Compare(b.Address))
 	})
-	for id, d := range s.Drains {
-		f.Drains = append(f.Drains, drainEntry{id.Service, id.Address, id.Port, d.Deadline.Round(0).UTC()})
+	b, err := json.Marshal(f)
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(f.Drains, func(a, b drainEntry) int {
-		return cmp.Or(a.Service.Compare(b.Service), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-	})
-	b, err := json.MarshalIndent(f, "", " ")
-	return append(b, '\n'), err
+	b = append(b[:len(b)-1], ",\n\"working\":["...)
+	sets := slices.SortedFunc(maps.Keys(s.Memory.Working), compareWorkKeys)
+	for i, set := range sets {
+		b = appendComma(b, i > 0)
+		b = append(b, texts.working(set, s.Memory.Working[set])...)
+	}
+	b = append(b, "],\n\"drains\":["...)
+	start := len(b)
+	for i := range s.Leaving {
+		if text := texts.drains(s.Leaving[i]); len(text) > 0 {
+			b = append(appendComma(b, len(b) > start), text...)
+		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.Drains), rowID.compare) {
+		b = appendDrain(appendComma(b, len(b) > start), id, s.Drains[id].Deadline)
+	}
+	texts.forget(s)
+	return append(b, "]}\n"...), nil
+}
+
+func (id rowID) compare(o rowID) int {
+	return cmp.Or(id.Service.Compare(o.Service), id.Address.Compare(o.Address), cmp.Compare(id.Port, o.Port))
+}
+
+// appendComma begins an entry on a line of its own.
+func appendComma(b []byte, another bool) []byte {
+	if another {
+		b = append(b, ',')
+	}
+	return append(b, '\n')
+}
+
+// stateTexts are the long parts of a state file as they were written last.
+// Slices stand for themselves: what they hold does not change.
+type stateTexts struct {
+	sets  map[workKey]workingText
+	parts map[ServiceKey]drainsText // by what all services of a part have in common
+}
+
+type workingText struct {
+	servers []RealServer
+	text    []byte
+}
+
+type drainsText struct {
+	services Table
+	text     []byte
+}
+
+// working is the entry of one set.
+func (t *stateTexts) working(set workKey, servers []RealServer) []byte {
+	if known, ok := t.sets[set]; ok && same(known.servers, servers) {
+		return known.text
+	}
+	name, _ := json.Marshal(set.VIP) // a string always has a text
+	b := append([]byte(`{"vip":`), name...)
+	if set.Is6 {
+		b = append(b, `,"ipv6":true`...)
+	}
+	b = append(b, `,"servers":[`...)
+	for i := range servers {
+		b = appendServer(appendComma(b, i > 0), &servers[i])
+	}
+	b = append(b, "]}"...)
+	if t.sets == nil {
+		t.sets = make(map[workKey]workingText)
+	}
+	t.sets[set] = workingText{servers, b}
+	return b
+}
+
+// appendServer appends r as encoding/json would.
+func appendServer(b []byte, r *RealServer) []byte {
+	b = append(b, `{"address":"`...)
+	b = r.Address.AppendTo(b)
+	b = append(b, `","forward":`...)
+	b = strconv.AppendUint(b, uint64(r.Forward), 10)
+	b = append(b, `,"weight":`...)
+	b = strconv.AppendUint(b, uint64(r.Weight), 10)
+	for _, n := range [...]struct {
+		name  string
+		value uint32
+	}{{"port", uint32(r.Port)}, {"upper", r.Upper}, {"lower", r.Lower}} {
+		if n.value != 0 {
+			b = append(b, `,"`...)
+			b = append(b, n.name...)
+			b = append(b, `":`...)
+			b = strconv.AppendUint(b, uint64(n.value), 10)
+		}
+	}
+	if r.Tunnel != (TunnelSettings{}) {
+		b = fmt.Appendf(b, `,"tunnel":{"type":%d,"port":%d,"flags":%d}`, r.Tunnel.Type, r.Tunnel.Port, r.Tunnel.Flags)
+	}
+	return append(b, '}')
+}
+
+// drains are the entries of one part, without a comma at either end.
+func (t *stateTexts) drains(p part) []byte {
+	first := p.Services[0].ServiceKey
+	key := ServiceKey{Address: first.Address, Mark: first.Mark}
+	known, ok := t.parts[key]
+	if ok && same(known.services, p.Services) {
+		return known.text
+	}
+	var b []byte
+	for i := range p.Services {
+		s := &p.Services[i]
+		for _, l := range s.Leaving {
+			if l.Deadline.IsZero() {
+				continue // gone without a drain
+			}
+			if len(b) > 0 {
+				b = append(b, ",\n"...)
+			}
+			b = appendDrain(b, rowID{s.ServiceKey, l.Address, l.Port}, l.Deadline)
+		}
+	}
+	if t.parts == nil {
+		t.parts = make(map[ServiceKey]drainsText)
+	}
+	t.parts[key] = drainsText{p.Services, b}
+	return b
+}
+
+// appendDrain appends one drainEntry as encoding/json would.
+func appendDrain(b []byte, id rowID, deadline time.Time) []byte {
+	b = append(b, `{"service":"`...)
+	b = id.Service.appendTo(b)
+	b = append(b, `","server":"`...)
+	b = id.Address.AppendTo(b)
+	if id.Port != 0 {
+		b = append(b, `","port":`...)
+		b = strconv.AppendUint(b, uint64(id.Port), 10)
+		b = append(b, `,"deadline":"`...)
+	} else {
+		b = append(b, `","deadline":"`...)
+	}
+	b = deadline.Round(0).UTC().AppendFormat(b, time.RFC3339Nano)
+	return append(b, `"}`...)
+}
+
+// forget drops the texts of what s has no more.
+func (t *stateTexts) forget(s *state) {
+	if len(t.sets) > len(s.Memory.Working) {
+		maps.DeleteFunc(t.sets, func(set workKey, _ workingText) bool { return s.Memory.Working[set] == nil })
+	}
+	if len(t.parts) > len(s.Leaving) {
+		clear(t.parts)
+	}
 }
 
 // decodeState is the inverse of encode. It checks what a file could get wrong
@@ -168,8 +314,9 @@ func newState() *state {
 
 // stateDir is the directory that the state lives in.
 type stateDir struct {
-	path string
-	last []byte // what the file holds, so that an unchanged state is not written
+	path  string
+	last  []byte // what the file holds, so that an unchanged state is not written
+	texts stateTexts
 }
 
 func (d *stateDir) file() string { return filepath.Join(d.path, "state.json") }
@@ -194,7 +341,7 @@ func (d *stateDir) load() (*state, error) {
 // save writes the state when it has changed: whole or not at all, through a
 // rename. It is not synced to disk: /run is memory.
 func (d *stateDir) save(s *state) error {
-	b, err := s.encode()
+	b, err := s.encode(&d.texts)
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}

@@ -29,7 +29,7 @@ type view struct {
 	At       time.Time
 	Config   *Config
 	Compared time.Time // when the kernel's table was last read; zero: not yet
-	Table    Table     // what the kernel has, with the reasons
+	Parts    parts     // what the kernel has, with the reasons
 	Kept     []workKey
 	Warnings []string
 	Sync     map[SyncRole]bool // whether the sync daemon runs as configured; nil without [sync]
@@ -38,7 +38,7 @@ type view struct {
 
 // InService counts virtual services with and without a real server in service.
 func (v *view) InService() (with, without int) {
-	for _, s := range v.Table {
+	for s := range v.Parts.all {
 		if s.InService() {
 			with++
 		} else {

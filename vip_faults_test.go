@@ -89,7 +89,7 @@ func TestVIPSlowStartClockSetBack(t *testing.T) {
 	c := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
 	w := desired(cfg, c, m, testTime)
 	w = desired(cfg, c, w.Memory, testTime.Add(11*time.Second))
-	if got := w.Table.text(); !strings.Contains(got, "10.1.0.2=100") {
+	if got := w.Parts.table().text(); !strings.Contains(got, "10.1.0.2=100") {
 		t.Errorf("11 s after the clock was set back an hour: %s", got)
 	}
 }
@@ -100,13 +100,13 @@ func TestVIPOneMarkWithPortsOfSomeNodes(t *testing.T) {
 		v.Ports, v.TCPServices, v.PortsFromPods, v.OneMark = nil, ConfigMapName{}, true, true
 	})
 	ports := func(p ...Port) func(*Pod) { return func(pod *Pod) { pod.Ports = p } }
-	c := &Cluster{Pods: map[PodQuery][]Pod{v.PodQuery(): {
+	c := &Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): refs(
 		with(readyPod("a", "10.1.0.1"), ports(Port{80, TCP})),
 		with(readyPod("b", "10.1.0.2"), ports(Port{80, TCP}, Port{8443, TCP})),
-	}}}
+	)}}
 	w := desired(&Config{Marks: oneMarkRange, VIPs: []VIP{v}}, c, newMemory(), testTime)
 	mark := w.Marks[MarkedPort{addr("10.0.0.1"), Port{8443, TCP}}]
-	s, _ := w.Table.Find(MarkKey(7, false))
+	s, _ := w.Parts.table().Find(MarkKey(7, false))
 	if mark == 7 && slices.ContainsFunc(s.Servers, func(r Row) bool { return r.Address == addr("10.1.0.1") && r.Weight > 0 }) {
 		t.Errorf("8443, which node a has not, is balanced to it:\n%s", describeTable(w))
 	}
@@ -118,13 +118,13 @@ func TestVIPPortsOfATerminatingPod(t *testing.T) {
 	ports := func(p ...Port) func(*Pod) { return func(pod *Pod) { pod.Ports = p } }
 	old := with(readyPod("old", "10.1.0.1"), ports(Port{8080, TCP}))
 	old.Terminating = true
-	c := &Cluster{Pods: map[PodQuery][]Pod{v.PodQuery(): {
+	c := &Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): refs(
 		old,
 		with(readyPod("new", "10.1.0.1"), ports(Port{9090, TCP})),
 		with(readyPod("b", "10.1.0.2"), ports(Port{8080, TCP})),
-	}}}
+	)}}
 	w := desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
-	if got := w.Table.text(); strings.Contains(got, "8080/tcp rr: 10.1.0.1=1") {
+	if got := w.Parts.table().text(); strings.Contains(got, "8080/tcp rr: 10.1.0.1=1") {
 		t.Errorf("8080 of a node whose ready pod has it no more is in service:\n%s", got)
 	}
 }
@@ -139,9 +139,9 @@ func TestVIPNoPodsLeftPortsFromPods(t *testing.T) {
 			}
 		})
 		b := newBench(t, v)
-		b.loop.cluster.Set(&Cluster{Pods: map[PodQuery][]Pod{v.PodQuery(): {with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Ports = []Port{{80, TCP}} })}}})
+		b.loop.cluster.Set(&Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): refs(with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Ports = []Port{{80, TCP}} }))}})
 		b.turn()
-		b.loop.cluster.Set(&Cluster{Pods: map[PodQuery][]Pod{v.PodQuery(): {}}})
+		b.loop.cluster.Set(&Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): {}}})
 		b.turn()
 		b.later(3 * time.Second)
 		if !b.kernel.table(func(ServiceKey) bool { return true }).anyInService() {
@@ -158,12 +158,12 @@ func TestVIPStaticWeightZeroAndPortsOfSomeNodes(t *testing.T) {
 		v.TCPServices, v.PortsFromPods = ConfigMapName{}, true
 		v.RealServers = []StaticServer{{Address: addr("10.1.0.9"), Weight: 0}}
 	})
-	c := &Cluster{Pods: map[PodQuery][]Pod{v.PodQuery(): {
+	c := &Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): refs(
 		readyPod("a", "10.1.0.1"),
 		with(readyPod("b", "10.1.0.2"), func(p *Pod) { p.Ports, p.Ready = []Port{{8443, TCP}}, false }),
-	}}}
+	)}}
 	w := desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
-	if got := w.Table.text(); strings.Contains(got, "10.1.0.9=1") {
+	if got := w.Parts.table().text(); strings.Contains(got, "10.1.0.9=1") {
 		t.Errorf("a real server taken out by hand is in service:\n%s", got)
 	}
 }
@@ -302,7 +302,7 @@ func TestVIPKeptServersFollowTheConfiguration(t *testing.T) {
 	before := memory{Working: map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.1"), Forward: DirectRoute, Weight: 1, Upper: 5}}}}
 	v := testVIP(func(v *VIP) { v.TCPServices, v.Forward = ConfigMapName{}, Tunnel })
 	w := desired(&Config{VIPs: []VIP{v}}, testCluster(nil), before, testTime)
-	if r := w.Table[0].Servers[0]; r.Forward != Tunnel || r.Upper != 0 {
+	if r := w.Parts.table()[0].Servers[0]; r.Forward != Tunnel || r.Upper != 0 {
 		t.Errorf("kept as %+v, want a tunnel without a threshold", r.RealServer)
 	}
 }
@@ -341,7 +341,7 @@ func TestVIPAddedGroupDoesNotServeAnothersClients(t *testing.T) {
 	host := &notingHost{}
 	b.loop.host = host
 	b.loop.config.Set(&Config{VIPs: []VIP{old}, AuditInterval: 10 * time.Second, Marks: r})
-	c := &Cluster{Pods: map[PodQuery][]Pod{old.PodQuery(): {readyPod("z", "10.1.0.1")}}}
+	c := &Cluster{Pods: map[PodQuery][]*Pod{old.PodQuery(): refs(readyPod("z", "10.1.0.1"))}}
 	b.loop.cluster.Set(c)
 	b.turn()
 	mark := host.marks[MarkedPort{addr("10.0.0.1"), Port{80, TCP}}]
@@ -350,7 +350,7 @@ func TestVIPAddedGroupDoesNotServeAnothersClients(t *testing.T) {
 			t.Errorf("%s comes into %s while the other VIP's packets still have that mark", o.Server.Name(), o.Service.ServiceKey)
 		}
 	}
-	c = &Cluster{Pods: map[PodQuery][]Pod{old.PodQuery(): {readyPod("z", "10.1.0.1")}, added.PodQuery(): {readyPod("a", "10.1.0.7")}}}
+	c = &Cluster{Pods: map[PodQuery][]*Pod{old.PodQuery(): refs(readyPod("z", "10.1.0.1")), added.PodQuery(): refs(readyPod("a", "10.1.0.7"))}}
 	b.loop.config.Set(&Config{VIPs: []VIP{old, added}, AuditInterval: 10 * time.Second, Marks: r})
 	b.turn() // the new query has no answer yet
 	if got := b.loop.state.Memory.Working[workKey{added.Name, false}]; len(got) > 0 {

@@ -20,7 +20,7 @@ import (
 // can be told.
 func describeTable(w wanted) string {
 	var b strings.Builder
-	for _, s := range w.Table {
+	for _, s := range w.Parts.table() {
 		fmt.Fprintf(&b, "%s %s", s.ServiceKey, s.Scheduler)
 		if s.Flags != 0 {
 			fmt.Fprintf(&b, " flags=%#x", uint32(s.Flags))
@@ -150,18 +150,18 @@ func TestPortsFromPods(t *testing.T) {
 	a := with(readyPod("a", "10.1.0.1"), ports(Port{80, TCP}, Port{9100, TCP}))
 	b := with(readyPod("b", "10.1.0.2"), ports(Port{80, TCP}, Port{8443, TCP}, Port{53, UDP}))
 	query := v.PodQuery()
-	c := &Cluster{Pods: map[PodQuery][]Pod{query: {a, b}}}
+	c := &Cluster{Pods: map[PodQuery][]*Pod{query: refs(a, b)}}
 	want := "10.0.0.1:53/udp rr: 10.1.0.2=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n10.0.0.1:8443/tcp rr: 10.1.0.2=1\n"
 	got := desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
-	if diff := cmp.Diff(want, got.Table.text()); diff != "" {
+	if diff := cmp.Diff(want, got.Parts.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 	// The only node with a port is not ready: better it than a node without.
 	b.Ready = false
-	c = &Cluster{Pods: map[PodQuery][]Pod{query: {a, b}}}
+	c = &Cluster{Pods: map[PodQuery][]*Pod{query: refs(a, b)}}
 	want = "10.0.0.1:53/udp rr: 10.1.0.2=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n10.0.0.1:8443/tcp rr: 10.1.0.2=1\n"
 	got = desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
-	if diff := cmp.Diff(want, got.Table.text()); diff != "" {
+	if diff := cmp.Diff(want, got.Parts.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 	// Until the pods are known there may be more ports than are known.
@@ -263,7 +263,7 @@ func TestLoopMarksRefused(t *testing.T) {
 
 func TestSnapshotRoundTrip(t *testing.T) {
 	c := testCluster(map[string]string{"9000": "ns/svc:1"}, with(readyPod("a", "10.1.0.1", "2001:db8::1"), func(p *Pod) { p.Ports, p.Weight = []Port{{80, TCP}}, "5" }), readyPod("b"))
-	c.Pods[PodQuery{Namespace: "empty"}] = []Pod{}
+	c.Pods[PodQuery{Namespace: "empty"}] = []*Pod{}
 	var b bytes.Buffer
 	if err := writeSnapshot(&b, c, "here", testTime); err != nil {
 		t.Fatal(err)

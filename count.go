@@ -1,0 +1,130 @@
+// Counting the connections of real servers that drain.
+//
+// Part of the reconcile loop and called by it alone. IPVS can only be asked for
+// all real servers of a service, so a node that leaves thousands of services is
+// thousands of questions: they are asked a few in a turn, and newer inputs come
+// in between. Nothing is decided here; settle reads what was counted.
+
+package main
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	// drainPoll is how often the connections of draining real servers are
+	// counted. It is also the shortest drain: a packet that chose the real
+	// server just before it was quiesced has long been counted by then.
+	drainPoll = time.Second
+
+	// pollShare bounds what counting costs in a large table: the next round is
+	// so many times as far away as the last one took.
+	pollShare = 20
+
+	// countAtOnce is how many services are asked about in one turn: a few
+	// milliseconds.
+	countAtOnce = 64
+)
+
+// counting is a round of counting under way.
+type counting struct {
+	left  []*Service // to ask about; of the table that the round began with
+	took  time.Duration
+	found []idleService
+}
+
+// idleService is a service of which real servers have become idle.
+type idleService struct {
+	key      ServiceKey
+	was, now []leaving
+}
+
+// countDraining asks the kernel for the connections of real servers that drain,
+// as part of a round. At its end it marks those that have none.
+func (r *reconciler) countDraining() error {
+	start := r.now()
+	c := &r.counting
+	if len(c.left) == 0 {
+		*c = counting{left: c.left[:0]}
+		for i := range r.have {
+			if p := &r.have[i]; p.Next.IsZero() && p.From != nil {
+				continue // nothing drains
+			}
+			for j := range r.have[i].Services {
+				if s := &r.have[i].Services[j]; s.draining() {
+					c.left = append(c.left, s)
+				}
+			}
+		}
+	}
+	n := min(len(c.left), countAtOnce)
+	for _, s := range c.left[:n] {
+		if err := r.countService(s); err != nil {
+			*c = counting{}
+			return r.broken(err)
+		}
+	}
+	c.left = c.left[n:]
+	c.took += r.now().Sub(start)
+	if len(c.left) > 0 {
+		r.pollAt = r.now()
+		return nil
+	}
+	r.pollAt = r.now().Add(max(drainPoll, pollShare*c.took))
+	r.markIdle(c.found)
+	*c = counting{}
+	return nil
+}
+
+// countService asks about one service.
+func (r *reconciler) countService(s *Service) error {
+	idle := make([]bool, len(s.Leaving))
+	found := false
+	if err := r.director.Servers(s.ServiceKey, func(k KernelServer) {
+		if k.Weight > 0 || !k.Connections.Idle() {
+			return
+		}
+		for n, l := range s.Leaving {
+			if l.Address == k.Address && l.Port == k.Port && !l.Idle {
+				idle[n], found = true, true
+			}
+		}
+	}); err != nil || !found {
+		return err
+	}
+	now := slices.Clone(s.Leaving)
+	for n := range now {
+		now[n].Idle = now[n].Idle || idle[n]
+	}
+	c := &r.counting
+	if n := len(c.found); n > 0 && same(c.found[n-1].was, s.Leaving) && slices.Equal(c.found[n-1].now, now) {
+		now = c.found[n-1].now // services share who leaves
+	}
+	c.found = append(c.found, idleService{s.ServiceKey, s.Leaving, now})
+	return nil
+}
+
+// markIdle notes in the table what a round has found. Where somebody has come or
+// gone since, it says nothing any more.
+func (r *reconciler) markIdle(found []idleService) {
+	if len(found) == 0 {
+		return
+	}
+	r.have = slices.Clone(r.have) // others look at the old one
+	copied := -1                  // the part whose services are a copy already
+	for _, f := range found {
+		i := r.have.index(f.key)
+		if i < 0 {
+			continue
+		}
+		at := r.have[i].Services.index(f.key)
+		if at < 0 || !same(r.have[i].Services[at].Leaving, f.was) {
+			continue
+		}
+		if i != copied {
+			r.have[i], copied = part{Services: slices.Clone(r.have[i].Services)}, i
+		}
+		r.have[i].Services[at].Leaving = f.now
+	}
+}

@@ -1,0 +1,238 @@
+// Reading the kernel's IPVS table over the connection of genl_conn.go.
+//
+// reconcile.go audits with Table and counts draining connections with Servers;
+// status and metrics look on with Observe. A large table is read often and
+// changes seldom, so nothing here allocates for a row that is as known.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// services dumps all virtual services. The counters are read if they are asked
+// for.
+func (c *ipvsConn) services(counters bool, visit func(*VirtualService, Traffic)) error {
+	seq := c.nextSeq()
+	c.enc.buf = c.enc.buf[:0]
+	c.enc.dumpServices(seq)
+	var (
+		v    VirtualService
+		t    Traffic
+		into *Traffic
+	)
+	if counters {
+		into = &t
+	}
+	err := c.ask(seq, func(body []byte) error {
+		t = Traffic{}
+		err := decodeService(body, &v, into)
+		if err == nil {
+			visit(&v, t)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list virtual services: %w", err)
+	}
+	return nil
+}
+
+// servers dumps the real servers of service k, with their connections and,
+// if asked for, the other counters. A service that does not exist has none.
+func (c *ipvsConn) servers(k *ServiceKey, counters bool, visit func(*KernelServer)) error {
+	seq := c.nextSeq()
+	c.enc.buf = c.enc.buf[:0]
+	c.enc.dumpServers(*k, seq)
+	var first error
+	s := &c.server
+	a := c.exchange(seq, seq)
+	for a.next() {
+		switch {
+		case first != nil:
+		case a.errno != 0:
+			first = kernelError(a.kernelReply)
+		case a.answer():
+			if first = decodeServer(a.body, k, s, counters); first == nil {
+				visit(s)
+			}
+		}
+	}
+	if err := errors.Join(a.err, first); err != nil {
+		return fmt.Errorf("list real servers of %s: %w", k, err)
+	}
+	return nil
+}
+
+// Servers implements director.
+func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
+	return c.servers(&k, false, func(s *KernelServer) { visit(*s) })
+}
+
+// Table dumps the services that owned accepts, with their real servers. Others'
+// services are not looked into. Services that have the same real servers share
+// them, and a part that is as known has it comes back as that very part: an
+// audit that finds nothing leaves no garbage.
+func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
+	keys := c.dumped[:0]
+	if err := c.services(false, func(v *VirtualService, _ Traffic) {
+		if owned(v.ServiceKey) {
+			keys = append(keys, *v)
+		}
+	}); err != nil {
+		return nil, err
+	}
+	c.dumped = keys[:0]
+	byKey := func(a, b VirtualService) int { return a.Compare(b.ServiceKey) }
+	if !slices.IsSortedFunc(keys, byKey) {
+		slices.SortFunc(keys, byKey)
+	}
+	// A table that changes during the dump can show a service twice.
+	keys = slices.CompactFunc(keys, func(a, b VirtualService) bool { return a.ServiceKey == b.ServiceKey })
+
+	var all parts
+	at := 0 // in known
+	for len(keys) > 0 {
+		n := 1
+		for n < len(keys) && keys[n].Address == keys[0].Address && keys[n].Mark == keys[0].Mark {
+			n++
+		}
+		first := part{Services: Table{{VirtualService: keys[0]}}}
+		for at < len(known) && comparePart(known[at], first) < 0 {
+			at++
+		}
+		var was part
+		if at < len(known) && comparePart(known[at], first) == 0 {
+			was = known[at]
+		}
+		p, err := c.part(keys[:n], was)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+		keys = keys[n:]
+	}
+	return all, nil
+}
+
+// part dumps the real servers of services, which make up one part. was is what
+// the part is known as, empty when it is not.
+func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
+	var (
+		fresh Table // nil while everything is as it was
+		rows  []Row // of the last service that was not
+	)
+	for i := range services {
+		v := &services[i]
+		if err := c.rows(&v.ServiceKey); err != nil {
+			return part{}, err
+		}
+		if fresh == nil {
+			if i < len(was.Services) && was.Services[i].VirtualService == *v && c.foundAgain(was.Services[i].Servers) {
+				continue
+			}
+			fresh = make(Table, 0, len(services))
+			for j := range i {
+				fresh = append(fresh, Service{VirtualService: services[j], Servers: was.Services[j].Servers})
+			}
+		}
+		s := Service{VirtualService: *v}
+		if old := was.Services.at(v.ServiceKey); old != nil && c.foundAgain(old.Servers) {
+			s.Servers = old.Servers // with the reasons that the kernel does not know
+		} else {
+			if rows == nil || !c.foundAgain(rows) {
+				rows = c.sorted()
+			}
+			s.Servers = rows
+		}
+		fresh = append(fresh, s)
+	}
+	switch {
+	case fresh != nil:
+		return part{Services: fresh}, nil
+	case len(services) == len(was.Services):
+		return was, nil
+	}
+	return part{Services: slices.Clone(was.Services[:len(services)])}, nil
+}
+
+// rows dumps the real servers of service k into c.found, in the kernel's order.
+func (c *ipvsConn) rows(k *ServiceKey) error {
+	c.found = c.found[:0]
+	return c.servers(k, false, c.find)
+}
+
+// foundAgain reports whether c.found is known, which is in table order. The
+// kernel has an order of its own, by age; services tend to have the same one.
+func (c *ipvsConn) foundAgain(known []Row) bool {
+	n := len(c.found)
+	if n != len(known) {
+		return false
+	}
+	if len(c.order) == n {
+		i := 0
+		for i < n && known[c.order[i]].RealServer == c.found[i].RealServer {
+			i++
+		}
+		if i == n {
+			return true
+		}
+	}
+	order := make([]int, n)
+	seen := make([]bool, n)
+	for i := range c.found {
+		r := &c.found[i].RealServer
+		at, ok := slices.BinarySearchFunc(known, *r, func(k Row, r RealServer) int { return k.Compare(r) })
+		if !ok || seen[at] || known[at].RealServer != *r {
+			return false
+		}
+		order[i], seen[at] = at, true
+	}
+	c.order = order
+	return true
+}
+
+// sorted is c.found in table order.
+func (c *ipvsConn) sorted() []Row {
+	rows := slices.Clone(c.found)
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	// A table that changes during the dump can show a row twice.
+	return slices.CompactFunc(rows, func(a, b Row) bool { return a.SameServer(b.RealServer) })
+}
+
+// KernelService is a virtual service as a dump shows it.
+type KernelService struct {
+	VirtualService
+	Traffic Traffic
+	Servers []KernelServer
+}
+
+// Observe passes the services that owned accepts, with their counters, to visit
+// in table order, for status and metrics. One at a time: what visit is given is
+// valid until it returns.
+func (c *ipvsConn) Observe(owned func(ServiceKey) bool, visit func(*KernelService)) error {
+	var all []KernelService
+	if err := c.services(true, func(v *VirtualService, t Traffic) {
+		if owned(v.ServiceKey) {
+			all = append(all, KernelService{VirtualService: *v, Traffic: t})
+		}
+	}); err != nil {
+		return err
+	}
+	slices.SortFunc(all, func(a, b KernelService) int { return a.Compare(b.ServiceKey) })
+	var servers []KernelServer
+	for i := range all {
+		s := &all[i]
+		servers = servers[:0]
+		if err := c.servers(&s.ServiceKey, true, func(r *KernelServer) { servers = append(servers, *r) }); err != nil {
+			return err
+		}
+		slices.SortFunc(servers, func(a, b KernelServer) int { return a.Compare(b.RealServer) })
+		s.Servers = servers
+		visit(s)
+		s.Servers = nil
+	}
+	return nil
+}
