@@ -77,9 +77,10 @@ type wanted struct {
 	// will not.
 	Next time.Time
 
-	cfg   *Config
-	marks map[GroupName]uint32
-	vips  []*vipAnswer // for each of cfg.VIPs
+	cfg    *Config
+	health *Health
+	marks  map[GroupName]uint32
+	vips   []*vipAnswer // for each of cfg.VIPs
 }
 
 // owners maps addresses and marks to the VIPs they are configured for.
@@ -115,17 +116,18 @@ type hold struct {
 // desired computes the table that cfg asks for at the time now, given the
 // newest cluster (nil when nothing has been heard) and what came before.
 func desired(cfg *Config, cluster *Cluster, before memory, now time.Time) wanted {
-	return desiredSince(nil, cfg, cluster, before, now)
+	return desiredSince(nil, cfg, cluster, nil, before, now)
 }
 
-// desiredSince is desired, given an earlier answer (nil for none). The answer
-// is the same; what depends on nothing that has changed since is taken from
-// last, and then is the same memory.
-func desiredSince(last *wanted, cfg *Config, cluster *Cluster, before memory, now time.Time) wanted {
+// desiredSince is desired, given an earlier answer (nil for none) and what
+// probes have found (nil for nothing). The answer is the same; what depends on
+// nothing that has changed since is taken from last, and then is the same
+// memory.
+func desiredSince(last *wanted, cfg *Config, cluster *Cluster, health *Health, before memory, now time.Time) wanted {
 	if cluster == nil {
 		cluster = &Cluster{}
 	}
-	w := wanted{cfg: cfg, vips: make([]*vipAnswer, len(cfg.VIPs))}
+	w := wanted{cfg: cfg, health: health, vips: make([]*vipAnswer, len(cfg.VIPs))}
 	if last != nil && last.cfg == cfg {
 		w.marks, w.Owners = last.marks, last.Owners
 	} else {
@@ -135,6 +137,11 @@ func desiredSince(last *wanted, cfg *Config, cluster *Cluster, before memory, no
 	changed := last == nil
 	for i := range cfg.VIPs {
 		in := vipInputsOf(&cfg.VIPs[i], cluster, before)
+		if last != nil && last.health == health {
+			in.outages = last.vips[i].in.outages
+		} else {
+			in.outages = health.outages(in.vip)
+		}
 		if last != nil && last.vips[i].stands(in) {
 			w.vips[i] = last.vips[i]
 			continue
@@ -147,7 +154,9 @@ func desiredSince(last *wanted, cfg *Config, cluster *Cluster, before memory, no
 		w.vips[i], changed = b.vipAnswer, true
 	}
 	if !changed {
-		return *last
+		w = *last
+		w.health = health
+		return w
 	}
 	w.gather()
 	return w
@@ -215,6 +224,7 @@ type vipInputs struct {
 	maps      [2]ConfigMap // tcp-services and udp-services
 	heard     [2]bool      // of each
 	working   [2][]RealServer
+	outages   []outage
 }
 
 // familyIndex is a family's place in arrays of two.
@@ -265,8 +275,9 @@ func (v *vipAnswer) set(is6 bool) *setAnswer { return &v.sets[familyIndex(is6)] 
 // setAnswer is the part of an answer that the real servers of a VIP in one
 // family give.
 type setAnswer struct {
-	fromInputs []Row   // as pods and configuration have it
-	parts      []Table // one for each address, and one for each mark
+	fromInputs []Row        // as pods and configuration have it
+	candidates []netip.Addr // in service but for their probes; of a VIP that has probes
+	parts      []Table      // one for each address, and one for each mark
 	marks      map[MarkedPort]uint32
 	working    []RealServer
 	started    map[startKey]time.Time
@@ -280,7 +291,7 @@ type setAnswer struct {
 // stands reports whether the answer is right for inputs in, too. One that time
 // changes is not.
 func (v *vipAnswer) stands(in vipInputs) bool {
-	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || !same(v.in.pods, in.pods) {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || !same(v.in.pods, in.pods) || !slices.Equal(v.in.outages, in.outages) {
 		return false
 	}
 	for f := range v.sets {
@@ -357,7 +368,8 @@ func (b *build) answerPorts() {
 }
 
 // inService sees to it that somebody serves the set: the real servers that
-// can, else the sorry server, else those that could last.
+// can, else the sorry server, else those that could last. What probes say is no
+// part of the memory: it is asked again.
 func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	v, before := b.in.vip, b.before.Working[key]
 	set.working = before
@@ -365,7 +377,7 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 		set.working = fromPods
 	}
 	if inService(servers) {
-		return b.slowStart(set, key, servers)
+		return b.slowStart(set, key, b.probed(set, servers))
 	}
 	if i := slices.IndexFunc(v.Sorry, func(a netip.Addr) bool { return a.Is6() == key.Is6 }); i >= 0 {
 		sorry := RealServer{Address: v.Sorry[i], Weight: v.Weight, Forward: v.Forward, Tunnel: v.Tunnel}
@@ -374,7 +386,7 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	}
 	if len(before) > 0 {
 		set.kept = true
-		return keepWorking(servers, b.workedBefore(key))
+		return b.probed(set, keepWorking(servers, b.workedBefore(key)))
 	}
 	b.warn("vip %s: no %s real server is in service", v.Name, familyName(key.Is6))
 	return servers
@@ -388,8 +400,12 @@ func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 		// The same services as before, with other real servers.
 		for _, services := range b.last.set(is6).parts {
 			services = slices.Clone(services)
+			some := b.portOutages()
 			for i := range services {
 				services[i].Servers = servers
+				if k := services[i].ServiceKey; some && k.Protocol == TCP {
+					services[i].Servers = b.without(k.Port, servers)
+				}
 			}
 			set.parts = append(set.parts, services)
 		}
@@ -404,7 +420,7 @@ func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 		for _, p := range b.ports {
 			if !grouped[p.Port] {
 				key := ServiceKey{Address: a, Port: p.Number, Protocol: p.Protocol}
-				services = append(services, Service{VirtualService: virtualService(v, key), VIP: v.Name, Servers: p.only(v, servers)})
+				services = append(services, Service{VirtualService: virtualService(v, key), VIP: v.Name, Servers: b.portRows(p, servers)})
 			}
 		}
 		if len(services) > 0 {
@@ -428,10 +444,10 @@ func (b *build) groups(set *setAnswer, is6 bool, servers []Row) map[Port]bool {
 			// In the midst of a roll-out only some nodes have the port. Ports that
 			// need not stick together do without the mark until then; those that
 			// must are for the nodes that have all of them.
-			if g.ports == nil && !p.everywhere(servers) {
+			if g.ports == nil && !(p.everywhere(servers) && b.answersEverywhere(p.Port)) {
 				continue
 			}
-			members = p.only(v, members)
+			members = b.portRows(p, members)
 			grouped[p.Port], found = true, true
 			for _, a := range v.Addresses {
 				if a.Is6() == is6 {

@@ -29,8 +29,9 @@ func TestDesiredSince(t *testing.T) {
 			"time": func(rt *rapid.T) {
 				h.now = h.now.Add(time.Duration(rapid.IntRange(1, 20).Draw(rt, "seconds")) * time.Second)
 			},
-			"idle":  h.becomeIdle,
-			"again": func(*rapid.T) {},
+			"idle":   h.becomeIdle,
+			"probes": h.changeHealth,
+			"again":  func(*rapid.T) {},
 		})
 	})
 }
@@ -39,6 +40,7 @@ func TestDesiredSince(t *testing.T) {
 type history struct {
 	cfg     *Config
 	cluster *Cluster
+	health  *Health
 	memory  memory
 	now     time.Time
 	last    *wanted
@@ -46,8 +48,8 @@ type history struct {
 }
 
 func (h *history) check(rt *rapid.T) {
-	got := desiredSince(h.last, h.cfg, h.cluster, h.memory, h.now)
-	want := desired(h.cfg, h.cluster, h.memory, h.now)
+	got := desiredSince(h.last, h.cfg, h.cluster, h.health, h.memory, h.now)
+	want := desiredSince(nil, h.cfg, h.cluster, h.health, h.memory, h.now)
 	if diff := cmp.Diff(describeWanted(want), describeWanted(got)); diff != "" {
 		rt.Fatalf("from the last answer (-from nothing +from the last):\n%s", diff)
 	}
@@ -84,6 +86,23 @@ func (h *history) becomeIdle(rt *rapid.T) {
 			}
 		}
 	}
+}
+
+// changeHealth lets probes find something else.
+func (h *history) changeHealth(rt *rapid.T) {
+	next := &Health{Down: make(map[HealthKey]string)}
+	for i := range h.cfg.VIPs {
+		for node := range 7 {
+			a := addr(fmt.Sprintf("10.1.0.%d", node))
+			switch rapid.IntRange(0, 6).Draw(rt, "probe") {
+			case 0:
+				next.Down[HealthKey{h.cfg.VIPs[i].Name, a, 0}] = "refused"
+			case 1:
+				next.Down[HealthKey{h.cfg.VIPs[i].Name, a, 9000}] = "port 9000/tcp: refused"
+			}
+		}
+	}
+	h.health = next
 }
 
 // edit replaces the cluster by one that shares with it what is not edited.
@@ -182,6 +201,9 @@ func randomConfig(rt *rapid.T) *Config {
 			if rapid.IntRange(0, 3).Draw(rt, "sorry") == 0 {
 				v.Sorry = []netip.Addr{addr("10.1.0.99")}
 			}
+			if rapid.Bool().Draw(rt, "probes") {
+				v.Probes = &Probes{Ports: true}
+			}
 			v.PortsFromPods = rapid.IntRange(0, 3).Draw(rt, "ports from pods") == 0
 			v.OneMark = i == 0 && rapid.IntRange(0, 3).Draw(rt, "one mark") == 0
 		}))
@@ -214,9 +236,17 @@ func describeOps(ops []op) []string {
 	return all
 }
 
+func describePlan(p *ProbePlan) []string {
+	var all []string
+	for _, v := range p.VIPs {
+		all = append(all, fmt.Sprint(v.Name, v.Addresses, v.DataPort, v.Servers))
+	}
+	return all
+}
+
 func describeWanted(w wanted) []string {
 	all := describeParts(w.Parts)
 	return append(all,
 		fmt.Sprint("marks ", w.Marks), fmt.Sprint("working ", w.Memory.Working), fmt.Sprint("started ", w.Memory.Started),
-		fmt.Sprint("kept ", w.Kept), fmt.Sprint("hold ", w.Hold), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
+		fmt.Sprint("kept ", w.Kept), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("hold ", w.Hold), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
 }

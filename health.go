@@ -112,6 +112,15 @@ type FailOpen struct {
 	Why  string // what the first of them suffers
 }
 
+// String is "edge IPv4: all real servers fail and stay in service: …".
+func (o FailOpen) String() string {
+	what := "all real servers fail"
+	if o.Port != 0 {
+		what = "port " + Port{o.Port, TCP}.String() + " fails on all real servers"
+	}
+	return fmt.Sprintf("%s %s: %s and stay in service: %s", o.VIP, familyName(o.Is6), what, o.Why)
+}
+
 // compare orders by VIP, family, port.
 func (o FailOpen) compare(p FailOpen) int {
 	family := 0
@@ -139,6 +148,14 @@ func (h *Health) Port(vip string, a netip.Addr, n uint16) (why string, down bool
 	}
 	why, down = h.Down[HealthKey{vip, a, n}]
 	return why, down
+}
+
+// open lists where nobody is down because everybody would be.
+func (h *Health) open() []FailOpen {
+	if h == nil {
+		return nil
+	}
+	return h.Open
 }
 
 // FailsOpen reports whether all real servers of a VIP's family fail at once,

@@ -87,9 +87,7 @@ func newProber(log *slog.Logger, plans *latest[ProbePlan], out *latest[Health]) 
 		told:     make(map[string]time.Time),
 	}
 	p.spawn = func(f func()) { go f() }
-	for i := range p.stats.Kinds {
-		p.stats.Kinds[i].Kind = probeKind(i).String()
-	}
+	p.stats = newProbeStats()
 	return p
 }
 

@@ -27,6 +27,15 @@ type KindStats struct {
 	Targets, Down, Unknown   int
 }
 
+// newProbeStats are counters that have counted nothing.
+func newProbeStats() ProbeStats {
+	var s ProbeStats
+	for i := range s.Kinds {
+		s.Kinds[i].Kind = probeKind(i).String()
+	}
+	return s
+}
+
 // Stats returns the counters. It is safe for concurrent use.
 func (p *prober) Stats() ProbeStats {
 	p.mu.Lock()

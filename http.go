@@ -32,6 +32,7 @@ type httpServer struct {
 	// reloaded rings after configs has changed; nil where it never does.
 	reloaded <-chan struct{}
 	started  time.Time
+	prober   *prober // nil: nobody probes
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
@@ -146,9 +147,10 @@ func (s *httpServer) ready() error { return s.loop.view.Load().ready(s.loop.now(
 // status is what /status.json and `status -o json` give.
 type status struct {
 	Ready    bool            `json:"ready"`
-	Reason   string          `json:"reason,omitempty"` // why not ready
-	Since    time.Time       `json:"since,omitzero"`   // of the process
-	Kept     []string        `json:"kept,omitempty"`   // sets that serve with their last working real servers
+	Reason   string          `json:"reason,omitempty"`    // why not ready
+	Since    time.Time       `json:"since,omitzero"`      // of the process
+	Kept     []string        `json:"kept,omitempty"`      // sets that serve with their last working real servers
+	FailOpen []string        `json:"fail_open,omitempty"` // who fails their probes all at once, and so stays in service
 	Warnings []string        `json:"warnings,omitempty"`
 	Cluster  []StreamState   `json:"cluster,omitempty"`
 	Services []serviceStatus `json:"services"`
@@ -171,6 +173,14 @@ type serverStatus struct {
 	Traffic     Traffic     `json:"traffic"`
 }
 
+// probeStats are the prober's counters, zeros where there is none.
+func (s *httpServer) probeStats() ProbeStats {
+	if s.prober == nil {
+		return newProbeStats()
+	}
+	return s.prober.Stats()
+}
+
 // status joins the view's reasons with the kernel's counters.
 func (s *httpServer) status() (status, error) {
 	v := s.loop.view.Load()
@@ -184,6 +194,9 @@ func (s *httpServer) status() (status, error) {
 	}
 	for _, set := range v.Kept {
 		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
+	}
+	for _, o := range v.Open {
+		st.FailOpen = append(st.FailOpen, o.String())
 	}
 	st.Warnings = v.Warnings
 	err := observe(v.Parts, func(s *KernelService, known *Service) {

@@ -117,6 +117,9 @@ func printStatus(w io.Writer, st status) error {
 	for _, k := range st.Kept {
 		fmt.Fprintf(w, "KEPT: %s serves with its last working real servers; none would be in service\n", k)
 	}
+	for _, o := range st.FailOpen {
+		fmt.Fprintf(w, "PROBES: %s\n", o)
+	}
 	for _, s := range st.Cluster {
 		if s.LastError != "" {
 			fmt.Fprintf(w, "cluster: %s: %s\n", s.Name, s.LastError)

@@ -323,6 +323,9 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		configs.Set(c)
 	}
 
+	probes := newLatest[ProbePlan](make(chan struct{}, 1))
+	healths := newLatest[Health](wake)
+	prober := newProber(log, probes, healths)
 	watch := newClusterWatch(log, clusters)
 	prep := newPreparation(log)
 	audited := make(chan struct{}, 1)
@@ -332,6 +335,8 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		audited: audited,
 		config:  configs,
 		cluster: clusters,
+		health:  healths,
+		probes:  probes,
 		dial:    func() (director, error) { return dialDirector(log) },
 		host:    prep,
 		dir:     dir,
@@ -346,7 +351,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		}
 	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now()}
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)
@@ -356,6 +361,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		return saveSnapshots(ctx, cfg.CacheDir, func() string { return configs.Get().ClusterSource() }, clusters, saveWake, log)
 	})
 	group.Go(func() error { return prep.addresses.Run(ctx) })
+	group.Go(func() error { return prober.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

@@ -106,10 +106,28 @@ func (s *httpServer) writeOwn(e exposition) {
 	for _, st := range streams {
 		events(float64(st.Events), "stream", st.Name)
 	}
+	writeProbes(e, s.probeStats())
 	lists := e.family("cluster_lists_total", counter, "Complete lists that the stream received.")
 	for _, st := range streams {
 		lists(float64(st.Lists), "stream", st.Name)
 	}
+}
+
+// writeProbes writes what the prober counts.
+func writeProbes(e exposition, p ProbeStats) {
+	results := e.family("probes_total", counter, "Probes by their result; none is one that the director itself could not do.")
+	for _, k := range p.Kinds {
+		results(float64(k.Passed), "kind", k.Kind, "result", "passed")
+		results(float64(k.Failed), "kind", k.Kind, "result", "failed")
+		results(float64(k.NoResult), "kind", k.Kind, "result", "none")
+	}
+	targets := e.family("probe_targets", gauge, "What is probed, by what is believed of it.")
+	for _, k := range p.Kinds {
+		targets(float64(k.Targets-k.Down-k.Unknown), "kind", k.Kind, "state", "up")
+		targets(float64(k.Down), "kind", k.Kind, "state", "down")
+		targets(float64(k.Unknown), "kind", k.Kind, "state", "unknown")
+	}
+	e.family("probe_fail_open", gauge, "Sets of real servers, or ports, that fail on all at once and so stay in service.")(float64(p.FailOpen))
 }
 
 // writeSync writes whether the sync daemons run.

@@ -66,6 +66,8 @@ type reconciler struct {
 	wake    chan struct{}
 	config  *latest[Config]
 	cluster *latest[Cluster]
+	health  *latest[Health]    // what probes have found; nil: nobody probes
+	probes  *latest[ProbePlan] // whom to probe; nil likewise
 	dial    func() (director, error)
 	host    host
 	dir     *stateDir
@@ -77,6 +79,7 @@ type reconciler struct {
 	owners    owners                // of the configuration in force
 	owned     *Config               // that configuration
 	want      *wanted               // the last answer of desired
+	probed    []*vipAnswer          // those that the prober was told of last
 	have      parts                 // the kernel's table as far as it is ours, and who is leaving; while stale, what it was taken for last
 	stale     bool                  // have must be read from the kernel
 	compared  time.Time             // when have was last read from the kernel
@@ -273,6 +276,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 	}
 
 	p := r.plan(cfg, now, drift)
+	r.planProbes(p.want)
 	r.complain(p.want)
 	r.state.Memory, r.state.Leaving = p.want.Memory, p.Parts
 	// Before the kernel: an address must not be forgotten between the two. A
@@ -298,7 +302,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.forgetEmpty()
 	}
 	err := errors.Join(append(errs, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Open: p.want.health.open(), Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
 	return err
 }
 
@@ -313,7 +317,11 @@ type plan struct {
 // but the loop's own memory.
 func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	r.seed(cfg)
-	want := desiredSince(r.want, cfg, r.cluster.Get(), r.state.Memory, now)
+	var health *Health
+	if r.health != nil {
+		health = r.health.Get()
+	}
+	want := desiredSince(r.want, cfg, r.cluster.Get(), health, r.state.Memory, now)
 	want.Owners = r.owners // which know former marks too
 	r.want = &want
 	p := plan{want: &want, settled: settle(&want, r.have, now)}
@@ -326,6 +334,17 @@ func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 		}
 	}
 	return p
+}
+
+// planProbes tells the prober whom w wants asked, when that has changed.
+func (r *reconciler) planProbes(w *wanted) {
+	if r.probes == nil || same(r.probed, w.vips) {
+		return
+	}
+	r.probed = w.vips
+	if plan := w.probePlan(); !plan.Equal(r.probes.Get()) {
+		r.probes.Set(plan)
+	}
 }
 
 // broken drops the socket after its conversation failed, so that the next turn

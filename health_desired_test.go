@@ -1,0 +1,185 @@
+package main
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What probes find beside what pods and the configuration say.
+func TestDesiredWithProbes(t *testing.T) {
+	notReady := func(p *Pod) { p.Ready = false }
+	three := []Pod{readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")}
+	tcp := map[string]string{"9000": "ns/svc:1"}
+	down := func(server string, port uint16) HealthKey { return HealthKey{"edge", addr(server), port} }
+	tests := []struct {
+		name string
+		vip  func(*VIP)
+		pods []Pod
+		down map[HealthKey]string
+		want string
+		why  string // of the first row of weight 0
+	}{
+		{
+			name: "nothing found",
+			pods: three,
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=1\n",
+		},
+		{
+			name: "a real server is down",
+			pods: three,
+			down: map[HealthKey]string{down("10.1.0.2", 0): "GET http://10.1.0.2:10254/healthz: 500"},
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0 10.1.0.3=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.2=0 10.1.0.3=1\n",
+			why:  "pod b ready, but GET http://10.1.0.2:10254/healthz: 500",
+		},
+		{
+			name: "a port is down on one of them",
+			pods: three,
+			down: map[HealthKey]string{down("10.1.0.3", 9000): "port 9000/tcp: connection refused"},
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=0\n",
+			why:  "pod c ready, but port 9000/tcp: connection refused",
+		},
+		{
+			name: "a pod that is not ready has its own reason",
+			pods: []Pod{three[0], with(three[1], notReady)},
+			down: map[HealthKey]string{down("10.1.0.2", 0): "500"},
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.2=0\n",
+			why:  "pod b not ready",
+		},
+		{
+			name: "who is left when the others are not ready stays, whatever was found before",
+			pods: []Pod{three[0], with(three[1], notReady)},
+			down: map[HealthKey]string{down("10.1.0.1", 0): "500"},
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.2=0\n",
+			why:  "pod b not ready",
+		},
+		{
+			name: "static ones are asked too",
+			vip:  func(v *VIP) { v.RealServers = []StaticServer{{Address: addr("10.1.0.9"), Weight: 5}} },
+			pods: three[:1],
+			down: map[HealthKey]string{down("10.1.0.9", 0): "no answer in 1s"},
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.9=0\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.9=0\n",
+			why:  "static, but no answer in 1s",
+		},
+		{
+			name: "UDP follows the real server, not a port's TCP namesake",
+			vip:  func(v *VIP) { v.Ports = []Port{{53, TCP}, {53, UDP}}; v.TCPServices = ConfigMapName{} },
+			pods: three[:2],
+			down: map[HealthKey]string{down("10.1.0.1", 53): "refused"},
+			want: "10.0.0.1:53/tcp rr: 10.1.0.1=0 10.1.0.2=1\n10.0.0.1:53/udp rr: 10.1.0.1=1 10.1.0.2=1\n",
+			why:  "pod a ready, but refused",
+		},
+		{
+			name: "a port of a group takes the node out of the group",
+			vip:  func(v *VIP) { v.Groups = [][]Port{{{80, TCP}, {9000, TCP}}} },
+			pods: three[:2],
+			down: map[HealthKey]string{down("10.1.0.1", 9000): "refused"},
+			want: "mark-7/ipv4 rr: 10.1.0.1=0 10.1.0.2=1\n",
+			why:  "pod a ready, but refused",
+		},
+		{
+			name: "a port that is down somewhere leaves the one mark",
+			vip:  func(v *VIP) { v.OneMark = true },
+			pods: three[:2],
+			down: map[HealthKey]string{down("10.1.0.1", 9000): "refused"},
+			want: "mark-7/ipv4 rr: 10.1.0.1=1 10.1.0.2=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=0 10.1.0.2=1\n",
+			why:  "pod a ready, but refused",
+		},
+		{
+			name: "without [vip.health] nothing of it counts",
+			vip:  func(v *VIP) { v.Probes = nil },
+			pods: three[:2],
+			down: map[HealthKey]string{down("10.1.0.1", 0): "500"},
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.2=1\n",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := testVIP(func(v *VIP) { v.Probes = &Probes{Ports: true} })
+			if tt.vip != nil {
+				tt.vip(&v)
+			}
+			w := desiredSince(nil, &Config{Marks: oneMarkRange, VIPs: []VIP{v}}, testCluster(tcp, tt.pods...), &Health{Down: tt.down}, newMemory(), testTime)
+			table := w.Parts.table()
+			if diff := cmp.Diff(tt.want, table.text()); diff != "" {
+				t.Errorf("table (-want +got):\n%s", diff)
+			}
+			why := ""
+			for _, s := range table {
+				for _, r := range s.Servers {
+					if r.Weight == 0 && why == "" {
+						why = r.Why
+					}
+				}
+			}
+			if why != tt.why {
+				t.Errorf("why %q, want %q", why, tt.why)
+			}
+		})
+	}
+}
+
+// The prober asks those who would serve but for their probes, at the ports that
+// they have.
+func TestProbePlanOfATable(t *testing.T) {
+	v := testVIP(func(v *VIP) {
+		v.Probes = &Probes{Ports: true}
+		v.RealServers = []StaticServer{{Address: addr("10.1.0.8"), Weight: 1}, {Address: addr("10.1.0.9")}}
+		v.PortsFromPods = true
+	})
+	silent := testVIP(func(v *VIP) { v.Name, v.Addresses = "silent", []netip.Addr{addr("10.0.0.2")} })
+	c := testCluster(map[string]string{"9000": "ns/svc:1"},
+		with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Ports = []Port{{8443, TCP}, {53, UDP}} }), readyPod("b", "10.1.0.2"),
+		with(readyPod("c", "10.1.0.3"), func(p *Pod) { p.Ready = false }))
+	c.Pods[v.PodQuery()] = c.Pods[silent.PodQuery()]
+	health := &Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "500"}}
+	w := desiredSince(nil, &Config{VIPs: []VIP{v, silent}}, c, health, newMemory(), testTime)
+	want := &ProbePlan{VIPs: []ProbedVIP{{
+		Name: "edge", Probes: v.Probes, Addresses: v.Addresses, DataPort: 80,
+		Servers: []ProbedServer{
+			{addr("10.1.0.1"), []uint16{80, 8443, 9000}},
+			{addr("10.1.0.2"), []uint16{80, 9000}},
+			{addr("10.1.0.8"), []uint16{80, 8443, 9000}},
+		},
+	}}}
+	if diff := cmp.Diff(want, w.probePlan(), compareAddrs); diff != "" {
+		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+}
+
+// The loop pushes a plan when it changes, quiesces who is down with the reason
+// in the log, and takes them back.
+func TestLoopFollowsProbes(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.Probes = &Probes{Ports: true} }))
+	b.loop.health, b.loop.probes = newLatest[Health](b.loop.wake), newLatest[ProbePlan]()
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	plan := b.loop.probes.Get()
+	if plan == nil || len(plan.VIPs) != 1 || len(plan.VIPs[0].Servers) != 2 {
+		t.Fatalf("plan %+v", plan)
+	}
+	b.loop.health.Set(&Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s"}})
+	if log := b.turn(); !strings.Contains(log, `why="pod b ready, but no answer in 1s, draining"`) {
+		t.Error(log)
+	}
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+	if b.loop.probes.Get() != plan {
+		t.Error("the plan is pushed again although it is the same")
+	}
+	b.loop.health.Set(&Health{})
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	if plan := b.loop.probes.Get(); len(plan.VIPs[0].Servers) != 1 {
+		t.Errorf("plan %+v", plan)
+	}
+	// All at once: what the prober says then is for status and metrics.
+	b.loop.health.Set(&Health{Open: []FailOpen{{VIP: "edge", Why: "10.1.0.1: refused"}}})
+	b.turn()
+	if v := b.loop.view.Load(); len(v.Open) != 1 || v.Open[0].String() != "edge IPv4: all real servers fail and stay in service: 10.1.0.1: refused" {
+		t.Errorf("view: %+v", v.Open)
+	}
+}
