@@ -18,6 +18,9 @@ type PodQuery struct {
 	Annotation string
 	// Ports asks for the pods' ports.
 	Ports bool
+	// Brake is the share of the pods that served, in percent, beyond which their
+	// vanishing all at once has to be confirmed; 0 = it is believed.
+	Brake uint8
 }
 
 // ConfigMapName names one ConfigMap. The zero value names none.

@@ -68,7 +68,11 @@ type VIP struct {
 	UDPServices ConfigMapName // zero = none
 	RealServers []StaticServer
 	Drain       Drain
-	Probes      *Probes // nil = no [vip.health]: nobody is asked
+	// RemovalBrake is the share of the pods that serve, in percent, beyond which
+	// their vanishing all at once is believed only when a second answer says the
+	// same; 0 = at once.
+	RemovalBrake uint8
+	Probes       *Probes // nil = no [vip.health]: nobody is asked
 
 	// Flags are the scheduler's own (sh-port, sh-fallback, mh-port,
 	// mh-fallback) and, for UDP services alone, one-packet scheduling.
@@ -173,7 +177,7 @@ func (v *VIP) UsesCluster() bool {
 // PodQuery is what v asks of the cluster's pods.
 func (v *VIP) PodQuery() PodQuery {
 	q := v.Pods
-	q.Annotation, q.Ports = v.WeightAnnotation, v.PortsFromPods
+	q.Annotation, q.Ports, q.Brake = v.WeightAnnotation, v.PortsFromPods, v.RemovalBrake
 	return q
 }
 

@@ -80,6 +80,7 @@ address = "10.135.22.20" # may serve several VIPs
 			UDPServices: ConfigMapName{"other", "udp"},
 			RealServers: []StaticServer{{netip.MustParseAddr("10.135.22.20"), 65535}, {netip.MustParseAddr("2001:db8::20"), 0}},
 
+			RemovalBrake:     50,
 			WeightAnnotation: "lvs-controller/weight",
 			Forward:          DirectRoute,
 		}, {
@@ -93,6 +94,7 @@ address = "10.135.22.20" # may serve several VIPs
 			RealServers: []StaticServer{{netip.MustParseAddr("10.135.22.20"), 1}},
 			Drain:       Drain{5 * time.Minute},
 
+			RemovalBrake:     50,
 			WeightAnnotation: "lvs-controller/weight",
 			Forward:          DirectRoute,
 		}},
@@ -132,6 +134,7 @@ func TestParseConfigDefaults(t *testing.T) {
 			Pods:      PodQuery{Namespace: "ingress-nginx", Selector: "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"},
 			Drain:     Drain{5 * time.Minute},
 
+			RemovalBrake:     50,
 			WeightAnnotation: "lvs-controller/weight",
 			Forward:          DirectRoute,
 		}},

@@ -117,6 +117,7 @@ func defaultVIP() VIP {
 		Pods:             PodQuery{Namespace: "ingress-nginx"},
 		Forward:          DirectRoute,
 		Drain:            Drain{Timeout: defaultDrainTimeout},
+		RemovalBrake:     50,
 	}
 }
 
@@ -165,6 +166,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"weight_annotation", into(&vip.WeightAnnotation, parsed(`an annotation's "NAME" or "PREFIX/NAME" such as "lvs-controller/weight", or "" for none`, parseAnnotation))},
 		setting{"upper_threshold", into(&vip.Upper, integer[uint32](0, math.MaxUint32))},
 		setting{"lower_threshold", into(&vip.Lower, integer[uint32](0, math.MaxUint32-1))},
+		setting{"removal_brake", into(&vip.RemovalBrake, integer[uint8](0, 100))},
 		setting{"slow_start", into(&vip.SlowStart, wholeSeconds(0, time.Hour))},
 		setting{"forward", into(&vip.Forward, wordOf(word[ForwardingMethod]{"dr", DirectRoute}, word[ForwardingMethod]{"tunnel", Tunnel}))},
 		setting{"tunnel", func(v value) { readTunnel(v, &vip.Tunnel) }},

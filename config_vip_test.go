@@ -26,7 +26,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, health, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
@@ -203,6 +203,7 @@ weight_annotation = "example.org/Weight_1.0"
 upper_threshold   = 4294967295
 lower_threshold   = 4294967294
 slow_start        = "90s"
+removal_brake     = 80
 forward           = "tunnel"
 sorry_server      = ["2001:db8::9", "10.0.0.9"]
 tunnel            = { type = "gue", checksum = "remote" }
@@ -256,6 +257,7 @@ tunnel.checksum = "on"
 		Tunnel:           TunnelSettings{Type: TunnelGUE, Port: 6080, Flags: TunnelRemoteChecksum},
 		Sorry:            []netip.Addr{addr("2001:db8::9"), addr("10.0.0.9")},
 		Drain:            Drain{5 * time.Minute},
+		RemovalBrake:     80,
 	}, {
 		Name:          "sip",
 		Addresses:     []netip.Addr{addr("10.0.0.2")},
@@ -269,6 +271,7 @@ tunnel.checksum = "on"
 		Forward:       DirectRoute,
 		Sorry:         []netip.Addr{addr("10.0.0.9")},
 		Drain:         Drain{5 * time.Minute},
+		RemovalBrake:  50,
 	}, {
 		Name:             "dns",
 		Addresses:        []netip.Addr{addr("10.0.0.3")},
@@ -282,6 +285,7 @@ tunnel.checksum = "on"
 		Forward:          Tunnel,
 		Tunnel:           TunnelSettings{Type: TunnelGRE, Flags: TunnelChecksum},
 		Drain:            Drain{5 * time.Minute},
+		RemovalBrake:     50,
 	}}
 	got, err := ParseConfig("c.toml", []byte(text))
 	if err != nil {

@@ -52,6 +52,8 @@ type pace struct {
 	filePatience time.Duration // a file must look the same for so long before it is read
 	filePoll     time.Duration // look at the file even if nothing was notified
 	repeatLog    time.Duration // the same failure is logged again after this
+	brakeWindow  time.Duration // removals within so long count as one
+	confirm      time.Duration // wait for the answer that confirms a mass removal
 }
 
 // defaultPace is what a director runs with. An API server that comes back is
@@ -71,6 +73,8 @@ var defaultPace = pace{
 	filePatience: 200 * time.Millisecond,
 	filePoll:     10 * time.Second,
 	repeatLog:    time.Minute,
+	brakeWindow:  10 * time.Second,
+	confirm:      2 * time.Second,
 }
 
 // clusterWatch keeps one Cluster snapshot current.
@@ -180,6 +184,7 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		if w.streams[key] == nil {
 			s := &stream{key: key, owner: w, told: map[faultTopic]time.Time{}}
 			s.state = StreamState{Name: key.String(), Since: w.now()}
+			s.seedBrake(w.snapshot.Pods[key.pods])
 			w.streams[key] = s
 			fresh = append(fresh, s)
 		}
@@ -315,6 +320,7 @@ type stream struct {
 	key   streamKey
 	owner *clusterWatch
 	stop  context.CancelFunc
+	brake brake
 
 	mu         sync.Mutex
 	state      StreamState

@@ -59,7 +59,7 @@ func stampOf(info os.FileInfo) fileStamp {
 // followFile keeps streams current from the file at path until ctx ends.
 func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*stream) {
 	f := &fileFollower{owner: w, path: path, streams: streams}
-	f.take()
+	f.take(ctx)
 
 	// The directory is watched, because a rename or a symlink swap replaces
 	// the file. The poll sees what inotify cannot: a symlink's far end, a
@@ -100,7 +100,7 @@ func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*s
 			case !settling || now != seen:
 				seen, settling = now, true // it may be half written
 			default:
-				f.take()
+				f.take(ctx)
 				settling = false
 			}
 			look.Reset(w.pace.filePoll)
@@ -116,7 +116,7 @@ func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*s
 }
 
 // take reads the file and publishes what it says for every stream.
-func (f *fileFollower) take() {
+func (f *fileFollower) take(ctx context.Context) {
 	keys := make([]streamKey, len(f.streams))
 	for i, s := range f.streams {
 		keys[i] = s.key
@@ -134,6 +134,15 @@ func (f *fileFollower) take() {
 			f.complaint = complaint
 			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", err)
 		}
+		return
+	}
+	doubt := false
+	for i, s := range f.streams {
+		doubt = s.checkRemoval(answers[i]) != nil || doubt
+	}
+	if doubt {
+		f.owner.sleep(ctx, f.owner.pace.confirm)
+		f.take(ctx)
 		return
 	}
 	for i, s := range f.streams {

@@ -146,6 +146,13 @@ func (f *serverFollower) list(ctx context.Context) error {
 			"stream", f.key.String(), "resourceVersion", version, "before", f.version)
 	}
 	f.content, f.names, f.version = answer.done(), answer.names, version
+	if err := f.checkRemoval(f.content); err != nil {
+		f.owner.sleep(ctx, f.owner.pace.confirm)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return f.list(ctx)
+	}
 	f.owner.publish(f.stream, f.content)
 	f.listed()
 	return nil
@@ -246,6 +253,9 @@ func (f *serverFollower) take(e *event) error {
 	}
 	f.reported()
 	f.content = f.content.with(f.key, e, f.names)
+	if err := f.checkRemoval(f.content); err != nil {
+		return &fault{topic: faultTopic{kind: faultStale}, relist: true, err: err}
+	}
 	f.owner.publish(f.stream, f.content)
 	return nil
 }
