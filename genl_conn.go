@@ -72,10 +72,8 @@ type ipvsConn struct {
 
 	// Buffers of Table.
 	dumped []VirtualService
-	server KernelServer // the last one read
-	found  []Row
-	order  []int               // where the rows of the last known service stand in its table
-	find   func(*KernelServer) // adds to found
+	found  []Row // of one service
+	order  []int // where the rows of the last known service stand in its table
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error
@@ -130,7 +128,6 @@ func dialIPVS() (*ipvsConn, error) {
 		c.read(fd)
 		return true
 	}
-	c.find = func(s *KernelServer) { c.found = append(c.found, Row{RealServer: s.RealServer}) }
 	return c, nil
 }
 
@@ -245,16 +242,14 @@ func (a *replies) next() bool {
 			a.rest, a.err = a.conn.receive()
 			continue
 		}
-		var r kernelReply
-		if r, a.rest, a.err = nextReply(a.rest); a.err != nil {
+		if a.rest, a.err = a.kernelReply.next(a.rest); a.err != nil {
 			a.err = fmt.Errorf("read the kernel's answer: %w", a.err)
 			return false
 		}
-		if r.seq-a.first > a.last-a.first {
+		if a.seq-a.first > a.last-a.first {
 			continue
 		}
-		a.kernelReply = r
-		a.done = r.seq == a.last && (r.typ == unix.NLMSG_ERROR || r.typ == unix.NLMSG_DONE)
+		a.done = a.seq == a.last && (a.typ == unix.NLMSG_ERROR || a.typ == unix.NLMSG_DONE)
 		return true
 	}
 	return false
