@@ -66,7 +66,7 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 		undone = append(undone, f.Op)
 		r.stale = r.stale || f.surprising()
 	}
-	r.have = accepted(p.Parts, r.have, undone)
+	r.have = accepted(p.settled, r.have, undone)
 	done := p.ops
 	if len(undone) > 0 {
 		not := make(map[op]bool, len(undone))
@@ -113,9 +113,10 @@ func (r *reconciler) brokenIn(p plan, err error) error {
 	return r.broken(err)
 }
 
-// accepted is target without the operations that were not carried out, given
-// the table before.
-func accepted(target, before parts, undone []op) parts {
+// accepted is the table of s without the operations that were not carried out,
+// given the table before.
+func accepted(s settled, before parts, undone []op) parts {
+	target := s.Parts
 	if len(undone) == 0 {
 		return target
 	}
@@ -141,7 +142,7 @@ func accepted(target, before parts, undone []op) parts {
 			}
 			continue
 		}
-		if services := acceptedServices(p.Services, old.Services, byService); len(services) > 0 {
+		if services := acceptedServices(p.Services, old.Services, byService, s.Withdrawn); len(services) > 0 {
 			ps = append(ps, part{Services: services})
 		}
 	}
@@ -149,7 +150,7 @@ func accepted(target, before parts, undone []op) parts {
 }
 
 // acceptedServices is accepted for one part.
-func acceptedServices(target, before Table, undone map[ServiceKey][]op) Table {
+func acceptedServices(target, before Table, undone map[ServiceKey][]op, withdrawn map[ServiceKey][]leaving) Table {
 	var t Table
 	for now, was := range merged(target, before, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
 		service := now
@@ -162,7 +163,11 @@ func acceptedServices(target, before Table, undone map[ServiceKey][]op) Table {
 		case !touched && now != nil:
 			t = append(t, *now)
 		case kind(delService):
-			t = append(t, *was)
+			s := *was
+			if all, known := withdrawn[s.ServiceKey]; known {
+				s.Leaving = all
+			}
+			t = append(t, s)
 		case now == nil || kind(newService):
 		default:
 			s := *now

@@ -144,7 +144,7 @@ func BenchmarkDecode(b *testing.B) {
 	var s KernelServer
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := decodeServer(e.buf, &o.Service.ServiceKey, &s, false); err != nil {
+		if err := decodeServer(e.buf, &o.Service.ServiceKey, &s.RealServer, nil, nil); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -182,5 +182,17 @@ func BenchmarkTurn(b *testing.B) {
 				loop.turn(b.Context())
 			}
 		})
+	}
+}
+
+// The log lines of 51,000 operations.
+func BenchmarkLog(b *testing.B) {
+	cfg, up, _ := benchConfig(1000, 50)
+	p := pipeline{cfg: cfg}
+	ops := p.turn(up)
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	b.ReportAllocs()
+	for b.Loop() {
+		logChanges(log, &ops)
 	}
 }

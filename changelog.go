@@ -20,51 +20,58 @@ type changeLine struct {
 	change, reason string
 }
 
+// logLine is a line in the making.
+type logLine struct {
+	changeLine
+	now, was *RealServer // of its first operation
+	services portList
+}
+
+// covers reports whether o belongs to l, as far as can be told at a glance.
+func (l *logLine) covers(o *op) bool {
+	return o.Server != nil && l.now == o.Server && l.was == o.WasServer && l.kind == o.Kind &&
+		l.address == o.Service.Address && l.reason == o.Why && l.vip == o.VIP
+}
+
 // logChanges writes one line per change. The same change to several services
 // of a VIP (a node that joins 1000 ports) is one line that names them.
 func logChanges(log *slog.Logger, ops *phases) {
-	type line struct {
-		changeLine
-		ports portList
-	}
 	if ops.len() == 0 {
 		return
 	}
-	var lines []line
-	known := make(map[changeLine]int)
-	// Operations that point to the same real servers share a line: most are told
-	// apart without putting them into words.
-	type pointers struct {
-		kind     opKind
-		now, was *RealServer
-		address  netip.Addr
-		mark     bool
-	}
-	quick := make(map[pointers]int)
+	var (
+		lines []logLine
+		known = make(map[changeLine]int)
+		// Most services change as the one before: its lines are tried first, for
+		// putting a change into words costs more than the change.
+		service      *VirtualService
+		before, here []int
+	)
 	for o := range ops.all {
-		q := pointers{o.Kind, o.Server, o.WasServer, o.Service.Address, o.Service.Mark != 0}
-		at, found := -1, false
-		if o.Server != nil {
-			if at, found = quick[q]; found && (lines[at].vip != o.VIP || lines[at].reason != o.Why) {
-				found = false
-			}
+		if o.Service != service {
+			service = o.Service
+			before, here = here, before[:0]
 		}
-		if !found {
+		at := -1
+		if n := len(here); n < len(before) && lines[before[n]].covers(o) {
+			at = before[n]
+		} else {
 			l := o.line()
+			var found bool
 			if at, found = known[l]; !found {
 				at = len(lines)
-				lines = append(lines, line{changeLine: l})
+				lines = append(lines, logLine{changeLine: l, now: o.Server, was: o.WasServer})
 				known[l] = at
 			}
-			quick[q] = at
 		}
-		lines[at].ports.add(o.Service.ServiceKey)
+		here = append(here, at)
+		lines[at].services.add(o.Service.ServiceKey)
 	}
 	for i := range lines {
 		l := &lines[i]
-		attrs := []any{"vip", l.vip, "address", l.address, "ports", l.ports.String()}
+		attrs := []any{"vip", l.vip, "address", l.address, "ports", l.services.String()}
 		if l.address.IsUnspecified() {
-			attrs = []any{"vip", l.vip, "service", l.ports.String()}
+			attrs = []any{"vip", l.vip, "service", l.services.String()}
 		}
 		if l.server != "" {
 			attrs = append(attrs, "server", l.server)

@@ -45,7 +45,8 @@ type ConfigWatcher struct {
 	Hup  <-chan os.Signal // reload now; nil = never
 	// Recheck rings now and then. The file is read then although nothing was
 	// notified: a network file system or a bind mount may change it unseen. The
-	// reconcile loop rings with each audit, so that an idle process wakes once.
+	// reconcile loop rings while it is awake, so that an idle process does not
+	// wake for this.
 	Recheck <-chan struct{}
 	Current *Config // in force when Run starts
 	Parse   func(path string, text []byte) (*Config, error)

@@ -36,8 +36,8 @@ type counting struct {
 
 // idleService is a service of which real servers have become idle.
 type idleService struct {
-	key      ServiceKey
-	was, now []leaving
+	key  ServiceKey
+	idle []leaving // as they stood when they were counted
 }
 
 // countDraining asks the kernel for the connections of real servers that drain,
@@ -46,7 +46,7 @@ func (r *reconciler) countDraining() error {
 	start := r.now()
 	c := &r.counting
 	if len(c.left) == 0 {
-		*c = counting{left: c.left[:0]}
+		*c = counting{}
 		for i := range r.have {
 			if p := &r.have[i]; p.Next.IsZero() && p.From != nil {
 				continue // nothing drains
@@ -58,7 +58,7 @@ func (r *reconciler) countDraining() error {
 			}
 		}
 	}
-	n := min(len(c.left), countAtOnce)
+	n := min(len(c.left), r.countAtOnce)
 	for _, s := range c.left[:n] {
 		if err := r.countService(s); err != nil {
 			*c = counting{}
@@ -79,52 +79,62 @@ func (r *reconciler) countDraining() error {
 
 // countService asks about one service.
 func (r *reconciler) countService(s *Service) error {
-	idle := make([]bool, len(s.Leaving))
-	found := false
+	var idle []leaving
 	if err := r.director.Servers(s.ServiceKey, func(k KernelServer) {
-		if k.Weight > 0 || !k.Connections.Idle() {
-			return
+		if l := findLeaving(s.Leaving, k.RealServer); l != nil && !l.Idle && k.Weight == 0 && k.Connections.Idle() {
+			idle = append(idle, *l)
 		}
-		for n, l := range s.Leaving {
-			if l.Address == k.Address && l.Port == k.Port && !l.Idle {
-				idle[n], found = true, true
-			}
-		}
-	}); err != nil || !found {
+	}); err != nil || len(idle) == 0 {
 		return err
 	}
-	now := slices.Clone(s.Leaving)
-	for n := range now {
-		now[n].Idle = now[n].Idle || idle[n]
-	}
-	c := &r.counting
-	if n := len(c.found); n > 0 && same(c.found[n-1].was, s.Leaving) && slices.Equal(c.found[n-1].now, now) {
-		now = c.found[n-1].now // services share who leaves
-	}
-	c.found = append(c.found, idleService{s.ServiceKey, s.Leaving, now})
+	r.counting.found = append(r.counting.found, idleService{s.ServiceKey, idle})
 	return nil
 }
 
-// markIdle notes in the table what a round has found. Where somebody has come or
-// gone since, it says nothing any more.
+// markIdle notes in the table what a round has found. Of a drain that has begun
+// anew since, and so has another deadline, it says nothing.
 func (r *reconciler) markIdle(found []idleService) {
 	if len(found) == 0 {
 		return
 	}
 	r.have = slices.Clone(r.have) // others look at the old one
 	copied := -1                  // the part whose services are a copy already
+	var was, now []leaving        // the last answer: services share both
 	for _, f := range found {
 		i := r.have.index(f.key)
 		if i < 0 {
 			continue
 		}
 		at := r.have[i].Services.index(f.key)
-		if at < 0 || !same(r.have[i].Services[at].Leaving, f.was) {
+		if at < 0 {
 			continue
 		}
+		before := r.have[i].Services[at].Leaving
+		next, changed := withIdle(before, f.idle)
+		if !changed {
+			continue
+		}
+		if same(was, before) && slices.Equal(now, next) {
+			next = now
+		}
+		was, now = before, next
 		if i != copied {
 			r.have[i], copied = part{Services: slices.Clone(r.have[i].Services)}, i
 		}
-		r.have[i].Services[at].Leaving = f.now
+		r.have[i].Services[at].Leaving = next
 	}
+}
+
+// withIdle marks those of all that are the same drains as in idle.
+func withIdle(all, idle []leaving) (marked []leaving, changed bool) {
+	marked = slices.Clone(all)
+	for i := range marked {
+		l := &marked[i]
+		if !l.Gone && !l.Idle && slices.ContainsFunc(idle, func(o leaving) bool {
+			return o.Address == l.Address && o.Port == l.Port && o.Deadline.Equal(l.Deadline)
+		}) {
+			l.Idle, changed = true, true
+		}
+	}
+	return marked, changed
 }

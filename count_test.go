@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -33,25 +34,80 @@ func TestLoopCountsInSlices(t *testing.T) {
 	}
 	b.loop.cluster.Set(testCluster(tcp, a, late))
 	b.turn()
-	count := func(address string) (n int) {
-		for id := range b.kernel.servers {
-			if id.Address == addr(address) {
-				n++
-			}
-		}
-		return n
-	}
-	if n := count("10.1.0.3"); n != services {
+	if n := b.rowsOf("10.1.0.3"); n != services {
 		t.Errorf("the new node is in %d services while the old one is counted, want %d", n, services)
 	}
-	if n := count("10.1.0.2"); n != services {
+	if n := b.rowsOf("10.1.0.2"); n != services {
 		t.Errorf("the old node is in %d services before all are counted, want %d", n, services)
 	}
-	// The newcomer has changed every service: the round that it came into says
-	// nothing any more, the next one does.
-	b.later(3 * drainPoll)
-	if n := count("10.1.0.2"); n != 0 {
+	// The newcomer has changed every service, but none of the drains.
+	b.later(drainPoll / 2)
+	if n := b.rowsOf("10.1.0.2"); n != 0 {
 		t.Errorf("the old node is still in %d services", n)
+	}
+}
+
+// rowsOf counts the services that have a real server.
+func (b *bench) rowsOf(address string) int {
+	n := 0
+	for id := range b.kernel.servers {
+		if id.Address == addr(address) {
+			n++
+		}
+	}
+	return n
+}
+
+// Whatever else has the loop settle a service again and again does not put its
+// counting off: here, that nobody wants it any more, or slow start.
+func TestLoopCountsWhatIsSettledEachTurn(t *testing.T) {
+	t.Run("a VIP removed", func(t *testing.T) {
+		keep := testVIP()
+		many := testVIP(func(v *VIP) { v.Name, v.Addresses, v.Ports = "many", []netip.Addr{addr("10.0.0.2")}, nil })
+		for i := range countAtOnce + 1 {
+			many.Ports = append(many.Ports, Port{uint16(20000 + i), TCP})
+		}
+		b := newBench(t, keep, many)
+		b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+		b.turn()
+		b.configure(keep)
+		b.turn()
+		b.later(3 * drainPoll)
+		if n := len(b.kernel.services); n != 1 {
+			t.Errorf("%d services are left, none of which has a connection", n-1)
+		}
+	})
+	t.Run("slow start", func(t *testing.T) {
+		b := newBench(t, testVIP(func(v *VIP) { v.Ports, v.SlowStart = nil, 10*time.Minute }))
+		tcp := manyPorts(countAtOnce + 1)
+		a, old, fresh := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")
+		b.loop.cluster.Set(testCluster(tcp, a, old))
+		b.turn()
+		b.loop.cluster.Set(testCluster(tcp, a, fresh))
+		b.turn()
+		b.later(3 * drainPoll)
+		if n := b.rowsOf("10.1.0.2"); n > 0 {
+			t.Errorf("the idle node is still in %d services", n)
+		}
+	})
+}
+
+// A round that nobody needs any more is forgotten.
+func TestLoopForgetsAnAbandonedRound(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.Ports = nil }))
+	tcp := manyPorts(3 * countAtOnce)
+	a, gone := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")
+	b.loop.cluster.Set(testCluster(tcp, a, gone))
+	b.turn()
+	b.loop.cluster.Set(testCluster(tcp, a))
+	b.turn()
+	b.clock = b.clock.Add(drainPoll)
+	b.turn()
+	b.loop.cluster.Set(testCluster(tcp, a, gone))
+	b.turn()
+	b.later(time.Minute)
+	if n := len(b.loop.counting.left) + len(b.loop.counting.found); n > 0 {
+		t.Errorf("%d services of an old table are held", n)
 	}
 }
 
@@ -61,9 +117,14 @@ func TestLoopForgetsAnOldCount(t *testing.T) {
 	const services = countAtOnce + 1
 	b := newBench(t, testVIP(func(v *VIP) { v.Ports = nil }))
 	tcp := manyPorts(services)
-	a, gone := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")
-	b.loop.cluster.Set(testCluster(tcp, a, gone))
+	a, gone, busy := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")
+	b.loop.cluster.Set(testCluster(tcp, a, gone, busy))
 	b.turn()
+	for id := range b.kernel.servers {
+		if id.Address == busy.Addresses[0] {
+			b.kernel.conns[id] = Connections{Active: 1} // it keeps the round going
+		}
+	}
 	b.loop.cluster.Set(testCluster(tcp, a))
 	b.turn()
 	b.clock = b.clock.Add(drainPoll)
@@ -82,8 +143,8 @@ func TestLoopForgetsAnOldCount(t *testing.T) {
 			t.Fatalf("%v is not quiesced", id)
 		}
 	}
-	if n := len(b.kernel.servers); n != 2*services {
-		t.Errorf("%d rows, want %d: real servers with connections were removed", n, 2*services)
+	if n := len(b.kernel.servers); n != 3*services {
+		t.Errorf("%d rows, want %d: real servers with connections were removed", n, 3*services)
 	}
 }
 

@@ -142,7 +142,7 @@ func desiredSince(last *wanted, cfg *Config, cluster *Cluster, health *Health, b
 		} else {
 			in.outages = health.outages(in.vip)
 		}
-		if last != nil && last.vips[i].stands(in) {
+		if last != nil && last.vips[i].stands(in, now) {
 			w.vips[i] = last.vips[i]
 			continue
 		}
@@ -288,19 +288,18 @@ type setAnswer struct {
 	warnings   []string // about real servers
 }
 
-// stands reports whether the answer is right for inputs in, too. One that time
-// changes is not.
-func (v *vipAnswer) stands(in vipInputs) bool {
+// stands reports whether the answer is right for inputs in at the time now, too.
+func (v *vipAnswer) stands(in vipInputs, now time.Time) bool {
 	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || !same(v.in.pods, in.pods) || !slices.Equal(v.in.outages, in.outages) {
 		return false
 	}
 	for f := range v.sets {
 		// What was answered is remembered, and comes back as what was before.
-		if !v.sets[f].next.IsZero() || !same(in.working[f], v.sets[f].working) && !same(in.working[f], v.in.working[f]) {
+		if next := v.sets[f].next; !next.IsZero() && !now.Before(next) || !same(in.working[f], v.sets[f].working) && !same(in.working[f], v.in.working[f]) {
 			return false
 		}
 	}
-	return true // slow starts that are over have no entry; others have a next time
+	return true
 }
 
 // build is desired at work on one VIP.

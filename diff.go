@@ -249,7 +249,13 @@ type rowChange struct {
 	why      string
 }
 
-func (c *rowChange) phase() int { return phaseOf(c.kind, c.quiesces) }
+// phase is the place of c in a batch: with its service, where that is fresh.
+func (c *rowChange) phase(fresh bool) int {
+	if fresh {
+		return int(newService)
+	}
+	return phaseOf(c.kind, c.quiesces)
+}
 
 // services adds what turns the services have into want.
 func (d *differ) services(want, have Table) {
@@ -257,15 +263,17 @@ func (d *differ) services(want, have Table) {
 	for w, h := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
 		switch {
 		case h == nil:
+			// Its real servers come right behind it: it is not there without them
+			// for longer than need be, and the kernel has it at hand.
 			d.add(newService, op{VIP: w.VIP, Service: &w.VirtualService, Why: "new virtual service"})
-			d.servers(w, nil)
+			d.servers(w, nil, true)
 		case w == nil:
 			d.add(delService, op{VIP: h.VIP, Service: &h.VirtualService, WasService: &h.VirtualService, Why: noService})
 		default:
 			if w.VirtualService != h.VirtualService {
 				d.add(setService, op{VIP: w.VIP, Service: &w.VirtualService, WasService: &h.VirtualService, Why: "configuration"})
 			}
-			d.servers(w, h.Servers)
+			d.servers(w, h.Servers, false)
 		}
 		if w != nil {
 			d.left--
@@ -280,8 +288,9 @@ func (d *differ) add(kind opKind, o op) {
 	*phase = append(*phase, o)
 }
 
-// servers adds what turns the real servers have into those of w.
-func (d *differ) servers(w *Service, have []Row) {
+// servers adds what turns the real servers have into those of w, which is fresh
+// when it is made in the same batch.
+func (d *differ) servers(w *Service, have []Row, fresh bool) {
 	if same(w.Servers, have) {
 		return // the very rows that were applied last
 	}
@@ -291,7 +300,10 @@ func (d *differ) servers(w *Service, have []Row) {
 		// Most likely the other services of the part change the same way.
 		var more [numPhases]int
 		for i := range d.changes {
-			more[d.changes[i].phase()] += d.left
+			more[d.changes[i].phase(fresh)] += d.left
+		}
+		if fresh {
+			more[newService] += d.left // the services themselves
 		}
 		for i, n := range more {
 			d.phases[i] = slices.Grow(d.phases[i], n)
@@ -299,7 +311,7 @@ func (d *differ) servers(w *Service, have []Row) {
 	}
 	for i := range d.changes {
 		c := &d.changes[i]
-		phase := &d.phases[c.phase()]
+		phase := &d.phases[c.phase(fresh)]
 		*phase = append(*phase, op{Kind: c.kind, VIP: w.VIP, Service: &w.VirtualService, Server: c.now, WasServer: c.was, Why: c.why})
 	}
 }

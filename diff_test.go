@@ -23,8 +23,8 @@ func TestDiff(t *testing.T) {
 			Table{service(web, "10.1.0.1", 1), service(tls, "10.1.0.1", 2)}, nil,
 			[]string{
 				"+ 10.0.0.1:80/tcp  scheduler rr  (new virtual service)",
-				"+ 10.0.0.1:443/tcp  scheduler rr  (new virtual service)",
 				"+ 10.0.0.1:80/tcp → 10.1.0.1  weight 1",
+				"+ 10.0.0.1:443/tcp  scheduler rr  (new virtual service)",
 				"+ 10.0.0.1:443/tcp → 10.1.0.1  weight 2",
 			},
 		},
@@ -34,8 +34,8 @@ func TestDiff(t *testing.T) {
 			Table{service(web, "10.1.0.1", 2, "10.1.0.2", 1), service(tls, "10.1.0.1", 1)},
 			[]string{
 				"+ 10.0.0.1:53/udp  scheduler rr  (new virtual service)",
-				"~ 10.0.0.1:80/tcp  scheduler rr → wlc  (configuration)",
 				"+ 10.0.0.1:53/udp → 10.1.0.1  weight 1",
+				"~ 10.0.0.1:80/tcp  scheduler rr → wlc  (configuration)",
 				"+ 10.0.0.1:80/tcp → 10.1.0.3  weight 1",
 				"~ 10.0.0.1:80/tcp → 10.1.0.1  weight 2 → 1",
 				"- 10.0.0.1:80/tcp → 10.1.0.2",

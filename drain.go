@@ -63,6 +63,9 @@ const (
 // settled is settle's answer.
 type settled struct {
 	Parts parts
+	// Withdrawn are services that go as a whole now, and who has drained from
+	// them: should they not go after all, the deadlines are still known.
+	Withdrawn map[ServiceKey][]leaving
 	// Next is the earliest deadline, zero when there is none.
 	Next time.Time
 }
@@ -89,6 +92,7 @@ func settle(w *wanted, have parts, now time.Time) settled {
 			done.Next = earlier(done.Next, p.Next)
 		}
 	}
+	done.Withdrawn = s.withdrawn
 	return done
 }
 
@@ -116,9 +120,10 @@ type settling struct {
 	now time.Time
 	// Services that have the same real servers lose them the same way, and go on
 	// sharing them: the last few answers are at hand for the next service.
-	answers [4]exitAnswer
-	newest  int
-	timeout time.Duration // to drain, of the part's VIP
+	answers   [4]exitAnswer
+	withdrawn map[ServiceKey][]leaving
+	newest    int
+	timeout   time.Duration // to drain, of the part's VIP
 }
 
 // part settles the services of one part; either side may be empty.
@@ -148,6 +153,9 @@ func (s *settling) part(want, have Table) part {
 		case w != nil:
 			service = *w
 			s.leave(&service, w.Servers, has, noPod, &p.Next)
+			if w.Scheduler == "dh" && has.Scheduler != "dh" {
+				p.From = nil // once it has dh, nobody drains
+			}
 		default:
 			differ(i)
 			if h, held := s.heldFor(has.ServiceKey); held && h.Servers == nil {
@@ -159,8 +167,12 @@ func (s *settling) part(want, have Table) part {
 			} else {
 				service = *has
 				s.leave(&service, nil, has, noService, &p.Next)
-				if len(service.Servers) == 0 {
-					continue // the whole service goes, its real servers have drained
+				if len(service.Servers) == 0 { // they have drained, the whole service goes
+					if s.withdrawn == nil {
+						s.withdrawn = make(map[ServiceKey][]leaving)
+					}
+					s.withdrawn[has.ServiceKey] = service.Leaving
+					continue
 				}
 			}
 		}
@@ -232,9 +244,8 @@ func (s *settling) leave(service *Service, want []Row, has *Service, why string,
 		// A quiesced UDP real server keeps its flows for as long as clients send,
 		// so quiescing would not move them: it goes at once. So it does with dh,
 		// which sends a VIP's clients to one real server and, while that one is
-		// quiesced, refuses them all (ip_vs_dh_schedule). Which of two schedulers
-		// comes first, when they are exchanged in this turn, is not known.
-		atOnce: has.Protocol == UDP || has.Scheduler == "dh" || service.Scheduler == "dh",
+		// quiesced, refuses them all (ip_vs_dh_schedule).
+		atOnce: has.Protocol == UDP || has.Scheduler == "dh",
 	}
 	a := s.answer(&q)
 	service.Servers, service.Leaving = a.rows, a.leaving

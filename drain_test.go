@@ -151,15 +151,18 @@ func TestSettle(t *testing.T) {
 				tt.removed = map[rowID]string{}
 			}
 			draining := map[rowID]drain{}
-			for s := range s.Parts.all {
-				for _, l := range s.Leaving {
+			note := func(k ServiceKey, all []leaving) {
+				for _, l := range all {
 					if !l.Deadline.IsZero() {
-						draining[rowID{s.ServiceKey, l.Address, l.Port}] = l.drain
+						draining[rowID{k, l.Address, l.Port}] = l.drain
 					}
 				}
 			}
-			if tt.table == "" {
-				draining = tt.draining // nobody is left to carry them
+			for s := range s.Parts.all {
+				note(s.ServiceKey, s.Leaving)
+			}
+			for k, all := range s.Withdrawn {
+				note(k, all)
 			}
 			if diff := cmp.Diff(tt.draining, draining, compareAddrs); diff != "" {
 				t.Errorf("drains (-want +got):\n%s", diff)

@@ -26,6 +26,7 @@ type fakeKernel struct {
 	dumps    int                     // tables read
 	broken   error                   // returned by Table
 	onApply  func(op)
+	breakAt  func(op) bool // where the conversation breaks
 	refuse   func(op) error
 }
 
@@ -81,12 +82,35 @@ func (k *fakeKernel) StopDaemon(role SyncRole) error {
 	return nil
 }
 
-func (k *fakeKernel) Table(owned func(ServiceKey) bool, _ parts) (parts, error) {
+// Table gives what is as known back as the same memory, as ipvsConn does.
+func (k *fakeKernel) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
 	if k.broken != nil {
 		return nil, k.broken
 	}
 	k.dumps++
-	return split(k.table(owned)), nil
+	fresh := split(k.table(owned))
+	for i := range fresh {
+		at := known.index(fresh[i].Services[0].ServiceKey)
+		if at < 0 {
+			continue
+		}
+		was := known[at]
+		unchanged := len(was.Services) == len(fresh[i].Services)
+		for j := range fresh[i].Services {
+			s := &fresh[i].Services[j]
+			old := was.Services.at(s.ServiceKey)
+			if old != nil && slices.EqualFunc(old.Servers, s.Servers, func(a, b Row) bool { return a.RealServer == b.RealServer }) {
+				s.Servers = old.Servers
+				unchanged = unchanged && old.VirtualService == s.VirtualService
+			} else {
+				unchanged = false
+			}
+		}
+		if unchanged {
+			fresh[i] = was
+		}
+	}
+	return fresh, nil
 }
 
 // table is the kernel's table, sorted as a dump is.
@@ -122,6 +146,9 @@ func (k *fakeKernel) Apply(ops []op) ([]*opError, error) {
 	for _, o := range ops {
 		if k.onApply != nil {
 			k.onApply(o)
+		}
+		if k.breakAt != nil && k.breakAt(o) {
+			return failed, fmt.Errorf("receive: %w", unix.ENOBUFS)
 		}
 		if err := k.do(o); err != nil {
 			failed = append(failed, &opError{Op: o, Err: err})

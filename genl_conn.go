@@ -59,7 +59,9 @@ type ipvsConn struct {
 	genl *genetlink.Conn
 	raw  syscall.RawConn
 	enc  encoder
-	seq  uint32
+	// spare takes the next batch while the kernel works on that in enc.
+	spare encoder
+	seq   uint32
 
 	// One system call each, made once so that a call allocates nothing: write
 	// sends what is in enc, read fills recv, tryRead does without waiting.
@@ -72,10 +74,8 @@ type ipvsConn struct {
 
 	// Buffers of Table.
 	dumped []VirtualService
-	server KernelServer // the last one read
-	found  []Row
-	order  []int               // where the rows of the last known service stand in its table
-	find   func(*KernelServer) // adds to found
+	found  []Row // of one service
+	order  []int // where the rows of the last known service stand in its table
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error
@@ -111,6 +111,7 @@ func dialIPVS() (*ipvsConn, error) {
 		genl:  genl,
 		raw:   raw,
 		enc:   encoder{family: family.ID},
+		spare: encoder{family: family.ID},
 		recv:  make([]byte, receiveBytes),
 		batch: batch,
 	}
@@ -130,7 +131,6 @@ func dialIPVS() (*ipvsConn, error) {
 		c.read(fd)
 		return true
 	}
-	c.find = func(s *KernelServer) { c.found = append(c.found, Row{RealServer: s.RealServer}) }
 	return c, nil
 }
 
@@ -245,16 +245,14 @@ func (a *replies) next() bool {
 			a.rest, a.err = a.conn.receive()
 			continue
 		}
-		var r kernelReply
-		if r, a.rest, a.err = nextReply(a.rest); a.err != nil {
+		if a.rest, a.err = a.kernelReply.next(a.rest); a.err != nil {
 			a.err = fmt.Errorf("read the kernel's answer: %w", a.err)
 			return false
 		}
-		if r.seq-a.first > a.last-a.first {
+		if a.seq-a.first > a.last-a.first {
 			continue
 		}
-		a.kernelReply = r
-		a.done = r.seq == a.last && (r.typ == unix.NLMSG_ERROR || r.typ == unix.NLMSG_DONE)
+		a.done = a.seq == a.last && (a.typ == unix.NLMSG_ERROR || a.typ == unix.NLMSG_DONE)
 		return true
 	}
 	return false
@@ -332,38 +330,59 @@ func (e *opError) surprising() bool {
 	return errors.Is(e.Err, unix.EEXIST) || errors.Is(e.Err, unix.ESRCH) || e.Op.Kind >= newServer && errors.Is(e.Err, unix.ENOENT)
 }
 
-// Apply carries out ops in order, up to batchMessages in one system call, and
-// returns those that the kernel refused; the others have been done. An error
-// means that the conversation broke: what was done is unknown then.
+// Apply carries out ops in order, as many in one system call as the limits
+// allow, and returns those that the kernel refused; the others have been done.
+// An error means that the conversation broke: what was done is unknown then.
+// While the kernel works on one batch the next is encoded.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
+	if len(ops) == 0 {
+		return nil, nil
+	}
 	var failed []*opError
-	for len(ops) > 0 {
-		c.enc.buf = c.enc.buf[:0]
-		first := c.seq + 1
-		n := min(len(ops), c.batch.messages)
-		for i := range n {
-			var flags uint16
-			if i == n-1 || len(c.enc.buf) > c.batch.bytes {
-				flags = unix.NLM_F_ACK // of the last only; refusals are always answered
-				n = i + 1
-			}
-			c.enc.op(&ops[i], flags, c.nextSeq())
-			if flags != 0 {
-				break
-			}
+	n := c.batch.encode(&c.enc, ops, c.seq+1)
+	for {
+		first, last := c.seq+1, c.seq+uint32(n)
+		c.seq = last
+		now, later := ops[:n], ops[n:]
+		var encoded chan int
+		if len(later) > 0 {
+			encoded = make(chan int, 1)
+			go func() { encoded <- c.batch.encode(&c.spare, later, last+1) }()
 		}
-		a := c.exchange(first, c.seq)
+		a := c.exchange(first, last)
 		for a.next() {
 			if a.errno != 0 {
-				failed = append(failed, &opError{Op: ops[a.seq-first], Err: kernelError(a.kernelReply)})
+				failed = append(failed, &opError{Op: now[a.seq-first], Err: kernelError(a.kernelReply)})
 			}
+		}
+		if len(later) > 0 {
+			n = <-encoded
 		}
 		if a.err != nil {
 			return failed, fmt.Errorf("change the table: %w", a.err)
 		}
-		ops = ops[n:]
+		if len(later) == 0 {
+			return failed, nil
+		}
+		ops = later
+		c.enc, c.spare = c.spare, c.enc
 	}
-	return failed, nil
+}
+
+// encode replaces the content of e by the first of ops, as many as one system
+// call takes, numbered from seq on, and returns how many that are. Only the last
+// is acknowledged; refusals are always answered.
+func (l batchLimits) encode(e *encoder, ops []op, seq uint32) int {
+	e.buf = e.buf[:0]
+	ops = ops[:min(len(ops), l.messages)]
+	for i := range ops {
+		if i == len(ops)-1 || len(e.buf) > l.bytes {
+			e.op(&ops[i], unix.NLM_F_ACK, seq+uint32(i))
+			return i + 1
+		}
+		e.op(&ops[i], 0, seq+uint32(i))
+	}
+	return 0
 }
 
 // Timeouts reads the connection timeouts of the network namespace.

@@ -248,64 +248,84 @@ type KernelServer struct {
 }
 
 // decodeServer reads one message of an IPVS_CMD_GET_DEST dump for service k
-// into s. Without counters s.Traffic stays zero: reading it is half the work.
-func decodeServer(body []byte, k *ServiceKey, s *KernelServer, counters bool) error {
-	*s = KernelServer{}
+// into r, and its counters into c and t unless they are nil: reading them is
+// most of the work. The loop is written out, not attrs.next: an audit of a large
+// table comes here for every row.
+func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *Traffic) error {
+	fail := func(err error) error { return fmt.Errorf("service %s: real server: %w", k, err) }
+	dest, err := nested(body, cmdAttrDest)
+	if err != nil {
+		return fail(err)
+	}
+	*r = RealServer{}
 	var (
-		t      *Traffic
+		a      attrs
 		addr   []byte
 		family = addressFamily(k.Address) // kernels before 3.18 do not say
 	)
-	if counters {
-		t = &s.Traffic
-	}
-	dest, err := nested(body, cmdAttrDest)
-	if err != nil {
-		return fmt.Errorf("service %s: real server: %w", k, err)
-	}
-	a := attrs{rest: dest}
-	for a.next() {
+	for len(dest) > 0 {
+		if len(dest) < 4 {
+			return fail(errTruncated)
+		}
+		n := int(binary.NativeEndian.Uint16(dest))
+		if n < 4 || n > len(dest) {
+			return fail(errTruncated)
+		}
+		a.typ, a.data = binary.NativeEndian.Uint16(dest[2:])&nlaTypeMask, dest[4:n]
+		dest = dest[min((n+3)&^3, len(dest)):]
 		switch a.typ {
 		case destAttrAddr:
 			addr = a.sized(16)
-		case destAttrAddrFamily:
-			family = a.u16()
 		case destAttrPort:
-			if s.Port = a.port(); s.Port == k.Port {
-				s.Port = 0
+			if r.Port = a.port(); r.Port == k.Port {
+				r.Port = 0
 			}
 		case destAttrFwdMethod:
-			s.Forward = ForwardingMethod(a.u32() & 7) // IP_VS_CONN_F_FWD_MASK
+			r.Forward = ForwardingMethod(a.u32() & 7) // IP_VS_CONN_F_FWD_MASK
 		case destAttrWeight:
-			s.Weight = a.u32()
-		case destAttrTunType:
-			s.Tunnel.Type = TunnelType(a.sized(1)[0])
-		case destAttrTunPort:
-			s.Tunnel.Port = a.port()
-		case destAttrTunFlags:
-			s.Tunnel.Flags = TunnelFlags(a.u16())
+			r.Weight = a.u32()
 		case destAttrUThresh:
-			s.Upper = a.u32()
+			r.Upper = a.u32()
 		case destAttrLThresh:
-			s.Lower = a.u32()
-		case destAttrActiveConns:
-			s.Connections.Active = a.u32()
-		case destAttrInactConns:
-			s.Connections.Inactive = a.u32()
-		case destAttrPersistConns:
-			s.Connections.Persistent = a.u32()
-		case destAttrStats64:
-			a.traffic(t)
+			r.Lower = a.u32()
+		case destAttrAddrFamily:
+			family = a.u16()
+		case destAttrTunType:
+			r.Tunnel.Type = TunnelType(a.u8())
+		case destAttrTunPort:
+			r.Tunnel.Port = a.port()
+		case destAttrTunFlags:
+			r.Tunnel.Flags = TunnelFlags(a.u16())
+		case destAttrActiveConns, destAttrInactConns, destAttrPersistConns, destAttrStats64:
+			a.counters(c, t)
 		}
 	}
 	if a.err != nil {
-		return fmt.Errorf("service %s: real server: %w", k, a.err)
+		return fail(a.err)
 	}
 	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
-		return fmt.Errorf("service %s: real server: no address of a known family (%d): %w", k, family, errTruncated)
+		return fail(fmt.Errorf("no address of a known family (%d): %w", family, errTruncated))
 	}
-	s.Address = inetAddr(addr, family)
+	r.Address = inetAddr(addr, family)
 	return nil
+}
+
+// counters reads the current attribute of a real server, one of its counters.
+func (a *attrs) counters(c *Connections, t *Traffic) {
+	if a.typ == destAttrStats64 {
+		a.traffic(t)
+	}
+	if c == nil {
+		return
+	}
+	switch a.typ {
+	case destAttrActiveConns:
+		c.Active = a.u32()
+	case destAttrInactConns:
+		c.Inactive = a.u32()
+	case destAttrPersistConns:
+		c.Persistent = a.u32()
+	}
 }
 
 // decodeTimeouts reads the answer to IPVS_CMD_GET_CONFIG.
@@ -396,16 +416,17 @@ type kernelReply struct {
 	extack string     // NLMSGERR_ATTR_MSG, "" when the kernel said nothing more
 }
 
-// nextReply cuts the first message off b, which holds what one recvmsg
-// returned.
-func nextReply(b []byte) (r kernelReply, rest []byte, err error) {
+// next reads the first message of b, which holds what one recvmsg returned, and
+// returns the rest.
+func (r *kernelReply) next(b []byte) (rest []byte, err error) {
 	if len(b) < unix.NLMSG_HDRLEN {
-		return r, nil, errTruncated
+		return nil, errTruncated
 	}
 	n := int(binary.NativeEndian.Uint32(b))
 	if n < unix.NLMSG_HDRLEN || n > len(b) {
-		return r, nil, errTruncated
+		return nil, errTruncated
 	}
+	r.body, r.errno, r.extack = nil, 0, ""
 	r.typ = binary.NativeEndian.Uint16(b[4:])
 	flags := binary.NativeEndian.Uint16(b[6:])
 	r.seq = binary.NativeEndian.Uint32(b[8:])
@@ -415,27 +436,27 @@ func nextReply(b []byte) (r kernelReply, rest []byte, err error) {
 	case unix.NLMSG_ERROR, unix.NLMSG_DONE:
 		if len(body) < 4 {
 			if r.typ == unix.NLMSG_DONE {
-				return r, rest, nil
+				return rest, nil
 			}
-			return r, nil, errTruncated
+			return nil, errTruncated
 		}
 		r.errno = unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
 		if flags&unix.NLM_F_ACK_TLVS == 0 {
-			return r, rest, nil
+			return rest, nil
 		}
 		tlvs := body[4:]
 		if r.typ == unix.NLMSG_ERROR {
 			// struct nlmsgerr repeats the request's header and, unless
 			// NETLINK_CAP_ACK capped it, the request's body.
 			if len(tlvs) < unix.NLMSG_HDRLEN {
-				return r, nil, errTruncated
+				return nil, errTruncated
 			}
 			skip := unix.NLMSG_HDRLEN
 			if flags&unix.NLM_F_CAPPED == 0 {
 				skip = (int(binary.NativeEndian.Uint32(tlvs)) + 3) &^ 3
 			}
 			if skip < unix.NLMSG_HDRLEN || skip > len(tlvs) {
-				return r, nil, errTruncated
+				return nil, errTruncated
 			}
 			tlvs = tlvs[skip:]
 		}
@@ -445,11 +466,11 @@ func nextReply(b []byte) (r kernelReply, rest []byte, err error) {
 				r.extack = a.str()
 			}
 		}
-		return r, rest, a.err
+		return rest, a.err
 	}
 	if len(body) < unix.GENL_HDRLEN {
-		return r, nil, errTruncated
+		return nil, errTruncated
 	}
 	r.body = body[unix.GENL_HDRLEN:]
-	return r, rest, nil
+	return rest, nil
 }

@@ -102,7 +102,7 @@ func TestServiceAndServerRoundTrip(t *testing.T) {
 			e := encoder{}
 			e.server(v.ServiceKey, r, true)
 			var got KernelServer
-			err := decodeServer(e.buf, &v.ServiceKey, &got, true)
+			err := decodeServer(e.buf, &v.ServiceKey, &got.RealServer, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -164,7 +164,8 @@ func TestNextReply(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, rest, err := nextReply(unhex(t, tt.bytes))
+			var got kernelReply
+			rest, err := got.next(unhex(t, tt.bytes))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -186,7 +187,8 @@ func FuzzNextReply(f *testing.F) {
 	k := ServiceKey{Address: netip.MustParseAddr("10.0.0.1"), Protocol: TCP, Port: 80}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for len(b) > 0 {
-			r, rest, err := nextReply(b)
+			var r kernelReply
+			rest, err := r.next(b)
 			if err != nil {
 				return
 			}
@@ -200,7 +202,7 @@ func FuzzNextReply(f *testing.F) {
 				s KernelServer
 			)
 			_ = decodeService(r.body, &v, &c)
-			_ = decodeServer(r.body, &k, &s, true)
+			_ = decodeServer(r.body, &k, &s.RealServer, &s.Connections, &s.Traffic)
 			_, _ = decodeTimeouts(r.body)
 			_, _ = decodeInfo(r.body)
 			_, _ = decodeDaemon(r.body)
@@ -216,12 +218,12 @@ func FuzzDecodeServer(f *testing.F) {
 	f.Add(e.buf)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s, again KernelServer
-		if err := decodeServer(b, &k, &s, true); err != nil {
+		if err := decodeServer(b, &k, &s.RealServer, &s.Connections, &s.Traffic); err != nil {
 			return
 		}
 		e := encoder{}
 		e.server(k, s.RealServer, true)
-		if err := decodeServer(e.buf, &k, &again, false); err != nil || again.RealServer != s.RealServer {
+		if err := decodeServer(e.buf, &k, &again.RealServer, nil, nil); err != nil || again.RealServer != s.RealServer {
 			t.Fatalf("%v became %v (%v)", s.RealServer, again.RealServer, err)
 		}
 	})

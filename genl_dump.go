@@ -40,27 +40,44 @@ func (c *ipvsConn) services(counters bool, visit func(*VirtualService, Traffic))
 	return nil
 }
 
-// servers dumps the real servers of service k, with their connections and,
-// if asked for, the other counters. A service that does not exist has none.
-func (c *ipvsConn) servers(k *ServiceKey, counters bool, visit func(*KernelServer)) error {
+// listServers asks for the real servers of service k. A service that does not
+// exist has none.
+func (c *ipvsConn) listServers(k *ServiceKey) replies {
 	seq := c.nextSeq()
 	c.enc.buf = c.enc.buf[:0]
 	c.enc.dumpServers(*k, seq)
-	var first error
-	s := &c.server
-	a := c.exchange(seq, seq)
+	return c.exchange(seq, seq)
+}
+
+// servers passes the real servers of service k to visit, with their connections
+// and, if asked for, the other counters.
+func (c *ipvsConn) servers(k *ServiceKey, counters bool, visit func(*KernelServer)) error {
+	var (
+		s     KernelServer
+		t     *Traffic
+		first error
+	)
+	if counters {
+		t = &s.Traffic
+	}
+	a := c.listServers(k)
 	for a.next() {
 		switch {
 		case first != nil:
 		case a.errno != 0:
 			first = kernelError(a.kernelReply)
 		case a.answer():
-			if first = decodeServer(a.body, k, s, counters); first == nil {
-				visit(s)
+			s.Connections, s.Traffic = Connections{}, Traffic{}
+			if first = decodeServer(a.body, k, &s.RealServer, &s.Connections, t); first == nil {
+				visit(&s)
 			}
 		}
 	}
-	if err := errors.Join(a.err, first); err != nil {
+	return listed(k, errors.Join(a.err, first))
+}
+
+func listed(k *ServiceKey, err error) error {
+	if err != nil {
 		return fmt.Errorf("list real servers of %s: %w", k, err)
 	}
 	return nil
@@ -161,7 +178,19 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 // rows dumps the real servers of service k into c.found, in the kernel's order.
 func (c *ipvsConn) rows(k *ServiceKey) error {
 	c.found = c.found[:0]
-	return c.servers(k, false, c.find)
+	var first error
+	a := c.listServers(k)
+	for a.next() {
+		switch {
+		case first != nil:
+		case a.errno != 0:
+			first = kernelError(a.kernelReply)
+		case a.answer():
+			c.found = append(c.found, Row{})
+			first = decodeServer(a.body, k, &c.found[len(c.found)-1].RealServer, nil, nil)
+		}
+	}
+	return listed(k, errors.Join(a.err, first))
 }
 
 // foundAgain reports whether c.found is known, which is in table order. The

@@ -174,3 +174,23 @@ func TestEncodeAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations per two operations, want 0", n)
 	}
 }
+
+// A batch fits into the buffers that the kernel gave, and its refusals too.
+func TestBatchLimits(t *testing.T) {
+	for _, test := range []struct {
+		send, receive int // as the kernel accounts them
+		want          batchLimits
+	}{
+		{2 * socketBuffer, 2 * socketBuffer, batchLimits{batchMessages, batchBytes}},
+		{425984, 425984, batchLimits{208, batchBytes}}, // without CAP_NET_ADMIN, by the kernel's defaults
+		{65536, 2 * socketBuffer, batchLimits{batchMessages, 32512}},
+		{0, 0, batchLimits{1, 1}},
+	} {
+		if got := limitsFor(test.send, test.receive); got != test.want {
+			t.Errorf("buffers of %d and %d: %+v, want %+v", test.send, test.receive, got, test.want)
+		}
+		if most := limitsFor(test.send, test.receive).bytes + messageMost; test.send > 0 && most > test.send-32 {
+			t.Errorf("a batch of %d bytes does not fit into %d", most, test.send)
+		}
+	}
+}

@@ -328,11 +328,11 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	prober := newProber(log, probes, healths)
 	watch := newClusterWatch(log, clusters)
 	prep := newPreparation(log)
-	audited := make(chan struct{}, 1)
+	recheck := make(chan struct{}, 1)
 	loop := &reconciler{
 		log:     log,
 		wake:    wake,
-		audited: audited,
+		recheck: recheck,
 		config:  configs,
 		cluster: clusters,
 		health:  healths,
@@ -371,7 +371,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 			Path:    cfg.Path,
 			Log:     log,
 			Hup:     hup,
-			Recheck: audited,
+			Recheck: recheck,
 			Current: cfg,
 			Parse:   src.parse,
 			Publish: func(c *Config) {

@@ -72,6 +72,9 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		writeSync(e, v)
 		var k kernelCounters
 		err := observe(v.Parts, k.add)
+		if err != nil {
+			k = kernelCounters{} // half a sum is worse than none
+		}
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
 		k.write(e)
 	}

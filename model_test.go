@@ -51,6 +51,9 @@ const modelNodes = 4
 
 func newModel(t *testing.T, rt *rapid.T) *model {
 	m := &model{bench: newBench(t, testVIP()), quiesced: make(map[rowID]time.Time), served: make(map[string]bool)}
+	// Rounds of counting span turns, as they do in a large table.
+	m.countAtOnce = rapid.SampledFrom([]int{0, 1}).Draw(rt, "services counted at once")
+	m.restart()
 	foreign := service("10.9.9.9:80/tcp", "10.1.0.1", 7, "10.1.0.9", 0)
 	m.put(foreign)
 	m.foreign = m.foreignRows()

@@ -20,6 +20,11 @@ import (
 )
 
 const (
+	// recheckEvery is how often a file is looked at again that may have changed
+	// unseen: with the first turn after so long. Audits see to it that there is
+	// one.
+	recheckEvery = 30 * time.Second
+
 	// Retries after the kernel refused something: doubling, for ever.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 10 * time.Second
@@ -72,7 +77,7 @@ type reconciler struct {
 	host    host
 	dir     *stateDir
 	now     func() time.Time
-	audited chan<- struct{} // rung with each audit, for what looks now and then; nil: nobody does
+	recheck chan<- struct{} // rung now and then while the loop is awake anyway; nil: nobody listens
 
 	director  director
 	state     *state
@@ -88,13 +93,15 @@ type reconciler struct {
 	announced []netip.Addr          // what the host was last told to announce
 	prepared  *Config               // the configuration that the host was last prepared for
 
+	rang    time.Time // when recheck was rung last
 	auditAt time.Time
 	pollAt  time.Time // when connections are counted; zero: nothing drains
 	retryAt time.Time // zero: nothing to retry
 	dueAt   time.Time // when the plan changes by itself; zero: it does not
 	backoff time.Duration
 
-	counting counting // of connections, under way
+	counting    counting // of connections, under way
+	countAtOnce int      // services in one turn
 
 	warned     map[string]bool   // complaints already logged
 	failing    string            // the last failure logged, so that a repeat is silent
@@ -113,6 +120,7 @@ func (r *reconciler) restore() {
 	r.warned = make(map[string]bool)
 	r.kept = make(map[workKey]bool)
 	r.unprepared = make(map[string]string)
+	r.countAtOnce = countAtOnce
 	var err error
 	if r.state, err = r.dir.load(); err != nil {
 		r.log.Error("start without remembered state", "err", err)
@@ -157,6 +165,13 @@ func (r *reconciler) next() time.Time {
 // turn reconciles once and keeps account of the outcome.
 func (r *reconciler) turn(ctx context.Context) {
 	r.counters.Reconciles.Add(1)
+	if start := r.now(); start.Sub(r.rang) >= recheckEvery {
+		r.rang = start
+		select {
+		case r.recheck <- struct{}{}:
+		default:
+		}
+	}
 	cfg := r.config.Get()
 	err := r.reconcile(ctx, cfg)
 	now := r.now()
@@ -226,6 +241,28 @@ func (r *reconciler) ownConfigured(cfg *Config) {
 			r.owners.former[m] = &cfg.VIPs[i]
 		}
 	}
+	r.nameVIPs()
+}
+
+// nameVIPs gives the services that the kernel has the names that their VIPs
+// have now. Others may look at the old ones.
+func (r *reconciler) nameVIPs() {
+	copied := false
+	for i := range r.have {
+		first := &r.have[i].Services[0]
+		name := r.vipName(first.ServiceKey)
+		if first.VIP == name {
+			continue
+		}
+		if !copied {
+			r.have, copied = slices.Clone(r.have), true
+		}
+		services := slices.Clone(r.have[i].Services)
+		for j := range services {
+			services[j].VIP = name
+		}
+		r.have[i] = part{Services: services}
+	}
 }
 
 // owns reports whether service k is ours.
@@ -279,6 +316,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 	r.planProbes(p.want)
 	r.complain(p.want)
 	r.state.Memory, r.state.Leaving = p.want.Memory, p.Parts
+	r.state.rememberWithdrawn(p.Withdrawn)
 	// Before the kernel: an address must not be forgotten between the two. A
 	// full /run costs the memory of a crash, not the data plane.
 	saveErr := r.dir.save(r.state)
@@ -289,7 +327,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 	}
 	r.announce(ctx, cfg, audit)
 	if p.Next.IsZero() {
-		r.pollAt = time.Time{}
+		r.pollAt, r.counting = time.Time{}, counting{}
 	} else if r.pollAt.IsZero() {
 		r.pollAt = now.Add(drainPoll)
 	}
@@ -382,10 +420,6 @@ func (d *drift) touches(o *op) bool {
 // audit reads the kernel's table and notes what another hand changed.
 func (r *reconciler) audit(drift *drift) error {
 	r.counters.Audits.Add(1)
-	select {
-	case r.audited <- struct{}{}:
-	default:
-	}
 	table, err := r.director.Table(r.owns, r.have)
 	if err != nil {
 		return r.broken(err)
@@ -451,7 +485,8 @@ func (r *reconciler) seed(cfg *Config) {
 		v := &cfg.VIPs[i]
 		for _, is6 := range []bool{false, true} {
 			set := workKey{v.Name, is6}
-			if _, remembered := r.state.Memory.Working[set]; !remembered && v.Pods.Selector != "" {
+			inFamily := slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 })
+			if _, remembered := r.state.Memory.Working[set]; !remembered && inFamily && v.Pods.Selector != "" {
 				found[set] = nil
 			}
 		}
@@ -465,8 +500,9 @@ func (r *reconciler) seed(cfg *Config) {
 		if !wanted || s.Mark != 0 && !r.marksNow(s.Mark, set.VIP) {
 			continue
 		}
+		v := r.owners.latest(s.ServiceKey)
 		for _, row := range s.Servers {
-			if row.Weight > 0 && row.Port == 0 && row.Address.Is6() == set.Is6 && !slices.ContainsFunc(servers, row.SameServer) {
+			if row.Weight > 0 && !v.isStatic(row.Address) && row.Port == 0 && row.Address.Is6() == set.Is6 && !slices.ContainsFunc(servers, row.SameServer) {
 				servers = append(servers, row.RealServer)
 			}
 		}

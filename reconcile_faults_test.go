@@ -361,3 +361,97 @@ func TestLoopFormerMarkDrainsAsItsVIP(t *testing.T) {
 	b.later(5 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
+
+// The deadline of a service that goes as a whole is known for as long as the
+// kernel has it, whatever keeps it.
+func TestLoopWithdrawnServiceKeepsItsDeadline(t *testing.T) {
+	const port = "10.0.0.1:9000/tcp"
+	for _, test := range []struct {
+		name string
+		last func(t *testing.T, b *bench) // at the deadline
+	}{
+		{"refused, then killed", func(t *testing.T, b *bench) {
+			b.kernel.refuse = func(o op) error {
+				if o.Kind == delService {
+					return unix.ENOMEM
+				}
+				return nil
+			}
+			b.later(6 * time.Minute)
+			b.kernel.refuse = nil
+			b.restart()
+		}},
+		{"killed before the removal", func(t *testing.T, b *bench) {
+			b.kernel.onApply = func(o op) {
+				if o.Kind == delService {
+					panic("killed")
+				}
+			}
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Error("the removal was not tried")
+					}
+				}()
+				b.later(6 * time.Minute)
+			}()
+			b.kernel.onApply = nil
+			b.restart()
+		}},
+		{"the conversation broke", func(t *testing.T, b *bench) {
+			b.kernel.breakAt = func(o op) bool { return o.Kind == delService }
+			b.later(5*time.Minute + 10*time.Millisecond)
+			b.kernel.breakAt = nil
+			b.later(time.Second)
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t, testVIP())
+			a := readyPod("a", "10.1.0.1")
+			b.loop.cluster.Set(testCluster(map[string]string{"9000": "ns/svc:1"}, a))
+			b.turn()
+			b.kernel.conns[rowOf(service(port).ServiceKey, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1}
+			b.loop.cluster.Set(testCluster(nil, a))
+			b.turn()
+			test.last(t, b)
+			b.loop.cluster.Set(testCluster(nil, a))
+			b.turn()
+			b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+		})
+	}
+}
+
+// What served a VIP under its old name goes on when the kernel refuses what
+// should serve it under the new one.
+func TestLoopRenamedVIPIsNotEmptiedByARefusal(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} }))
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.kernel.refuse = func(o op) error {
+		if o.Kind == newService {
+			return unix.ENOMEM
+		}
+		return nil
+	}
+	web := testVIP(func(v *VIP) { v.Name, v.TCPServices, v.OneMark = "web", ConfigMapName{}, true })
+	b.loop.config.Set(&Config{VIPs: []VIP{web}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
+	b.turn()
+	b.later(30 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+// A kernel that lacks dh leaves the service with the scheduler it has, and its
+// real servers drain as that one's do.
+func TestLoopDrainsWhereDhIsMissing(t *testing.T) {
+	b := newBench(t, testVIP())
+	a, gone := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")
+	b.loop.cluster.Set(testCluster(nil, a, gone))
+	b.turn()
+	b.kernel.noSched["dh"] = true
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1000}
+	b.configure(testVIP(func(v *VIP) { v.Scheduler = "dh" }))
+	b.turn()
+	b.loop.cluster.Set(testCluster(nil, a))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+}

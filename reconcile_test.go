@@ -49,6 +49,8 @@ type bench struct {
 	dir    string
 	sync   *SyncDaemon
 	cfg    Config
+	// countAtOnce replaces the loop's when it is not 0.
+	countAtOnce int
 }
 
 func newBench(t *testing.T, vips ...VIP) *bench {
@@ -73,6 +75,9 @@ func (b *bench) restart() {
 		now:     func() time.Time { return b.clock },
 	}
 	b.loop.restore()
+	if b.countAtOnce > 0 {
+		b.loop.countAtOnce = b.countAtOnce
+	}
 	if old != nil {
 		b.loop.config.Set(old.config.Get())
 	}

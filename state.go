@@ -32,13 +32,16 @@ const stateVersion = 1
 
 // state is the memory of one director.
 type state struct {
-	Owned     map[netip.Addr]bool // addresses whose services are ours to remove
-	Marks     map[uint32]string   // firewall marks whose services are ours to remove, and their VIPs
-	Memory    memory
-	Leaving   parts           // who drains, in the services of the table
-	Drains    map[rowID]drain // who drained when the file was written, until the table has been read
-	Addresses []VIPAddress    // addresses the controller put on devices itself
-	Daemons   []SyncDaemon    // sync daemons that are ours, as they were asked for; one for each role at most
+	Owned   map[netip.Addr]bool // addresses whose services are ours to remove
+	Marks   map[uint32]string   // firewall marks whose services are ours to remove, and their VIPs
+	Memory  memory
+	Leaving parts // who drains, in the services of the table
+	// Drains are those whose services are not in Leaving: who drained when the file
+	// was written, until the table has been read, and whose service goes as a
+	// whole.
+	Drains    map[rowID]drain
+	Addresses []VIPAddress // addresses the controller put on devices itself
+	Daemons   []SyncDaemon // sync daemons that are ours, as they were asked for; one for each role at most
 }
 
 // The file's form.
@@ -169,7 +172,7 @@ func (t *stateTexts) working(set workKey, servers []RealServer) []byte {
 	return b
 }
 
-// appendServer appends r as encoding/json would.
+// appendServer appends r in a form that encoding/json reads.
 func appendServer(b []byte, r *RealServer) []byte {
 	b = append(b, `{"address":"`...)
 	b = r.Address.AppendTo(b)
@@ -222,7 +225,7 @@ func (t *stateTexts) drains(p part) []byte {
 	return b
 }
 
-// appendDrain appends one drainEntry as encoding/json would.
+// appendDrain appends one drainEntry in a form that encoding/json reads.
 func appendDrain(b []byte, id rowID, deadline time.Time) []byte {
 	b = append(b, `{"service":"`...)
 	b = id.Service.appendTo(b)
@@ -301,6 +304,19 @@ func decodeState(b []byte) (*state, error) {
 		s.Daemons = append(s.Daemons, d)
 	}
 	return s, nil
+}
+
+// rememberWithdrawn replaces Drains by who has drained from services that go as
+// a whole.
+func (s *state) rememberWithdrawn(withdrawn map[ServiceKey][]leaving) {
+	clear(s.Drains)
+	for k, all := range withdrawn {
+		for _, l := range all {
+			if !l.Deadline.IsZero() {
+				s.Drains[rowID{k, l.Address, l.Port}] = l.drain
+			}
+		}
+	}
 }
 
 func newState() *state {
