@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -19,7 +21,10 @@ import (
 //     once its VIP has had one, unless the kernel refuses them all;
 //   - nothing is quiesced for longer than the drain timeout;
 //   - a second turn with the same inputs changes nothing;
-//   - when the events end, the table is what the inputs ask for.
+//   - one turn after the last disturbance, who is in service is what the inputs
+//     ask for; a while later the whole table is.
+//
+// `make model` runs 20,000 sequences.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := newModel(t, rt)
@@ -30,6 +35,9 @@ func TestModel(t *testing.T) {
 			"crash":     m.crash,
 			"drift":     m.drift,
 			"routes":    m.changeRoutes,
+			"probes":    m.changeProbes,
+			"refusals":  m.changeRefusals,
+			"break":     m.breakConversation,
 			"clients":   m.changeConnections,
 			"time":      m.passTime,
 			"blackout":  m.crashWithoutCluster,
@@ -53,7 +61,7 @@ func newModel(t *testing.T, rt *rapid.T) *model {
 	m := &model{bench: newBench(t, testVIP()), quiesced: make(map[rowID]time.Time), served: make(map[string]bool)}
 	// Rounds of counting span turns, as they do in a large table.
 	m.countAtOnce = rapid.SampledFrom([]int{0, 1}).Draw(rt, "services counted at once")
-	m.restart()
+	m.restartBlind()
 	foreign := service("10.9.9.9:80/tcp", "10.1.0.1", 7, "10.1.0.9", 0)
 	m.put(foreign)
 	m.foreign = m.foreignRows()
@@ -72,6 +80,66 @@ func (m *model) ours() Table {
 func (m *model) turn() {
 	m.bench.turn()
 	m.noteQuiesced()
+}
+
+// restartBlind is restart with a prober that has found nothing yet.
+func (m *model) restartBlind() {
+	m.restart()
+	m.loop.health, m.loop.probes = newLatest[Health](m.loop.wake), newLatest[ProbePlan]()
+}
+
+// wanted is what the inputs ask for, computed from nothing.
+func (m *model) wanted() wanted {
+	return desiredSince(nil, m.loop.config.Get(), m.cluster, m.loop.health.Get(), m.loop.state.Memory, m.clock)
+}
+
+// changeProbes lets probes find something, however wrong: the prober's own rule
+// against taking out everybody is not relied on.
+func (m *model) changeProbes(rt *rapid.T) {
+	h := &Health{Down: make(map[HealthKey]string)}
+	for _, vip := range []string{"edge", "vip0", "vip1"} {
+		for node := range modelNodes {
+			a := addr(fmt.Sprintf("10.1.0.%d", node+1))
+			switch rapid.IntRange(0, 5).Draw(rt, "probe") {
+			case 0:
+				h.Down[HealthKey{vip, a, 0}] = "no answer"
+			case 1:
+				h.Down[HealthKey{vip, a, 9000}] = "port 9000/tcp: refused"
+			}
+		}
+	}
+	m.loop.health.Set(h)
+	m.turn()
+}
+
+// changeRefusals has the kernel refuse some operations at random, or none.
+func (m *model) changeRefusals(rt *rapid.T) {
+	m.kernel.refuse = nil
+	if rapid.Bool().Draw(rt, "refuses") {
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+		m.kernel.refuse = func(op) error {
+			if random.IntN(4) == 0 {
+				return unix.ENOMEM
+			}
+			return nil
+		}
+	}
+	m.turn()
+}
+
+// breakConversation ends the next conversation with the kernel in the middle,
+// and has another hand change something so that there is one.
+func (m *model) breakConversation(rt *rapid.T) {
+	left := rapid.IntRange(0, 3).Draw(rt, "operations before the break")
+	m.kernel.breakAt = func(op) bool { left--; return left < 0 }
+	m.drift(rt)
+	m.kernel.breakAt = nil
+}
+
+// disturbed reports whether the kernel refuses at random, or the last
+// conversation with it broke: what it has is in the making.
+func (m *model) disturbed() bool {
+	return m.kernel.refuse != nil || m.loop.director == nil || m.loop.view.Load().Err != nil && len(m.kernel.noRoute) == 0
 }
 
 // noteQuiesced keeps the model's own account of how long rows have been at
@@ -123,6 +191,9 @@ func (m *model) changeConfig(rt *rapid.T) {
 			v.Name = fmt.Sprint("vip", i)
 			v.Addresses = []netip.Addr{addr(a)}
 			v.Scheduler = rapid.SampledFrom([]string{"rr", "wlc"}).Draw(rt, "scheduler")
+			if rapid.Bool().Draw(rt, "probed") {
+				v.Probes = &Probes{Ports: true}
+			}
 			v.Weight = uint32(rapid.IntRange(1, 3).Draw(rt, "weight"))
 			v.Drain.Timeout = time.Duration(rapid.SampledFrom([]int{0, 3, 300}).Draw(rt, "drain")) * time.Second
 			if rapid.Bool().Draw(rt, "udp") {
@@ -141,7 +212,7 @@ func (m *model) changeConfig(rt *rapid.T) {
 }
 
 func (m *model) crash(*rapid.T) {
-	m.restart()
+	m.restartBlind()
 	m.loop.cluster.Set(m.cluster)
 	m.turn()
 }
@@ -149,9 +220,9 @@ func (m *model) crash(*rapid.T) {
 // crashWithoutCluster is a start while the API server is away.
 func (m *model) crashWithoutCluster(*rapid.T) {
 	before := m.inService()
-	m.restart()
+	m.restartBlind()
 	m.turn()
-	if after := m.inService(); len(m.kernel.noRoute) == 0 && after < before {
+	if after := m.inService(); len(m.kernel.noRoute) == 0 && !m.disturbed() && after < before {
 		m.t.Fatalf("a restart without the API server took real servers out of service: %d to %d\n%s", before, after, m.ours().text())
 	}
 	m.loop.cluster.Set(m.cluster)
@@ -248,7 +319,10 @@ func (m *model) check(rt *rapid.T) {
 			rt.Fatalf("a second turn changes something: %s", o)
 		}
 	}
-	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Memory, m.clock)
+	if m.disturbed() {
+		return
+	}
+	w := m.wanted()
 	ours := m.ours()
 	for _, s := range w.Parts.table() {
 		kernel, ok := ours.Find(s.ServiceKey)
@@ -290,9 +364,14 @@ func (m *model) allRefused(s Service) bool {
 // settleDown ends all disturbances and compares the table with the inputs.
 func (m *model) settleDown(rt *rapid.T) {
 	clear(m.kernel.noRoute)
+	m.kernel.refuse = nil
+	m.turn()
+	if got, want := inServiceText(m.ours()), inServiceText(m.wanted().Parts.table()); got != want {
+		rt.Fatalf("one turn does not put in service:\n%s\nwant:\n%s\nlog:\n%s", got, want, m.log)
+	}
 	clear(m.kernel.conns)
 	m.advance(time.Minute)
-	w := desired(m.loop.config.Get(), m.cluster, m.loop.state.Memory, m.clock)
+	w := m.wanted()
 	wanted := w.Parts.table()
 	for i := range wanted {
 		wanted[i].Servers = slices.DeleteFunc(slices.Clone(wanted[i].Servers), func(r Row) bool { return r.Weight == 0 })
@@ -300,4 +379,13 @@ func (m *model) settleDown(rt *rapid.T) {
 	if got, want := m.ours().text(), wanted.text(); got != want {
 		rt.Fatalf("the table does not converge:\n%s\nwant:\n%s\nlog:\n%s", got, want, strings.TrimSpace(m.log.String()))
 	}
+}
+
+// inServiceText is who gets new connections, one service a line.
+func inServiceText(t Table) string {
+	in := slices.Clone(t)
+	for i := range in {
+		in[i].Servers = slices.DeleteFunc(slices.Clone(in[i].Servers), func(r Row) bool { return r.Weight == 0 })
+	}
+	return slices.DeleteFunc(in, func(s Service) bool { return len(s.Servers) == 0 }).text()
 }
