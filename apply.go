@@ -78,6 +78,7 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 	for o := range done.all {
 		r.counters.Changes[o.Kind].Add(1)
 	}
+	r.bulk = r.bulk || p.ops.len() >= bulkChange
 	r.counters.Refused.Add(uint64(len(failed)))
 	logChanges(r.log, &done)
 	return append(flatten(markErr), groupErrors(failed)...)

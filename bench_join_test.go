@@ -54,7 +54,7 @@ type moves struct{ join, quiesce, remove []float64 }
 
 func TestBenchJoin(t *testing.T) {
 	b := newBenchmark(t)
-	for _, n := range longOr(b, []struct{ services, times int }{{1, 15}, {10, 9}, {100, 7}, {1000, 5}}, []struct{ services, times int }{{1, 5}, {100, 3}}) {
+	for _, n := range longOr(b, []struct{ services, times int }{{1, 15}, {10, 9}, {100, 9}, {1000, 9}}, []struct{ services, times int }{{1, 5}, {100, 3}}) {
 		for _, rows := range longOr(b, []int{1_000, 10_000, 50_000, 200_000}, []int{1_000, 10_000}) {
 			if n.services*edgeServers <= rows {
 				b.join(newCrowd(n.services, rows), n.times)

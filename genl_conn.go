@@ -24,6 +24,10 @@ const (
 	// and the errors of a whole batch must fit into the receive buffer.
 	batchMessages = 1024
 
+	// opening is how many messages the first of several batches has, so that the
+	// kernel is soon at work and the encoder beside it.
+	opening = 64
+
 	// batchBytes ends a batch early.
 	batchBytes = 192 << 10
 
@@ -339,7 +343,11 @@ func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 		return nil, nil
 	}
 	var failed []*opError
-	n := c.batch.encode(&c.enc, ops, c.seq+1)
+	first := c.batch
+	if len(ops) > 2*opening {
+		first.messages = min(opening, first.messages)
+	}
+	n := first.encode(&c.enc, ops, c.seq+1)
 	for {
 		first, last := c.seq+1, c.seq+uint32(n)
 		c.seq = last

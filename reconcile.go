@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,11 @@ const (
 	// unseen: with the first turn after so long. Audits see to it that there is
 	// one.
 	recheckEvery = 30 * time.Second
+
+	// bulkChange is from how many operations on a turn leaves so much garbage that
+	// its memory goes back to the system at once: a director makes its whole
+	// table once, and is small for ever after.
+	bulkChange = 10_000
 
 	// Retries after the kernel refused something: doubling, for ever.
 	retryFirst = 250 * time.Millisecond
@@ -99,6 +105,7 @@ type reconciler struct {
 	retryAt time.Time // zero: nothing to retry
 	dueAt   time.Time // when the plan changes by itself; zero: it does not
 	backoff time.Duration
+	bulk    bool // the turn has made a bulkChange
 
 	counting    counting // of connections, under way
 	countAtOnce int      // services in one turn
@@ -176,6 +183,10 @@ func (r *reconciler) turn(ctx context.Context) {
 	err := r.reconcile(ctx, cfg)
 	now := r.now()
 	r.turned.Store(&now)
+	if r.bulk {
+		r.bulk = false
+		go debug.FreeOSMemory()
+	}
 	if v := r.view.Load(); v == nil || fmt.Sprint(v.Err) != fmt.Sprint(err) {
 		next := view{}
 		if v != nil {

@@ -387,7 +387,10 @@ func replaceFile(path string, mode os.FileMode, sync bool, write func(io.Writer)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(write(f), f.Chmod(mode))
+	err = write(f)
+	if mode != 0o600 { // which it has
+		err = errors.Join(err, f.Chmod(mode))
+	}
 	if sync && err == nil {
 		err = f.Sync()
 	}
