@@ -1,6 +1,6 @@
 # make build   one static binary for this machine
 # make dist    the same for amd64 and arm64, under dist/
-# make test    unit tests, and the real-kernel tests
+# make test    unit tests, the model, and the real-kernel tests
 # make e2e     a real kube-apiserver drives the binary on a real kernel
 # make demo    the main job, live, in a terminal
 # make bench   ours, its peers and the kernel's own time side by side, into
@@ -13,7 +13,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist test unit kernel e2e demo bench bench-short fuzz clean
+.PHONY: build dist test unit model kernel e2e demo bench bench-short fuzz clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -23,7 +23,7 @@ dist:
 	GOARCH=arm64 $(GOBUILD) -o dist/lvs-controller-arm64 .
 
 # LVS_REQUIRE_ALL=1: a test that cannot run here fails instead of being skipped.
-test: unit kernel
+test: unit model kernel
 
 unit: vm-setup
 	go vet ./...
@@ -32,6 +32,11 @@ unit: vm-setup
 .PHONY: $(CACHE)/lvs.test
 $(CACHE)/lvs.test:
 	CGO_ENABLED=0 go test -c -o $@ .
+
+# The loop against a model of the kernel: so many random sequences of events.
+SEQUENCES := 20000
+model:
+	go test -run '^TestModel$$' -rapid.checks=$(SEQUENCES) -timeout 20m .
 
 kernel: build vm-setup $(CACHE)/lvs.test
 	test/vm/run -timeout 500 -file lvs-controller -file $(CACHE)/lvs.test \
