@@ -218,7 +218,7 @@ func TestBenchE2EMemory(t *testing.T) {
 		b.check(h, table)
 		rss, peak := processMemory(t, e.process.PID())
 		params := results.Params{"services": table.services, "pods": pods}
-		b.record(results.New("memory", "ours", params, "MB", float64(rss)/1e3))
-		b.record(results.New("peak memory", "ours", params, "MB", float64(peak)/1e3))
+		b.record(results.New("memory", "ours", params, "MiB", float64(rss)/1024))
+		b.record(results.New("peak memory", "ours", params, "MiB", float64(peak)/1024))
 	})
 }

@@ -33,7 +33,7 @@ func TestBenchStart(t *testing.T) {
 	b.record(results.New("start", "ours", table.params(), "ms", took...))
 	info, err := os.Stat(controllerBinary(t))
 	must(t, err)
-	b.record(results.New("size", "ours", nil, "MB", float64(info.Size())/1e6))
+	b.record(results.New("size", "ours", nil, "MiB", float64(info.Size())/(1<<20)))
 	b.record(results.Result{Name: "kernel", Note: machine(t)})
 }
 
@@ -62,8 +62,8 @@ func TestBenchMemory(t *testing.T) {
 		p := b.settled(h, table, fmt.Sprintf("audit_interval = %q", audit))
 		time.Sleep(2*audit + audit/2)
 		rss, peak := processMemory(t, p.PID())
-		b.record(results.New("memory", "ours", table.params(), "MB", float64(rss)/1e3))
-		b.record(results.New("peak memory", "ours", table.params(), "MB", float64(peak)/1e3))
+		b.record(results.New("memory", "ours", table.params(), "MiB", float64(rss)/1024))
+		b.record(results.New("peak memory", "ours", table.params(), "MiB", float64(peak)/1024))
 		b.check(h, table)
 	})
 }

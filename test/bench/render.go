@@ -73,10 +73,10 @@ func goals(set results.Set) string {
 		}
 	}
 	if r, ok := set.Find("memory", "ours", results.Params{"services": 4000, "servers": 50}); ok {
-		t.add("RSS with 200,000 rows", "≤ 150 MB", number(r.Value)+" MB")
+		t.add("RSS with 200,000 rows", "≤ 150 MiB", number(r.Value)+" MiB")
 	}
 	if r, ok := set.Find("memory", "ours", results.Params{"services": 50, "pods": 5000}); ok {
-		t.add("RSS with 5000 pods and 50 services", "≤ 30 MB", number(r.Value)+" MB")
+		t.add("RSS with 5000 pods and 50 services", "≤ 30 MiB", number(r.Value)+" MiB")
 	}
 	compare("A dump of 50,000 rows, in floors", "≤ 1.5×", "audit", large, "ours, reading alone", "floor")
 	compare("… the whole audit", "", "audit", large, "ours", "floor")
