@@ -306,6 +306,7 @@ func (v *vipAnswer) stands(in vipInputs, now time.Time) bool {
 type build struct {
 	*vipAnswer
 	last     *vipAnswer // under the same configuration; nil when there is none
+	unprobed []Row      // the real servers of the present set but for their probes; nil: nobody probes
 	before   memory
 	now      time.Time
 	marks    map[GroupName]uint32
@@ -334,6 +335,7 @@ func (b *build) vip() {
 	for _, is6 := range []bool{false, true} {
 		set := b.set(is6)
 		key := workKey{v.Name, is6}
+		b.unprobed = nil
 		if !slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 }) {
 			continue
 		}
@@ -443,7 +445,7 @@ func (b *build) groups(set *setAnswer, is6 bool, servers []Row) map[Port]bool {
 			// In the midst of a roll-out only some nodes have the port. Ports that
 			// need not stick together do without the mark until then; those that
 			// must are for the nodes that have all of them.
-			if g.ports == nil && !(p.everywhere(servers) && b.answersEverywhere(p.Port)) {
+			if g.ports == nil && !(p.everywhere(servers) && b.answersEverywhere(p.Port, servers)) {
 				continue
 			}
 			members = b.portRows(p, members)

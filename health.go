@@ -25,8 +25,8 @@ type ProbedVIP struct {
 	Name      string
 	Probes    *Probes
 	Addresses []netip.Addr // of the VIP, for DataPath
-	// DataPort is the TCP port at which DataPath knocks; 0 = none, and DataPath
-	// rests.
+	// DataPort is the TCP port at which DataPath knocks, one that all Servers
+	// have; 0 = there is none, and DataPath rests.
 	DataPort uint16
 	Servers  []ProbedServer
 }
@@ -43,18 +43,18 @@ type ProbedServer struct {
 func newProbedVIP(v *VIP, ports []Port, servers []netip.Addr, has func(Port, netip.Addr) bool) ProbedVIP {
 	p := ProbedVIP{Name: v.Name, Probes: v.Probes, Addresses: v.Addresses}
 	var all []uint16
+	configured := false
 	for _, port := range ports {
 		if port.Protocol != TCP {
 			continue
 		}
 		all = append(all, port.Number)
-		// Ports of the configuration are on every node, whatever a ConfigMap says.
-		if p.DataPort == 0 && slices.Contains(v.Ports, port) {
-			p.DataPort = port.Number
+		// A node must not be out for a port that it need not have. Ports of the
+		// configuration are on every node, whatever a ConfigMap says.
+		everywhere := has == nil || !slices.ContainsFunc(servers, func(a netip.Addr) bool { return !has(port, a) })
+		if ours := slices.Contains(v.Ports, port); everywhere && (p.DataPort == 0 || ours && !configured) {
+			p.DataPort, configured = port.Number, ours
 		}
-	}
-	if p.DataPort == 0 && len(all) > 0 {
-		p.DataPort = all[0]
 	}
 	for _, a := range servers {
 		s := ProbedServer{Address: a, Ports: all}
@@ -302,6 +302,7 @@ type serverFindings struct {
 	asked  bool   // there is a probe of the real server as a whole
 	well   bool   // and one says that it is well
 	doubt  bool   // and the last answers to one speak against it
+	known  bool   // a probe of it, or of one of its ports, says that it is well
 	ports  map[uint16]string
 	listed int // ports that are asked
 	silent int // those of them that are down because nothing came back
@@ -319,6 +320,8 @@ type serverFindings struct {
 //   - When all real servers are down at once, none is.
 //   - When a port is down on each real server that is left and has it, it is
 //     down on none.
+//   - What was not down before has to wait until somebody else is known to be up:
+//     one who joins while all fail is no reason to send all clients there.
 //   - What was not down before has to wait while most of the well are in doubt,
 //     until it is clear whether all fail; and when all have failed and some are
 //     well again, while most of the rest are about to be.
@@ -339,7 +342,7 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 	for _, a := range f.Servers {
 		s := servers[a]
 		s.conclude()
-		whole.add(a, s.why, s.doubt)
+		whole.add(a, s.why, s.doubt, s.known)
 	}
 	whole.settle(&f, before)
 	ports := make(map[uint16]*group)
@@ -361,7 +364,7 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 			g.apart = append(g.apart, member{server: o.server, why: why})
 			continue
 		}
-		g.add(o.server, why, o.inDoubt())
+		g.add(o.server, why, o.inDoubt(), o.state == up)
 	}
 	for _, n := range slices.Sorted(maps.Keys(ports)) {
 		ports[n].settle(&f, before)
@@ -374,6 +377,7 @@ func portReason(n uint16, why string) string { return fmt.Sprintf("port %d/tcp: 
 
 // add takes one verdict into account.
 func (s *serverFindings) add(o *observed) {
+	s.known = s.known || o.state == up
 	switch {
 	case o.port == 0:
 		s.asked = true
@@ -416,8 +420,9 @@ type group struct {
 	FailOpen
 	down   []member
 	apart  []member // have the port, but are down as a whole
-	well   int
-	doubts int // of the well
+	well   int      // not down: up, or not heard of
+	known  int      // those of them that are known to be up
+	doubts int      // of the well
 }
 
 type member struct {
@@ -427,7 +432,10 @@ type member struct {
 }
 
 // add takes one real server into account.
-func (g *group) add(a netip.Addr, why string, doubt bool) {
+func (g *group) add(a netip.Addr, why string, doubt, known bool) {
+	if why == "" && known {
+		g.known++
+	}
 	switch {
 	case why != "":
 		g.down = append(g.down, member{a, why, doubt})
@@ -451,7 +459,7 @@ func (g *group) settle(f *findings, before map[HealthKey]string) {
 			}
 		}
 	}
-	wait := 2*g.doubts > g.well || 2*rising > fresh
+	wait := 2*g.doubts > g.well || 2*rising > fresh || g.known == 0
 	for _, m := range slices.Concat(g.down, g.apart) {
 		if m.why == "" {
 			continue

@@ -49,6 +49,7 @@ func (b *build) probed(set *setAnswer, rows []Row) []Row {
 			set.candidates = append(set.candidates, rows[i].Address)
 		}
 	}
+	b.unprobed = rows
 	return b.without(0, rows)
 }
 
@@ -79,16 +80,19 @@ func (b *build) without(n uint16, rows []Row) []Row {
 // portRows are the rows for one port: without the nodes that have not got it,
 // and with those quiesced on which it does not answer.
 func (b *build) portRows(p vipPort, rows []Row) []Row {
-	rows = p.only(b.in.vip, rows)
+	rows = p.only(b.in.vip, rows, b.unprobed)
 	if p.Protocol != TCP {
 		return rows
 	}
 	return b.without(p.Number, rows)
 }
 
-// answersEverywhere reports whether p answers on all nodes that have it.
-func (b *build) answersEverywhere(p Port) bool {
-	return p.Protocol != TCP || !slices.ContainsFunc(b.in.outages, func(o outage) bool { return o.Port == p.Number })
+// answersEverywhere reports whether p answers on all of rows that are in
+// service.
+func (b *build) answersEverywhere(p Port, rows []Row) bool {
+	return p.Protocol != TCP || !slices.ContainsFunc(b.in.outages, func(o outage) bool {
+		return o.Port == p.Number && slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 && r.Address == o.Address })
+	})
 }
 
 // portOutages reports whether any port is down by itself.

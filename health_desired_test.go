@@ -14,6 +14,7 @@ func TestDesiredWithProbes(t *testing.T) {
 	three := []Pod{readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")}
 	tcp := map[string]string{"9000": "ns/svc:1"}
 	down := func(server string, port uint16) HealthKey { return HealthKey{"edge", addr(server), port} }
+	has := func(port uint16) func(*Pod) { return func(p *Pod) { p.Ports = []Port{{port, TCP}} } }
 	tests := []struct {
 		name string
 		vip  func(*VIP)
@@ -88,6 +89,33 @@ func TestDesiredWithProbes(t *testing.T) {
 			why:  "pod a ready, but refused",
 		},
 		{
+			name: "a node that is out altogether is no reason to leave the one mark",
+			vip:  func(v *VIP) { v.OneMark = true },
+			pods: three[:2],
+			down: map[HealthKey]string{down("10.1.0.1", 0): "silent", down("10.1.0.1", 80): "silent", down("10.1.0.1", 9000): "silent"},
+			want: "mark-7/ipv4 rr: 10.1.0.1=0 10.1.0.2=1\n",
+			why:  "pod a ready, but silent",
+		},
+		{
+			name: "the only node with a port stays, though static and down",
+			vip: func(v *VIP) {
+				v.Ports, v.TCPServices, v.PortsFromPods = nil, ConfigMapName{}, true
+				v.RealServers = []StaticServer{{Address: addr("10.1.0.1"), Weight: 5}}
+			},
+			pods: []Pod{with(three[0], has(8443)), with(three[1], has(80))},
+			down: map[HealthKey]string{down("10.1.0.1", 0): "500"},
+			want: "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=1\n10.0.0.1:8443/tcp rr: 10.1.0.1=5\n",
+			why:  "static, but 500",
+		},
+		{
+			name: "of those with a port the one that is ready stays, not the one that is not",
+			vip:  func(v *VIP) { v.Ports, v.TCPServices, v.PortsFromPods = nil, ConfigMapName{}, true },
+			pods: []Pod{with(three[0], has(8443)), with(with(three[1], notReady), has(8443)), with(three[2], has(80))},
+			down: map[HealthKey]string{down("10.1.0.1", 0): "500"},
+			want: "10.0.0.1:80/tcp rr: 10.1.0.3=1\n10.0.0.1:8443/tcp rr: 10.1.0.1=1 10.1.0.2=0\n",
+			why:  "pod b not ready",
+		},
+		{
 			name: "without [vip.health] nothing of it counts",
 			vip:  func(v *VIP) { v.Probes = nil },
 			pods: three[:2],
@@ -101,7 +129,9 @@ func TestDesiredWithProbes(t *testing.T) {
 			if tt.vip != nil {
 				tt.vip(&v)
 			}
-			w := desiredSince(nil, &Config{Marks: oneMarkRange, VIPs: []VIP{v}}, testCluster(tcp, tt.pods...), &Health{Down: tt.down}, newMemory(), testTime)
+			c := testCluster(tcp, tt.pods...)
+			c.Pods[v.PodQuery()] = refs(tt.pods...)
+			w := desiredSince(nil, &Config{Marks: oneMarkRange, VIPs: []VIP{v}}, c, &Health{Down: tt.down}, newMemory(), testTime)
 			table := w.Parts.table()
 			if diff := cmp.Diff(tt.want, table.text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
@@ -146,6 +176,18 @@ func TestProbePlanOfATable(t *testing.T) {
 	}}}
 	if diff := cmp.Diff(want, w.probePlan(), compareAddrs); diff != "" {
 		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+
+	// Without a port of the configuration the data path knocks where all listen.
+	v.Ports, v.TCPServices = nil, ConfigMapName{}
+	w = desiredSince(nil, &Config{VIPs: []VIP{v}}, c, nil, newMemory(), testTime)
+	if got := w.probePlan().VIPs[0].DataPort; got != 0 {
+		t.Errorf("the data path knocks at %d, which only one node has", got)
+	}
+	v.TCPServices = ConfigMapName{"ingress-nginx", "tcp-services"}
+	w = desiredSince(nil, &Config{VIPs: []VIP{v}}, c, nil, newMemory(), testTime)
+	if got := w.probePlan().VIPs[0].DataPort; got != 9000 {
+		t.Errorf("the data path knocks at %d, want 9000, which all nodes have", got)
 	}
 }
 

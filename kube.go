@@ -177,6 +177,7 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		w.api = &apiServer{kubeconfig: source.kubeconfig, userAgent: "lvs-controller/" + version}
 	}
 	w.source, w.wanted = source, wanted
+	before := w.snapshot
 	w.forget()
 
 	var fresh []*stream
@@ -184,7 +185,7 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		if w.streams[key] == nil {
 			s := &stream{key: key, owner: w, told: map[faultTopic]time.Time{}}
 			s.state = StreamState{Name: key.String(), Since: w.now()}
-			s.seedBrake(w.snapshot.Pods[key.pods])
+			s.seedBrake(podsLike(key.pods, before))
 			w.streams[key] = s
 			fresh = append(fresh, s)
 		}

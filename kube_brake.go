@@ -1,10 +1,10 @@
 // The brake on mass removals: an answer without most of the pods that served a
 // moment ago is not believed at once.
 //
-// Part of the cluster watch. A selector somebody broke, a namespace deleted by
-// mistake, an API server restored from an old backup or a file cut short all look
-// like a true answer. Whether it is one only another answer can tell. Nothing is
-// held up but such an answer, and that for a moment.
+// Part of the cluster watch. Labels that somebody broke, an API server restored
+// from an old backup or a file in the middle of being made anew look like a true
+// answer. Another answer, a moment later, may tell. Nothing is held up but such an
+// answer, and that for a moment.
 
 package main
 
@@ -64,6 +64,21 @@ func vanished(before, now []*Pod) (gone, served int) {
 		}
 	}
 	return gone, served
+}
+
+// podsLike are the pods that c knows for q, or for a query that selects the same
+// pods and asks other things of them: an edit of such a thing, the brake's own
+// share among them, is no reason to believe anything.
+func podsLike(q PodQuery, c Cluster) []*Pod {
+	if pods, known := c.Pods[q]; known {
+		return pods
+	}
+	for other, pods := range c.Pods {
+		if other.Namespace == q.Namespace && other.Selector == q.Selector {
+			return pods
+		}
+	}
+	return nil
 }
 
 // seedBrake begins with what is known of the stream's pods.

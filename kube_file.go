@@ -142,7 +142,9 @@ func (f *fileFollower) take(ctx context.Context) {
 	}
 	if doubt {
 		f.owner.sleep(ctx, f.owner.pace.confirm)
-		f.take(ctx)
+		if ctx.Err() == nil {
+			f.take(ctx)
+		}
 		return
 	}
 	for i, s := range f.streams {

@@ -22,8 +22,9 @@ type vipPort struct {
 
 // only returns those of v's rows that have the port. If none of them is in
 // service, while others are, they stay in service all the same: the others
-// would refuse.
-func (p vipPort) only(v *VIP, rows []Row) []Row {
+// would refuse. Those come first that only probes took out; unprobed has the
+// rows as they are without.
+func (p vipPort) only(v *VIP, rows, unprobed []Row) []Row {
 	if p.nodes == nil {
 		return rows
 	}
@@ -31,14 +32,23 @@ func (p vipPort) only(v *VIP, rows []Row) []Row {
 	if len(some) == len(rows) {
 		return rows
 	}
-	if !inService(some) {
-		for i := range some {
-			if v.isStatic(some[i].Address) {
-				continue // of weight 0 by the operator's word
-			}
-			some[i].Weight = v.Weight
+	if inService(some) {
+		return some
+	}
+	kept := false
+	for i := range some {
+		if at := slices.IndexFunc(unprobed, sameAs(some[i].RealServer)); at >= 0 && unprobed[at].Weight > 0 {
+			some[i].Weight = unprobed[at].Weight
 			some[i].Why += ", kept, no other real server has the port"
+			kept = true
 		}
+	}
+	for i := range some {
+		if kept || v.isStatic(some[i].Address) {
+			continue // of weight 0 by the operator's word
+		}
+		some[i].Weight = v.Weight
+		some[i].Why += ", kept, no other real server has the port"
 	}
 	return some
 }

@@ -1,6 +1,6 @@
 // The reconcile loop: the one goroutine that writes to the kernel's IPVS.
 //
-// main.go starts it. It is woken by a new input (configuration, cluster), by a
+// main.go starts it. It is woken by a new input (configuration, cluster, probes), by a
 // deadline of its own (audit, drain, retry), and by nothing else; each time it
 // takes the newest of everything, computes the table to reach, and sends the
 // difference. It never flushes, never touches a service on an address that is
