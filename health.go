@@ -158,6 +158,19 @@ func (h *Health) open() []FailOpen {
 	return h.Open
 }
 
+// lines says who is down and why, "edge 10.0.0.5: no answer in 1s" each, in
+// order.
+func (h *Health) lines() []string {
+	if h == nil {
+		return nil
+	}
+	var all []string
+	for _, k := range slices.SortedFunc(maps.Keys(h.Down), HealthKey.Compare) {
+		all = append(all, fmt.Sprintf("%s %s: %s", k.VIP, k.Address, h.Down[k]))
+	}
+	return all
+}
+
 // FailsOpen reports whether all real servers of a VIP's family fail at once,
 // and are in service all the same.
 func (h *Health) FailsOpen(vip string, is6 bool) bool {

@@ -147,10 +147,11 @@ func (s *httpServer) ready() error { return s.loop.view.Load().ready(s.loop.now(
 // status is what /status.json and `status -o json` give.
 type status struct {
 	Ready    bool            `json:"ready"`
-	Reason   string          `json:"reason,omitempty"`    // why not ready
-	Since    time.Time       `json:"since,omitzero"`      // of the process
-	Kept     []string        `json:"kept,omitempty"`      // sets that serve with their last working real servers
-	FailOpen []string        `json:"fail_open,omitempty"` // who fails their probes all at once, and so stays in service
+	Reason   string          `json:"reason,omitempty"`      // why not ready
+	Since    time.Time       `json:"since,omitzero"`        // of the process
+	Kept     []string        `json:"kept,omitempty"`        // sets that serve with their last working real servers
+	FailOpen []string        `json:"fail_open,omitempty"`   // who fails their probes all at once, and so stays in service
+	Down     []string        `json:"probed_down,omitempty"` // real servers, or ports of theirs, that are out by their probes, also when they have drained and gone
 	Warnings []string        `json:"warnings,omitempty"`
 	Cluster  []StreamState   `json:"cluster,omitempty"`
 	Services []serviceStatus `json:"services"`
@@ -195,9 +196,10 @@ func (s *httpServer) status() (status, error) {
 	for _, set := range v.Kept {
 		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
 	}
-	for _, o := range v.Open {
+	for _, o := range v.Health.open() {
 		st.FailOpen = append(st.FailOpen, o.String())
 	}
+	st.Down = v.Health.lines()
 	st.Warnings = v.Warnings
 	err := observe(v.Parts, func(s *KernelService, known *Service) {
 		one := newServiceStatus(s)

@@ -117,6 +117,9 @@ func printStatus(w io.Writer, st status) error {
 	for _, k := range st.Kept {
 		fmt.Fprintf(w, "KEPT: %s serves with its last working real servers; none would be in service\n", k)
 	}
+	for _, d := range st.Down {
+		fmt.Fprintf(w, "DOWN: %s\n", d)
+	}
 	for _, o := range st.FailOpen {
 		fmt.Fprintf(w, "PROBES: %s\n", o)
 	}

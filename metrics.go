@@ -158,9 +158,13 @@ func compareVIPServers(a, b vipServer) int {
 func writeVIPs(e exposition, v *view) {
 	e.family("warnings", gauge, "Complaints about the inputs that hold right now.")(float64(len(v.Warnings)))
 	inService := make(map[vipServer]bool)
+	out := make(map[vipServer]string)
 	for svc := range v.Parts.all {
 		for _, row := range svc.Servers {
 			at := vipServer{svc.VIP, row.Address}
+			if row.Weight == 0 && out[at] == "" {
+				out[at] = row.Why
+			}
 			inService[at] = inService[at] || row.Weight > 0
 		}
 	}
@@ -178,6 +182,10 @@ func writeVIPs(e exposition, v *view) {
 	for _, vip := range v.Config.VIPs {
 		servers(float64(counts[vip.Name][1]), "vip", vip.Name, "state", "in_service")
 		servers(float64(counts[vip.Name][0]), "vip", vip.Name, "state", "draining")
+	}
+	quiesced := e.family("real_server_quiesced", gauge, "1 for a real server that is quiesced in some service of the VIP, with the reason in the first of them.")
+	for _, at := range slices.SortedFunc(maps.Keys(out), compareVIPServers) {
+		quiesced(1, "vip", at.vip, "server", at.addr.String(), "why", out[at])
 	}
 	kept := e.family("vip_kept", gauge, "1 while a VIP serves with its last working real servers because none would be in service.")
 	for _, vip := range v.Config.VIPs {

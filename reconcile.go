@@ -351,7 +351,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.forgetEmpty()
 	}
 	err := errors.Join(append(errs, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Open: p.want.health.open(), Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Health: p.want.health, Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
 	return err
 }
 

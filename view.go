@@ -31,7 +31,7 @@ type view struct {
 	Compared time.Time // when the kernel's table was last read; zero: not yet
 	Parts    parts     // what the kernel has, with the reasons
 	Kept     []workKey
-	Open     []FailOpen // who fails their probes all at once, and so stays in service
+	Health   *Health // what probes have found; nil: nothing
 	Warnings []string
 	Sync     map[SyncRole]bool // whether the sync daemon runs as configured; nil without [sync]
 	Err      error             // what is not in place; nil when all is
