@@ -3,6 +3,8 @@
 # make test    unit tests, and the real-kernel tests
 # make e2e     a real kube-apiserver drives the binary on a real kernel
 # make demo    the main job, live, in a terminal
+# make bench   ours, its peers and the kernel's own time side by side, into
+#              docs/benchmarks.md; bench-short: small sizes, nothing written
 #
 # Each target does its own set-up on a fresh Debian machine with Go (root, apt
 # and the Go module proxy).
@@ -11,7 +13,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist test unit kernel e2e demo fuzz clean
+.PHONY: build dist test unit kernel e2e demo bench bench-short fuzz clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -25,7 +27,7 @@ test: unit kernel
 
 unit: vm-setup
 	go vet ./...
-	LVS_REQUIRE_ALL=1 go test -skip '^Test(Kernel|E2E)' .
+	LVS_REQUIRE_ALL=1 go test -skip '^Test(Kernel|E2E|Bench)' .
 
 .PHONY: $(CACHE)/lvs.test
 $(CACHE)/lvs.test:
@@ -50,6 +52,19 @@ demo:
 .PHONY: $(CACHE)/demo
 $(CACHE)/demo:
 	CGO_ENABLED=0 go build -o $@ ./test/demo
+
+# The peer moby/ipvs has a module of its own, so that the controller's depends on
+# nothing of it.
+bench bench-short: build vm-setup $(CACHE)/lvs.test $(CACHE)/e2e $(CACHE)/moby
+	test/kube/build
+	go run ./test/bench $(if $(filter bench,$@),-long -doc docs/benchmarks.md)
+
+.PHONY: $(CACHE)/e2e $(CACHE)/moby
+$(CACHE)/e2e:
+	go build -o $@ ./test/e2e
+
+$(CACHE)/moby:
+	cd test/peers/moby && CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/$@ .
 
 # Each fuzz target for FUZZTIME.
 FUZZTIME := 20s

@@ -1,0 +1,223 @@
+// The controller inside a benchmark: its loop on the real kernel, without a
+// process around it. The only file of the benchmarks that knows the insides of
+// the controller.
+//
+// bench_join_test.go, bench_program_test.go, bench_audit_test.go and
+// bench_e2e_test.go drive it.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"lvs-controller/test/lab"
+)
+
+// collectAsMain sets the garbage collector as main does.
+func collectAsMain() { debug.SetGCPercent(50) }
+
+// timedKernel is the loop's director with a watch in hand.
+type timedKernel struct {
+	director
+	applied time.Time     // when Apply returned last
+	read    time.Duration // how long Table took last
+	changed func(weight uint32, called, returned time.Time)
+}
+
+func (k *timedKernel) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
+	start := time.Now()
+	defer func() { k.read = time.Since(start) }()
+	return k.director.Table(owned, known)
+}
+
+func (k *timedKernel) Apply(ops []op) ([]*opError, error) {
+	called := time.Now()
+	failed, err := k.director.Apply(ops)
+	k.applied = time.Now()
+	if k.changed != nil && len(ops) > 0 {
+		if last := ops[len(ops)-1]; last.Kind == newServer || last.Kind == setServer {
+			k.changed(last.Server.Weight, called, k.applied)
+		}
+	}
+	return failed, err
+}
+
+// benchVIP is a VIP whose services come from a ConfigMap and whose real servers
+// are ready pods.
+type benchVIP struct {
+	name     string
+	address  netip.Addr
+	services int
+	nodes    []netip.Addr
+}
+
+func (v benchVIP) vip() VIP {
+	return VIP{
+		Name:        v.name,
+		Addresses:   []netip.Addr{v.address},
+		Scheduler:   "rr",
+		Weight:      1,
+		Forward:     DirectRoute,
+		Pods:        PodQuery{Namespace: "ingress-nginx", Selector: "app=" + v.name},
+		TCPServices: ConfigMapName{"ingress-nginx", v.name},
+		Drain:       Drain{Timeout: defaultDrainTimeout},
+	}
+}
+
+// benchDirector is a controller at work in a namespace.
+type benchDirector struct {
+	*benchmark
+	loop    *reconciler
+	kernel  *timedKernel
+	ahead   time.Duration // how far its clock is ahead of time
+	cluster *Cluster
+}
+
+// newBenchDirector makes a loop on the kernel of h that has not turned yet.
+func newBenchDirector(b *benchmark, h *lab.Host, vips ...benchVIP) *benchDirector {
+	b.Helper()
+	var (
+		conn *ipvsConn
+		err  error
+	)
+	h.Do(func() { conn, err = dialIPVS() })
+	must(b.T, err)
+	return newDirectorOn(b, conn, vips...)
+}
+
+// newModelDirector makes a loop on a model of the kernel.
+func newModelDirector(b *benchmark, vips ...benchVIP) *benchDirector {
+	return newDirectorOn(b, newFakeKernel(), vips...)
+}
+
+func newDirectorOn(b *benchmark, kernel director, vips ...benchVIP) *benchDirector {
+	d := &benchDirector{benchmark: b, kernel: &timedKernel{director: kernel}}
+	wake := make(chan struct{}, 1)
+	d.loop = &reconciler{
+		log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
+		wake:    wake,
+		config:  newLatest[Config](wake),
+		cluster: newLatest[Cluster](wake),
+		dial:    func() (director, error) { return d.kernel, nil },
+		host:    noHost{},
+		dir:     &stateDir{path: b.TempDir()},
+		now:     func() time.Time { return time.Now().Add(d.ahead) },
+	}
+	d.loop.restore()
+	cfg := &Config{AuditInterval: time.Hour}
+	d.cluster = &Cluster{Pods: make(map[PodQuery][]*Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
+	for _, v := range vips {
+		vip := v.vip()
+		cfg.VIPs = append(cfg.VIPs, vip)
+		ports := make(map[string]string, v.services)
+		for i := range v.services {
+			ports[fmt.Sprint(benchPort+i)] = "default/backend:80"
+		}
+		d.cluster.ConfigMaps[vip.TCPServices] = ConfigMap{Exists: true, Data: ports}
+		for _, a := range v.nodes {
+			d.cluster.Pods[vip.PodQuery()] = append(d.cluster.Pods[vip.PodQuery()], benchPod(a, true))
+		}
+	}
+	d.loop.config.Set(cfg)
+	d.loop.cluster.Set(d.cluster)
+	return d
+}
+
+// benchPod is the pod on the node with address a. Names rise with addresses.
+func benchPod(a netip.Addr, ready bool) *Pod {
+	name := fmt.Sprintf("pod-%x", a.As4())
+	return &Pod{UID: name, Namespace: "ingress-nginx", Name: name, HostNetwork: true, Ready: ready, Addresses: []netip.Addr{a}}
+}
+
+// set makes the pod on node a of the VIP ready or not, as the cluster watch
+// does: a new snapshot, which shares with the old one all that is as it was.
+func (d *benchDirector) set(v benchVIP, a netip.Addr, ready bool) {
+	vip := v.vip()
+	q := vip.PodQuery()
+	pod := benchPod(a, ready)
+	pods := slices.DeleteFunc(slices.Clone(d.cluster.Pods[q]), func(p *Pod) bool { return p.Name == pod.Name })
+	at, _ := slices.BinarySearchFunc(pods, pod, func(a, b *Pod) int { return strings.Compare(a.Name, b.Name) })
+	d.cluster = &Cluster{Pods: maps.Clone(d.cluster.Pods), ConfigMaps: maps.Clone(d.cluster.ConfigMaps)}
+	d.cluster.Pods[q] = slices.Insert(pods, at, pod)
+	d.loop.cluster.Set(d.cluster)
+}
+
+// turn runs the loop until it has changed the table, and returns how long that
+// took, and how long it was until the kernel had been told. One turn is enough,
+// but for removals: they wait for a count of connections, which takes several in
+// a large table.
+func (d *benchDirector) turn() (whole, told time.Duration) {
+	d.Helper()
+	runtime.GC() // what checked the table has left garbage
+	start := time.Now()
+	for range 10_000 {
+		d.loop.turn(d.Context())
+		if d.loop.failing != "" {
+			d.Fatal(d.loop.failing)
+		}
+		if d.kernel.applied.After(start) {
+			return time.Since(start), d.kernel.applied.Sub(start)
+		}
+	}
+	d.Fatal("the kernel was told nothing")
+	return 0, 0
+}
+
+// drained moves the clock to where real servers that were quiesced are counted.
+func (d *benchDirector) drained() { d.ahead += drainPoll + time.Millisecond }
+
+// audit has the loop compare the kernel's table, which is as it should be. It
+// returns how long that took, and the reading alone.
+func (d *benchDirector) audit() (whole, reading time.Duration) {
+	d.Helper()
+	d.ahead += time.Hour + time.Second
+	applied := d.kernel.applied
+	runtime.GC()
+	start := time.Now()
+	d.loop.turn(d.Context())
+	whole = time.Since(start)
+	if d.loop.failing != "" || d.kernel.applied != applied || d.loop.counters.Drifts.Load() != 0 {
+		d.Fatal("the audit changed something: ", d.loop.failing)
+	}
+	return whole, d.kernel.read
+}
+
+func (d *benchDirector) close() { d.kernel.Close() }
+
+// follow runs the cluster watch and the loop until ctx ends; stopped waits for
+// that. published is called before the loop learns of a new snapshot, changed
+// after the kernel was told of a real server's weight.
+func (d *benchDirector) follow(ctx context.Context, kubeconfig, namespace string, published func(time.Time), changed func(weight uint32, called, returned time.Time)) (stopped func()) {
+	cfg := *d.loop.config.Get()
+	cfg.Kubeconfig = kubeconfig
+	cfg.VIPs = slices.Clone(cfg.VIPs)
+	for i := range cfg.VIPs {
+		cfg.VIPs[i].Pods.Namespace, cfg.VIPs[i].TCPServices.Namespace = namespace, namespace
+	}
+	d.loop.config.Set(&cfg)
+	d.loop.cluster = newLatest[Cluster](d.loop.wake) // nothing is known yet
+	d.kernel.changed = changed
+	watch := newClusterWatch(d.loop.log, d.loop.cluster)
+	watch.set = func(c *Cluster) {
+		published(time.Now())
+		d.loop.cluster.Set(c)
+	}
+	queries := newLatest[ClusterQuery](make(chan struct{}, 1))
+	q := cfg.ClusterQuery()
+	queries.Set(&q)
+	var running sync.WaitGroup
+	running.Go(func() { watch.Run(ctx, queries) })
+	running.Go(func() { d.loop.Run(ctx) })
+	return running.Wait
+}

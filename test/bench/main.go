@@ -1,0 +1,177 @@
+// Command bench measures the controller beside its peers and beside the kernel's
+// own time, and writes down what came of it.
+//
+// `make bench` and `make bench-short` call it after the binaries have been
+// built. The measuring is done by the TestBench… tests in virtual machines, one
+// without and one with a real kube-apiserver on the host, and by the native
+// benchmarks of `go test -bench`. This gathers what they say, prints it as
+// tables and, with -doc, replaces a file by them. Nothing is judged by its time.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"lvs-controller/test/bench/results"
+)
+
+// run says what to measure and where things are.
+type run struct {
+	long   bool
+	binary string // the controller
+	bin    string // folder of the tests, test/e2e and test/peers/moby
+	kube   string // folder of kube-apiserver and etcd
+	dir    string // folder for what was measured
+}
+
+func main() {
+	var (
+		r      run
+		doc    = flag.String("doc", "", "`file` to write the tables to")
+		render = flag.Bool("render", false, "measure nothing, show the last measurements again")
+	)
+	flag.BoolVar(&r.long, "long", false, "all sizes")
+	flag.StringVar(&r.binary, "binary", "lvs-controller", "the `controller`")
+	flag.StringVar(&r.bin, "bin", ".cache/bin", "`folder` of lvs.test, e2e and moby")
+	flag.StringVar(&r.kube, "kube", ".cache/kube/bin", "`folder` of kube-apiserver and etcd")
+	flag.StringVar(&r.dir, "dir", ".cache/bench", "`folder` for the measurements")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := bench(ctx, &r, *doc, *render); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, r *run, doc string, renderOnly bool) error {
+	if !renderOnly {
+		if err := r.measure(ctx); err != nil {
+			return err
+		}
+	}
+	set, err := results.Read(r.file("kernel.jsonl"), r.file("native.jsonl"), r.file("e2e.jsonl"))
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(r.file("micro.txt"))
+	if err != nil {
+		return err
+	}
+	micro, err := parseMicro(text)
+	if err != nil {
+		return fmt.Errorf("go test -bench: %w", err)
+	}
+	tables := render(set, micro)
+	fmt.Print("\n" + tables)
+	if doc == "" {
+		return nil
+	}
+	return os.WriteFile(doc, []byte(method+tables), 0o644)
+}
+
+func (r *run) file(name string) string { return filepath.Join(r.dir, name) }
+
+// measure runs everything, one after the other: they would disturb each other.
+func (r *run) measure(ctx context.Context) error {
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return err
+	}
+	for _, part := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"the native benchmarks", r.native},
+		{"the benchmarks on a real kernel", r.kernel},
+		{"the benchmarks with a real API server", r.e2e},
+	} {
+		fmt.Printf("bench: %s\n", part.name)
+		if err := part.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
+}
+
+// size is LVS_BENCH.
+func (r *run) size() string {
+	if r.long {
+		return "long"
+	}
+	return "short"
+}
+
+// guest are the options of test/vm/run that both parts in a virtual machine
+// need; what they measure goes to the named file.
+func (r *run) guest(name string) []string {
+	return []string{"-mem", "4096", "-env", "LVS_KERNEL=1", "-env", "LVS_BENCH=" + r.size(),
+		"-env", "LVS_BENCH_OUT=/work/bench.jsonl", "-out", "bench.jsonl:" + r.file(name)}
+}
+
+// kernel runs what needs a kernel with IPVS and nothing else.
+func (r *run) kernel(ctx context.Context) error {
+	timeout := 300
+	if r.long {
+		timeout = 3600
+	}
+	args := append(r.guest("kernel.jsonl"), "-timeout", strconv.Itoa(timeout),
+		"-file", r.binary, "-file", filepath.Join(r.bin, "lvs.test"), "-file", filepath.Join(r.bin, "moby"),
+		"-env", "LVS_REQUIRE_ALL=1", "-env", "LVS_BINARY=/work/"+filepath.Base(r.binary), "-env", "LVS_BENCH_MOBY=/work/moby",
+		"--", "./lvs.test", "-test.run", "^TestBench", "-test.skip", "^TestBenchE2E", "-test.v", "-test.timeout", fmt.Sprintf("%ds", timeout-20))
+	return command(ctx, os.Stdout, "test/vm/run", args...)
+}
+
+// e2e runs what needs an API server too, some of it on this machine.
+func (r *run) e2e(ctx context.Context) error {
+	pods, timeout := 500, 300
+	if r.long {
+		pods, timeout = 5000, 1200
+	}
+	out, err := filepath.Abs(r.file("native.jsonl"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(out, nil, 0o644); err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"LVS_BENCH": r.size(), "LVS_BENCH_OUT": out} {
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
+	}
+	args := []string{"-bin", r.kube, "-test", filepath.Join(r.bin, "lvs.test"), "-binary", r.binary,
+		"-native", "^TestBenchE2ENative", "-run", "^TestBenchE2E(Latency|Memory)", "-pods", strconv.Itoa(pods), "-timeout", strconv.Itoa(timeout), "--"}
+	return command(ctx, os.Stdout, filepath.Join(r.bin, "e2e"), append(args, r.guest("e2e.jsonl")...)...)
+}
+
+// native runs the micro-benchmarks.
+func (r *run) native(ctx context.Context) error {
+	count, each := "1", "200ms"
+	if r.long {
+		count, each = "5", "1s"
+	}
+	var text bytes.Buffer
+	err := command(ctx, io.MultiWriter(os.Stdout, &text), "go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-count", count, "-benchtime", each, ".")
+	return errors.Join(err, os.WriteFile(r.file("micro.txt"), text.Bytes(), 0o644))
+}
+
+// command runs a program to its end, or asks it to end with ctx.
+func command(ctx context.Context, stdout io.Writer, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Stdout, cmd.Stderr = stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
