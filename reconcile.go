@@ -94,7 +94,8 @@ type reconciler struct {
 	dueAt   time.Time // when the plan changes by itself; zero: it does not
 	backoff time.Duration
 
-	counting counting // of connections, under way
+	counting  counting                 // of connections, under way
+	exchanged map[ServiceKey]time.Time // when services got another scheduler, a moment ago
 
 	warned     map[string]bool   // complaints already logged
 	failing    string            // the last failure logged, so that a repeat is silent
@@ -112,6 +113,7 @@ func (r *reconciler) restore() {
 	r.stale = true
 	r.warned = make(map[string]bool)
 	r.kept = make(map[workKey]bool)
+	r.exchanged = make(map[ServiceKey]time.Time)
 	r.unprepared = make(map[string]string)
 	var err error
 	if r.state, err = r.dir.load(); err != nil {
