@@ -2,6 +2,8 @@
 # make dist    the same for amd64 and arm64, under dist/
 # make test    unit tests, the model, and the real-kernel tests
 # make e2e     a real kube-apiserver drives the binary on a real kernel
+# make drill   roll-outs, crashes, outages and reloads under load, at full length:
+#              no request may fail; drill-short: the same with small numbers
 # make demo    the main job, live, in a terminal
 # make bench   ours, its peers and the kernel's own time side by side, into
 #              docs/benchmarks.md; bench-short: small sizes, nothing written
@@ -13,7 +15,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist test unit model kernel e2e demo bench bench-short fuzz clean
+.PHONY: build dist test unit model kernel e2e drill drill-short demo bench bench-short fuzz clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -27,7 +29,7 @@ test: unit model kernel
 
 unit: vm-setup
 	go vet ./...
-	LVS_REQUIRE_ALL=1 go test -skip '^Test(Kernel|E2E|Bench)' .
+	LVS_REQUIRE_ALL=1 go test -skip '^Test(Kernel|E2E|Bench|Drill)' .
 
 .PHONY: $(CACHE)/lvs.test
 $(CACHE)/lvs.test:
@@ -47,6 +49,11 @@ e2e: build vm-setup $(CACHE)/lvs.test
 	test/kube/build
 	LVS_REQUIRE_ALL=1 LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
 	go run ./test/e2e -run '$(or $(RUN),^TestE2E)'
+
+drill drill-short: build vm-setup $(CACHE)/lvs.test
+	test/kube/build
+	go run ./test/e2e -run '$(or $(RUN),^TestDrill)' -pods 0 -timeout $(if $(filter drill,$@),3600,600) \
+		-- -env LVS_DRILL=$(if $(filter drill,$@),long,short)
 
 # The compiler and the downloads of the machine's set-up do not wait for each
 # other: on a fresh machine that is half a minute.

@@ -9,11 +9,17 @@ package main
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
 // exchangesAtOnce bounds how many schedulers are exchanged in one turn. Each
 // keeps the kernel busy for an RCU grace period, and newer inputs wait.
 const exchangesAtOnce = 16
+
+// exchangePause is how long a service keeps its scheduler at the least. A client
+// whose SYN met an exchange repeats it after one second, and after three: the
+// next exchange must not be what it meets then.
+const exchangePause = 2 * time.Second
 
 // exchanges reports whether o gives a service another scheduler.
 func (o op) exchanges() bool {
@@ -75,8 +81,12 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 		}
 		done = done.without(func(o *op) bool { return not[*o] })
 	}
+	now := r.now()
 	for o := range done.all {
 		r.counters.Changes[o.Kind].Add(1)
+		if o.Kind == setService && o.exchanges() {
+			r.exchanged[o.Service.ServiceKey] = now
+		}
 	}
 	r.bulk = r.bulk || p.ops.len() >= bulkChange
 	r.counters.Refused.Add(uint64(len(failed)))
@@ -85,24 +95,31 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 }
 
 // someExchanges takes out of ops, which edit services, the exchanges of
-// schedulers that are too many for one turn, and has the next turn come at
-// once.
+// schedulers that are too many for one turn or too soon after another, and has
+// a turn come for them.
 func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
 	if !slices.ContainsFunc(ops, op.exchanges) {
 		return ops, nil
 	}
+	now := r.now()
+	maps.DeleteFunc(r.exchanged, func(_ ServiceKey, at time.Time) bool { return now.Sub(at) >= exchangePause })
 	n := 0
 	for _, o := range ops {
 		if o.exchanges() {
-			if n++; n > exchangesAtOnce {
+			due := now
+			last, recent := r.exchanged[o.Service.ServiceKey]
+			if recent {
+				due = last.Add(exchangePause)
+			} else {
+				n++
+			}
+			if recent || n > exchangesAtOnce {
 				postponed = append(postponed, o)
+				r.dueAt = earlier(r.dueAt, due)
 				continue
 			}
 		}
 		some = append(some, o)
-	}
-	if len(postponed) > 0 {
-		r.dueAt = r.now()
 	}
 	return some, postponed
 }

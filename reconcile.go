@@ -107,8 +107,9 @@ type reconciler struct {
 	backoff time.Duration
 	bulk    bool // the turn has made a bulkChange
 
-	counting    counting // of connections, under way
-	countAtOnce int      // services in one turn
+	counting    counting                 // of connections, under way
+	countAtOnce int                      // services in one turn
+	exchanged   map[ServiceKey]time.Time // when services got another scheduler, a moment ago
 
 	warned     map[string]bool   // complaints already logged
 	failing    string            // the last failure logged, so that a repeat is silent
@@ -126,6 +127,7 @@ func (r *reconciler) restore() {
 	r.stale = true
 	r.warned = make(map[string]bool)
 	r.kept = make(map[workKey]bool)
+	r.exchanged = make(map[ServiceKey]time.Time)
 	r.unprepared = make(map[string]string)
 	r.countAtOnce = countAtOnce
 	var err error

@@ -304,6 +304,48 @@ func TestLoopHushesSchedulerExchanges(t *testing.T) {
 	}
 }
 
+// Two exchanges of one service keep a pause between them, and what is configured
+// meanwhile and not any more is left out. A refused one is no exchange: it is
+// told again and again.
+func TestLoopPacesSchedulerExchanges(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	scheduler := func(s string) {
+		b.configure(testVIP(func(v *VIP) { v.Scheduler = s }))
+		b.turn()
+	}
+	want := func(s string) {
+		t.Helper()
+		if got := b.kernelText(); !strings.Contains(got, " "+s+":") {
+			t.Errorf("at %s: %q, want scheduler %s", b.clock.Format("05"), got, s)
+		}
+	}
+	scheduler("wlc")
+	want("wlc")
+	b.clock = b.clock.Add(exchangePause / 2)
+	scheduler("lc")
+	scheduler("sed")
+	want("wlc")
+	if got, due := b.loop.next().Sub(b.clock), exchangePause/2; got != due {
+		t.Errorf("the next turn comes in %s, want %s", got, due)
+	}
+	b.later(exchangePause / 2)
+	want("sed")
+	b.clock = b.clock.Add(exchangePause)
+	scheduler("rr")
+	want("rr")
+
+	b.clock = b.clock.Add(exchangePause)
+	b.kernel.noSched["mh"] = true
+	scheduler("mh")
+	before := b.loop.counters.Refused.Load()
+	b.later(retryFirst)
+	if b.loop.counters.Refused.Load() == before {
+		t.Error("a refused exchange is not tried again at once")
+	}
+}
+
 // announcingHost notes what it is told to announce.
 type announcingHost struct {
 	noHost

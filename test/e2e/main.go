@@ -5,7 +5,8 @@
 // plane, fills a namespace with pods for the memory test, and runs the tests of
 // e2e_test.go in a virtual machine, which reaches the control plane through
 // 10.0.2.2. Arguments behind the flags are options of test/vm/run: `make bench`
-// measures that way. It leaves nothing running.
+// measures that way, and `make drill` runs drill_*_test.go. It leaves nothing
+// running.
 package main
 
 import (

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,10 +17,10 @@ import (
 	"time"
 )
 
-// requestLimit is how long one request of a Load may take.
-const requestLimit = 3 * time.Second
+// RequestLimit is how long one request of a Load may take.
+const RequestLimit = 3 * time.Second
 
-func soon() time.Time { return time.Now().Add(requestLimit) }
+func soon() time.Time { return time.Now().Add(RequestLimit) }
 
 func tick() <-chan time.Time { return time.After(200 * time.Millisecond) }
 
@@ -37,7 +38,15 @@ type Report struct {
 	Requests int
 	Answers  map[string]int // by what the answer said
 	Failures map[string]int // by kind: refused, reset, timeout, wrong, other
+	Faults   []Fault        // each failure, in the order of their ends
 	Slowest  time.Duration
+}
+
+// Fault is one request that failed.
+type Fault struct {
+	Kind  string
+	Began time.Time
+	Took  time.Duration
 }
 
 // Failed is the number of requests without a right answer.
@@ -92,6 +101,7 @@ func (l *Load) work(addr netip.AddrPort, pause time.Duration) {
 		l.report.Slowest = max(l.report.Slowest, took)
 		if err != nil {
 			l.report.Failures[kind(err)]++
+			l.report.Faults = append(l.report.Faults, Fault{kind(err), start, took})
 		} else {
 			l.report.Answers[answer]++
 		}
@@ -99,11 +109,17 @@ func (l *Load) work(addr netip.AddrPort, pause time.Duration) {
 	}
 }
 
+// Ask sends one such request from the host and returns the answer's one line.
+func (h *Host) Ask(addr netip.AddrPort) (answer string, err error) {
+	h.Do(func() { answer, err = request(addr) })
+	return answer, err
+}
+
 var errWrongAnswer = errors.New("wrong answer")
 
 // request asks once and returns the answer's one line.
 func request(addr netip.AddrPort) (string, error) {
-	conn, err := net.DialTimeout("tcp", addr.String(), requestLimit)
+	conn, err := net.DialTimeout("tcp", addr.String(), RequestLimit)
 	if err != nil {
 		return "", err
 	}
@@ -129,8 +145,8 @@ func kind(err error) string {
 		return "refused"
 	case errors.Is(err, syscall.ECONNRESET):
 		return "reset"
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "timeout"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return "timeout" // of an exchange, and of a dial
 	case errors.Is(err, errWrongAnswer):
 		return "wrong"
 	}
@@ -149,7 +165,7 @@ func (l *Load) Report() Report {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.report
-	r.Answers, r.Failures = maps.Clone(r.Answers), maps.Clone(r.Failures)
+	r.Answers, r.Failures, r.Faults = maps.Clone(r.Answers), maps.Clone(r.Failures), slices.Clone(r.Faults)
 	return r
 }
 
@@ -165,7 +181,7 @@ type Stream struct {
 // OpenStream asks addr for an answer that does not end by itself.
 func (h *Host) OpenStream(addr netip.AddrPort) *Stream {
 	s := &Stream{}
-	h.Do(func() { s.conn, s.err = net.DialTimeout("tcp", addr.String(), requestLimit) })
+	h.Do(func() { s.conn, s.err = net.DialTimeout("tcp", addr.String(), RequestLimit) })
 	if s.err != nil {
 		return s
 	}

@@ -58,10 +58,13 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Send sends s and does not wait for what comes of it.
+func (p *Process) Send(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
 // Signal sends s and waits up to ten seconds for the program to end. It
 // returns the program's error.
 func (p *Process) Signal(s os.Signal) error {
-	if err := p.cmd.Process.Signal(s); err != nil {
+	if err := p.Send(s); err != nil {
 		return err
 	}
 	select {
@@ -74,7 +77,7 @@ func (p *Process) Signal(s os.Signal) error {
 }
 
 // Hangup sends SIGHUP.
-func (p *Process) Hangup() error { return p.cmd.Process.Signal(syscall.SIGHUP) }
+func (p *Process) Hangup() error { return p.Send(syscall.SIGHUP) }
 
 // Log is what the program has written so far.
 func (p *Process) Log() string {

@@ -83,7 +83,7 @@ func (h *Host) AskSCTP(n int, addr netip.Addr, port uint16) map[string]int {
 
 func askSCTP(to netip.AddrPort) (string, error) {
 	file, err := sctpSocket(to, func(fd int, at unix.Sockaddr) error {
-		limit := unix.NsecToTimeval(requestLimit.Nanoseconds())
+		limit := unix.NsecToTimeval(RequestLimit.Nanoseconds())
 		return errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit), unix.Connect(fd, at))
 	})
 	if err != nil {
