@@ -17,7 +17,9 @@ type microResult struct {
 	ns, bytes, objects []float64
 }
 
-var microLine = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op\s+(\d+) B/op\s+(\d+) allocs/op$`)
+// microLine is a benchmark's line; what it reports of its own stands before the
+// bytes.
+var microLine = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op\s(?:.*\s)?(\d+) B/op\s+(\d+) allocs/op$`)
 
 // parseMicro reads what go test -bench -benchmem prints.
 func parseMicro(text []byte) ([]microResult, error) {
