@@ -381,10 +381,12 @@ func (m *model) settleDown(rt *rapid.T) {
 	}
 }
 
-// inServiceText is who gets new connections, one service a line.
+// inServiceText is who gets new connections, one service a line, whatever its
+// scheduler: exchanges of those are paced.
 func inServiceText(t Table) string {
 	in := slices.Clone(t)
 	for i := range in {
+		in[i].Scheduler = ""
 		in[i].Servers = slices.DeleteFunc(slices.Clone(in[i].Servers), func(r Row) bool { return r.Weight == 0 })
 	}
 	return slices.DeleteFunc(in, func(s Service) bool { return len(s.Servers) == 0 }).text()
