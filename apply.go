@@ -218,11 +218,11 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 	return rows
 }
 
-// applyHushed carries out the operations of one phase. While the kernel exchanges the
-// scheduler of a service it has none for one RCU grace period, some tens of
-// milliseconds, and answers new connections with ICMP port unreachable, which
-// a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without the
-// ICMP error the client sends its SYN again and is served.
+// applyHushed carries out the operations of one phase. While the kernel
+// exchanges the scheduler of a service it has none for one RCU grace period, some
+// tens of milliseconds, and answers new connections with ICMP port unreachable,
+// which a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without
+// the ICMP error the client sends its SYN again and is served.
 func (r *reconciler) applyHushed(ops []op) ([]*opError, error) {
 	if len(ops) == 0 {
 		return nil, nil

@@ -54,9 +54,9 @@ func (p *pipeline) turn(c *Cluster) phases {
 	if p.want != nil {
 		before = p.want.Memory
 	}
-	want := desiredSince(p.want, p.cfg, c, nil, before, testTime)
+	want := desired(p.want, p.cfg, c, nil, before, testTime)
 	s := settle(&want, p.have, testTime)
-	ops := diffParts(s.Parts, p.have)
+	ops := diff(s.Parts, p.have)
 	p.want, p.have = &want, s.Parts
 	return ops
 }

@@ -114,16 +114,11 @@ type hold struct {
 }
 
 // desired computes the table that cfg asks for at the time now, given the
-// newest cluster (nil when nothing has been heard) and what came before.
-func desired(cfg *Config, cluster *Cluster, before memory, now time.Time) wanted {
-	return desiredSince(nil, cfg, cluster, nil, before, now)
-}
-
-// desiredSince is desired, given an earlier answer (nil for none) and what
-// probes have found (nil for nothing). The answer is the same; what depends on
-// nothing that has changed since is taken from last, and then is the same
-// memory.
-func desiredSince(last *wanted, cfg *Config, cluster *Cluster, health *Health, before memory, now time.Time) wanted {
+// newest cluster (nil when nothing has been heard), what probes have found (nil
+// for nothing) and what came before. last is an earlier answer, nil for none: it
+// changes nothing about this one, but that what depends on nothing that has
+// changed since is the same memory.
+func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before memory, now time.Time) wanted {
 	if cluster == nil {
 		cluster = &Cluster{}
 	}

@@ -48,8 +48,8 @@ type history struct {
 }
 
 func (h *history) check(rt *rapid.T) {
-	got := desiredSince(h.last, h.cfg, h.cluster, h.health, h.memory, h.now)
-	want := desiredSince(nil, h.cfg, h.cluster, h.health, h.memory, h.now)
+	got := desired(h.last, h.cfg, h.cluster, h.health, h.memory, h.now)
+	want := desired(nil, h.cfg, h.cluster, h.health, h.memory, h.now)
 	if diff := cmp.Diff(describeWanted(want), describeWanted(got)); diff != "" {
 		rt.Fatalf("from the last answer (-from nothing +from the last):\n%s", diff)
 	}
@@ -64,8 +64,8 @@ func (h *history) check(rt *rapid.T) {
 	if !anew.Next.Equal(settled.Next) {
 		rt.Fatalf("next deadline %s, want %s", settled.Next, anew.Next)
 	}
-	ops := diffParts(settled.Parts, h.have)
-	if diff := cmp.Diff(describeOps(diff(anew.Parts.table(), h.have.table())), describeOps(slices.Concat(ops[:]...))); diff != "" {
+	ops := diff(settled.Parts, h.have)
+	if diff := cmp.Diff(describeOps(diffTables(anew.Parts.table(), h.have.table())), describeOps(slices.Concat(ops[:]...))); diff != "" {
 		rt.Fatalf("operations (-of tables +of parts):\n%s", diff)
 	}
 	h.last, h.memory, h.have = &got, got.Memory, settled.Parts

@@ -199,7 +199,7 @@ func TestDesired(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := desired(&Config{VIPs: []VIP{tt.vip}}, tt.cluster, memory{Working: tt.before}, testTime)
+			got := desiredAnew(&Config{VIPs: []VIP{tt.vip}}, tt.cluster, memory{Working: tt.before}, testTime)
 			if diff := cmp.Diff(tt.want, got.Parts.table().text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}
@@ -226,7 +226,7 @@ func TestDesiredReasons(t *testing.T) {
 		with(readyPod("d", "10.1.0.3"), func(p *Pod) { p.Terminating = true }))
 	v := testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.9"), 1}} })
 	var got []string
-	for _, r := range desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Parts.table()[0].Servers {
+	for _, r := range desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Parts.table()[0].Servers {
 		got = append(got, r.Name()+": "+r.Why)
 	}
 	want := []string{
@@ -245,7 +245,7 @@ func TestDesiredReasons(t *testing.T) {
 func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 	c := testCluster(nil, readyPod("a", "10.1.0.1"))
 	c.ConfigMaps = nil
-	w := desired(&Config{VIPs: []VIP{testVIP()}}, c, newMemory(), testTime)
+	w := desiredAnew(&Config{VIPs: []VIP{testVIP()}}, c, newMemory(), testTime)
 	have := Table{{
 		VirtualService: VirtualService{ServiceKey: ServiceKey{Address: addr("10.0.0.1"), Protocol: TCP, Port: 9000}, Scheduler: "wlc"},
 		Servers:        []Row{{RealServer: RealServer{Address: addr("10.1.0.7"), Forward: DirectRoute, Weight: 1}}},

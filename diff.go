@@ -148,18 +148,11 @@ func (c *changes) add(changed bool, format string, args ...any) {
 
 func (c changes) String() string { return string(c) }
 
-// diff lists what turns have into want, both in table order. Where several
-// real servers or services change at once, additions come first and removals
-// last, so that a service is never emptier in between than in both tables.
-func diff(want, have Table) []op {
-	var d differ
-	d.services(want, have)
-	return slices.Concat(d.phases[:]...)
-}
-
-// diffParts is diff for tables in parts. A part that is the same memory in both
-// costs nothing.
-func diffParts(want, have parts) phases {
+// diff lists what turns have into want. Where several real servers or services
+// change at once, additions come first and removals last, so that a service is
+// never emptier in between than in both tables. A part that is the same memory
+// in both costs nothing.
+func diff(want, have parts) phases {
 	var d differ
 	for w, h := range merged(want, have, comparePart) {
 		switch {

@@ -55,7 +55,7 @@ func TestDiff(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []string
-			for _, o := range diff(tt.want, tt.have) {
+			for _, o := range diffTables(tt.want, tt.have) {
 				got = append(got, o.String())
 			}
 			if diff := cmp.Diff(tt.ops, got); diff != "" {

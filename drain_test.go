@@ -168,7 +168,7 @@ func TestSettle(t *testing.T) {
 				t.Errorf("drains (-want +got):\n%s", diff)
 			}
 			removed := map[rowID]string{}
-			ops := diffParts(s.Parts, split(tt.have))
+			ops := diff(s.Parts, split(tt.have))
 			for o := range ops.all {
 				if o.Kind == delServer {
 					removed[rowOf(o.Service.ServiceKey, *o.Server)] = o.Why

@@ -249,8 +249,7 @@ type KernelServer struct {
 
 // decodeServer reads one message of an IPVS_CMD_GET_DEST dump for service k
 // into r, and its counters into c and t unless they are nil: reading them is
-// most of the work. The loop is written out, not attrs.next: an audit of a large
-// table comes here for every row.
+// most of the work.
 func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *Traffic) error {
 	fail := func(err error) error { return fmt.Errorf("service %s: real server: %w", k, err) }
 	dest, err := nested(body, cmdAttrDest)
@@ -259,20 +258,11 @@ func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *
 	}
 	*r = RealServer{}
 	var (
-		a      attrs
+		a      = attrs{rest: dest}
 		addr   []byte
 		family = addressFamily(k.Address) // kernels before 3.18 do not say
 	)
-	for len(dest) > 0 {
-		if len(dest) < 4 {
-			return fail(errTruncated)
-		}
-		n := int(binary.NativeEndian.Uint16(dest))
-		if n < 4 || n > len(dest) {
-			return fail(errTruncated)
-		}
-		a.typ, a.data = binary.NativeEndian.Uint16(dest[2:])&nlaTypeMask, dest[4:n]
-		dest = dest[min((n+3)&^3, len(dest)):]
+	for a.next() {
 		switch a.typ {
 		case destAttrAddr:
 			addr = a.sized(16)

@@ -33,7 +33,7 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 			want[weight] = append(want[weight], service(fmt.Sprintf("10.0.0.1:%d/tcp", 8000+i), pairs...))
 		}
 	}
-	failed, err := conn.Apply(diff(want[0], nil))
+	failed, err := conn.Apply(diffTables(want[0], nil))
 	must(t, err)
 	if len(failed) > 0 {
 		t.Fatal(failed[0])
@@ -59,7 +59,7 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	}); n > few {
 		t.Errorf("reading %d rows allocates %v times", services*servers, n)
 	}
-	batches := [][]op{diff(want[1], want[0]), diff(want[0], want[1])}
+	batches := [][]op{diffTables(want[1], want[0]), diffTables(want[0], want[1])}
 	i := 0
 	if n := testing.AllocsPerRun(6, func() {
 		if _, err := conn.Apply(batches[i%2]); err != nil {
@@ -75,7 +75,7 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	edited.Servers = edited.Servers[:10]
 	now, err := conn.Table(all, nil)
 	must(t, err)
-	_, err = conn.Apply(diff(Table{edited}, Table{*now.find(edited.ServiceKey)}))
+	_, err = conn.Apply(diffTables(Table{edited}, Table{*now.find(edited.ServiceKey)}))
 	must(t, err)
 	after, err := conn.Table(all, now)
 	must(t, err)

@@ -123,32 +123,11 @@ func (o FailOpen) String() string {
 
 // compare orders by VIP, family, port.
 func (o FailOpen) compare(p FailOpen) int {
-	family := 0
-	switch {
-	case o.Is6 && !p.Is6:
-		family = 1
-	case p.Is6 && !o.Is6:
-		family = -1
-	}
-	return cmp.Or(cmp.Compare(o.VIP, p.VIP), family, cmp.Compare(o.Port, p.Port))
+	return cmp.Or(compareWorkKeys(workKey{o.VIP, o.Is6}, workKey{p.VIP, p.Is6}), cmp.Compare(o.Port, p.Port))
 }
 
 // same reports whether o and p are the same set, whatever it suffers.
 func (o FailOpen) same(p FailOpen) bool { return o.compare(p) == 0 }
-
-// Server reports whether real server a of a VIP is down altogether, and why.
-func (h *Health) Server(vip string, a netip.Addr) (why string, down bool) {
-	return h.Port(vip, a, 0)
-}
-
-// Port reports whether TCP port n of real server a is down by itself, and why.
-func (h *Health) Port(vip string, a netip.Addr, n uint16) (why string, down bool) {
-	if h == nil {
-		return "", false
-	}
-	why, down = h.Down[HealthKey{vip, a, n}]
-	return why, down
-}
 
 // open lists where nobody is down because everybody would be.
 func (h *Health) open() []FailOpen {
@@ -169,12 +148,6 @@ func (h *Health) lines() []string {
 		all = append(all, fmt.Sprintf("%s %s: %s", k.VIP, k.Address, h.Down[k]))
 	}
 	return all
-}
-
-// FailsOpen reports whether all real servers of a VIP's family fail at once,
-// and are in service all the same.
-func (h *Health) FailsOpen(vip string, is6 bool) bool {
-	return h != nil && slices.ContainsFunc(h.Open, FailOpen{VIP: vip, Is6: is6}.same)
 }
 
 // equal reports whether g says the same as h. A reason of a fail-open may

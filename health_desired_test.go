@@ -132,7 +132,7 @@ func TestDesiredWithProbes(t *testing.T) {
 			}
 			c := testCluster(tcp, tt.pods...)
 			c.Pods[v.PodQuery()] = refs(tt.pods...)
-			w := desiredSince(nil, &Config{Marks: oneMarkRange, VIPs: []VIP{v}}, c, &Health{Down: tt.down}, newMemory(), testTime)
+			w := desired(nil, &Config{Marks: oneMarkRange, VIPs: []VIP{v}}, c, &Health{Down: tt.down}, newMemory(), testTime)
 			table := w.Parts.table()
 			if diff := cmp.Diff(tt.want, table.text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
@@ -166,7 +166,7 @@ func TestProbePlanOfATable(t *testing.T) {
 		with(readyPod("c", "10.1.0.3"), func(p *Pod) { p.Ready = false }))
 	c.Pods[v.PodQuery()] = c.Pods[silent.PodQuery()]
 	health := &Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "500"}}
-	w := desiredSince(nil, &Config{VIPs: []VIP{v, silent}}, c, health, newMemory(), testTime)
+	w := desired(nil, &Config{VIPs: []VIP{v, silent}}, c, health, newMemory(), testTime)
 	want := &ProbePlan{VIPs: []ProbedVIP{{
 		Name: "edge", Probes: v.Probes, Addresses: v.Addresses, DataPort: 80,
 		Servers: []ProbedServer{
@@ -181,12 +181,12 @@ func TestProbePlanOfATable(t *testing.T) {
 
 	// Without a port of the configuration the data path knocks where all listen.
 	v.Ports, v.TCPServices = nil, ConfigMapName{}
-	w = desiredSince(nil, &Config{VIPs: []VIP{v}}, c, nil, newMemory(), testTime)
+	w = desired(nil, &Config{VIPs: []VIP{v}}, c, nil, newMemory(), testTime)
 	if got := w.probePlan().VIPs[0].DataPort; got != 0 {
 		t.Errorf("the data path knocks at %d, which only one node has", got)
 	}
 	v.TCPServices = ConfigMapName{"ingress-nginx", "tcp-services"}
-	w = desiredSince(nil, &Config{VIPs: []VIP{v}}, c, nil, newMemory(), testTime)
+	w = desired(nil, &Config{VIPs: []VIP{v}}, c, nil, newMemory(), testTime)
 	if got := w.probePlan().VIPs[0].DataPort; got != 9000 {
 		t.Errorf("the data path knocks at %d, want 9000, which all nodes have", got)
 	}

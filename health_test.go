@@ -297,3 +297,23 @@ func BenchmarkJudge(b *testing.B) {
 		newHealth([]findings{judge("edge", false, all, nil)})
 	}
 }
+
+// Server reports whether real server a of a VIP is down altogether, and why.
+func (h *Health) Server(vip string, a netip.Addr) (why string, down bool) {
+	return h.Port(vip, a, 0)
+}
+
+// Port reports whether TCP port n of real server a is down by itself, and why.
+func (h *Health) Port(vip string, a netip.Addr, n uint16) (why string, down bool) {
+	if h == nil {
+		return "", false
+	}
+	why, down = h.Down[HealthKey{vip, a, n}]
+	return why, down
+}
+
+// FailsOpen reports whether all real servers of a VIP's family fail at once,
+// and are in service all the same.
+func (h *Health) FailsOpen(vip string, is6 bool) bool {
+	return h != nil && slices.ContainsFunc(h.Open, FailOpen{VIP: vip, Is6: is6}.same)
+}

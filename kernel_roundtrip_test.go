@@ -51,7 +51,7 @@ func TestKernelRoundTrip(t *testing.T) {
 	var have Table
 	for i := range pairs + 1 {
 		want := randomTable(random, have)
-		ops := diff(want, have)
+		ops := diffTables(want, have)
 		for _, o := range ops {
 			kinds[o.Kind]++
 		}

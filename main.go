@@ -462,7 +462,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	if err != nil {
 		return err
 	}
-	ops := diffParts(nil, table)
+	ops := diff(nil, table)
 	var failed []*opError
 	for _, phase := range ops {
 		for i := range phase {

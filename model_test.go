@@ -90,7 +90,7 @@ func (m *model) restartBlind() {
 
 // wanted is what the inputs ask for, computed from nothing.
 func (m *model) wanted() wanted {
-	return desiredSince(nil, m.loop.config.Get(), m.cluster, m.loop.health.Get(), m.loop.state.Memory, m.clock)
+	return desired(nil, m.loop.config.Get(), m.cluster, m.loop.health.Get(), m.loop.state.Memory, m.clock)
 }
 
 // changeProbes lets probes find something, however wrong: the prober's own rule

@@ -37,33 +37,6 @@ func comparePart(a, b part) int {
 	return cmp.Compare(k.Mark, l.Mark)
 }
 
-// split makes parts of a table.
-func split(t Table) parts {
-	var ps parts
-	for i := 0; i < len(t); {
-		end := i + 1
-		for end < len(t) && t[end].Address == t[i].Address && t[end].Mark == t[i].Mark {
-			end++
-		}
-		ps = append(ps, part{Services: t[i:end:end]})
-		i = end
-	}
-	return ps
-}
-
-// table puts the parts together again.
-func (ps parts) table() Table {
-	n := 0
-	for i := range ps {
-		n += len(ps[i].Services)
-	}
-	t := slices.Grow(Table(nil), n)
-	for i := range ps {
-		t = append(t, ps[i].Services...)
-	}
-	return t
-}
-
 // all passes every service to yield.
 func (ps parts) all(yield func(*Service) bool) {
 	for i := range ps {

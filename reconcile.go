@@ -372,11 +372,11 @@ func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	if r.health != nil {
 		health = r.health.Get()
 	}
-	want := desiredSince(r.want, cfg, r.cluster.Get(), health, r.state.Memory, now)
+	want := desired(r.want, cfg, r.cluster.Get(), health, r.state.Memory, now)
 	want.Owners = r.owners // which know former marks too
 	r.want = &want
 	p := plan{want: &want, settled: settle(&want, r.have, now)}
-	p.ops = diffParts(p.Parts, r.have)
+	p.ops = diff(p.Parts, r.have)
 	if drift.services != nil {
 		for o := range p.ops.all {
 			if drift.touches(o) {
@@ -438,7 +438,7 @@ func (r *reconciler) audit(drift *drift) error {
 		return r.broken(err)
 	}
 	if !r.stale {
-		changes := diffParts(r.have, table)
+		changes := diff(r.have, table)
 		for o := range changes.all {
 			drift.note(o)
 		}

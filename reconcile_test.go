@@ -48,7 +48,6 @@ type bench struct {
 	clock  time.Time
 	dir    string
 	sync   *SyncDaemon
-	cfg    Config
 	// countAtOnce replaces the loop's when it is not 0.
 	countAtOnce int
 }

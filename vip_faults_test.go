@@ -87,8 +87,8 @@ func TestVIPSlowStartClockSetBack(t *testing.T) {
 	m.Working[workKey{"edge", false}] = []RealServer{rows("10.1.0.1", 100)[0].RealServer, rows("10.1.0.2", 100)[0].RealServer}
 	m.Started[startKey{"edge", addr("10.1.0.2")}] = testTime.Add(time.Hour)
 	c := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
-	w := desired(cfg, c, m, testTime)
-	w = desired(cfg, c, w.Memory, testTime.Add(11*time.Second))
+	w := desiredAnew(cfg, c, m, testTime)
+	w = desiredAnew(cfg, c, w.Memory, testTime.Add(11*time.Second))
 	if got := w.Parts.table().text(); !strings.Contains(got, "10.1.0.2=100") {
 		t.Errorf("11 s after the clock was set back an hour: %s", got)
 	}
@@ -104,7 +104,7 @@ func TestVIPOneMarkWithPortsOfSomeNodes(t *testing.T) {
 		with(readyPod("a", "10.1.0.1"), ports(Port{80, TCP})),
 		with(readyPod("b", "10.1.0.2"), ports(Port{80, TCP}, Port{8443, TCP})),
 	)}}
-	w := desired(&Config{Marks: oneMarkRange, VIPs: []VIP{v}}, c, newMemory(), testTime)
+	w := desiredAnew(&Config{Marks: oneMarkRange, VIPs: []VIP{v}}, c, newMemory(), testTime)
 	mark := w.Marks[MarkedPort{addr("10.0.0.1"), Port{8443, TCP}}]
 	s, _ := w.Parts.table().Find(MarkKey(7, false))
 	if mark == 7 && slices.ContainsFunc(s.Servers, func(r Row) bool { return r.Address == addr("10.1.0.1") && r.Weight > 0 }) {
@@ -123,7 +123,7 @@ func TestVIPPortsOfATerminatingPod(t *testing.T) {
 		with(readyPod("new", "10.1.0.1"), ports(Port{9090, TCP})),
 		with(readyPod("b", "10.1.0.2"), ports(Port{8080, TCP})),
 	)}}
-	w := desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
+	w := desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
 	if got := w.Parts.table().text(); strings.Contains(got, "8080/tcp rr: 10.1.0.1=1") {
 		t.Errorf("8080 of a node whose ready pod has it no more is in service:\n%s", got)
 	}
@@ -162,7 +162,7 @@ func TestVIPStaticWeightZeroAndPortsOfSomeNodes(t *testing.T) {
 		readyPod("a", "10.1.0.1"),
 		with(readyPod("b", "10.1.0.2"), func(p *Pod) { p.Ports, p.Ready = []Port{{8443, TCP}}, false }),
 	)}}
-	w := desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
+	w := desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
 	if got := w.Parts.table().text(); strings.Contains(got, "10.1.0.9=1") {
 		t.Errorf("a real server taken out by hand is in service:\n%s", got)
 	}
@@ -301,7 +301,7 @@ func TestVIPMarkTableOfAnEarlierRun(t *testing.T) {
 func TestVIPKeptServersFollowTheConfiguration(t *testing.T) {
 	before := memory{Working: map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.1"), Forward: DirectRoute, Weight: 1, Upper: 5}}}}
 	v := testVIP(func(v *VIP) { v.TCPServices, v.Forward = ConfigMapName{}, Tunnel })
-	w := desired(&Config{VIPs: []VIP{v}}, testCluster(nil), before, testTime)
+	w := desiredAnew(&Config{VIPs: []VIP{v}}, testCluster(nil), before, testTime)
 	if r := w.Parts.table()[0].Servers[0]; r.Forward != Tunnel || r.Upper != 0 {
 		t.Errorf("kept as %+v, want a tunnel without a threshold", r.RealServer)
 	}

@@ -133,7 +133,7 @@ func TestVIPFeatures(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := &Config{Marks: oneMarkRange, VIPs: []VIP{testVIP(tt.vip)}}
-			if diff := cmp.Diff(tt.want, describeTable(desired(cfg, tt.cluster, tt.before, testTime))); diff != "" {
+			if diff := cmp.Diff(tt.want, describeTable(desiredAnew(cfg, tt.cluster, tt.before, testTime))); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -152,7 +152,7 @@ func TestPortsFromPods(t *testing.T) {
 	query := v.PodQuery()
 	c := &Cluster{Pods: map[PodQuery][]*Pod{query: refs(a, b)}}
 	want := "10.0.0.1:53/udp rr: 10.1.0.2=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n10.0.0.1:8443/tcp rr: 10.1.0.2=1\n"
-	got := desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
+	got := desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
 	if diff := cmp.Diff(want, got.Parts.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
@@ -160,12 +160,12 @@ func TestPortsFromPods(t *testing.T) {
 	b.Ready = false
 	c = &Cluster{Pods: map[PodQuery][]*Pod{query: refs(a, b)}}
 	want = "10.0.0.1:53/udp rr: 10.1.0.2=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n10.0.0.1:8443/tcp rr: 10.1.0.2=1\n"
-	got = desired(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
+	got = desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
 	if diff := cmp.Diff(want, got.Parts.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 	// Until the pods are known there may be more ports than are known.
-	if w := desired(&Config{VIPs: []VIP{v}}, nil, newMemory(), testTime); len(w.Hold) != 1 {
+	if w := desiredAnew(&Config{VIPs: []VIP{v}}, nil, newMemory(), testTime); len(w.Hold) != 1 {
 		t.Errorf("hold = %v", w.Hold)
 	}
 }
