@@ -259,6 +259,7 @@ func (m *model) drift(rt *rapid.T) {
 			case 1:
 				r.Weight = 9
 				m.kernel.servers[id] = r.RealServer
+				delete(m.quiesced, id) // new clients reach it: it drains anew
 			}
 		}
 	}
