@@ -388,7 +388,7 @@ func TestStateRoundTrip(t *testing.T) {
 		{Role: SyncMaster, Interface: "eth1", ID: 7, Group: addr("224.0.0.81"), Port: 8848, TTL: 1},
 		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400, Device: 3},
 	}
-	b, err := s.encode(new(stateTexts))
+	b, err := s.encode(nil, new(stateTexts))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +408,7 @@ func FuzzDecodeState(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := s.encode(new(stateTexts))
+		again, err := s.encode(nil, new(stateTexts))
 		if err != nil {
 			t.Fatal(err)
 		}

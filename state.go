@@ -78,10 +78,10 @@ type (
 	}
 )
 
-// encode gives the file's bytes, the same for the same state. What can be long,
-// the real servers that work and those that leave, is written entry by entry and
-// kept in texts for the next time.
-func (s *state) encode(texts *stateTexts) ([]byte, error) {
+// encode gives the file's bytes, the same for the same state, in place of into's
+// content. What can be long, the real servers that work and those that leave, is
+// written entry by entry and kept in texts for the next time.
+func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	f := stateFile{
 		Version:   stateVersion,
 		Owned:     slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
@@ -97,11 +97,12 @@ func (s *state) encode(texts *stateTexts) ([]byte, error) {
 	slices.SortFunc(f.Started, func(a, b startEntry) int {
 		return cmp.Or(cmp.Compare(a.VIP, b.VIP), a.Address.Compare(b.Address))
 	})
-	b, err := json.Marshal(f)
+	head, err := json.Marshal(f)
 	if err != nil {
 		return nil, err
 	}
-	b = append(b[:len(b)-1], ",\n\"working\":["...)
+	b := append(into[:0], head[:len(head)-1]...)
+	b = append(b, ",\n\"working\":["...)
 	sets := slices.SortedFunc(maps.Keys(s.Memory.Working), compareWorkKeys)
 	for i, set := range sets {
 		b = appendComma(b, i > 0)
@@ -332,6 +333,7 @@ func newState() *state {
 type stateDir struct {
 	path  string
 	last  []byte // what the file holds, so that an unchanged state is not written
+	spare []byte // for what it may hold next: each turn looks
 	texts stateTexts
 }
 
@@ -357,17 +359,18 @@ func (d *stateDir) load() (*state, error) {
 // save writes the state when it has changed: whole or not at all, through a
 // rename. It is not synced to disk: /run is memory.
 func (d *stateDir) save(s *state) error {
-	b, err := s.encode(&d.texts)
+	b, err := s.encode(d.spare, &d.texts)
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}
+	d.spare = b
 	if bytes.Equal(b, d.last) {
 		return nil
 	}
 	if err := writeFileAtomic(d.file(), b, 0o600); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
-	d.last = b
+	d.last, d.spare = b, d.last
 	return nil
 }
 
