@@ -18,9 +18,6 @@ type PodQuery struct {
 	Annotation string
 	// Ports asks for the pods' ports.
 	Ports bool
-	// Brake is the share of the pods that served, in percent, beyond which their
-	// vanishing all at once has to be confirmed; 0 = it is believed.
-	Brake uint8
 }
 
 // ConfigMapName names one ConfigMap. The zero value names none.
@@ -38,6 +35,9 @@ type ClusterQuery struct {
 	ClusterFile string // path; when set, this file replaces the API server
 	Pods        []PodQuery
 	ConfigMaps  []ConfigMapName
+	// Brakes are the shares of the pods that served, in percent, beyond which
+	// their vanishing all at once has to be confirmed; 0 = it is believed.
+	Brakes map[PodQuery]uint8
 }
 
 // Pod is one pod that a PodQuery selected.

@@ -177,7 +177,7 @@ func (v *VIP) UsesCluster() bool {
 // PodQuery is what v asks of the cluster's pods.
 func (v *VIP) PodQuery() PodQuery {
 	q := v.Pods
-	q.Annotation, q.Ports, q.Brake = v.WeightAnnotation, v.PortsFromPods, v.RemovalBrake
+	q.Annotation, q.Ports = v.WeightAnnotation, v.PortsFromPods
 	return q
 }
 
@@ -195,11 +195,15 @@ func (c *Config) ClusterSource() string {
 
 // ClusterQuery gathers what all VIPs want to know of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
-	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile}
+	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Brakes: make(map[PodQuery]uint8)}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
 		if pods := v.PodQuery(); pods.Selector != "" && !slices.Contains(q.Pods, pods) {
 			q.Pods = append(q.Pods, pods)
+		}
+		// VIPs that share their pods share the strictest brake.
+		if b := q.Brakes[v.PodQuery()]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
+			q.Brakes[v.PodQuery()] = v.RemovalBrake
 		}
 		for _, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 			if name != (ConfigMapName{}) && !slices.Contains(q.ConfigMaps, name) {

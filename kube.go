@@ -185,10 +185,13 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		if w.streams[key] == nil {
 			s := &stream{key: key, owner: w, told: map[faultTopic]time.Time{}}
 			s.state = StreamState{Name: key.String(), Since: w.now()}
-			s.seedBrake(podsLike(key.pods, before))
+			s.brake.published = podsLike(key.pods, before)
 			w.streams[key] = s
 			fresh = append(fresh, s)
 		}
+	}
+	for key, s := range w.streams {
+		s.brake.share.Store(uint32(q.Brakes[key.pods]))
 	}
 	switch {
 	case len(fresh) == 0:

@@ -9,22 +9,33 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
-// brake is what one stream of pods remembers for it. It belongs to the
-// goroutine that follows the stream.
+// brake is what one stream of pods remembers for it. All but share belongs to
+// the goroutine that follows the stream.
 type brake struct {
-	published []*Pod    // last
-	since     time.Time // a time of pace.brakeWindow, in which removals add up
-	served    int       // the most pods that served at a time since it began
-	gone      int       // pods that served and have vanished since then
-	doubting  bool      // the next answer is the one that confirms
+	share     atomic.Uint32 // of ClusterQuery.Brakes
+	published []*Pod        // last
+	since     time.Time     // a time of pace.brakeWindow, in which removals add up
+	served    int           // the most pods that served at a time since it began
+	gone      int           // pods that served and have vanished since then
+	doubting  bool          // the next answer may confirm
+	doubted   []*Pod        // what it has to confirm
+}
+
+// exceeded reports whether so many are more than may vanish at once.
+func (b *brake) exceeded(gone, served int) bool {
+	share := int(b.share.Load())
+	return share > 0 && gone > 1 && 100*gone > share*served
 }
 
 // checkRemoval notes that c is about to be published. It returns an error when
-// that has to be confirmed by another answer first.
+// that has to be confirmed by another answer first: one that lacks no more.
 func (s *stream) checkRemoval(c content) error {
 	b := &s.brake
 	gone, served := vanished(b.published, c.pods)
@@ -33,20 +44,23 @@ func (s *stream) checkRemoval(c content) error {
 	}
 	b.served = max(b.served, served)
 	gone += b.gone
-	many := gone > 1 && s.key.pods.Brake > 0 && 100*gone > int(s.key.pods.Brake)*b.served
-	log := s.owner.log.With("stream", s.key.String(), "gone", gone, "of", b.served)
-	switch {
-	case many && !b.doubting:
-		b.doubting = true
-		log.Warn("most of the pods that served are gone all at once; asking again before it is believed")
+	log := func(level slog.Level, message string) {
+		s.owner.log.Log(context.Background(), level, message, "stream", s.key.String(), "gone", gone, "of", b.served)
+	}
+	many := b.exceeded(gone, b.served)
+	if many && (!b.doubting || b.exceeded(vanished(b.doubted, c.pods))) {
+		b.doubting, b.doubted = true, c.pods
+		log(slog.LevelWarn, "most of the pods that served are gone all at once; asking again before it is believed")
 		return fmt.Errorf("%d of %d pods that served have vanished within %s", gone, b.served, s.owner.pace.brakeWindow)
+	}
+	switch {
 	case many:
-		log.Warn("most of the pods that served are gone; the second answer says so too")
+		log(slog.LevelWarn, "most of the pods that served are gone; the second answer says so too")
 		b.served, gone = 0, 0
 	case b.doubting:
-		log.Info("most of the pods that served are not gone after all")
+		log(slog.LevelInfo, "most of the pods that served are not gone after all")
 	}
-	b.doubting, b.gone, b.published = false, gone, c.pods
+	b.doubting, b.doubted, b.gone, b.published = false, nil, gone, c.pods
 	return nil
 }
 
@@ -67,8 +81,8 @@ func vanished(before, now []*Pod) (gone, served int) {
 }
 
 // podsLike are the pods that c knows for q, or for a query that selects the same
-// pods and asks other things of them: an edit of such a thing, the brake's own
-// share among them, is no reason to believe anything.
+// pods and asks other things of them: an edit of such a thing is no reason to
+// believe anything.
 func podsLike(q PodQuery, c Cluster) []*Pod {
 	if pods, known := c.Pods[q]; known {
 		return pods
@@ -80,6 +94,3 @@ func podsLike(q PodQuery, c Cluster) []*Pod {
 	}
 	return nil
 }
-
-// seedBrake begins with what is known of the stream's pods.
-func (s *stream) seedBrake(pods []*Pod) { s.brake = brake{published: pods} }

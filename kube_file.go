@@ -138,16 +138,10 @@ func (f *fileFollower) take(ctx context.Context) {
 	}
 	doubt := false
 	for i, s := range f.streams {
-		doubt = s.checkRemoval(answers[i]) != nil || doubt
-	}
-	if doubt {
-		f.owner.sleep(ctx, f.owner.pace.confirm)
-		if ctx.Err() == nil {
-			f.take(ctx)
+		if s.checkRemoval(answers[i]) != nil {
+			doubt = true
+			continue
 		}
-		return
-	}
-	for i, s := range f.streams {
 		f.owner.publish(s, answers[i])
 		s.listed()
 		s.follows()
@@ -155,6 +149,12 @@ func (f *fileFollower) take(ctx context.Context) {
 	if f.complaint != "" {
 		f.complaint = ""
 		f.owner.log.Info("the cluster file is taken again", "file", f.path)
+	}
+	if doubt {
+		f.owner.sleep(ctx, f.owner.pace.confirm)
+		if ctx.Err() == nil {
+			f.take(ctx)
+		}
 	}
 }
 

@@ -254,7 +254,7 @@ func (f *serverFollower) take(e *event) error {
 	f.reported()
 	f.content = f.content.with(f.key, e, f.names)
 	if err := f.checkRemoval(f.content); err != nil {
-		return &fault{topic: faultTopic{kind: faultStale}, relist: true, err: err}
+		return &fault{topic: faultTopic{kind: faultStale}, relist: true, retryAfter: f.owner.pace.confirm, err: err}
 	}
 	f.owner.publish(f.stream, f.content)
 	return nil

@@ -25,25 +25,36 @@ var (
 	tcpMap   = ConfigMapName{Namespace: "web", Name: "tcp"}
 )
 
+// followTest is what an API server says to a stream of pods, and what comes of
+// it.
+type followTest struct {
+	name      string
+	pace      func(*pace)
+	brake     uint8 // of the query
+	script    []reply
+	requests  []string // before the one that exhausts the script, and that one
+	published [][]testPod
+	waits     []time.Duration
+	log       []string // a part of each line
+}
+
+// What a stream asks for, up to what follows, and how long it waits first after
+// a failure.
+const (
+	listPods  = "list web/pods labelSelector=app=edge"
+	watchPods = "watch web/pods labelSelector=app=edge resourceVersion="
+	firstWait = 250 * time.Millisecond
+)
+
 func TestFollowPods(t *testing.T) {
-	const list, watch = "list web/pods labelSelector=app=edge", "watch web/pods labelSelector=app=edge resourceVersion="
+	const list, watch, first = listPods, watchPods, firstWait
 	a, b, c := testPod{name: "a", version: 1}, testPod{name: "b", version: 2}, testPod{name: "c", version: 3}
 	aDown := testPod{name: "a", version: 12, notReady: true}
 	aNoise := testPod{name: "a", version: 12, noise: "another image"}
 	bLeaving := testPod{name: "b", version: 13, leaving: true}
 	wait := func(d ...time.Duration) []time.Duration { return d }
-	const first = 250 * time.Millisecond // the ceiling after one failure
 
-	tests := []struct {
-		name      string
-		pace      func(*pace)
-		brake     uint8 // of the query
-		script    []reply
-		requests  []string // before the one that exhausts the script, and that one
-		published [][]testPod
-		waits     []time.Duration
-		log       []string // a part of each line
-	}{
+	followPods(t, []followTest{
 		{
 			name: "pages are one answer, events follow, a close is resumed from the newest version",
 			script: []reply{
@@ -205,69 +216,20 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, watch + "10", watch + "11", watch + "12", watch + "13"},
 			published: [][]testPod{{a}},
 		},
-		{
-			name:      "most pods missing from a list: only the second list is believed",
-			brake:     50,
-			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "", a)), says(podList("21", "", a))},
-			requests:  []string{list, watch + "10", list, list, watch + "21"},
-			published: [][]testPod{{a, b, c}, {a}},
-			waits:     wait(first, defaultPace.confirm),
-			log:       []string{"gone all at once; asking again before it is believed\" stream=\"pods web app=edge\" gone=2 of=3", "the second answer says so too", "the cluster is followed"},
-		},
-		{
-			name:      "most pods missing from one list alone",
-			brake:     50,
-			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "")), says(podList("21", "", a, b, c))},
-			requests:  []string{list, watch + "10", list, list, watch + "21"},
-			published: [][]testPod{{a, b, c}},
-			waits:     wait(first, defaultPace.confirm),
-			log:       []string{"gone=3 of=3", "not gone after all", "the cluster is followed"},
-		},
-		{
-			name:      "no second list to be had: what is known stays",
-			brake:     50,
-			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "")), refuses(403, "no"), says(podList("21", "", a, b))},
-			requests:  []string{list, watch + "10", list, list, list, watch + "21"},
-			published: [][]testPod{{a, b, c}, {a, b}},
-			waits:     wait(first, defaultPace.confirm, 2*first),
-		},
-		{
-			name:  "events add up, and a list decides",
-			brake: 50,
-			script: []reply{says(podList("10", "", a, b, c)),
-				says(tells(eventDeleted, a) + tells(eventDeleted, b) + tells(eventDeleted, c)), says(podList("20", "", c))},
-			requests:  []string{list, watch + "10", list, watch + "20"},
-			published: [][]testPod{{a, b, c}, {b, c}, {c}},
-			waits:     wait(first),
-			log:       []string{"the cluster is followed", "gone=2 of=3", "the second answer says so too"},
-		},
-		{
-			name:  "pods that were seen to leave do not count",
-			brake: 50,
-			script: []reply{says(podList("10", "", a, bLeaving, c)),
-				says(tells(eventModified, testPod{name: "a", version: 14, leaving: true}) + tells(eventDeleted, a) + tells(eventDeleted, c))},
-			requests:  []string{list, watch + "10", watch + "3"},
-			published: [][]testPod{{a, bLeaving, c}, {{name: "a", leaving: true}, bLeaving, c}, {bLeaving, c}, {bLeaving}},
-			log:       []string{"the cluster is followed"},
-		},
-		{
-			name:      "half is not more than half, and one pod is not many",
-			brake:     50,
-			script:    []reply{says(podList("10", "", a, b)), says(tells(eventDeleted, b))},
-			requests:  []string{list, watch + "10", watch + "2"},
-			published: [][]testPod{{a, b}, {a}},
-		},
-	}
+	})
+}
+
+// followPods plays each script to a watch.
+func followPods(t *testing.T, tests []followTest) {
+	t.Helper()
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			api := newFakeAPI(t, tt.script...)
 			w := newWatchTest(t)
-			query := edgePods
-			query.Brake = tt.brake
 			if tt.pace != nil {
 				tt.pace(&w.pace)
 			}
-			w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{query}})
+			w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Brakes: map[PodQuery]uint8{edgePods: tt.brake}})
 			w.run(t)
 			// The last reply of some scripts does not end by itself.
 			until(t, "all requests", func() bool { return len(api.seen()) >= len(tt.requests) })
@@ -284,7 +246,7 @@ func TestFollowPods(t *testing.T) {
 				for _, p := range pods {
 					kept = append(kept, p.kept())
 				}
-				want = append(want, Cluster{Pods: map[PodQuery][]*Pod{query: kept}, ConfigMaps: map[ConfigMapName]ConfigMap{}})
+				want = append(want, Cluster{Pods: map[PodQuery][]*Pod{edgePods: kept}, ConfigMaps: map[ConfigMapName]ConfigMap{}})
 			}
 			if diff := cmp.Diff(want, w.published, exactly); diff != "" {
 				t.Errorf("snapshots: %s", diff)
