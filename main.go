@@ -343,11 +343,13 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		now:     time.Now,
 	}
 	loop.restore()
-	// After a mere restart the kernel's table and the state file know better
-	// than a snapshot, which may be older than both.
-	if len(loop.state.Owned) == 0 {
-		if seed := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); seed != nil {
-			clusters.Set(seed)
+	if c, saved := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); c != nil {
+		watch.earlier = *c
+		// After a mere restart the kernel's table and the state file know better
+		// than a snapshot, which may be older than both.
+		if len(loop.state.Owned) == 0 {
+			log.Info("starting from the last-good snapshot of the cluster, until it answers", "file", snapshotFile(cfg.CacheDir), "saved", saved)
+			clusters.Set(c)
 		}
 	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
