@@ -61,7 +61,7 @@ func newModel(t *testing.T, rt *rapid.T) *model {
 	m := &model{bench: newBench(t, testVIP()), quiesced: make(map[rowID]time.Time), served: make(map[string]bool)}
 	// Rounds of counting span turns, as they do in a large table.
 	m.countAtOnce = rapid.SampledFrom([]int{0, 1}).Draw(rt, "services counted at once")
-	m.restartBlind()
+	m.restartProbed()
 	foreign := service("10.9.9.9:80/tcp", "10.1.0.1", 7, "10.1.0.9", 0)
 	m.put(foreign)
 	m.foreign = m.foreignRows()
@@ -82,10 +82,11 @@ func (m *model) turn() {
 	m.noteQuiesced()
 }
 
-// restartBlind is restart with a prober that has found nothing yet.
-func (m *model) restartBlind() {
+// restartProbed is restart with a prober that goes by what was found before.
+func (m *model) restartProbed() {
 	m.restart()
 	m.loop.health, m.loop.probes = newLatest[Health](m.loop.wake), newLatest[ProbePlan]()
+	m.loop.health.Set(&Health{Down: m.loop.state.Down})
 }
 
 // wanted is what the inputs ask for, computed from nothing.
@@ -212,7 +213,7 @@ func (m *model) changeConfig(rt *rapid.T) {
 }
 
 func (m *model) crash(*rapid.T) {
-	m.restartBlind()
+	m.restartProbed()
 	m.loop.cluster.Set(m.cluster)
 	m.turn()
 }
@@ -220,7 +221,7 @@ func (m *model) crash(*rapid.T) {
 // crashWithoutCluster is a start while the API server is away.
 func (m *model) crashWithoutCluster(*rapid.T) {
 	before, calm := m.inService(), !m.disturbed()
-	m.restartBlind()
+	m.restartProbed()
 	m.turn()
 	if after := m.inService(); len(m.kernel.noRoute) == 0 && calm && !m.disturbed() && after < before {
 		m.t.Fatalf("a restart without the API server took real servers out of service: %d to %d\n%s", before, after, m.ours().text())
@@ -259,11 +260,11 @@ func (m *model) drift(rt *rapid.T) {
 			case 1:
 				r.Weight = 9
 				m.kernel.servers[id] = r.RealServer
-				delete(m.quiesced, id) // new clients reach it: it drains anew
 			}
 		}
 	}
 	m.put(service("10.0.0.1:7777/tcp", "10.1.0.3", 1))
+	m.noteQuiesced() // whom that hand sent new clients to drains anew
 	m.advance(11 * time.Second)
 }
 
