@@ -182,6 +182,9 @@ func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []strin
 	clusters.Set(cluster)
 	loop := &reconciler{log: slog.New(slog.DiscardHandler), cluster: clusters, dir: &stateDir{path: cfg.StateDir}, now: time.Now, director: d}
 	loop.restore()
+	// Who is down is what the running controller found last.
+	loop.health = newLatest[Health]()
+	loop.health.Set(&Health{Down: loop.state.Down})
 	loop.ownConfigured(cfg)
 	if err := loop.audit(&drift{}); err != nil {
 		return nil, nil, err

@@ -325,7 +325,6 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 
 	probes := newLatest[ProbePlan](make(chan struct{}, 1))
 	healths := newLatest[Health](wake)
-	prober := newProber(log, probes, healths)
 	watch := newClusterWatch(log, clusters)
 	prep := newPreparation(log)
 	recheck := make(chan struct{}, 1)
@@ -343,6 +342,10 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		now:     time.Now,
 	}
 	loop.restore()
+	if len(loop.state.Down) > 0 {
+		healths.Set(&Health{Down: loop.state.Down})
+	}
+	prober := newProber(log, probes, healths)
 	if c, saved := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); c != nil {
 		watch.earlier = *c
 		// After a mere restart the kernel's table and the state file know better

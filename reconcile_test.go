@@ -388,6 +388,7 @@ func TestStateRoundTrip(t *testing.T) {
 		{Role: SyncMaster, Interface: "eth1", ID: 7, Group: addr("224.0.0.81"), Port: 8848, TTL: 1},
 		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400, Device: 3},
 	}
+	s.Down = map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s", {"edge", addr("2001:db8::2"), 9000}: "port 9000/tcp: refused"}
 	b, err := s.encode(nil, new(stateTexts))
 	if err != nil {
 		t.Fatal(err)
