@@ -103,3 +103,36 @@ func TestRestartRecallsProbes(t *testing.T) {
 	b.turn()
 	quiesced("after")
 }
+
+// Who is back from an outage starts slowly, as who joins does, and so after a
+// restart in between.
+func TestSlowStartAfterOutage(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) {
+		v.Scheduler, v.Weight, v.SlowStart, v.Ports = "wrr", 10, 10*time.Second, []Port{{80, TCP}}
+		v.Probes = &Probes{TCP: 80}
+	}))
+	cluster := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
+	hear := func(h *Health) {
+		b.loop.health = newLatest[Health](b.loop.wake)
+		b.loop.health.Set(h)
+		b.turn()
+	}
+	down := &Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s"}}
+	b.kernel.conns[rowID{ServiceKey{Address: addr("10.0.0.1"), Port: 80, Protocol: TCP}, addr("10.1.0.2"), 0}] = Connections{Active: 1}
+	b.loop.cluster.Set(cluster)
+	hear(&Health{})
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=10\n")
+	hear(down)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=0\n")
+	b.restart()
+	b.loop.cluster.Set(cluster)
+	hear(down)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=0\n")
+	b.later(time.Minute)
+	hear(&Health{})
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=1\n")
+	b.later(5 * time.Second)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=6\n")
+	b.later(10 * time.Second)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=10\n")
+}
