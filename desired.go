@@ -382,7 +382,7 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	}
 	if len(before) > 0 {
 		set.kept = true
-		return b.probed(set, keepWorking(servers, b.workedBefore(key)))
+		return b.probed(set, v.keepWorking(servers, b.workedBefore(key)))
 	}
 	b.warn("vip %s: no %s real server is in service", v.Name, familyName(key.Is6))
 	return servers

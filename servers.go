@@ -259,8 +259,12 @@ func (b *build) workedBefore(set workKey) []RealServer {
 }
 
 // keepWorking puts what was in service last back into service, beside the
-// rows, none of which is.
-func keepWorking(rows []Row, before []RealServer) []Row {
+// rows, none of which is. Nodes to which the operator has given weight 0 since
+// are among them only if there were no others.
+func (v *VIP) keepWorking(rows []Row, before []RealServer) []Row {
+	if fromPods := slices.DeleteFunc(slices.Clone(before), func(s RealServer) bool { return v.isStatic(s.Address) }); len(fromPods) > 0 {
+		before = fromPods
+	}
 	others := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool {
 		return slices.ContainsFunc(before, r.SameServer)
 	})
