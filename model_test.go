@@ -144,14 +144,21 @@ func (m *model) disturbed() bool {
 }
 
 // noteQuiesced keeps the model's own account of how long rows have been at
-// weight 0.
+// weight 0. One that the loop wants back, though the kernel may refuse, is not on
+// its way out: it drains anew when it is wanted no more.
 func (m *model) noteQuiesced() {
+	back := make(map[rowID]bool)
+	for s := range m.loop.state.Leaving.all {
+		for _, r := range s.Servers {
+			back[rowOf(s.ServiceKey, r.RealServer)] = r.Weight > 0
+		}
+	}
 	now := make(map[rowID]time.Time)
 	for _, s := range m.ours() {
 		for _, r := range s.Servers {
 			if id := rowOf(s.ServiceKey, r.RealServer); r.Weight == 0 {
 				now[id] = m.clock
-				if since, ok := m.quiesced[id]; ok {
+				if since, ok := m.quiesced[id]; ok && !back[id] {
 					now[id] = since
 				}
 			}
@@ -197,6 +204,13 @@ func (m *model) changeConfig(rt *rapid.T) {
 			}
 			v.Weight = uint32(rapid.IntRange(1, 3).Draw(rt, "weight"))
 			v.Drain.Timeout = time.Duration(rapid.SampledFrom([]int{0, 3, 300}).Draw(rt, "drain")) * time.Second
+			if rapid.IntRange(0, 3).Draw(rt, "static") == 0 {
+				v.RealServers = []StaticServer{{Address: addr("10.1.0.4"), Weight: uint32(rapid.IntRange(0, 2).Draw(rt, "its weight"))}}
+			}
+			if rapid.IntRange(0, 3).Draw(rt, "sorry") == 0 {
+				v.Sorry = []netip.Addr{addr("10.1.0.5")}
+			}
+			v.OneMark = rapid.IntRange(0, 5).Draw(rt, "one mark") == 0
 			if rapid.Bool().Draw(rt, "udp") {
 				v.Ports = append(v.Ports, Port{53, UDP})
 			}
@@ -219,12 +233,12 @@ func (m *model) crash(*rapid.T) {
 }
 
 // crashWithoutCluster is a start while the API server is away.
-func (m *model) crashWithoutCluster(*rapid.T) {
+func (m *model) crashWithoutCluster(rt *rapid.T) {
 	before, calm := m.inService(), !m.disturbed()
 	m.restartProbed()
 	m.turn()
 	if after := m.inService(); len(m.kernel.noRoute) == 0 && calm && !m.disturbed() && after < before {
-		m.t.Fatalf("a restart without the API server took real servers out of service: %d to %d\n%s", before, after, m.ours().text())
+		rt.Fatalf("a restart without the API server took real servers out of service: %d to %d\n%s", before, after, m.ours().text())
 	}
 	m.loop.cluster.Set(m.cluster)
 	m.turn()
@@ -329,7 +343,7 @@ func (m *model) check(rt *rapid.T) {
 	for _, s := range w.Parts.table() {
 		kernel, ok := ours.Find(s.ServiceKey)
 		if ok && kernel.InService() {
-			m.served[s.VIP] = true
+			m.served[s.VIP] = m.served[s.VIP] || m.servedByPods(s.VIP, kernel.Servers)
 			continue
 		}
 		// Not asked of desired alone: what once served has to go on serving,
@@ -350,6 +364,16 @@ func (m *model) check(rt *rapid.T) {
 			rt.Fatalf("%v has been quiesced for %s, the limit is %s\n%s", id, age, limit, ours.text())
 		}
 	}
+}
+
+// servedByPods reports whether a pod's node is in service: static real servers
+// may go when the operator says so, and sorry servers when others come.
+func (m *model) servedByPods(vip string, rows []Row) bool {
+	i := slices.IndexFunc(m.loop.config.Get().VIPs, func(v VIP) bool { return v.Name == vip })
+	v := &m.loop.config.Get().VIPs[i]
+	return slices.ContainsFunc(rows, func(r Row) bool {
+		return r.Weight > 0 && !v.isStatic(r.Address) && !slices.Contains(v.Sorry, r.Address)
+	})
 }
 
 // allRefused reports whether the kernel has no route to any real server that
