@@ -359,6 +359,9 @@ func (b *build) answerPorts() {
 		b.ports, b.portsKnown, b.portWarnings = b.last.ports, b.last.portsKnown, b.last.portWarnings
 		return
 	}
+	if v := b.in.vip; v.refusesWhileDraining() {
+		b.warn("vip %s: without %s-fallback among its flags, scheduler %[2]s refuses the new clients of a real server that drains", v.Name, v.Scheduler)
+	}
 	b.ports, b.portsKnown = b.findPorts()
 	b.portWarnings = b.takeWarnings()
 }
