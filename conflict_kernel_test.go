@@ -43,7 +43,10 @@ func (r *rig) conflict(address, mac, more string) {
 func (r *rig) metric(line string, there bool) {
 	r.Helper()
 	within(r.T, 10*time.Second, func() string {
-		text := r.director.Run("curl", "-s", "http://127.0.0.1:9652/metrics")
+		text, err := r.director.Try("curl", "-s", "http://127.0.0.1:9652/metrics")
+		if err != nil {
+			return err.Error()
+		}
 		if strings.Contains(text, "\n"+line+"\n") == there {
 			return ""
 		}

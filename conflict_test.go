@@ -5,6 +5,9 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/netip"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -319,5 +322,34 @@ func TestConflictsAreBounded(t *testing.T) {
 	}
 	if got := len(b.seen().Active); got != maxClaimants {
 		t.Errorf("%d conflicts are remembered, want %d", got, maxClaimants)
+	}
+}
+
+// The example of several pairs is valid as it stands, and the two share nothing
+// that two pairs must not share.
+func TestSeveralPairsExample(t *testing.T) {
+	page, err := os.ReadFile("docs/high-availability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pairs []*Config
+	for _, m := range regexp.MustCompile("(?s)```toml\n(# [^\n]*of pair .*?)```").FindAllStringSubmatch(string(page), -1) {
+		cfg, err := ParseConfig("config.toml", []byte(m[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pairs = append(pairs, cfg)
+	}
+	if len(pairs) != 2 {
+		t.Fatalf("%d files, want 2", len(pairs))
+	}
+	a, b := pairs[0], pairs[1]
+	if a.Sync.ID == b.Sync.ID || a.Sync.Group == b.Sync.Group || a.Sync.ID == 0 || b.Sync.ID == 0 {
+		t.Errorf("sync daemons %+v and %+v", a.Sync, b.Sync)
+	}
+	for _, v := range a.VIPs[0].Addresses {
+		if slices.Contains(b.VIPs[0].Addresses, v) {
+			t.Errorf("both have %s", v)
+		}
 	}
 }
