@@ -149,17 +149,46 @@ func TestConflictOnTheWire(t *testing.T) {
 	}
 }
 
-// Without CAP_NET_RAW it says so once, and goes on.
-func TestConflictWatchWithoutPacketSocket(t *testing.T) {
+// Without CAP_NET_RAW it says so once, and goes on; with it again it watches.
+func TestConflictWatchNeedsPacketSocket(t *testing.T) {
+	ns := newNetns(t)
+	ns.addDevice(t, "eth0")
+	ns.run(t, "ip", "address", "add", "10.0.0.100/32", "dev", "eth0")
+	ns.run(t, "ip", "link", "set", "eth0", "up")
 	log := new(lockedBuffer)
-	w := newConflictWatch(slog.New(slog.NewTextHandler(log, nil)), nil, nil, nil)
-	err := fmt.Errorf("packet socket on eth0: %w", unix.EPERM)
-	for range 3 {
-		w.complain(err)
-	}
-	w.complain(nil)
-	w.complain(nil)
-	if got := log.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "level=WARN msg=\"VIPs are not watched") || !strings.Contains(got, "level=INFO msg=\"VIPs are watched again") {
+	configs := newLatest[Config]()
+	configs.Set(&Config{VIPs: []VIP{{Name: "edge", Addresses: []netip.Addr{addr("10.0.0.100")}}}})
+	w := newConflictWatch(slog.New(slog.NewTextHandler(log, nil)), configs, nil, nil)
+	ctx, stop := context.WithCancel(context.Background())
+	ns.do(t, func() {
+		// Of this thread alone, which ends with the function.
+		allowPacketSockets := func(allow bool) {
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var sets [2]unix.CapUserData
+			if err := unix.Capget(&header, &sets[0]); err != nil {
+				t.Error(err)
+			}
+			sets[0].Effective &^= 1 << unix.CAP_NET_RAW
+			if allow {
+				sets[0].Effective |= 1 << unix.CAP_NET_RAW
+			}
+			if err := unix.Capset(&header, &sets[0]); err != nil {
+				t.Error(err)
+			}
+		}
+		allowPacketSockets(false)
+		w.follow(ctx, time.Now())
+		w.follow(ctx, time.Now())
+		allowPacketSockets(true)
+		w.follow(ctx, time.Now())
+		w.follow(ctx, time.Now())
+	})
+	stop()
+	w.close()
+	w.readers.Wait()
+	got := log.String()
+	if strings.Count(got, "\n") != 2 || !strings.Contains(got, `level=WARN msg="VIPs are not watched`) ||
+		!strings.Contains(got, "(it needs CAP_NET_RAW)") || !strings.Contains(got, `level=INFO msg="VIPs are watched again`) {
 		t.Errorf("log:\n%s", got)
 	}
 }
