@@ -165,7 +165,9 @@ func (w *conflictWatch) follow(ctx context.Context, now time.Time) {
 		}
 		err = w.listen(ctx)
 	}
-	w.complain(err)
+	if ctx.Err() == nil { // else the end is all that is wrong
+		w.complain(err)
+	}
 }
 
 // holdings are the VIPs on the devices of this host that are an Ethernet, and
