@@ -114,6 +114,9 @@ func printStatus(w io.Writer, st status) error {
 		state = "NOT READY: " + st.Reason
 	}
 	fmt.Fprintln(w, state)
+	for _, c := range st.Conflicts {
+		fmt.Fprintf(w, "CONFLICT: %s\n", c)
+	}
 	for _, k := range st.Kept {
 		fmt.Fprintf(w, "KEPT: %s serves with its last working real servers; none would be in service\n", k)
 	}

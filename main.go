@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -312,7 +313,8 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
 	wake := make(chan struct{}, 1)
 	listenWake := make(chan struct{}, 1)
-	configs := newLatest[Config](wake, listenWake)
+	conflictWake := make(chan struct{}, 1)
+	configs := newLatest[Config](wake, listenWake, conflictWake)
 	saveWake := make(chan struct{}, 1)
 	clusters := newLatest[Cluster](wake, saveWake)
 	queryWake := make(chan struct{}, 1)
@@ -356,7 +358,8 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		}
 	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober}
+	conflicts := newConflictWatch(log, configs, conflictWake, func() map[netip.Addr]bool { return loop.view.Load().RealServers() })
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, conflicts: conflicts.book}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)
@@ -367,6 +370,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	})
 	group.Go(func() error { return prep.addresses.Run(ctx) })
 	group.Go(func() error { return prober.Run(ctx) })
+	group.Go(func() error { return conflicts.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
