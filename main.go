@@ -351,7 +351,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		}
 	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober}
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.Uplink}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)
