@@ -45,6 +45,8 @@ a Kubernetes cluster through the kernel's IPVS, in direct routing.
   lvs-controller diff -config FILE       what would change in the kernel now; 2 = changes
   lvs-controller status [-config FILE] [-o json]
                                          services, real servers, reasons, connections
+  lvs-controller ready [-config FILE | -listen ADDR:PORT]
+                                         does /readyz say ok? 0 = yes, 1 = no
   lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
                                          prepare (or undo) a node
   lvs-controller version
@@ -80,6 +82,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return runDiff(ctx, args[1:], stdout, stderr)
 		case "status":
 			return runStatus(ctx, args[1:], stdout, stderr)
+		case "ready":
+			return runReady(ctx, args[1:], stdout, stderr)
 		case "realserver":
 			return runRealserver(args[1:], stdout, stderr)
 		case "version":
