@@ -47,6 +47,8 @@ a Kubernetes cluster through the kernel's IPVS, in direct routing.
                                          services, real servers, reasons, connections
   lvs-controller ready [-config FILE | -listen ADDR:PORT]
                                          does /readyz say ok? 0 = yes, 1 = no
+  lvs-controller keepalived -config FILE -peer ADDR [-source ADDR] [-priority N]
+                                         a keepalived.conf that goes with the file
   lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
                                          prepare (or undo) a node
   lvs-controller version
@@ -84,6 +86,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return runStatus(ctx, args[1:], stdout, stderr)
 		case "ready":
 			return runReady(ctx, args[1:], stdout, stderr)
+		case "keepalived":
+			return runKeepalived(ctx, args[1:], stdout, stderr)
 		case "realserver":
 			return runRealserver(args[1:], stdout, stderr)
 		case "version":
