@@ -282,7 +282,7 @@ func TestKernelPair(t *testing.T) {
 		p.holder(one)
 	}
 	report := load.Stop()
-	t.Logf("controller stopped, priority raised by a reload, both controllers killed and restarted, %d times: %s", rounds, report)
+	t.Logf("controller stopped, priority raised by a reload, both controllers killed and restarted; rounds: %d; %s", rounds, report)
 	if report.Failed() > 0 || report.Requests < size.requests {
 		t.Errorf("planned hand-overs: %s\n%v", report, report.Faults)
 	}
