@@ -286,40 +286,50 @@ func gratuitousARP(mac [6]byte, addr netip.Addr, operation uint16) []byte {
 	if operation == arpRequest {
 		target = [6]byte{}
 	}
-	ip := addr.As4()
-	b := ethernetHeader([6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, unix.ETH_P_ARP)
-	b = binary.BigEndian.AppendUint16(b, 1)             // hardware type: Ethernet
-	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP) // protocol type
-	b = append(b, byte(len(mac)), byte(len(ip)))        // address lengths
+	return arpFrame(operation, mac, addr, target, addr)
+}
+
+// arpFrame builds a broadcast Ethernet frame with an ARP packet (RFC 826).
+func arpFrame(operation uint16, senderMAC [6]byte, sender netip.Addr, targetMAC [6]byte, target netip.Addr) []byte {
+	from, to := sender.As4(), target.As4()
+	b := ethernetHeader([6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, senderMAC, unix.ETH_P_ARP)
+	b = binary.BigEndian.AppendUint16(b, 1)              // hardware type: Ethernet
+	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP)  // protocol type
+	b = append(b, byte(len(senderMAC)), byte(len(from))) // address lengths
 	b = binary.BigEndian.AppendUint16(b, operation)
-	b = append(append(b, mac[:]...), ip[:]...)       // sender
-	return append(append(b, target[:]...), ip[:]...) // target
+	b = append(append(b, senderMAC[:]...), from[:]...)
+	return append(append(b, targetMAC[:]...), to[:]...)
 }
 
 // unsolicitedNA builds the neighbour advertisement of RFC 4861 section 7.2.6:
 // to all nodes, with the override flag and the target's link-layer address.
 func unsolicitedNA(mac [6]byte, addr netip.Addr) []byte {
-	source := addr.As16()
-	allNodes := netip.IPv6LinkLocalAllNodes().As16() // ff02::1
-
-	// ICMPv6 (section 4.4).
-	body := []byte{136, 0, 0, 0, 0x20, 0, 0, 0} // type, code, checksum, flags: override
-	body = append(body, source[:]...)           // target address
-	body = append(body, 2, 1)                   // option: target link-layer address, 8 bytes
+	target := addr.As16()
+	body := []byte{136, 0, 0, 0, 0x20, 0, 0, 0} // type, code, checksum, flags: override (section 4.4)
+	body = append(body, target[:]...)
+	body = append(body, 2, 1) // option: target link-layer address, 8 bytes
 	body = append(body, mac[:]...)
+	return discoveryFrame(mac, addr, netip.IPv6LinkLocalAllNodes(), body) // ff02::1
+}
+
+// discoveryFrame builds an Ethernet frame with a message of neighbour discovery
+// (RFC 4861) to a multicast address. It fills in body's checksum.
+func discoveryFrame(mac [6]byte, source, destination netip.Addr, body []byte) []byte {
+	from, to := source.As16(), destination.As16()
 
 	// The checksum also covers a pseudo-header (RFC 8200 section 8.1).
-	pseudo := append(source[:], allNodes[:]...)
+	pseudo := append(from[:], to[:]...)
 	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(body)))
 	pseudo = binary.BigEndian.AppendUint32(pseudo, unix.IPPROTO_ICMPV6)
 	binary.BigEndian.PutUint16(body[2:], internetChecksum(append(pseudo, body...)))
 
-	// ff02::1 maps to 33:33 and its last four bytes (RFC 2464 section 7).
-	b := ethernetHeader([6]byte{0x33, 0x33, 0, 0, 0, 1}, mac, unix.ETH_P_IPV6)
+	// A multicast address maps to 33:33 and its last four bytes (RFC 2464
+	// section 7).
+	b := ethernetHeader([6]byte{0x33, 0x33, to[12], to[13], to[14], to[15]}, mac, unix.ETH_P_IPV6)
 	b = append(b, 0x60, 0, 0, 0)                            // version 6, traffic class, flow label
 	b = binary.BigEndian.AppendUint16(b, uint16(len(body))) // payload length
 	b = append(b, unix.IPPROTO_ICMPV6, 255)                 // next header, hop limit: 255 proves that no router sent it
-	b = append(append(b, source[:]...), allNodes[:]...)
+	b = append(append(b, from[:]...), to[:]...)
 	return append(b, body...)
 }
 

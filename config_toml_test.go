@@ -72,6 +72,7 @@ address = "10.135.22.20" # may serve several VIPs
 			Name:        "edge",
 			Addresses:   []netip.Addr{netip.MustParseAddr("10.135.22.77"), netip.MustParseAddr("10.135.22.78"), netip.MustParseAddr("2001:db8::77")},
 			Scheduler:   "mh",
+			Flags:       FlagSched1,
 			Ports:       []Port{{53, TCP}, {53, UDP}, {80, TCP}, {443, TCP}, {5000, SCTP}},
 			Announce:    AnnounceARP,
 			Weight:      65535,

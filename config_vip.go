@@ -52,15 +52,22 @@ var serviceFlags = []struct {
 	{"ops", FlagOnePacket, ""},
 }
 
-// defaultFlags are the flags of a scheduler when the file names none. Without
-// its fallback, sh refuses the clients of a quiesced real server; mh gives them
-// to the others by itself.
+// defaultFlags are the flags of a scheduler when the file names none.
 func defaultFlags(scheduler string) ServiceFlags {
-	if scheduler == "sh" {
+	if hashes(scheduler) {
 		return FlagSched1
 	}
 	return 0
 }
+
+// hashes reports whether scheduler has a place for each real server, and keeps
+// it while that one is quiesced. Without its fallback it refuses new clients
+// then (ip_vs_sh_get; ip_vs_mh_get, and last_weight in __ip_vs_update_dest).
+func hashes(scheduler string) bool { return scheduler == "sh" || scheduler == "mh" }
+
+// refusesWhileDraining reports whether v's scheduler has no real server for the
+// new clients of one that drains.
+func (v *VIP) refusesWhileDraining() bool { return hashes(v.Scheduler) && v.Flags&FlagSched1 == 0 }
 
 // sharingSchedulers give a real server a share of the clients that grows with
 // its weight. To fo and ovf it is a rank and a limit, to the others only 0

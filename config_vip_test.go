@@ -320,7 +320,8 @@ func TestStickingDefaults(t *testing.T) {
 		{"scheduler = 'sh'\nflags = []", 0, Persistence{}},
 		{"scheduler = 'sh'\nflags = ['sh-port']", FlagSched2, Persistence{}},
 		{"scheduler = 'sh'\nflags = ['sh-fallback', 'sh-port']", FlagSched1 | FlagSched2, Persistence{}},
-		{"scheduler = 'mh'", 0, Persistence{}},
+		{"scheduler = 'mh'", FlagSched1, Persistence{}},
+		{"scheduler = 'mh'\nflags = ['mh-port']", FlagSched2, Persistence{}},
 		{"scheduler = 'mh'\nflags = ['mh-port', 'mh-fallback']", FlagSched1 | FlagSched2, Persistence{}},
 		{"ports_from = 'pods'\nflags = ['ops']", FlagOnePacket, Persistence{}},
 		{"persistence = {}", 0, alone},
@@ -330,10 +331,10 @@ func TestStickingDefaults(t *testing.T) {
 		{groups, 0, alone},
 		{"scheduler = 'wlc'\npersistence.timeout = '1h'" + groups, 0, Persistence{time.Hour, 32, 128, ""}},
 		{"scheduler = 'sh'" + groups, FlagSched1, Persistence{}},
-		{"scheduler = 'mh'" + groups, 0, Persistence{}},
+		{"scheduler = 'mh'" + groups, FlagSched1, Persistence{}},
 		{"scheduler = 'dh'" + groups, 0, Persistence{}},
 		{"scheduler = 'mh'\nflags = ['ops']\nudp_services = 'u'" + groups, FlagOnePacket, Persistence{}},
-		{"scheduler = 'mh'\npersistence = {}" + groups, 0, alone},
+		{"scheduler = 'mh'\npersistence = {}" + groups, FlagSched1, alone},
 	} {
 		v := parseVIP(t, test.lines)
 		if v.Flags != test.flags || v.Persistence != test.persistence {

@@ -359,6 +359,9 @@ func (b *build) answerPorts() {
 		b.ports, b.portsKnown, b.portWarnings = b.last.ports, b.last.portsKnown, b.last.portWarnings
 		return
 	}
+	if v := b.in.vip; v.refusesWhileDraining() {
+		b.warn("vip %s: without %s-fallback among its flags, scheduler %[2]s refuses the new clients of a real server that drains", v.Name, v.Scheduler)
+	}
 	b.ports, b.portsKnown = b.findPorts()
 	b.portWarnings = b.takeWarnings()
 }
@@ -382,7 +385,7 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	}
 	if len(before) > 0 {
 		set.kept = true
-		return b.probed(set, keepWorking(servers, b.workedBefore(key)))
+		return b.probed(set, v.keepWorking(servers, b.workedBefore(key)))
 	}
 	b.warn("vip %s: no %s real server is in service", v.Name, familyName(key.Is6))
 	return servers

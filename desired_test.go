@@ -190,6 +190,13 @@ func TestDesired(t *testing.T) {
 			want:    "10.0.0.1:80/tcp rr: 10.1.0.2=1\n",
 		},
 		{
+			name:     "a scheduler that refuses the clients of who drains",
+			vip:      testVIP(func(v *VIP) { v.Scheduler, v.Flags = "mh", FlagSched2 }),
+			cluster:  testCluster(nil, readyPod("a", "10.1.0.1")),
+			want:     "10.0.0.1:80/tcp mh: 10.1.0.1=1\n",
+			warnings: []string{"without mh-fallback among its flags, scheduler mh refuses the new clients of a real server that drains"},
+		},
+		{
 			name:     "a node that reports the VIP as its own address",
 			vip:      testVIP(),
 			cluster:  testCluster(nil, readyPod("a", "10.0.0.1"), readyPod("b", "10.1.0.2")),

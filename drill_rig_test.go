@@ -1,8 +1,8 @@
 // Drills: what clients notice while nodes, pods, the API server and the
 // director itself come, go and die. A real kube-apiserver drives the binary on a
 // real kernel, Debian's nginx is the ingress of each node, and the test plays the
-// kubelet. drill_rollout_test.go, drill_outage_test.go, drill_director_test.go
-// and drill_reasons_test.go are the drills.
+// kubelet. drill_rollout_test.go, drill_outage_test.go, drill_director_test.go,
+// drill_life_test.go and drill_reasons_test.go are the drills.
 //
 // `make drill` runs them at full length, `make drill-short` with small numbers:
 // LVS_DRILL says which. Beside that they need what the end-to-end tests need.
@@ -34,12 +34,13 @@ type drillSize struct {
 	requests int           // at least, in each drill
 	away     time.Duration // the API server
 	kills    int           // of the controller
+	lives    int           // ended by each of the other ways
 	reloads  int           // of its configuration
 }
 
 var drillSizes = map[string]drillSize{
-	"short": {nodes: 4, requests: 500, away: 12 * time.Second, kills: 6, reloads: 8},
-	"long":  {nodes: 10, requests: 10000, away: 5 * time.Minute, kills: 50, reloads: 100},
+	"short": {nodes: 4, requests: 500, away: 12 * time.Second, kills: 6, lives: 1, reloads: 8},
+	"long":  {nodes: 10, requests: 10000, away: 5 * time.Minute, kills: 50, lives: 5, reloads: 100},
 }
 
 const (

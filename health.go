@@ -29,6 +29,8 @@ type ProbedVIP struct {
 	// have; 0 = there is none, and DataPath rests.
 	DataPort uint16
 	Servers  []ProbedServer
+	// Held: too little is known of the cluster to name all Servers.
+	Held bool
 }
 
 // ProbedServer is one real server.
@@ -72,7 +74,7 @@ func (p *ProbePlan) Equal(q *ProbePlan) bool {
 		return p == q
 	}
 	return slices.EqualFunc(p.VIPs, q.VIPs, func(a, b ProbedVIP) bool {
-		return a.Name == b.Name && a.Probes == b.Probes && a.DataPort == b.DataPort && slices.Equal(a.Addresses, b.Addresses) &&
+		return a.Name == b.Name && a.Probes == b.Probes && a.DataPort == b.DataPort && a.Held == b.Held && slices.Equal(a.Addresses, b.Addresses) &&
 			slices.EqualFunc(a.Servers, b.Servers, func(s, t ProbedServer) bool {
 				return s.Address == t.Address && slices.Equal(s.Ports, t.Ports)
 			})
@@ -135,6 +137,14 @@ func (h *Health) open() []FailOpen {
 		return nil
 	}
 	return h.Open
+}
+
+// down holds who is down.
+func (h *Health) down() map[HealthKey]string {
+	if h == nil {
+		return nil
+	}
+	return h.Down
 }
 
 // lines says who is down and why, "edge 10.0.0.5: no answer in 1s" each, in
@@ -466,9 +476,11 @@ func (g *group) settle(f *findings, before map[HealthKey]string) {
 	}
 }
 
-// newHealth is the Health of all findings together.
-func newHealth(all []findings) *Health {
+// newHealth is the Health of all findings together, and of what is only
+// remembered.
+func newHealth(all []findings, recalled map[HealthKey]string) *Health {
 	h := &Health{Down: make(map[HealthKey]string)}
+	maps.Copy(h.Down, recalled)
 	for _, f := range all {
 		h.Open = append(h.Open, f.Open...)
 		maps.Copy(h.Down, f.Down)

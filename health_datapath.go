@@ -349,9 +349,12 @@ func (w *wire) send(s segment, device int, mac []byte) error {
 
 // poke has the kernel look for a node, by an empty datagram to the discard
 // port. The answer, if any, is an ICMP error that nobody reads.
-func (w *wire) poke(node netip.Addr) {
+func (w *wire) poke(node netip.Addr) { poke(w.poker, node) }
+
+// poke is wire.poke over any UDP socket of the node's family.
+func poke(fd int, node netip.Addr) {
 	const discard = 9 // RFC 863
-	_ = unix.Sendto(w.poker, nil, unix.MSG_DONTWAIT, socketAddress(netip.AddrPortFrom(node, discard)))
+	_ = unix.Sendto(fd, nil, unix.MSG_DONTWAIT, socketAddress(netip.AddrPortFrom(node, discard)))
 }
 
 // networkOrder is v as it stands in memory in network byte order.

@@ -120,7 +120,9 @@ func (w *wanted) probePlan() *ProbePlan {
 		if len(partial) > 0 {
 			has = func(p Port, a netip.Addr) bool { return partial[p] == nil || partial[p][a] }
 		}
-		plan.VIPs = append(plan.VIPs, newProbedVIP(v.in.vip, ports, servers, has))
+		p := newProbedVIP(v.in.vip, ports, servers, has)
+		p.Held = v.sets[0].held || v.sets[1].held
+		plan.VIPs = append(plan.VIPs, p)
 	}
 	return plan
 }

@@ -74,15 +74,16 @@ type prober struct {
 }
 
 // newProber returns a prober that follows plans, whose wake channel it alone
-// reads, and publishes to out.
+// reads, and publishes to out. If out holds a Health already (that of an earlier
+// run), whoever is down in it has to rise again.
 func newProber(log *slog.Logger, plans *latest[ProbePlan], out *latest[Health]) *prober {
 	p := &prober{
 		log:      log,
 		plans:    plans,
 		out:      out,
 		now:      time.Now,
-		health:   &Health{},
-		schedule: newSchedule(rand.Float64),
+		health:   &Health{Down: out.Get().down()},
+		schedule: newSchedule(rand.Float64, out.Get().down()),
 		ended:    make(chan tlsEnd, maxTLS),
 		told:     make(map[string]time.Time),
 	}

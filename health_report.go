@@ -78,7 +78,7 @@ func (p *prober) publish(now time.Time) {
 	p.news, p.published = false, now
 	all := p.schedule.judge()
 	p.logChanges(all)
-	h := newHealth(all)
+	h := newHealth(all, p.schedule.recalled)
 	changed := !h.equal(p.health)
 	p.health = h
 	p.countTargets() // first, for those whom the Health wakes

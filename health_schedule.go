@@ -11,7 +11,10 @@ package main
 import (
 	"container/heap"
 	"container/list"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -108,10 +111,18 @@ type schedule struct {
 	inFlight, inSilence int
 	counts              [probeKinds][down + 1]int // targets by condition
 	round               uint64
+	// recalled are those that an earlier run found down and that have not been in
+	// a plan yet.
+	recalled map[HealthKey]string
 }
 
-func newSchedule(random func() float64) *schedule {
-	return &schedule{random: random, targets: make(map[targetKey]*target), ready: list.New(), silent: list.New()}
+// newSchedule returns an empty schedule. recalled is who an earlier run found
+// down.
+func newSchedule(random func() float64, recalled map[HealthKey]string) *schedule {
+	return &schedule{
+		random: random, targets: make(map[targetKey]*target), ready: list.New(), silent: list.New(),
+		recalled: maps.Clone(recalled),
+	}
 }
 
 // replan makes the targets those of plan. What is known of a target that stays
@@ -143,7 +154,11 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 		for j := range p.Servers {
 			s.plan(p, v, &p.Servers[j], now)
 		}
+		s.recall(v, p.Held)
 	}
+	maps.DeleteFunc(s.recalled, func(k HealthKey, _ string) bool {
+		return !slices.ContainsFunc(s.vips, func(v *vipSchedule) bool { return v.name == k.VIP })
+	})
 	for key, t := range s.targets {
 		if t.round != s.round {
 			if t.inFlight {
@@ -215,6 +230,34 @@ func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now tim
 	if key.kind == probePort {
 		set.ports[key.server] = append(set.ports[key.server], t)
 	}
+}
+
+// recall begins v's targets with what an earlier run found of them: a restart
+// must not send clients to a node that is down until that is found out anew.
+// held: there may be others to recall later.
+func (s *schedule) recall(v *vipSchedule, held bool) {
+	claimed := make(map[HealthKey]bool)
+	for _, set := range v.sets {
+		if set == nil {
+			continue
+		}
+		for _, t := range set.targets {
+			key := HealthKey{v.name, t.server, t.port}
+			why, found := s.recalled[key]
+			if !found {
+				continue
+			}
+			if claimed[key] = true; set.Down == nil {
+				set.Down = make(map[HealthKey]string)
+			}
+			set.Down[key] = why
+			_, whole := s.recalled[HealthKey{v.name, t.server, 0}]
+			s.counts[t.kind][t.state]--
+			t.verdict = verdict{state: down, why: strings.TrimPrefix(why, portReason(t.port, "")), silent: whole}
+			s.counts[t.kind][t.state]++
+		}
+	}
+	maps.DeleteFunc(s.recalled, func(k HealthKey, _ string) bool { return claimed[k] || !held && k.VIP == v.name })
 }
 
 // remove takes t out of wherever it is.

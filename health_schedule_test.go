@@ -49,7 +49,7 @@ func (h *ends) Pop() any {
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func newPlayground(plan *ProbePlan, respond func(*target) (outcome, time.Duration)) *playground {
-	p := &playground{schedule: newSchedule(rand.New(rand.NewPCG(1, 2)).Float64), now: epoch, respond: respond}
+	p := &playground{schedule: newSchedule(rand.New(rand.NewPCG(1, 2)).Float64, nil), now: epoch, respond: respond}
 	p.replan(plan, p.now)
 	return p
 }
@@ -273,7 +273,7 @@ func TestScheduleFindsTheDead(t *testing.T) {
 		alive = false
 		for after := 50 * time.Millisecond; ; after += 50 * time.Millisecond {
 			p.play(20*time.Second + after)
-			h := newHealth(p.judge())
+			h := newHealth(p.judge(), nil)
 			if _, down := h.Server("edge", dead); down {
 				break
 			}
@@ -282,7 +282,7 @@ func TestScheduleFindsTheDead(t *testing.T) {
 				break
 			}
 		}
-		if h := newHealth(p.judge()); len(h.Open) > 0 {
+		if h := newHealth(p.judge(), nil); len(h.Open) > 0 {
 			t.Errorf("%s: %+v", test.name, h.Open)
 		}
 	}
@@ -316,7 +316,7 @@ func TestScheduleAllAtOnce(t *testing.T) {
 		open := false
 		for at := 10 * time.Second; at < 20*time.Second; at += 10 * time.Millisecond {
 			p.play(at)
-			h := newHealth(p.judge())
+			h := newHealth(p.judge(), nil)
 			if len(h.Down) > 0 {
 				t.Fatalf("%s: down %s after the fault: %v", test.name, at-10*time.Second, h.Down)
 			}
@@ -328,7 +328,7 @@ func TestScheduleAllAtOnce(t *testing.T) {
 		fine = true
 		for at := 20 * time.Second; at < 30*time.Second; at += 10 * time.Millisecond {
 			p.play(at)
-			h := newHealth(p.judge())
+			h := newHealth(p.judge(), nil)
 			if len(h.Down) > 1 { // the one that happens to be asked last
 				t.Fatalf("%s: down %s after the end of the fault: %v", test.name, at-20*time.Second, h.Down)
 			}
@@ -359,7 +359,7 @@ func TestScheduleDeferred(t *testing.T) {
 				deferred += f.Deferred
 			}
 		}
-		if _, down := newHealth(p.judge()).Server("edge", bad); !down {
+		if _, down := newHealth(p.judge(), nil).Server("edge", bad); !down {
 			t.Errorf("%s is not down", bad)
 		}
 	}
@@ -381,7 +381,7 @@ func TestScheduleReplan(t *testing.T) {
 	}
 	p := newPlayground(fleet(probes, 3, 2), refuse)
 	p.play(5 * time.Hour)
-	if _, down := newHealth(p.judge()).Server("edge", bad); !down {
+	if _, down := newHealth(p.judge(), nil).Server("edge", bad); !down {
 		t.Fatal("the bad one is not down")
 	}
 
@@ -392,7 +392,7 @@ func TestScheduleReplan(t *testing.T) {
 	if dropped := p.replan(plan, p.now); len(dropped) > 0 {
 		t.Errorf("%d dropped, none was in flight", len(dropped))
 	}
-	h := newHealth(p.judge())
+	h := newHealth(p.judge(), nil)
 	if why, down := h.Server("edge", bad); !down || why != "refused" {
 		t.Errorf("the bad one is forgotten: %+v", h)
 	}

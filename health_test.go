@@ -122,7 +122,7 @@ func TestJudge(t *testing.T) {
 			"10.0.0.1:80 port 80/tcp: silence", ""},
 		{"no port answers, of nobody", []observed{see(a, 80, "!silence"), see(b, 80, "!silence")}, "", "0 10.0.0.1: port 80/tcp: silence\n80 10.0.0.1: port 80/tcp: silence"},
 	} {
-		h := newHealth([]findings{judge("edge", false, test.all, nil)})
+		h := newHealth([]findings{judge("edge", false, test.all, nil)}, nil)
 		var got, open []string
 		for k, why := range h.Down {
 			where := k.Address.String()
@@ -202,7 +202,7 @@ func TestHealthIsAsked(t *testing.T) {
 	h := newHealth([]findings{
 		judge("edge", false, []observed{see("10.0.0.1", 0, "500"), see("10.0.0.2", 0, ""), see("10.0.0.2", 9, "refused"), see("10.0.0.1", 9, "")}, nil),
 		judge("edge", true, []observed{see("2001:db8::1", 0, "500")}, nil),
-	})
+	}, nil)
 	if why, down := h.Server("edge", a); !down || why != "500" {
 		t.Errorf("Server = %q, %t", why, down)
 	}
@@ -222,7 +222,7 @@ func TestHealthIsAsked(t *testing.T) {
 	if _, down := none.Server("edge", a); down || none.FailsOpen("edge", false) {
 		t.Error("a nil Health knows something")
 	}
-	if !(&Health{}).equal(newHealth(nil)) || h.equal(&Health{}) || !h.equal(h) {
+	if !(&Health{}).equal(newHealth(nil, nil)) || h.equal(&Health{}) || !h.equal(h) {
 		t.Error("equal is wrong")
 	}
 }
@@ -294,7 +294,7 @@ func BenchmarkJudge(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		newHealth([]findings{judge("edge", false, all, nil)})
+		newHealth([]findings{judge("edge", false, all, nil)}, nil)
 	}
 }
 

@@ -34,6 +34,8 @@ type httpServer struct {
 	started  time.Time
 	prober   *prober      // nil: nobody probes
 	uplink   func() error // why the uplink carries no traffic; nil: nobody cares
+	// conflicts is nil where nobody watches for them.
+	conflicts *conflicts
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
@@ -152,15 +154,17 @@ func (s *httpServer) ready() error {
 
 // status is what /status.json and `status -o json` give.
 type status struct {
-	Ready    bool            `json:"ready"`
-	Reason   string          `json:"reason,omitempty"`      // why not ready
-	Since    time.Time       `json:"since,omitzero"`        // of the process
-	Kept     []string        `json:"kept,omitempty"`        // sets that serve with their last working real servers
-	FailOpen []string        `json:"fail_open,omitempty"`   // who fails their probes all at once, and so stays in service
-	Down     []string        `json:"probed_down,omitempty"` // real servers, or ports of theirs, that are out by their probes, also when they have drained and gone
-	Warnings []string        `json:"warnings,omitempty"`
-	Cluster  []StreamState   `json:"cluster,omitempty"`
-	Services []serviceStatus `json:"services"`
+	Ready    bool      `json:"ready"`
+	Reason   string    `json:"reason,omitempty"`      // why not ready
+	Since    time.Time `json:"since,omitzero"`        // of the process
+	Kept     []string  `json:"kept,omitempty"`        // sets that serve with their last working real servers
+	FailOpen []string  `json:"fail_open,omitempty"`   // who fails their probes all at once, and so stays in service
+	Down     []string  `json:"probed_down,omitempty"` // real servers, or ports of theirs, that are out by their probes, also when they have drained and gone
+	// Conflicts are the other hosts that claim a VIP which this director has.
+	Conflicts []Conflict      `json:"conflicts,omitempty"`
+	Warnings  []string        `json:"warnings,omitempty"`
+	Cluster   []StreamState   `json:"cluster,omitempty"`
+	Services  []serviceStatus `json:"services"`
 }
 
 type serviceStatus struct {
@@ -191,7 +195,7 @@ func (s *httpServer) probeStats() ProbeStats {
 // status joins the view's reasons with the kernel's counters.
 func (s *httpServer) status() (status, error) {
 	v := s.loop.view.Load()
-	st := status{Since: s.started, Cluster: s.watch.States(), Services: []serviceStatus{}}
+	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Services: []serviceStatus{}}
 	if err := s.ready(); err != nil {
 		st.Reason = err.Error()
 	}

@@ -165,6 +165,9 @@ func printStatus(w io.Writer, st status) error {
 		state = "NOT READY: " + st.Reason
 	}
 	fmt.Fprintln(w, state)
+	for _, c := range st.Conflicts {
+		fmt.Fprintf(w, "CONFLICT: %s\n", c)
+	}
 	for _, k := range st.Kept {
 		fmt.Fprintf(w, "KEPT: %s serves with its last working real servers; none would be in service\n", k)
 	}
@@ -233,6 +236,9 @@ func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []strin
 	clusters.Set(cluster)
 	loop := &reconciler{log: slog.New(slog.DiscardHandler), cluster: clusters, dir: &stateDir{path: cfg.StateDir}, now: time.Now, director: d}
 	loop.restore()
+	// Who is down is what the running controller found last.
+	loop.health = newLatest[Health]()
+	loop.health.Set(&Health{Down: loop.state.Down})
 	loop.ownConfigured(cfg)
 	if err := loop.audit(&drift{}); err != nil {
 		return nil, nil, err

@@ -480,8 +480,8 @@ func TestKernelLosesNothing(t *testing.T) {
 			for _, s := range []string{"wlc", "sh", "mh", "lc", "rr"} {
 				r.edgeConfig("announce = \"arp\"\nscheduler = \"" + s + "\"\n")
 				want[0] = "-A -t 10.0.0.100:80 -s " + s
-				if s == "sh" {
-					want[0] += " -b sh-fallback"
+				if s == "sh" || s == "mh" {
+					want[0] += " -b " + s + "-fallback"
 				}
 				r.table(want...)
 			}

@@ -97,6 +97,9 @@ type clusterWatch struct {
 	wanted   map[streamKey]bool
 	streams  map[streamKey]*stream // one per wanted key
 	snapshot Cluster               // newest published; immutable
+	// earlier is what a run before this one knew last. It is not published: until
+	// the streams have begun it tells their brakes who served.
+	earlier Cluster
 }
 
 // clusterSource is where the streams take their answers from.
@@ -178,6 +181,10 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 	}
 	w.source, w.wanted = source, wanted
 	before := w.snapshot
+	if len(before.Pods) == 0 {
+		before = w.earlier
+	}
+	w.earlier = Cluster{}
 	w.forget()
 
 	var fresh []*stream

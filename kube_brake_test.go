@@ -154,3 +154,20 @@ func TestBrakeOutlivesAnEdit(t *testing.T) {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 }
+
+// After a restart nothing is published, and the brake knows all the same who
+// served before it.
+func TestBrakeOutlivesARestart(t *testing.T) {
+	a, b, c := testPod{name: "a", version: 1}, testPod{name: "b", version: 2}, testPod{name: "c", version: 3}
+	api := newFakeAPI(t, says(podList("10", "", a)), says(podList("11", "", a, b, c)), goesOn(bookmark("12")))
+	w := newWatchTest(t)
+	w.earlier = Cluster{Pods: map[PodQuery][]*Pod{edgePods: {a.kept(), b.kept(), c.kept()}}}
+	w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Brakes: map[PodQuery]uint8{edgePods: 50}})
+	w.run(t)
+	w.untilKnown(t, "app=edge: a", "app=edge: b", "app=edge: c")
+	w.stop()
+	want := []Cluster{{Pods: map[PodQuery][]*Pod{edgePods: {a.kept(), b.kept(), c.kept()}}, ConfigMaps: map[ConfigMapName]ConfigMap{}}}
+	if diff := cmp.Diff(want, w.published, exactly); diff != "" {
+		t.Errorf("snapshots: %s", diff)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -320,7 +321,8 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
 	wake := make(chan struct{}, 1)
 	listenWake := make(chan struct{}, 1)
-	configs := newLatest[Config](wake, listenWake)
+	conflictWake := make(chan struct{}, 1)
+	configs := newLatest[Config](wake, listenWake, conflictWake)
 	saveWake := make(chan struct{}, 1)
 	clusters := newLatest[Cluster](wake, saveWake)
 	queryWake := make(chan struct{}, 1)
@@ -333,7 +335,6 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 
 	probes := newLatest[ProbePlan](make(chan struct{}, 1))
 	healths := newLatest[Health](wake)
-	prober := newProber(log, probes, healths)
 	watch := newClusterWatch(log, clusters)
 	prep := newPreparation(log)
 	recheck := make(chan struct{}, 1)
@@ -351,15 +352,22 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		now:     time.Now,
 	}
 	loop.restore()
-	// After a mere restart the kernel's table and the state file know better
-	// than a snapshot, which may be older than both.
-	if len(loop.state.Owned) == 0 {
-		if seed := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); seed != nil {
-			clusters.Set(seed)
+	if len(loop.state.Down) > 0 {
+		healths.Set(&Health{Down: loop.state.Down})
+	}
+	prober := newProber(log, probes, healths)
+	if c, saved := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); c != nil {
+		watch.earlier = *c
+		// After a mere restart the kernel's table and the state file know better
+		// than a snapshot, which may be older than both.
+		if len(loop.state.Owned) == 0 {
+			log.Info("starting from the last-good snapshot of the cluster, until it answers", "file", snapshotFile(cfg.CacheDir), "saved", saved)
+			clusters.Set(c)
 		}
 	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.Uplink}
+	conflicts := newConflictWatch(log, configs, conflictWake, func() map[netip.Addr]bool { return loop.view.Load().RealServers() })
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.Uplink, conflicts: conflicts.book}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)
@@ -370,6 +378,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	})
 	group.Go(func() error { return prep.addresses.Run(ctx) })
 	group.Go(func() error { return prober.Run(ctx) })
+	group.Go(func() error { return conflicts.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

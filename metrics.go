@@ -70,6 +70,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 	if v != nil {
 		writeVIPs(e, v)
 		writeSync(e, v)
+		writeConflicts(e, v.Config, s.conflicts.seen())
 		var k kernelCounters
 		err := observe(v.Parts, k.add)
 		if err != nil {
@@ -141,6 +142,20 @@ func writeSync(e exposition, v *view) {
 	up := e.family("sync_daemon_up", gauge, "1 when the sync daemon runs as configured.")
 	for _, role := range syncRoles {
 		up(flag01(v.Sync[role]), "role", role.String())
+	}
+}
+
+// writeConflicts writes which other hosts claim a VIP that this director has.
+func writeConflicts(e exposition, cfg *Config, p *conflictPicture) {
+	now := e.family("vip_conflict", gauge, "1 while another host claims a VIP that this director has.")
+	for _, c := range p.Active {
+		now(1, "vip", c.VIP, "address", c.Address.String(), "device", c.Device, "mac", c.MAC.String())
+	}
+	begun := e.family("vip_conflicts_total", counter, "Other hosts that began to claim a VIP while this director had it.")
+	for i := range cfg.VIPs {
+		for _, a := range cfg.VIPs[i].Addresses {
+			begun(float64(p.Begun[a]), "vip", cfg.VIPs[i].Name, "address", a.String())
+		}
 	}
 }
 

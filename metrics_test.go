@@ -223,6 +223,10 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 	b.loop.cluster.Set(testCluster(map[string]string{"abc": "x/y:1"}, readyPod("a", "10.1.0.1")))
 	b.turn()
 	s := newBenchServer(b)
+	s.conflicts = newConflicts(s.log)
+	s.conflicts.picture.Store(&conflictPicture{Active: []Conflict{
+		{VIP: "edge", Address: addr("10.0.0.1"), Device: "eth0", MAC: macAddress{2, 0, 0, 0, 0, 9}},
+	}})
 	key := streamKey{configMap: ConfigMapName{"ingress-nginx", "tcp-services"}}
 	s.watch.streams[key] = &stream{key: key, owner: s.watch, state: StreamState{Name: key.String(), Synced: true, Lists: 2, Events: 5, LastError: "away"}}
 	return b, s

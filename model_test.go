@@ -61,7 +61,7 @@ func newModel(t *testing.T, rt *rapid.T) *model {
 	m := &model{bench: newBench(t, testVIP()), quiesced: make(map[rowID]time.Time), served: make(map[string]bool)}
 	// Rounds of counting span turns, as they do in a large table.
 	m.countAtOnce = rapid.SampledFrom([]int{0, 1}).Draw(rt, "services counted at once")
-	m.restartBlind()
+	m.restartProbed()
 	foreign := service("10.9.9.9:80/tcp", "10.1.0.1", 7, "10.1.0.9", 0)
 	m.put(foreign)
 	m.foreign = m.foreignRows()
@@ -82,10 +82,11 @@ func (m *model) turn() {
 	m.noteQuiesced()
 }
 
-// restartBlind is restart with a prober that has found nothing yet.
-func (m *model) restartBlind() {
+// restartProbed is restart with a prober that goes by what was found before.
+func (m *model) restartProbed() {
 	m.restart()
 	m.loop.health, m.loop.probes = newLatest[Health](m.loop.wake), newLatest[ProbePlan]()
+	m.loop.health.Set(&Health{Down: m.loop.state.Down})
 }
 
 // wanted is what the inputs ask for, computed from nothing.
@@ -143,14 +144,21 @@ func (m *model) disturbed() bool {
 }
 
 // noteQuiesced keeps the model's own account of how long rows have been at
-// weight 0.
+// weight 0. One that the loop wants back, though the kernel may refuse, is not on
+// its way out: it drains anew when it is wanted no more.
 func (m *model) noteQuiesced() {
+	back := make(map[rowID]bool)
+	for s := range m.loop.state.Leaving.all {
+		for _, r := range s.Servers {
+			back[rowOf(s.ServiceKey, r.RealServer)] = r.Weight > 0
+		}
+	}
 	now := make(map[rowID]time.Time)
 	for _, s := range m.ours() {
 		for _, r := range s.Servers {
 			if id := rowOf(s.ServiceKey, r.RealServer); r.Weight == 0 {
 				now[id] = m.clock
-				if since, ok := m.quiesced[id]; ok {
+				if since, ok := m.quiesced[id]; ok && !back[id] {
 					now[id] = since
 				}
 			}
@@ -196,6 +204,13 @@ func (m *model) changeConfig(rt *rapid.T) {
 			}
 			v.Weight = uint32(rapid.IntRange(1, 3).Draw(rt, "weight"))
 			v.Drain.Timeout = time.Duration(rapid.SampledFrom([]int{0, 3, 300}).Draw(rt, "drain")) * time.Second
+			if rapid.IntRange(0, 3).Draw(rt, "static") == 0 {
+				v.RealServers = []StaticServer{{Address: addr("10.1.0.4"), Weight: uint32(rapid.IntRange(0, 2).Draw(rt, "its weight"))}}
+			}
+			if rapid.IntRange(0, 3).Draw(rt, "sorry") == 0 {
+				v.Sorry = []netip.Addr{addr("10.1.0.5")}
+			}
+			v.OneMark = rapid.IntRange(0, 5).Draw(rt, "one mark") == 0
 			if rapid.Bool().Draw(rt, "udp") {
 				v.Ports = append(v.Ports, Port{53, UDP})
 			}
@@ -212,18 +227,18 @@ func (m *model) changeConfig(rt *rapid.T) {
 }
 
 func (m *model) crash(*rapid.T) {
-	m.restartBlind()
+	m.restartProbed()
 	m.loop.cluster.Set(m.cluster)
 	m.turn()
 }
 
 // crashWithoutCluster is a start while the API server is away.
-func (m *model) crashWithoutCluster(*rapid.T) {
+func (m *model) crashWithoutCluster(rt *rapid.T) {
 	before, calm := m.inService(), !m.disturbed()
-	m.restartBlind()
+	m.restartProbed()
 	m.turn()
 	if after := m.inService(); len(m.kernel.noRoute) == 0 && calm && !m.disturbed() && after < before {
-		m.t.Fatalf("a restart without the API server took real servers out of service: %d to %d\n%s", before, after, m.ours().text())
+		rt.Fatalf("a restart without the API server took real servers out of service: %d to %d\n%s", before, after, m.ours().text())
 	}
 	m.loop.cluster.Set(m.cluster)
 	m.turn()
@@ -259,11 +274,11 @@ func (m *model) drift(rt *rapid.T) {
 			case 1:
 				r.Weight = 9
 				m.kernel.servers[id] = r.RealServer
-				delete(m.quiesced, id) // new clients reach it: it drains anew
 			}
 		}
 	}
 	m.put(service("10.0.0.1:7777/tcp", "10.1.0.3", 1))
+	m.noteQuiesced() // whom that hand sent new clients to drains anew
 	m.advance(11 * time.Second)
 }
 
@@ -328,7 +343,7 @@ func (m *model) check(rt *rapid.T) {
 	for _, s := range w.Parts.table() {
 		kernel, ok := ours.Find(s.ServiceKey)
 		if ok && kernel.InService() {
-			m.served[s.VIP] = true
+			m.served[s.VIP] = m.served[s.VIP] || m.servedByPods(s.VIP, kernel.Servers)
 			continue
 		}
 		// Not asked of desired alone: what once served has to go on serving,
@@ -349,6 +364,16 @@ func (m *model) check(rt *rapid.T) {
 			rt.Fatalf("%v has been quiesced for %s, the limit is %s\n%s", id, age, limit, ours.text())
 		}
 	}
+}
+
+// servedByPods reports whether a pod's node is in service: static real servers
+// may go when the operator says so, and sorry servers when others come.
+func (m *model) servedByPods(vip string, rows []Row) bool {
+	i := slices.IndexFunc(m.loop.config.Get().VIPs, func(v VIP) bool { return v.Name == vip })
+	v := &m.loop.config.Get().VIPs[i]
+	return slices.ContainsFunc(rows, func(r Row) bool {
+		return r.Weight > 0 && !v.isStatic(r.Address) && !slices.Contains(v.Sorry, r.Address)
+	})
 }
 
 // allRefused reports whether the kernel has no route to any real server that

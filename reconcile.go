@@ -330,6 +330,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 	r.complain(p.want)
 	r.state.Memory, r.state.Leaving = p.want.Memory, p.Parts
 	r.state.rememberWithdrawn(p.Withdrawn)
+	r.state.Down = p.want.health.down()
 	// Before the kernel: an address must not be forgotten between the two. A
 	// full /run costs the memory of a crash, not the data plane.
 	saveErr := r.dir.save(r.state)

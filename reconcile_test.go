@@ -83,7 +83,7 @@ func (b *bench) restart() {
 }
 
 func (b *bench) configure(vips ...VIP) {
-	b.loop.config.Set(&Config{VIPs: vips, AuditInterval: 10 * time.Second, Sync: b.sync})
+	b.loop.config.Set(&Config{VIPs: vips, AuditInterval: 10 * time.Second, Sync: b.sync, Marks: MarkRange{First: 0x1000, Count: 0x1000}})
 }
 
 // turn runs the loop once and returns what it logged.
@@ -185,6 +185,19 @@ func TestLoopNeverEmptyByAccident(t *testing.T) {
 	b.turn()
 	b.later(time.Hour)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
+	// The operator takes one of them out, before and after a restart the same.
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1}
+	b.configure(testVIP(func(v *VIP) { v.RealServers = []StaticServer{{Address: addr("10.1.0.2")}} }))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+	b.restart()
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+	b.loop.cluster.Set(testCluster(nil))
+	b.turn()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
+	clear(b.kernel.conns)
+	b.configure(testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("c", "10.1.0.3")))
 	if log := b.turn(); !strings.Contains(log, "in service again") {
 		t.Errorf("the end is not logged:\n%s", log)
@@ -388,6 +401,7 @@ func TestStateRoundTrip(t *testing.T) {
 		{Role: SyncMaster, Interface: "eth1", ID: 7, Group: addr("224.0.0.81"), Port: 8848, TTL: 1},
 		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400, Device: 3},
 	}
+	s.Down = map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s", {"edge", addr("2001:db8::2"), 9000}: "port 9000/tcp: refused"}
 	b, err := s.encode(nil, new(stateTexts))
 	if err != nil {
 		t.Fatal(err)

@@ -259,8 +259,12 @@ func (b *build) workedBefore(set workKey) []RealServer {
 }
 
 // keepWorking puts what was in service last back into service, beside the
-// rows, none of which is.
-func keepWorking(rows []Row, before []RealServer) []Row {
+// rows, none of which is. Nodes to which the operator has given weight 0 since
+// are among them only if there were no others.
+func (v *VIP) keepWorking(rows []Row, before []RealServer) []Row {
+	if fromPods := slices.DeleteFunc(slices.Clone(before), func(s RealServer) bool { return v.isStatic(s.Address) }); len(fromPods) > 0 {
+		before = fromPods
+	}
 	others := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool {
 		return slices.ContainsFunc(before, r.SameServer)
 	})
@@ -287,10 +291,19 @@ func sameAs(s RealServer) func(Row) bool {
 const slowSteps = 10
 
 // slowStart lowers the weights of real servers that joined a set which was
-// already serving, and notes when they will be due for more.
+// already serving, or are back from an outage, and notes when they will be due
+// for more. An outage is remembered as a start at no time.
 func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
 	v, before := b.in.vip, b.before.Working[of]
-	if v.SlowStart == 0 || len(before) == 0 {
+	if v.SlowStart == 0 {
+		return rows
+	}
+	for i := range b.unprobed {
+		if a := rows[i].Address; rows[i].Weight == 0 && b.unprobed[i].Weight > 0 && !v.isStatic(a) {
+			set.starts(startKey{v.Name, a}, time.Time{})
+		}
+	}
+	if len(before) == 0 {
 		return rows
 	}
 	step := v.SlowStart / slowSteps
@@ -308,20 +321,25 @@ func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
 			}
 			started = b.now
 		}
-		if started.After(b.now) {
+		if started.IsZero() || started.After(b.now) {
 			started = b.now // a clock that was set back must not prolong the start
 		}
 		reached := b.now.Sub(started)/step + 1
 		if reached >= slowSteps {
 			continue
 		}
-		if set.started == nil {
-			set.started = make(map[startKey]time.Time)
-		}
-		set.started[key] = started
+		set.starts(key, started)
 		r.Weight = max(1, r.Weight*uint32(reached)/slowSteps)
 		r.Why += fmt.Sprintf(", slow start %d%%", reached*100/slowSteps)
 		set.next = earlier(set.next, started.Add(reached*step))
 	}
 	return rows
+}
+
+// starts notes when a slow start began.
+func (set *setAnswer) starts(key startKey, at time.Time) {
+	if set.started == nil {
+		set.started = make(map[startKey]time.Time)
+	}
+	set.started[key] = at
 }

@@ -2,7 +2,7 @@
 //
 // main.go loads it before anything else and runs save beside the reconcile
 // loop. With it a director that boots while the API server is away serves what
-// it served last. A file that is torn, foreign or of another version is refused
+// it served last, and after any start the brake on removals knows whom to miss. A file that is torn, foreign or of another version is refused
 // and said so; a snapshot is never used in part.
 
 package main
@@ -124,13 +124,13 @@ func sealed(want string, sum hash.Hash, rest *bufio.Reader) bool {
 	return err == io.EOF && want == hex.EncodeToString(sum.Sum(nil))
 }
 
-// loadSnapshot reads the snapshot below cacheDir. nil means that there is none
-// to use; why, if it is a fault, has been logged.
-func loadSnapshot(cacheDir, source string, log *slog.Logger) *Cluster {
+// loadSnapshot reads the snapshot below cacheDir and says when it was saved. nil
+// means that there is none to use; why, if it is a fault, has been logged.
+func loadSnapshot(cacheDir, source string, log *slog.Logger) (*Cluster, time.Time) {
 	path := snapshotFile(cacheDir)
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, time.Time{}
 	}
 	var (
 		c    *Cluster
@@ -145,10 +145,9 @@ func loadSnapshot(cacheDir, source string, log *slog.Logger) *Cluster {
 	}
 	if err != nil {
 		log.Error("the last-good snapshot of the cluster is not used", "file", path, "err", err)
-		return nil
+		return nil, time.Time{}
 	}
-	log.Info("starting from the last-good snapshot of the cluster, until it answers", "file", path, "saved", head.Saved)
-	return c
+	return c, head.Saved
 }
 
 // saveSnapshots writes each new state of the cluster, with a pause in between,

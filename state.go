@@ -1,5 +1,6 @@
 // What must outlive the process but not the kernel's table: which VIPs are
-// ours, who drains until when, who was in service last.
+// ours, who drains until when, who was in service last, who was down by its
+// probes.
 //
 // reconcile.go saves it before it changes the kernel and loads it at start.
 // It lies in the state directory under /run, which a reboot empties together
@@ -40,8 +41,9 @@ type state struct {
 	// was written, until the table has been read, and whose service goes as a
 	// whole.
 	Drains    map[rowID]drain
-	Addresses []VIPAddress // addresses the controller put on devices itself
-	Daemons   []SyncDaemon // sync daemons that are ours, as they were asked for; one for each role at most
+	Down      map[HealthKey]string // Health.Down; must not be changed
+	Addresses []VIPAddress         // addresses the controller put on devices itself
+	Daemons   []SyncDaemon         // sync daemons that are ours, as they were asked for; one for each role at most
 }
 
 // The file's form.
@@ -53,6 +55,7 @@ type (
 		Started   []startEntry   `json:"slow_starts,omitempty"`
 		Addresses []VIPAddress   `json:"addresses,omitempty"`
 		Daemons   []SyncDaemon   `json:"sync_daemons,omitempty"`
+		Down      []downEntry    `json:"down,omitempty"`
 		Working   []workingEntry `json:"working,omitempty"` // written by stateTexts.working
 		Drains    []drainEntry   `json:"drains,omitempty"`  // written by appendDrain
 	}
@@ -69,6 +72,12 @@ type (
 		VIP     string     `json:"vip"`
 		Address netip.Addr `json:"server"`
 		Since   time.Time  `json:"since"`
+	}
+	downEntry struct {
+		VIP     string     `json:"vip"`
+		Address netip.Addr `json:"server"`
+		Port    uint16     `json:"port,omitempty"`
+		Why     string     `json:"why"`
 	}
 	drainEntry struct {
 		Service  ServiceKey `json:"service"`
@@ -97,6 +106,9 @@ func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	slices.SortFunc(f.Started, func(a, b startEntry) int {
 		return cmp.Or(cmp.Compare(a.VIP, b.VIP), a.Address.Compare(b.Address))
 	})
+	for _, k := range slices.SortedFunc(maps.Keys(s.Down), HealthKey.Compare) {
+		f.Down = append(f.Down, downEntry{k.VIP, k.Address, k.Port, s.Down[k]})
+	}
 	head, err := json.Marshal(f)
 	if err != nil {
 		return nil, err
@@ -290,6 +302,15 @@ func decodeState(b []byte) (*state, error) {
 			return nil, fmt.Errorf("slow_starts: vip %s: empty address", e.VIP)
 		}
 		s.Memory.Started[startKey{e.VIP, e.Address}] = e.Since
+	}
+	for _, e := range f.Down {
+		if !e.Address.IsValid() {
+			return nil, fmt.Errorf("down: vip %s: empty address", e.VIP)
+		}
+		if s.Down == nil {
+			s.Down = make(map[HealthKey]string)
+		}
+		s.Down[HealthKey{e.VIP, e.Address, e.Port}] = e.Why
 	}
 	for _, e := range f.Drains {
 		if !e.Address.IsValid() {

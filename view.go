@@ -9,6 +9,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"time"
 )
@@ -47,6 +48,20 @@ func (v *view) InService() (with, without int) {
 		}
 	}
 	return with, without
+}
+
+// RealServers are the addresses of all real servers.
+func (v *view) RealServers() map[netip.Addr]bool {
+	all := make(map[netip.Addr]bool)
+	if v == nil {
+		return all
+	}
+	for s := range v.Parts.all {
+		for _, row := range s.Servers {
+			all[row.Address] = true
+		}
+	}
+	return all
 }
 
 // ready says why a director in this state should get no traffic; nil when it

@@ -297,7 +297,7 @@ func TestSnapshotFileLife(t *testing.T) {
 	dir := t.TempDir() + "/cache"
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
-	if c := loadSnapshot(dir, "here", logger); c != nil || log.Len() > 0 {
+	if c, _ := loadSnapshot(dir, "here", logger); c != nil || log.Len() > 0 {
 		t.Errorf("without a file: %v, log %q", c, &log)
 	}
 	wake := make(chan struct{}, 1)
@@ -321,18 +321,22 @@ func TestSnapshotFileLife(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff(later, loadSnapshot(dir, "here", logger), compareAddrs); diff != "" {
+	saved, at := loadSnapshot(dir, "here", logger)
+	if diff := cmp.Diff(later, saved, compareAddrs); diff != "" {
 		t.Errorf("cluster (-want +got):\n%s", diff)
 	}
+	if age := time.Since(at); age < 0 || age > time.Minute {
+		t.Errorf("saved at %s", at)
+	}
 	log.Reset()
-	if c := loadSnapshot(dir, "elsewhere", logger); c != nil || !strings.Contains(log.String(), "it is of here, not of elsewhere") {
+	if c, _ := loadSnapshot(dir, "elsewhere", logger); c != nil || !strings.Contains(log.String(), "it is of here, not of elsewhere") {
 		t.Errorf("a snapshot of another cluster gives %v, log %q", c, &log)
 	}
 	if err := os.WriteFile(snapshotFile(dir), []byte("hello\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log.Reset()
-	if c := loadSnapshot(dir, "here", logger); c != nil || !strings.Contains(log.String(), "is not used") {
+	if c, _ := loadSnapshot(dir, "here", logger); c != nil || !strings.Contains(log.String(), "is not used") {
 		t.Errorf("a foreign file gives %v, log %q", c, &log)
 	}
 }

@@ -1,0 +1,256 @@
+// Other hosts that claim a VIP while this director has it: what has been heard
+// of them, and when that is a conflict.
+//
+// conflict_watch.go keeps the book from its goroutine and tells the time; http.go
+// and metrics.go read the picture. No I/O but log lines: nothing here sends,
+// or takes an address away.
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Times of the watch.
+const (
+	// conflictGrace is how far apart two claims of a host have to be, at the
+	// least, to make a conflict: when keepalived moves a VIP, both directors
+	// have it for a moment.
+	conflictGrace = 2 * time.Second
+
+	// conflictSilence is how long a host has to be silent for the conflict, or
+	// the suspicion, to be over.
+	conflictSilence = 30 * time.Second
+
+	// maxClaimants bounds what is remembered of one address, whatever is sent.
+	maxClaimants = 16
+)
+
+// Conflict is another host that claims a VIP which this director has.
+type Conflict struct {
+	VIP     string     `json:"vip"`
+	Address netip.Addr `json:"address"`
+	Device  string     `json:"device"` // of this director
+	MAC     macAddress `json:"mac"`
+	Host    netip.Addr `json:"host,omitzero"` // the other's own address, if the kernel knows one
+	Why     string     `json:"why"`           // what it is likely to be
+	Since   time.Time  `json:"since"`
+}
+
+// String is a conflict for people.
+func (c Conflict) String() string {
+	host := c.MAC.String()
+	if c.Host.IsValid() {
+		host += " (" + c.Host.String() + ")"
+	}
+	return fmt.Sprintf("vip %s: %s claims %s on %s since %s: %s", c.VIP, host, c.Address, c.Device, c.Since.Format(time.DateTime), c.Why)
+}
+
+// conflictPicture is what others may see of the book. It is immutable.
+type conflictPicture struct {
+	Active []Conflict            // sorted
+	Begun  map[netip.Addr]uint64 // conflicts since the process started
+}
+
+// place is an address on a device.
+type place struct {
+	device  int // index
+	address netip.Addr
+}
+
+// holding is a VIP that this director has.
+type holding struct {
+	vip    string
+	device string
+	mac    macAddress // of the device
+}
+
+// claimant is a host that claims the address of a place.
+type claimant struct {
+	place
+	mac macAddress
+}
+
+// suspect is what has been heard of a claimant.
+type suspect struct {
+	first, last time.Time
+	asks        bool      // nothing but requests for other addresses
+	conflict    *Conflict // nil while it may be a hand-over
+}
+
+// conflicts is the book.
+type conflicts struct {
+	log *slog.Logger
+	// hosts are the neighbours with a MAC address on a device.
+	hosts func(device int, mac macAddress) []netip.Addr
+	// servers are the real servers' addresses.
+	servers func() map[netip.Addr]bool
+
+	silence time.Duration // conflictSilence; less in tests
+
+	held     map[place]holding
+	own      map[macAddress]bool // of all devices of this host
+	suspects map[claimant]*suspect
+	begun    map[netip.Addr]uint64
+	picture  atomic.Pointer[conflictPicture]
+}
+
+func newConflicts(log *slog.Logger) *conflicts {
+	return &conflicts{log: log, silence: conflictSilence, suspects: make(map[claimant]*suspect), begun: make(map[netip.Addr]uint64)}
+}
+
+// seen is the newest picture. A nil book has an empty one.
+func (b *conflicts) seen() *conflictPicture {
+	if b != nil {
+		if p := b.picture.Load(); p != nil {
+			return p
+		}
+	}
+	return new(conflictPicture)
+}
+
+// hold exchanges the VIPs that this director has, and its own MAC addresses. It
+// reports whether there is a new one among them.
+func (b *conflicts) hold(held map[place]holding, own map[macAddress]bool, now time.Time) (more bool) {
+	for p := range held {
+		if _, had := b.held[p]; !had {
+			more = true
+		}
+	}
+	b.held, b.own = held, own
+	b.end("this director does not have the VIP any more", now, func(at claimant, _ *suspect) bool {
+		_, has := held[at.place]
+		return !has || own[at.mac]
+	})
+	return more
+}
+
+// hear takes a claim that has arrived at a device. It reports whether this is
+// the first of its claimant.
+func (b *conflicts) hear(device int, c claim, now time.Time) (first bool) {
+	at := claimant{place{device, c.Address}, c.MAC}
+	held, has := b.held[at.place]
+	if !has || b.own[c.MAC] {
+		return false
+	}
+	s := b.suspects[at]
+	if s == nil {
+		if b.claimants(at.place) >= maxClaimants {
+			return false
+		}
+		b.suspects[at] = &suspect{first: now, last: now, asks: c.Asks}
+		return true
+	}
+	s.last, s.asks = now, s.asks && c.Asks
+	if s.conflict == nil && now.Sub(s.first) >= conflictGrace {
+		b.begin(at, s, held, now)
+	}
+	return false
+}
+
+func (b *conflicts) claimants(p place) (n int) {
+	for at := range b.suspects {
+		if at.place == p {
+			n++
+		}
+	}
+	return n
+}
+
+// begin makes a suspect a conflict.
+func (b *conflicts) begin(at claimant, s *suspect, held holding, now time.Time) {
+	c := &Conflict{VIP: held.vip, Address: at.address, Device: held.device, MAC: at.mac, Since: now}
+	hosts := b.hosts(at.device, at.mac)
+	slices.SortFunc(hosts, netip.Addr.Compare)
+	servers := b.servers()
+	server := slices.IndexFunc(hosts, func(a netip.Addr) bool { return servers[a] })
+	switch {
+	case server >= 0:
+		c.Host = hosts[server]
+	case len(hosts) > 0:
+		c.Host = hosts[0]
+	}
+	c.Why = likelyCause(server >= 0, s.asks, at.address.Is6())
+	s.conflict = c
+	b.begun[at.address]++
+	b.log.Error("another host claims the VIP", append(c.attrs(), "why", c.Why)...)
+	b.publish()
+}
+
+// likelyCause is what a conflict is likely to be.
+func likelyCause(server, asks, is6 bool) string {
+	switch {
+	case !server:
+		return "two directors have the VIP, or the address is used twice"
+	case is6:
+		return "a real server that has the VIP on its uplink: it belongs on lo alone, see `lvs-controller realserver`"
+	case asks:
+		return "a real server that sends ARP requests from the VIP: its arp_announce is not set, see `lvs-controller realserver`"
+	}
+	return "a real server that answers ARP for the VIP: its arp_ignore is not set, or the VIP is not on its lo alone, see `lvs-controller realserver`"
+}
+
+// attrs are a conflict's in the log.
+func (c *Conflict) attrs() []any {
+	all := []any{"vip", c.VIP, "address", c.Address, "device", c.Device, "mac", c.MAC.String()}
+	if c.Host.IsValid() {
+		all = append(all, "host", c.Host)
+	}
+	return all
+}
+
+// expire ends what has been silent for long.
+func (b *conflicts) expire(now time.Time) {
+	b.end("not heard any more", now, func(_ claimant, s *suspect) bool { return now.Sub(s.last) >= b.silence })
+}
+
+// end drops the suspects that over is true for.
+func (b *conflicts) end(why string, now time.Time, over func(claimant, *suspect) bool) {
+	var ended []*Conflict
+	for at, s := range b.suspects {
+		if !over(at, s) {
+			continue
+		}
+		delete(b.suspects, at)
+		if s.conflict != nil {
+			ended = append(ended, s.conflict)
+		}
+	}
+	if len(ended) == 0 {
+		return
+	}
+	slices.SortFunc(ended, compareConflicts)
+	for _, c := range ended {
+		b.log.Info("the other host does not claim the VIP any more", append(c.attrs(), "after", now.Sub(c.Since).Round(time.Second), "why", why)...)
+	}
+	b.publish()
+}
+
+func compareConflicts(a, b *Conflict) int {
+	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Device, b.Device), slices.Compare(a.MAC[:], b.MAC[:]))
+}
+
+// publish makes a new picture.
+func (b *conflicts) publish() {
+	p := &conflictPicture{Begun: make(map[netip.Addr]uint64, len(b.begun))}
+	var active []*Conflict
+	for _, s := range b.suspects {
+		if s.conflict != nil {
+			active = append(active, s.conflict)
+		}
+	}
+	slices.SortFunc(active, compareConflicts)
+	for _, c := range active {
+		p.Active = append(p.Active, *c)
+	}
+	for a, n := range b.begun {
+		p.Begun[a] = n
+	}
+	b.picture.Store(p)
+}

@@ -1,0 +1,149 @@
+// A drill of how a controller's life can end, but for kill -9, and of how two
+// lives overlap.
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The controller is replaced by a new binary, dies as of a panic, is picked by
+// the kernel's OOM killer, and has another one started beside it, again and
+// again, each soon after something has changed. One node drains all the while,
+// with an open upload, and keeps its deadline.
+func TestDrillLife(t *testing.T) {
+	d := newDrill(t, "life")
+	d.addNodes(4)
+	d.joinAll(d.nodes)
+	binary := filepath.Join(d.dir, "lvs-controller")
+	start := func() {
+		d.process = d.director.Start(binary, "-config", filepath.Join(d.dir, "config.toml"))
+	}
+	d.install(binary)
+	start()
+	d.serving(d.nodes...)
+	load := d.load(drillPause)
+	leaving, flapping := d.nodes[0], d.nodes[1]
+	upload := d.uploadTo(leaving)
+	must(t, d.admin.DeletePod(t.Context(), d.namespace, leaving.pod, nil))
+	d.serving(d.nodes[1:]...)
+	deadline := d.deadlines(leaving)
+	if len(deadline) != len(drillPorts) {
+		t.Fatalf("deadlines %v", deadline)
+	}
+
+	endings := []struct {
+		name string
+		end  func()
+	}{
+		{"upgrade", func() {
+			d.install(binary) // while the old one runs from the same path
+			if err := d.process.Signal(syscall.SIGTERM); err != nil || !strings.Contains(d.process.Log(), "the kernel goes on forwarding") {
+				t.Errorf("SIGTERM: %v\n%s", err, d.process.Log())
+			}
+		}},
+		{"panic", func() {
+			// What the Go runtime does of SIGQUIT is what it does of a panic: all
+			// stacks, exit status 2, and nothing of the program's own.
+			err := d.process.Signal(syscall.SIGQUIT)
+			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 2 || !strings.Contains(d.process.Log(), "goroutine ") {
+				t.Errorf("SIGQUIT: %v\n%s", err, d.process.Log())
+			}
+		}},
+		{"out of memory", func() {
+			// The OOM killer, called by hand, takes whom it is told to like best.
+			must(t, os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", d.process.PID()), []byte("1000"), 0))
+			must(t, os.WriteFile("/proc/sysrq-trigger", []byte("f"), 0))
+			within(t, 10*time.Second, func() string {
+				if !d.process.Ended() {
+					return "the OOM killer has not killed the controller"
+				}
+				return ""
+			})
+		}},
+		{"a second one beside it", func() {
+			second := d.director.Start(binary, "-config", filepath.Join(d.dir, "config.toml"))
+			within(t, 10*time.Second, func() string {
+				if !second.Ended() {
+					return "the second controller runs on:\n" + second.Log()
+				}
+				return ""
+			})
+			lines := strings.Split(strings.TrimSpace(second.Log()), "\n")
+			if want := fmt.Sprintf("another lvs-controller (pid %d) runs with state directory", d.process.PID()); len(lines) != 1 || !strings.Contains(lines[0], want) {
+				t.Errorf("the second controller says %q, want one line with %q", lines, want)
+			}
+			if d.process.Ended() {
+				t.Errorf("the first controller has ended:\n%s", d.process.Log())
+			}
+			d.process.Kill()
+		}},
+	}
+	for round := range d.size.lives {
+		for i, ending := range endings {
+			on := (round*len(endings)+i)%2 == 1
+			must(t, d.admin.SetPodStatus(t.Context(), d.namespace, flapping.pod, on, flapping.IPv4.String()))
+			time.Sleep(time.Second)
+			ending.end()
+			start()
+			serve := d.nodes[2:]
+			if on {
+				serve = d.nodes[1:]
+			}
+			d.serving(serve...)
+			within(t, 10*time.Second, func() string {
+				if now := d.deadlines(leaving); fmt.Sprint(now) != fmt.Sprint(deadline) {
+					return fmt.Sprintf("after %s the drain's deadlines are %v, were %v\n%s", ending.name, now, deadline, d.process.Log())
+				}
+				return ""
+			})
+			if _, there := d.weights(80)[leaving.IPv4]; !there {
+				t.Errorf("after %s the node that leaves is gone although an upload is open\n%s", ending.name, d.process.Log())
+			}
+		}
+	}
+	must(t, d.finish(upload))
+	load.await(d.size.requests)
+	load.end("own life", fmt.Sprintf("%d each of upgrades, panics, ends by the OOM killer, second controllers", d.size.lives))
+}
+
+// install puts a fresh copy of the controller where path names it, as a careful
+// operator does: beside it first, and then by a rename.
+func (d *drill) install(path string) {
+	d.Helper()
+	b, err := os.ReadFile(controllerBinary(d.T))
+	must(d.T, err)
+	must(d.T, os.WriteFile(path+".new", b, 0o755))
+	must(d.T, os.Rename(path+".new", path))
+}
+
+// deadlines are when n's drains end at the latest, by service, as the state file
+// has them.
+func (d *drill) deadlines(n *ingressNode) map[string]time.Time {
+	d.Helper()
+	b, err := os.ReadFile(filepath.Join(d.dir, "state", "state.json"))
+	must(d.T, err)
+	var state struct {
+		Drains []struct {
+			Service, Server string
+			Deadline        time.Time
+		}
+	}
+	must(d.T, json.Unmarshal(b, &state))
+	found := make(map[string]time.Time)
+	for _, e := range state.Drains {
+		if e.Server == n.IPv4.String() {
+			found[e.Service] = e.Deadline
+		}
+	}
+	return found
+}

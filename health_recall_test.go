@@ -1,0 +1,138 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Who was down before a restart is down after it until it has risen, and nobody
+// else is. What nobody is asked about any more is forgotten, once it is clear
+// that nobody is.
+func TestScheduleRecall(t *testing.T) {
+	addr := netip.MustParseAddr
+	first, second, gone := addr("10.0.0.1"), addr("10.0.0.2"), addr("10.0.0.9")
+	recalled := map[HealthKey]string{
+		{"edge", first, 0}:  "connect to 10.0.0.1:80: no answer in 500ms",
+		{"edge", second, 2}: "port 2/tcp: refused",
+		{"edge", gone, 0}:   "no answer",
+		{"old", first, 0}:   "no answer",
+	}
+	p := &playground{schedule: newSchedule(func() float64 { return 0.5 }, recalled), now: epoch, respond: quick}
+	down := func() map[HealthKey]string { return newHealth(p.judge(), p.recalled).Down }
+	if diff := cmp.Diff(recalled, down(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("before the first plan (-want +got):\n%s", diff)
+	}
+	plan := func(servers int, held bool) {
+		all := fleet(sure(func(p *Probes) { p.TCP, p.Ports = 80, true }), servers, 2)
+		all.VIPs[0].Held = held
+		p.replan(all, p.now)
+	}
+	expect := func(when string, want ...HealthKey) {
+		t.Helper()
+		wanted := make(map[HealthKey]string)
+		for _, k := range want {
+			wanted[k] = recalled[k]
+		}
+		if diff := cmp.Diff(wanted, down(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+	of := func(a netip.Addr, port uint16) HealthKey { return HealthKey{"edge", a, port} }
+
+	plan(3, true) // static ones, before the cluster has answered
+	expect("while little is known", of(first, 0), of(second, 2), of(gone, 0))
+	plan(4, false)
+	expect("once all are known", of(first, 0), of(second, 2))
+	for _, target := range p.targets {
+		ill := target.server == first && target.port == 0 || target.server == second && target.port == 2
+		if want := beginning(ill); target.state != want {
+			t.Errorf("%+v begins %d", target.targetKey, target.state)
+		}
+	}
+	p.play(time.Second) // one good answer each; two make them rise
+	expect("after one answer", of(first, 0), of(second, 2))
+	p.play(3 * time.Second)
+	expect("after three")
+	if n := len(p.recalled); n > 0 {
+		t.Errorf("%d are remembered for ever", n)
+	}
+	begun := slices.ContainsFunc(p.begun, func(b begun) bool { return b.server == gone })
+	if begun {
+		t.Error("somebody is asked who is in no plan")
+	}
+}
+
+// beginning is the condition of a target that begins ill, or that of a new one.
+func beginning(ill bool) condition {
+	if ill {
+		return down
+	}
+	return unknown
+}
+
+// A restart sends nobody to a node that was down, though its pod is ready.
+func TestRestartRecallsProbes(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.Probes = &Probes{TCP: 80} }))
+	cluster := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
+	b.loop.health = newLatest[Health](b.loop.wake)
+	b.loop.cluster.Set(cluster)
+	b.turn()
+	b.loop.health.Set(&Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s"}})
+	b.turn()
+	quiesced := func(when string) {
+		t.Helper()
+		for _, s := range b.kernel.table(func(ServiceKey) bool { return true }) {
+			for _, r := range s.Servers {
+				if (r.Weight == 0) != (r.Address == addr("10.1.0.2")) {
+					t.Errorf("%s: %s: %s has weight %d", when, s.ServiceKey, r.Address, r.Weight)
+				}
+			}
+		}
+	}
+	quiesced("before")
+	b.restart()
+	b.loop.health = newLatest[Health](b.loop.wake)
+	b.loop.health.Set(&Health{Down: b.loop.state.Down})
+	b.turn()
+	quiesced("before the cluster has answered")
+	b.loop.cluster.Set(cluster)
+	b.turn()
+	quiesced("after")
+}
+
+// Who is back from an outage starts slowly, as who joins does, and so after a
+// restart in between.
+func TestSlowStartAfterOutage(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) {
+		v.Scheduler, v.Weight, v.SlowStart, v.Ports = "wrr", 10, 10*time.Second, []Port{{80, TCP}}
+		v.Probes = &Probes{TCP: 80}
+	}))
+	cluster := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
+	hear := func(h *Health) {
+		b.loop.health = newLatest[Health](b.loop.wake)
+		b.loop.health.Set(h)
+		b.turn()
+	}
+	down := &Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s"}}
+	b.kernel.conns[rowID{ServiceKey{Address: addr("10.0.0.1"), Port: 80, Protocol: TCP}, addr("10.1.0.2"), 0}] = Connections{Active: 1}
+	b.loop.cluster.Set(cluster)
+	hear(&Health{})
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=10\n")
+	hear(down)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=0\n")
+	b.restart()
+	b.loop.cluster.Set(cluster)
+	hear(down)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=0\n")
+	b.later(time.Minute)
+	hear(&Health{})
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=1\n")
+	b.later(5 * time.Second)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=6\n")
+	b.later(10 * time.Second)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=10\n")
+}
