@@ -32,7 +32,8 @@ type httpServer struct {
 	// reloaded rings after configs has changed; nil where it never does.
 	reloaded <-chan struct{}
 	started  time.Time
-	prober   *prober // nil: nobody probes
+	prober   *prober      // nil: nobody probes
+	uplink   func() error // why the uplink carries no traffic; nil: nobody cares
 	// conflicts is nil where nobody watches for them.
 	conflicts *conflicts
 
@@ -142,9 +143,14 @@ func (s *httpServer) healthy() error {
 	return nil
 }
 
-// ready succeeds when the table is in place and somebody serves. It does not
-// depend on the API server: the kernel's table does not either.
-func (s *httpServer) ready() error { return s.loop.view.Load().ready(s.loop.now()) }
+// ready succeeds when the table is in place, somebody serves and the uplink is
+// up. It does not depend on the API server: the kernel's table does not either.
+func (s *httpServer) ready() error {
+	if err := s.loop.view.Load().ready(s.loop.now()); err != nil || s.uplink == nil {
+		return err
+	}
+	return s.uplink()
+}
 
 // status is what /status.json and `status -o json` give.
 type status struct {
@@ -190,7 +196,7 @@ func (s *httpServer) probeStats() ProbeStats {
 func (s *httpServer) status() (status, error) {
 	v := s.loop.view.Load()
 	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Services: []serviceStatus{}}
-	if err := v.ready(s.loop.now()); err != nil {
+	if err := s.ready(); err != nil {
 		st.Reason = err.Error()
 	}
 	st.Ready = st.Reason == ""

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -65,6 +66,12 @@ func TestReadyz(t *testing.T) {
 		{"and can again", func() {
 			b.kernel.broken = nil
 			b.later(retryMost)
+		}, 200, "ok\n"},
+		{"the uplink goes down", func() {
+			server.uplink = func() error { return errors.New("the uplink eth0 is down") }
+		}, 503, "the uplink eth0 is down\n"},
+		{"and comes back", func() {
+			server.uplink = func() error { return nil }
 		}, 200, "ok\n"},
 	} {
 		step.change()

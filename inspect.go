@@ -1,13 +1,14 @@
-// The sub-commands that look and change nothing: status and diff.
+// The sub-commands that look and change nothing: status, ready and diff.
 //
 // main.go calls them. status asks the kernel and, for the reasons, the running
-// controller; diff does one turn of the reconcile loop without its last step.
+// controller; ready asks the controller alone; diff does one turn of the reconcile loop without its last step.
 
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -55,21 +56,71 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	return exitOK
 }
 
-// fetchStatus asks the running controller.
-func fetchStatus(ctx context.Context, listen string) (status, error) {
-	var st status
-	if listen == "" {
-		return st, fmt.Errorf("listen is off")
+// readyPatience is how long ready waits for the controller's answer.
+const readyPatience = 2 * time.Second
+
+// runReady tells by its exit code whether this director should get traffic, for
+// a program such as keepalived to ask once a second. With -listen it reads no
+// configuration: one that is being edited says nothing about the director.
+func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fs := newFlags("lvs-controller ready", stderr)
+	listen := fs.String("listen", "", "`address` of the controller's listener (default the configuration's)")
+	var src source
+	src.flags(fs)
+	if code, done := parse(fs, args); done {
+		return code
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	src.parsed(fs)
+	if *listen == "" {
+		cfg, err := src.load()
+		if err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailure
+		}
+		*listen = cfg.Listen
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+dialable(listen)+"/status.json", nil)
+	resp, err := askController(ctx, *listen, "/readyz")
 	if err != nil {
-		return st, err
+		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
+		return exitFailure
+	}
+	defer resp.Body.Close()
+	// A sentence; whoever listens there instead may have more to say.
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	switch said := strings.TrimSpace(string(text)); {
+	case err != nil:
+		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
+	case resp.StatusCode != http.StatusOK:
+		fmt.Fprintln(stderr, "NOT READY:", said)
+	default:
+		fmt.Fprintln(stdout, "ready")
+		return exitOK
+	}
+	return exitFailure
+}
+
+// askController sends one GET request to the running controller.
+func askController(ctx context.Context, listen, path string) (*http.Response, error) {
+	if listen == "" {
+		return nil, errors.New("listen is off")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+dialable(listen)+path, nil)
+	if err != nil {
+		return nil, err
 	}
 	// Without a proxy: listen is an address of this host.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
+	return client.Do(req)
+}
+
+// fetchStatus asks the running controller.
+func fetchStatus(ctx context.Context, listen string) (status, error) {
+	var st status
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	resp, err := askController(ctx, listen, "/status.json")
 	if err != nil {
 		return st, err
 	}

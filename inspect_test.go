@@ -165,3 +165,35 @@ func TestDialable(t *testing.T) {
 		}
 	}
 }
+
+// Ready is an exit code for keepalived and a line for people. With -listen no
+// configuration is read.
+func TestReady(t *testing.T) {
+	answer := http.StatusOK
+	controller := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/readyz" {
+			answer = http.StatusNotFound
+		}
+		w.WriteHeader(answer)
+		fmt.Fprintln(w, map[bool]string{true: "ok", false: "no real server is in service"}[answer == http.StatusOK])
+	}))
+	defer controller.Close()
+	listen := strings.TrimPrefix(controller.URL, "http://")
+	good := writeConfig(t, fmt.Sprintf("listen = %q\n%s", listen, staticVIP))
+	ask := func(wantCode int, wantOut, wantErr string, args ...string) {
+		t.Helper()
+		code, stdout, stderr := cli(t, append([]string{"ready"}, args...)...)
+		if code != wantCode || stdout != wantOut || !strings.HasPrefix(stderr, wantErr) || wantErr == "" && stderr != "" {
+			t.Errorf("ready %q: exit %d, stdout %q, stderr %q; want %d, %q, %q", args, code, stdout, stderr, wantCode, wantOut, wantErr)
+		}
+	}
+	ask(0, "ready\n", "", "-config", good)
+	ask(0, "ready\n", "", "-listen", listen, "-config", "/nowhere")
+	answer = http.StatusServiceUnavailable
+	ask(1, "", "NOT READY: no real server is in service\n", "-config", good)
+	controller.Close()
+	ask(1, "", "NOT READY: the controller does not answer: ", "-listen", listen)
+	ask(1, "", "NOT READY: the controller does not answer: listen is off\n", "-config", writeConfig(t, "listen = \"\"\n"+staticVIP))
+	ask(1, "", "read the configuration: ", "-config", "/nowhere/config.toml")
+	ask(2, "", "flag provided but not defined", "-lisen", listen)
+}

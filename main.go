@@ -47,6 +47,10 @@ a Kubernetes cluster through the kernel's IPVS, in direct routing.
   lvs-controller diff -config FILE       what would change in the kernel now; 2 = changes
   lvs-controller status [-config FILE] [-o json]
                                          services, real servers, reasons, connections
+  lvs-controller ready [-config FILE | -listen ADDR:PORT]
+                                         does /readyz say ok? 0 = yes, 1 = no
+  lvs-controller keepalived -config FILE -peer ADDR [-source ADDR] [-priority N]
+                                         a keepalived.conf that goes with the file
   lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
                                          prepare (or undo) a node
   lvs-controller version
@@ -85,6 +89,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return runDiff(ctx, args[1:], stdout, stderr)
 		case "status":
 			return runStatus(ctx, args[1:], stdout, stderr)
+		case "ready":
+			return runReady(ctx, args[1:], stdout, stderr)
+		case "keepalived":
+			return runKeepalived(ctx, args[1:], stdout, stderr)
 		case "realserver":
 			return runRealserver(args[1:], stdout, stderr)
 		case "version":
@@ -363,7 +371,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	}
 	prep.addresses = newAddresses(loop.state.Addresses, log)
 	conflicts := newConflictWatch(log, configs, conflictWake, func() map[netip.Addr]bool { return loop.view.Load().RealServers() })
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, conflicts: conflicts.book}
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.Uplink, conflicts: conflicts.book}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)

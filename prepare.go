@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // preparation is the real host.
@@ -23,8 +24,9 @@ type preparation struct {
 	sysctls   procSys
 	addresses *addresses
 	marks     *markTable
-	noUplink  bool            // the missing default route has been logged
-	told      map[string]bool // settings that have been complained of
+	noUplink  bool                   // the missing default route has been logged
+	device    atomic.Pointer[string] // the uplink when it was known last; nil: never
+	told      map[string]bool        // settings that have been complained of
 
 	// readBack is what the kernel shows for an operator's "name=value", in its
 	// own form, so that a list of processors is not written again and again.
@@ -87,6 +89,7 @@ func (p *preparation) Marked() (map[MarkedPort]uint32, error) { return p.marks.R
 // uplink is the configured device, else that of the default route, else "".
 func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	if cfg.Interface != "" {
+		p.device.Store(&cfg.Interface)
 		return cfg.Interface, nil
 	}
 	r, err := openRtnl(ctx)
@@ -99,6 +102,9 @@ func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 		p.log.Warn("no uplink: its sysctls are left alone; set interface", "err", err)
 	}
 	p.noUplink = err != nil
+	if err == nil {
+		p.device.Store(&name)
+	}
 	return name, nil
 }
 

@@ -73,6 +73,7 @@ type Host struct {
 	IPv6 netip.Addr // on eth0, in 2001:db8::/64
 	lab  *Lab
 	ns   string
+	port string // the bridge's end of its cable
 }
 
 // namespace makes a host that is connected to nothing but itself.
@@ -101,14 +102,14 @@ func (h *Host) plug(n int) {
 	h.IPv4 = netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})
 	h.IPv6 = netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n))
 	l.lastPort++
-	port := fmt.Sprintf("p%d", l.lastPort)
+	h.port = fmt.Sprintf("p%d", l.lastPort)
 	h.batch(
-		fmt.Sprintf("link add eth0 type veth peer name %s netns %s", port, l.segment.ns),
+		fmt.Sprintf("link add eth0 type veth peer name %s netns %s", h.port, l.segment.ns),
 		"link set eth0 up",
 		fmt.Sprintf("address add %s/24 dev eth0", h.IPv4),
 		fmt.Sprintf("address add %s/64 dev eth0 nodad", h.IPv6),
 	)
-	l.segment.batch("link set "+port+" master br0", "link set "+port+" up")
+	l.segment.batch("link set "+h.port+" master br0", "link set "+h.port+" up")
 }
 
 // batch runs ip commands inside the host.
@@ -207,11 +208,16 @@ func SortTable(table string) string {
 	return strings.Join(services, "")
 }
 
-// CutLink takes the host's cable out, or puts it back.
-func (h *Host) CutLink(cut bool) {
-	state := "up"
+// CutLink sets the host's own device down, or up again.
+func (h *Host) CutLink(cut bool) { h.batch("link set eth0 " + linkState(cut)) }
+
+// CutPort takes the cable out at the switch, or puts it back: to the host, its
+// carrier is gone.
+func (h *Host) CutPort(cut bool) { h.lab.segment.batch("link set " + h.port + " " + linkState(cut)) }
+
+func linkState(cut bool) string {
 	if cut {
-		state = "down"
+		return "down"
 	}
-	h.batch("link set eth0 " + state)
+	return "up"
 }

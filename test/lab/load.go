@@ -115,16 +115,29 @@ func (h *Host) Ask(addr netip.AddrPort) (answer string, err error) {
 	return answer, err
 }
 
+// Knock sends one such request and waits no longer than limit for its answer.
+func (h *Host) Knock(addr netip.AddrPort, limit time.Duration) (answered bool) {
+	h.Do(func() {
+		_, err := requestWithin(addr, limit)
+		answered = err == nil
+	})
+	return answered
+}
+
 var errWrongAnswer = errors.New("wrong answer")
 
 // request asks once and returns the answer's one line.
-func request(addr netip.AddrPort) (string, error) {
-	conn, err := net.DialTimeout("tcp", addr.String(), RequestLimit)
+func request(addr netip.AddrPort) (string, error) { return requestWithin(addr, RequestLimit) }
+
+// requestWithin waits no longer than limit for the connection, and again for the
+// answer.
+func requestWithin(addr netip.AddrPort, limit time.Duration) (string, error) {
+	conn, err := net.DialTimeout("tcp", addr.String(), limit)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(soon())
+	conn.SetDeadline(time.Now().Add(limit))
 	if _, err := io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 		return "", err
 	}

@@ -1,0 +1,109 @@
+// What `keepalived` prints for a configuration, and what it refuses.
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// manyVIPs has VIPs of all kinds: one that the controller announces itself, and
+// both families in an order of its own.
+const manyVIPs = `interface = "bond0.7"
+listen = "[::1]:9652"
+[[vip]]
+name = "six"
+addresses = ["2001:db8::1", "192.0.2.1"]
+ports = [80]
+[[vip]]
+name = "own"
+addresses = ["192.0.2.2"]
+announce = "arp"
+ports = [80]
+[[vip]]
+name = "edge"
+addresses = ["192.0.2.4", "192.0.2.3"]
+ports = [80]
+`
+
+// keepalivedCases, which real keepalived reads in TestKernelKeepalivedReads, are configurations with the golden files of what comes out.
+var keepalivedCases = []struct {
+	name, config string
+	args         []string
+}{
+	{"keepalived-one.conf", "interface = \"eth0\"\n" + staticVIP, []string{"-peer", "192.0.2.201"}},
+	{"keepalived-both.conf", manyVIPs, []string{"-peer", "192.0.2.201", "-source", "192.0.2.202", "-priority", "254", "-state", "MASTER"}},
+	{"keepalived-six.conf", manyVIPs, []string{"-peer", "2001:db8::201", "-interface", "eth1", "-router-id", "7", "-interval", "1s", "-priority", "50", "-nopreempt"}},
+}
+
+func TestKeepalivedConf(t *testing.T) {
+	for _, test := range keepalivedCases {
+		golden := filepath.Join("testdata", "golden", test.name)
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, stdout, stderr := cli(t, append([]string{"keepalived", "-config", writeConfig(t, test.config)}, test.args...)...)
+		if code != 0 || stderr != "" {
+			t.Errorf("%s: exit %d, stderr %q", test.name, code, stderr)
+		}
+		if diff := cmp.Diff(string(want), stdout); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+// install/keepalived.conf goes with config.toml.example.
+func TestInstalledKeepalivedConf(t *testing.T) {
+	want, err := os.ReadFile(filepath.Join("install", "keepalived.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := cli(t, "keepalived", "-config", "config.toml.example", "-peer", "10.135.22.3")
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit %d, stderr %q", code, stderr)
+	}
+	if diff := cmp.Diff(string(want), stdout); diff != "" {
+		t.Errorf("install/keepalived.conf is not what is printed for config.toml.example (-file +printed):\n%s", diff)
+	}
+}
+
+func TestKeepalivedRefuses(t *testing.T) {
+	const peer = "192.0.2.201"
+	for _, test := range []struct {
+		name, config string
+		args         []string
+		says         string
+	}{
+		{"no peer", manyVIPs, nil, `-peer is missing: the other director's address`},
+		{"a name", manyVIPs, []string{"-peer", "director2"}, `-peer "director2": want a host's IPv4 or IPv6 address`},
+		{"this host", manyVIPs, []string{"-peer", "127.0.0.1"}, `-peer "127.0.0.1": want a host's IPv4 or IPv6 address`},
+		{"a VIP as peer", manyVIPs, []string{"-peer", "192.0.2.2"}, `192.0.2.2 is an address of VIP "own", want a director's own`},
+		{"both the same", manyVIPs, []string{"-peer", peer, "-source", peer}, `-source 192.0.2.201: want this director's own address, of the family of -peer 192.0.2.201`},
+		{"two families", manyVIPs, []string{"-peer", peer, "-source", "2001:db8::5"}, `-source 2001:db8::5: want this director's own address, of the family of -peer 192.0.2.201`},
+		{"nobody's VIP", "interface = \"eth0\"\n" + strings.Replace(staticVIP, "ports", "announce = \"arp\"\nports", 1), []string{"-peer", peer}, `no VIP has announce = "none": the controller puts all of them on the network itself`},
+		{"no VIP of the peer's family", "interface = \"eth0\"\n" + staticVIP, []string{"-peer", "2001:db8::201"}, `-peer 2001:db8::201: no VIP that is left to keepalived has an IPv6 address; name the other director by its IPv4 address`},
+		{"nobody to ask", "interface = \"eth0\"\nlisten = \"\"\n" + staticVIP, []string{"-peer", peer}, `listen is off in the configuration: nobody could be asked whether the director is ready`},
+		{"a device that begins a comment", "interface = \"eth0!\"\n" + staticVIP, []string{"-peer", peer}, `interface "eth0!": keepalived.conf can hold letters, digits and . _ : / - only`},
+		{"a line of its own", manyVIPs, []string{"-peer", peer, "-interface", "eth0\nstate MASTER"}, `interface "eth0\nstate MASTER": keepalived.conf can hold letters, digits and . _ : / - only`},
+		{"arguments", manyVIPs, []string{"-peer", peer, "-binary", "/bin/true; x"}, `-binary "/bin/true; x": keepalived.conf can hold letters, digits and . _ : / - only`},
+		{"a relative path", manyVIPs, []string{"-peer", peer, "-binary", "lvs-controller"}, `-binary "lvs-controller": want an absolute path`},
+		{"router 0", manyVIPs, []string{"-peer", peer, "-router-id", "0"}, `-router-id 0: want 1 to 255`},
+		{"an owner's priority", manyVIPs, []string{"-peer", peer, "-priority", "255"}, `-priority 255: want 2 to 254`},
+		{"too often", manyVIPs, []string{"-peer", peer, "-interval", "5ms"}, `-interval 5ms: want 10ms to 40.95s in steps of 10ms`},
+		{"between two steps", manyVIPs, []string{"-peer", peer, "-interval", "25ms"}, `-interval 25ms: want 10ms to 40.95s in steps of 10ms`},
+		{"another state", manyVIPs, []string{"-peer", peer, "-state", "backup"}, `-state "backup": want BACKUP or MASTER`},
+		{"master that does not preempt", manyVIPs, []string{"-peer", peer, "-state", "MASTER", "-nopreempt"}, `-state MASTER: a director with -nopreempt has to start as BACKUP`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			code, stdout, stderr := cli(t, append([]string{"keepalived", "-config", writeConfig(t, test.config)}, test.args...)...)
+			if want := "lvs-controller keepalived: " + test.says + "\n"; code != 1 || stdout != "" || stderr != want {
+				t.Errorf("exit %d, stdout %q, stderr:\n%swant\n%s", code, stdout, stderr, want)
+			}
+		})
+	}
+}
