@@ -41,9 +41,9 @@ model:
 	go test -run '^TestModel$$' -rapid.checks=$(SEQUENCES) -timeout 20m .
 
 kernel: build vm-setup $(CACHE)/lvs.test
-	test/vm/run -timeout 500 -file lvs-controller -file $(CACHE)/lvs.test \
+	test/vm/run -timeout 900 -file lvs-controller -file $(CACHE)/lvs.test \
 		-env LVS_KERNEL=1 -env LVS_REQUIRE_ALL=1 -env LVS_BINARY=/work/lvs-controller -env LVS_DRILL \
-		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 480s
+		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 870s
 
 e2e: build vm-setup $(CACHE)/lvs.test
 	test/kube/build
