@@ -94,7 +94,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if shown := director.run(t, "ip", "address", "show", "dev", "eth0"); strings.Contains(shown, "77/") {
+	if shown := director.run(t, "ip", "address", "show", "dev", "eth0"); strings.Contains(shown, " 10.0.0.77/") || strings.Contains(shown, " 2001:db8::77/") {
 		t.Errorf("VIPs are left on the uplink:\n%s", shown)
 	}
 	stop()
