@@ -68,14 +68,14 @@ func newPair(t *testing.T) *pair {
 		node.Run(controllerBinary(t), "realserver", "-vip", "10.0.0.100,2001:db8::100", "-uplink", "eth0", "-state", filepath.Join(t.TempDir(), "rs.json"))
 	}
 	for _, m := range []*twin{p.one, p.two} {
-		m.write("config.toml", m.configHead()+"[sync]\ninterface = \"eth0\"\n[sysctl]\nsloppy_tcp = 1\n[[vip]]\nname = \"edge\"\naddresses = [\"10.0.0.100\", \"2001:db8::100\"]\nports = [80]\nscheduler = \"mh\"\nflags = [\"mh-port\"]\n"+
+		m.write("config.toml", m.configHead()+"[sync]\ninterface = \"eth0\"\n[sysctl]\nsloppy_tcp = 1\n[[vip]]\nname = \"edge\"\naddresses = [\"10.0.0.100\", \"2001:db8::100\"]\nports = [80]\nscheduler = \"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]\n"+
 			"real_servers = [{address = \"10.0.0.11\"}, {address = \"10.0.0.12\"}, {address = \"10.0.0.13\"}, {address = \"2001:db8::11\"}]\n")
 		m.start()
 	}
 	for _, m := range []*twin{p.one, p.two} {
-		m.table("-A -t 10.0.0.100:80 -s mh -b mh-port", "-a -t 10.0.0.100:80 -r 10.0.0.11:80 -g -w 1",
+		m.table("-A -t 10.0.0.100:80 -s mh -b mh-fallback,mh-port", "-a -t 10.0.0.100:80 -r 10.0.0.11:80 -g -w 1",
 			"-a -t 10.0.0.100:80 -r 10.0.0.12:80 -g -w 1", "-a -t 10.0.0.100:80 -r 10.0.0.13:80 -g -w 1",
-			"-A -t [2001:db8::100]:80 -s mh -b mh-port", "-a -t [2001:db8::100]:80 -r [2001:db8::11]:80 -g -w 1")
+			"-A -t [2001:db8::100]:80 -s mh -b mh-fallback,mh-port", "-a -t [2001:db8::100]:80 -r [2001:db8::11]:80 -g -w 1")
 		m.daemons("master sync daemon (mcast=eth0, syncid=1, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)",
 			"backup sync daemon (mcast=eth0, syncid=1, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)")
 		m.configure(100)
