@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // The controller is replaced by a new binary, dies as of a panic, is picked by
@@ -41,6 +43,7 @@ func TestDrillLife(t *testing.T) {
 		t.Fatalf("the node that leaves has no deadline\n%s", d.process.Log())
 	}
 
+	var serve []*ingressNode // once the last change is in place
 	endings := []struct {
 		name string
 		end  func()
@@ -71,6 +74,8 @@ func TestDrillLife(t *testing.T) {
 			})
 		}},
 		{"a second one beside it", func() {
+			d.serving(serve...)
+			before := d.kernelState(leaving)
 			second := d.director.Start(binary, "-config", filepath.Join(d.dir, "config.toml"))
 			within(t, 10*time.Second, func() string {
 				if !second.Ended() {
@@ -82,6 +87,9 @@ func TestDrillLife(t *testing.T) {
 			if want := fmt.Sprintf("another lvs-controller (pid %d) runs with state directory", d.process.PID()); len(lines) != 1 || !strings.Contains(lines[0], want) {
 				t.Errorf("the second controller says %q, want one line with %q", lines, want)
 			}
+			if diff := cmp.Diff(before, d.kernelState(leaving)); diff != "" {
+				t.Errorf("the second controller has changed the kernel (-before +after):\n%s", diff)
+			}
 			if d.process.Ended() {
 				t.Errorf("the first controller has ended:\n%s", d.process.Log())
 			}
@@ -92,13 +100,12 @@ func TestDrillLife(t *testing.T) {
 		for i, ending := range endings {
 			on := (round*len(endings)+i)%2 == 1
 			must(t, d.admin.SetPodStatus(t.Context(), d.namespace, flapping.pod, on, flapping.IPv4.String()))
+			if serve = d.nodes[2:]; on {
+				serve = d.nodes[1:]
+			}
 			time.Sleep(time.Second)
 			ending.end()
 			start()
-			serve := d.nodes[2:]
-			if on {
-				serve = d.nodes[1:]
-			}
 			d.serving(serve...)
 			within(t, 10*time.Second, func() string {
 				if now := d.deadline(leaving); !now.Equal(deadline) {
@@ -124,6 +131,20 @@ func (d *drill) install(path string) {
 	must(d.T, err)
 	must(d.T, os.WriteFile(path+".new", b, 0o755))
 	must(d.T, os.Rename(path+".new", path))
+}
+
+// kernelState is what a controller writes to the kernel: the table, and the
+// uplink's addresses. Left out is n's row on the port that has no upload, which
+// goes when its last connection is forgotten.
+func (d *drill) kernelState(n *ingressNode) string {
+	d.Helper()
+	var state strings.Builder
+	for line := range strings.Lines(d.director.Table()) {
+		if !strings.Contains(line, fmt.Sprintf("-r %s:9000 ", n.IPv4)) {
+			state.WriteString(line)
+		}
+	}
+	return state.String() + d.director.Run("ip", "-o", "-4", "address", "show", "dev", "eth0")
 }
 
 // deadline is when n's drain from port 80, where uploads are, ends at the latest,
