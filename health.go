@@ -29,8 +29,8 @@ type ProbedVIP struct {
 	// have; 0 = there is none, and DataPath rests.
 	DataPort uint16
 	Servers  []ProbedServer
-	// Held: too little is known of the cluster to name all Servers.
-	Held bool
+	// Too little is known of the cluster to name all Servers, or all their Ports.
+	ServersUnknown, PortsUnknown bool
 }
 
 // ProbedServer is one real server.
@@ -74,7 +74,7 @@ func (p *ProbePlan) Equal(q *ProbePlan) bool {
 		return p == q
 	}
 	return slices.EqualFunc(p.VIPs, q.VIPs, func(a, b ProbedVIP) bool {
-		return a.Name == b.Name && a.Probes == b.Probes && a.DataPort == b.DataPort && a.Held == b.Held && slices.Equal(a.Addresses, b.Addresses) &&
+		return a.Name == b.Name && a.Probes == b.Probes && a.DataPort == b.DataPort && a.ServersUnknown == b.ServersUnknown && a.PortsUnknown == b.PortsUnknown && slices.Equal(a.Addresses, b.Addresses) &&
 			slices.EqualFunc(a.Servers, b.Servers, func(s, t ProbedServer) bool {
 				return s.Address == t.Address && slices.Equal(s.Ports, t.Ports)
 			})

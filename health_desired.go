@@ -121,7 +121,8 @@ func (w *wanted) probePlan() *ProbePlan {
 			has = func(p Port, a netip.Addr) bool { return partial[p] == nil || partial[p][a] }
 		}
 		p := newProbedVIP(v.in.vip, ports, servers, has)
-		p.Held = v.sets[0].held || v.sets[1].held
+		p.ServersUnknown = v.in.vip.Pods.Selector != "" && !v.in.podsKnown
+		p.PortsUnknown = v.sets[0].held || v.sets[1].held
 		plan.VIPs = append(plan.VIPs, p)
 	}
 	return plan

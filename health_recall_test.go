@@ -28,7 +28,7 @@ func TestScheduleRecall(t *testing.T) {
 	}
 	plan := func(servers int, held bool) {
 		all := fleet(sure(func(p *Probes) { p.TCP, p.Ports = 80, true }), servers, 2)
-		all.VIPs[0].Held = held
+		all.VIPs[0].ServersUnknown, all.VIPs[0].PortsUnknown = held, held
 		p.replan(all, p.now)
 	}
 	expect := func(when string, want ...HealthKey) {
@@ -63,6 +63,78 @@ func TestScheduleRecall(t *testing.T) {
 	begun := slices.ContainsFunc(p.begun, func(b begun) bool { return b.server == gone })
 	if begun {
 		t.Error("somebody is asked who is in no plan")
+	}
+}
+
+// A node that is silent at all its ports, with no other probe, is out as a whole
+// through a restart.
+func TestScheduleRecallOfPorts(t *testing.T) {
+	dead := netip.MustParseAddr("10.0.0.1")
+	respond := func(t *target) (outcome, time.Duration) {
+		switch {
+		case t.server == dead:
+			return outcome{}, time.Hour
+		case t.port == 3:
+			return outcome{result: failed, why: "refused"}, time.Millisecond // nobody serves it
+		}
+		return outcome{result: passed}, time.Millisecond
+	}
+	plan := fleet(sure(func(p *Probes) { p.Ports = true }), 3, 3)
+	p := newPlayground(plan, respond)
+	p.play(20 * time.Second)
+	before := newHealth(p.judge(), nil).Down
+	if _, out := before[HealthKey{"edge", dead, 0}]; !out {
+		t.Fatalf("the dead node is not out as a whole: %v", before)
+	}
+	q := &playground{schedule: newSchedule(func() float64 { return 0.5 }, before), now: epoch, respond: respond}
+	q.replan(plan, q.now)
+	for at := time.Duration(0); at < 20*time.Second; at += 100 * time.Millisecond {
+		q.play(at)
+		if _, out := newHealth(q.judge(), q.recalled).Down[HealthKey{"edge", dead, 0}]; !out {
+			t.Fatalf("%s after the restart the dead node is not out as a whole", at)
+		}
+	}
+}
+
+// A node without the VIP on its lo is out until it can be asked for that again,
+// however well it answers else.
+func TestScheduleRecallOfDataPath(t *testing.T) {
+	bad := netip.MustParseAddr("10.0.0.1")
+	key := HealthKey{"edge", bad, 0}
+	mended := false
+	respond := func(t *target) (outcome, time.Duration) {
+		if t.server == bad && t.kind == probeDataPath && !mended {
+			return outcome{}, time.Hour
+		}
+		return outcome{result: passed}, time.Millisecond
+	}
+	p := &playground{schedule: newSchedule(func() float64 { return 0.5 }, map[HealthKey]string{key: "not on its lo"}), now: epoch, respond: respond}
+	plan := func(known bool) {
+		all := fleet(sure(func(p *Probes) { p.TCP, p.DataPath = 80, true }), 3, 0)
+		if !known {
+			all.VIPs[0].PortsUnknown, all.VIPs[0].DataPort = true, 0
+		}
+		p.replan(all, p.now)
+	}
+	out := func() bool { _, out := newHealth(p.judge(), p.recalled).Down[key]; return out }
+	for at := time.Duration(0); at < 40*time.Second; at += 100 * time.Millisecond {
+		switch at {
+		case 0:
+			plan(false)
+		case 10 * time.Second:
+			plan(false) // something else has changed
+		case 20 * time.Second:
+			plan(true)
+		case 30 * time.Second:
+			mended = true
+		}
+		p.play(at)
+		if !mended && !out() {
+			t.Fatalf("%s after the restart the node is in service", at)
+		}
+	}
+	if out() || len(p.recalled) > 0 {
+		t.Errorf("mended, the node is out; recalled %v", p.recalled)
 	}
 }
 

@@ -111,8 +111,8 @@ type schedule struct {
 	inFlight, inSilence int
 	counts              [probeKinds][down + 1]int // targets by condition
 	round               uint64
-	// recalled are those that an earlier run found down and that have not been in
-	// a plan yet.
+	// recalled are those that an earlier run found down and who cannot be asked
+	// yet, at least not in every way that may have found it.
 	recalled map[HealthKey]string
 }
 
@@ -154,7 +154,7 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 		for j := range p.Servers {
 			s.plan(p, v, &p.Servers[j], now)
 		}
-		s.recall(v, p.Held)
+		s.recall(v, p)
 	}
 	maps.DeleteFunc(s.recalled, func(k HealthKey, _ string) bool {
 		return !slices.ContainsFunc(s.vips, func(v *vipSchedule) bool { return v.name == k.VIP })
@@ -234,31 +234,60 @@ func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now tim
 
 // recall begins v's targets with what an earlier run found of them: a restart
 // must not send clients to a node that is down until that is found out anew.
-// held: there may be others to recall later.
-func (s *schedule) recall(v *vipSchedule, held bool) {
-	claimed := make(map[HealthKey]bool)
+func (s *schedule) recall(v *vipSchedule, p *ProbedVIP) {
 	for _, set := range v.sets {
 		if set == nil {
 			continue
 		}
 		for _, t := range set.targets {
+			if !t.began.IsZero() {
+				continue // it has been asked since
+			}
+			node := HealthKey{v.name, t.server, 0}
+			whole, out := s.recalled[node]
 			key := HealthKey{v.name, t.server, t.port}
 			why, found := s.recalled[key]
+			if !found && out && !v.probes.askWhole() {
+				// It was out because no port answered; one that has no entry of its
+				// own had none anywhere, or is new.
+				why, found = portReason(t.port, "no answer before the restart"), true
+			}
 			if !found {
 				continue
 			}
-			if claimed[key] = true; set.Down == nil {
+			if set.Down == nil {
 				set.Down = make(map[HealthKey]string)
 			}
-			set.Down[key] = why
-			_, whole := s.recalled[HealthKey{v.name, t.server, 0}]
+			if set.Down[key] = why; out {
+				set.Down[node] = whole
+			}
 			s.counts[t.kind][t.state]--
-			t.verdict = verdict{state: down, why: strings.TrimPrefix(why, portReason(t.port, "")), silent: whole}
+			t.verdict = verdict{state: down, why: strings.TrimPrefix(why, portReason(t.port, "")), silent: out}
 			s.counts[t.kind][t.state]++
 		}
 	}
-	maps.DeleteFunc(s.recalled, func(k HealthKey, _ string) bool { return claimed[k] || !held && k.VIP == v.name })
+	ports := make(map[netip.Addr]int, len(p.Servers))
+	for i := range p.Servers {
+		ports[p.Servers[i].Address] = len(p.Servers[i].Ports)
+	}
+	maps.DeleteFunc(s.recalled, func(k HealthKey, _ string) bool {
+		if k.VIP != v.name {
+			return false
+		}
+		n, named := ports[k.Address]
+		switch {
+		case !named:
+			return !p.ServersUnknown
+		case k.Port != 0:
+			return !p.PortsUnknown || s.targets[portTarget(k)] != nil
+		}
+		cannotAsk := v.probes.DataPath && p.DataPort == 0 || !v.probes.askWhole() && n == 0
+		return !p.PortsUnknown || !cannotAsk
+	})
 }
+
+// askWhole reports whether there is a probe of the real server as a whole.
+func (p *Probes) askWhole() bool { return p.HTTP != nil || p.TCP != 0 || p.DataPath }
 
 // remove takes t out of wherever it is.
 func (s *schedule) remove(t *target) {
