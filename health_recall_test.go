@@ -122,7 +122,10 @@ func TestScheduleRecallOfDataPath(t *testing.T) {
 		case 0:
 			plan(false)
 		case 10 * time.Second:
-			plan(false) // something else has changed
+			plan(false) // something else has changed: what has been heard stands
+			if tcp := p.targets[targetKey{name: "edge", server: bad, kind: probeTCP}]; tcp.state != up {
+				t.Errorf("the node's own port is %d after ten seconds of good answers", tcp.state)
+			}
 		case 20 * time.Second:
 			plan(true)
 		case 30 * time.Second:

@@ -98,7 +98,7 @@ type clusterWatch struct {
 	streams  map[streamKey]*stream // one per wanted key
 	snapshot Cluster               // newest published; immutable
 	// earlier is what a run before this one knew last. It is not published: until
-	// the streams have begun it tells their brakes who served.
+	// all pods are known anew it tells the brakes who served.
 	earlier Cluster
 }
 
@@ -181,10 +181,6 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 	}
 	w.source, w.wanted = source, wanted
 	before := w.snapshot
-	if len(before.Pods) == 0 {
-		before = w.earlier
-	}
-	w.earlier = Cluster{}
 	w.forget()
 
 	var fresh []*stream
@@ -192,7 +188,7 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		if w.streams[key] == nil {
 			s := &stream{key: key, owner: w, told: map[faultTopic]time.Time{}}
 			s.state = StreamState{Name: key.String(), Since: w.now()}
-			s.brake.published = podsLike(key.pods, before)
+			s.brake.published = podsLike(key.pods, before, w.earlier)
 			w.streams[key] = s
 			fresh = append(fresh, s)
 		}
@@ -264,12 +260,24 @@ func (w *clusterWatch) publish(s *stream, c content) {
 	maps.Copy(next.Pods, w.snapshot.Pods)
 	maps.Copy(next.ConfigMaps, w.snapshot.ConfigMaps)
 	if isPods {
-		next.Pods[s.key.pods] = c.pods
+		if next.Pods[s.key.pods] = c.pods; w.allPodsIn(next) {
+			w.earlier = Cluster{}
+		}
 	} else {
 		next.ConfigMaps[s.key.configMap] = c.configMap
 	}
 	w.snapshot = next
 	w.set(&next)
+}
+
+// allPodsIn reports whether c knows of all pods that are wanted.
+func (w *clusterWatch) allPodsIn(c Cluster) bool {
+	for key := range w.wanted {
+		if _, known := c.Pods[key.pods]; !known && key.configMap == (ConfigMapName{}) {
+			return false
+		}
+	}
+	return true
 }
 
 // States says, for people, how each stream fares, in the order of their names.

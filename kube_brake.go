@@ -34,6 +34,13 @@ func (b *brake) exceeded(gone, served int) bool {
 	return share > 0 && gone > 1 && 100*gone > share*served
 }
 
+// lacksMore reports whether pods are too few to confirm the answer in doubt: too
+// many of that one's are missing again, or all.
+func (b *brake) lacksMore(pods []*Pod) bool {
+	gone, served := vanished(b.doubted, pods)
+	return gone > 0 && (gone == served || b.exceeded(gone, served))
+}
+
 // checkRemoval notes that c is about to be published. It returns an error when
 // that has to be confirmed by another answer first: one that lacks no more.
 func (s *stream) checkRemoval(c content) error {
@@ -48,7 +55,7 @@ func (s *stream) checkRemoval(c content) error {
 		s.owner.log.Log(context.Background(), level, message, "stream", s.key.String(), "gone", gone, "of", b.served)
 	}
 	many := b.exceeded(gone, b.served)
-	if many && (!b.doubting || b.exceeded(vanished(b.doubted, c.pods))) {
+	if many && (!b.doubting || b.lacksMore(c.pods)) {
 		b.doubting, b.doubted = true, c.pods
 		log(slog.LevelWarn, "most of the pods that served are gone all at once; asking again before it is believed")
 		return fmt.Errorf("%d of %d pods that served have vanished within %s", gone, b.served, s.owner.pace.brakeWindow)
@@ -80,16 +87,18 @@ func vanished(before, now []*Pod) (gone, served int) {
 	return gone, served
 }
 
-// podsLike are the pods that c knows for q, or for a query that selects the same
-// pods and asks other things of them: an edit of such a thing is no reason to
-// believe anything.
-func podsLike(q PodQuery, c Cluster) []*Pod {
-	if pods, known := c.Pods[q]; known {
-		return pods
-	}
-	for other, pods := range c.Pods {
-		if other.Namespace == q.Namespace && other.Selector == q.Selector {
+// podsLike are the pods that the first of clusters which knows any has for q, or
+// for a query that selects the same pods and asks other things of them: an edit
+// of such a thing is no reason to believe anything.
+func podsLike(q PodQuery, clusters ...Cluster) []*Pod {
+	for _, c := range clusters {
+		if pods, known := c.Pods[q]; known {
 			return pods
+		}
+		for other, pods := range c.Pods {
+			if other.Namespace == q.Namespace && other.Selector == q.Selector {
+				return pods
+			}
 		}
 	}
 	return nil

@@ -79,6 +79,14 @@ func TestBrake(t *testing.T) {
 			waits:     wait(first, confirm, confirm),
 		},
 		{
+			name:      "the second answer lacks the last one, too",
+			brake:     50,
+			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "", a)), says(podList("21", "")), says(podList("22", "", a))},
+			requests:  []string{list, watch + "10", list, list, list, watch + "22"},
+			published: [][]testPod{{a, b, c}, {a}},
+			waits:     wait(first, confirm, confirm),
+		},
+		{
 			name:      "no brake: the first answer is believed",
 			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "", a))},
 			requests:  []string{list, watch + "10", list, watch + "20"},
@@ -169,5 +177,37 @@ func TestBrakeOutlivesARestart(t *testing.T) {
 	want := []Cluster{{Pods: map[PodQuery][]*Pod{edgePods: {a.kept(), b.kept(), c.kept()}}, ConfigMaps: map[ConfigMapName]ConfigMap{}}}
 	if diff := cmp.Diff(want, w.published, exactly); diff != "" {
 		t.Errorf("snapshots: %s", diff)
+	}
+}
+
+// What an earlier run knew is of use until the pods are known: an edit before the
+// first answer does not lose it.
+func TestBrakeOutlivesAnEditAfterARestart(t *testing.T) {
+	a, b, c := testPod{name: "a", version: 1}, testPod{name: "b", version: 2}, testPod{name: "c", version: 3}
+	api := newFakeAPI(t, refuses(403, "no"), says(podList("10", "", a)), says(podList("11", "", a, b, c)), goesOn(bookmark("12")))
+	w := newWatchTest(t)
+	w.earlier = Cluster{Pods: map[PodQuery][]*Pod{edgePods: {a.kept(), b.kept(), c.kept()}}}
+	w.sleep = func(ctx context.Context, _ time.Duration) {
+		if len(api.seen()) == 1 { // refused: the edit comes now
+			<-ctx.Done()
+		}
+	}
+	kubeconfig := w.write(t, "kubeconfig", api.kubeconfig("secret"))
+	ask := func(q PodQuery) {
+		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Brakes: map[PodQuery]uint8{q: 50}})
+	}
+	ask(edgePods)
+	w.run(t)
+	until(t, "the refusal", func() bool { return len(api.seen()) == 1 })
+	annotated := edgePods
+	annotated.Annotation = "weight"
+	ask(annotated)
+	w.untilKnown(t, "app=edge: a", "app=edge: b", "app=edge: c")
+	w.stop()
+	if len(w.published) != 1 {
+		t.Errorf("%d snapshots, want only the whole one", len(w.published))
+	}
+	if w.earlier.Pods != nil {
+		t.Error("what an earlier run knew is kept for ever")
 	}
 }
