@@ -1,7 +1,8 @@
 // The sub-commands that look and change nothing: status, ready and diff.
 //
 // main.go calls them. status asks the kernel and, for the reasons, the running
-// controller; ready asks the controller alone; diff does one turn of the reconcile loop without its last step.
+// controller; ready asks the controller alone; diff does one turn of the
+// reconcile loop without its last step.
 
 package main
 

@@ -360,8 +360,9 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 		healths.Set(&Health{Down: loop.state.Down})
 	}
 	prober := newProber(log, probes, healths)
+	var earlier Cluster
 	if c, saved := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); c != nil {
-		watch.earlier = *c
+		earlier = *c
 		// After a mere restart the kernel's table and the state file know better
 		// than a snapshot, which may be older than both.
 		if len(loop.state.Owned) == 0 {
@@ -369,6 +370,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 			clusters.Set(c)
 		}
 	}
+	watch.earlier = earlier
 	prep.addresses = newAddresses(loop.state.Addresses, log)
 	conflicts := newConflictWatch(log, configs, conflictWake, func() map[netip.Addr]bool { return loop.view.Load().RealServers() })
 	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.Uplink, conflicts: conflicts.book}
@@ -378,7 +380,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	group.Go(func() error { return loop.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx, queries) })
 	group.Go(func() error {
-		return saveSnapshots(ctx, cfg.CacheDir, func() string { return configs.Get().ClusterSource() }, clusters, saveWake, log)
+		return saveSnapshots(ctx, configs, earlier, clusters, saveWake, log)
 	})
 	group.Go(func() error { return prep.addresses.Run(ctx) })
 	group.Go(func() error { return prober.Run(ctx) })

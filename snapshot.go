@@ -1,9 +1,10 @@
 // The last-good snapshot of the cluster, on disk.
 //
-// main.go loads it before anything else and runs save beside the reconcile
-// loop. With it a director that boots while the API server is away serves what
-// it served last, and after any start the brake on removals knows whom to miss. A file that is torn, foreign or of another version is refused
-// and said so; a snapshot is never used in part.
+// main.go loads it before anything else and runs saveSnapshots beside the
+// reconcile loop. With it a director that boots while the API server is away
+// serves what it served last, and after any start the brake knows whom to miss. A
+// file that is torn, foreign or of another version is refused and said so; a
+// snapshot is never used in part.
 
 package main
 
@@ -19,6 +20,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -151,18 +153,28 @@ func loadSnapshot(cacheDir, source string, log *slog.Logger) (*Cluster, time.Tim
 }
 
 // saveSnapshots writes each new state of the cluster, with a pause in between,
-// until ctx ends. A disk that refuses is logged once; the data plane does not
-// depend on it.
-func saveSnapshots(ctx context.Context, cacheDir string, source func() string, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
+// until ctx ends. earlier is what is on disk for the present configuration: after
+// a restart it stands in for what has not been heard of yet. A disk that refuses
+// is logged once; the data plane does not depend on it.
+func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
 	var last *Cluster
 	failing := ""
+	cacheDir, source := configs.Get().CacheDir, configs.Get().ClusterSource()
 	save := func() {
 		c := clusters.Get()
 		if c == nil || c == last {
 			return
 		}
 		last = c
-		err := saveSnapshot(cacheDir, source(), c)
+		cfg := configs.Get()
+		if now := cfg.ClusterSource(); now != source {
+			source, earlier = now, Cluster{}
+		}
+		whole, gaps := c.filled(cfg.ClusterQuery(), earlier)
+		if !gaps {
+			earlier = Cluster{}
+		}
+		err := saveSnapshot(cacheDir, source, whole)
 		if err == nil {
 			failing = ""
 		} else if err.Error() != failing {
@@ -184,6 +196,31 @@ func saveSnapshots(ctx context.Context, cacheDir string, source func() string, c
 		case <-time.After(snapshotPause):
 		}
 	}
+}
+
+// filled is c with what from knows of those things that q asks for and c does
+// not know yet; gaps reports whether there are any such.
+func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, gaps bool) {
+	whole = &Cluster{Pods: maps.Clone(c.Pods), ConfigMaps: maps.Clone(c.ConfigMaps)}
+	for _, p := range q.Pods {
+		if _, known := c.Pods[p]; known {
+			continue
+		}
+		gaps = true
+		if pods, had := from.Pods[p]; had {
+			whole.Pods[p] = pods
+		}
+	}
+	for _, n := range q.ConfigMaps {
+		if _, known := c.ConfigMaps[n]; known {
+			continue
+		}
+		gaps = true
+		if m, had := from.ConfigMaps[n]; had {
+			whole.ConfigMaps[n] = m
+		}
+	}
+	return whole, gaps
 }
 
 // saveSnapshot writes c whole or not at all, and to the disk itself.

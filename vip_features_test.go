@@ -297,7 +297,7 @@ func TestSnapshotFileLife(t *testing.T) {
 	dir := t.TempDir() + "/cache"
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
-	if c, _ := loadSnapshot(dir, "here", logger); c != nil || log.Len() > 0 {
+	if c, _ := loadSnapshot(dir, "file here", logger); c != nil || log.Len() > 0 {
 		t.Errorf("without a file: %v, log %q", c, &log)
 	}
 	wake := make(chan struct{}, 1)
@@ -305,7 +305,9 @@ func TestSnapshotFileLife(t *testing.T) {
 	want := testCluster(nil, readyPod("a", "10.1.0.1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- saveSnapshots(ctx, dir, func() string { return "here" }, clusters, wake, logger) }()
+	configs := newLatest[Config]()
+	configs.Set(&Config{ClusterFile: "here", CacheDir: dir, VIPs: []VIP{testVIP()}})
+	go func() { done <- saveSnapshots(ctx, configs, Cluster{}, clusters, wake, logger) }()
 	clusters.Set(want)
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(snapshotFile(dir)); err == nil {
@@ -321,7 +323,7 @@ func TestSnapshotFileLife(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	saved, at := loadSnapshot(dir, "here", logger)
+	saved, at := loadSnapshot(dir, "file here", logger)
 	if diff := cmp.Diff(later, saved, compareAddrs); diff != "" {
 		t.Errorf("cluster (-want +got):\n%s", diff)
 	}
@@ -329,15 +331,42 @@ func TestSnapshotFileLife(t *testing.T) {
 		t.Errorf("saved at %s", at)
 	}
 	log.Reset()
-	if c, _ := loadSnapshot(dir, "elsewhere", logger); c != nil || !strings.Contains(log.String(), "it is of here, not of elsewhere") {
+	if c, _ := loadSnapshot(dir, "elsewhere", logger); c != nil || !strings.Contains(log.String(), "it is of file here, not of elsewhere") {
 		t.Errorf("a snapshot of another cluster gives %v, log %q", c, &log)
 	}
 	if err := os.WriteFile(snapshotFile(dir), []byte("hello\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log.Reset()
-	if c, _ := loadSnapshot(dir, "here", logger); c != nil || !strings.Contains(log.String(), "is not used") {
+	if c, _ := loadSnapshot(dir, "file here", logger); c != nil || !strings.Contains(log.String(), "is not used") {
 		t.Errorf("a foreign file gives %v, log %q", c, &log)
+	}
+}
+
+// After a restart the snapshot on disk is not replaced by one that lacks what has
+// not been heard of yet, and what is wanted no more is not kept.
+func TestSnapshotAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	logger := slog.New(slog.DiscardHandler)
+	before := testCluster(map[string]string{"9000": "default/db:5432"}, readyPod("a", "10.1.0.1"))
+	before.Pods[PodQuery{Namespace: "old", Selector: "app=old"}] = refs(readyPod("z", "10.1.0.9"))
+	configs, clusters, wake := newLatest[Config](), newLatest[Cluster](), make(chan struct{})
+	configs.Set(&Config{ClusterFile: "here", CacheDir: dir, VIPs: []VIP{testVIP()}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- saveSnapshots(ctx, configs, *before, clusters, wake, logger) }()
+	heard := testCluster(map[string]string{"9001": "default/db:5433"})
+	clear(heard.Pods)
+	clusters.Set(heard)
+	wake <- struct{}{}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	want := testCluster(map[string]string{"9001": "default/db:5433"}, readyPod("a", "10.1.0.1"))
+	got, _ := loadSnapshot(dir, "file here", logger)
+	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
+		t.Errorf("cluster (-want +got):\n%s", diff)
 	}
 }
 
