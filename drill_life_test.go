@@ -24,6 +24,7 @@ import (
 // with an open upload, and keeps its deadline.
 func TestDrillLife(t *testing.T) {
 	d := newDrill(t, "life")
+	d.configure("[vip.drain]\ntimeout = \"30m\"\n" + calmProbes + shortFin) // longer than the drill
 	d.addNodes(4)
 	d.joinAll(d.nodes)
 	binary := filepath.Join(d.dir, "lvs-controller")
