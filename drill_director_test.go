@@ -97,6 +97,9 @@ func TestDrillReboot(t *testing.T) {
 				return fmt.Sprintf("pod %s is not in the snapshot: %v", n.pod, err)
 			}
 		}
+		if !strings.Contains(string(saved), "default/db:5432") {
+			return "port 9000 is not in the snapshot"
+		}
 		return ""
 	})
 	d.killAPI()

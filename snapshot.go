@@ -153,13 +153,19 @@ func loadSnapshot(cacheDir, source string, log *slog.Logger) (*Cluster, time.Tim
 }
 
 // saveSnapshots writes each new state of the cluster, with a pause in between,
-// until ctx ends. earlier is what is on disk for the present configuration: after
-// a restart it stands in for what has not been heard of yet. A disk that refuses
+// until ctx ends. What was unheard of in the last one does not wait for the pause:
+// a snapshot that lacks it is half of one. earlier is what is on disk for the
+// present configuration: after a restart it stands in for what is unheard. A disk that refuses
 // is logged once; the data plane does not depend on it.
 func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
 	var last *Cluster
 	failing := ""
 	cacheDir, source := configs.Get().CacheDir, configs.Get().ClusterSource()
+	unheard := 0 // of what was saved last
+	closesGap := func() bool {
+		_, n := clusters.Get().filled(configs.Get().ClusterQuery(), Cluster{})
+		return n < unheard
+	}
 	save := func() {
 		c := clusters.Get()
 		if c == nil || c == last {
@@ -170,8 +176,8 @@ func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster
 		if now := cfg.ClusterSource(); now != source {
 			source, earlier = now, Cluster{}
 		}
-		whole, gaps := c.filled(cfg.ClusterQuery(), earlier)
-		if !gaps {
+		var whole *Cluster
+		if whole, unheard = c.filled(cfg.ClusterQuery(), earlier); unheard == 0 {
 			earlier = Cluster{}
 		}
 		err := saveSnapshot(cacheDir, source, whole)
@@ -182,31 +188,34 @@ func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster
 			failing = err.Error()
 		}
 	}
+	var pause <-chan time.Time // nil: none
+	news := false
 	for {
 		select {
 		case <-ctx.Done():
+			save()
 			return nil
 		case <-wake:
+			news = true
+		case <-pause:
+			pause = nil
 		}
-		save()
-		select {
-		case <-ctx.Done():
-			save() // what came during the pause
-			return nil
-		case <-time.After(snapshotPause):
+		if news && (pause == nil || closesGap()) {
+			save()
+			news, pause = false, time.After(snapshotPause)
 		}
 	}
 }
 
 // filled is c with what from knows of those things that q asks for and c does
-// not know yet; gaps reports whether there are any such.
-func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, gaps bool) {
+// not know yet; unheard is how many those are.
+func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, unheard int) {
 	whole = &Cluster{Pods: maps.Clone(c.Pods), ConfigMaps: maps.Clone(c.ConfigMaps)}
 	for _, p := range q.Pods {
 		if _, known := c.Pods[p]; known {
 			continue
 		}
-		gaps = true
+		unheard++
 		if pods, had := from.Pods[p]; had {
 			whole.Pods[p] = pods
 		}
@@ -215,12 +224,12 @@ func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, gaps boo
 		if _, known := c.ConfigMaps[n]; known {
 			continue
 		}
-		gaps = true
+		unheard++
 		if m, had := from.ConfigMaps[n]; had {
 			whole.ConfigMaps[n] = m
 		}
 	}
-	return whole, gaps
+	return whole, unheard
 }
 
 // saveSnapshot writes c whole or not at all, and to the disk itself.

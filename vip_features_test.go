@@ -370,6 +370,41 @@ func TestSnapshotAfterARestart(t *testing.T) {
 	}
 }
 
+// At the first start of all the answers come one by one, and what completes the
+// snapshot does not wait for the pause between two writes; other news does.
+func TestSnapshotIsSoonWhole(t *testing.T) {
+	dir := t.TempDir()
+	logger := slog.New(slog.DiscardHandler)
+	wake := make(chan struct{})
+	configs, clusters := newLatest[Config](), newLatest[Cluster]()
+	configs.Set(&Config{ClusterFile: "here", CacheDir: dir, VIPs: []VIP{testVIP()}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- saveSnapshots(ctx, configs, Cluster{}, clusters, wake, logger) }()
+	pods := testCluster(nil, readyPod("a", "10.1.0.1"))
+	clear(pods.ConfigMaps)
+	whole := testCluster(map[string]string{"9000": "default/db:5432"}, readyPod("a", "10.1.0.1"))
+	later := testCluster(map[string]string{"9001": "default/db:5432"}, readyPod("a", "10.1.0.1"))
+	began := time.Now()
+	for _, c := range []*Cluster{pods, whole, later} {
+		clusters.Set(c)
+		wake <- struct{}{}
+		wake <- struct{}{} // taken when what came of the first is done
+	}
+	got, _ := loadSnapshot(dir, "file here", logger)
+	if diff := cmp.Diff(whole, got, compareAddrs); diff != "" && time.Since(began) < snapshotPause {
+		t.Errorf("cluster (-want +got):\n%s", diff)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	got, _ = loadSnapshot(dir, "file here", logger)
+	if diff := cmp.Diff(later, got, compareAddrs); diff != "" {
+		t.Errorf("at the end (-want +got):\n%s", diff)
+	}
+}
+
 func FuzzReadSnapshot(f *testing.F) {
 	var b bytes.Buffer
 	if err := writeSnapshot(&b, testCluster(map[string]string{"1": "2"}, readyPod("a", "10.1.0.1")), "here", testTime); err != nil {
