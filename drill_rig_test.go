@@ -270,12 +270,12 @@ func (d *drill) begin(n int) {
 
 // killAPI ends the API server for as long as the drill wants, and for no longer
 // than the drill lasts.
-func (d *drill) killAPI() {
-	d.Helper()
-	must(d.T, d.control.KillAPI(d.Context()))
-	d.Cleanup(func() {
-		if err := d.control.StartAPI(context.Background()); err != nil {
-			d.Error(err)
+func (p *plane) killAPI(t *testing.T) {
+	t.Helper()
+	must(t, p.control.KillAPI(t.Context()))
+	t.Cleanup(func() {
+		if err := p.control.StartAPI(context.Background()); err != nil {
+			t.Error(err)
 		}
 	})
 }
