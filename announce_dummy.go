@@ -200,13 +200,20 @@ func (r *rtnl) makeDummy(device string) error {
 
 // LocalRoutes are the addresses that have a local route of ours.
 func (r *rtnl) LocalRoutes() (map[netip.Addr]bool, error) {
-	routes, err := r.conn.Route.List()
+	// A director beside a routing daemon may have a million routes. A kernel before
+	// 4.20 does not know the option, and sends all.
+	_ = r.conn.SetOption(netlink.GetStrictCheck, true)
+	like := &rtnetlink.RouteMessage{Table: unix.RT_TABLE_LOCAL, Protocol: localProtocol, Type: unix.RTN_LOCAL}
+	routes, err := r.conn.Execute(like, unix.RTM_GETROUTE, netlink.Request|netlink.Dump)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	found := make(map[netip.Addr]bool)
-	for i := range routes {
-		m := &routes[i]
+	for _, route := range routes {
+		m, known := route.(*rtnetlink.RouteMessage)
+		if !known {
+			continue
+		}
 		a, ok := netip.AddrFromSlice(m.Attributes.Dst)
 		if ok && m.Protocol == localProtocol && m.Type == unix.RTN_LOCAL {
 			found[a.Unmap()] = true

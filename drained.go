@@ -27,7 +27,8 @@ import (
 // out, in the state directory. Its time of change is that of the order.
 const drainedFile = "drained"
 
-// drainPatience is how long the command waits for the controller.
+// drainPatience is how long the command waits for the controller, unless it is
+// told otherwise.
 const drainPatience = 10 * time.Second
 
 // drainedSince reads an order from dir: zero when there is none.
@@ -100,6 +101,7 @@ func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- 
 func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller drain", stderr)
 	undo := fs.Bool("undo", false, "the director may get traffic again")
+	patience := fs.Duration("wait", drainPatience, "how `long` to wait until the controller has done it")
 	_, cfg, code := configured(fs, args)
 	if cfg == nil {
 		return code
@@ -112,7 +114,7 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	if *undo {
 		said = "not drained any more"
 	}
-	ctx, cancel := context.WithTimeout(ctx, drainPatience)
+	ctx, cancel := context.WithTimeout(ctx, *patience)
 	defer cancel()
 	for {
 		since, err := drainedSince(cfg.StateDir)
@@ -125,7 +127,7 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 			return exitOK
 		}
 		if sleepContext(ctx, 50*time.Millisecond); ctx.Err() != nil {
-			fmt.Fprintf(stderr, "no controller has confirmed it within %s; the order stands for one that comes\n", drainPatience)
+			fmt.Fprintf(stderr, "no controller has confirmed it within %s; the order stands for one that comes\n", *patience)
 			return exitFailure
 		}
 	}
