@@ -25,6 +25,9 @@ const (
 	ecmpStreams  = 200
 	ecmpStreams6 = 40
 
+	// ecmpNarrow are the large answers that are asked for over each family.
+	ecmpNarrow = 10
+
 	// ecmpSilence is how long a director may be silent before the router takes it
 	// for dead: three BFD intervals, see install/bird.conf.
 	ecmpSilence = 900 * time.Millisecond
@@ -56,11 +59,12 @@ protocol bgp one6 from director { neighbor 2001:db8::2 as 65077; ipv6 { import a
 protocol bgp two6 from director { neighbor 2001:db8::4 as 65077; ipv6 { import all; export none; }; }
 `
 
-// ecmp is two directors and three nodes behind a router, and a client behind that.
+// ecmp is two directors and three nodes behind a router, and a client far behind
+// that.
 type ecmp struct {
 	*pair  // the client and its downloads; its directors are the speakers below
 	router *lab.Host
-	routes *lab.Process // tells of each change of the router's routes
+	far    *lab.Host // the router before the client
 	nodes  []*lab.Host
 	one    *speaker
 	two    *speaker
@@ -70,8 +74,9 @@ type ecmp struct {
 // speaker is a director whose bird speaks to the router.
 type speaker struct {
 	*twin
-	other *speaker
-	bird  *lab.Process
+	other     *speaker
+	bird      *lab.Process
+	addresses *lab.Process // tells of each address that comes or goes
 }
 
 // newECMP makes the network. Nothing runs on the directors yet, nor are they
@@ -81,7 +86,12 @@ func newECMP(t *testing.T, first *rig) *ecmp {
 	l := first.lab
 	e := &ecmp{pair: &pair{T: t, vip: netip.MustParseAddrPort("10.9.0.100:80")}, vip6: netip.MustParseAddrPort("[2001:db8:9::100]:80")}
 	e.router = l.Router("router")
-	e.client = l.Behind(e.router, "client", 1)
+	// The client is two routers away: the far one knows nothing of directors.
+	e.far = l.Behind(e.router, "far", 1)
+	e.client = l.Behind(e.far, "client", 2)
+	e.router.Run("ip", "route", "add", "10.1.2.0/24", "via", e.far.IPv4.String())
+	e.router.Run("ip", "route", "add", "2001:db8:2::/64", "via", e.far.IPv6.String())
+	e.far.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	// Whole connections stay together: the hash takes ports in, too.
 	e.router.Run("sysctl", "-qw", "net.ipv4.fib_multipath_hash_policy=1", "net.ipv6.fib_multipath_hash_policy=1")
 	second := &rig{T: t, lab: l, director: l.Host("director2", 4), dir: t.TempDir()}
@@ -94,7 +104,9 @@ func newECMP(t *testing.T, first *rig) *ecmp {
 		node.Run(controllerBinary(t), "realserver", "-vip", "10.9.0.100,2001:db8:9::100", "-uplink", "eth0", "-state", filepath.Join(t.TempDir(), "rs.json"))
 		e.nodes = append(e.nodes, node)
 	}
-	e.routes = e.router.Start("ip", "monitor", "route")
+	for _, s := range []*speaker{e.one, e.two} {
+		s.addresses = s.director.Start("ip", "monitor", "address")
+	}
 	e.router.Start("bird", "-f", "-c", e.file("router.conf", routerConf), "-s", filepath.Join(first.dir, "router.ctl"), "-P", filepath.Join(first.dir, "router.pid"))
 	return e
 }
@@ -199,12 +211,12 @@ func (s *speaker) said() string {
 }
 
 // connections are those of IPVS, client and port against real server.
-func (s *speaker) connections(state string) map[string]string {
+func (s *speaker) connections() map[string]string {
 	s.Helper()
 	found := make(map[string]string)
 	for line := range strings.Lines(s.director.Run("ipvsadm", "-Lnc")) {
 		// TCP 14:59 ESTABLISHED 10.1.1.2:40000 10.9.0.100:80 10.0.0.11:80
-		if f := strings.Fields(line); len(f) == 6 && f[0] == "TCP" && strings.Contains(f[2], state) {
+		if f := strings.Fields(line); len(f) == 6 && f[0] == "TCP" {
 			found[f[3]] = f[5]
 		}
 	}
@@ -215,8 +227,8 @@ func (s *speaker) connections(state string) map[string]string {
 // them that they sent to different real servers.
 func (e *ecmp) moved() (both, moved int) {
 	e.Helper()
-	two := e.two.connections("")
-	for client, server := range e.one.connections("") {
+	two := e.two.connections()
+	for client, server := range e.one.connections() {
 		if at, known := two[client]; known {
 			both++
 			if at != server {
@@ -227,18 +239,35 @@ func (e *ecmp) moved() (both, moved int) {
 	return both, moved
 }
 
-// open begins the downloads, and sees that each director carries its share.
+// open begins all downloads anew, so that no director has heard of those of the
+// other, and sees that each carries its share.
 func (e *ecmp) open() {
 	e.Helper()
+	for _, s := range e.streams {
+		s.Close()
+	}
+	e.streams = nil
 	vip := e.vip
 	e.vip = e.vip6
 	e.pair.open(ecmpStreams6)
 	e.vip = vip
 	e.pair.open(ecmpStreams)
-	one, two := len(e.one.connections("ESTABLISHED")), len(e.two.connections("ESTABLISHED"))
+	one, two := e.carried(e.one), e.carried(e.two)
 	e.Logf("downloads: %d through %s, %d through %s", one, e.one.director.Name, two, e.two.director.Name)
-	// Half of 240, with a deviation of 8.
-	if one+two < len(e.streams) || min(one, two) < len(e.streams)/4 {
+	if min(one, two) < len(e.streams)/4 { // half of 240, with a deviation of 8
 		e.Errorf("of %d downloads %d go through one director, %d through the other", len(e.streams), one, two)
 	}
+}
+
+// carried counts the downloads that s knows. Now and then ipvsadm misses one, while
+// others leave the table that it reads.
+func (e *ecmp) carried(s *speaker) (n int) {
+	e.Helper()
+	known := s.connections()
+	for _, stream := range e.streams {
+		if known[stream.From()] != "" {
+			n++
+		}
+	}
+	return n
 }
