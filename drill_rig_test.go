@@ -2,7 +2,8 @@
 // director itself come, go and die. A real kube-apiserver drives the binary on a
 // real kernel, Debian's nginx is the ingress of each node, and the test plays the
 // kubelet. drill_rollout_test.go, drill_outage_test.go, drill_director_test.go,
-// drill_life_test.go and drill_reasons_test.go are the drills.
+// drill_life_test.go and drill_reasons_test.go are the drills; drill_ecmp_test.go
+// has a network of its own.
 //
 // `make drill` runs them at full length, `make drill-short` with small numbers:
 // LVS_DRILL says which. Beside that they need what the end-to-end tests need.

@@ -34,10 +34,11 @@ func TestKernelECMP(t *testing.T) {
 
 	// A quiesced real server gets nobody who is new to a director, so connections
 	// that are open there do not come through a second one.
+	e.silence(ecmpCalm)
 	e.Log("step: a node leaves, and a director while it does")
 	e.open()
-	if on, lost := e.leaves(e.one); lost != on {
-		t.Errorf("of %d downloads from the node that leaves %d are lost, want all", on, lost)
+	if on, lost := e.leaves(e.one); lost < on/2 {
+		t.Errorf("of %d downloads from the node that leaves %d are lost, so [sync] is of no use", on, lost)
 	}
 	for _, s := range []*speaker{e.one, e.two} {
 		s.write("config.toml", s.configHead()+config+"[sync]\ninterface = \"eth0\"\n")
@@ -105,8 +106,8 @@ func (e *ecmp) leaves(s *speaker) (on, lost int) {
 func (e *ecmp) begin() {
 	e.Helper()
 	e.one.start()
-	e.one.speak()
-	e.two.speak()
+	e.one.speak(ecmpCalm)
+	e.two.speak(ecmpCalm)
 	e.one.spoken()
 	e.two.spoken()
 	e.routed(e.one)
@@ -161,12 +162,13 @@ func (e *ecmp) drills(size pairSize) {
 		e.goOn("controller of " + s.director.Name + " killed and restarted, stopped and started")
 	})
 	e.narrow()
+	e.silence(ecmpEager)
 	e.dies("the cable of a director", e.one, func() { e.one.director.CutPort(true) })
 	e.one.director.CutPort(false)
 	e.routed(e.one, e.two)
 	e.goOn("the cable is back")
 	e.dies("kill -9 of bird", e.two, e.two.bird.Kill)
-	e.two.speak()
+	e.two.speak(ecmpEager)
 	e.routed(e.one, e.two)
 	e.goOn("bird is back")
 }
@@ -204,7 +206,7 @@ func (e *ecmp) step(what string, size pairSize, do func(s *speaker)) {
 	e.Helper()
 	e.Logf("step: %s", what)
 	loads := []*lab.Load{e.client.StartLoad(e.vip, size.workers, 20*time.Millisecond), e.client.StartLoad(e.vip6, 1, 20*time.Millisecond)}
-	rounds := 0
+	told, rounds := len(e.routes.Log()), 0
 	for ; rounds == 0 || loads[0].Report().Requests+loads[1].Report().Requests < size.requests; rounds++ {
 		do(e.one)
 		do(e.two)
@@ -213,7 +215,7 @@ func (e *ecmp) step(what string, size pairSize, do func(s *speaker)) {
 	both, moved := e.moved()
 	e.Logf("%s: %d rounds; IPv4: %s; IPv6: %s; of %d connections that both directors have had %d moved to another real server", what, rounds, all, all6, both, moved)
 	if all.Failed() > 0 || all6.Failed() > 0 || all.Requests+all6.Requests < size.requests {
-		e.Errorf("%s: IPv4: %s\n%v\nIPv6: %s\n%v", what, all, all.Faults, all6, all6.Faults)
+		e.Errorf("%s: IPv4: %s\n%v\nIPv6: %s\n%v\nroutes:\n%s", what, all, all.Faults, all6, all6.Faults, e.routes.LogSince(told))
 	}
 	if both == 0 || moved > 0 {
 		e.Errorf("%s: of %d connections that both directors have had %d moved to another real server, want 0 of many", what, both, moved)

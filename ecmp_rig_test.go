@@ -29,8 +29,12 @@ const (
 	ecmpNarrow = 10
 
 	// ecmpSilence is how long a director may be silent before the router takes it
-	// for dead: three BFD intervals, see install/bird.conf.
+	// for dead: three BFD intervals, see install/bird.conf. An emulated machine that
+	// is busy is silent for longer at times, so that as many as ecmpCalm are waited
+	// for while nobody dies.
 	ecmpSilence = 900 * time.Millisecond
+	ecmpEager   = 3
+	ecmpCalm    = 20
 
 	// ecmpSlack is how much later that may be seen on an emulated machine that is
 	// busy.
@@ -69,6 +73,7 @@ type ecmp struct {
 	one    *speaker
 	two    *speaker
 	vip6   netip.AddrPort
+	routes *lab.Process // tells of each change of the router's routes, and when
 }
 
 // speaker is a director whose bird speaks to the router.
@@ -107,16 +112,26 @@ func newECMP(t *testing.T, first *rig) *ecmp {
 	for _, s := range []*speaker{e.one, e.two} {
 		s.addresses = s.director.Start("ip", "monitor", "address")
 	}
-	e.router.Start("bird", "-f", "-c", e.file("router.conf", routerConf), "-s", filepath.Join(first.dir, "router.ctl"), "-P", filepath.Join(first.dir, "router.pid"))
+	e.routes = e.router.Start("ip", "-timestamp", "monitor", "route")
+	e.one.write("router.conf", silent(routerConf, ecmpCalm))
+	e.router.Start("bird", "-f", "-c", filepath.Join(first.dir, "router.conf"), "-s", filepath.Join(first.dir, "router.ctl"), "-P", filepath.Join(first.dir, "router.pid"))
 	return e
 }
 
-// file makes a file that is no director's.
-func (e *ecmp) file(name, text string) string {
+// silence changes how many BFD intervals anybody may be silent, everywhere.
+func (e *ecmp) silence(intervals int) {
 	e.Helper()
-	path := filepath.Join(e.TempDir(), name)
-	must(e.T, os.WriteFile(path, []byte(text), 0o644))
-	return path
+	e.one.write("router.conf", silent(routerConf, intervals))
+	e.router.Run("birdc", "-s", filepath.Join(e.one.dir, "router.ctl"), "configure")
+	for _, s := range []*speaker{e.one, e.two} {
+		s.write("bird.conf", s.shipped(intervals))
+		s.director.Run("birdc", "-s", s.socket(), "configure")
+	}
+}
+
+// silent is a bird.conf in which so many BFD intervals of silence mean death.
+func silent(conf string, intervals int) string {
+	return strings.Replace(conf, "multiplier 3;", fmt.Sprintf("multiplier %d;", intervals), 1)
 }
 
 // ecmpVIP is the VIP of a director's configuration, over the ingress pods of a
@@ -134,13 +149,19 @@ flags = ["mh-port", "mh-fallback"]
 namespace = %q
 `
 
-// speak starts bird with the file that we ship, but for its addresses.
-func (s *speaker) speak() {
+// shipped is the bird.conf that we ship, but for its addresses.
+func (s *speaker) shipped(intervals int) string {
 	s.Helper()
-	shipped, err := os.ReadFile("bird.conf")
+	conf, err := os.ReadFile("bird.conf")
 	must(s.T, err)
-	s.write("bird.conf", strings.NewReplacer("log syslog", "log stderr", "10.135.77.0/24", "10.9.0.0/24", "2001:db8:77::/64", "2001:db8:9::/64",
-		"neighbor 10.135.22.1 ", "neighbor 10.0.0.254 ", "neighbor 2001:db8:22::1 ", "neighbor 2001:db8::254 ").Replace(string(shipped)))
+	return strings.NewReplacer("log syslog", "log stderr", "10.135.77.0/24", "10.9.0.0/24", "2001:db8:77::/64", "2001:db8:9::/64",
+		"neighbor 10.135.22.1 ", "neighbor 10.0.0.254 ", "neighbor 2001:db8:22::1 ", "neighbor 2001:db8::254 ").Replace(silent(string(conf), intervals))
+}
+
+// speak starts the director's bird.
+func (s *speaker) speak(intervals int) {
+	s.Helper()
+	s.write("bird.conf", s.shipped(intervals))
 	s.bird = s.director.Start("bird", "-f", "-c", filepath.Join(s.dir, "bird.conf"), "-s", s.socket(), "-P", filepath.Join(s.dir, "bird.pid"))
 }
 

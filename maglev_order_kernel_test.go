@@ -1,3 +1,7 @@
+// What the order of real servers does to the choices of two directors with
+// scheduler mh, and what makes them alike. docs/high-availability.md has the
+// figures.
+
 package main
 
 import (
