@@ -94,7 +94,7 @@ func TestDrillReboot(t *testing.T) {
 		saved = append(saved, n.pod)
 	}
 	d.saved(saved...)
-	d.killAPI(t)
+	d.killAPI()
 	d.process.Kill()
 	d.director.Run("ipvsadm", "-C")
 	d.director.Run("ip", "address", "del", edgeVIP+"/32", "dev", "eth0")

@@ -29,7 +29,7 @@ func TestDrillAPIAway(t *testing.T) {
 	dead, alive := d.nodes[1], slices.Concat(d.nodes[:1], d.nodes[2:])
 	upload := d.uploadTo(alive[0])
 	load := d.load(time.Duration(drillWorkers) * d.size.away / time.Duration(d.size.requests))
-	d.killAPI(t)
+	d.killAPI()
 	killed := time.Now()
 	time.Sleep(d.size.away / 3)
 

@@ -2,8 +2,7 @@
 // director itself come, go and die. A real kube-apiserver drives the binary on a
 // real kernel, Debian's nginx is the ingress of each node, and the test plays the
 // kubelet. drill_rollout_test.go, drill_outage_test.go, drill_director_test.go,
-// drill_life_test.go and drill_reasons_test.go are the drills; drill_ecmp_test.go
-// has a network of its own.
+// drill_life_test.go and drill_reasons_test.go are the drills.
 //
 // `make drill` runs them at full length, `make drill-short` with small numbers:
 // LVS_DRILL says which. Beside that they need what the end-to-end tests need.
@@ -269,8 +268,14 @@ func (d *drill) begin(n int) {
 	d.serving(d.nodes...)
 }
 
+// killAPI ends the API server for a drill.
+func (d *drill) killAPI() {
+	d.Helper()
+	d.plane.killAPI(d.T)
+}
+
 // killAPI ends the API server for as long as the drill wants, and for no longer
-// than the drill lasts.
+// than the test lasts.
 func (p *plane) killAPI(t *testing.T) {
 	t.Helper()
 	must(t, p.control.KillAPI(t.Context()))
