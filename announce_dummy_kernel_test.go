@@ -187,11 +187,10 @@ func TestKernelDummy(t *testing.T) {
 	}
 }
 
-// An address is not announced before somebody serves it, nor to anybody's neighbours.
+// An address is not announced before somebody serves it.
 func TestKernelDummyWaitsForServers(t *testing.T) {
 	r := newRig(t)
 	r.edgeConfig("announce = \"dummy\"\n")
-	listener := r.director.Start("tcpdump", "-i", "any", "-nn", "--immediate-mode", "-Z", "root", "arp")
 	r.start()
 	r.logged(1, "connected to the kernel's IPVS")
 	addresses := func() string { return r.director.Run("ip", "address", "show") }
@@ -207,8 +206,4 @@ func TestKernelDummyWaitsForServers(t *testing.T) {
 		}
 		return ""
 	})
-	time.Sleep(2 * time.Second) // a gratuitous ARP would be sent at once and again after a second
-	if log := listener.Log(); strings.Contains(log, "10.0.0.100") || !strings.Contains(log, "listening") {
-		t.Errorf("tcpdump: %s", log)
-	}
 }
