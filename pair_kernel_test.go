@@ -6,6 +6,7 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -120,6 +121,68 @@ func TestKernelPair(t *testing.T) {
 
 	p.also = p.six
 	p.deaths()
+}
+
+// Directors of different priorities with keepalived's own nopreempt: who comes
+// back takes nothing back, and a director that is not ready has no VIP, even if
+// the other is not ready either.
+func TestKernelPairNoPreempt(t *testing.T) {
+	p := newPair(t)
+	one, two := p.one, p.two
+	p.elect([]string{"-nopreempt"}, []string{"-nopreempt", "-priority", "90"})
+	p.open(20)
+	p.synced(two)
+	// said does something and waits until m's keepalived has said what comes of it.
+	said := func(m *twin, what string, do func()) {
+		t.Helper()
+		before := m.keepalived.CountLog(what)
+		do()
+		within(t, 20*time.Second, func() string {
+			if m.keepalived.CountLog(what) == before {
+				return fmt.Sprintf("keepalived has not said %q:\n%s", what, m.log())
+			}
+			return ""
+		})
+	}
+
+	t.Log("step: the controller of the director that has the VIP is stopped, and comes back")
+	if err := one.process.Signal(syscall.SIGTERM); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+	p.holder(two)
+	p.goOn("the controller is stopped")
+	said(one, "Entering BACKUP STATE", one.start)
+	p.stays(two)
+
+	t.Log("step: a higher priority takes nothing either")
+	said(one, "Reload complete", func() {
+		one.configure("-priority", "150")
+		must(t, one.keepalived.Hangup())
+	})
+	p.stays(two)
+
+	t.Log("step: neither controller runs: nobody has the VIP")
+	said(one, "Entering FAULT STATE", one.process.Kill)
+	p.stays(two)
+	said(two, "Entering FAULT STATE", two.process.Kill)
+	within(t, 20*time.Second, func() string {
+		if one.has() || two.has() {
+			return fmt.Sprintf("somebody has the VIP:\n%s\n%s", one.log(), two.log())
+		}
+		return ""
+	})
+	for end := time.Now().Add(15 * pairInterval); time.Now().Before(end); {
+		if one.has() || two.has() || p.client.Knock(p.vip, 100*time.Millisecond) {
+			t.Fatalf("somebody has the VIP:\n%s\n%s", one.log(), two.log())
+		}
+	}
+
+	t.Log("step: the controllers come back, the one of the lower priority first: it has the VIP, and keeps it")
+	two.start()
+	p.holder(two)
+	p.goOn("the VIP is back")
+	said(one, "Entering BACKUP STATE", one.start)
+	p.stays(two)
 }
 
 // What the sub-command prints is what keepalived reads, without a complaint.

@@ -297,3 +297,14 @@ func (p *pair) restart(end func(*lab.Process)) {
 		m.ready("ready")
 	}
 }
+
+// stays sees that m has the VIP, and m alone, for the time of fifteen
+// advertisements.
+func (p *pair) stays(m *twin) {
+	p.Helper()
+	for end := time.Now().Add(15 * pairInterval); time.Now().Before(end); time.Sleep(pairInterval / 2) {
+		if !m.has() || m.peer.has() {
+			p.Fatalf("the VIP does not stay at %s:\n%s\n%s:\n%s", m.director.Name, m.log(), m.peer.director.Name, m.peer.log())
+		}
+	}
+}
