@@ -1,4 +1,5 @@
-// Keeping VIPs with announce = "arp" on the uplink, and telling the neighbours.
+// Keeping VIPs on their devices, the uplink with announce = "arp" and the dummy
+// device with "dummy", and telling the uplink's neighbours.
 //
 // prepare.go hands addresses the wanted set, main.go runs its timer. The frame
 // builders at the end are pure. addresses removes only what it added itself, in
@@ -47,6 +48,7 @@ type announcement struct {
 	sent    int       // frames sent since the address was added
 	due     time.Time // of the next one
 	failing bool      // the last attempt failed and was logged
+	silent  bool      // nobody is to be told: the address is on the dummy device
 }
 
 // addresses keeps the wanted VIPs on their devices and announced. Its methods
@@ -91,9 +93,10 @@ func (a *addresses) Owned() []VIPAddress {
 // Apply makes want the set of VIPs on devices: it adds what is missing, even
 // when another hand has removed it since the last call, and removes what it
 // once added and is no longer wanted. An address that was there before is
-// announced like the others but stays when it is no longer wanted. Unchanged
-// state is silent. The error joins all failures; each address is tried.
-func (a *addresses) Apply(ctx context.Context, want []VIPAddress) error {
+// announced like the others but stays when it is no longer wanted. Those on the
+// device dummy have no neighbours to be told. Unchanged state is silent. The error
+// joins all failures; each address is tried.
+func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(want) == 0 && len(a.owned) == 0 {
@@ -115,7 +118,7 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress) error {
 		}
 		announced[v] = a.announced[v]
 		if announced[v] == nil {
-			announced[v] = new(announcement)
+			announced[v] = &announcement{silent: v.Device == dummy}
 		}
 	}
 	a.announced = announced
@@ -201,6 +204,9 @@ func (a *addresses) sendDue(now time.Time) time.Time {
 	var next time.Time
 	for _, v := range slices.SortedFunc(maps.Keys(a.announced), VIPAddress.Compare) {
 		s := a.announced[v]
+		if s.silent {
+			continue
+		}
 		if !s.due.After(now) {
 			a.send(v, s, now)
 		}

@@ -54,7 +54,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	four, six := vipOn("eth0", "10.0.0.77"), vipOn("eth0", "2001:db8::77")
 	var mac [6]byte
 	director.do(t, func() {
-		if err := a.Apply(ctx, []VIPAddress{four, six}); err != nil {
+		if err := a.Apply(ctx, []VIPAddress{four, six}, "lvs0"); err != nil {
 			t.Error(err)
 		}
 		ifi, err := deviceByName("eth0")
@@ -90,7 +90,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	}
 
 	director.do(t, func() {
-		if err := a.Apply(ctx, nil); err != nil {
+		if err := a.Apply(ctx, nil, "lvs0"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -88,7 +88,7 @@ func TestAddressesApply(t *testing.T) {
 
 	apply := func(step string, want []VIPAddress, wantCalls, wantOwned []string) {
 		t.Helper()
-		if err := a.Apply(ctx, want); err != nil {
+		if err := a.Apply(ctx, want, "lvs0"); err != nil {
 			t.Errorf("%s: %v", step, err)
 		}
 		if diff := cmp.Diff(wantCalls, table.takeCalls()); diff != "" {
@@ -144,7 +144,7 @@ func TestAddressesAdoption(t *testing.T) {
 	a, log := newFakeAddresses(table, saved)
 	all := []VIPAddress{foreign, ours, saved}
 	for range 2 {
-		if err := a.Apply(ctx, all); err != nil {
+		if err := a.Apply(ctx, all, "lvs0"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -157,7 +157,7 @@ func TestAddressesAdoption(t *testing.T) {
 	if len(a.announced) != 3 {
 		t.Errorf("%d addresses are announced, want all 3", len(a.announced))
 	}
-	if err := a.Apply(ctx, nil); err != nil {
+	if err := a.Apply(ctx, nil, "lvs0"); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"remove 10.0.0.2 on eth0", "remove 10.0.0.3 on eth0"}
@@ -176,7 +176,7 @@ func TestAddressesApplyErrors(t *testing.T) {
 		fail:    map[VIPAddress]error{bad: unix.EPERM},
 	}
 	a, _ := newFakeAddresses(table)
-	err := a.Apply(context.Background(), []VIPAddress{bad, lost, good})
+	err := a.Apply(context.Background(), []VIPAddress{bad, lost, good}, "lvs0")
 	if !errors.Is(err, unix.EPERM) || !errors.Is(err, unix.ENODEV) {
 		t.Errorf("Apply = %v, want both failures", err)
 	}
@@ -189,7 +189,7 @@ func TestAddressesApplyErrors(t *testing.T) {
 
 	// What could not be removed is still to be removed, but silent.
 	table.fail[good] = unix.EPERM
-	if err := a.Apply(context.Background(), nil); !errors.Is(err, unix.EPERM) {
+	if err := a.Apply(context.Background(), nil, "lvs0"); !errors.Is(err, unix.EPERM) {
 		t.Errorf("Apply = %v, want the failure to remove", err)
 	}
 	if len(a.Owned()) != 1 || len(a.announced) != 0 {
@@ -232,7 +232,7 @@ func TestAddressesRun(t *testing.T) {
 		}
 
 		locked(func() { start = time.Now() })
-		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")})
+		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
 		time.Sleep(130 * time.Second)
 		want := []string{"0s 10.0.0.1", "1s 10.0.0.1", "2s 10.0.0.1", "4s 10.0.0.1", "1m4s 10.0.0.1", "2m4s 10.0.0.1"}
 		if diff := cmp.Diff(want, take()); diff != "" {
@@ -240,14 +240,14 @@ func TestAddressesRun(t *testing.T) {
 		}
 
 		// A second address has a schedule of its own and leaves the first's.
-		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2")})
+		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2")}, "lvs0")
 		time.Sleep(60 * time.Second)
 		want = []string{"2m10s 10.0.0.2", "2m11s 10.0.0.2", "2m12s 10.0.0.2", "2m14s 10.0.0.2", "3m4s 10.0.0.1"}
 		if diff := cmp.Diff(want, take()); diff != "" {
 			t.Errorf("second address (-want +got):\n%s", diff)
 		}
 
-		a.Apply(ctx, nil)
+		a.Apply(ctx, nil, "lvs0")
 		time.Sleep(time.Hour)
 		if got := take(); got != nil {
 			t.Errorf("announced after removal: %v", got)
@@ -256,7 +256,7 @@ func TestAddressesRun(t *testing.T) {
 		// A link that is down is tried again until it is up, then the whole
 		// row of announcements follows; the log has one line for each turn.
 		locked(func() { log.Reset(); down = true })
-		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")})
+		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
 		time.Sleep(9 * time.Second)
 		locked(func() { start, down = time.Now(), false })
 		time.Sleep(10 * time.Second)

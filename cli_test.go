@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -135,7 +136,7 @@ func TestHelpNamesEverySubCommand(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^  lvs-controller ([a-z]+)`).FindAllStringSubmatch(help, -1) {
 		named[m[1]] = true
 	}
-	want := map[string]bool{"check": true, "diff": true, "status": true, "ready": true, "keepalived": true, "realserver": true, "version": true}
+	want := map[string]bool{"check": true, "diff": true, "status": true, "ready": true, "drain": true, "keepalived": true, "realserver": true, "version": true}
 	if diff := cmp.Diff(want, named); diff != "" {
 		t.Errorf("sub-commands in the help (-want +got):\n%s", diff)
 	}
@@ -352,5 +353,27 @@ func TestSecondInstance(t *testing.T) {
 	}
 	if left, err := os.ReadDir(state); err != nil || len(left) != 1 {
 		t.Errorf("the second left %v, %v; want the first's lock alone", left, err)
+	}
+}
+
+// Without a controller the order stands, and the command says that nobody has
+// carried it out.
+func TestDrainWithoutController(t *testing.T) {
+	dir := t.TempDir()
+	path := writeConfig(t, fmt.Sprintf("state_dir = %q\ncache_dir = %q\n[[vip]]\nname = \"a\"\naddresses = [\"10.0.0.1\"]\nports = [80]\n", dir, filepath.Join(dir, "cache")))
+	code, stdout, stderr := cli(t, "drain", "-config", path, "-wait", "50ms")
+	if code != exitFailure || stdout != "" || stderr != "no controller has confirmed it within 50ms; the order stands for one that comes\n" {
+		t.Errorf("drain: %d\n%s%s", code, stdout, stderr)
+	}
+	if since, err := drainedSince(filepath.Join(dir, "cache")); since.IsZero() || err != nil {
+		t.Errorf("the order is not there: %v", err)
+	}
+	// Nobody has confirmed it, so there is nothing to wait for.
+	code, stdout, stderr = cli(t, "drain", "-undo", "-config", path, "-wait", "50ms")
+	if code != exitOK || stdout != "not drained any more\n" || stderr != "" {
+		t.Errorf("drain -undo: %d\n%s%s", code, stdout, stderr)
+	}
+	if since, err := drainedSince(filepath.Join(dir, "cache")); !since.IsZero() || err != nil {
+		t.Errorf("the order is still there: %v", err)
 	}
 }

@@ -15,18 +15,20 @@ import (
 
 // Config is a whole valid configuration. Every default has been filled in.
 type Config struct {
-	Path          string        // the file it was read from; "" when made of flags alone
-	Kubeconfig    string        // kubeconfig path; "" = the pod's own service account
-	ClusterFile   string        // replaces the API server when set
-	Interface     string        // uplink; "" = the device of the default route
-	Listen        string        // host:port of the HTTP listener; "" = off
-	AuditInterval time.Duration // full compare with the kernel's table; 1s–1h
-	ManageSysctls bool          // whether sysctl.go may write to /proc/sys
-	StateDir      string        // lives as long as the kernel's table (/run)
-	CacheDir      string        // survives a reboot (/var/lib)
-	Timeouts      Timeouts
-	Marks         MarkRange
-	Sync          *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
+	Path           string        // the file it was read from; "" when made of flags alone
+	Kubeconfig     string        // kubeconfig path; "" = the pod's own service account
+	ClusterFile    string        // replaces the API server when set
+	Interface      string        // uplink; "" = the device of the default route
+	AnnounceDevice string        // dummy device for announce = "dummy"
+	WithdrawHold   time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0 leaves them
+	Listen         string        // host:port of the HTTP listener; "" = off
+	AuditInterval  time.Duration // full compare with the kernel's table; 1s–1h
+	ManageSysctls  bool          // whether sysctl.go may write to /proc/sys
+	StateDir       string        // lives as long as the kernel's table (/run)
+	CacheDir       string        // survives a reboot (/var/lib)
+	Timeouts       Timeouts
+	Marks          MarkRange
+	Sync           *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
 	// Sysctls are the operator's own choices below net/ipv4/vs, name to value
 	// as the kernel prints it, above the controller's. nil when there are none.
 	Sysctls map[string]string
@@ -53,6 +55,9 @@ type Announcement string
 const (
 	AnnounceNone Announcement = "none" // keepalived or a router owns the address
 	AnnounceARP  Announcement = "arp"  // the controller puts it on the uplink
+	// The controller puts it on a dummy device, for a routing daemon to
+	// redistribute, while somebody serves it.
+	AnnounceDummy Announcement = "dummy"
 )
 
 // VIP is one [[vip]]: a group of addresses that share ports and real servers.
@@ -168,6 +173,13 @@ type Drain struct {
 // defaultDrainTimeout is [vip.drain] timeout's default, and what applies to the
 // services of a VIP that is configured no more.
 const defaultDrainTimeout = 5 * time.Minute
+
+// anyDirector reports whether a director that has never seen a connection of v
+// can take it over: its address is routed to several directors, and each finds
+// the same real server by the client's address and port.
+func (v *VIP) anyDirector() bool {
+	return v.Announce == AnnounceDummy && v.Scheduler == "mh" && v.Flags&FlagSched2 != 0
+}
 
 // UsesCluster reports whether v takes anything from a cluster.
 func (v *VIP) UsesCluster() bool {

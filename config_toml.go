@@ -75,12 +75,14 @@ func (e ConfigErrors) Unwrap() []error {
 // defaultConfig is a configuration without any VIP, all else at its default.
 func defaultConfig() *Config {
 	return &Config{
-		Listen:        "127.0.0.1:9652",
-		AuditInterval: 10 * time.Second,
-		ManageSysctls: true,
-		StateDir:      "/run/lvs-controller",
-		CacheDir:      "/var/lib/lvs-controller",
-		Marks:         MarkRange{First: 0x1000, Count: 0x1000},
+		AnnounceDevice: "lvs0",
+		WithdrawHold:   3 * time.Second,
+		Listen:         "127.0.0.1:9652",
+		AuditInterval:  10 * time.Second,
+		ManageSysctls:  true,
+		StateDir:       "/run/lvs-controller",
+		CacheDir:       "/var/lib/lvs-controller",
+		Marks:          MarkRange{First: 0x1000, Count: 0x1000},
 	}
 }
 
@@ -176,6 +178,8 @@ func (r *configReader) config(v value) *Config {
 		setting{"cluster_file", into(&c.ClusterFile, r.relativePath)},
 		setting{"interface", into(&c.Interface, parsed(`a device name such as "eth0", at most 15 characters without "/", ":" and spaces, or "" for the device of the default route`, parseDevice))},
 		setting{"listen", into(&c.Listen, parsed(`"ADDRESS:PORT" such as "127.0.0.1:9652", ":9652" for all addresses, or "" for off`, parseListen))},
+		setting{"announce_device", into(&c.AnnounceDevice, parsed(`a device name such as "lvs0", at most 15 characters without "/", ":" and spaces`, matching(devices)))},
+		setting{"withdraw_hold", into(&c.WithdrawHold, duration(0, time.Minute))},
 		setting{"audit_interval", into(&c.AuditInterval, duration(time.Second, time.Hour))},
 		setting{"manage_sysctls", into(&c.ManageSysctls, boolean)},
 		setting{"state_dir", into(&c.StateDir, parsed(`an absolute path such as "/run/lvs-controller"`, parseAbsolute))},

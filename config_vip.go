@@ -168,7 +168,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},
 		setting{"one_mark", into(&vip.OneMark, boolean)},
 		setting{"persistence", func(v value) { readPersistence(v, &vip.Persistence) }},
-		setting{"announce", into(&vip.Announce, oneOf(AnnounceNone, AnnounceARP))},
+		setting{"announce", into(&vip.Announce, oneOf(AnnounceNone, AnnounceARP, AnnounceDummy))},
 		setting{"weight", into(&vip.Weight, integer[uint32](1, math.MaxUint16))},
 		setting{"weight_annotation", into(&vip.WeightAnnotation, parsed(`an annotation's "NAME" or "PREFIX/NAME" such as "lvs-controller/weight", or "" for none`, parseAnnotation))},
 		setting{"upper_threshold", into(&vip.Upper, integer[uint32](0, math.MaxUint32))},

@@ -46,7 +46,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{"[[vip]]\nname = 'a'\nports = [80]\naddresses = ['10.0.0.1',\n'::ffff:10.0.0.1']", `5: vip[0].addresses[1]: 10.0.0.1 is already an address of VIP "a" (line 4), want each address once`},
 		{vipLine("[[vip]]\nname='b'\naddresses=['10.0.0.1']\nports=[81]"), `7: vip[1].addresses[0]: 10.0.0.1 is already an address of VIP "a" (line 3), want each address once`},
 		{vipLine(`scheduler = "wrrr"`), `5: vip[0].scheduler: is "wrrr", want one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos`},
-		{vipLine(`announce = "bgp"`), `5: vip[0].announce: is "bgp", want one of none, arp`},
+		{vipLine(`announce = "bgp"`), `5: vip[0].announce: is "bgp", want one of none, arp, dummy`},
 		{vipLine(`weight = 0`), `5: vip[0].weight: is the integer 0, want an integer from 1 to 65535`},
 		{vipLine(`weight = 65536`), `5: vip[0].weight: is the integer 65536, want an integer from 1 to 65535`},
 		{vipLine(`weight = 1.5`), `5: vip[0].weight: is the number 1.5, want an integer from 1 to 65535`},

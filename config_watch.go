@@ -234,6 +234,8 @@ func configChanges(before, after *Config) string {
 		{"kubeconfig", before.Kubeconfig, after.Kubeconfig},
 		{"cluster_file", before.ClusterFile, after.ClusterFile},
 		{"interface", before.Interface, after.Interface},
+		{"announce_device", before.AnnounceDevice, after.AnnounceDevice},
+		{"withdraw_hold", before.WithdrawHold, after.WithdrawHold},
 		{"listen", before.Listen, after.Listen},
 		{"audit_interval", before.AuditInterval, after.AuditInterval},
 		{"manage_sysctls", before.ManageSysctls, after.ManageSysctls},

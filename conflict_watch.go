@@ -93,7 +93,7 @@ func (w *conflictWatch) Run(ctx context.Context) error {
 		poll = time.Tick(conflictLook)
 	} else {
 		defer events.Close()
-		w.readers.Go(func() { followAddresses(ctx, events, moved) })
+		w.readers.Go(func() { followEvents(ctx, events, moved) })
 	}
 	w.follow(ctx, time.Now())
 	for {
@@ -130,8 +130,9 @@ func (w *conflictWatch) soon(at time.Time) {
 	}
 }
 
-// followAddresses rings moved whenever the host's addresses change.
-func followAddresses(ctx context.Context, events *netlink.Conn, moved chan<- struct{}) {
+// followEvents rings moved whenever the kernel tells of anything: of the host's
+// addresses, or of devices (uplink.go).
+func followEvents(ctx context.Context, events *netlink.Conn, moved chan<- struct{}) {
 	for ctx.Err() == nil {
 		_, err := events.Receive()
 		switch {
@@ -184,7 +185,7 @@ func holdings(ctx context.Context, vips map[netip.Addr]string) (map[place]holdin
 			continue
 		}
 		own[macAddress(d.HardwareAddr)] = true
-		if d.Flags&net.FlagBroadcast != 0 {
+		if d.Flags&net.FlagBroadcast != 0 && macAddress(d.HardwareAddr) != dummyMAC { // which has no segment
 			ethernets[d.Index] = d
 		}
 	}

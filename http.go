@@ -154,12 +154,14 @@ func (s *httpServer) ready() error {
 
 // status is what /status.json and `status -o json` give.
 type status struct {
-	Ready    bool      `json:"ready"`
-	Reason   string    `json:"reason,omitempty"`      // why not ready
-	Since    time.Time `json:"since,omitzero"`        // of the process
-	Kept     []string  `json:"kept,omitempty"`        // sets that serve with their last working real servers
-	FailOpen []string  `json:"fail_open,omitempty"`   // who fails their probes all at once, and so stays in service
-	Down     []string  `json:"probed_down,omitempty"` // real servers, or ports of theirs, that are out by their probes, also when they have drained and gone
+	Ready     bool         `json:"ready"`
+	Reason    string       `json:"reason,omitempty"`      // why not ready
+	Since     time.Time    `json:"since,omitzero"`        // of the process
+	Drained   time.Time    `json:"drained,omitzero"`      // by the operator, since
+	Announced []netip.Addr `json:"announced,omitempty"`   // VIP addresses that the controller keeps on a device
+	Kept      []string     `json:"kept,omitempty"`        // sets that serve with their last working real servers
+	FailOpen  []string     `json:"fail_open,omitempty"`   // who fails their probes all at once, and so stays in service
+	Down      []string     `json:"probed_down,omitempty"` // real servers, or ports of theirs, that are out by their probes, also when they have drained and gone
 	// Conflicts are the other hosts that claim a VIP which this director has.
 	Conflicts []Conflict      `json:"conflicts,omitempty"`
 	Warnings  []string        `json:"warnings,omitempty"`
@@ -203,6 +205,7 @@ func (s *httpServer) status() (status, error) {
 	if v == nil {
 		return st, nil
 	}
+	st.Drained, st.Announced = v.Drained, v.Announced
 	for _, set := range v.Kept {
 		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
 	}

@@ -49,6 +49,8 @@ a Kubernetes cluster through the kernel's IPVS, in direct routing.
                                          services, real servers, reasons, connections
   lvs-controller ready [-config FILE | -listen ADDR:PORT]
                                          does /readyz say ok? 0 = yes, 1 = no
+  lvs-controller drain [-undo] [-config FILE]
+                                         take this director's traffic away, or back
   lvs-controller keepalived -config FILE -peer ADDR [-source ADDR] [-priority N]
                                          a keepalived.conf that goes with the file
   lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
@@ -91,6 +93,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return runStatus(ctx, args[1:], stdout, stderr)
 		case "ready":
 			return runReady(ctx, args[1:], stdout, stderr)
+		case "drain":
+			return runDrain(ctx, args[1:], stdout, stderr)
 		case "keepalived":
 			return runKeepalived(ctx, args[1:], stdout, stderr)
 		case "realserver":
@@ -313,6 +317,7 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
 	if err := direct(ctx, log, &src, cfg, dir); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
@@ -343,17 +348,18 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	prep := newPreparation(log)
 	recheck := make(chan struct{}, 1)
 	loop := &reconciler{
-		log:     log,
-		wake:    wake,
-		recheck: recheck,
-		config:  configs,
-		cluster: clusters,
-		health:  healths,
-		probes:  probes,
-		dial:    func() (director, error) { return dialDirector(log) },
-		host:    prep,
-		dir:     dir,
-		now:     time.Now,
+		log:      log,
+		wake:     wake,
+		recheck:  recheck,
+		config:   configs,
+		cluster:  clusters,
+		health:   healths,
+		probes:   probes,
+		dial:     func() (director, error) { return dialDirector(log) },
+		host:     prep,
+		dir:      dir,
+		cacheDir: cfg.CacheDir,
+		now:      time.Now,
 	}
 	loop.restore()
 	if len(loop.state.Down) > 0 {
@@ -385,6 +391,8 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	group.Go(func() error { return prep.addresses.Run(ctx) })
 	group.Go(func() error { return prober.Run(ctx) })
 	group.Go(func() error { return conflicts.Run(ctx) })
+	group.Go(func() error { return followDrain(ctx, log, cfg.CacheDir, wake) })
+	group.Go(func() error { return prep.FollowUplink(ctx, wake) })
 	group.Go(func() error { return server.Run(ctx) })
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -465,8 +473,8 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 }
 
 // cleanUp removes the services on every address that is or was ours, the sync
-// daemons that are ours, and the addresses that the controller put on devices.
-// Nothing else is touched.
+// daemons that are ours, the addresses that the controller put on devices, and
+// its dummy device. Nothing else is touched.
 func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) error {
 	st, err := dir.load()
 	if err != nil {
@@ -505,7 +513,9 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 		logChanges(log, &ops)
 	}
 	addresses := newAddresses(st.Addresses, log)
-	errs = append(errs, stopDaemons(d, st.Daemons), addresses.Apply(ctx, nil))
+	errs = append(errs, stopDaemons(d, st.Daemons), addresses.Apply(ctx, nil, ""))
+	dummy := dummyDevice{log: log}
+	errs = append(errs, dummy.Tidy(ctx, "", nil))
 	errs = append(errs, newMarkTable(log).Remove())
 	if err := errors.Join(errs...); err != nil {
 		return err

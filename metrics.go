@@ -171,6 +171,15 @@ func compareVIPServers(a, b vipServer) int {
 
 // writeVIPs writes what the view alone knows of each VIP.
 func writeVIPs(e exposition, v *view) {
+	e.family("drained", gauge, "1 while the operator has drained this director.")(flag01(!v.Drained.IsZero()))
+	announced := e.family("vip_announced", gauge, "1 while the controller keeps the VIP's address on a device, for others to see.")
+	for _, vip := range v.Config.VIPs {
+		for _, a := range vip.Addresses {
+			if vip.Announce != AnnounceNone {
+				announced(flag01(slices.Contains(v.Announced, a)), "vip", vip.Name, "address", a.String())
+			}
+		}
+	}
 	e.family("warnings", gauge, "Complaints about the inputs that hold right now.")(float64(len(v.Warnings)))
 	inService := make(map[vipServer]bool)
 	out := make(map[vipServer]string)

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -24,6 +23,7 @@ type preparation struct {
 	sysctls   procSys
 	addresses *addresses
 	marks     *markTable
+	dummy     dummyDevice
 	noUplink  bool                   // the missing default route has been logged
 	device    atomic.Pointer[string] // the uplink when it was known last; nil: never
 	told      map[string]bool        // settings that have been complained of
@@ -34,7 +34,7 @@ type preparation struct {
 }
 
 func newPreparation(log *slog.Logger) *preparation {
-	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, marks: newMarkTable(log), readBack: make(map[string]string), told: make(map[string]bool)}
+	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, marks: newMarkTable(log), dummy: dummyDevice{log: log}, readBack: make(map[string]string), told: make(map[string]bool)}
 }
 
 // Prepare implements host.
@@ -46,29 +46,46 @@ func (p *preparation) Prepare(ctx context.Context, cfg *Config) error {
 	return errors.Join(err, p.unhush(), p.applySysctls(uplink, cfg))
 }
 
-// Announce implements host.
-func (p *preparation) Announce(ctx context.Context, cfg *Config, want []netip.Addr) ([]VIPAddress, error) {
+// Announce implements host. Local routes come before addresses and go after
+// them, so that a VIP which moves to another device is this host's throughout.
+func (p *preparation) Announce(ctx context.Context, cfg *Config, want vipAddresses) ([]VIPAddress, error) {
 	uplink, err := p.uplink(ctx, cfg)
 	if err != nil {
 		return p.addresses.Owned(), err
 	}
+	dummyErr := p.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
+	errs := []error{dummyErr}
 	configured := newOwners(cfg).addresses
 	var on []VIPAddress
-	for _, a := range want {
+	for _, a := range want.Announced {
 		v := VIPAddress{Device: uplink, Address: a}
-		if configured[a] == nil { // on its way out: where it was
-			i := slices.IndexFunc(p.addresses.Owned(), func(o VIPAddress) bool { return o.Address == a })
+		at := func(o VIPAddress) bool { return o.Address == a }
+		stay := false // where it is, if anywhere
+		switch vip := configured[a]; {
+		case vip == nil: // on its way out
+			stay = true
+		case vip.Announce == AnnounceDummy:
+			v.Device = cfg.AnnounceDevice
+			if errors.Is(dummyErr, errForeignDevice) {
+				continue
+			}
+			stay = dummyErr != nil
+		case uplink == "":
+			errs = append(errs, fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", vip.Name))
+			stay = true
+		}
+		if stay {
+			i := slices.IndexFunc(p.addresses.Owned(), at)
 			if i < 0 {
 				continue
 			}
 			v = p.addresses.Owned()[i]
-		} else if uplink == "" {
-			return p.addresses.Owned(), fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", configured[a].Name)
 		}
 		on = append(on, v)
 	}
-	err = p.addresses.Apply(ctx, on)
-	return p.addresses.Owned(), err
+	errs = append(errs, p.addresses.Apply(ctx, on, cfg.AnnounceDevice))
+	errs = append(errs, p.dummy.Tidy(ctx, cfg.AnnounceDevice, want.Local))
+	return p.addresses.Owned(), errors.Join(errs...)
 }
 
 // Mark implements host.
@@ -174,6 +191,9 @@ func (p *preparation) wantedSysctls(uplink string, cfg *Config) ([]Sysctl, error
 	chosen := func(s Sysctl) bool { return cfg.Sysctls[strings.TrimPrefix(s.Key, vsSysctls)] != "" }
 	if sync := syncSysctls(); cfg.Sync != nil && !slices.ContainsFunc(sync, chosen) {
 		want = append(want, sync...)
+	}
+	if sloppy := sloppySysctl(); !chosen(sloppy) && slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.anyDirector() }) {
+		want = append(want, sloppy)
 	}
 	return want, nil
 }

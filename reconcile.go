@@ -59,7 +59,9 @@ type host interface {
 	Prepare(ctx context.Context, cfg *Config) error
 	// Announce makes want the VIP addresses that this host has through us. It
 	// returns those that it put on devices itself, now or earlier.
-	Announce(ctx context.Context, cfg *Config, want []netip.Addr) ([]VIPAddress, error)
+	Announce(ctx context.Context, cfg *Config, want vipAddresses) ([]VIPAddress, error)
+	// Uplink says why the uplink carries no traffic; nil when it does.
+	Uplink() error
 	// Mark makes marks the packets that get a firewall mark from us.
 	Mark(marks map[MarkedPort]uint32) error
 	// Marked is what the host marks now, never nil without an error.
@@ -73,31 +75,37 @@ type host interface {
 // reconciler is the state of the loop. All fields but view and counters belong
 // to its goroutine.
 type reconciler struct {
-	log     *slog.Logger
-	wake    chan struct{}
-	config  *latest[Config]
-	cluster *latest[Cluster]
-	health  *latest[Health]    // what probes have found; nil: nobody probes
-	probes  *latest[ProbePlan] // whom to probe; nil likewise
-	dial    func() (director, error)
-	host    host
-	dir     *stateDir
-	now     func() time.Time
-	recheck chan<- struct{} // rung now and then while the loop is awake anyway; nil: nobody listens
+	log      *slog.Logger
+	wake     chan struct{}
+	config   *latest[Config]
+	cluster  *latest[Cluster]
+	health   *latest[Health]    // what probes have found; nil: nobody probes
+	probes   *latest[ProbePlan] // whom to probe; nil likewise
+	dial     func() (director, error)
+	host     host
+	dir      *stateDir
+	now      func() time.Time
+	cacheDir string          // where an operator's drain is ordered; "": nowhere
+	recheck  chan<- struct{} // rung now and then while the loop is awake anyway; nil: nobody listens
 
-	director  director
-	state     *state
-	owners    owners                // of the configuration in force
-	owned     *Config               // that configuration
-	want      *wanted               // the last answer of desired
-	probed    []*vipAnswer          // those that the prober was told of last
-	have      parts                 // the kernel's table as far as it is ours, and who is leaving; while stale, what it was taken for last
-	stale     bool                  // have must be read from the kernel
-	compared  time.Time             // when have was last read from the kernel
-	marked    map[MarkedPort]uint32 // what the host marks; nil until it was asked
-	remark    bool                  // the host refused marks, and must be told again
-	announced []netip.Addr          // what the host was last told to announce
-	prepared  *Config               // the configuration that the host was last prepared for
+	director     director
+	state        *state
+	owners       owners                // of the configuration in force
+	owned        *Config               // that configuration
+	want         *wanted               // the last answer of desired
+	probed       []*vipAnswer          // those that the prober was told of last
+	have         parts                 // the kernel's table as far as it is ours, and who is leaving; while stale, what it was taken for last
+	stale        bool                  // have must be read from the kernel
+	compared     time.Time             // when have was last read from the kernel
+	marked       map[MarkedPort]uint32 // what the host marks; nil until it was asked
+	remark       bool                  // the host refused marks, and must be told again
+	announced    vipAddresses          // what the host was last told to announce
+	announcedFor *Config               // the configuration at that time
+	withdrawn    bool                  // it has been logged that nothing is announced to routers
+	drained      time.Time             // the operator has drained this director since; zero: no
+	confirmed    *bool                 // whether the operator was told of a drain; nil: unknown
+	began        time.Time             // when the loop began
+	prepared     *Config               // the configuration that the host was last prepared for
 
 	rang    time.Time // when recheck was rung last
 	auditAt time.Time
@@ -125,6 +133,7 @@ type reconciler struct {
 // restore loads what an earlier process remembered. It comes before Run.
 func (r *reconciler) restore() {
 	r.stale = true
+	r.began = r.now()
 	r.warned = make(map[string]bool)
 	r.kept = make(map[workKey]bool)
 	r.exchanged = make(map[ServiceKey]time.Time)
@@ -148,6 +157,7 @@ func (r *reconciler) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			r.withdraw()
 			return nil
 		case <-r.wake:
 		case <-timer.C:
@@ -182,19 +192,23 @@ func (r *reconciler) turn(ctx context.Context) {
 		}
 	}
 	cfg := r.config.Get()
+	r.lookForDrain()
 	err := r.reconcile(ctx, cfg)
+	if err != nil {
+		r.announce(ctx, cfg, false) // which reconcile may not have come to
+	}
 	now := r.now()
 	r.turned.Store(&now)
 	if r.bulk {
 		r.bulk = false
 		go debug.FreeOSMemory()
 	}
-	if v := r.view.Load(); v == nil || fmt.Sprint(v.Err) != fmt.Sprint(err) {
+	if v := r.view.Load(); v == nil || fmt.Sprint(v.Err) != fmt.Sprint(err) || v.Drained != r.drained {
 		next := view{}
 		if v != nil {
 			next = *v
 		}
-		next.At, next.Config, next.Err = now, cfg, err
+		next.At, next.Config, next.Drained, next.Err = now, cfg, r.drained, err
 		r.view.Store(&next)
 	}
 	if err == nil {
@@ -297,6 +311,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.pollAt = time.Time{}
 	}
 	r.dueAt = time.Time{}
+	r.ownConfigured(cfg)
 	if r.director == nil {
 		d, err := r.dial()
 		if err != nil {
@@ -304,7 +319,6 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		}
 		r.director, r.stale = d, true
 	}
-	r.ownConfigured(cfg)
 	var drift drift
 	audit := r.stale || !now.Before(r.auditAt)
 	if audit || r.prepared != cfg {
@@ -354,7 +368,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.forgetEmpty()
 	}
 	err := errors.Join(append(errs, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Health: p.want.health, Warnings: p.want.Warnings, Sync: r.syncing(), Err: err})
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Health: p.want.health, Warnings: p.want.Warnings, Sync: r.syncing(), Announced: r.announced.Announced, Drained: r.drained, Err: err})
 	return err
 }
 

@@ -22,9 +22,11 @@ type noHost struct {
 
 func (h noHost) Prepare(context.Context, *Config) error { return h.err }
 
-func (h noHost) Announce(context.Context, *Config, []netip.Addr) ([]VIPAddress, error) {
+func (h noHost) Announce(context.Context, *Config, vipAddresses) ([]VIPAddress, error) {
 	return nil, nil
 }
+
+func (h noHost) Uplink() error { return nil }
 
 func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
 

@@ -4,7 +4,9 @@
 // on lo, realserver_tunnel.go makes the devices of a tunnel, and prepare.go
 // asks for the default route's device. Only host addresses (/32, /128) are ever
 // added or removed, one at a time, by name. Devices are made, brought up and
-// removed by name, for tunnels alone. Routes and neighbours are never changed.
+// removed by name, for tunnels and as the dummy device (announce_dummy.go, which
+// also changes local routes of its own). Other routes and neighbours are never
+// changed.
 
 package main
 

@@ -15,7 +15,8 @@
 //     backup role (sysctl_backup_only in include/net/ip_vs.h). A pair in which
 //     both directors run both roles would balance nothing. It is for the
 //     operator whose backup director is also a real server.
-//   - vs/sloppy_tcp: needed only by two active directors behind ECMP.
+//
+// sloppySysctl is for active directors behind routers alone.
 //
 // Sources: Documentation/networking/ip-sysctl.rst and ipvs-sysctl.rst.
 
@@ -118,6 +119,17 @@ func syncSysctls() []Sysctl {
 			Why:      "a connection is told once it is established; a client that waits for the server to speak first never sends the third packet of the kernel's default",
 			Optional: true,
 		},
+	}
+}
+
+// sloppySysctl is what active directors behind one router need, so that each
+// takes over the connections of one that went.
+func sloppySysctl() Sysctl {
+	return Sysctl{
+		Key:      "net/ipv4/vs/sloppy_tcp",
+		Want:     "1",
+		Why:      "a connection that routes move here in the middle has shown this director no SYN, and mh finds its real server without one",
+		Optional: true,
 	}
 }
 

@@ -1,16 +1,20 @@
 // Whether this director can be reached at all: the state of its uplink.
 //
 // http.go asks with every question about readiness, so what it hears is true at
-// that moment and nothing wakes an idle controller. Nothing here changes
+// that moment. The reconcile loop, which withdraws VIPs from routing when the
+// uplink goes, is woken when the kernel tells of a change. Nothing here changes
 // anything.
 
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,4 +39,36 @@ func (p *preparation) Uplink() error {
 		return fmt.Errorf("the uplink %s has no carrier", *name)
 	}
 	return nil
+}
+
+// FollowUplink rings wake whenever the uplink begins or ceases to carry traffic,
+// until ctx ends; that is its only way to return, with nil.
+func (p *preparation) FollowUplink(ctx context.Context, wake chan<- struct{}) error {
+	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_LINK})
+	if err != nil {
+		p.log.Warn("a change of the uplink is noticed with the next audit", "err", err)
+		<-ctx.Done()
+		return nil
+	}
+	changed := make(chan struct{}, 1)
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	defer events.Close()
+	reader.Go(func() { followEvents(ctx, events, changed) })
+	was := p.Uplink()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+		now := p.Uplink()
+		if (now == nil) != (was == nil) {
+			select {
+			case wake <- struct{}{}:
+			default: // it will look
+			}
+		}
+		was = now
+	}
 }

@@ -27,15 +27,17 @@ type counters struct {
 // view is what others may see of the loop: an immutable picture of its last
 // turn.
 type view struct {
-	At       time.Time
-	Config   *Config
-	Compared time.Time // when the kernel's table was last read; zero: not yet
-	Parts    parts     // what the kernel has, with the reasons
-	Kept     []workKey
-	Health   *Health // what probes have found; nil: nothing
-	Warnings []string
-	Sync     map[SyncRole]bool // whether the sync daemon runs as configured; nil without [sync]
-	Err      error             // what is not in place; nil when all is
+	At        time.Time
+	Config    *Config
+	Compared  time.Time // when the kernel's table was last read; zero: not yet
+	Parts     parts     // what the kernel has, with the reasons
+	Kept      []workKey
+	Health    *Health // what probes have found; nil: nothing
+	Warnings  []string
+	Sync      map[SyncRole]bool // whether the sync daemon runs as configured; nil without [sync]
+	Announced []netip.Addr      // VIP addresses that the host has through us
+	Drained   time.Time         // the operator has drained this director since; zero: no
+	Err       error             // what is not in place; nil when all is
 }
 
 // InService counts virtual services with and without a real server in service.
@@ -71,6 +73,9 @@ func (v *view) ready(now time.Time) error {
 	if v == nil {
 		return errors.New("the kernel's table has not been read yet")
 	}
+	if !v.Drained.IsZero() {
+		return drainedError(v.Drained)
+	}
 	why := ""
 	if v.Err != nil {
 		why = ": " + v.Err.Error()
@@ -78,7 +83,7 @@ func (v *view) ready(now time.Time) error {
 	if v.Compared.IsZero() {
 		return errors.New("the kernel's table has not been read yet" + why)
 	}
-	if age, most := now.Sub(v.Compared), 3*v.Config.AuditInterval+10*time.Second; age > most {
+	if age := now.Sub(v.Compared); age > patience(v.Config) {
 		return fmt.Errorf("the kernel's table has not been read for %s%s", age.Round(time.Second), why)
 	}
 	if with, _ := v.InService(); with == 0 {

@@ -42,10 +42,10 @@ func (h *notingHost) Marked() (map[MarkedPort]uint32, error) {
 	return marks, nil
 }
 
-func (h *notingHost) Announce(_ context.Context, _ *Config, want []netip.Addr) ([]VIPAddress, error) {
-	h.announced = want
+func (h *notingHost) Announce(_ context.Context, _ *Config, want vipAddresses) ([]VIPAddress, error) {
+	h.announced = want.Announced
 	h.owned = nil
-	for _, a := range want {
+	for _, a := range want.Announced {
 		h.owned = append(h.owned, VIPAddress{Device: "eth0", Address: a})
 	}
 	return h.owned, nil

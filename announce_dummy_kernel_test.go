@@ -1,0 +1,166 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What a routing daemon sees of announce = "dummy" over a controller's life: the
+// addresses on the device. Packets to them are taken in all the while.
+func TestKernelDummy(t *testing.T) {
+	r := newRig(t)
+	const config = "announce = \"dummy\"\nscheduler = \"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]\naddresses = [\"10.0.0.100\", \"2001:db8::100\"]\n"
+	client := r.lab.Host("client", 3)
+	client.Run("ip", "route", "add", "10.0.0.100", "via", "10.0.0.2")
+	client.Run("ip", "-6", "route", "add", "2001:db8::100", "via", "2001:db8::2")
+	node := r.lab.Host("node", 11)
+	node.Serve(80)
+	node.Run(controllerBinary(t), "realserver", "-vip", "10.0.0.100,2001:db8::100", "-uplink", "eth0", "-state", filepath.Join(t.TempDir(), "rs.json"))
+	served := func(when string) {
+		t.Helper()
+		for _, url := range []string{"http://10.0.0.100/", "http://[2001:db8::100]/"} {
+			if got := client.Curl(3, url); got["node"] != 3 {
+				t.Errorf("%s: %s: %v\n%s", when, url, got, r.director.Run("ipvsadm", "-Lnc"))
+			}
+		}
+	}
+	ready := pod{name: "a", node: "n1", ips: []string{"10.0.0.11", "2001:db8::11"}}
+	shown := func() string {
+		return r.director.Run("sh", "-c", "ip link show dev lvs0 2>&1; ip address show dev lvs0 2>&1 || true")
+	}
+	// announced waits until the device has both addresses, or neither.
+	announced := func(want bool) {
+		t.Helper()
+		within(t, 20*time.Second, func() string {
+			got := shown()
+			if strings.Contains(got, "10.0.0.100/32") == want && strings.Contains(got, "2001:db8::100/128") == want {
+				return ""
+			}
+			return got + r.process.Log()
+		})
+	}
+	drain := func(args ...string) {
+		t.Helper()
+		r.director.Run(append([]string{controllerBinary(t), "drain", "-config", filepath.Join(r.dir, "config.toml")}, args...)...)
+	}
+	// says waits for what `lvs-controller ready` says.
+	says := func(want string) {
+		t.Helper()
+		within(t, 20*time.Second, func() string {
+			out, _ := r.director.Command(controllerBinary(t), "ready", "-listen", "127.0.0.1:9652").CombinedOutput()
+			if strings.Contains(string(out), want) {
+				return ""
+			}
+			return string(out)
+		})
+	}
+
+	t.Log("step: a device of that name that is another hand's is left alone")
+	r.director.Run("ip", "link", "add", "lvs0", "type", "dummy")
+	before := shown()
+	r.objects.pods = []pod{ready}
+	r.writeCluster()
+	r.edgeConfig(config)
+	r.start()
+	r.logged(1, "the device is not ours")
+	if after := shown(); after != before {
+		t.Errorf("another hand's device was changed:\n%s\nbefore:\n%s", after, before)
+	}
+	r.director.Run("ip", "link", "delete", "lvs0")
+	announced(true)
+	if got := shown(); !strings.Contains(got, dummyMAC.String()) || !strings.Contains(got, "UP") {
+		t.Errorf("the device does not say whose it is, or is down:\n%s", got)
+	}
+	if got := strings.TrimSpace(r.director.Run("cat", "/proc/sys/net/ipv4/vs/sloppy_tcp")); got != "1" {
+		t.Errorf("sloppy_tcp is %s, want 1", got)
+	}
+	served("announced")
+
+	t.Log("step: drained by the operator, over a restart")
+	drain()
+	if got := shown(); strings.Contains(got, "10.0.0.100") || strings.Contains(got, "2001:db8::100") {
+		t.Errorf("drained, and yet announced:\n%s", got)
+	}
+	says("NOT READY: drained by the operator since 20")
+	served("drained")
+	r.process.Kill()
+	r.start()
+	says("NOT READY: drained by the operator since 20")
+	announced(false)
+	served("drained and restarted")
+	drain("-undo")
+	announced(true)
+	says("ready")
+
+	t.Log("step: killed, it leaves the addresses, and the next one takes them as its own")
+	r.process.Kill()
+	announced(true)
+	served("killed")
+	r.start()
+	r.logged(1, "connected to the kernel's IPVS")
+	announced(true)
+	table := r.director.Table()
+
+	t.Log("step: told to end, it withdraws first, and the kernel goes on forwarding")
+	if err := r.process.Signal(syscall.SIGTERM); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+	r.logged(1, "VIPs are withdrawn from routing")
+	announced(false)
+	if got := r.director.Table(); got != table {
+		t.Errorf("the table after SIGTERM:\n%s\nbefore:\n%s", got, table)
+	}
+	r.logged(1, "the kernel goes on forwarding")
+	served("ended")
+	r.start()
+	announced(true)
+
+	t.Log("step: the uplink goes and comes back")
+	r.director.CutPort(true)
+	announced(false)
+	r.logged(1, "no carrier")
+	r.director.CutPort(false)
+	announced(true)
+
+	t.Log("step: another device, at once, and without a hold SIGTERM moves nothing")
+	edge, err := os.ReadFile(filepath.Join(r.dir, "config.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write("config.toml", "announce_device = \"edge0\"\nwithdraw_hold = \"0s\"\n"+string(edge))
+	within(t, 5*time.Second, func() string {
+		got := r.director.Run("ip", "address", "show")
+		if strings.Contains(got, "edge0:lvs") && !strings.Contains(got, "lvs0") {
+			return ""
+		}
+		return got
+	})
+	served("on another device")
+	if err := r.process.Signal(syscall.SIGTERM); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+	if got := r.director.Run("ip", "address", "show", "dev", "edge0"); !strings.Contains(got, "10.0.0.100/32") {
+		t.Errorf("withdrawn without a hold:\n%s", got)
+	}
+
+	t.Log("step: clean-up leaves nothing")
+	r.director.Run(controllerBinary(t), "-cleanup", "-config", filepath.Join(r.dir, "config.toml"))
+	if got := r.director.Run("sh", "-c", "ip address show; ip route show table local; ip -6 route show table local"); strings.Contains(got, "10.0.0.100") || strings.Contains(got, "2001:db8::100") || strings.Contains(got, "edge0") {
+		t.Errorf("clean-up left:\n%s", got)
+	}
+}
+
+// Nothing is announced for routers to find before the kernel's table is known.
+func TestKernelDummyWaitsForTable(t *testing.T) {
+	r := newRig(t)
+	r.edgeConfig("announce = \"dummy\"\n")
+	r.start()
+	r.logged(1, "connected to the kernel's IPVS")
+	if got := r.director.Run("ip", "address", "show"); strings.Contains(got, "10.0.0.100") {
+		t.Errorf("announced with nobody to serve:\n%s", got)
+	}
+}

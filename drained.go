@@ -1,0 +1,134 @@
+// The operator's drain of a whole director: it is to get no traffic until further
+// notice, and its table goes on following the cluster.
+//
+// `lvs-controller drain` puts a file into the cache directory, which survives a
+// reboot, and `drain -undo` takes it away. The reconcile loop looks for it with
+// each turn (reconcile_host.go says what follows), woken by followDrain; what it
+// made of it stands in the state directory for the command to see. So neither
+// needs the HTTP listener, and the order holds over a restart.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// drainedFile is the order, in the cache directory, and that it has been carried
+// out, in the state directory. Its time of change is that of the order.
+const drainedFile = "drained"
+
+// drainPatience is how long the command waits for the controller, unless it is
+// told otherwise.
+const drainPatience = 10 * time.Second
+
+// drainedSince reads an order from dir: zero when there is none.
+func drainedSince(dir string) (time.Time, error) {
+	info, err := os.Stat(filepath.Join(dir, drainedFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return time.Time{}, nil
+	case err != nil:
+		return time.Time{}, fmt.Errorf("look for an operator's drain: %w", err)
+	}
+	return info.ModTime().Round(0), nil
+}
+
+// setDrained writes or removes an order in dir. One that stands keeps its time.
+func setDrained(dir string, drained bool) error {
+	path := filepath.Join(dir, drainedFile)
+	if !drained {
+		if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// followDrain rings wake whenever the order in dir may have changed, until ctx
+// ends; that is its only way to return, with nil. Where the kernel cannot tell of
+// changes the loop finds out with its next audit.
+func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- struct{}) error {
+	err := os.MkdirAll(dir, 0o755)
+	var notify *fsnotify.Watcher
+	if err == nil {
+		notify, err = fsnotify.NewWatcher()
+	}
+	if err == nil {
+		defer notify.Close()
+		err = notify.Add(dir)
+	}
+	if err != nil {
+		log.Warn("`lvs-controller drain` is noticed with the next audit", "err", err)
+		<-ctx.Done()
+		return nil
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-notify.Events:
+			if filepath.Base(e.Name) != drainedFile {
+				continue
+			}
+		case <-notify.Errors: // events were lost
+		}
+		select {
+		case wake <- struct{}{}:
+		default: // it will look
+		}
+	}
+}
+
+// runDrain has the running controller give up its traffic, or take it again.
+func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fs := newFlags("lvs-controller drain", stderr)
+	undo := fs.Bool("undo", false, "the director may get traffic again")
+	patience := fs.Duration("wait", drainPatience, "how `long` to wait until the controller has done it")
+	_, cfg, code := configured(fs, args)
+	if cfg == nil {
+		return code
+	}
+	if err := setDrained(cfg.CacheDir, !*undo); err != nil {
+		fmt.Fprintln(stderr, "cannot leave the order for the controller:", err)
+		return exitFailure
+	}
+	said := "drained: this director is not ready, and announces no VIP"
+	if *undo {
+		said = "not drained any more"
+	}
+	ctx, cancel := context.WithTimeout(ctx, *patience)
+	defer cancel()
+	for {
+		since, err := drainedSince(cfg.StateDir)
+		if err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailure
+		}
+		if since.IsZero() == *undo {
+			fmt.Fprintln(stdout, said)
+			return exitOK
+		}
+		if sleepContext(ctx, 50*time.Millisecond); ctx.Err() != nil {
+			fmt.Fprintf(stderr, "no controller has confirmed it within %s; the order stands for one that comes\n", *patience)
+			return exitFailure
+		}
+	}
+}
