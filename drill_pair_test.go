@@ -90,6 +90,10 @@ func TestDrillPair(t *testing.T) {
 		p.raise(one)
 		load.unfailing("a hand-over by priority, and back")
 
+		p.drain(one)
+		p.drain(two)
+		load.unfailing("a hand-over by a drain, and back")
+
 		for _, end := range []func(*lab.Process){
 			(*lab.Process).Kill,
 			func(controller *lab.Process) { must(t, controller.Signal(syscall.SIGTERM)) },
@@ -101,7 +105,7 @@ func TestDrillPair(t *testing.T) {
 			load.unfailing("restarts of both controllers")
 		}
 	}
-	load.end("pair, API server away", fmt.Sprintf("rounds of hand-overs by priority, kill -9 and SIGTERM: %d", rounds))
+	load.end("pair, API server away", fmt.Sprintf("rounds of hand-overs by priority and by drain, kill -9 and SIGTERM: %d", rounds))
 	p.goOn("planned changes")
 
 	p.deaths()

@@ -157,6 +157,17 @@ func (m *twin) priorities() []string {
 	return all
 }
 
+// trusted waits until keepalived has noticed that the controller is ready again.
+func (m *twin) trusted() {
+	m.Helper()
+	within(m.T, 20*time.Second, func() string {
+		if strings.HasSuffix(strings.Join(m.priorities(), " "), " 100") {
+			return ""
+		}
+		return "keepalived has not noticed that the controller is ready again:\n" + m.log()
+	})
+}
+
 // ready waits for the answer of `lvs-controller ready`, want being a part of it.
 func (m *twin) ready(want string) {
 	m.Helper()
@@ -287,8 +298,29 @@ func (p *pair) raise(m *twin) {
 	}
 }
 
+// drain hands the VIP over from m by the operator's drain, which is undone then.
+// It does not come back.
+func (p *pair) drain(m *twin) {
+	p.Helper()
+	m.operator("drain")
+	start := time.Now()
+	m.ready("NOT READY: drained by the operator since ")
+	p.holder(m.peer)
+	p.Logf("%s drained: %s has the VIP after %s", m.director.Name, m.peer.director.Name, time.Since(start).Round(100*time.Millisecond))
+	m.operator("drain", "-undo")
+	m.ready("ready")
+	m.trusted()
+	p.holder(m.peer)
+}
+
+// operator runs a sub-command that goes with the director's configuration.
+func (m *twin) operator(args ...string) {
+	m.Helper()
+	m.director.Run(slices.Concat([]string{controllerBinary(m.T)}, args, []string{"-config", filepath.Join(m.dir, "config.toml")})...)
+}
+
 // restart has the controllers ended and started again, one after the other. The
-// VIP stays where it is.
+// first director has the VIP and keeps it.
 func (p *pair) restart(end func(*lab.Process)) {
 	p.Helper()
 	for _, m := range []*twin{p.one, p.two} {
@@ -296,6 +328,7 @@ func (p *pair) restart(end func(*lab.Process)) {
 		m.start()
 		m.ready("ready")
 	}
+	p.holder(p.one)
 }
 
 // stays sees that m has the VIP, and m alone, for the time of fifteen
