@@ -65,12 +65,17 @@ func (p *drillPair) rows(nodes ...*ingressNode) []string {
 	return rows
 }
 
-// unfailing sees that no request has failed until now.
-func (tr *traffic) unfailing(after string) {
-	tr.Helper()
-	if report := tr.report(); report.Failed() > 0 {
-		tr.Errorf("after %s: %s", after, describeFaults(report))
+// under makes a change to the pair again and again, under load, until there have
+// been as many requests as the drill wants. None may fail.
+func (p *drillPair) under(what string, change func()) {
+	p.Helper()
+	load := p.load(drillPause)
+	rounds := 0
+	for ; rounds == 0 || load.report().Requests < p.size.requests; rounds++ {
+		change()
 	}
+	load.end("pair, API server away: "+what, fmt.Sprintf("rounds: %d", rounds))
+	p.goOn(what)
 }
 
 // What TestKernelPair does to a pair that needs no cluster, with a cluster whose
@@ -83,17 +88,15 @@ func TestDrillPair(t *testing.T) {
 	p.killAPI()
 	killed := time.Now()
 
-	load := p.load(drillPause)
-	rounds := 0
-	for ; rounds == 0 || load.report().Requests < p.size.requests; rounds++ {
+	p.under("handed over by priority, and back", func() {
 		p.raise(two)
 		p.raise(one)
-		load.unfailing("a hand-over by priority, and back")
-
+	})
+	p.under("handed over by a drain, and back", func() {
 		p.drain(one)
 		p.drain(two)
-		load.unfailing("a hand-over by a drain, and back")
-
+	})
+	p.under("both controllers restarted after kill -9, and after SIGTERM", func() {
 		for _, end := range []func(*lab.Process){
 			(*lab.Process).Kill,
 			func(controller *lab.Process) { must(t, controller.Signal(syscall.SIGTERM)) },
@@ -102,11 +105,8 @@ func TestDrillPair(t *testing.T) {
 			for _, m := range []*twin{one, two} {
 				m.logged(3, "the cluster is not followed; what is known stays") // pods and two ConfigMaps
 			}
-			load.unfailing("restarts of both controllers")
 		}
-	}
-	load.end("pair, API server away", fmt.Sprintf("rounds of hand-overs by priority and by drain, kill -9 and SIGTERM: %d", rounds))
-	p.goOn("planned changes")
+	})
 
 	p.deaths()
 	for _, m := range []*twin{one, two} {
