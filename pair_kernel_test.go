@@ -180,6 +180,13 @@ func TestKernelPairNoPreempt(t *testing.T) {
 	p.goOn("the VIP is back")
 	said(one, "Entering BACKUP STATE", one.start)
 	p.stays(two)
+
+	t.Log("step: a drain hands over, and takes nothing back")
+	two.operator("drain")
+	p.holder(one)
+	said(two, "Entering BACKUP STATE", func() { two.operator("drain", "-undo") })
+	p.stays(one)
+	p.goOn("drained")
 }
 
 // What the sub-command prints is what keepalived reads, without a complaint.
