@@ -41,7 +41,7 @@ model:
 	go test -run '^TestModel$$' -rapid.checks=$(SEQUENCES) -timeout 20m .
 
 kernel: build vm-setup $(CACHE)/lvs.test
-	test/vm/run -timeout 900 -file lvs-controller -file $(CACHE)/lvs.test \
+	test/vm/run -timeout 900 -file lvs-controller -file $(CACHE)/lvs.test -file install/bird.conf \
 		-env LVS_KERNEL=1 -env LVS_REQUIRE_ALL=1 -env LVS_BINARY=/work/lvs-controller -env LVS_DRILL \
 		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 870s
 

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,8 +76,8 @@ func TestKernelDummy(t *testing.T) {
 	if got := shown(); !strings.Contains(got, dummyMAC.String()) || !strings.Contains(got, "UP") {
 		t.Errorf("the device does not say whose it is, or is down:\n%s", got)
 	}
-	if got := strings.TrimSpace(r.director.Run("cat", "/proc/sys/net/ipv4/vs/sloppy_tcp")); got != "1" {
-		t.Errorf("sloppy_tcp is %s, want 1", got)
+	if got := strings.Fields(r.director.Run("sysctl", "-n", "net.ipv4.vs.sloppy_tcp", "net.ipv4.vs.schedule_icmp")); !slices.Equal(got, []string{"1", "1"}) {
+		t.Errorf("sloppy_tcp and schedule_icmp are %s, want 1 and 1", got)
 	}
 	served("announced")
 

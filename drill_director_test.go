@@ -89,19 +89,11 @@ func TestDrillReload(t *testing.T) {
 func TestDrillReboot(t *testing.T) {
 	d := newDrill(t, "reboot")
 	d.begin(4)
-	snapshot := snapshotFile(filepath.Join(d.dir, "cache"))
-	within(t, 30*time.Second, func() string {
-		saved, err := os.ReadFile(snapshot)
-		for _, n := range d.nodes {
-			if !strings.Contains(string(saved), n.pod) {
-				return fmt.Sprintf("pod %s is not in the snapshot: %v", n.pod, err)
-			}
-		}
-		if !strings.Contains(string(saved), "default/db:5432") {
-			return "port 9000 is not in the snapshot"
-		}
-		return ""
-	})
+	saved := []string{"default/db:5432"} // what port 9000 is for
+	for _, n := range d.nodes {
+		saved = append(saved, n.pod)
+	}
+	d.saved(saved...)
 	d.killAPI()
 	d.process.Kill()
 	d.director.Run("ipvsadm", "-C")
@@ -137,4 +129,18 @@ func TestDrillReboot(t *testing.T) {
 	d.serving(d.nodes[:3]...)
 	load.end("reboot", fmt.Sprintf("first reconcile %s after the start", up.Sub(booted).Round(10*time.Millisecond)),
 		fmt.Sprintf("%d of %d requests failed before it and are not counted", before.Failed(), before.Requests))
+}
+
+// saved waits until the last-good snapshot of the cluster has all of these.
+func (r *rig) saved(all ...string) {
+	r.Helper()
+	within(r.T, 30*time.Second, func() string {
+		snapshot, err := os.ReadFile(snapshotFile(filepath.Join(r.dir, "cache")))
+		for _, one := range all {
+			if !strings.Contains(string(snapshot), one) {
+				return fmt.Sprintf("%s is not in the snapshot: %v", one, err)
+			}
+		}
+		return ""
+	})
 }

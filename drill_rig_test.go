@@ -284,14 +284,20 @@ func (d *drill) begin(n int) {
 	d.serving(d.nodes...)
 }
 
-// killAPI ends the API server for as long as the drill wants, and for no longer
-// than the drill lasts.
+// killAPI ends the API server for a drill.
 func (d *drill) killAPI() {
 	d.Helper()
-	must(d.T, d.control.KillAPI(d.Context()))
-	d.Cleanup(func() {
-		if err := d.control.StartAPI(context.Background()); err != nil {
-			d.Error(err)
+	d.plane.killAPI(d.T)
+}
+
+// killAPI ends the API server for as long as the drill wants, and for no longer
+// than the test lasts.
+func (p *plane) killAPI(t *testing.T) {
+	t.Helper()
+	must(t, p.control.KillAPI(t.Context()))
+	t.Cleanup(func() {
+		if err := p.control.StartAPI(context.Background()); err != nil {
+			t.Error(err)
 		}
 	})
 }

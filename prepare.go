@@ -192,8 +192,8 @@ func (p *preparation) wantedSysctls(uplink string, cfg *Config) ([]Sysctl, error
 	if sync := syncSysctls(); cfg.Sync != nil && !slices.ContainsFunc(sync, chosen) {
 		want = append(want, sync...)
 	}
-	if sloppy := sloppySysctl(); !chosen(sloppy) && slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.anyDirector() }) {
-		want = append(want, sloppy)
+	if slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.anyDirector() }) {
+		want = append(want, slices.DeleteFunc(routedSysctls(), chosen)...)
 	}
 	return want, nil
 }

@@ -16,7 +16,7 @@
 //     both directors run both roles would balance nothing. It is for the
 //     operator whose backup director is also a real server.
 //
-// sloppySysctl is for active directors behind routers alone.
+// routedSysctls are for active directors behind routers alone.
 //
 // Sources: Documentation/networking/ip-sysctl.rst and ipvs-sysctl.rst.
 
@@ -122,14 +122,23 @@ func syncSysctls() []Sysctl {
 	}
 }
 
-// sloppySysctl is what active directors behind one router need, so that each
-// takes over the connections of one that went.
-func sloppySysctl() Sysctl {
-	return Sysctl{
-		Key:      "net/ipv4/vs/sloppy_tcp",
-		Want:     "1",
-		Why:      "a connection that routes move here in the middle has shown this director no SYN, and mh finds its real server without one",
-		Optional: true,
+// routedSysctls is what active directors behind one router need, so that each
+// takes over the connections of one that went, and what routers have to say of
+// another's.
+func routedSysctls() []Sysctl {
+	return []Sysctl{
+		{
+			Key:      "net/ipv4/vs/sloppy_tcp",
+			Want:     "1",
+			Why:      "a connection that routes move here in the middle has shown this director no SYN, and mh finds its real server without one",
+			Optional: true,
+		},
+		{
+			Key:      "net/ipv4/vs/schedule_icmp",
+			Want:     "1",
+			Why:      "a router's word that an answer is too large for a link may come to another director than the connection, and mh finds its real server all the same",
+			Optional: true,
+		},
 	}
 }
 

@@ -90,7 +90,7 @@ func (o options) inGuest(ctx context.Context, control string) error {
 	}
 	u.Host = cluster.GuestHost + ":" + u.Port()
 	args := []string{"-net", "-timeout", strconv.Itoa(o.timeout),
-		"-file", o.binary, "-file", o.test, "-file", "install/rbac.yaml",
+		"-file", o.binary, "-file", o.test, "-file", "install/rbac.yaml", "-file", "install/bird.conf",
 		"-env", "LVS_REQUIRE_ALL=1", "-env", "LVS_BINARY=/work/lvs-controller",
 		"-env", "LVS_E2E_CONTROL=" + u.String(), "-env", fmt.Sprint("LVS_E2E_PODS=", o.pods)}
 	args = append(append(args, o.vm...), "--", "./lvs.test")

@@ -230,6 +230,14 @@ func (s *Stream) State() (from string, lines int, err error) {
 	return s.from, s.n, s.err
 }
 
+// From is the client's end, address and port; "" if it was never connected.
+func (s *Stream) From() string {
+	if s.conn == nil {
+		return ""
+	}
+	return s.conn.LocalAddr().String()
+}
+
 // Close ends the stream from the client's side.
 func (s *Stream) Close() {
 	if s.conn != nil {

@@ -12,7 +12,7 @@ import (
 
 // Serve answers HTTP on the given TCP ports of all the host's addresses with
 // the host's name, followed by the length of what was uploaded, if anything,
-// until the lab closes.
+// until the lab closes. The answer for /large is 100,000 bytes long: mostly blanks.
 func (h *Host) Serve(ports ...int) {
 	for _, port := range ports {
 		var (
@@ -26,6 +26,10 @@ func (h *Host) Serve(ports ...int) {
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/slow" {
 				h.trickle(w, r)
+				return
+			}
+			if r.URL.Path == "/large" {
+				fmt.Fprintf(w, "%-100000s", h.Name)
 				return
 			}
 			if n, _ := io.Copy(io.Discard, r.Body); n > 0 {

@@ -1,0 +1,37 @@
+// Drill of two active directors behind a router while the API server is away: the
+// steps of TestKernelECMP, after the pods have come from a real API server and it
+// has died.
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"lvs-controller/test/lab"
+)
+
+func TestDrillECMP(t *testing.T) {
+	p := newPlane(t)
+	l := lab.New(t.Fatalf)
+	t.Cleanup(l.Close)
+	const namespace = "ecmp"
+	e := newECMP(t, &rig{T: t, lab: l, director: l.Host("director", 2), dir: t.TempDir()})
+	kubeconfig := string(p.account(t, namespace))
+	for _, s := range []*speaker{e.one, e.two} {
+		p.relay(t, s.director)
+		s.write("kubeconfig", kubeconfig)
+		s.write("config.toml", strings.Replace(s.configHead(), "cluster_file = \"cluster.json\"", "kubeconfig = \"kubeconfig\"", 1)+fmt.Sprintf(ecmpVIP, namespace))
+	}
+	for _, n := range e.nodes {
+		must(t, p.admin.CreatePod(t.Context(), namespace, "ingress-"+n.Name, n.Name, ingressLabels, true, []string{n.IPv4.String(), n.IPv6.String()}))
+	}
+	e.begin()
+	for _, s := range []*speaker{e.one, e.two} {
+		s.saved("ingress-node11", "ingress-node12", "ingress-node13")
+	}
+	p.killAPI(t)
+	e.drills(pairSizes[os.Getenv("LVS_DRILL")])
+}
