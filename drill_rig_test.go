@@ -2,7 +2,7 @@
 // director itself come, go and die. A real kube-apiserver drives the binary on a
 // real kernel, Debian's nginx is the ingress of each node, and the test plays the
 // kubelet. drill_rollout_test.go, drill_outage_test.go, drill_director_test.go,
-// drill_life_test.go and drill_reasons_test.go are the drills.
+// drill_life_test.go, drill_pair_test.go and drill_reasons_test.go are the drills.
 //
 // `make drill` runs them at full length, `make drill-short` with small numbers:
 // LVS_DRILL says which. Beside that they need what the end-to-end tests need.
@@ -55,6 +55,9 @@ const (
 	// quitLimit is how long an nginx without open connections may take to end.
 	quitLimit = 30 * time.Second
 
+	// slowLines are the lines of a slow download that come in a second.
+	slowLines = 4
+
 	// drillWorkers put load on the VIP, drillPause apart each.
 	drillWorkers = 4
 	drillPause   = 15 * time.Millisecond
@@ -98,11 +101,17 @@ func newDrill(t *testing.T, namespace string) *drill {
 	d := &drill{e2e: e, size: size, vip: netip.MustParseAddrPort(edgeVIP + ":80")}
 	must(t, d.admin.SetConfigMap(t.Context(), namespace, "tcp-services", map[string]string{"9000": "default/db:5432"}))
 	d.configure(calmProbes + shortFin)
+	d.dial()
+	return d
+}
+
+// dial opens what weights asks the director's kernel with.
+func (d *drill) dial() {
+	d.Helper()
 	var err error
 	d.director.Do(func() { d.kernel, err = dialIPVS() })
-	must(t, err)
-	t.Cleanup(func() { d.kernel.Close() })
-	return d
+	must(d.T, err)
+	d.Cleanup(func() { d.kernel.Close() })
 }
 
 // ingressNode is a node with an nginx that serves the VIP's ports, and the pod
@@ -117,8 +126,9 @@ type ingressNode struct {
 }
 
 // nginxConf serves the node's name on the VIP's ports and passes uploads on to a
-// backend, as an ingress does: the whole body first. /healthz is the ingress
-// controller's own.
+// backend, as an ingress does: the whole body first. /slow is a download of some
+// lines a second, which lasts for an hour. /healthz is the ingress controller's
+// own.
 const nginxConf = `
 user root;
 pid %[1]s/nginx.pid;
@@ -139,6 +149,11 @@ http {
 		listen 9000;
 		location / { return 200 "%[2]s\n"; }
 		location /upload { proxy_pass http://127.0.0.1:8079; }
+		location = /slow {
+			limit_rate_after 512;
+			limit_rate %[3]d;
+			alias %[1]s/slow;
+		}
 	}
 	server {
 		listen 10254;
@@ -158,7 +173,8 @@ func (d *drill) addNodes(n int) {
 		h := d.lab.Host(fmt.Sprintf("node%d", i+1), 11+i)
 		node := &ingressNode{Host: h, drill: d, dir: filepath.Join(d.dir, h.Name)}
 		must(d.T, os.Mkdir(node.dir, 0o755))
-		d.write(h.Name+"/nginx.conf", fmt.Sprintf(nginxConf, node.dir, h.Name))
+		d.write(h.Name+"/nginx.conf", fmt.Sprintf(nginxConf, node.dir, h.Name, slowLines*len(h.Name+"\n")))
+		d.write(h.Name+"/slow", strings.Repeat(h.Name+"\n", slowLines*60*60))
 		h.Serve(8079)
 		h.Run(controllerBinary(d.T), "realserver", "-vip", edgeVIP, "-uplink", "eth0", "-state", filepath.Join(node.dir, "realserver.json"))
 		d.nodes = append(d.nodes, node)

@@ -137,19 +137,30 @@ func newE2E(t *testing.T, namespace string, nodes int) *e2e {
 	return e
 }
 
-// configure writes config.toml with one VIP over the namespace.
+// configure writes config.toml with one VIP over the namespace, whose address the
+// controller announces.
 func (e *e2e) configure(more string) {
 	e.Helper()
-	e.write("config.toml", strings.Replace(e.configHead(), "cluster_file = \"cluster.json\"", "kubeconfig = \"kubeconfig\"", 1)+fmt.Sprintf(`
+	e.write("config.toml", e.clusterHead()+e.edgeOver("arp", more))
+}
+
+// clusterHead is configHead with the real cluster.
+func (e *e2e) clusterHead() string {
+	return strings.Replace(e.configHead(), "cluster_file = \"cluster.json\"", "kubeconfig = \"kubeconfig\"", 1)
+}
+
+// edgeOver is the VIP over the namespace; more goes into its table.
+func (e *e2e) edgeOver(announce, more string) string {
+	return fmt.Sprintf(`
 [[vip]]
 name = "edge"
 addresses = ["10.0.0.100"]
-announce = "arp"
+announce = %q
 ports = ["80/tcp"]
 namespace = %q
 tcp_services = "tcp-services"
 udp_services = "udp-services"
-%s`, e.namespace, more))
+%s`, announce, e.namespace, more)
 }
 
 func (e *e2e) createPod(i int, ready bool) {
