@@ -90,6 +90,31 @@ func (a *addresses) Owned() []VIPAddress {
 	return slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare)
 }
 
+// Adopt takes v, which an earlier run has put on its device, as such.
+func (a *addresses) Adopt(v VIPAddress) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.owned[v] {
+		a.owned[v] = true
+		a.log.Info("VIP address of an earlier run found", "device", v.Device, "address", v.Address)
+	}
+}
+
+// On lists the VIPs that are on a device and wanted there, or could not be
+// removed, sorted.
+func (a *addresses) On() []netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	on := make(map[netip.Addr]bool)
+	for v := range a.announced {
+		on[v.Address] = true
+	}
+	for v := range a.owned {
+		on[v.Address] = true
+	}
+	return slices.SortedFunc(maps.Keys(on), netip.Addr.Compare)
+}
+
 // Apply makes want the set of VIPs on devices: it adds what is missing, even
 // when another hand has removed it since the last call, and removes what it
 // once added and is no longer wanted. An address that was there before is

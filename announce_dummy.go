@@ -46,38 +46,83 @@ var dummyMAC = macAddress{0x02, 0x6c, 0x76, 0x73, 0x00, 0x01}
 // errForeignDevice means that the name is taken by a device that is not ours.
 var errForeignDevice = errors.New("the device is not ours: name another one in announce_device")
 
-// dummyDevice keeps the device and its local routes. It belongs to one goroutine.
+// dummyDevice keeps the device and the local routes. It belongs to one goroutine.
 type dummyDevice struct {
-	log    *slog.Logger
-	name   string              // of the only device of ours that there may be; "": there is none
-	looked bool                // name is true, and routes has all that an earlier run has left
-	routes map[netip.Addr]bool // local routes that are there or may be
+	log     *slog.Logger
+	looked  bool                // what an earlier run has left is known
+	devices map[string]bool     // of ours that there may be: one, but while VIPs move to another
+	routes  map[netip.Addr]bool // local routes that there may be
 }
 
-// Keep sees to the device, that it is up, and to a local route for each of want.
-// It removes nothing; with nothing wanted it does nothing.
-func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr) error {
-	if len(want) == 0 {
-		return nil
+// newDummyDevice starts from the local routes of an earlier run, from the state file.
+func newDummyDevice(routes []netip.Addr, log *slog.Logger) *dummyDevice {
+	d := &dummyDevice{log: log, devices: make(map[string]bool), routes: make(map[netip.Addr]bool)}
+	for _, a := range routes {
+		d.routes[a] = true
+	}
+	return d
+}
+
+// Look finds, once, what an earlier run has left. It returns the addresses on
+// devices of ours, which nobody else has put there.
+func (d *dummyDevice) Look(ctx context.Context) ([]VIPAddress, error) {
+	if d.looked {
+		return nil, nil
 	}
 	r, err := openRtnl(ctx)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	defer r.Close()
+	links, err := r.conn.Link.List()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	var found []VIPAddress
+	devices := make(map[string]bool)
+	for i := range links {
+		if !isOurDummy(&links[i]) {
+			continue
+		}
+		name := links[i].Attributes.Name
+		devices[name] = true
+		have, err := r.List(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range have {
+			found = append(found, VIPAddress{name, a.Address})
+		}
+	}
+	routes, err := r.LocalRoutes()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(routes, d.routes)
+	d.devices, d.routes, d.looked = devices, routes, true
+	return found, nil
+}
+
+// Keep sees to the device, that it is up, and to a local route for each of want.
+// It removes nothing; with nothing wanted it does nothing. Without the device
+// there can be no address on it; a route that is refused is one address's matter.
+func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr) (deviceErr, routeErr error) {
+	if len(want) == 0 {
+		return nil, nil
+	}
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return err, nil
 	}
 	defer r.Close()
 	made, err := r.KeepDummy(device)
 	if err != nil {
-		return err
+		return err, nil
 	}
 	if made {
 		d.log.Info("dummy device made", "device", device)
 	}
-	if d.name != device {
-		d.name, d.looked = device, false // there may be another one
-	}
-	if d.routes == nil {
-		d.routes = make(map[netip.Addr]bool)
-	}
+	d.devices[device] = true
 	var errs []error
 	for _, a := range want {
 		changed, err := r.ChangeLocalRoute(a, true)
@@ -90,16 +135,30 @@ func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr
 			d.log.Info("local route added: packets to the VIP are taken in", "address", a)
 		}
 	}
-	return errors.Join(errs...)
+	return nil, errors.Join(errs...)
 }
 
-// Tidy removes what Keep once made and want does not need: local routes, and each
-// device of ours but device, which goes too when nothing is wanted.
-func (d *dummyDevice) Tidy(ctx context.Context, device string, want []netip.Addr) error {
-	if len(want) == 0 {
-		device = ""
+// Tidy removes what is needed no more: local routes that nobody wants, and
+// devices of ours without a wanted route or an address that is still there.
+func (d *dummyDevice) Tidy(ctx context.Context, device string, want []netip.Addr, there []VIPAddress) error {
+	keep := make(map[string]bool)
+	if len(want) > 0 {
+		keep[device] = true
 	}
-	if d.looked && d.name == device && len(d.routes) == len(want) {
+	for _, v := range there {
+		keep[v.Device] = true
+	}
+	unwanted := func(a netip.Addr) bool {
+		return !slices.Contains(want, a) && !slices.ContainsFunc(there, func(v VIPAddress) bool { return v.Address == a && d.devices[v.Device] })
+	}
+	var devices []string
+	for _, name := range slices.Sorted(maps.Keys(d.devices)) {
+		if !keep[name] {
+			devices = append(devices, name)
+		}
+	}
+	routes := slices.DeleteFunc(slices.SortedFunc(maps.Keys(d.routes), netip.Addr.Compare), func(a netip.Addr) bool { return !unwanted(a) })
+	if len(devices)+len(routes) == 0 {
 		return nil
 	}
 	r, err := openRtnl(ctx)
@@ -107,20 +166,19 @@ func (d *dummyDevice) Tidy(ctx context.Context, device string, want []netip.Addr
 		return err
 	}
 	defer r.Close()
-	if !d.looked || d.name != device {
-		if err := d.removeBut(r, device); err != nil {
-			return err
-		}
-		if d.routes, err = r.LocalRoutes(); err != nil {
-			return err
-		}
-		d.name, d.looked = device, true
-	}
 	var errs []error
-	for _, a := range slices.SortedFunc(maps.Keys(d.routes), netip.Addr.Compare) {
-		if slices.Contains(want, a) {
+	for _, name := range devices {
+		removed, err := r.RemoveDummy(name)
+		if err != nil {
+			errs = append(errs, err)
 			continue
 		}
+		delete(d.devices, name)
+		if removed {
+			d.log.Info("dummy device removed", "device", name)
+		}
+	}
+	for _, a := range routes {
 		changed, err := r.ChangeLocalRoute(a, false)
 		if err != nil {
 			errs = append(errs, err)
@@ -134,26 +192,9 @@ func (d *dummyDevice) Tidy(ctx context.Context, device string, want []netip.Addr
 	return errors.Join(errs...)
 }
 
-// removeBut removes all devices of ours but one.
-func (d *dummyDevice) removeBut(r *rtnl, device string) error {
-	links, err := r.conn.Link.List()
-	if err != nil {
-		return fmt.Errorf("list devices: %w", err)
-	}
-	for i := range links {
-		if !isOurDummy(&links[i]) || links[i].Attributes.Name == device {
-			continue
-		}
-		name := links[i].Attributes.Name
-		removed, err := r.RemoveDevice(name)
-		if err != nil {
-			return err
-		}
-		if removed {
-			d.log.Info("dummy device removed", "device", name)
-		}
-	}
-	return nil
+// Local lists the addresses with a local route, sorted.
+func (d *dummyDevice) Local() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(d.routes), netip.Addr.Compare)
 }
 
 // isOurDummy reports whether we have made this device.
@@ -162,27 +203,45 @@ func isOurDummy(link *rtnetlink.LinkMessage) bool {
 	return a != nil && a.Info != nil && a.Info.Kind == "dummy" && slices.Equal(a.Address, dummyMAC[:])
 }
 
+// dummy looks for a dummy device of ours. The error is unix.ENODEV or
+// errForeignDevice where there is none.
+func (r *rtnl) dummy(device string) (rtnetlink.LinkMessage, error) {
+	ifi, err := deviceByName(device)
+	if err != nil {
+		return rtnetlink.LinkMessage{}, err
+	}
+	link, err := r.conn.Link.Get(uint32(ifi.Index))
+	if err == nil && !isOurDummy(&link) {
+		err = errForeignDevice
+	}
+	if err != nil {
+		return link, fmt.Errorf("device %s: %w", device, err)
+	}
+	return link, nil
+}
+
 // KeepDummy sees to it that there is a dummy device of ours by that name, and
 // that it is up, and reports whether it made one.
 func (r *rtnl) KeepDummy(device string) (made bool, err error) {
-	ifi, err := deviceByName(device)
-	if errors.Is(err, unix.ENODEV) {
+	link, err := r.dummy(device)
+	switch {
+	case errors.Is(err, unix.ENODEV):
 		return true, r.makeDummy(device)
-	}
-	if err != nil {
+	case err != nil || link.Flags&unix.IFF_UP != 0:
 		return false, err
 	}
-	link, err := r.conn.Link.Get(uint32(ifi.Index))
-	if err != nil {
-		return false, fmt.Errorf("device %s: %w", device, err)
-	}
-	if !isOurDummy(&link) {
-		return false, fmt.Errorf("device %s: %w", device, errForeignDevice)
-	}
-	if link.Flags&unix.IFF_UP != 0 {
-		return false, nil
-	}
 	return false, r.BringUp(device)
+}
+
+// RemoveDummy removes a dummy device of ours and reports whether there was one.
+func (r *rtnl) RemoveDummy(device string) (bool, error) {
+	switch _, err := r.dummy(device); {
+	case errors.Is(err, unix.ENODEV), errors.Is(err, errForeignDevice):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return r.RemoveDevice(device)
 }
 
 // makeDummy makes the device and brings it up. The kernel loads the module of its

@@ -66,6 +66,8 @@ func TestKernelDummy(t *testing.T) {
 	r.objects.pods = []pod{ready}
 	r.writeCluster()
 	r.edgeConfig(config)
+	// No audit helps: what is noticed is noticed by itself.
+	r.write("config.toml", strings.Replace(r.read("config.toml"), `audit_interval = "2s"`, `audit_interval = "1h"`, 1))
 	r.start()
 	r.logged(1, "the device is not ours")
 	if after := shown(); after != before {
@@ -103,7 +105,9 @@ func TestKernelDummy(t *testing.T) {
 	served("killed")
 	r.start()
 	r.logged(1, "connected to the kernel's IPVS")
+	says("ready")
 	announced(true)
+	r.logged(0, "VIP address removed")
 	table := r.director.Table()
 
 	t.Log("step: told to end, it withdraws first, and the kernel goes on forwarding")
@@ -127,41 +131,79 @@ func TestKernelDummy(t *testing.T) {
 	r.director.CutPort(false)
 	announced(true)
 
-	t.Log("step: another device, at once, and without a hold SIGTERM moves nothing")
-	edge, err := os.ReadFile(filepath.Join(r.dir, "config.toml"))
-	if err != nil {
+	t.Log("step: without its memory it still knows what is its own")
+	r.process.Kill()
+	if err := os.Remove(filepath.Join(r.dir, "state", "state.json")); err != nil {
 		t.Fatal(err)
 	}
-	r.write("config.toml", "announce_device = \"edge0\"\nwithdraw_hold = \"0s\"\n"+string(edge))
+	r.start()
+	says("ready")
+	drain()
+	announced(false)
+	drain("-undo")
+	announced(true)
+
+	t.Log("step: a device that is another hand's moves nothing, another one at once")
+	edge := r.read("config.toml")
+	r.director.Run("ip", "link", "add", "edge1", "type", "dummy")
+	r.write("config.toml", "announce_device = \"edge1\"\n"+edge)
+	r.logged(1, "the device is not ours")
+	if got := r.director.Run("ip", "address", "show", "dev", "lvs0"); !strings.Contains(got, "10.0.0.100/32") || !strings.Contains(got, "2001:db8::100/128") {
+		t.Errorf("a name that is taken has moved the VIPs:\n%s", got)
+	}
+	r.write("config.toml", "announce_device = \"lvs-announce-0\"\nwithdraw_hold = \"0s\"\n"+edge)
 	within(t, 5*time.Second, func() string {
 		got := r.director.Run("ip", "address", "show")
-		if strings.Contains(got, "edge0:lvs") && !strings.Contains(got, "lvs0") {
+		if strings.Contains(got, "10.0.0.100/32") && strings.Contains(got, "2001:db8::100/128") && strings.Contains(got, "lvs-announce-0") && !strings.Contains(got, "lvs0") {
 			return ""
 		}
-		return got
+		return got + r.process.Log()
 	})
 	served("on another device")
 	if err := r.process.Signal(syscall.SIGTERM); err != nil {
 		t.Errorf("SIGTERM: %v", err)
 	}
-	if got := r.director.Run("ip", "address", "show", "dev", "edge0"); !strings.Contains(got, "10.0.0.100/32") {
+	if got := r.director.Run("ip", "address", "show", "dev", "lvs-announce-0"); !strings.Contains(got, "10.0.0.100/32") {
 		t.Errorf("withdrawn without a hold:\n%s", got)
 	}
 
+	t.Log("step: what is refused of one address does not keep another from its place")
+	r.director.Run("ip", "link", "delete", "lvs-announce-0")
+	r.director.Run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1", "net.ipv6.conf.lo.disable_ipv6=1")
+	r.write("config.toml", edge)
+	r.start()
+	within(t, 10*time.Second, func() string {
+		if got := shown(); !strings.Contains(got, "10.0.0.100/32") {
+			return got + r.process.Log()
+		}
+		return ""
+	})
+	r.process.Kill()
+
 	t.Log("step: clean-up leaves nothing")
 	r.director.Run(controllerBinary(t), "-cleanup", "-config", filepath.Join(r.dir, "config.toml"))
-	if got := r.director.Run("sh", "-c", "ip address show; ip route show table local; ip -6 route show table local"); strings.Contains(got, "10.0.0.100") || strings.Contains(got, "2001:db8::100") || strings.Contains(got, "edge0") {
+	if got := r.director.Run("sh", "-c", "ip address show; ip route show table local; ip -6 route show table local"); strings.Contains(got, "10.0.0.100") || strings.Contains(got, "2001:db8::100") || strings.Contains(got, "lvs") {
 		t.Errorf("clean-up left:\n%s", got)
 	}
 }
 
-// Nothing is announced for routers to find before the kernel's table is known.
-func TestKernelDummyWaitsForTable(t *testing.T) {
+// An address is not announced before somebody serves it.
+func TestKernelDummyWaitsForServers(t *testing.T) {
 	r := newRig(t)
 	r.edgeConfig("announce = \"dummy\"\n")
 	r.start()
 	r.logged(1, "connected to the kernel's IPVS")
-	if got := r.director.Run("ip", "address", "show"); strings.Contains(got, "10.0.0.100") {
+	addresses := func() string { return r.director.Run("ip", "address", "show") }
+	time.Sleep(time.Second)
+	if got := addresses(); strings.Contains(got, "10.0.0.100") {
 		t.Errorf("announced with nobody to serve:\n%s", got)
 	}
+	r.objects.pods = []pod{{name: "a", node: "n1", ips: []string{"10.0.0.11"}}}
+	r.writeCluster()
+	within(t, 10*time.Second, func() string {
+		if got := addresses(); !strings.Contains(got, "10.0.0.100/32") {
+			return got + r.process.Log()
+		}
+		return ""
+	})
 }

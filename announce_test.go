@@ -200,7 +200,7 @@ func TestAddressesApplyErrors(t *testing.T) {
 func TestAddressesRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		table := &fakeTable{devices: map[string][]deviceAddress{"eth0": nil}}
+		table := &fakeTable{devices: map[string][]deviceAddress{"eth0": nil, "lvs0": nil}}
 		a, log := newFakeAddresses(table)
 		start := time.Now()
 		var sent []string
@@ -252,6 +252,14 @@ func TestAddressesRun(t *testing.T) {
 		if got := take(); got != nil {
 			t.Errorf("announced after removal: %v", got)
 		}
+
+		// The dummy device has no neighbours.
+		a.Apply(ctx, []VIPAddress{vipOn("lvs0", "10.0.0.1")}, "lvs0")
+		time.Sleep(time.Hour)
+		if got := take(); got != nil {
+			t.Errorf("announced on the dummy device: %v", got)
+		}
+		a.Apply(ctx, nil, "lvs0")
 
 		// A link that is down is tried again until it is up, then the whole
 		// row of announcements follows; the log has one line for each turn.

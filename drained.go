@@ -3,9 +3,9 @@
 //
 // `lvs-controller drain` puts a file into the cache directory, which survives a
 // reboot, and `drain -undo` takes it away. The reconcile loop looks for it with
-// each turn (reconcile_host.go says what follows), woken by followDrain; what it
-// made of it stands in the state directory for the command to see. So neither
-// needs the HTTP listener, and the order holds over a restart.
+// each turn (reconcile_host.go says what follows), woken by followDrain; which
+// order it has carried out stands in the state directory for the command to see.
+// So neither needs the HTTP listener, and the order holds over a restart.
 
 package main
 
@@ -23,9 +23,15 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// drainedFile is the order, in the cache directory, and that it has been carried
-// out, in the state directory. Its time of change is that of the order.
-const drainedFile = "drained"
+const (
+	// drainedFile is the order, in the cache directory. Its time of change is that
+	// of the order.
+	drainedFile = "drained"
+
+	// confirmationFile has the time of the order that has been carried out, or that
+	// there is none, in the state directory.
+	confirmationFile = "drain.confirmed"
+)
 
 // drainPatience is how long the command waits for the controller, unless it is
 // told otherwise.
@@ -43,7 +49,8 @@ func drainedSince(dir string) (time.Time, error) {
 	return info.ModTime().Round(0), nil
 }
 
-// setDrained writes or removes an order in dir. One that stands keeps its time.
+// setDrained writes an order into dir, or removes it. One that stands keeps its
+// time.
 func setDrained(dir string, drained bool) error {
 	path := filepath.Join(dir, drainedFile)
 	if !drained {
@@ -59,7 +66,29 @@ func setDrained(dir string, drained bool) error {
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// confirmation is what dir has to say of the order of since, zero for none, once it
+// has been carried out.
+func confirmation(since time.Time) string {
+	if since.IsZero() {
+		return "not drained\n"
+	}
+	return "drained since " + since.UTC().Format(time.RFC3339Nano) + "\n"
+}
+
+// confirm says in dir that the order of since, zero for none, has been carried out.
+func confirm(dir string, since time.Time) error {
+	return writeFileAtomic(filepath.Join(dir, confirmationFile), []byte(confirmation(since)), 0o644)
+}
+
+// removeConfirmation is for a controller that leaves nothing behind.
+func removeConfirmation(dir string) error {
+	if err := os.Remove(filepath.Join(dir, confirmationFile)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // followDrain rings wake whenever the order in dir may have changed, until ctx
@@ -85,7 +114,12 @@ func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- 
 		case <-ctx.Done():
 			return nil
 		case e := <-notify.Events:
-			if filepath.Base(e.Name) != drainedFile {
+			switch {
+			case e.Name == dir: // which was removed, or another put in its place
+				if err := errors.Join(os.MkdirAll(dir, 0o755), notify.Add(dir)); err != nil {
+					log.Warn("`lvs-controller drain` is noticed with the next audit", "err", err)
+				}
+			case filepath.Base(e.Name) != drainedFile:
 				continue
 			}
 		case <-notify.Errors: // events were lost
@@ -110,24 +144,26 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintln(stderr, "cannot leave the order for the controller:", err)
 		return exitFailure
 	}
-	said := "drained: this director is not ready, and announces no VIP"
+	said, stands := "drained: this director is not ready, and announces no VIP", "begins drained"
 	if *undo {
-		said = "not drained any more"
+		said, stands = "not drained any more", "is not drained"
 	}
 	ctx, cancel := context.WithTimeout(ctx, *patience)
 	defer cancel()
 	for {
-		since, err := drainedSince(cfg.StateDir)
+		since, err := drainedSince(cfg.CacheDir)
 		if err != nil {
 			fmt.Fprintln(stderr, err)
 			return exitFailure
 		}
-		if since.IsZero() == *undo {
+		// A file that is not there yet confirms nothing.
+		text, _ := os.ReadFile(filepath.Join(cfg.StateDir, confirmationFile))
+		if string(text) == confirmation(since) && since.IsZero() == *undo {
 			fmt.Fprintln(stdout, said)
 			return exitOK
 		}
 		if sleepContext(ctx, 50*time.Millisecond); ctx.Err() != nil {
-			fmt.Fprintf(stderr, "no controller has confirmed it within %s; the order stands for one that comes\n", *patience)
+			fmt.Fprintf(stderr, "no controller has confirmed it within %s; one that is started %s\n", *patience, stands)
 			return exitFailure
 		}
 	}

@@ -26,7 +26,7 @@ const (
 	ecmpStreams6 = 40
 
 	// ecmpNarrow are the large answers that are asked for over each family.
-	ecmpNarrow = 10
+	ecmpNarrow = 5
 
 	// ecmpSilence is how long a director may be silent before the router takes it
 	// for dead: three BFD intervals, see install/bird.conf. An emulated machine that

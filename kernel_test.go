@@ -125,6 +125,16 @@ func (r *rig) write(name, text string) {
 	}
 }
 
+// read returns what write has written.
+func (r *rig) read(name string) string {
+	r.Helper()
+	text, err := os.ReadFile(filepath.Join(r.dir, name))
+	if err != nil {
+		r.Fatal(err)
+	}
+	return string(text)
+}
+
 // configHead is the top of every test's configuration.
 func (r *rig) configHead() string {
 	return fmt.Sprintf("cluster_file = \"cluster.json\"\ninterface = \"eth0\"\nlisten = \"127.0.0.1:9652\"\naudit_interval = \"2s\"\nstate_dir = %q\ncache_dir = %q\n",

@@ -378,8 +378,9 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	}
 	watch.earlier = earlier
 	prep.addresses = newAddresses(loop.state.Addresses, log)
+	prep.dummy = newDummyDevice(loop.state.Local, log)
 	conflicts := newConflictWatch(log, configs, conflictWake, func() map[netip.Addr]bool { return loop.view.Load().RealServers() })
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.Uplink, conflicts: conflicts.book}
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.uplinkState, conflicts: conflicts.book}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)
@@ -514,11 +515,18 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	}
 	addresses := newAddresses(st.Addresses, log)
 	errs = append(errs, stopDaemons(d, st.Daemons), addresses.Apply(ctx, nil, ""))
-	dummy := dummyDevice{log: log}
-	errs = append(errs, dummy.Tidy(ctx, "", nil))
+	dummy := newDummyDevice(st.Local, log)
+	if _, err := dummy.Look(ctx); err != nil {
+		errs = append(errs, err)
+	} else {
+		errs = append(errs, dummy.Tidy(ctx, "", nil, nil))
+	}
 	errs = append(errs, newMarkTable(log).Remove())
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return dir.save(newState())
+	if since, err := drainedSince(cfg.CacheDir); err == nil && !since.IsZero() {
+		log.Warn("the operator's drain stands: a controller that is started again begins drained", "since", since)
+	}
+	return errors.Join(removeConfirmation(dir.path), dir.save(newState()))
 }

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -23,9 +24,11 @@ type preparation struct {
 	sysctls   procSys
 	addresses *addresses
 	marks     *markTable
-	dummy     dummyDevice
+	dummy     *dummyDevice
 	noUplink  bool                   // the missing default route has been logged
 	device    atomic.Pointer[string] // the uplink when it was known last; nil: never
+	guessed   atomic.Bool            // by the default route
+	unfit     atomic.Bool            // the loop found the uplink without traffic when it looked last
 	told      map[string]bool        // settings that have been complained of
 
 	// readBack is what the kernel shows for an operator's "name=value", in its
@@ -34,7 +37,7 @@ type preparation struct {
 }
 
 func newPreparation(log *slog.Logger) *preparation {
-	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, marks: newMarkTable(log), dummy: dummyDevice{log: log}, readBack: make(map[string]string), told: make(map[string]bool)}
+	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, marks: newMarkTable(log), readBack: make(map[string]string), told: make(map[string]bool)}
 }
 
 // Prepare implements host.
@@ -48,44 +51,95 @@ func (p *preparation) Prepare(ctx context.Context, cfg *Config) error {
 
 // Announce implements host. Local routes come before addresses and go after
 // them, so that a VIP which moves to another device is this host's throughout.
-func (p *preparation) Announce(ctx context.Context, cfg *Config, want vipAddresses) ([]VIPAddress, error) {
-	uplink, err := p.uplink(ctx, cfg)
-	if err != nil {
-		return p.addresses.Owned(), err
-	}
-	dummyErr := p.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
-	errs := []error{dummyErr}
+func (p *preparation) Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipHolding, error) {
 	configured := newOwners(cfg).addresses
+	found, err := p.dummy.Look(ctx)
+	if err != nil {
+		return p.holding(), err
+	}
+	for _, v := range found {
+		if vip := configured[v.Address]; vip != nil && vip.Announce == AnnounceDummy {
+			p.addresses.Adopt(v)
+		}
+	}
+	deviceErr, routeErr := p.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
+	uplink, uplinkErr := p.announceUplink(ctx, cfg, configured, want.Announced)
 	var on []VIPAddress
 	for _, a := range want.Announced {
 		v := VIPAddress{Device: uplink, Address: a}
-		at := func(o VIPAddress) bool { return o.Address == a }
-		stay := false // where it is, if anywhere
-		switch vip := configured[a]; {
-		case vip == nil: // on its way out
-			stay = true
-		case vip.Announce == AnnounceDummy:
-			v.Device = cfg.AnnounceDevice
-			if errors.Is(dummyErr, errForeignDevice) {
-				continue
-			}
-			stay = dummyErr != nil
-		case uplink == "":
-			errs = append(errs, fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", vip.Name))
-			stay = true
+		vip := configured[a]
+		stay := vip == nil || vip.Announce == AnnounceARP && uplink == "" // where it is, if anywhere
+		if vip != nil && vip.Announce == AnnounceDummy || vip == nil && slices.Contains(want.Local, a) {
+			v.Device, stay = cfg.AnnounceDevice, deviceErr != nil
 		}
 		if stay {
-			i := slices.IndexFunc(p.addresses.Owned(), at)
+			i := slices.IndexFunc(p.addresses.Owned(), func(o VIPAddress) bool { return o.Address == a })
 			if i < 0 {
 				continue
 			}
 			v = p.addresses.Owned()[i]
+			// Nothing may be put on another hand's device, to replace what is gone.
+			if v.Device == cfg.AnnounceDevice && errors.Is(deviceErr, errForeignDevice) {
+				continue
+			}
 		}
 		on = append(on, v)
 	}
-	errs = append(errs, p.addresses.Apply(ctx, on, cfg.AnnounceDevice))
-	errs = append(errs, p.dummy.Tidy(ctx, cfg.AnnounceDevice, want.Local))
-	return p.addresses.Owned(), errors.Join(errs...)
+	err = errors.Join(deviceErr, routeErr, uplinkErr,
+		p.addresses.Apply(ctx, on, cfg.AnnounceDevice),
+		p.dummy.Tidy(ctx, cfg.AnnounceDevice, want.Local, p.addresses.Owned()))
+	if want.Drained {
+		err = errors.Join(err, p.strangers(ctx, configured))
+	}
+	return p.holding(), err
+}
+
+// holding is what the host has of ours for VIPs.
+func (p *preparation) holding() vipHolding {
+	return vipHolding{Addresses: p.addresses.Owned(), On: p.addresses.On(), Local: p.dummy.Local()}
+}
+
+// announceUplink is the device for addresses with announce = "arp", where there are
+// any to announce.
+func (p *preparation) announceUplink(ctx context.Context, cfg *Config, configured map[netip.Addr]*VIP, announced []netip.Addr) (string, error) {
+	for _, a := range announced {
+		v := configured[a]
+		if v == nil || v.Announce != AnnounceARP {
+			continue
+		}
+		uplink, err := p.uplink(ctx, cfg)
+		if err == nil && uplink == "" {
+			err = fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name)
+		}
+		return uplink, err
+	}
+	return "", nil
+}
+
+// strangers says which addresses of VIPs with announce = "arp" are on the uplink
+// though this director is drained: they are not ours to remove.
+func (p *preparation) strangers(ctx context.Context, configured map[netip.Addr]*VIP) error {
+	uplink := p.device.Load()
+	if uplink == nil || !slices.ContainsFunc(slices.Collect(maps.Values(configured)), func(v *VIP) bool { return v.Announce == AnnounceARP }) {
+		return nil
+	}
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	have, err := r.List(*uplink)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range have {
+		v := configured[d.Address]
+		if v != nil && v.Announce == AnnounceARP && !slices.Contains(p.addresses.Owned(), VIPAddress{*uplink, d.Address}) {
+			errs = append(errs, fmt.Errorf("vip %s: %s on %s was not put there by this controller: take it away by hand", v.Name, d.Address, *uplink))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Mark implements host.
@@ -105,6 +159,7 @@ func (p *preparation) Marked() (map[MarkedPort]uint32, error) { return p.marks.R
 
 // uplink is the configured device, else that of the default route, else "".
 func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
+	p.guessed.Store(cfg.Interface == "")
 	if cfg.Interface != "" {
 		p.device.Store(&cfg.Interface)
 		return cfg.Interface, nil

@@ -57,9 +57,9 @@ type host interface {
 	// Prepare sets the host's sysctls for cfg. It changes only what differs and
 	// logs each change.
 	Prepare(ctx context.Context, cfg *Config) error
-	// Announce makes want the VIP addresses that this host has through us. It
-	// returns those that it put on devices itself, now or earlier.
-	Announce(ctx context.Context, cfg *Config, want vipAddresses) ([]VIPAddress, error)
+	// Announce makes want the VIP addresses that this host has through us, and
+	// returns what it has come to, also with an error.
+	Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipHolding, error)
 	// Uplink says why the uplink carries no traffic; nil when it does.
 	Uplink() error
 	// Mark makes marks the packets that get a firewall mark from us.
@@ -88,24 +88,27 @@ type reconciler struct {
 	cacheDir string          // where an operator's drain is ordered; "": nowhere
 	recheck  chan<- struct{} // rung now and then while the loop is awake anyway; nil: nobody listens
 
-	director     director
-	state        *state
-	owners       owners                // of the configuration in force
-	owned        *Config               // that configuration
-	want         *wanted               // the last answer of desired
-	probed       []*vipAnswer          // those that the prober was told of last
-	have         parts                 // the kernel's table as far as it is ours, and who is leaving; while stale, what it was taken for last
-	stale        bool                  // have must be read from the kernel
-	compared     time.Time             // when have was last read from the kernel
-	marked       map[MarkedPort]uint32 // what the host marks; nil until it was asked
-	remark       bool                  // the host refused marks, and must be told again
-	announced    vipAddresses          // what the host was last told to announce
-	announcedFor *Config               // the configuration at that time
-	withdrawn    bool                  // it has been logged that nothing is announced to routers
-	drained      time.Time             // the operator has drained this director since; zero: no
-	confirmed    *bool                 // whether the operator was told of a drain; nil: unknown
-	began        time.Time             // when the loop began
-	prepared     *Config               // the configuration that the host was last prepared for
+	director        director
+	state           *state
+	owners          owners                // of the configuration in force
+	owned           *Config               // that configuration
+	want            *wanted               // the last answer of desired
+	probed          []*vipAnswer          // those that the prober was told of last
+	have            parts                 // the kernel's table as far as it is ours, and who is leaving; while stale, what it was taken for last
+	stale           bool                  // have must be read from the kernel
+	compared        time.Time             // when have was last read from the kernel
+	marked          map[MarkedPort]uint32 // what the host marks; nil until it was asked
+	remark          bool                  // the host refused marks, and must be told again
+	announced       vipAddresses          // what the host was last told to announce
+	announcedFor    *Config               // the configuration at that time
+	withdrawn       bool                  // it has been logged that nothing is announced to routers
+	drained         time.Time             // the operator has drained this director since; zero: no
+	confirmed       *time.Time            // the order that was confirmed last, zero for none; nil: nothing yet
+	on              []netip.Addr          // what is announced, as the host said last
+	announceAt      time.Time             // zero: nothing to retry with the host's addresses
+	announceBackoff time.Duration
+	began           time.Time // when the loop began
+	prepared        *Config   // the configuration that the host was last prepared for
 
 	rang    time.Time // when recheck was rung last
 	auditAt time.Time
@@ -173,7 +176,7 @@ func (r *reconciler) Run(ctx context.Context) error {
 // next is the earliest of the loop's own deadlines.
 func (r *reconciler) next() time.Time {
 	at := r.auditAt
-	for _, t := range []time.Time{r.pollAt, r.retryAt, r.dueAt} {
+	for _, t := range []time.Time{r.pollAt, r.retryAt, r.dueAt, r.announceAt} {
 		if !t.IsZero() && t.Before(at) {
 			at = t
 		}
@@ -203,12 +206,12 @@ func (r *reconciler) turn(ctx context.Context) {
 		r.bulk = false
 		go debug.FreeOSMemory()
 	}
-	if v := r.view.Load(); v == nil || fmt.Sprint(v.Err) != fmt.Sprint(err) || v.Drained != r.drained {
+	if v := r.view.Load(); v == nil || fmt.Sprint(v.Err) != fmt.Sprint(err) || !v.Drained.Equal(r.drained) || !slices.Equal(v.Announced, r.on) {
 		next := view{}
 		if v != nil {
 			next = *v
 		}
-		next.At, next.Config, next.Drained, next.Err = now, cfg, r.drained, err
+		next.At, next.Config, next.Drained, next.Announced, next.Err = now, cfg, r.drained, r.on, err
 		r.view.Store(&next)
 	}
 	if err == nil {
@@ -230,17 +233,6 @@ func (r *reconciler) turn(ctx context.Context) {
 	if !r.auditAt.After(now) {
 		r.auditAt = now.Add(cfg.AuditInterval)
 	}
-}
-
-// flatten gives the parts of a joined error, none for nil.
-func flatten(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	if err == nil {
-		return nil
-	}
-	return []error{err}
 }
 
 // ownConfigured makes the configured addresses and marks ours. What the kernel
@@ -368,7 +360,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.forgetEmpty()
 	}
 	err := errors.Join(append(errs, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Health: p.want.health, Warnings: p.want.Warnings, Sync: r.syncing(), Announced: r.announced.Announced, Drained: r.drained, Err: err})
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Health: p.want.health, Warnings: p.want.Warnings, Sync: r.syncing(), Announced: r.on, Drained: r.drained, Err: err})
 	return err
 }
 

@@ -352,13 +352,13 @@ type announcingHost struct {
 	told []string
 }
 
-func (h *announcingHost) Announce(_ context.Context, _ *Config, want vipAddresses) ([]VIPAddress, error) {
+func (h *announcingHost) Announce(_ context.Context, _ *Config, want vipAddresses) (vipHolding, error) {
 	h.told = append(h.told, fmt.Sprint(want.Announced))
 	var owned []VIPAddress
 	for _, a := range want.Announced {
 		owned = append(owned, VIPAddress{Device: "eth0", Address: a})
 	}
-	return owned, nil
+	return vipHolding{Addresses: owned}, nil
 }
 
 // An address is claimed once somebody serves it, and given up when the last

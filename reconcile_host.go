@@ -34,13 +34,54 @@ func (r *reconciler) prepare(ctx context.Context, cfg *Config) error {
 }
 
 // vipAddresses is what the host is to have for VIPs beside their services. Both
-// are sorted.
+// lists are sorted.
 type vipAddresses struct {
 	Announced []netip.Addr // on a device, for others to see
 	Local     []netip.Addr // taken in on a local route, also when they are on no device: those of announce = "dummy"
+	Drained   bool         // by the operator: an address that stays all the same is an error
 }
 
-// announce has the host announce the addresses that are fit for it.
+func (v vipAddresses) equal(o vipAddresses) bool {
+	return v.Drained == o.Drained && slices.Equal(v.Announced, o.Announced) && slices.Equal(v.Local, o.Local)
+}
+
+// vipHolding is what the host has for VIPs through us.
+type vipHolding struct {
+	Addresses []VIPAddress // put on devices by us, now or earlier
+	On        []netip.Addr // on a device, for others to see; sorted
+	Local     []netip.Addr // with a local route of ours; sorted
+}
+
+// announce has the host announce the addresses that are fit for it, when that has
+// changed, with each audit, and again and again after a failure.
+func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
+	now := r.now()
+	if r.compared.IsZero() && r.drained.IsZero() && now.Sub(r.began) <= patience(cfg) {
+		return // what an earlier run announced may be all right
+	}
+	want := r.fitAddresses(cfg, now)
+	same := r.announcedFor == cfg && want.equal(r.announced)
+	switch empty := len(want.Announced)+len(want.Local)+len(r.state.Addresses)+len(r.state.Local) == 0; {
+	case same && r.announceAt.IsZero() && (!audit || empty):
+		r.confirmDrain()
+		return
+	case same && !r.announceAt.IsZero() && now.Before(r.announceAt):
+		return // a failure's retry is still to come
+	}
+	holding, err := r.host.Announce(ctx, cfg, want)
+	r.state.Addresses, r.state.Local = holding.Addresses, holding.Local
+	r.on, r.announced, r.announcedFor = holding.On, want, cfg
+	r.complainHost("addresses", errors.Join(err, r.dir.save(r.state)))
+	if err != nil {
+		r.announceBackoff = min(max(2*r.announceBackoff, retryFirst), retryMost)
+		r.announceAt = now.Add(r.announceBackoff)
+		return
+	}
+	r.announceBackoff, r.announceAt = 0, time.Time{}
+	r.confirmDrain()
+}
+
+// fitAddresses decides which addresses are fit to be announced.
 //
 // With "arp" those are the addresses that have somebody to serve them, which must
 // not be claimed any earlier, and those that were announced before: nobody else
@@ -50,11 +91,8 @@ type vipAddresses struct {
 //
 // The address of a VIP that is configured no more stays until its last real server
 // has drained, or its packets would no longer reach IPVS.
-func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
-	now := r.now()
-	if r.compared.IsZero() && now.Sub(r.began) <= patience(cfg) {
-		return // what an earlier run announced may be all right
-	}
+func (r *reconciler) fitAddresses(cfg *Config, now time.Time) vipAddresses {
+	want := vipAddresses{Drained: !r.drained.IsZero()}
 	unfit := r.unfit(cfg, now)
 	serving, used := make(map[netip.Addr]bool), make(map[netip.Addr]bool)
 	for i := range r.have {
@@ -72,22 +110,25 @@ func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 			}
 		}
 	}
+	// Those that have a local route, now or since an earlier run, are the dummy
+	// device's.
 	ours, onDummy := make(map[netip.Addr]bool), make(map[netip.Addr]bool)
 	for _, a := range r.state.Addresses {
 		ours[a.Address] = true
-		onDummy[a.Address] = a.Device == cfg.AnnounceDevice
 	}
-	for _, a := range r.announced.Local {
-		onDummy[a] = true
+	for _, a := range r.state.Local {
+		ours[a], onDummy[a] = true, true
 	}
-	// Which addresses a mark stood for is forgotten with its VIP: while such a
-	// service drains, all of ours stay.
+	// Nobody knows yet what the kernel forwards; or which addresses a mark stood for,
+	// which is forgotten with its VIP. While such a service drains, all of ours stay.
+	all := r.compared.IsZero()
 	for i := range r.have {
-		if s := &r.have[i].Services[0]; s.Mark != 0 && r.owners.of(s.ServiceKey) == nil {
-			maps.Copy(used, ours)
-		}
+		s := &r.have[i].Services[0]
+		all = all || s.Mark != 0 && r.owners.of(s.ServiceKey) == nil
 	}
-	var want vipAddresses
+	if all {
+		maps.Copy(used, ours)
+	}
 	routed := false // unfit matters to anybody
 	for a, v := range r.owners.addresses {
 		switch {
@@ -99,34 +140,26 @@ func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 			if serving[a] && unfit == nil {
 				want.Announced = append(want.Announced, a)
 			}
-		case v.Announce == AnnounceARP && r.drained.IsZero() && (serving[a] || ours[a] || slices.Contains(r.announced.Announced, a)):
+		case v.Announce == AnnounceARP && !want.Drained && (serving[a] || ours[a] || slices.Contains(r.announced.Announced, a)):
 			want.Announced = append(want.Announced, a)
 		}
 	}
-	for a := range used {
-		if r.owners.addresses[a] != nil {
+	for a := range ours {
+		if r.owners.addresses[a] != nil || !used[a] {
 			continue
 		}
 		if onDummy[a] {
+			routed = true
 			want.Local = append(want.Local, a)
 		}
-		if ours[a] && r.drained.IsZero() && (unfit == nil || !onDummy[a]) {
+		if !want.Drained && (unfit == nil || !onDummy[a]) {
 			want.Announced = append(want.Announced, a)
 		}
 	}
 	slices.SortFunc(want.Announced, netip.Addr.Compare)
 	slices.SortFunc(want.Local, netip.Addr.Compare)
 	r.tellUnfit(unfit, routed)
-	same := slices.Equal(want.Announced, r.announced.Announced) && slices.Equal(want.Local, r.announced.Local)
-	nothing := len(want.Announced)+len(want.Local)+len(r.announced.Announced)+len(r.announced.Local)+len(ours) == 0
-	if r.announcedFor == cfg && same && (!audit || nothing) {
-		r.confirmDrain(nil)
-		return
-	}
-	owned, err := r.host.Announce(ctx, cfg, want)
-	r.state.Addresses, r.announced, r.announcedFor = owned, want, cfg
-	r.complainHost("addresses", errors.Join(err, r.dir.save(r.state)))
-	r.confirmDrain(err)
+	return want
 }
 
 // patience is how long a director may go without a look at the kernel's table and
@@ -189,14 +222,15 @@ func (r *reconciler) lookForDrain() {
 	r.drained = since
 }
 
-// confirmDrain tells the operator's command what has come of it, once the host has
-// done its part.
-func (r *reconciler) confirmDrain(err error) {
-	if drained := !r.drained.IsZero(); r.cacheDir != "" && err == nil && (r.confirmed == nil || *r.confirmed != drained) {
-		if err = setDrained(r.dir.path, drained); err == nil {
-			r.confirmed = &drained
-		}
-		r.complainHost("the confirmation of a drain", err)
+// confirmDrain tells the operator's command what the host has been brought to.
+func (r *reconciler) confirmDrain() {
+	if r.cacheDir == "" || r.confirmed != nil && r.confirmed.Equal(r.drained) {
+		return
+	}
+	err := confirm(r.dir.path, r.drained)
+	if r.complainHost("the confirmation of a drain", err); err == nil {
+		since := r.drained
+		r.confirmed = &since
 	}
 }
 
@@ -204,20 +238,29 @@ func (r *reconciler) confirmDrain(err error) {
 // dummy device and gives routers the time to follow, while the kernel goes on
 // forwarding what still comes. Without a hold the addresses stay.
 func (r *reconciler) withdraw() {
-	cfg := r.owned
+	cfg := r.config.Get()
 	if cfg == nil || cfg.WithdrawHold == 0 {
 		return
 	}
-	want := r.announced
-	want.Announced = slices.DeleteFunc(slices.Clone(want.Announced), func(a netip.Addr) bool { return slices.Contains(want.Local, a) })
-	if len(want.Announced) == len(r.announced.Announced) {
+	r.ownConfigured(cfg)
+	want := vipAddresses{Local: r.state.Local}
+	routed := false
+	for _, v := range r.state.Addresses {
+		if slices.Contains(want.Local, v.Address) {
+			routed = true
+		} else {
+			want.Announced = append(want.Announced, v.Address)
+		}
+	}
+	if !routed {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), rtnlTimeout)
-	defer cancel()
-	owned, err := r.host.Announce(ctx, cfg, want)
-	r.state.Addresses = owned
-	r.complainHost("addresses", errors.Join(err, r.dir.save(r.state)))
+	slices.SortFunc(want.Announced, netip.Addr.Compare)
+	holding, err := r.host.Announce(context.Background(), cfg, want)
+	r.state.Addresses, r.state.Local = holding.Addresses, holding.Local
+	if err = errors.Join(err, r.dir.save(r.state)); err != nil {
+		r.log.Error("not all VIPs could be withdrawn from routing", "err", err)
+	}
 	r.log.Info("VIPs are withdrawn from routing; the process ends after the hold", "hold", cfg.WithdrawHold)
 	time.Sleep(cfg.WithdrawHold)
 }
@@ -240,6 +283,21 @@ func (r *reconciler) complainHost(what string, err error) {
 			r.log.Error("the host is not as it should be", "what", what, "err", part)
 		}
 	}
+}
+
+// flatten gives the parts of a joined error, none for nil.
+func flatten(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var parts []error
+		for _, part := range joined.Unwrap() {
+			parts = append(parts, flatten(part)...)
+		}
+		return parts
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
 }
 
 // setTimeouts changes those connection timeouts that the configuration sets

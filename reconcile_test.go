@@ -22,8 +22,8 @@ type noHost struct {
 
 func (h noHost) Prepare(context.Context, *Config) error { return h.err }
 
-func (h noHost) Announce(context.Context, *Config, vipAddresses) ([]VIPAddress, error) {
-	return nil, nil
+func (h noHost) Announce(context.Context, *Config, vipAddresses) (vipHolding, error) {
+	return vipHolding{}, nil
 }
 
 func (h noHost) Uplink() error { return nil }

@@ -99,4 +99,5 @@ func TestKernelSingle(t *testing.T) {
 	if !has(second) || has(r) {
 		t.Errorf("the second director has the VIP: %t; the first: %t", has(second), has(r))
 	}
+	second.process.Kill()
 }

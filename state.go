@@ -43,6 +43,7 @@ type state struct {
 	Drains    map[rowID]drain
 	Down      map[HealthKey]string // Health.Down; must not be changed
 	Addresses []VIPAddress         // addresses the controller put on devices itself
+	Local     []netip.Addr         // addresses with a local route of the controller's: those of the dummy device
 	Daemons   []SyncDaemon         // sync daemons that are ours, as they were asked for; one for each role at most
 }
 
@@ -54,6 +55,7 @@ type (
 		Marks     []markEntry    `json:"marks,omitempty"`
 		Started   []startEntry   `json:"slow_starts,omitempty"`
 		Addresses []VIPAddress   `json:"addresses,omitempty"`
+		Local     []netip.Addr   `json:"local_routes,omitempty"`
 		Daemons   []SyncDaemon   `json:"sync_daemons,omitempty"`
 		Down      []downEntry    `json:"down,omitempty"`
 		Working   []workingEntry `json:"working,omitempty"` // written by stateTexts.working
@@ -95,6 +97,7 @@ func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 		Version:   stateVersion,
 		Owned:     slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
 		Addresses: s.Addresses,
+		Local:     s.Local,
 		Daemons:   s.Daemons,
 	}
 	for _, m := range slices.Sorted(maps.Keys(s.Marks)) {
@@ -318,7 +321,7 @@ func decodeState(b []byte) (*state, error) {
 		}
 		s.Drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline}
 	}
-	s.Addresses = f.Addresses
+	s.Addresses, s.Local = f.Addresses, f.Local
 	for _, d := range f.Daemons {
 		if d.Role != SyncMaster && d.Role != SyncBackup || daemon(s.Daemons, d.Role) != nil {
 			return nil, fmt.Errorf("sync_daemons: role %s is none, or there twice", d.Role)

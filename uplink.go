@@ -18,25 +18,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Uplink says why the uplink carries no traffic; nil when it does, and where no
-// uplink has been known yet. The device is that of the last Prepare: with a link
-// that is down the default route is gone too, and with it the device's name.
-// Safe for concurrent use.
+// Uplink implements host: uplinkState, for the loop.
 func (p *preparation) Uplink() error {
+	err := p.uplinkState()
+	p.unfit.Store(err != nil)
+	return err
+}
+
+// uplinkState says why the uplink carries no traffic; nil when it does, and where no
+// uplink has been known yet. The device is that of the last Prepare: with a link
+// that is down the default route is gone too, and with it the device's name. Of
+// several default routes another one may be left. Safe for concurrent use.
+func (p *preparation) uplinkState() error {
 	name := p.device.Load()
 	if name == nil {
 		return nil
 	}
-	device, err := deviceByName(*name)
+	err := deviceState(*name)
+	if err == nil || !p.guessed.Load() {
+		return err
+	}
+	r, openErr := openRtnl(context.Background())
+	if openErr != nil {
+		return err
+	}
+	defer r.Close()
+	if other, otherErr := r.DefaultDevice(); otherErr == nil && other != *name && deviceState(other) == nil {
+		p.device.Store(&other)
+		return nil
+	}
+	return err
+}
+
+// deviceState says why an uplink carries no traffic.
+func deviceState(name string) error {
+	device, err := deviceByName(name)
 	switch {
 	case errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("the uplink %s is gone", *name)
+		return fmt.Errorf("the uplink %s is gone", name)
 	case err != nil:
 		return fmt.Errorf("the uplink: %w", err)
 	case device.Flags&net.FlagUp == 0:
-		return fmt.Errorf("the uplink %s is down", *name)
+		return fmt.Errorf("the uplink %s is down", name)
 	case device.Flags&net.FlagRunning == 0:
-		return fmt.Errorf("the uplink %s has no carrier", *name)
+		return fmt.Errorf("the uplink %s has no carrier", name)
 	}
 	return nil
 }
@@ -55,20 +80,17 @@ func (p *preparation) FollowUplink(ctx context.Context, wake chan<- struct{}) er
 	defer reader.Wait()
 	defer events.Close()
 	reader.Go(func() { followEvents(ctx, events, changed) })
-	was := p.Uplink()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		}
-		now := p.Uplink()
-		if (now == nil) != (was == nil) {
+		if (p.uplinkState() != nil) != p.unfit.Load() {
 			select {
 			case wake <- struct{}{}:
 			default: // it will look
 			}
 		}
-		was = now
 	}
 }
