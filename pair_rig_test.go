@@ -162,7 +162,7 @@ func (m *twin) priorities() []string {
 func (m *twin) trusted() {
 	m.Helper()
 	within(m.T, 20*time.Second, func() string {
-		if all := m.priorities(); len(all) == 0 || all[len(all)-1] == "100" {
+		if all := m.priorities(); len(all) == 0 || strings.HasSuffix(all[len(all)-1], " to 100") {
 			return ""
 		}
 		return "keepalived has not noticed that the controller is ready again:\n" + m.log()
