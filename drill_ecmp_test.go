@@ -15,10 +15,11 @@ import (
 
 func TestDrillECMP(t *testing.T) {
 	p := newPlane(t)
+	dir := t.TempDir() // first, as in newRig
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
 	const namespace = "ecmp"
-	e := newECMP(t, &rig{T: t, lab: l, director: l.Host("director", 2), dir: t.TempDir()})
+	e := newECMP(t, &rig{T: t, lab: l, director: l.Host("director", 2), dir: dir})
 	kubeconfig := string(p.account(t, namespace))
 	for _, s := range []*speaker{e.one, e.two} {
 		p.relay(t, s.director)

@@ -121,9 +121,10 @@ var ingressLabels = map[string]string{"app.kubernetes.io/name": "ingress-nginx",
 
 func newE2E(t *testing.T, namespace string, nodes int) *e2e {
 	p := newPlane(t)
+	dir := t.TempDir() // first, as in newRig
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
-	e := &e2e{rig: &rig{T: t, lab: l, director: l.Host("director", 2), dir: t.TempDir()}, plane: p, namespace: namespace}
+	e := &e2e{rig: &rig{T: t, lab: l, director: l.Host("director", 2), dir: dir}, plane: p, namespace: namespace}
 	e.client = l.Host("client", 3)
 	for i := range nodes {
 		n := l.Host(fmt.Sprintf("node%d", i+1), 11+i)

@@ -66,9 +66,10 @@ type pod struct {
 
 func newRig(t *testing.T) *rig {
 	requireKernel(t)
+	dir := t.TempDir() // first, so that it is removed when nothing writes to it any more
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
-	return &rig{T: t, lab: l, director: l.Host("director", 2), dir: t.TempDir()}
+	return &rig{T: t, lab: l, director: l.Host("director", 2), dir: dir}
 }
 
 // writeCluster replaces the cluster file in one step.
