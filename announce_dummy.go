@@ -36,6 +36,10 @@ const (
 	// localMetric keeps them apart from the kernel's own for an address on a
 	// device, whose metric is 0.
 	localMetric = 9652
+
+	// loopbackIndex is lo's in every network namespace (LOOPBACK_IFINDEX in
+	// include/net/flow.h).
+	loopbackIndex = 1
 )
 
 // dummyMAC marks a dummy device as ours, also after a crash: it can be given in
@@ -288,10 +292,6 @@ func (r *rtnl) ChangeLocalRoute(a netip.Addr, add bool) (bool, error) {
 	if add {
 		verb, messageType, flags, unchanged = "add", unix.RTM_NEWROUTE, netlink.Create|netlink.Excl, unix.EEXIST
 	}
-	lo, err := deviceByName("lo")
-	if err != nil {
-		return false, err
-	}
 	m := &rtnetlink.RouteMessage{
 		Family:    unix.AF_INET,
 		DstLength: uint8(a.BitLen()),
@@ -301,7 +301,7 @@ func (r *rtnl) ChangeLocalRoute(a netip.Addr, add bool) (bool, error) {
 		Type:      unix.RTN_LOCAL,
 		Attributes: rtnetlink.RouteAttributes{
 			Dst:      a.AsSlice(),
-			OutIface: uint32(lo.Index),
+			OutIface: loopbackIndex,
 			Priority: localMetric,
 			Table:    unix.RT_TABLE_LOCAL,
 		},
@@ -309,7 +309,7 @@ func (r *rtnl) ChangeLocalRoute(a netip.Addr, add bool) (bool, error) {
 	if a.Is6() {
 		m.Family = unix.AF_INET6
 	}
-	_, err = r.conn.Execute(m, messageType, netlink.Request|netlink.Acknowledge|flags)
+	_, err := r.conn.Execute(m, messageType, netlink.Request|netlink.Acknowledge|flags)
 	if errors.Is(err, unchanged) {
 		return false, nil
 	}

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
@@ -28,7 +29,8 @@ type preparation struct {
 	noUplink  bool                   // the missing default route has been logged
 	device    atomic.Pointer[string] // the uplink when it was known last; nil: never
 	guessed   atomic.Bool            // by the default route
-	unfit     atomic.Bool            // the loop found the uplink without traffic when it looked last
+	looking   sync.Mutex             // held while the uplink is looked at
+	seen      atomic.Pointer[error]  // what was seen of the uplink last; nil: nothing yet
 	told      map[string]bool        // settings that have been complained of
 
 	// readBack is what the kernel shows for an operator's "name=value", in its
@@ -43,6 +45,7 @@ func newPreparation(log *slog.Logger) *preparation {
 // Prepare implements host.
 func (p *preparation) Prepare(ctx context.Context, cfg *Config) error {
 	uplink, err := p.uplink(ctx, cfg)
+	p.lookAtUplink()
 	if !cfg.ManageSysctls {
 		return errors.Join(err, p.tellSysctls(uplink, cfg))
 	}

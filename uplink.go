@@ -18,11 +18,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Uplink implements host: uplinkState, for the loop.
+// Uplink implements host: what was seen when the kernel told of a change last, or
+// with the last audit. The loop wants to know with each turn, so it asks nobody.
 func (p *preparation) Uplink() error {
-	err := p.uplinkState()
-	p.unfit.Store(err != nil)
-	return err
+	if seen := p.seen.Load(); seen != nil {
+		return *seen
+	}
+	return nil
+}
+
+// lookAtUplink brings Uplink up to date and reports whether the uplink has begun or
+// ceased to carry traffic.
+func (p *preparation) lookAtUplink() (changed bool) {
+	p.looking.Lock()
+	defer p.looking.Unlock()
+	before, now := p.Uplink(), p.uplinkState()
+	p.seen.Store(&now)
+	return (before == nil) != (now == nil)
 }
 
 // uplinkState says why the uplink carries no traffic; nil when it does, and where no
@@ -86,7 +98,7 @@ func (p *preparation) FollowUplink(ctx context.Context, wake chan<- struct{}) er
 			return nil
 		case <-changed:
 		}
-		if (p.uplinkState() != nil) != p.unfit.Load() {
+		if p.lookAtUplink() {
 			select {
 			case wake <- struct{}{}:
 			default: // it will look

@@ -26,7 +26,7 @@ func TestUplink(t *testing.T) {
 					if _, err := p.uplink(t.Context(), cfg); err != nil {
 						t.Error(err)
 					}
-					if err := p.Uplink(); err != nil {
+					if err := p.uplinkState(); err != nil {
 						got = err.Error()
 					}
 				})
