@@ -242,7 +242,6 @@ func (r *reconciler) withdraw() {
 	if cfg == nil || cfg.WithdrawHold == 0 {
 		return
 	}
-	r.ownConfigured(cfg)
 	want := vipAddresses{Local: r.state.Local}
 	routed := false
 	for _, v := range r.state.Addresses {
@@ -258,10 +257,10 @@ func (r *reconciler) withdraw() {
 	slices.SortFunc(want.Announced, netip.Addr.Compare)
 	holding, err := r.host.Announce(context.Background(), cfg, want)
 	r.state.Addresses, r.state.Local = holding.Addresses, holding.Local
-	if err = errors.Join(err, r.dir.save(r.state)); err != nil {
-		r.log.Error("not all VIPs could be withdrawn from routing", "err", err)
+	r.complainHost("addresses", errors.Join(err, r.dir.save(r.state)))
+	if err == nil {
+		r.log.Info("VIPs are withdrawn from routing; the process ends after the hold", "hold", cfg.WithdrawHold)
 	}
-	r.log.Info("VIPs are withdrawn from routing; the process ends after the hold", "hold", cfg.WithdrawHold)
 	time.Sleep(cfg.WithdrawHold)
 }
 
@@ -285,19 +284,21 @@ func (r *reconciler) complainHost(what string, err error) {
 	}
 }
 
-// flatten gives the parts of a joined error, none for nil.
+// flatten gives the parts of errors that were joined, a line each; none for nil. An
+// error that says something of its own about several is one part.
 func flatten(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var parts []error
-		for _, part := range joined.Unwrap() {
-			parts = append(parts, flatten(part)...)
-		}
-		return parts
-	}
 	if err == nil {
 		return nil
 	}
-	return []error{err}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || errors.Join(joined.Unwrap()...).Error() != err.Error() {
+		return []error{err}
+	}
+	var parts []error
+	for _, part := range joined.Unwrap() {
+		parts = append(parts, flatten(part)...)
+	}
+	return parts
 }
 
 // setTimeouts changes those connection timeouts that the configuration sets
