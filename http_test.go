@@ -212,15 +212,17 @@ func TestStatusJSONBeforeTheFirstTurn(t *testing.T) {
 
 // A reload moves the listener, and takes it away.
 func TestListenFollowsTheConfiguration(t *testing.T) {
-	free := func() string {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	// Of a port that is given up another test may make its own, but not at an address
+	// of the loopback network that nobody else uses.
+	free := func(ip string) string {
+		ln, err := net.Listen("tcp", ip+":0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer ln.Close()
 		return ln.Addr().String()
 	}
-	first, second := free(), free()
+	first, second := free("127.9.65.1"), free("127.9.65.2")
 	reloaded := make(chan struct{}, 1)
 	server := newBenchServer(newBench(t, testVIP()))
 	server.configs, server.reloaded = newLatest[Config](reloaded), reloaded

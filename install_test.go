@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -89,6 +90,14 @@ while :; do sleep 0.1; done
 		run(0, "start", "already running")
 		run(0, "status", "is running (pid ")
 		run(0, "reload", "reads its configuration again")
+		// The daemon is busy sleeping: with the next signal there would be two.
+		within(t, 10*time.Second, func() string {
+			got, _ := os.ReadFile(log)
+			if !strings.Contains(string(got), "reload\n") {
+				return "the daemon has not seen the reload: " + string(got)
+			}
+			return ""
+		})
 		run(0, "restart", "started")
 		run(0, "stop", "goes on forwarding")
 		run(3, "status", "not running")
