@@ -44,22 +44,6 @@ func TestKernelDummy(t *testing.T) {
 			return got + r.process.Log()
 		})
 	}
-	drain := func(args ...string) {
-		t.Helper()
-		r.director.Run(append([]string{controllerBinary(t), "drain", "-config", filepath.Join(r.dir, "config.toml")}, args...)...)
-	}
-	// says waits for what `lvs-controller ready` says.
-	says := func(want string) {
-		t.Helper()
-		within(t, 20*time.Second, func() string {
-			out, _ := r.director.Command(controllerBinary(t), "ready", "-listen", "127.0.0.1:9652").CombinedOutput()
-			if strings.Contains(string(out), want) {
-				return ""
-			}
-			return string(out)
-		})
-	}
-
 	t.Log("step: a device of that name that is another hand's is left alone")
 	r.director.Run("ip", "link", "add", "lvs0", "type", "dummy")
 	before := shown()
@@ -84,20 +68,20 @@ func TestKernelDummy(t *testing.T) {
 	served("announced")
 
 	t.Log("step: drained by the operator, over a restart")
-	drain()
+	r.subcommand("drain")
 	if got := shown(); strings.Contains(got, "10.0.0.100") || strings.Contains(got, "2001:db8::100") {
 		t.Errorf("drained, and yet announced:\n%s", got)
 	}
-	says("NOT READY: drained by the operator since 20")
+	r.ready("NOT READY: drained by the operator since 20")
 	served("drained")
 	r.process.Kill()
 	r.start()
-	says("NOT READY: drained by the operator since 20")
+	r.ready("NOT READY: drained by the operator since 20")
 	announced(false)
 	served("drained and restarted")
-	drain("-undo")
+	r.subcommand("drain", "-undo")
 	announced(true)
-	says("ready")
+	r.ready("ready")
 
 	t.Log("step: killed, it leaves the addresses, and the next one takes them as its own")
 	r.process.Kill()
@@ -105,7 +89,7 @@ func TestKernelDummy(t *testing.T) {
 	served("killed")
 	r.start()
 	r.logged(1, "connected to the kernel's IPVS")
-	says("ready")
+	r.ready("ready")
 	announced(true)
 	r.logged(0, "VIP address removed")
 	table := r.director.Table()
@@ -137,10 +121,10 @@ func TestKernelDummy(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start()
-	says("ready")
-	drain()
+	r.ready("ready")
+	r.subcommand("drain")
 	announced(false)
-	drain("-undo")
+	r.subcommand("drain", "-undo")
 	announced(true)
 
 	t.Log("step: a device that is another hand's moves nothing, another one at once")
@@ -181,7 +165,7 @@ func TestKernelDummy(t *testing.T) {
 	r.process.Kill()
 
 	t.Log("step: clean-up leaves nothing")
-	r.director.Run(controllerBinary(t), "-cleanup", "-config", filepath.Join(r.dir, "config.toml"))
+	r.subcommand("-cleanup")
 	if got := r.director.Run("sh", "-c", "ip address show; ip route show table local; ip -6 route show table local"); strings.Contains(got, "10.0.0.100") || strings.Contains(got, "2001:db8::100") || strings.Contains(got, "lvs") {
 		t.Errorf("clean-up left:\n%s", got)
 	}

@@ -102,6 +102,7 @@ func TestDrillPair(t *testing.T) {
 			func(controller *lab.Process) { must(t, controller.Signal(syscall.SIGTERM)) },
 		} {
 			p.restart(end)
+			p.bring(one)
 			for _, m := range []*twin{one, two} {
 				m.logged(3, "the cluster is not followed; what is known stays") // pods and two ConfigMaps
 			}

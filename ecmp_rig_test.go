@@ -212,13 +212,6 @@ func (e *ecmp) routed(to ...*speaker) {
 	})
 }
 
-// subcommand runs another command of the controller, with the director's
-// configuration.
-func (r *rig) subcommand(args ...string) {
-	r.Helper()
-	r.director.Run(slices.Concat([]string{controllerBinary(r.T)}, args, []string{"-config", filepath.Join(r.dir, "config.toml")})...)
-}
-
 // said is what bird and the controller have logged.
 func (s *speaker) said() string {
 	var all string

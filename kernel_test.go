@@ -160,6 +160,25 @@ func (r *rig) start() {
 	r.process = r.director.Start(controllerBinary(r.T), "-config", filepath.Join(r.dir, "config.toml"))
 }
 
+// subcommand runs a sub-command of the controller, with the director's
+// configuration.
+func (r *rig) subcommand(args ...string) {
+	r.Helper()
+	r.director.Run(slices.Concat([]string{controllerBinary(r.T)}, args, []string{"-config", filepath.Join(r.dir, "config.toml")})...)
+}
+
+// ready waits for the answer of `lvs-controller ready`, want being a part of it.
+func (r *rig) ready(want string) {
+	r.Helper()
+	within(r.T, 10*time.Second, func() string {
+		out, err := r.director.Command(controllerBinary(r.T), "ready", "-listen", "127.0.0.1:9652").CombinedOutput()
+		if ok := err == nil; !strings.Contains(string(out), want) || ok != strings.HasPrefix(want, "ready") {
+			return fmt.Sprintf("ready says %q, %v; want %q", out, err, want)
+		}
+		return ""
+	})
+}
+
 // controllerBinary is the controller's binary under test.
 func controllerBinary(t *testing.T) string {
 	t.Helper()

@@ -84,6 +84,7 @@ func TestKernelPair(t *testing.T) {
 		p.raise(two)
 		p.raise(one)
 		p.restart((*lab.Process).Kill)
+		p.holder(one)
 	}
 	report := load.Stop()
 	t.Logf("controller stopped, director drained, priority raised by a reload on each, both controllers killed and restarted; rounds: %d; %s", rounds, report)
@@ -184,9 +185,9 @@ func TestKernelPairNoPreempt(t *testing.T) {
 	p.stays(two)
 
 	t.Log("step: a drain hands over, and takes nothing back")
-	two.operator("drain")
+	two.subcommand("drain")
 	p.holder(one)
-	said(two, "Entering BACKUP STATE", func() { two.operator("drain", "-undo") })
+	said(two, "Entering BACKUP STATE", func() { two.subcommand("drain", "-undo") })
 	p.stays(one)
 	p.goOn("drained")
 }

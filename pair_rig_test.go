@@ -169,18 +169,6 @@ func (m *twin) trusted() {
 	})
 }
 
-// ready waits for the answer of `lvs-controller ready`, want being a part of it.
-func (m *twin) ready(want string) {
-	m.Helper()
-	within(m.T, 10*time.Second, func() string {
-		out, err := m.director.Command(controllerBinary(m.T), "ready", "-listen", "127.0.0.1:9652").CombinedOutput()
-		if ok := err == nil; !strings.Contains(string(out), want) || ok != strings.HasPrefix(want, "ready") {
-			return fmt.Sprintf("ready says %q, %v; want %q", out, err, want)
-		}
-		return ""
-	})
-}
-
 // open begins n downloads.
 func (p *pair) open(n int) {
 	p.Helper()
@@ -304,25 +292,19 @@ func (p *pair) raise(m *twin) {
 // It does not come back.
 func (p *pair) drain(m *twin) {
 	p.Helper()
-	m.operator("drain")
+	m.subcommand("drain")
 	start := time.Now()
 	m.ready("NOT READY: drained by the operator since ")
 	p.holder(m.peer)
 	p.Logf("%s drained: %s has the VIP after %s", m.director.Name, m.peer.director.Name, time.Since(start).Round(100*time.Millisecond))
-	m.operator("drain", "-undo")
+	m.subcommand("drain", "-undo")
 	m.ready("ready")
 	m.trusted()
 	p.holder(m.peer)
 }
 
-// operator runs a sub-command that goes with the director's configuration.
-func (m *twin) operator(args ...string) {
-	m.Helper()
-	m.director.Run(slices.Concat([]string{controllerBinary(m.T)}, args, []string{"-config", filepath.Join(m.dir, "config.toml")})...)
-}
-
 // restart has the controllers ended and started again, one after the other. The
-// first director has the VIP before and after.
+// first director has the VIP before.
 func (p *pair) restart(end func(*lab.Process)) {
 	p.Helper()
 	for _, m := range []*twin{p.one, p.two} {
@@ -330,7 +312,6 @@ func (p *pair) restart(end func(*lab.Process)) {
 		m.start()
 		m.ready("ready")
 	}
-	p.bring(p.one)
 }
 
 // bring sees to it that m has the VIP, where nothing has moved it on purpose. On a

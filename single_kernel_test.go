@@ -43,10 +43,6 @@ func TestKernelSingle(t *testing.T) {
 	has := func(d *rig) bool {
 		return strings.Contains(d.director.Run("ip", "-4", "address", "show", "dev", "eth0"), "10.0.0.100/32")
 	}
-	drain := func(d *rig, args ...string) {
-		t.Helper()
-		d.director.Run(append([]string{controllerBinary(t), "drain", "-config", filepath.Join(d.dir, "config.toml")}, args...)...)
-	}
 	served("the controller's first start", time.Now())
 	p.open(singleStreams)
 
@@ -85,19 +81,37 @@ func TestKernelSingle(t *testing.T) {
 		t.Errorf("a drain is confirmed without a controller: %s", out)
 	}
 	second.start()
-	drain(second)
+	second.subcommand("drain")
 	if has(second) || !has(r) {
 		t.Errorf("drained before it starts, the second director has the VIP: %t; the first: %t", has(second), has(r))
 	}
-	drain(r)
+	r.subcommand("drain")
 	start := time.Now()
 	if has(r) {
 		t.Error("drained, the first director has the VIP")
 	}
-	drain(second, "-undo")
+	second.subcommand("drain", "-undo")
 	served("the second director has the VIP", start)
 	if !has(second) || has(r) {
 		t.Errorf("the second director has the VIP: %t; the first: %t", has(second), has(r))
 	}
 	second.process.Kill()
+}
+
+// A drain is not confirmed while an address stays that another hand has put on the
+// uplink, and is once it has gone.
+func TestKernelDrainLeavesAStranger(t *testing.T) {
+	r := newRig(t)
+	r.director.Run("ip", "address", "add", "2001:db8::100/128", "dev", "eth0", "nodad")
+	r.write("config.toml", r.configHead()+"[[vip]]\nname = \"edge\"\naddresses = [\"2001:db8::100\"]\nannounce = \"arp\"\nports = [80]\nreal_servers = [{address = \"2001:db8::11\"}]\n")
+	r.start()
+	r.ready("ready")
+	out, err := r.director.Command(controllerBinary(t), "drain", "-wait", "3s", "-config", filepath.Join(r.dir, "config.toml")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no controller has confirmed it") {
+		t.Errorf("drain with the VIP on the uplink: %v: %s", err, out)
+	}
+	r.logged(1, "2001:db8::100 on eth0 was not put there by this controller: take it away by hand")
+	r.ready("NOT READY: drained by the operator since ")
+	r.director.Run("ip", "address", "del", "2001:db8::100/128", "dev", "eth0")
+	r.subcommand("drain")
 }
