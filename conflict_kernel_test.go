@@ -59,6 +59,7 @@ func (r *rig) metric(line string, there bool) {
 // that answers ARP for the VIP is named.
 func TestKernelSplitBrain(t *testing.T) {
 	requireKernel(t)
+	t.TempDir() // first, as in newRig
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
 	base := &rig{T: t, lab: l}
@@ -114,6 +115,7 @@ func TestKernelSplitBrain(t *testing.T) {
 // both directors having it for a moment. Nobody complains.
 func TestKernelHandOverIsNoSplitBrain(t *testing.T) {
 	requireKernel(t)
+	t.TempDir() // first, as in newRig
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
 	base := &rig{T: t, lab: l}

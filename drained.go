@@ -91,44 +91,39 @@ func removeConfirmation(dir string) error {
 	return nil
 }
 
-// followDrain rings wake whenever the order in dir may have changed, until ctx
-// ends; that is its only way to return, with nil. Where the kernel cannot tell of
-// changes the loop finds out with its next audit.
+// followDrain rings wake when it begins, and whenever the order in dir has changed,
+// until ctx ends; that is its only way to return, with nil. Where the kernel cannot
+// tell of changes the loop finds out with its next audit.
 func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- struct{}) error {
-	err := os.MkdirAll(dir, 0o755)
-	var notify *fsnotify.Watcher
+	path := filepath.Join(dir, drainedFile)
+	n := &notifications{}
+	defer n.stop()
+	watcher, err := fsnotify.NewWatcher()
 	if err == nil {
-		notify, err = fsnotify.NewWatcher()
+		n.watcher, n.events, n.errors = watcher, watcher.Events, watcher.Errors
+		err = n.follow(path)
 	}
-	if err == nil {
-		defer notify.Close()
-		err = notify.Add(dir)
-	}
-	if err != nil {
-		log.Warn("`lvs-controller drain` is noticed with the next audit", "err", err)
-		<-ctx.Done()
-		return nil
-	}
-	for {
+	seen, first := time.Time{}, true
+	for err == nil {
+		// Other files in there change too. What cannot be read the loop complains of.
+		if now, _ := drainedSince(dir); first || !now.Equal(seen) {
+			seen, first = now, false
+			select {
+			case wake <- struct{}{}:
+			default: // it will look
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case e := <-notify.Events:
-			switch {
-			case e.Name == dir: // which was removed, or another put in its place
-				if err := errors.Join(os.MkdirAll(dir, 0o755), notify.Add(dir)); err != nil {
-					log.Warn("`lvs-controller drain` is noticed with the next audit", "err", err)
-				}
-			case filepath.Base(e.Name) != drainedFile:
-				continue
-			}
-		case <-notify.Errors: // events were lost
-		}
-		select {
-		case wake <- struct{}{}:
-		default: // it will look
+		case <-n.events:
+			err = n.follow(path)
+		case <-n.errors: // events were lost
 		}
 	}
+	log.Warn("`lvs-controller drain` is noticed with the next audit", "err", err)
+	<-ctx.Done()
+	return nil
 }
 
 // runDrain has the running controller give up its traffic, or take it again.
