@@ -29,7 +29,7 @@ const (
 	// bulkChange is from how many operations on a turn leaves so much garbage that
 	// its memory goes back to the system at once: a director makes its whole
 	// table once, and is small for ever after.
-	bulkChange = 10_000
+	bulkChange = 2_500
 
 	// Retries after the kernel refused something: doubling, for ever.
 	retryFirst = 250 * time.Millisecond
