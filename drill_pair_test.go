@@ -109,6 +109,14 @@ func TestDrillPair(t *testing.T) {
 		}
 	})
 
+	load := p.load(drillPause)
+	p.abandoned(func() {
+		if got := p.client.Curl(20, "http://"+edgeVIP+"/"); got["failed"] > 0 {
+			t.Errorf("without any controller: %v", got)
+		}
+	})
+	load.end("pair, API server away: neither controller runs, and both are back")
+
 	p.deaths()
 	for _, m := range []*twin{one, two} {
 		m.table(p.rows(p.nodes...)...)

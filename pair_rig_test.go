@@ -314,6 +314,34 @@ func (p *pair) restart(end func(*lab.Process)) {
 	}
 }
 
+// abandoned has the controllers of both killed, the second director's last, and
+// sees that the VIP stays with it and that clients are served, by what meanwhile
+// asks and by the downloads. Then they are started again, the first director's
+// first: it has the VIP before and afterwards.
+func (p *pair) abandoned(meanwhile func()) {
+	p.Helper()
+	for _, m := range []*twin{p.one, p.two} {
+		said := m.keepalived.CountLog("effective priority from 100 to 1")
+		m.process.Kill()
+		m.ready("NOT READY: the controller does not answer")
+		within(p.T, 20*time.Second, func() string {
+			if m.keepalived.CountLog("effective priority from 100 to 1") == said {
+				return "keepalived has not noticed:\n" + m.log()
+			}
+			return ""
+		})
+	}
+	p.holder(p.two)
+	meanwhile()
+	p.goOn("without any controller")
+	for _, m := range []*twin{p.one, p.two} {
+		m.start()
+		m.ready("ready")
+		m.trusted()
+	}
+	p.holder(p.one)
+}
+
 // bring sees to it that m has the VIP, where nothing has moved it on purpose. On a
 // machine that is too busy an advertisement is late, or a restart lasts so long that
 // keepalived takes it for the end. Clients must not notice; so it is told, and no
