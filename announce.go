@@ -1,8 +1,8 @@
 // Keeping VIPs on their devices, the uplink with announce = "arp" and the dummy
 // device with "dummy", and telling the uplink's neighbours.
 //
-// prepare.go hands addresses the wanted set, main.go runs its timer. The frame
-// builders at the end are pure. addresses removes only what it added itself, in
+// prepare.go hands addresses the wanted set, main.go runs its timer and its watch
+// for what another hand takes away. The frame builders at the end are pure. addresses removes only what it added itself, in
 // this run or an earlier one, and never touches an address that another hand
 // has put on the device.
 
@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/packet"
@@ -43,6 +44,9 @@ var (
 	announceRetry = 2 * time.Second // after a frame that could not be sent: link down, device gone
 )
 
+// lostPause is how long nobody looks whether an address is there, after one was not.
+const lostPause = time.Second
+
 // announcement is the schedule of one address.
 type announcement struct {
 	sent    int       // frames sent since the address was added
@@ -58,6 +62,9 @@ type addresses struct {
 	open     func(context.Context) (addressTable, error)
 	announce func(VIPAddress) error
 	wake     chan struct{} // capacity 1: the schedule has changed
+
+	remember func([]VIPAddress) error // saves what is about to be put on devices, too; nil: nothing does
+	lost     atomic.Bool              // another hand has taken an address away since the last Apply
 
 	mu        sync.Mutex
 	owned     map[VIPAddress]bool // put there by this controller, now or in an earlier run
@@ -100,6 +107,22 @@ func (a *addresses) Adopt(v VIPAddress) {
 	}
 }
 
+// Forget leaves alone what was put on a device that is another hand's now.
+func (a *addresses) Forget(device string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for v := range a.owned {
+		if v.Device == device {
+			delete(a.owned, v)
+		}
+	}
+	for v := range a.announced {
+		if v.Device == device {
+			delete(a.announced, v)
+		}
+	}
+}
+
 // On lists the VIPs that are on a device and wanted there, or could not be
 // removed, sorted.
 func (a *addresses) On() []netip.Addr {
@@ -124,6 +147,7 @@ func (a *addresses) On() []netip.Addr {
 func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.lost.Store(false)
 	if len(want) == 0 && len(a.owned) == 0 {
 		clear(a.announced)
 		return nil
@@ -135,14 +159,18 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 	defer table.Close()
 
 	var errs []error
+	if err := a.foresee(table, want); err != nil {
+		errs = append(errs, err)
+	}
 	announced := make(map[VIPAddress]*announcement)
 	for _, v := range want {
-		if err := a.ensure(table, v); err != nil {
+		added, err := a.ensure(table, v)
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		announced[v] = a.announced[v]
-		if announced[v] == nil {
+		if announced[v] == nil || added { // neighbours may know another host meanwhile
 			announced[v] = &announcement{silent: v.Device == dummy}
 		}
 	}
@@ -171,36 +199,109 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 	return errors.Join(errs...)
 }
 
+// foresee remembers what Apply is about to add: a process that is killed before it
+// could say what it has added leaves nothing behind that it would not know.
+func (a *addresses) foresee(table addressTable, want []VIPAddress) error {
+	if a.remember == nil {
+		return nil
+	}
+	all := maps.Clone(a.owned)
+	for _, v := range want {
+		if have, err := table.List(v.Device); err == nil && !slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == v.Address }) {
+			all[v] = true
+		}
+	}
+	if len(all) == len(a.owned) {
+		return nil
+	}
+	return a.remember(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
+}
+
 // ensure puts v on its device, or finds out who did.
-func (a *addresses) ensure(table addressTable, v VIPAddress) error {
+func (a *addresses) ensure(table addressTable, v VIPAddress) (added bool, err error) {
 	have, err := table.List(v.Device)
 	if err != nil {
-		return err
+		return false, err
 	}
 	i := slices.IndexFunc(have, func(d deviceAddress) bool { return d.Address == v.Address })
 	if i < 0 {
-		changed, err := table.Add(v)
+		added, err := table.Add(v)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if changed {
+		if added {
 			a.owned[v] = true
 			a.log.Info("VIP address added", "device", v.Device, "address", v.Address)
 		}
-		return nil
+		return added, nil
 	}
 	if a.owned[v] || a.announced[v] != nil {
-		return nil
+		return false, nil
 	}
 	if have[i].Label != "" && have[i].Label == vipLabel(v.Device) {
 		// An earlier run put it there and died before it could save that.
 		a.owned[v] = true
 		a.log.Info("VIP address of an earlier run found", "device", v.Device, "address", v.Address)
-		return nil
+		return false, nil
 	}
 	a.log.Info("VIP address was there already: it is announced, and left alone when no longer wanted",
 		"device", v.Device, "address", v.Address)
+	return false, nil
+}
+
+// Lost reports whether another hand has taken an address off its device since the
+// last Apply, which puts it back. Only Follow finds out.
+func (a *addresses) Lost() bool { return a.lost.Load() }
+
+// Follow rings wake when another hand has taken an address off its device, until ctx
+// ends; that is its only way to return, with nil. Who takes it off again and again
+// is answered once in lostPause.
+func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
+	err := followKernel(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, func() {
+		if !a.missing(ctx) {
+			return
+		}
+		a.lost.Store(true)
+		select {
+		case wake <- struct{}{}:
+		default: // it will look
+		}
+		sleepContext(ctx, lostPause)
+	})
+	if err != nil {
+		a.log.Warn("a VIP address that another hand takes away is noticed with the next audit", "err", err)
+		<-ctx.Done()
+	}
 	return nil
+}
+
+// missing reports whether an announced address is not on its device. What cannot be
+// read is the next audit's matter.
+func (a *addresses) missing(ctx context.Context) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.announced) == 0 {
+		return false
+	}
+	table, err := a.open(ctx)
+	if err != nil {
+		return false
+	}
+	defer table.Close()
+	on := make(map[string][]deviceAddress)
+	for v := range a.announced {
+		if _, listed := on[v.Device]; !listed {
+			have, err := table.List(v.Device)
+			if err != nil && !errors.Is(err, unix.ENODEV) {
+				return false
+			}
+			on[v.Device] = have
+		}
+		if !slices.ContainsFunc(on[v.Device], func(d deviceAddress) bool { return d.Address == v.Address }) {
+			return true
+		}
+	}
+	return false
 }
 
 // Run sends the announcements that Apply schedules, until ctx ends; that is

@@ -53,7 +53,6 @@ var errForeignDevice = errors.New("the device is not ours: name another one in a
 // dummyDevice keeps the device and the local routes. It belongs to one goroutine.
 type dummyDevice struct {
 	log     *slog.Logger
-	looked  bool                // what an earlier run has left is known
 	devices map[string]bool     // of ours that there may be: one, but while VIPs move to another
 	routes  map[netip.Addr]bool // local routes that there may be
 }
@@ -67,12 +66,9 @@ func newDummyDevice(routes []netip.Addr, log *slog.Logger) *dummyDevice {
 	return d
 }
 
-// Look finds, once, what an earlier run has left. It returns the addresses on
+// Look finds what an earlier run has left. It returns the addresses on
 // devices of ours, which nobody else has put there.
 func (d *dummyDevice) Look(ctx context.Context) ([]VIPAddress, error) {
-	if d.looked {
-		return nil, nil
-	}
 	r, err := openRtnl(ctx)
 	if err != nil {
 		return nil, err
@@ -103,7 +99,7 @@ func (d *dummyDevice) Look(ctx context.Context) ([]VIPAddress, error) {
 		return nil, err
 	}
 	maps.Copy(routes, d.routes)
-	d.devices, d.routes, d.looked = devices, routes, true
+	d.devices, d.routes = devices, routes
 	return found, nil
 }
 
@@ -140,6 +136,29 @@ func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr
 		}
 	}
 	return nil, errors.Join(errs...)
+}
+
+// Foreign lists those names out of device and the earlier ones that another hand's
+// device has now.
+func (d *dummyDevice) Foreign(ctx context.Context, device string) ([]string, error) {
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var foreign []string
+	names := maps.Clone(d.devices)
+	names[device] = true
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		switch _, err := r.dummy(name); {
+		case errors.Is(err, errForeignDevice):
+			foreign = append(foreign, name)
+			delete(d.devices, name)
+		case err != nil && !errors.Is(err, unix.ENODEV):
+			return nil, err
+		}
+	}
+	return foreign, nil
 }
 
 // Tidy removes what is needed no more: local routes that nobody wants, and

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,17 +33,23 @@ func TestFlatten(t *testing.T) {
 type routedHost struct {
 	noHost
 	told   []string
+	calls  int
 	uplink error
 	fail   error
+	lost   bool
 	has    vipHolding
 }
+
+func (h *routedHost) LostAddress() bool { return h.lost }
 
 func (h *routedHost) Uplink() error { return h.uplink }
 
 func (h *routedHost) Announce(_ context.Context, _ *Config, want vipAddresses) (vipHolding, error) {
+	h.calls++
 	if h.fail != nil {
 		return h.has, h.fail
 	}
+	h.lost = false
 	if now := fmt.Sprint(want.Announced, want.Local); len(h.told) == 0 || h.told[len(h.told)-1] != now {
 		h.told = append(h.told, now)
 	}
@@ -119,6 +126,23 @@ func TestLoopRoutesWhatIsServed(t *testing.T) {
 	}
 }
 
+// What another hand has taken away is put back without an audit.
+func TestLoopLostAddress(t *testing.T) {
+	b, host, _ := routedBench(t)
+	b.turn()
+	before := host.calls
+	b.turn()
+	if host.calls != before {
+		t.Error("the host is told again, though nothing has changed")
+	}
+	host.lost = true
+	b.turn()
+	b.turn()
+	if host.calls != before+1 {
+		t.Errorf("the host is told %d times of an address that was lost, want once", host.calls-before)
+	}
+}
+
 // again is a new process on the same host.
 func (b *bench) again(host *routedHost) {
 	cache := b.loop.cacheDir
@@ -185,8 +209,21 @@ func TestLoopDrained(t *testing.T) {
 	if host.last() != routedWithdrawn {
 		t.Errorf("announced after a restart: %v", host.told)
 	}
+	const gone = "there is no such order any more"
+	if strings.Contains(b.log.String(), gone) {
+		t.Errorf("the order stands, and yet:\n%s", b.log)
+	}
 	b.order(false)
+	b.again(host) // as where cache_dir is another one now
 	b.turn()
+	if got := strings.Count(b.log.String(), gone); got != 1 {
+		t.Errorf("said %d times that the order is gone, want once:\n%s", got, b.log)
+	}
+	b.again(host)
+	b.turn()
+	if got := strings.Count(b.log.String(), gone); got > 1 {
+		t.Errorf("said again that the order is gone:\n%s", b.log)
+	}
 	if host.last() != routedShown || !b.confirmed() {
 		t.Errorf("undone: %v, confirmed: %t", host.told, b.confirmed())
 	}

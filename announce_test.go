@@ -85,6 +85,14 @@ func TestAddressesApply(t *testing.T) {
 	one, two, six := vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2"), vipOn("eth0", "2001:db8::1")
 	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": {{Address: netip.MustParseAddr("10.0.0.9")}}}}
 	a, log := newFakeAddresses(table)
+	var remembered []VIPAddress
+	a.remember = func(all []VIPAddress) error {
+		if len(table.calls) > 0 {
+			t.Errorf("remembered after %v", table.calls)
+		}
+		remembered = all
+		return nil
+	}
 
 	apply := func(step string, want []VIPAddress, wantCalls, wantOwned []string) {
 		t.Helper()
@@ -105,6 +113,9 @@ func TestAddressesApply(t *testing.T) {
 	apply("add", []VIPAddress{two, one, six},
 		[]string{"add 10.0.0.2 on eth0", "add 10.0.0.1 on eth0", "add 2001:db8::1 on eth0"},
 		[]string{"10.0.0.1 on eth0", "10.0.0.2 on eth0", "2001:db8::1 on eth0"})
+	if diff := cmp.Diff(a.Owned(), remembered, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
+		t.Errorf("remembered before the first was added (-want +got):\n%s", diff)
+	}
 	if n := strings.Count(log.String(), "\n"); n != 3 {
 		t.Errorf("three additions logged %d lines:\n%s", n, log)
 	}
@@ -142,6 +153,10 @@ func TestAddressesAdoption(t *testing.T) {
 		{Address: saved.Address},
 	}}}
 	a, log := newFakeAddresses(table, saved)
+	a.remember = func(all []VIPAddress) error {
+		t.Errorf("%v are remembered, though nothing is to be added", all)
+		return nil
+	}
 	all := []VIPAddress{foreign, ours, saved}
 	for range 2 {
 		if err := a.Apply(ctx, all, "lvs0"); err != nil {
@@ -245,6 +260,16 @@ func TestAddressesRun(t *testing.T) {
 		want = []string{"2m10s 10.0.0.2", "2m11s 10.0.0.2", "2m12s 10.0.0.2", "2m14s 10.0.0.2", "3m4s 10.0.0.1"}
 		if diff := cmp.Diff(want, take()); diff != "" {
 			t.Errorf("second address (-want +got):\n%s", diff)
+		}
+
+		// Where another hand has taken an address away, neighbours may know another
+		// host by it.
+		locked(func() { start, table.devices["eth0"] = time.Now(), nil })
+		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
+		time.Sleep(60 * time.Second)
+		want = []string{"0s 10.0.0.1", "1s 10.0.0.1", "2s 10.0.0.1", "4s 10.0.0.1"}
+		if diff := cmp.Diff(want, take()); diff != "" {
+			t.Errorf("put back (-want +got):\n%s", diff)
 		}
 
 		a.Apply(ctx, nil, "lvs0")

@@ -7,16 +7,20 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // cli runs the whole program. A director that starts against the test's
@@ -353,6 +357,55 @@ func TestSecondInstance(t *testing.T) {
 	}
 	if left, err := os.ReadDir(state); err != nil || len(left) != 1 {
 		t.Errorf("the second left %v, %v; want the first's lock alone", left, err)
+	}
+}
+
+// Nor does one with a state directory of its own, in the same network namespace.
+// Anybody may take the name that it is kept away by, and is told from a controller.
+func TestSecondInstanceElsewhere(t *testing.T) {
+	file := writeConfig(t, "listen = \"\"\nmanage_sysctls = false\nstate_dir = \""+t.TempDir()+"\"\n"+staticVIP)
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	release, err := lockNamespace(logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `level=ERROR msg="cannot start" err="another lvs-controller (pid ` + strconv.Itoa(os.Getpid()) + `) runs in this network namespace"`
+	for _, args := range [][]string{{"-config", file}, {"-config", file, "-cleanup"}} {
+		code, stdout, stderr := cli(t, args...)
+		if code != 1 || stdout != "" || !strings.Contains(stderr, want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%q: exit %d, stdout %q, stderr:\n%swant one line with:\n%s", args, code, stdout, stderr, want)
+		}
+	}
+	release()
+	if release, err = lockNamespace(logger); err != nil || log.Len() > 0 {
+		t.Fatalf("the name is not free again: %v, %s", err, &log)
+	}
+	release()
+
+	requireRoot(t)
+	const nobody = 65534
+	taken, done := make(chan net.Listener), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with this function
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+			t.Error("become another user:", errno)
+		}
+		l, err := net.Listen("unix", namespaceLock)
+		if err != nil {
+			t.Error(err)
+		}
+		taken <- l
+		<-done
+	}()
+	l := <-taken
+	defer close(done)
+	if l == nil {
+		t.FailNow()
+	}
+	defer l.Close()
+	if _, err := lockNamespace(logger); err != nil || !strings.Contains(log.String(), "uid=65534") {
+		t.Errorf("another user keeps the controller away: %v\n%s", err, &log)
 	}
 }
 

@@ -83,6 +83,12 @@ func confirm(dir string, since time.Time) error {
 	return writeFileAtomic(filepath.Join(dir, confirmationFile), []byte(confirmation(since)), 0o644)
 }
 
+// wasDrained reports whether a drain is what was confirmed in dir last.
+func wasDrained(dir string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, confirmationFile))
+	return err == nil && string(text) != confirmation(time.Time{})
+}
+
 // removeConfirmation is for a controller that leaves nothing behind.
 func removeConfirmation(dir string) error {
 	if err := os.Remove(filepath.Join(dir, confirmationFile)); !errors.Is(err, fs.ErrNotExist) {

@@ -308,6 +308,12 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 		return exitFailure
 	}
 	defer lock.Close()
+	release, err := lockNamespace(log)
+	if err != nil {
+		log.Error("cannot start", "err", err)
+		return exitFailure
+	}
+	defer release()
 	if cleanup {
 		if err := cleanUp(ctx, log, cfg, dir); err != nil {
 			log.Error("not everything could be removed", "err", err)
@@ -378,13 +384,20 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	}
 	watch.earlier = earlier
 	prep.addresses = newAddresses(loop.state.Addresses, log)
+	prep.addresses.remember = loop.rememberAddresses
 	prep.dummy = newDummyDevice(loop.state.Local, log)
 	conflicts := newConflictWatch(log, configs, conflictWake, func() map[netip.Addr]bool { return loop.view.Load().RealServers() })
 	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.uplinkState, conflicts: conflicts.book}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)
-	group.Go(func() error { return loop.Run(ctx) })
+	// Who asks whether this director is ready is answered as long as the loop's end
+	// takes: routers get the time to follow.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer stopServing()
+		return loop.Run(ctx)
+	})
 	group.Go(func() error { return watch.Run(ctx, queries) })
 	group.Go(func() error {
 		return saveSnapshots(ctx, configs, earlier, clusters, saveWake, log)
@@ -394,7 +407,8 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	group.Go(func() error { return conflicts.Run(ctx) })
 	group.Go(func() error { return followDrain(ctx, log, cfg.CacheDir, wake) })
 	group.Go(func() error { return prep.FollowUplink(ctx, wake) })
-	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error { return prep.addresses.Follow(ctx, wake) })
+	group.Go(func() error { return server.Run(serving) })
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -513,14 +527,13 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	if len(failed) == 0 {
 		logChanges(log, &ops)
 	}
-	addresses := newAddresses(st.Addresses, log)
-	errs = append(errs, stopDaemons(d, st.Daemons), addresses.Apply(ctx, nil, ""))
-	dummy := newDummyDevice(st.Local, log)
-	if _, err := dummy.Look(ctx); err != nil {
-		errs = append(errs, err)
-	} else {
-		errs = append(errs, dummy.Tidy(ctx, "", nil, nil))
+	addresses, dummy := newAddresses(st.Addresses, log), newDummyDevice(st.Local, log)
+	errs = append(errs, stopDaemons(d, st.Daemons))
+	_, err = dummy.Look(ctx)
+	if err = errors.Join(err, adoptLabelled(ctx, addresses), forgetForeign(ctx, addresses, dummy, cfg.AnnounceDevice)); err == nil {
+		err = errors.Join(addresses.Apply(ctx, nil, ""), dummy.Tidy(ctx, "", nil, nil))
 	}
+	errs = append(errs, err)
 	errs = append(errs, newMarkTable(log).Remove())
 	if err := errors.Join(errs...); err != nil {
 		return err

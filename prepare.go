@@ -31,6 +31,7 @@ type preparation struct {
 	guessed   atomic.Bool            // by the default route
 	looking   sync.Mutex             // held while the uplink is looked at
 	seen      atomic.Pointer[error]  // what was seen of the uplink last; nil: nothing yet
+	looked    bool                   // what an earlier run has left is known
 	told      map[string]bool        // settings that have been complained of
 
 	// readBack is what the kernel shows for an operator's "name=value", in its
@@ -56,17 +57,14 @@ func (p *preparation) Prepare(ctx context.Context, cfg *Config) error {
 // them, so that a VIP which moves to another device is this host's throughout.
 func (p *preparation) Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipHolding, error) {
 	configured := newOwners(cfg).addresses
-	found, err := p.dummy.Look(ctx)
-	if err != nil {
+	if err := p.findOwn(ctx, configured); err != nil {
 		return p.holding(), err
-	}
-	for _, v := range found {
-		if vip := configured[v.Address]; vip != nil && vip.Announce == AnnounceDummy {
-			p.addresses.Adopt(v)
-		}
 	}
 	deviceErr, routeErr := p.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
 	uplink, uplinkErr := p.announceUplink(ctx, cfg, configured, want.Announced)
+	if err := forgetForeign(ctx, p.addresses, p.dummy, cfg.AnnounceDevice); err != nil {
+		return p.holding(), err
+	}
 	var on []VIPAddress
 	for _, a := range want.Announced {
 		v := VIPAddress{Device: uplink, Address: a}
@@ -81,20 +79,65 @@ func (p *preparation) Announce(ctx context.Context, cfg *Config, want vipAddress
 				continue
 			}
 			v = p.addresses.Owned()[i]
-			// Nothing may be put on another hand's device, to replace what is gone.
-			if v.Device == cfg.AnnounceDevice && errors.Is(deviceErr, errForeignDevice) {
-				continue
-			}
 		}
 		on = append(on, v)
 	}
-	err = errors.Join(deviceErr, routeErr, uplinkErr,
+	err := errors.Join(deviceErr, routeErr, uplinkErr,
 		p.addresses.Apply(ctx, on, cfg.AnnounceDevice),
 		p.dummy.Tidy(ctx, cfg.AnnounceDevice, want.Local, p.addresses.Owned()))
 	if want.Drained {
 		err = errors.Join(err, p.strangers(ctx, configured))
 	}
 	return p.holding(), err
+}
+
+// findOwn finds, once, what an earlier run has put on devices, whether it could save
+// that or not.
+func (p *preparation) findOwn(ctx context.Context, configured map[netip.Addr]*VIP) error {
+	if p.looked {
+		return nil
+	}
+	found, err := p.dummy.Look(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range found {
+		if vip := configured[v.Address]; vip != nil && vip.Announce == AnnounceDummy {
+			p.addresses.Adopt(v)
+		}
+	}
+	if err := adoptLabelled(ctx, p.addresses); err != nil {
+		return err
+	}
+	p.looked = true
+	return nil
+}
+
+// adoptLabelled takes the addresses with our label for those of an earlier run.
+func adoptLabelled(ctx context.Context, a *addresses) error {
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	labelled, err := r.Labelled()
+	for _, v := range labelled {
+		a.Adopt(v)
+	}
+	return err
+}
+
+// forgetForeign leaves alone what we had put on a dummy device of ours, where a
+// device of another hand has its name now.
+func forgetForeign(ctx context.Context, a *addresses, d *dummyDevice, device string) error {
+	if len(a.Owned()) == 0 {
+		return nil
+	}
+	foreign, err := d.Foreign(ctx, device)
+	for _, name := range foreign {
+		a.Forget(name)
+	}
+	return err
 }
 
 // holding is what the host has of ours for VIPs.
@@ -144,6 +187,9 @@ func (p *preparation) strangers(ctx context.Context, configured map[netip.Addr]*
 	}
 	return errors.Join(errs...)
 }
+
+// LostAddress implements host.
+func (p *preparation) LostAddress() bool { return p.addresses.Lost() }
 
 // Mark implements host.
 func (p *preparation) Mark(marks map[MarkedPort]uint32) error { return p.marks.Apply(marks) }

@@ -60,6 +60,9 @@ type host interface {
 	// Announce makes want the VIP addresses that this host has through us, and
 	// returns what it has come to, also with an error.
 	Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipHolding, error)
+	// LostAddress reports whether another hand has taken a VIP's address away since
+	// the last Announce.
+	LostAddress() bool
 	// Uplink says why the uplink carries no traffic; nil when it does.
 	Uplink() error
 	// Mark makes marks the packets that get a firewall mark from us.

@@ -53,7 +53,8 @@ type vipHolding struct {
 }
 
 // announce has the host announce the addresses that are fit for it, when that has
-// changed, with each audit, and again and again after a failure.
+// changed, when another hand has taken one away, with each audit, and again and
+// again after a failure.
 func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 	now := r.now()
 	if r.compared.IsZero() && r.drained.IsZero() && now.Sub(r.began) <= patience(cfg) {
@@ -62,7 +63,7 @@ func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 	want := r.fitAddresses(cfg, now)
 	same := r.announcedFor == cfg && want.equal(r.announced)
 	switch empty := len(want.Announced)+len(want.Local)+len(r.state.Addresses)+len(r.state.Local) == 0; {
-	case same && r.announceAt.IsZero() && (!audit || empty):
+	case same && r.announceAt.IsZero() && (!audit && !r.host.LostAddress() || empty):
 		r.confirmDrain()
 		return
 	case same && !r.announceAt.IsZero() && now.Before(r.announceAt):
@@ -79,6 +80,13 @@ func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 	}
 	r.announceBackoff, r.announceAt = 0, time.Time{}
 	r.confirmDrain()
+}
+
+// rememberAddresses saves what the host is about to have, in the middle of its
+// Announce, whose answer is what counts afterwards.
+func (r *reconciler) rememberAddresses(all []VIPAddress) error {
+	r.state.Addresses = all
+	return r.dir.save(r.state)
 }
 
 // fitAddresses decides which addresses are fit to be announced.
@@ -226,6 +234,9 @@ func (r *reconciler) lookForDrain() {
 func (r *reconciler) confirmDrain() {
 	if r.cacheDir == "" || r.confirmed != nil && r.confirmed.Equal(r.drained) {
 		return
+	}
+	if r.confirmed == nil && r.drained.IsZero() && wasDrained(r.dir.path) {
+		r.log.Info("an earlier run was drained by the operator, and there is no such order any more: this director takes traffic", "cache_dir", r.cacheDir)
 	}
 	err := confirm(r.dir.path, r.drained)
 	if r.complainHost("the confirmation of a drain", err); err == nil {

@@ -26,7 +26,8 @@ func (h noHost) Announce(context.Context, *Config, vipAddresses) (vipHolding, er
 	return vipHolding{}, nil
 }
 
-func (h noHost) Uplink() error { return nil }
+func (h noHost) LostAddress() bool { return false }
+func (h noHost) Uplink() error     { return nil }
 
 func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
 

@@ -164,6 +164,36 @@ func (r *rtnl) List(device string) ([]deviceAddress, error) {
 	return found, nil
 }
 
+// Labelled lists the IPv4 addresses that carry vipLabel, but for those on lo and on
+// tunnels, which are a real server's.
+func (r *rtnl) Labelled() ([]VIPAddress, error) {
+	devices, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	names := make(map[uint32]string)
+	for _, d := range devices {
+		if d.Flags&net.FlagBroadcast != 0 {
+			names[uint32(d.Index)] = d.Name
+		}
+	}
+	all, err := r.conn.Address.List()
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	var found []VIPAddress
+	for _, m := range all {
+		name, broadcast := names[m.Index]
+		if !broadcast || m.Attributes == nil || m.Attributes.Label == "" || m.Attributes.Label != vipLabel(name) {
+			continue
+		}
+		if addr, ok := netip.AddrFromSlice(m.Attributes.Local); ok {
+			found = append(found, VIPAddress{Device: name, Address: addr.Unmap()})
+		}
+	}
+	return found, nil
+}
+
 // Add implements addressTable. An address that is there already, of the same
 // prefix length or (IPv6) of any, counts as unchanged.
 func (r *rtnl) Add(a VIPAddress) (bool, error) {

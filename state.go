@@ -17,7 +17,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -454,6 +456,51 @@ func (d *stateDir) lock() (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return f, nil
+}
+
+// namespaceLock is an abstract socket (unix(7)): each network namespace has its own
+// such names, and they end with the process.
+const namespaceLock = "@lvs-controller"
+
+// lockNamespace takes the network namespace for this process, until release is called
+// or it ends: a second controller with a state directory of its own would take the
+// first one's dummy device and routes for what an earlier run of its own had left.
+// The error names the process that has it. Anybody may take such a name, so that one
+// of another user, who can be no controller, keeps nobody away.
+func lockNamespace(log *slog.Logger) (release func(), err error) {
+	listener, err := net.Listen("unix", namespaceLock)
+	if err == nil {
+		return func() { listener.Close() }, nil
+	}
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return nil, fmt.Errorf("lock the network namespace: %w", err)
+	}
+	owner, err := peerOf(namespaceLock)
+	if err != nil {
+		return nil, fmt.Errorf("ask who has locked the network namespace: %w", err)
+	}
+	if int(owner.Uid) == os.Geteuid() {
+		return nil, fmt.Errorf("another lvs-controller (pid %d) runs in this network namespace", owner.Pid)
+	}
+	log.Warn("another user's process has taken the name that keeps a second controller away", "name", namespaceLock, "uid", owner.Uid, "pid", owner.Pid)
+	return func() {}, nil
+}
+
+// peerOf is who listens on a Unix socket.
+func peerOf(name string) (owner *unix.Ucred, err error) {
+	conn, err := net.Dial("unix", name)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	controlErr := raw.Control(func(fd uintptr) {
+		owner, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	return owner, errors.Join(controlErr, err)
 }
 
 func writePID(f *os.File) error {

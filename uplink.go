@@ -3,7 +3,7 @@
 // http.go asks with every question about readiness, so what it hears is true at
 // that moment. The reconcile loop, which withdraws VIPs from routing when the
 // uplink goes, is woken when the kernel tells of a change. Nothing here changes
-// anything.
+// anything. announce.go hears of the kernel's changes in the same way.
 
 package main
 
@@ -81,11 +81,27 @@ func deviceState(name string) error {
 // FollowUplink rings wake whenever the uplink begins or ceases to carry traffic,
 // until ctx ends; that is its only way to return, with nil.
 func (p *preparation) FollowUplink(ctx context.Context, wake chan<- struct{}) error {
-	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_LINK})
+	err := followKernel(ctx, unix.RTMGRP_LINK, func() {
+		if p.lookAtUplink() {
+			select {
+			case wake <- struct{}{}:
+			default: // it will look
+			}
+		}
+	})
 	if err != nil {
 		p.log.Warn("a change of the uplink is noticed with the next audit", "err", err)
 		<-ctx.Done()
-		return nil
+	}
+	return nil
+}
+
+// followKernel calls look after the kernel has told groups of rtnetlink of something,
+// once for what comes in a row, until ctx ends. An error means that it cannot.
+func followKernel(ctx context.Context, groups uint32, look func()) error {
+	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
+	if err != nil {
+		return err
 	}
 	changed := make(chan struct{}, 1)
 	var reader sync.WaitGroup
@@ -97,12 +113,7 @@ func (p *preparation) FollowUplink(ctx context.Context, wake chan<- struct{}) er
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		}
-		if p.lookAtUplink() {
-			select {
-			case wake <- struct{}{}:
-			default: // it will look
-			}
+			look()
 		}
 	}
 }
