@@ -1,8 +1,9 @@
 // The sub-command keepalived: a keepalived.conf that goes with config.toml.
 //
 // main.go calls it. It prints VRRP for the VIPs whose address is left to
-// others, and nothing of IPVS: that is the controller's. It asks nobody but, for
-// the default of -interface, the routing table; it writes to stdout alone.
+// others, and nothing of IPVS: that is the controller's. It asks nobody but the
+// kernel, for this host's addresses and the default of -interface; it writes to
+// stdout alone.
 
 package main
 
@@ -10,12 +11,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // vrrp is what the directors of a pair agree on beside config.toml.
@@ -29,6 +34,7 @@ type vrrp struct {
 	State     string        // in which keepalived starts: BACKUP or MASTER
 	NoPreempt bool          // keepalived's own nopreempt in place of equal priorities
 	Binary    string        // the controller, for the track script
+	Flags     string        // of the command that prints this file
 }
 
 // Limits of an advertisement interval: the field is 12 bits of hundredths.
@@ -57,7 +63,7 @@ func runKeepalived(ctx context.Context, args []string, stdout, stderr io.Writer)
 	fs.StringVar(&v.State, "state", "BACKUP", "`state` to start in, BACKUP or MASTER")
 	fs.BoolVar(&v.NoPreempt, "nopreempt", false, "for directors of different priorities; then one that is not ready gives its VIPs up even if the other is not ready either")
 	fs.StringVar(&v.Binary, "binary", "/usr/local/sbin/lvs-controller", "`path` of the controller on the director")
-	_, cfg, code := configured(fs, args)
+	src, cfg, code := configured(fs, args)
 	if cfg == nil {
 		return code
 	}
@@ -65,7 +71,14 @@ func runKeepalived(ctx context.Context, args []string, stdout, stderr io.Writer)
 		if err := v.settle(ctx, cfg, peer, source); err != nil {
 			return nil, err
 		}
-		return v.conf(cfg)
+		if err := v.recall(fs, src.path); err != nil {
+			return nil, err
+		}
+		text, err := v.conf(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return text, v.elsewhere()
 	}()
 	if err != nil {
 		fmt.Fprintln(stderr, "lvs-controller keepalived:", err)
@@ -134,6 +147,55 @@ func (v *vrrp) settle(ctx context.Context, cfg *Config, peer, source string) err
 	return nil
 }
 
+// elsewhere refuses a peer that is this host: it would hear nobody, and be master
+// beside the other director.
+func (v *vrrp) elsewhere() error {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("list this host's addresses: %w", err)
+	}
+	for _, a := range own {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(v.Peer.AsSlice()) {
+			return fmt.Errorf("-peer %s: this host has it, want the other director's address", v.Peer)
+		}
+	}
+	return nil
+}
+
+// recall notes the flags of fs that were given and are not their defaults, in
+// words of a shell; config is the configuration's path, "" for none.
+func (v *vrrp) recall(fs *flag.FlagSet, config string) error {
+	words := []string{"-peer", v.Peer.String()}
+	if config != "" {
+		path, err := filepath.Abs(config)
+		if err != nil {
+			return fmt.Errorf("-config %s: %w", config, err)
+		}
+		if path != defaultConfigPath {
+			words = append(words, "-config", path)
+		}
+	}
+	fs.Visit(func(f *flag.Flag) {
+		if f.Name == "peer" || f.Name == "config" || f.Value.String() == f.DefValue {
+			return
+		}
+		words = append(words, "-"+f.Name)
+		if is, ok := f.Value.(interface{ IsBoolFlag() bool }); !ok || !is.IsBoolFlag() {
+			words = append(words, f.Value.String())
+		}
+	})
+	for i, word := range words {
+		if strings.ContainsFunc(word, unicode.IsControl) {
+			return fmt.Errorf("%s %q: the first lines of keepalived.conf cannot hold it", words[i-1], word)
+		}
+		if !plainWord.MatchString(word) {
+			words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	v.Flags = strings.Join(words, " ")
+	return nil
+}
+
 // parseHost reads an address that one host has.
 func parseHost(flag, text string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(text)
@@ -192,10 +254,11 @@ func (v *vrrp) conf(cfg *Config) ([]byte, error) {
 	}
 	line(`# keepalived.conf of a director: VRRP for the VIPs that config.toml leaves to
 # keepalived. Printed by
-#   lvs-controller keepalived -peer %s
-# Print it again after a change of addresses, announce, interface or listen there.
-# On the other director unicast_peer is this one; all else is the same. Nothing
-# here is about IPVS: lvs-controller programs it on both directors at all times.
+#   lvs-controller keepalived %s
+# Print it again, with these flags, after a change of addresses, announce, interface
+# or listen there. On the other director unicast_peer is this one; all else is the
+# same. Nothing here is about IPVS: lvs-controller programs it on both directors at
+# all times.
 
 global_defs {
     vrrp_version 3
@@ -204,13 +267,13 @@ global_defs {
     script_user root
     enable_script_security
 }
-`, v.Peer)
+`, v.Flags)
 	if v.NoPreempt {
-		line(`# A director is ready when its table is in place, a real server is in service
+		line(`# A director is ready when its table has been read, a real server is in service
 # and its uplink is up. One that is not gives the VIPs up.
 vrrp_script lvs_controller {`)
 	} else {
-		line(`# A director is ready when its table is in place, a real server is in service
+		line(`# A director is ready when its table has been read, a real server is in service
 # and its uplink is up. One that is not falls to priority 1, below one that is;
 # if neither is, the VIPs stay where they are, for the kernel goes on forwarding.
 vrrp_script lvs_controller {`)

@@ -26,3 +26,34 @@ func TestKeepalivedFindsTheDevice(t *testing.T) {
 		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, stderr, stdout)
 	}
 }
+
+// A director whose -peer is its own address would hear nobody, and be master beside
+// the other one.
+func TestKeepalivedRefusesItself(t *testing.T) {
+	ns := newNetns(t)
+	ns.addDevice(t, "up0")
+	ns.run(t, "ip", "address", "add", "192.0.2.202/24", "dev", "up0")
+	ns.run(t, "ip", "address", "add", "2001:db8::202/64", "dev", "up0", "nodad")
+	config := writeConfig(t, manyVIPs)
+	for _, test := range []struct{ peer, source, says string }{
+		{"192.0.2.202", "", "-peer 192.0.2.202: this host has it, want the other director's address"},
+		{"192.0.2.202", "192.0.2.201", "-peer 192.0.2.202: this host has it, want the other director's address"},
+		{"2001:db8::202", "", "-peer 2001:db8::202: this host has it, want the other director's address"},
+		{"192.0.2.201", "192.0.2.202", ""},
+		{"2001:db8::201", "", ""},
+	} {
+		ns.do(t, func() {
+			args := []string{"keepalived", "-config", config, "-peer", test.peer}
+			if test.source != "" {
+				args = append(args, "-source", test.source)
+			}
+			code, stdout, stderr := cli(t, args...)
+			switch {
+			case test.says == "" && (code != 0 || stderr != ""):
+				t.Errorf("%q: exit %d, stderr %q", args, code, stderr)
+			case test.says != "" && (code != 1 || stdout != "" || stderr != "lvs-controller keepalived: "+test.says+"\n"):
+				t.Errorf("%q: exit %d, stdout %q, stderr %q", args, code, stdout, stderr)
+			}
+		})
+	}
+}

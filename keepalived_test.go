@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -47,11 +48,12 @@ func TestKeepalivedConf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		code, stdout, stderr := cli(t, append([]string{"keepalived", "-config", writeConfig(t, test.config)}, test.args...)...)
+		config := writeConfig(t, test.config)
+		code, stdout, stderr := cli(t, append([]string{"keepalived", "-config", config}, test.args...)...)
 		if code != 0 || stderr != "" {
 			t.Errorf("%s: exit %d, stderr %q", test.name, code, stderr)
 		}
-		if diff := cmp.Diff(string(want), stdout); diff != "" {
+		if diff := cmp.Diff(string(want), strings.Replace(stdout, config, "CONFIG", 1)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
 		}
 	}
@@ -63,12 +65,56 @@ func TestInstalledKeepalivedConf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	example, err := filepath.Abs("config.toml.example")
+	if err != nil {
+		t.Fatal(err)
+	}
 	code, stdout, stderr := cli(t, "keepalived", "-config", "config.toml.example", "-peer", "10.135.22.3")
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit %d, stderr %q", code, stderr)
 	}
-	if diff := cmp.Diff(string(want), stdout); diff != "" {
+	// On a director it is at the default's place.
+	if diff := cmp.Diff(string(want), strings.Replace(stdout, " -config "+example, "", 1)); diff != "" {
 		t.Errorf("install/keepalived.conf is not what is printed for config.toml.example (-file +printed):\n%s", diff)
+	}
+}
+
+// The command in the file's first lines prints the same file again, whatever flags
+// it was printed with.
+func TestKeepalivedPrintedAgain(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "director's config.toml")
+	if err := os.WriteFile(config, []byte(manyVIPs), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Dir(config))
+	for _, test := range []struct {
+		args []string
+		want string // after -peer and -config
+	}{
+		{nil, ""},
+		{[]string{"-priority", "100", "-state", "BACKUP", "-nopreempt=false", "-interval", "0.2s"}, ""}, // the defaults
+		{[]string{"-router-id", "52", "-interval", "1500ms", "-source", "192.0.2.202", "-priority", "150"}, " -interval 1.5s -priority 150 -router-id 52 -source 192.0.2.202"},
+		{[]string{"-nopreempt", "-interface", "true", "-binary", "/opt/lvs-controller"}, " -binary /opt/lvs-controller -interface true -nopreempt"},
+		{[]string{"-state", "MASTER", "-schedname", "mh", "-nginxserver", "a b"}, " -nginxserver 'a b' -schedname mh -state MASTER"},
+	} {
+		args := append([]string{"keepalived", "-peer", "::ffff:192.0.2.201", "-config", filepath.Base(config)}, test.args...)
+		code, stdout, stderr := cli(t, args...)
+		if code != 0 || stderr != "" {
+			t.Errorf("%q: exit %d, stderr %q", test.args, code, stderr)
+			continue
+		}
+		want := "#   lvs-controller keepalived -peer 192.0.2.201 -config '" + strings.ReplaceAll(config, "'", `'\''`) + "'" + test.want
+		got := strings.Split(stdout, "\n")[2]
+		if got != want {
+			t.Errorf("%q: printed by\n%s\nwant\n%s", test.args, got, want)
+		}
+		words, err := exec.Command("sh", "-c", `printf '%s\n' `+strings.TrimPrefix(got, "#   lvs-controller ")).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, again, _ := cli(t, strings.Split(strings.TrimSuffix(string(words), "\n"), "\n")...); again != stdout {
+			t.Errorf("%q: printed again:\n%s", test.args, cmp.Diff(stdout, again))
+		}
 	}
 }
 
@@ -91,6 +137,7 @@ func TestKeepalivedRefuses(t *testing.T) {
 		{"a device that begins a comment", "interface = \"eth0!\"\n" + staticVIP, []string{"-peer", peer}, `interface "eth0!": keepalived.conf can hold letters, digits and . _ : / - only`},
 		{"a line of its own", manyVIPs, []string{"-peer", peer, "-interface", "eth0\nstate MASTER"}, `interface "eth0\nstate MASTER": keepalived.conf can hold letters, digits and . _ : / - only`},
 		{"arguments", manyVIPs, []string{"-peer", peer, "-binary", "/bin/true; x"}, `-binary "/bin/true; x": keepalived.conf can hold letters, digits and . _ : / - only`},
+		{"a line in the first lines", manyVIPs, []string{"-peer", peer, "-nginxserver", "a\nstate MASTER"}, `-nginxserver "a\nstate MASTER": the first lines of keepalived.conf cannot hold it`},
 		{"a relative path", manyVIPs, []string{"-peer", peer, "-binary", "lvs-controller"}, `-binary "lvs-controller": want an absolute path`},
 		{"router 0", manyVIPs, []string{"-peer", peer, "-router-id", "0"}, `-router-id 0: want 1 to 255`},
 		{"an owner's priority", manyVIPs, []string{"-peer", peer, "-priority", "255"}, `-priority 255: want 2 to 254`},
