@@ -2,10 +2,10 @@
 //
 // main.go calls LoadConfig at start and for `check`; config_watch.go calls
 // ParseConfig at every reload. Both answer with a whole valid Config or with
-// every mistake in the file at once. The keys of each table, with their
-// ranges, stand in the function that reads that table (those of [[vip]] in
-// config_vip.go); their defaults in defaultConfig and defaultVIP. What is read
-// nowhere is unknown and a mistake.
+// every mistake in the file at once; LoadDirectories, for drained.go, lets most
+// mistakes pass. The keys of each table, with their ranges, stand in the function
+// that reads that table (those of [[vip]] in config_vip.go); their defaults in
+// defaultConfig and defaultVIP. What is read nowhere is unknown and a mistake.
 //
 // This file alone imports the TOML library. It reads the one file it is given
 // and may do no other I/O: whether a kubeconfig or a device exists is found
@@ -116,13 +116,31 @@ func readConfigFile(path string) ([]byte, error) {
 // ParseConfig validates text, the content of the file at path. Its errors are
 // all ConfigErrors.
 func ParseConfig(path string, text []byte) (*Config, error) {
-	r := configReader{
-		file:      path,
-		wrong:     map[string]bool{},
-		names:     map[string]string{},
-		addresses: map[netip.Addr]owner{},
+	return newConfigReader(path).parse(string(text))
+}
+
+// LoadDirectories reads state_dir and cache_dir alone from the file at path, all
+// else is at its default. Whatever other keys say, the file has to be TOML.
+func LoadDirectories(path string) (*Config, error) {
+	text, err := readConfigFile(path)
+	if err != nil {
+		return nil, err
 	}
-	return r.parse(string(text))
+	r := newConfigReader(path)
+	v, err := r.decode(string(text))
+	if err != nil {
+		return nil, err
+	}
+	c := defaultConfig()
+	for _, s := range []setting{stateDirectory(c), cacheDirectory(c)} {
+		if v.has(s.key) {
+			s.read(v.child(s.key))
+		}
+	}
+	if len(r.mistakes) > 0 {
+		return nil, r.mistakes
+	}
+	return c, nil
 }
 
 // configReader reads one file, collecting mistakes as it goes.
@@ -140,20 +158,38 @@ type configReader struct {
 	servers   []placedAddr         // every static real server and sorry server
 }
 
+func newConfigReader(path string) *configReader {
+	return &configReader{
+		file:      path,
+		wrong:     map[string]bool{},
+		names:     map[string]string{},
+		addresses: map[netip.Addr]owner{},
+	}
+}
+
 // parse decodes and validates text.
 func (r *configReader) parse(text string) (*Config, error) {
-	text = strings.TrimPrefix(text, "\ufeff") // byte order mark: the decoder's offsets are without it
-	raw := map[string]any{}
-	if _, err := toml.Decode(text, &raw); err != nil {
-		return nil, ConfigErrors{r.syntaxError(text, err)}
+	v, err := r.decode(text)
+	if err != nil {
+		return nil, err
 	}
-	r.lines = scanKeyLines(text)
-	c := r.config(value{r: r, raw: raw})
+	c := r.config(v)
 	if len(r.mistakes) > 0 {
 		slices.SortStableFunc(r.mistakes, func(a, b ConfigError) int { return cmp.Compare(a.Line, b.Line) })
 		return nil, r.mistakes
 	}
 	return c, nil
+}
+
+// decode returns text's top level. It notes where everything stands.
+func (r *configReader) decode(text string) (value, error) {
+	text = strings.TrimPrefix(text, "\ufeff") // byte order mark: the decoder's offsets are without it
+	raw := map[string]any{}
+	if _, err := toml.Decode(text, &raw); err != nil {
+		return value{}, ConfigErrors{r.syntaxError(text, err)}
+	}
+	r.lines = scanKeyLines(text)
+	return value{r: r, raw: raw}, nil
 }
 
 // syntaxError makes one line of the decoder's error about text. The decoder's
@@ -182,8 +218,8 @@ func (r *configReader) config(v value) *Config {
 		setting{"withdraw_hold", into(&c.WithdrawHold, duration(0, time.Minute))},
 		setting{"audit_interval", into(&c.AuditInterval, duration(time.Second, time.Hour))},
 		setting{"manage_sysctls", into(&c.ManageSysctls, boolean)},
-		setting{"state_dir", into(&c.StateDir, parsed(`an absolute path such as "/run/lvs-controller"`, parseAbsolute))},
-		setting{"cache_dir", into(&c.CacheDir, parsed(`an absolute path such as "/var/lib/lvs-controller"`, parseAbsolute))},
+		stateDirectory(c),
+		cacheDirectory(c),
 		setting{"timeouts", func(v value) { readTimeouts(v, &c.Timeouts) }},
 		setting{"marks", func(v value) { readMarkRange(v, &c.Marks) }},
 		setting{"sync", func(v value) { c.Sync = readSync(v) }},
@@ -203,6 +239,15 @@ func (r *configReader) config(v value) *Config {
 		v.child("marks").child("count").mistake("is %d, want at least %d: one for each of groups and each one_mark", c.Marks.Count, need)
 	}
 	return c
+}
+
+// stateDirectory and cacheDirectory are the settings that LoadDirectories reads, too.
+func stateDirectory(c *Config) setting {
+	return setting{"state_dir", into(&c.StateDir, parsed(`an absolute path such as "/run/lvs-controller"`, parseAbsolute))}
+}
+
+func cacheDirectory(c *Config) setting {
+	return setting{"cache_dir", into(&c.CacheDir, parsed(`an absolute path such as "/var/lib/lvs-controller"`, parseAbsolute))}
 }
 
 // readTimeouts reads [timeouts].

@@ -412,7 +412,7 @@ func exampleKeys(full string) []exampleKey {
 // Every key that the parser knows is in the example, with meaning and default.
 func TestConfigExampleIsComplete(t *testing.T) {
 	_, full := readExample(t)
-	r := configReader{file: exampleFile, wrong: map[string]bool{}, names: map[string]string{}, addresses: map[netip.Addr]owner{}}
+	r := newConfigReader(exampleFile)
 	if _, err := r.parse(full); err != nil {
 		t.Fatal(err)
 	}

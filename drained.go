@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -137,15 +138,37 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	fs := newFlags("lvs-controller drain", stderr)
 	undo := fs.Bool("undo", false, "the director may get traffic again")
 	patience := fs.Duration("wait", drainPatience, "how `long` to wait until the controller has done it")
-	_, cfg, code := configured(fs, args)
-	if cfg == nil {
+	src := new(source)
+	src.flags(fs)
+	if code, done := parse(fs, args); done {
 		return code
+	}
+	src.parsed(fs)
+	cfg, err := src.load()
+	// With a mistake in the file the controller goes on, and its operator may want
+	// the director out just now.
+	_, mistaken := errors.AsType[ConfigErrors](err)
+	mistaken = mistaken && src.path != ""
+	if mistaken {
+		cfg, err = LoadDirectories(src.path)
+	}
+	if err != nil {
+		byHand := "touch"
+		if *undo {
+			byHand = "rm"
+		}
+		fmt.Fprintln(stderr, err)
+		fmt.Fprintf(stderr, "no order was given; with the default cache_dir `%s %s` does the same\n", byHand, filepath.Join(defaultConfig().CacheDir, drainedFile))
+		return exitFailure
 	}
 	if err := setDrained(cfg.CacheDir, !*undo); err != nil {
 		fmt.Fprintln(stderr, "cannot leave the order for the controller:", err)
 		return exitFailure
 	}
-	said, stands := "drained: this director is not ready, and announces no VIP", "begins drained"
+	if mistaken {
+		fmt.Fprintf(stderr, "there is a mistake in %s, see `lvs-controller check`; the order is given all the same, in %s\n", src.path, cfg.CacheDir)
+	}
+	said, stands := drainedWords(cfg, mistaken), "begins drained"
 	if *undo {
 		said, stands = "not drained any more", "is not drained"
 	}
@@ -168,4 +191,15 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 			return exitFailure
 		}
 	}
+}
+
+// drainedWords is what the operator is told of a drain that has been carried out.
+// Addresses that are left to keepalived are still here then. unknown means that cfg
+// does not say which VIPs there are.
+func drainedWords(cfg *Config, unknown bool) string {
+	const words = "drained: this director is not ready, and announces no VIP"
+	if unknown || slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.Announce == AnnounceNone }) {
+		return words + `; keepalived hands over those with announce = "none" within seconds, if the other director is ready`
+	}
+	return words
 }
