@@ -65,7 +65,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 	e := exposition{w}
 	v := s.loop.view.Load()
 	e.family("info", gauge, "The running version.")(1, "version", version)
-	e.family("ready", gauge, "1 when the table is in place, a real server is in service and the uplink is up.")(flag01(s.ready() == nil))
+	e.family("ready", gauge, "1 when the kernel's table has been read lately, a real server is in service, the uplink is up and the director is not drained.")(flag01(s.ready() == nil))
 	s.writeOwn(e)
 	if v != nil {
 		writeVIPs(e, v)
