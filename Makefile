@@ -41,9 +41,9 @@ model:
 	go test -run '^TestModel$$' -rapid.checks=$(SEQUENCES) -timeout 20m .
 
 kernel: build vm-setup $(CACHE)/lvs.test
-	test/vm/run -timeout 900 -file lvs-controller -file $(CACHE)/lvs.test -file install/bird.conf \
+	test/vm/run -timeout 1200 -file lvs-controller -file $(CACHE)/lvs.test -file install/bird.conf -file install/frr.conf \
 		-env LVS_KERNEL=1 -env LVS_REQUIRE_ALL=1 -env LVS_BINARY=/work/lvs-controller -env LVS_DRILL \
-		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 870s
+		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 1170s
 
 e2e: build vm-setup $(CACHE)/lvs.test
 	test/kube/build

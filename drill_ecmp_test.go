@@ -19,7 +19,7 @@ func TestDrillECMP(t *testing.T) {
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
 	const namespace = "ecmp"
-	e := newECMP(t, &rig{T: t, lab: l, director: l.Host("director", 2), dir: dir})
+	e := newECMP(t, &rig{T: t, lab: l, director: l.Host("director", 2), dir: dir}, birdRouting)
 	kubeconfig := string(p.account(t, namespace))
 	for _, s := range []*speaker{e.one, e.two} {
 		p.relay(t, s.director)

@@ -1,5 +1,5 @@
 // Two active directors behind a router, and what clients notice when one of them
-// withdraws, is cut off, loses its controller or its bird: nothing, for either
+// withdraws, is cut off, loses its controller or its routing daemon: nothing, for either
 // takes up the other's connections where they are.
 
 package main
@@ -16,9 +16,11 @@ import (
 	"lvs-controller/test/lab"
 )
 
-func TestKernelECMP(t *testing.T) {
-	e := newECMP(t, newRig(t))
-	config := fmt.Sprintf(ecmpVIP, "ingress-nginx")
+// newKernelECMP has the pods come from a file, and the directors configured.
+func newKernelECMP(t *testing.T, kind routingKind) (e *ecmp, config string) {
+	t.Helper()
+	e = newECMP(t, newRig(t), kind)
+	config = fmt.Sprintf(ecmpVIP, "ingress-nginx")
 	for _, s := range []*speaker{e.one, e.two} {
 		for _, n := range e.nodes {
 			s.objects.pods = append(s.objects.pods, pod{name: n.Name, node: n.Name, ips: []string{n.IPv4.String(), n.IPv6.String()}})
@@ -26,6 +28,11 @@ func TestKernelECMP(t *testing.T) {
 		s.writeCluster()
 		s.write("config.toml", s.configHead()+config)
 	}
+	return e, config
+}
+
+func TestKernelECMP(t *testing.T) {
+	e, config := newKernelECMP(t, birdRouting)
 	e.begin()
 	e.drills(pairSizes[os.Getenv("LVS_DRILL")])
 	if os.Getenv("LVS_DRILL") != "long" {
@@ -49,6 +56,20 @@ func TestKernelECMP(t *testing.T) {
 	if on, lost := e.leaves(e.two); lost > 0 {
 		t.Errorf("with [sync], of %d downloads from the node that leaves %d are lost, want 0", on, lost)
 	}
+}
+
+// The same with FRR, which leaves forwarding as the director had it.
+func TestKernelFRR(t *testing.T) {
+	e, _ := newKernelECMP(t, frrRouting)
+	forwarding := func() string {
+		return e.one.director.Run("sysctl", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+	}
+	before := forwarding()
+	e.begin()
+	if got := forwarding(); got != before {
+		t.Errorf("FRR has changed\n%s to\n%s", before, got)
+	}
+	e.drills(pairSizes[os.Getenv("LVS_DRILL")])
 }
 
 // leaves has the last node drain, and then a director. It counts the downloads
@@ -167,10 +188,10 @@ func (e *ecmp) drills(size pairSize) {
 	e.one.director.CutPort(false)
 	e.routed(e.one, e.two)
 	e.goOn("the cable is back")
-	e.dies("kill -9 of bird", e.two, e.two.bird.Kill)
+	e.dies("kill -9 of "+e.kind.name, e.two, e.two.routing.kill)
 	e.two.speak(ecmpEager)
 	e.routed(e.one, e.two)
-	e.goOn("bird is back")
+	e.goOn(e.kind.name + " is back")
 }
 
 // narrow makes the client's link narrower than its ends know. The ICMP errors that

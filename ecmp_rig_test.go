@@ -1,7 +1,7 @@
 // Directors that are active at the same time: a router shares the clients' flows
-// out among all that tell it, by BGP, that they have the VIP. Real bird on the
-// router and on the directors, no sync daemon anywhere. ecmp_kernel_test.go and
-// drill_ecmp_test.go use it.
+// out among all that tell it, by BGP, that they have the VIP. Real routing daemons
+// on the router and on the directors, those of routing_rig_test.go; no sync daemon
+// anywhere. ecmp_kernel_test.go and drill_ecmp_test.go use it.
 
 package main
 
@@ -29,9 +29,9 @@ const (
 	ecmpNarrow = 5
 
 	// ecmpSilence is how long a director may be silent before the router takes it
-	// for dead: three BFD intervals, see install/bird.conf. An emulated machine that
-	// is busy is silent for longer at times, so that as many as ecmpCalm are waited
-	// for while nobody dies.
+	// for dead: three BFD intervals, see install/bird.conf and frr.conf. An emulated
+	// machine that is busy is silent for longer at times, so that as many as ecmpCalm
+	// are waited for while nobody dies.
 	ecmpSilence = 900 * time.Millisecond
 	ecmpEager   = 3
 	ecmpCalm    = 20
@@ -41,33 +41,13 @@ const (
 	ecmpSlack = 10 * time.Second
 )
 
-// routerConf is the router's bird.conf: what install/bird.conf expects of it.
-const routerConf = `log stderr all;
-router id 10.0.0.254;
-protocol device { }
-protocol kernel { merge paths on; ipv4 { import none; export where source = RTS_BGP; }; }
-protocol kernel { merge paths on; ipv6 { import none; export where source = RTS_BGP; }; }
-protocol bfd { interface "eth0" { interval 300 ms; multiplier 3; }; }
-template bgp director {
-	local as 65000;
-	bfd;
-	hold time 9;
-	keepalive time 3;
-	connect delay time 1;
-	connect retry time 5;
-	error wait time 1, 10;
-}
-protocol bgp one4 from director { neighbor 10.0.0.2 as 65077; ipv4 { import all; export none; }; }
-protocol bgp two4 from director { neighbor 10.0.0.4 as 65077; ipv4 { import all; export none; }; }
-protocol bgp one6 from director { neighbor 2001:db8::2 as 65077; ipv6 { import all; export none; }; }
-protocol bgp two6 from director { neighbor 2001:db8::4 as 65077; ipv6 { import all; export none; }; }
-`
-
 // ecmp is two directors and three nodes behind a router, and a client far behind
 // that.
 type ecmp struct {
 	*pair  // the client and its downloads; its directors are the speakers below
+	kind   routingKind
 	router *lab.Host
+	core   routing   // the router's
 	far    *lab.Host // the router before the client
 	nodes  []*lab.Host
 	one    *speaker
@@ -76,20 +56,21 @@ type ecmp struct {
 	routes *lab.Process // tells of each change of the router's routes, and when
 }
 
-// speaker is a director whose bird speaks to the router.
+// speaker is a director whose routing daemon speaks to the router.
 type speaker struct {
 	*twin
 	other     *speaker
-	bird      *lab.Process
+	kind      routingKind
+	routing   routing
 	addresses *lab.Process // tells of each address that comes or goes
 }
 
 // newECMP makes the network. Nothing runs on the directors yet, nor are they
 // configured.
-func newECMP(t *testing.T, first *rig) *ecmp {
+func newECMP(t *testing.T, first *rig, kind routingKind) *ecmp {
 	t.Helper()
 	l := first.lab
-	e := &ecmp{pair: &pair{T: t, vip: netip.MustParseAddrPort("10.9.0.100:80")}, vip6: netip.MustParseAddrPort("[2001:db8:9::100]:80")}
+	e := &ecmp{kind: kind, pair: &pair{T: t, vip: netip.MustParseAddrPort("10.9.0.100:80")}, vip6: netip.MustParseAddrPort("[2001:db8:9::100]:80")}
 	e.router = l.Router("router")
 	// The client is two routers away: the far one knows nothing of directors.
 	e.far = l.Behind(e.router, "far", 1)
@@ -100,7 +81,7 @@ func newECMP(t *testing.T, first *rig) *ecmp {
 	// Whole connections stay together: the hash takes ports in, too.
 	e.router.Run("sysctl", "-qw", "net.ipv4.fib_multipath_hash_policy=1", "net.ipv6.fib_multipath_hash_policy=1")
 	second := &rig{T: t, lab: l, director: l.Host("director2", 4), dir: t.TempDir()}
-	e.one, e.two = &speaker{twin: &twin{rig: first}}, &speaker{twin: &twin{rig: second}}
+	e.one, e.two = &speaker{twin: &twin{rig: first}, kind: kind}, &speaker{twin: &twin{rig: second}, kind: kind}
 	e.one.other, e.two.other = e.two, e.one
 	for n := 11; n <= 13; n++ {
 		node := l.Host("node"+strconv.Itoa(n), n)
@@ -111,27 +92,21 @@ func newECMP(t *testing.T, first *rig) *ecmp {
 	}
 	for _, s := range []*speaker{e.one, e.two} {
 		s.addresses = s.director.Start("ip", "monitor", "address")
+		s.routing = kind.on(t, s.director, s.dir)
 	}
 	e.routes = e.router.Start("ip", "-timestamp", "monitor", "route")
-	e.one.write("router.conf", silent(routerConf, ecmpCalm))
-	e.router.Start("bird", "-f", "-c", filepath.Join(first.dir, "router.conf"), "-s", filepath.Join(first.dir, "router.ctl"), "-P", filepath.Join(first.dir, "router.pid"))
+	e.core = kind.on(t, e.router, first.dir)
+	e.core.begin(kind.silent(kind.router, ecmpCalm))
 	return e
 }
 
 // silence changes how many BFD intervals anybody may be silent, everywhere.
 func (e *ecmp) silence(intervals int) {
 	e.Helper()
-	e.one.write("router.conf", silent(routerConf, intervals))
-	e.router.Run("birdc", "-s", filepath.Join(e.one.dir, "router.ctl"), "configure")
+	e.core.silence(e.kind.silent(e.kind.router, intervals), intervals)
 	for _, s := range []*speaker{e.one, e.two} {
-		s.write("bird.conf", s.shipped(intervals))
-		s.director.Run("birdc", "-s", s.socket(), "configure")
+		s.routing.silence(s.shipped(intervals), intervals)
 	}
-}
-
-// silent is a bird.conf in which so many BFD intervals of silence mean death.
-func silent(conf string, intervals int) string {
-	return strings.Replace(conf, "multiplier 3;", fmt.Sprintf("multiplier %d;", intervals), 1)
 }
 
 // ecmpVIP is the VIP of a director's configuration, over the ingress pods of a
@@ -149,32 +124,28 @@ flags = ["mh-port", "mh-fallback"]
 namespace = %q
 `
 
-// shipped is the bird.conf that we ship, but for its addresses.
+// shipped is the configuration that we ship, but for its addresses.
 func (s *speaker) shipped(intervals int) string {
 	s.Helper()
-	conf, err := os.ReadFile("bird.conf")
+	conf, err := os.ReadFile(s.kind.shipped)
 	must(s.T, err)
-	return strings.NewReplacer("log syslog", "log stderr", "10.135.77.0/24", "10.9.0.0/24", "2001:db8:77::/64", "2001:db8:9::/64",
-		"neighbor 10.135.22.1 ", "neighbor 10.0.0.254 ", "neighbor 2001:db8:22::1 ", "neighbor 2001:db8::254 ").Replace(silent(string(conf), intervals))
+	return strings.NewReplacer("log syslog informational", "log stdout", "log syslog", "log stderr",
+		"10.135.77.0/24", "10.9.0.0/24", "2001:db8:77::/64", "2001:db8:9::/64", "router-id 10.135.22.2", "router-id "+s.director.IPv4.String(),
+		"neighbor 10.135.22.1 ", "neighbor 10.0.0.254 ", "neighbor 2001:db8:22::1 ", "neighbor 2001:db8::254 ").Replace(s.kind.silent(string(conf), intervals))
 }
 
-// speak starts the director's bird.
+// speak starts the director's routing daemon.
 func (s *speaker) speak(intervals int) {
 	s.Helper()
-	s.write("bird.conf", s.shipped(intervals))
-	s.bird = s.director.Start("bird", "-f", "-c", filepath.Join(s.dir, "bird.conf"), "-s", s.socket(), "-P", filepath.Join(s.dir, "bird.pid"))
+	s.routing.begin(s.shipped(intervals))
 }
-
-// socket is where birdc reaches the director's bird.
-func (s *speaker) socket() string { return filepath.Join(s.dir, "bird.ctl") }
 
 // spoken waits until the router hears the director over both families.
 func (s *speaker) spoken() {
 	s.Helper()
 	within(s.T, 60*time.Second, func() string {
-		protocols, err := s.director.Try("birdc", "-s", s.socket(), "show", "protocols")
-		if err != nil || strings.Count(protocols, "Established") < 2 {
-			return fmt.Sprintf("%s does not speak BGP: %v\n%s\n%s", s.director.Name, err, protocols, s.bird.Log())
+		if n, all := s.routing.established(); n < 2 {
+			return fmt.Sprintf("%s does not speak BGP: %s\n%s", s.director.Name, all, s.routing.said())
 		}
 		return ""
 	})
@@ -207,17 +178,14 @@ func (e *ecmp) routed(to ...*speaker) {
 		if slices.Equal(got, want) && slices.Equal(got6, want6) {
 			return ""
 		}
-		return fmt.Sprintf("the router's gateways are %v and %v, want %v and %v\n%s:\n%s\n%s:\n%s",
-			got, got6, want, want6, e.one.director.Name, e.one.said(), e.two.director.Name, e.two.said())
+		return fmt.Sprintf("the router's gateways are %v and %v, want %v and %v\n%s\n%s:\n%s\n%s:\n%s",
+			got, got6, want, want6, e.core.said(), e.one.director.Name, e.one.said(), e.two.director.Name, e.two.said())
 	})
 }
 
-// said is what bird and the controller have logged.
+// said is what the routing daemon and the controller have logged.
 func (s *speaker) said() string {
-	var all string
-	if s.bird != nil {
-		all = s.bird.Log()
-	}
+	all := s.routing.said()
 	if s.process != nil {
 		all += s.process.Log()
 	}
