@@ -79,6 +79,41 @@ func TestKernelAddressTakenAway(t *testing.T) {
 	}
 }
 
+// Where the configuration names no interface, another default route does not take the
+// VIPs to another segment, as long as they can stay where they are.
+func TestKernelDefaultRouteMoves(t *testing.T) {
+	r, has := patientDirector(t, "arp")
+	config := strings.Replace(r.read("config.toml"), "interface = \"eth0\"\n", "", 1)
+	r.write("config.toml", strings.Replace(config, `audit_interval = "1h"`, `audit_interval = "1s"`, 1))
+	r.director.Run("ip", "route", "delete", "default")
+	r.director.Run("ip", "route", "add", "default", "via", "10.0.0.254", "dev", "eth0", "metric", "100")
+	r.start()
+	has("eth0", true)
+	r.director.Run("ip", "link", "add", "other", "type", "dummy")
+	r.director.Run("ip", "link", "set", "other", "up")
+	r.director.Run("ip", "address", "add", "10.77.0.1/24", "dev", "other")
+	r.director.Run("ip", "route", "add", "default", "via", "10.77.0.2", "dev", "other", "metric", "10")
+	const stay = "the default route goes over another device now"
+	r.logged(1, stay)
+	time.Sleep(3 * time.Second) // audits
+	has("eth0", true)
+	has("other", false)
+	r.logged(1, stay)
+
+	t.Log("step: a controller that is started now")
+	r.process.Kill()
+	r.start()
+	r.logged(1, stay)
+	has("eth0", true)
+	has("other", false)
+
+	t.Log("step: the device has no address of its own any more")
+	r.director.Run("ip", "address", "delete", "10.0.0.2/24", "dev", "eth0")
+	r.director.Run("ip", "address", "delete", r.director.IPv6.String()+"/64", "dev", "eth0")
+	has("other", true)
+	has("eth0", false)
+}
+
 // Without what it remembered it takes away what carries its label, from the start
 // that does not want it any more and in a clean-up.
 func TestKernelAddressForgotten(t *testing.T) {

@@ -143,7 +143,7 @@ func (s *httpServer) healthy() error {
 	return nil
 }
 
-// ready succeeds when the table is in place, somebody serves and the uplink is
+// ready succeeds when the table has been read, somebody serves and the uplink is
 // up. It does not depend on the API server: the kernel's table does not either.
 func (s *httpServer) ready() error {
 	if err := s.loop.view.Load().ready(s.loop.now()); err != nil || s.uplink == nil {

@@ -26,6 +26,7 @@ type preparation struct {
 	addresses *addresses
 	marks     *markTable
 	dummy     *dummyDevice
+	rerouted  string                 // the default route's device, where the VIPs stay on another one: it has been logged
 	noUplink  bool                   // the missing default route has been logged
 	device    atomic.Pointer[string] // the uplink when it was known last; nil: never
 	guessed   atomic.Bool            // by the default route
@@ -40,7 +41,7 @@ type preparation struct {
 }
 
 func newPreparation(log *slog.Logger) *preparation {
-	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, marks: newMarkTable(log), readBack: make(map[string]string), told: make(map[string]bool)}
+	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, addresses: newAddresses(nil, log), dummy: newDummyDevice(nil, log), marks: newMarkTable(log), readBack: make(map[string]string), told: make(map[string]bool)}
 }
 
 // Prepare implements host.
@@ -206,7 +207,8 @@ func (p *preparation) DeviceIndex(name string) int {
 // Marked implements host.
 func (p *preparation) Marked() (map[MarkedPort]uint32, error) { return p.marks.Read() }
 
-// uplink is the configured device, else that of the default route, else "".
+// uplink is the configured device, else the one that the VIPs are on and can stay on,
+// else that of the default route, else "".
 func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	p.guessed.Store(cfg.Interface == "")
 	if cfg.Interface != "" {
@@ -224,9 +226,38 @@ func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	}
 	p.noUplink = err != nil
 	if err == nil {
+		name = p.stay(r, cfg, name)
 		p.device.Store(&name)
 	}
 	return name, nil
+}
+
+// stay is the device that VIPs are on already, where the default route has come to
+// another one (a second network card with DHCP, a VPN) and theirs is as good as it
+// was: it carries traffic and has an address of its own. One that has none any more
+// is a bridge's or a bond's now.
+func (p *preparation) stay(r *rtnl, cfg *Config, route string) string {
+	vips := newOwners(cfg).addresses
+	owned := p.addresses.Owned()
+	for _, v := range owned {
+		if v.Device == route || v.Device == cfg.AnnounceDevice || deviceState(v.Device) != nil {
+			continue
+		}
+		have, err := r.List(v.Device)
+		own := func(d deviceAddress) bool {
+			return !d.Address.IsLinkLocalUnicast() && vips[d.Address] == nil && !slices.Contains(owned, VIPAddress{v.Device, d.Address})
+		}
+		if err != nil || !slices.ContainsFunc(have, own) {
+			continue
+		}
+		if p.rerouted != route {
+			p.log.Warn("the default route goes over another device now; the VIPs stay: set interface", "device", v.Device, "default_route", route)
+		}
+		p.rerouted = route
+		return v.Device
+	}
+	p.rerouted = ""
+	return route
 }
 
 // applySysctls sets the director's sysctls, the operator's own choices above
