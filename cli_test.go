@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -385,27 +386,37 @@ func TestSecondInstanceElsewhere(t *testing.T) {
 
 	requireRoot(t)
 	const nobody = 65534
-	taken, done := make(chan net.Listener), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with this function
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
-			t.Error("become another user:", errno)
+	for what, take := range map[string]func() (io.Closer, error){
+		"listens": func() (io.Closer, error) { return net.Listen("unix", namespaceLock) },
+		"does not listen": func() (io.Closer, error) {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return nil, err
+			}
+			return os.NewFile(uintptr(fd), namespaceLock), unix.Bind(fd, &unix.SockaddrUnix{Name: namespaceLock})
+		},
+	} {
+		taken := make(chan io.Closer)
+		go func() {
+			runtime.LockOSThread() // and never unlock: the thread ends with this function
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+				t.Error("become another user:", errno)
+			}
+			l, err := take()
+			if err != nil {
+				t.Error(err)
+			}
+			taken <- l
+		}()
+		l := <-taken
+		if t.Failed() {
+			t.FailNow()
 		}
-		l, err := net.Listen("unix", namespaceLock)
-		if err != nil {
-			t.Error(err)
+		log.Reset()
+		if _, err := lockNamespace(logger); err != nil || strings.Count(log.String(), "but it is taken") != 1 {
+			t.Errorf("another user who %s keeps the controller away: %v\n%s", what, err, &log)
 		}
-		taken <- l
-		<-done
-	}()
-	l := <-taken
-	defer close(done)
-	if l == nil {
-		t.FailNow()
-	}
-	defer l.Close()
-	if _, err := lockNamespace(logger); err != nil || !strings.Contains(log.String(), "uid=65534") {
-		t.Errorf("another user keeps the controller away: %v\n%s", err, &log)
+		l.Close()
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -133,6 +134,14 @@ func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- 
 	return nil
 }
 
+// aboutDirectory reports whether a mistake leaves it open which directories are meant:
+// their keys are misspelt, or in the wrong table.
+func aboutDirectory(e ConfigError) bool {
+	return slices.ContainsFunc([]string{"state_dir", "cache_dir"}, func(key string) bool {
+		return strings.HasSuffix(e.Key, "."+key) || strings.Contains(e.Msg, fmt.Sprintf("did you mean %q?", key))
+	})
+}
+
 // runDrain has the running controller give up its traffic, or take it again.
 func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller drain", stderr)
@@ -147,8 +156,8 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	cfg, err := src.load()
 	// With a mistake in the file the controller goes on, and its operator may want
 	// the director out just now.
-	_, mistaken := errors.AsType[ConfigErrors](err)
-	mistaken = mistaken && src.path != ""
+	mistakes, mistaken := errors.AsType[ConfigErrors](err)
+	mistaken = mistaken && src.path != "" && !slices.ContainsFunc(mistakes, aboutDirectory)
 	if mistaken {
 		cfg, err = LoadDirectories(src.path)
 	}

@@ -81,6 +81,12 @@ func TestDrainWithAMistakeInTheFile(t *testing.T) {
 	if want := file + ":1: cache_dir: is \"cache\", want an absolute path such as \"/var/lib/lvs-controller\"\nno order was given; with the default cache_dir `touch /var/lib/lvs-controller/drained` does the same\n"; code != exitFailure || stdout != "" || stderr != want {
 		t.Errorf("a directory that is wrong itself: exit %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
+	for _, mistake := range []string{"cach_dir = \"/srv\"\n", "[timeouts]\ncache_dir = \"/srv\"\n"} {
+		code, stdout, stderr := cli(t, "drain", "-config", writeConfig(t, mistake+staticVIP))
+		if code != exitFailure || stdout != "" || strings.Count(stderr, "cache_dir") != 2 || !strings.Contains(stderr, "no order was given") {
+			t.Errorf("%q: exit %d, stdout %q, stderr %q", mistake, code, stdout, stderr)
+		}
+	}
 	cfg, err := LoadDirectories(writeConfig(t, "color = 7\nstate_dir = \"/run/x/\"\n"))
 	if err != nil || cfg.StateDir != "/run/x" || cfg.CacheDir != defaultConfig().CacheDir {
 		t.Errorf("only one of the directories: %+v, %v", cfg, err)

@@ -530,10 +530,8 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	addresses, dummy := newAddresses(st.Addresses, log), newDummyDevice(st.Local, log)
 	errs = append(errs, stopDaemons(d, st.Daemons))
 	_, err = dummy.Look(ctx)
-	if err = errors.Join(err, adoptLabelled(ctx, addresses), forgetForeign(ctx, addresses, dummy, cfg.AnnounceDevice)); err == nil {
-		err = errors.Join(addresses.Apply(ctx, nil, ""), dummy.Tidy(ctx, "", nil, nil))
-	}
-	errs = append(errs, err)
+	errs = append(errs, err, adoptLabelled(ctx, addresses), forgetForeign(ctx, addresses, dummy, cfg.AnnounceDevice),
+		addresses.Apply(ctx, nil, ""), dummy.Tidy(ctx, "", nil, nil))
 	errs = append(errs, newMarkTable(log).Remove())
 	if err := errors.Join(errs...); err != nil {
 		return err

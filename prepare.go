@@ -26,7 +26,7 @@ type preparation struct {
 	addresses *addresses
 	marks     *markTable
 	dummy     *dummyDevice
-	rerouted  string                 // the default route's device, where the VIPs stay on another one: it has been logged
+	arpDevice string                 // the uplink as the last Prepare found it, for announce = "arp"; "": none
 	noUplink  bool                   // the missing default route has been logged
 	device    atomic.Pointer[string] // the uplink when it was known last; nil: never
 	guessed   atomic.Bool            // by the default route
@@ -47,6 +47,7 @@ func newPreparation(log *slog.Logger) *preparation {
 // Prepare implements host.
 func (p *preparation) Prepare(ctx context.Context, cfg *Config) error {
 	uplink, err := p.uplink(ctx, cfg)
+	p.arpDevice = uplink
 	p.lookAtUplink()
 	if !cfg.ManageSysctls {
 		return errors.Join(err, p.tellSysctls(uplink, cfg))
@@ -62,7 +63,7 @@ func (p *preparation) Announce(ctx context.Context, cfg *Config, want vipAddress
 		return p.holding(), err
 	}
 	deviceErr, routeErr := p.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
-	uplink, uplinkErr := p.announceUplink(ctx, cfg, configured, want.Announced)
+	uplink, uplinkErr := p.announceUplink(configured, want.Announced)
 	if err := forgetForeign(ctx, p.addresses, p.dummy, cfg.AnnounceDevice); err != nil {
 		return p.holding(), err
 	}
@@ -147,20 +148,18 @@ func (p *preparation) holding() vipHolding {
 }
 
 // announceUplink is the device for addresses with announce = "arp", where there are
-// any to announce.
-func (p *preparation) announceUplink(ctx context.Context, cfg *Config, configured map[netip.Addr]*VIP, announced []netip.Addr) (string, error) {
+// any to announce. It is the one of the last Prepare: a default route that is gone for
+// a moment, when an address is to be put back, moves no VIP to another device.
+func (p *preparation) announceUplink(configured map[netip.Addr]*VIP, announced []netip.Addr) (string, error) {
 	for _, a := range announced {
-		v := configured[a]
-		if v == nil || v.Announce != AnnounceARP {
-			continue
+		if v := configured[a]; v != nil && v.Announce == AnnounceARP {
+			if p.arpDevice == "" {
+				return "", fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name)
+			}
+			break
 		}
-		uplink, err := p.uplink(ctx, cfg)
-		if err == nil && uplink == "" {
-			err = fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name)
-		}
-		return uplink, err
 	}
-	return "", nil
+	return p.arpDevice, nil
 }
 
 // strangers says which addresses of VIPs with announce = "arp" are on the uplink
@@ -207,8 +206,7 @@ func (p *preparation) DeviceIndex(name string) int {
 // Marked implements host.
 func (p *preparation) Marked() (map[MarkedPort]uint32, error) { return p.marks.Read() }
 
-// uplink is the configured device, else the one that the VIPs are on and can stay on,
-// else that of the default route, else "".
+// uplink is the configured device, else that of the default route, else "".
 func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	p.guessed.Store(cfg.Interface == "")
 	if cfg.Interface != "" {
@@ -226,38 +224,9 @@ func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	}
 	p.noUplink = err != nil
 	if err == nil {
-		name = p.stay(r, cfg, name)
 		p.device.Store(&name)
 	}
 	return name, nil
-}
-
-// stay is the device that VIPs are on already, where the default route has come to
-// another one (a second network card with DHCP, a VPN) and theirs is as good as it
-// was: it carries traffic and has an address of its own. One that has none any more
-// is a bridge's or a bond's now.
-func (p *preparation) stay(r *rtnl, cfg *Config, route string) string {
-	vips := newOwners(cfg).addresses
-	owned := p.addresses.Owned()
-	for _, v := range owned {
-		if v.Device == route || v.Device == cfg.AnnounceDevice || deviceState(v.Device) != nil {
-			continue
-		}
-		have, err := r.List(v.Device)
-		own := func(d deviceAddress) bool {
-			return !d.Address.IsLinkLocalUnicast() && vips[d.Address] == nil && !slices.Contains(owned, VIPAddress{v.Device, d.Address})
-		}
-		if err != nil || !slices.ContainsFunc(have, own) {
-			continue
-		}
-		if p.rerouted != route {
-			p.log.Warn("the default route goes over another device now; the VIPs stay: set interface", "device", v.Device, "default_route", route)
-		}
-		p.rerouted = route
-		return v.Device
-	}
-	p.rerouted = ""
-	return route
 }
 
 // applySysctls sets the director's sysctls, the operator's own choices above

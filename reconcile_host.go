@@ -66,7 +66,7 @@ func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 	case same && r.announceAt.IsZero() && (!audit && !r.host.LostAddress() || empty):
 		r.confirmDrain()
 		return
-	case same && !r.announceAt.IsZero() && now.Before(r.announceAt):
+	case same && !r.announceAt.IsZero() && now.Before(r.announceAt) && !r.host.LostAddress():
 		return // a failure's retry is still to come
 	}
 	holding, err := r.host.Announce(ctx, cfg, want)
@@ -235,13 +235,14 @@ func (r *reconciler) confirmDrain() {
 	if r.cacheDir == "" || r.confirmed != nil && r.confirmed.Equal(r.drained) {
 		return
 	}
-	if r.confirmed == nil && r.drained.IsZero() && wasDrained(r.dir.path) {
-		r.log.Info("an earlier run was drained by the operator, and there is no such order any more: this director takes traffic", "cache_dir", r.cacheDir)
-	}
+	over := r.confirmed == nil && r.drained.IsZero() && wasDrained(r.dir.path)
 	err := confirm(r.dir.path, r.drained)
 	if r.complainHost("the confirmation of a drain", err); err == nil {
 		since := r.drained
 		r.confirmed = &since
+		if over {
+			r.log.Info("an earlier run was drained by the operator, and there is no such order any more: this director takes traffic", "cache_dir", r.cacheDir)
+		}
 	}
 }
 

@@ -164,17 +164,19 @@ func (r *rtnl) List(device string) ([]deviceAddress, error) {
 	return found, nil
 }
 
-// Labelled lists the IPv4 addresses that carry vipLabel, but for those on lo and on
-// tunnels, which are a real server's.
+// Labelled lists the IPv4 addresses that carry vipLabel, but for those on lo, on tunnels
+// and on others' dummy devices, which are a real server's.
 func (r *rtnl) Labelled() ([]VIPAddress, error) {
-	devices, err := net.Interfaces()
+	links, err := r.conn.Link.List()
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
 	names := make(map[uint32]string)
-	for _, d := range devices {
-		if d.Flags&net.FlagBroadcast != 0 {
-			names[uint32(d.Index)] = d.Name
+	for i := range links {
+		a := links[i].Attributes
+		dummy := a != nil && a.Info != nil && a.Info.Kind == "dummy"
+		if a != nil && links[i].Flags&unix.IFF_BROADCAST != 0 && (!dummy || isOurDummy(&links[i])) {
+			names[links[i].Index] = a.Name
 		}
 	}
 	all, err := r.conn.Address.List()

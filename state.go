@@ -466,24 +466,40 @@ const namespaceLock = "@lvs-controller"
 // or it ends: a second controller with a state directory of its own would take the
 // first one's dummy device and routes for what an earlier run of its own had left.
 // The error names the process that has it. Anybody may take such a name, so that one
-// of another user, who can be no controller, keeps nobody away.
+// who is of another user, or does not listen, keeps nobody away: he is no controller.
 func lockNamespace(log *slog.Logger) (release func(), err error) {
-	listener, err := net.Listen("unix", namespaceLock)
-	if err == nil {
-		return func() { listener.Close() }, nil
+	for range 2 { // its owner may be about to end
+		var listener net.Listener
+		listener, err = net.Listen("unix", namespaceLock)
+		if err == nil {
+			go refuse(listener)
+			return func() { listener.Close() }, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("lock the network namespace: %w", err)
+		}
+		var owner *unix.Ucred
+		if owner, err = peerOf(namespaceLock); err == nil && int(owner.Uid) == os.Geteuid() {
+			return nil, fmt.Errorf("another lvs-controller (pid %d) runs in this network namespace", owner.Pid)
+		}
+		if err == nil {
+			err = fmt.Errorf("process %d of user %d has it", owner.Pid, owner.Uid)
+		}
 	}
-	if !errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("lock the network namespace: %w", err)
-	}
-	owner, err := peerOf(namespaceLock)
-	if err != nil {
-		return nil, fmt.Errorf("ask who has locked the network namespace: %w", err)
-	}
-	if int(owner.Uid) == os.Geteuid() {
-		return nil, fmt.Errorf("another lvs-controller (pid %d) runs in this network namespace", owner.Pid)
-	}
-	log.Warn("another user's process has taken the name that keeps a second controller away", "name", namespaceLock, "uid", owner.Uid, "pid", owner.Pid)
+	log.Warn("no controller has taken the name that keeps a second one away, but it is taken", "name", namespaceLock, "err", err)
 	return func() {}, nil
+}
+
+// refuse hangs up on all who call, so that there is always room for one more who asks
+// who listens.
+func refuse(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		conn.Close()
+	}
 }
 
 // peerOf is who listens on a Unix socket.
