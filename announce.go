@@ -2,9 +2,9 @@
 // device with "dummy", and telling the uplink's neighbours.
 //
 // prepare.go hands addresses the wanted set, main.go runs its timer and its watch
-// for what another hand takes away. The frame builders at the end are pure. addresses removes only what it added itself, in
-// this run or an earlier one, and never touches an address that another hand
-// has put on the device.
+// for what another hand takes away. The frame builders at the end are pure.
+// addresses removes only what it added itself, in this run or an earlier one, and
+// never touches an address that another hand has put on the device.
 
 package main
 
@@ -159,12 +159,13 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 	defer table.Close()
 
 	var errs []error
-	if err := a.foresee(table, want); err != nil {
+	found := listings{table: table}
+	if err := a.foresee(&found, want); err != nil {
 		errs = append(errs, err)
 	}
 	announced := make(map[VIPAddress]*announcement)
 	for _, v := range want {
-		added, err := a.ensure(table, v)
+		added, err := a.ensure(&found, v)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -199,15 +200,43 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 	return errors.Join(errs...)
 }
 
+// listings are devices' addresses as they were when they were asked for first: one
+// dump of the kernel's list for each device.
+type listings struct {
+	table addressTable
+	known map[string]listing
+}
+
+type listing struct {
+	have []deviceAddress
+	err  error
+}
+
+// of looks for v on its device; nil: it is not there.
+func (l *listings) of(v VIPAddress) (*deviceAddress, error) {
+	d, asked := l.known[v.Device]
+	if !asked {
+		d.have, d.err = l.table.List(v.Device)
+		if l.known == nil {
+			l.known = make(map[string]listing)
+		}
+		l.known[v.Device] = d
+	}
+	if i := slices.IndexFunc(d.have, func(d deviceAddress) bool { return d.Address == v.Address }); i >= 0 {
+		return &d.have[i], d.err
+	}
+	return nil, d.err
+}
+
 // foresee remembers what Apply is about to add: a process that is killed before it
 // could say what it has added leaves nothing behind that it would not know.
-func (a *addresses) foresee(table addressTable, want []VIPAddress) error {
+func (a *addresses) foresee(found *listings, want []VIPAddress) error {
 	if a.remember == nil {
 		return nil
 	}
 	all := maps.Clone(a.owned)
 	for _, v := range want {
-		if have, err := table.List(v.Device); err == nil && !slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == v.Address }) {
+		if there, err := found.of(v); err == nil && there == nil {
 			all[v] = true
 		}
 	}
@@ -218,14 +247,13 @@ func (a *addresses) foresee(table addressTable, want []VIPAddress) error {
 }
 
 // ensure puts v on its device, or finds out who did.
-func (a *addresses) ensure(table addressTable, v VIPAddress) (added bool, err error) {
-	have, err := table.List(v.Device)
+func (a *addresses) ensure(found *listings, v VIPAddress) (added bool, err error) {
+	there, err := found.of(v)
 	if err != nil {
 		return false, err
 	}
-	i := slices.IndexFunc(have, func(d deviceAddress) bool { return d.Address == v.Address })
-	if i < 0 {
-		added, err := table.Add(v)
+	if there == nil {
+		added, err := found.table.Add(v)
 		if err != nil {
 			return false, err
 		}
@@ -238,7 +266,7 @@ func (a *addresses) ensure(table addressTable, v VIPAddress) (added bool, err er
 	if a.owned[v] || a.announced[v] != nil {
 		return false, nil
 	}
-	if have[i].Label != "" && have[i].Label == vipLabel(v.Device) {
+	if there.Label != "" && there.Label == vipLabel(v.Device) {
 		// An earlier run put it there and died before it could save that.
 		a.owned[v] = true
 		a.log.Info("VIP address of an earlier run found", "device", v.Device, "address", v.Address)
@@ -288,16 +316,13 @@ func (a *addresses) missing(ctx context.Context) bool {
 		return false
 	}
 	defer table.Close()
-	on := make(map[string][]deviceAddress)
+	found := listings{table: table}
 	for v := range a.announced {
-		if _, listed := on[v.Device]; !listed {
-			have, err := table.List(v.Device)
-			if err != nil && !errors.Is(err, unix.ENODEV) {
-				return false
-			}
-			on[v.Device] = have
+		there, err := found.of(v)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return false
 		}
-		if !slices.ContainsFunc(on[v.Device], func(d deviceAddress) bool { return d.Address == v.Address }) {
+		if there == nil {
 			return true
 		}
 	}

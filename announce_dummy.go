@@ -66,8 +66,8 @@ func newDummyDevice(routes []netip.Addr, log *slog.Logger) *dummyDevice {
 	return d
 }
 
-// Look finds what an earlier run has left. It returns the addresses on
-// devices of ours, which nobody else has put there.
+// Look finds what an earlier run has left. It returns the addresses on devices of
+// ours, which nobody else has put there.
 func (d *dummyDevice) Look(ctx context.Context) ([]VIPAddress, error) {
 	r, err := openRtnl(ctx)
 	if err != nil {
@@ -138,17 +138,24 @@ func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr
 	return nil, errors.Join(errs...)
 }
 
-// Foreign lists those names out of device and the earlier ones that another hand's
-// device has now.
-func (d *dummyDevice) Foreign(ctx context.Context, device string) ([]string, error) {
+// Foreign lists the names out of device and the earlier ones that another hand's device
+// has now, where any of owned is on it.
+func (d *dummyDevice) Foreign(ctx context.Context, device string, owned []VIPAddress) ([]string, error) {
+	names := make(map[string]bool)
+	for _, v := range owned {
+		if v.Device == device || d.devices[v.Device] {
+			names[v.Device] = true
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
 	r, err := openRtnl(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	var foreign []string
-	names := maps.Clone(d.devices)
-	names[device] = true
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		switch _, err := r.dummy(name); {
 		case errors.Is(err, errForeignDevice):

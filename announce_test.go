@@ -20,12 +20,14 @@ import (
 
 // fakeTable is a host's address list. Devices without an entry do not exist.
 type fakeTable struct {
+	lists   int // how often a device\'s addresses were asked for
 	devices map[string][]deviceAddress
 	calls   []string // changes, "add ADDR on DEV"
 	fail    map[VIPAddress]error
 }
 
 func (f *fakeTable) List(device string) ([]deviceAddress, error) {
+	f.lists++
 	have, ok := f.devices[device]
 	if !ok {
 		return nil, fmt.Errorf("device %s: %w", device, unix.ENODEV)
@@ -121,10 +123,14 @@ func TestAddressesApply(t *testing.T) {
 	}
 
 	log.Reset()
+	table.lists = 0
 	apply("unchanged", []VIPAddress{one, two, six}, nil,
 		[]string{"10.0.0.1 on eth0", "10.0.0.2 on eth0", "2001:db8::1 on eth0"})
 	if log.Len() > 0 {
 		t.Errorf("unchanged state logged: %s", log)
+	}
+	if table.lists != 1 {
+		t.Errorf("three addresses on one device cost %d dumps, want 1", table.lists)
 	}
 
 	table.devices["eth0"] = table.devices["eth0"][:1] // somebody flushed the VIPs

@@ -260,8 +260,9 @@ func configChanges(before, after *Config) string {
 	return strings.Join(changes, ", ")
 }
 
-// notifications are the change events of the directories that decide what a
-// file is, for the operator's drain (drained.go) too. Without a watcher its channels are nil: never ready.
+// notifications are the change events of the directories that decide what a file is,
+// for the operator's drain (drained.go) too. Without a watcher its channels are nil:
+// never ready.
 type notifications struct {
 	watcher *fsnotify.Watcher
 	events  <-chan fsnotify.Event

@@ -132,10 +132,7 @@ func adoptLabelled(ctx context.Context, a *addresses) error {
 // forgetForeign leaves alone what we had put on a dummy device of ours, where a
 // device of another hand has its name now.
 func forgetForeign(ctx context.Context, a *addresses, d *dummyDevice, device string) error {
-	if len(a.Owned()) == 0 {
-		return nil
-	}
-	foreign, err := d.Foreign(ctx, device)
+	foreign, err := d.Foreign(ctx, device, a.Owned())
 	for _, name := range foreign {
 		a.Forget(name)
 	}
