@@ -33,6 +33,9 @@ type Config struct {
 	// as the kernel prints it, above the controller's. nil when there are none.
 	Sysctls map[string]string
 	VIPs    []VIP // in file order; names and addresses are unique
+	// Warnings are about keys that are valid and may mean something else than
+	// they seem to, in file order.
+	Warnings ConfigErrors
 }
 
 // MarkRange is where the firewall marks of port groups are taken from.

@@ -148,6 +148,7 @@ type configReader struct {
 	file     string
 	lines    keyLines
 	mistakes ConfigErrors
+	warnings ConfigErrors    // of a file without mistakes
 	wrong    map[string]bool // paths of all mistakes, and of what they are in
 	topLevel []string        // keys of the top level
 	known    []string        // paths of all keys that were looked for; tests compare them with the documentation
@@ -178,6 +179,7 @@ func (r *configReader) parse(text string) (*Config, error) {
 		slices.SortStableFunc(r.mistakes, func(a, b ConfigError) int { return cmp.Compare(a.Line, b.Line) })
 		return nil, r.mistakes
 	}
+	c.Warnings = r.warnings
 	return c, nil
 }
 

@@ -101,6 +101,7 @@ address = "10.135.22.20" # may serve several VIPs
 			WeightAnnotation: "lvs-controller/weight",
 			Forward:          DirectRoute,
 		}},
+		Warnings: ConfigErrors{{"/etc/lvs/config.toml", 32, "vip[1].selector", `missing beside real_servers (line 36), so that no pod is a real server; want selector = "" to say so, or a label selector`}},
 	}
 	got, err := ParseConfig("/etc/lvs/config.toml", []byte(text))
 	if err != nil {

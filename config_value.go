@@ -127,6 +127,12 @@ func (v value) line() int { return v.r.lines.line(v.path) }
 // mistake adds a mistake about v.
 func (v value) mistake(format string, args ...any) { v.r.mistake(v.path, format, args...) }
 
+// warning adds a warning about v: the file is valid, and may mean something else
+// than it seems to.
+func (v value) warning(format string, args ...any) {
+	v.r.warnings = append(v.r.warnings, ConfigError{v.r.file, v.line(), v.path, fmt.Sprintf(format, args...)})
+}
+
 // mistake adds a mistake about the key at path.
 func (r *configReader) mistake(path, format string, args ...any) {
 	r.mistakes = append(r.mistakes, ConfigError{r.file, r.lines.line(path), path, fmt.Sprintf(format, args...)})

@@ -198,19 +198,31 @@ func (r *configReader) vip(v value) VIP {
 	if v.blank("addresses") {
 		v.child("addresses").mistake(`missing, want a list of at least one address, such as ["10.135.22.77"]`)
 	}
-	if v.blank("real_servers") {
-		if !v.has("selector") {
-			vip.Pods.Selector = defaultSelector
-		} else if v.blank("selector") {
-			v.child("selector").mistake("empty, want a label selector, or real_servers that need no pods")
-		}
-	}
+	selectPods(v, &vip)
 	checkPorts(v, &vip, grouped)
 	checkSticking(v, &vip)
 	checkWeights(v, &vip)
 	checkTunnel(v, &vip)
 	checkProbes(v, &vip)
 	return vip
+}
+
+// selectPods decides which pods the VIP at v selects when its selector says
+// nothing. A key that names something of the cluster asks for pods: real_servers
+// beside it add to them. A VIP of real_servers alone has no pods, and says so in
+// a warning: it reads as if the default selector were in force.
+func selectPods(v value, vip *VIP) {
+	selector := v.child("selector")
+	switch {
+	case v.has("selector"):
+		if v.blank("selector") && v.blank("real_servers") {
+			selector.mistake("empty, want a label selector, or real_servers that need no pods")
+		}
+	case v.blank("real_servers") || v.has("namespace") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods:
+		vip.Pods.Selector = defaultSelector
+	default:
+		selector.warning(`missing beside real_servers (line %d), so that no pod is a real server; want selector = "" to say so, or a label selector`, v.child("real_servers").line())
+	}
 }
 
 // vipName reads the name of a VIP and checks that no other has it.
@@ -342,7 +354,7 @@ func checkPorts(v value, vip *VIP, grouped map[Port]string) {
 	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
 		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`)
 	}
-	if vip.PortsFromPods && v.blank("selector") && !v.blank("real_servers") {
+	if vip.PortsFromPods && v.has("selector") && v.blank("selector") && !v.blank("real_servers") {
 		v.child("ports_from").mistake(`is "pods", and there are none; want a selector`)
 	}
 	if !vip.PortsFromPods && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {

@@ -131,7 +131,7 @@ func TestParseServiceMistakes(t *testing.T) {
 
 		// Ports of pods.
 		{vipLine(`ports_from = "pod"`), `5: vip[0].ports_from: is "pod", want one of config, pods`},
-		{vipLine("ports_from = 'pods'\nreal_servers = [{ address = '10.0.0.9' }]"), `5: vip[0].ports_from: is "pods", and there are none; want a selector`},
+		{vipLine("ports_from = 'pods'\nselector = ''\nreal_servers = [{ address = '10.0.0.9' }]"), `5: vip[0].ports_from: is "pods", and there are none; want a selector`},
 		{vipLine(`exclude_ports = [9100]`), `5: vip[0].exclude_ports: is for ports_from = "pods" alone, want that or no exclude_ports`},
 		{vipLine("ports_from = 'pods'\nexclude_ports = [1,\n'1/tcp']"), `7: vip[0].exclude_ports[1]: 1/tcp is the same port as vip[0].exclude_ports[0] (line 6), want each port once`},
 
@@ -444,5 +444,76 @@ func TestServiceEmptyValues(t *testing.T) {
 	c, err := ParseConfig("c.toml", []byte(topLine("manage_sysctls = false\n[sysctl]")))
 	if err != nil || c.Sysctls != nil {
 		t.Errorf("empty [sysctl]: %v, %v", c, err)
+	}
+}
+
+// A key that names something of the cluster asks for pods: real_servers beside
+// it add to them. Only a VIP of real_servers alone has none, with a warning.
+func TestDefaultSelectorBesideRealServers(t *testing.T) {
+	const static = "real_servers = [{ address = '10.0.0.9', weight = 0 }]\n"
+	const warning = `c.toml:1: vip[0].selector: missing beside real_servers (line 5), so that no pod is a real server; want selector = "" to say so, or a label selector`
+	tests := []struct {
+		name, lines, selector, warning string
+	}{
+		{"no real servers", "", defaultSelector, ""},
+		{"an empty list of them", "real_servers = []\n", defaultSelector, ""},
+		{"alone", static, "", warning},
+		{"with what says nothing", static + "tcp_services = ''\nudp_services = ''\nports_from = 'config'\n", "", warning},
+		{"namespace", static + "namespace = 'edge'\n", defaultSelector, ""},
+		{"the default namespace, written", static + "namespace = 'ingress-nginx'\n", defaultSelector, ""},
+		{"tcp_services", static + "tcp_services = 'tcp'\n", defaultSelector, ""},
+		{"udp_services", static + "udp_services = 'udp'\n", defaultSelector, ""},
+		{"ports_from", static + "ports_from = 'pods'\n", defaultSelector, ""},
+		{"no pods, written", static + "selector = ''\nnamespace = 'edge'\ntcp_services = 'tcp'\n", "", ""},
+		{"a selector", static + "selector = 'app=web'\n", "app=web", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, err := ParseConfig("c.toml", []byte("[[vip]]\nname = 'edge'\naddresses = ['10.0.0.1']\nports = [80]\n"+tt.lines))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := cfg.VIPs[0].Pods.Selector; got != tt.selector {
+				t.Errorf("selector %q, want %q", got, tt.selector)
+			}
+			if got := cfg.Warnings.Error(); got != tt.warning {
+				t.Errorf("warnings %q, want %q", got, tt.warning)
+			}
+		})
+	}
+}
+
+// A reload that adds one static real server, or takes one node out by hand,
+// leaves the other real servers in service.
+func TestReloadWithRealServerKeepsPods(t *testing.T) {
+	const before = "[[vip]]\nname = 'edge'\naddresses = ['10.0.0.1']\nports = ['80/tcp']\nnamespace = 'ingress-nginx'\ntcp_services = 'tcp-services'\n"
+	tests := []struct {
+		name, added, want string
+	}{
+		{"a static real server", "real_servers = [{ address = '10.1.0.20' }]\n", "10.1.0.1=1 10.1.0.2=1 10.1.0.20=1"},
+		{"weight 0 for one node", "real_servers = [{ address = '10.1.0.2', weight = 0 }]\n", "10.1.0.1=1 10.1.0.2=0"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := wanted{Memory: newMemory()}
+			for _, text := range []string{before, before + tt.added} {
+				cfg, err := ParseConfig("c.toml", []byte(text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				cluster := &Cluster{
+					Pods:       map[PodQuery][]*Pod{},
+					ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: true, Data: map[string]string{"9000": "ns/svc:1"}}},
+				}
+				for _, q := range cfg.ClusterQuery().Pods {
+					cluster.Pods[q] = refs(readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
+				}
+				w = desired(nil, cfg, cluster, nil, w.Memory, testTime)
+			}
+			want := "10.0.0.1:80/tcp rr: " + tt.want + "\n10.0.0.1:9000/tcp rr: " + tt.want + "\n"
+			if got := w.Parts.table().text(); got != want {
+				t.Errorf("table:\n%swant:\n%s", got, want)
+			}
+		})
 	}
 }

@@ -193,11 +193,28 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 	case !first:
 		w.Log.Info("configuration file changed, its meaning did not", "file", w.Path)
 	}
+	if changes != noChanges || asked || w.rejected {
+		logWarnings(w.Log, cfg)
+	}
 	if changes != noChanges || w.rejected {
 		w.Publish(cfg)
 		w.Current = cfg
 	}
 	w.rejected = false
+}
+
+// shownWarnings is how many warnings about one file the log has at most.
+const shownWarnings = 20
+
+// logWarnings logs what cfg's file may mean otherwise than it seems to.
+func logWarnings(log *slog.Logger, cfg *Config) {
+	for i, warning := range cfg.Warnings {
+		if i == shownWarnings {
+			log.Warn("the configuration has more warnings; the command check shows them", "file", cfg.Path, "more", len(cfg.Warnings)-i)
+			return
+		}
+		log.Warn("configuration: "+warning.Msg, "file", warning.File, "line", warning.Line, "key", warning.Key)
+	}
 }
 
 // noChanges is what configChanges says of equal configurations.

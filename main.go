@@ -324,6 +324,7 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
+	logWarnings(log, cfg)
 	if err := direct(ctx, log, &src, cfg, dir); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
@@ -482,6 +483,9 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	}
 	if len(cfg.VIPs) == 1 {
 		s = ""
+	}
+	for _, warning := range cfg.Warnings {
+		fmt.Fprintln(stderr, "warning:", warning)
 	}
 	fmt.Fprintf(stdout, "%s: valid, %d VIP%s\n", name, len(cfg.VIPs), s)
 	return exitOK
