@@ -1,7 +1,8 @@
-// One log line for each change to the kernel's table, with its cause.
+// One log line for each change to the kernel's table, with its cause, and for
+// each warning about the inputs.
 //
 // apply.go and -cleanup call logChanges with what has been done and groupErrors
-// with what was refused. Nothing is decided here.
+// with what was refused; reconcile.go logs warnings here. Nothing is decided here.
 
 package main
 
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 )
 
 // changeLine is what the changes of one log line have in common.
@@ -194,4 +196,51 @@ func names(servers []RealServer) []string {
 		all[i] = s.Name()
 	}
 	return all
+}
+
+// A warning that comes and goes, or changes, is logged so often at most: in each
+// time of warningWindow as many lines as warningLines.
+const (
+	warningWindow = time.Minute
+	warningLines  = 5
+)
+
+// warningLog is what has been logged of each warning, by its subject.
+type warningLog map[string]loggedWarning
+
+type loggedWarning struct {
+	text  string    // as it was logged last; "" = it is over, or has not been logged
+	since time.Time // when the present warningWindow began
+	lines int       // logged since then
+}
+
+// log logs those of warnings that are new or have changed.
+func (l warningLog) log(log *slog.Logger, warnings []Warning, now time.Time) {
+	holds := make(map[string]bool)
+	for _, w := range warnings {
+		holds[w.Subject] = true
+		known := l[w.Subject]
+		if known.text == w.Text {
+			continue
+		}
+		if now.Sub(known.since) >= warningWindow {
+			known.since, known.lines = now, 0
+		}
+		if known.lines < warningLines {
+			log.Warn(w.Text)
+			known.text = w.Text
+			known.lines++
+		}
+		l[w.Subject] = known
+	}
+	for subject, known := range l {
+		switch {
+		case holds[subject]:
+		case now.Sub(known.since) >= warningWindow:
+			delete(l, subject)
+		default:
+			known.text = ""
+			l[subject] = known
+		}
+	}
 }

@@ -58,8 +58,8 @@ type Pod struct {
 	// Ports are what the containers declare, if the query asks: hostPort, or on
 	// hostNetwork the containerPort. Sorted, without repeats.
 	Ports []Port
-	// Weight is the value of the query's annotation as it stands there; "" when
-	// the pod has none.
+	// Weight is the value of the query's annotation, without white space around
+	// it; "" when the pod has none. What is no number is cut after 80 characters.
 	Weight string
 }
 
@@ -68,7 +68,10 @@ type Pod struct {
 // a failure.
 type ConfigMap struct {
 	Exists bool
-	Data   map[string]string
+	// Data are the entries whose keys are ports, and a few others, which are for
+	// warnings. More counts the rest. Long keys and values are cut.
+	Data map[string]string
+	More int `json:",omitempty"`
 }
 
 // Cluster is one immutable snapshot. A query whose key is absent from the map

@@ -203,9 +203,6 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 	w.rejected = false
 }
 
-// shownWarnings is how many warnings about one file the log has at most.
-const shownWarnings = 20
-
 // logWarnings logs what cfg's file may mean otherwise than it seems to.
 func logWarnings(log *slog.Logger, cfg *Config) {
 	for i, warning := range cfg.Warnings {

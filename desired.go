@@ -69,8 +69,8 @@ type wanted struct {
 	// Hold has an entry for each set of which too little is known to remove
 	// anything: what the kernel has there stays.
 	Hold map[workKey]hold
-	// Warnings are complaints about the inputs, each a whole sentence, sorted.
-	Warnings []string
+	// Warnings are complaints about the inputs, sorted.
+	Warnings []Warning
 	// Owners tell which VIP a service of the kernel belongs to.
 	Owners owners
 	// Next is when the answer will change by itself (slow start); zero when it
@@ -162,7 +162,7 @@ func (w *wanted) gather() {
 	w.Marks = make(map[MarkedPort]uint32)
 	w.Memory = newMemory()
 	w.Hold = make(map[workKey]hold)
-	warnings := make(map[string]bool)
+	var warnings faultList
 	for _, v := range w.vips {
 		for _, is6 := range []bool{false, true} {
 			set := v.set(is6)
@@ -182,16 +182,12 @@ func (w *wanted) gather() {
 				w.Hold[key] = set.hold
 			}
 			w.Next = earlier(w.Next, set.next)
-			for _, warning := range set.warnings {
-				warnings[warning] = true
-			}
+			warnings.merge(set.warnings)
 		}
-		for _, warning := range v.portWarnings {
-			warnings[warning] = true
-		}
+		warnings.merge(v.portWarnings)
 	}
 	slices.SortFunc(w.Parts, comparePart)
-	w.Warnings = slices.Sorted(maps.Keys(warnings))
+	w.Warnings = warnings.warnings()
 }
 
 // newOwners lists what cfg makes ours.
@@ -260,7 +256,7 @@ type vipAnswer struct {
 	in           vipInputs
 	ports        []vipPort
 	portsKnown   bool
-	portWarnings []string
+	portWarnings faultList
 	sets         [2]setAnswer
 }
 
@@ -280,7 +276,7 @@ type setAnswer struct {
 	held       bool
 	hold       hold
 	next       time.Time
-	warnings   []string // about real servers
+	warnings   faultList // about real servers
 }
 
 // stands reports whether the answer is right for inputs in at the time now, too.
@@ -305,15 +301,19 @@ type build struct {
 	before   memory
 	now      time.Time
 	marks    map[GroupName]uint32
-	warnings []string // since they were last taken
+	warnings faultList // since they were last taken
 }
 
-func (b *build) warn(format string, args ...any) {
-	b.warnings = append(b.warnings, fmt.Sprintf(format, args...))
+// warn notes one fault of the present VIP. A text that is not kept is not made.
+func (b *build) warn(kind warningKind, about, format string, args ...any) {
+	f := b.warnings.find(b.in.vip.Name, kind, about)
+	if f.count++; len(f.texts) < shownWarnings {
+		f.texts = append(f.texts, fmt.Sprintf(format, args...))
+	}
 }
 
 // takeWarnings returns the warnings so far and forgets them.
-func (b *build) takeWarnings() []string {
+func (b *build) takeWarnings() faultList {
 	w := b.warnings
 	b.warnings = nil
 	return w
@@ -360,7 +360,7 @@ func (b *build) answerPorts() {
 		return
 	}
 	if v := b.in.vip; v.refusesWhileDraining() {
-		b.warn("vip %s: without %s-fallback among its flags, scheduler %[2]s refuses the new clients of a real server that drains", v.Name, v.Scheduler)
+		b.warn(warnScheduler, "", "without %s-fallback among its flags, scheduler %[1]s refuses the new clients of a real server that drains", v.Scheduler)
 	}
 	b.ports, b.portsKnown = b.findPorts()
 	b.portWarnings = b.takeWarnings()
@@ -387,7 +387,7 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 		set.kept = true
 		return b.probed(set, v.keepWorking(servers, b.workedBefore(key)))
 	}
-	b.warn("vip %s: no %s real server is in service", v.Name, familyName(key.Is6))
+	b.warn(warnNothingServes, familyName(key.Is6), "no %s real server is in service", familyName(key.Is6))
 	return servers
 }
 

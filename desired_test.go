@@ -120,10 +120,14 @@ func TestDesired(t *testing.T) {
 			}, readyPod("a", "10.1.0.1")),
 			want: "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=1\n10.0.0.1:9001/tcp rr: 10.1.0.1=1\n",
 			warnings: []string{
-				`entry "+81" is skipped`, `entry "0" is skipped: port 0 is outside`, `entry "10254" is skipped: port 10254 is the ingress controller's own (health check)`,
-				`entry "443" is skipped`, `entry "70000" is skipped: port 70000 is outside 1 to 65535`, `entry "80" is skipped`,
-				`entry "9001" expects the PROXY protocol`, `entry "9002" is skipped: value "ns/svc" is not NAMESPACE/SERVICE:PORT`,
-				`entry "9003" is skipped`, `entry "99999" is skipped`, `entry "abc" is skipped: port "abc" is not a number`,
+				`vip edge: ConfigMap ingress-nginx/tcp-services: entry "+81" is skipped: port "+81" is not a number from 1 to 65535; ` +
+					`entry "0" is skipped: port 0 is outside 1 to 65535; entry "10254" is skipped: port 10254 is the ingress controller's own (health check); ` +
+					`entry "443" is skipped: port 443 is the ingress controller's own (HTTP and HTTPS belong to the configuration's ports); ` +
+					`entry "70000" is skipped: port 70000 is outside 1 to 65535; ` +
+					`entry "80" is skipped: port 80 is the ingress controller's own (HTTP and HTTPS belong to the configuration's ports); ` +
+					`entry "9002" is skipped: value "ns/svc" is not NAMESPACE/SERVICE:PORT; entry "9003" is skipped: value "svc:80" is not NAMESPACE/SERVICE:PORT; ` +
+					`entry "99999" is skipped: port 99999 is outside 1 to 65535; entry "abc" is skipped: port "abc" is not a number from 1 to 65535`,
+				`vip edge: ConfigMap ingress-nginx/tcp-services: entry "9001" expects the PROXY protocol`,
 			},
 		},
 		{
@@ -211,11 +215,11 @@ func TestDesired(t *testing.T) {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}
 			if len(got.Warnings) != len(tt.warnings) {
-				t.Fatalf("warnings:\n%s\nwant %d", strings.Join(got.Warnings, "\n"), len(tt.warnings))
+				t.Fatalf("warnings:\n%s\nwant %d", strings.Join(warningTexts(got.Warnings), "\n"), len(tt.warnings))
 			}
 			for i, w := range tt.warnings {
-				if !strings.Contains(got.Warnings[i], w) {
-					t.Errorf("warning %q does not say %q", got.Warnings[i], w)
+				if !strings.Contains(got.Warnings[i].Text, w) {
+					t.Errorf("warning %q does not say %q", got.Warnings[i].Text, w)
 				}
 			}
 			if len(got.Kept) != tt.kept {

@@ -252,7 +252,7 @@ func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []strin
 	if err == nil && !same {
 		changes = append(changes, fmt.Sprintf("~ firewall marks  %d ports marked", len(p.want.Marks)))
 	}
-	return changes, p.want.Warnings, err
+	return changes, warningTexts(p.want.Warnings), err
 }
 
 // askCluster waits until every query has an answer.

@@ -46,6 +46,7 @@ type pace struct {
 	retryAfter   time.Duration // longest wait a server may ask for
 	healthy      time.Duration // a watch this old was a success: the next retry is quick again
 	answer       time.Duration // for one page of a list, and for a watch's headers
+	list         time.Duration // for all pages of a list: etcd forgets its version after 5 minutes
 	silence      time.Duration // a watch that has said nothing for so long is not trusted
 	watchFor     time.Duration // shortest life asked of a watch; the longest is twice that
 	overdue      time.Duration // how long past its life a watch is left to close by itself
@@ -67,6 +68,7 @@ var defaultPace = pace{
 	retryAfter:   2 * time.Minute,
 	healthy:      5 * time.Second,
 	answer:       30 * time.Second,
+	list:         10 * time.Minute,
 	silence:      2 * time.Minute,
 	watchFor:     5 * time.Minute,
 	overdue:      30 * time.Second,
@@ -375,7 +377,7 @@ func (s *stream) fails(err error) {
 	if s.current {
 		s.current, s.state.Since = false, s.owner.now()
 	}
-	s.state.LastError = err.Error()
+	s.state.LastError = shorten(err.Error(), reportedText)
 }
 
 // complains logs f, unless one of its topic was logged a short while ago: an API
@@ -390,7 +392,7 @@ func (s *stream) complains(f *fault) {
 	s.told[f.topic] = now
 	s.announced = true
 	s.owner.log.Log(context.Background(), f.level(), "the cluster is not followed; what is known stays",
-		"stream", s.state.Name, "err", f)
+		"stream", s.state.Name, "err", shorten(f.Error(), reportedText))
 }
 
 // counted notes a complete answer, and whether it changed the snapshot.

@@ -17,7 +17,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // errMalformed marks an answer that was read to the letter and makes no sense.
@@ -87,7 +86,7 @@ func (o *object) pod(q PodQuery, names interner) *Pod {
 		Terminating: o.Metadata.DeletionTimestamp != nil || o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed",
 	}
 	if q.Annotation != "" {
-		p.Weight = names.intern(strings.TrimSpace(o.Metadata.Annotations[q.Annotation]))
+		p.Weight = keptWeight(o.Metadata.Annotations[q.Annotation], names)
 	}
 	if q.Ports {
 		p.Ports = o.ports()
@@ -144,6 +143,9 @@ func (o *object) addresses() []netip.Addr {
 	var addrs []netip.Addr
 	for _, list := range [][]ip{s.HostIPs, s.PodIPs} {
 		for _, each := range list {
+			if len(addrs) == maxAddresses {
+				return addrs
+			}
 			a, err := netip.ParseAddr(each.IP)
 			if a = a.Unmap(); err == nil && !a.IsUnspecified() && !slices.Contains(addrs, a) {
 				addrs = append(addrs, a)
@@ -153,12 +155,16 @@ func (o *object) addresses() []netip.Addr {
 	return addrs
 }
 
-// interner keeps one copy of strings that thousands of pods share.
+// interner keeps one copy of strings that thousands of pods share. A watch that
+// goes on for months meets ever new ones: it forgets them all now and then.
 type interner map[string]string
 
 func (n interner) intern(s string) string {
 	if kept, ok := n[s]; ok {
 		return kept
+	}
+	if len(n) >= maxInterned {
+		clear(n)
 	}
 	n[s] = s
 	return s
@@ -182,7 +188,9 @@ func samePod(a, b *Pod) bool {
 		a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }
 
-func sameConfigMap(a, b ConfigMap) bool { return a.Exists == b.Exists && maps.Equal(a.Data, b.Data) }
+func sameConfigMap(a, b ConfigMap) bool {
+	return a.Exists == b.Exists && a.More == b.More && maps.Equal(a.Data, b.Data)
+}
 
 // comparePods gives the snapshot its order. It is 0 for two pods that cannot
 // exist at the same time, so UIDs never decide.
@@ -198,16 +206,21 @@ type contentBuilder struct {
 }
 
 // add takes o into the answer. An object that key does not ask for is passed
-// over: some proxies and old servers ignore field selectors.
-func (b *contentBuilder) add(o *object) {
+// over: some proxies and old servers ignore field selectors. The error means that
+// the answer has more objects than it may have.
+func (b *contentBuilder) add(o *object) error {
 	if !b.key.covers(o) {
-		return
+		return nil
 	}
 	if b.key.configMap != (ConfigMapName{}) {
-		b.configMap = ConfigMap{Exists: true, Data: o.Data}
-		return
+		b.configMap = keptConfigMap(o.Data)
+		return nil
+	}
+	if len(b.pods) == maxObjects {
+		return errTooMany
 	}
 	b.pods = append(b.pods, o.pod(b.key.pods, b.names))
+	return nil
 }
 
 // done puts the answer in order. Of two pods of one name, which only a file can
@@ -238,7 +251,7 @@ func (c content) with(key streamKey, e *event, names interner) content {
 		if gone {
 			return content{}
 		}
-		return content{configMap: ConfigMap{Exists: true, Data: e.object.Data}}
+		return content{configMap: keptConfigMap(e.object.Data)}
 	}
 	p := e.object.pod(key.pods, names)
 	i, found := slices.BinarySearchFunc(c.pods, p, comparePods)
@@ -289,7 +302,7 @@ type eventDecoder struct {
 }
 
 // newEventDecoder returns a decoder of the watch in r.
-func newEventDecoder(r io.Reader) *eventDecoder { return &eventDecoder{dec: json.NewDecoder(r)} }
+func newEventDecoder(r io.Reader) *eventDecoder { return &eventDecoder{dec: newBoundedDecoder(r, 0)} }
 
 // next returns the next message: io.EOF when the watch ended between two of
 // them, another error when it broke or makes no sense.
@@ -305,7 +318,7 @@ func (d *eventDecoder) next() (*event, error) {
 	case eventError:
 		into = &e.status
 	default:
-		return nil, fmt.Errorf("%w watch event of type %q", errMalformed, e.kind)
+		return nil, fmt.Errorf("%w watch event of type %q", errMalformed, shorten(e.kind, quotedText))
 	}
 	if err := json.Unmarshal(d.raw.Object, into); err != nil {
 		return nil, fmt.Errorf("watch event of type %s: %w", e.kind, err)
@@ -316,8 +329,12 @@ func (d *eventDecoder) next() (*event, error) {
 	if e.object.Metadata.ResourceVersion == "" {
 		return nil, fmt.Errorf("%w watch event of type %s: no resourceVersion", errMalformed, e.kind)
 	}
-	if e.kind != eventBookmark && e.object.Metadata.Name == "" {
-		return nil, fmt.Errorf("%w watch event of type %s: no name", errMalformed, e.kind)
+	err := checkVersion("resourceVersion", e.object.Metadata.ResourceVersion)
+	if e.kind != eventBookmark {
+		err = e.object.check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("watch event of type %s: %w", e.kind, err)
 	}
 	return e, nil
 }
@@ -335,8 +352,8 @@ type listHead struct {
 // decodePage reads one page of a list of the given kind ("PodList") and calls
 // each for every item in turn; the object is each's to keep. The caller must
 // forget the items if an error comes after them.
-func decodePage(r io.Reader, kind string, each func(*object)) (listHead, error) {
-	dec := json.NewDecoder(r)
+func decodePage(r io.Reader, kind string, each func(*object) error) (listHead, error) {
+	dec := newBoundedDecoder(r, maxPage)
 	var head listHead
 	err := walkObject(dec, func(name string) error {
 		switch name {
@@ -351,11 +368,10 @@ func decodePage(r io.Reader, kind string, each func(*object)) (listHead, error) 
 				if err := dec.Decode(o); err != nil {
 					return err
 				}
-				if o.Metadata.Name == "" {
-					return fmt.Errorf("%w item: no name", errMalformed)
+				if err := o.check(); err != nil {
+					return err
 				}
-				each(o)
-				return nil
+				return each(o)
 			})
 		}
 		return skip(dec)
@@ -365,7 +381,10 @@ func decodePage(r io.Reader, kind string, each func(*object)) (listHead, error) 
 	}
 	// A proxy's own "{}" must not pass for an empty cluster.
 	if head.Kind != kind || !head.hasItems || head.Metadata.ResourceVersion == "" {
-		return listHead{}, fmt.Errorf("%w answer: kind %q, not a complete %s", errMalformed, head.Kind, kind)
+		return listHead{}, fmt.Errorf("%w answer: kind %q, not a complete %s", errMalformed, shorten(head.Kind, quotedText), kind)
+	}
+	if err := cmp.Or(checkVersion("resourceVersion", head.Metadata.ResourceVersion), checkVersion("continue token", head.Metadata.Continue)); err != nil {
+		return listHead{}, err
 	}
 	// Reading to the end lets the connection be used again.
 	if _, err := dec.Token(); err != io.EOF {
@@ -387,7 +406,7 @@ func walkObject(dec *json.Decoder, field func(name string) error) error {
 		}
 		s, ok := name.(string)
 		if !ok {
-			return fmt.Errorf("%w object: name %v", errMalformed, name)
+			return fmt.Errorf("%w object: name %s", errMalformed, shorten(fmt.Sprint(name), quotedText))
 		}
 		if err := field(s); err != nil {
 			return cut(err)
@@ -407,7 +426,7 @@ func walkArray(dec *json.Decoder, item func() error) error {
 		return nil
 	}
 	if start != json.Delim('[') {
-		return fmt.Errorf("%w list: %v is no array", errMalformed, start)
+		return fmt.Errorf("%w list: %s is no array", errMalformed, shorten(fmt.Sprint(start), quotedText))
 	}
 	for dec.More() {
 		if err := item(); err != nil {
@@ -424,7 +443,7 @@ func expect(dec *json.Decoder, want json.Delim) error {
 		return cut(err)
 	}
 	if got != want {
-		return fmt.Errorf("%w: %v where %q should be", errMalformed, got, want)
+		return fmt.Errorf("%w: %s where %q should be", errMalformed, shorten(fmt.Sprint(got), quotedText), want)
 	}
 	return nil
 }

@@ -199,14 +199,14 @@ func TestDecodePageRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := decodePage(strings.NewReader(tt.body), "PodList", func(*object) {})
+			_, err := decodePage(strings.NewReader(tt.body), "PodList", func(*object) error { return nil })
 			if err == nil || malformed(err) == tt.cut || errors.Is(err, io.EOF) {
 				t.Errorf("error %v; malformed: %v", err, malformed(err))
 			}
 		})
 	}
 	for i := range good {
-		if _, err := decodePage(strings.NewReader(good[:i]), "PodList", func(*object) {}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		if _, err := decodePage(strings.NewReader(good[:i]), "PodList", func(*object) error { return nil }); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("a list cut short after %d bytes: error %v", i, err)
 		}
 	}

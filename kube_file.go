@@ -130,9 +130,10 @@ func (f *fileFollower) take(ctx context.Context) {
 		for _, s := range f.streams {
 			s.fails(err)
 		}
-		if complaint := string(sum) + err.Error(); complaint != f.complaint {
+		report := shorten(err.Error(), reportedText)
+		if complaint := string(sum) + report; complaint != f.complaint {
 			f.complaint = complaint
-			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", err)
+			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", report)
 		}
 		return
 	}
@@ -229,7 +230,7 @@ func (d *fileDecoder) documents(r io.Reader) error {
 		return err
 	}
 	if first == '{' {
-		dec := json.NewDecoder(in)
+		dec := newBoundedDecoder(in, maxPage)
 		for dec.More() {
 			if err := d.document(dec); err != nil {
 				return err
@@ -241,9 +242,12 @@ func (d *fileDecoder) documents(r io.Reader) error {
 		return nil
 	}
 
-	raw, err := io.ReadAll(in)
+	raw, err := io.ReadAll(io.LimitReader(in, maxYAML+1))
 	if err != nil {
 		return err
+	}
+	if len(raw) > maxYAML {
+		return fmt.Errorf("%w YAML: it is larger than %d MiB; JSON may have %d MiB", errMalformed, maxYAML>>20, maxPage>>20)
 	}
 	// YAML cut short is often still YAML, with an address that lacks its last
 	// digit. The end of the last line is what can be asked for; kubectl's
@@ -373,10 +377,13 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 		} `json:"metadata"`
 	}
 	if err := errors.Join(json.Unmarshal(raw, &o), json.Unmarshal(raw, &labelled)); err != nil {
-		return fmt.Errorf("%s %s: %w", kind, o.Metadata.Name, err)
+		return fmt.Errorf("%s %s: %w", kind, shorten(o.Metadata.Name, quotedText), err)
 	}
 	if o.Metadata.Name == "" {
 		return fmt.Errorf("%w %s: no name; the file may be cut short", errMalformed, kind)
+	}
+	if err := o.check(); err != nil {
+		return err
 	}
 	if o.Metadata.Namespace == "" {
 		o.Metadata.Namespace = "default" // where kubectl would put it
@@ -388,7 +395,9 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 			wants = "ConfigMap"
 		}
 		if kind == wants && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
-			a.add(&o)
+			if err := a.add(&o); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

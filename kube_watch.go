@@ -123,10 +123,14 @@ func (f *serverFollower) listAndWatch(ctx context.Context) (lived time.Duration,
 func (f *serverFollower) list(ctx context.Context) error {
 	answer := contentBuilder{key: f.key, names: interner{}}
 	version, token := "", ""
+	deadline := f.owner.now().Add(f.owner.pace.list)
 	for {
 		head, err := f.page(ctx, token, &answer)
 		if err != nil {
 			return err
+		}
+		if head.Metadata.Continue != "" && f.owner.now().After(deadline) {
+			return f.badAnswer("list", fmt.Errorf("%w answer: it does not end within %s", errMalformed, f.owner.pace.list))
 		}
 		if version == "" {
 			// All pages are of one version. Should a server break that
@@ -253,6 +257,9 @@ func (f *serverFollower) take(e *event) error {
 	}
 	f.reported()
 	f.content = f.content.with(f.key, e, f.names)
+	if len(f.content.pods) > maxObjects {
+		return errTooMany
+	}
 	if err := f.checkRemoval(f.content); err != nil {
 		return &fault{topic: faultTopic{kind: faultStale}, relist: true, retryAfter: f.owner.pace.confirm, err: err}
 	}
@@ -330,7 +337,7 @@ func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
 	case err != nil:
 		if a.warned != err.Error() {
 			a.warned = err.Error()
-			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", err)
+			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", shorten(a.warned, reportedText))
 		}
 	case a.current == nil || a.current.fingerprint != next.fingerprint:
 		if a.current != nil {
@@ -396,12 +403,20 @@ func (a *apiServer) read() (*connection, error) {
 		Timeout:         5 * time.Second,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}).DialContext
-	if c.client, err = rest.HTTPClientFor(cfg); err != nil {
-		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
-	}
 	if c.base, _, err = rest.DefaultServerUrlFor(cfg); err != nil {
 		return nil, fmt.Errorf("server of %s: %w", c.credentials, err)
 	}
+	if c.base.Scheme != "https" && cfg.Proxy == nil {
+		// The environment's proxy would read the credentials. Through TLS it
+		// cannot; a proxy-url in the kubeconfig is the operator's own word.
+		cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	}
+	if c.client, err = rest.HTTPClientFor(cfg); err != nil {
+		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
+	}
+	// A redirect that is followed takes the credentials to wherever it points,
+	// and the answer from there would be believed.
+	c.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.replaced, c.replace = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -437,6 +452,9 @@ func (c *connection) get(ctx context.Context, verb string, key streamKey, query 
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	if 300 <= resp.StatusCode && resp.StatusCode < 400 {
+		return nil, c.redirected(verb, key, resp)
+	}
 	said := apiStatus{Message: http.StatusText(resp.StatusCode)}
 	// A body that is no Status (a proxy's page) leaves the standard text.
 	_ = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&said)
@@ -447,9 +465,28 @@ func (c *connection) get(ctx context.Context, verb string, key streamKey, query 
 	return nil, problem
 }
 
+// redirected says where the server wanted to send us.
+func (c *connection) redirected(verb string, key streamKey, resp *http.Response) *fault {
+	where := "nowhere"
+	if to := resp.Header.Get("Location"); to != "" {
+		where = strconv.Quote(shorten(to, quotedText))
+		if u, err := resp.Request.URL.Parse(to); err == nil {
+			u.User, u.RawQuery, u.Fragment = nil, "", "" // which may hold secrets
+			where = shorten(u.String(), 2*quotedText)
+		}
+	}
+	return &fault{
+		topic:  faultTopic{kind: faultOther, verb: verb, code: resp.StatusCode},
+		relist: true,
+		err: fmt.Errorf("%s %s: %s answers %d, a redirect to %s; no redirect is followed: want the API server's own address in %s",
+			verb, key, c.base.Host, resp.StatusCode, where, c.credentials),
+	}
+}
+
 // refusal puts the server's "no" into words that say what to do about it.
 func (c *connection) refusal(verb string, key streamKey, code int, message string) *fault {
 	f := &fault{topic: faultTopic{kind: faultOther, verb: verb, code: code}, relist: true}
+	message = shorten(message, 4*quotedText)
 	switch {
 	case code == http.StatusUnauthorized:
 		f.topic.kind, f.relist = faultDenied, false

@@ -63,7 +63,7 @@ func ParsePort(s string) (Port, error) {
 		case "sctp":
 			p.Protocol = SCTP
 		default:
-			return Port{}, fmt.Errorf("protocol %q is not tcp, udp or sctp", proto)
+			return Port{}, fmt.Errorf("protocol %q is not tcp, udp or sctp", shorten(proto, quotedText))
 		}
 	}
 	n, err := ParsePortNumber(num)
@@ -74,14 +74,15 @@ func ParsePort(s string) (Port, error) {
 	return p, nil
 }
 
-// ParsePortNumber reads a decimal port, 1–65535, without sign or spaces.
+// ParsePortNumber reads a decimal port, 1–65535, of five digits at most, without
+// sign or spaces.
 func ParsePortNumber(s string) (uint16, error) {
 	if s == "" || strings.TrimLeft(s, "0123456789") != "" {
-		return 0, fmt.Errorf("port %q is not a number from 1 to 65535", s)
+		return 0, fmt.Errorf("port %q is not a number from 1 to 65535", shorten(s, quotedText))
 	}
 	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("port %s is outside 1 to 65535", s)
+	if err != nil || n == 0 || len(s) > len("65535") {
+		return 0, fmt.Errorf("port %s is outside 1 to 65535", shorten(s, quotedText))
 	}
 	return uint16(n), nil
 }

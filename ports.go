@@ -91,9 +91,9 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 			continue
 		}
 		if !cm.Exists {
-			b.warn("vip %s: ConfigMap %s does not exist: it opens no ports", v.Name, source.name)
+			b.warn(warnConfigMap, source.name.String(), "ConfigMap %s does not exist: it opens no ports", source.name)
 		}
-		b.configMapPorts(v, source.name, cm.Data, source.protocol, whole)
+		b.configMapPorts(source.name, cm, source.protocol, whole)
 	}
 	for p := range whole {
 		ports = append(ports, vipPort{Port: p})
@@ -104,17 +104,23 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 }
 
 // configMapPorts adds the ports of one ConfigMap.
-func (b *build) configMapPorts(v *VIP, name ConfigMapName, data map[string]string, protocol Protocol, ports map[Port]bool) {
-	for _, key := range slices.Sorted(maps.Keys(data)) {
-		n, err := configMapPort(key, data[key], protocol)
+func (b *build) configMapPorts(name ConfigMapName, cm ConfigMap, protocol Protocol, ports map[Port]bool) {
+	about := name.String() + " " + protocol.String()
+	begin := fmt.Sprintf("ConfigMap %s: ", name) // of the first text alone
+	for _, key := range slices.Sorted(maps.Keys(cm.Data)) {
+		n, err := configMapPort(key, cm.Data[key], protocol)
 		if err != nil {
-			b.warn("vip %s: ConfigMap %s: entry %q is skipped: %v", v.Name, name, key, err)
+			b.warn(warnEntry, about, "%sentry %q is skipped: %v", begin, shorten(key, quotedText), err)
+			begin = ""
 			continue
 		}
-		if protocol == TCP && decodesProxy(data[key]) {
-			b.warn("vip %s: ConfigMap %s: entry %q expects the PROXY protocol from clients, and IPVS adds no PROXY header", v.Name, name, key)
+		if protocol == TCP && decodesProxy(cm.Data[key]) {
+			b.warn(warnProxy, about, "ConfigMap %s: entry %q expects the PROXY protocol from clients, and IPVS adds no PROXY header", name, key)
 		}
 		ports[Port{n, protocol}] = true
+	}
+	if cm.More > 0 {
+		b.warnings.find(b.in.vip.Name, warnEntry, about).count += cm.More
 	}
 }
 
@@ -186,7 +192,7 @@ func configMapPort(key, value string, protocol Protocol) (uint16, error) {
 	namespace, name, slash := strings.Cut(service, "/")
 	port, _, _ = strings.Cut(port, ":")
 	if !slash || namespace == "" || name == "" || strings.Contains(name, "/") || strings.TrimSpace(port) == "" {
-		return 0, fmt.Errorf("value %q is not NAMESPACE/SERVICE:PORT", value)
+		return 0, fmt.Errorf("value %q is not NAMESPACE/SERVICE:PORT", shorten(value, quotedText))
 	}
 	return n, nil
 }

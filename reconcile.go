@@ -125,7 +125,7 @@ type reconciler struct {
 	countAtOnce int                      // services in one turn
 	exchanged   map[ServiceKey]time.Time // when services got another scheduler, a moment ago
 
-	warned     map[string]bool   // complaints already logged
+	warned     warningLog        // warnings already logged
 	failing    string            // the last failure logged, so that a repeat is silent
 	unprepared map[string]string // what the host refuses, by kind, likewise
 	kept       map[workKey]bool
@@ -140,7 +140,7 @@ type reconciler struct {
 func (r *reconciler) restore() {
 	r.stale = true
 	r.began = r.now()
-	r.warned = make(map[string]bool)
+	r.warned = make(warningLog)
 	r.kept = make(map[workKey]bool)
 	r.exchanged = make(map[ServiceKey]time.Time)
 	r.unprepared = make(map[string]string)
@@ -363,7 +363,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 		r.forgetEmpty()
 	}
 	err := errors.Join(append(errs, saveErr)...)
-	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Health: p.want.health, Warnings: p.want.Warnings, Sync: r.syncing(), Announced: r.on, Drained: r.drained, Err: err})
+	r.view.Store(&view{At: now, Config: cfg, Compared: r.compared, Parts: r.have, Kept: p.want.Kept, Health: p.want.health, Warnings: warningTexts(p.want.Warnings), Sync: r.syncing(), Announced: r.on, Drained: r.drained, Err: err})
 	return err
 }
 
@@ -552,13 +552,7 @@ func (r *reconciler) marksNow(mark uint32, vip string) bool {
 
 // complain logs warnings and fall-backs that are new, and ends of fall-backs.
 func (r *reconciler) complain(w *wanted) {
-	now := make(map[string]bool)
-	for _, warning := range w.Warnings {
-		if now[warning] = true; !r.warned[warning] {
-			r.log.Warn(warning)
-		}
-	}
-	r.warned = now
+	r.warned.log(r.log, w.Warnings, r.now())
 	kept := make(map[workKey]bool)
 	for _, set := range w.Kept {
 		if kept[set] = true; !r.kept[set] {

@@ -135,20 +135,20 @@ func (v *VIP) realServer(a netip.Addr, weight uint32) RealServer {
 func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	if !p.HostNetwork {
 		if !p.Terminating {
-			b.warn("vip %s: pod %s/%s is left out: it is not on hostNetwork, and the VIP is on the pod's node, not in the pod", v.Name, p.Namespace, p.Name)
+			b.warn(warnHostNetwork, "", "pod %s/%s is left out: it is not on hostNetwork, and the VIP is on the pod's node, not in the pod", p.Namespace, p.Name)
 		}
 		return netip.Addr{}, false
 	}
 	at := slices.IndexFunc(p.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 })
 	if at < 0 {
 		if p.Ready && !p.Terminating {
-			b.warn("vip %s: pod %s/%s has no %s address: it cannot serve the VIP's %[4]s addresses", v.Name, p.Namespace, p.Name, familyName(is6))
+			b.warn(warnFamily, familyName(is6), "pod %s/%s has no %s address: it cannot serve the VIP's %[3]s addresses", p.Namespace, p.Name, familyName(is6))
 		}
 		return netip.Addr{}, false
 	}
 	a := p.Addresses[at]
 	if slices.Contains(v.Addresses, a) {
-		b.warn("vip %s: pod %s/%s is left out: its node reports the VIP %s as its own address", v.Name, p.Namespace, p.Name, a)
+		b.warn(warnOwnAddress, "", "pod %s/%s is left out: its node reports the VIP %s as its own address", p.Namespace, p.Name, a)
 		return netip.Addr{}, false
 	}
 	return a, true
@@ -161,7 +161,7 @@ func (b *build) podWeight(v *VIP, p *Pod) uint32 {
 	}
 	n, err := strconv.ParseUint(p.Weight, 10, 16)
 	if err != nil || n == 0 {
-		b.warn("vip %s: pod %s/%s: annotation %s = %q is not a weight from 1 to 65535; %d is used", v.Name, p.Namespace, p.Name, v.WeightAnnotation, p.Weight, v.Weight)
+		b.warn(warnWeight, "", "pod %s/%s: annotation %s = %q is not a weight from 1 to 65535; %d is used", p.Namespace, p.Name, v.WeightAnnotation, shorten(p.Weight, quotedText), v.Weight)
 		return v.Weight
 	}
 	return uint32(n)

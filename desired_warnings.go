@@ -1,0 +1,109 @@
+// Warnings about the inputs of a desired table.
+//
+// Used by desired.go, ports.go and servers.go, which find something wrong with a
+// pod, a ConfigMap or a VIP, and by reconcile.go, which logs the result. Whatever
+// the number of faults, a VIP has one warning of each kind: who may write a
+// ConfigMap or annotate a pod does not decide how much is kept or printed. Pure;
+// no I/O.
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// shownWarnings is how many faults of a kind one warning names. The rest is
+// counted.
+const shownWarnings = 20
+
+// warningKind tells apart what a warning is about.
+type warningKind string
+
+const (
+	warnConfigMap     warningKind = "ConfigMap"      // one that does not exist
+	warnEntry         warningKind = "entry"          // of a ConfigMap: it is skipped
+	warnProxy         warningKind = "proxy"          // an entry that wants the PROXY protocol
+	warnHostNetwork   warningKind = "hostNetwork"    // a pod that is not on it
+	warnFamily        warningKind = "family"         // a pod without an address of it
+	warnOwnAddress    warningKind = "own address"    // a pod whose node has the VIP's address
+	warnWeight        warningKind = "weight"         // an annotation that cannot be used
+	warnScheduler     warningKind = "scheduler"      // it refuses clients during a drain
+	warnNothingServes warningKind = "nothing serves" // no real server is in service
+)
+
+// faults are those of one VIP and kind.
+type faults struct {
+	vip  string
+	kind warningKind
+	// about is what else tells faults of the same kind apart, such as the name of
+	// a ConfigMap.
+	about string
+	texts []string // of the first shownWarnings
+	count int
+}
+
+// faultList has one element for each VIP, kind and about.
+type faultList []faults
+
+// find returns the element for vip, kind and about, which it adds if need be.
+func (l *faultList) find(vip string, kind warningKind, about string) *faults {
+	i := slices.IndexFunc(*l, func(f faults) bool { return f.kind == kind && f.about == about && f.vip == vip })
+	if i < 0 {
+		i = len(*l)
+		*l = append(*l, faults{vip: vip, kind: kind, about: about})
+	}
+	return &(*l)[i]
+}
+
+// merge adds the faults of o. Those of the two families of a VIP are often the
+// same ones.
+func (l *faultList) merge(o faultList) {
+	for _, more := range o {
+		f := l.find(more.vip, more.kind, more.about)
+		all := slices.Clone(f.texts)
+		for _, text := range more.texts {
+			if !slices.Contains(all, text) {
+				all = append(all, text)
+			}
+		}
+		whole := f.count == len(f.texts) && more.count == len(more.texts)
+		if f.count = max(f.count, more.count); whole {
+			f.count = len(all)
+		}
+		f.texts = all[:min(len(all), shownWarnings)]
+	}
+}
+
+// Warning is one complaint about the inputs.
+type Warning struct {
+	// Subject is the same for as long as the same kind of thing is wrong with the
+	// same VIP.
+	Subject string
+	Text    string // whole sentences on one line
+}
+
+// warnings puts the faults into words, in the order of the words.
+func (l faultList) warnings() []Warning {
+	var all []Warning
+	for _, f := range l {
+		text := "vip " + f.vip + ": " + strings.Join(f.texts, "; ")
+		if more := f.count - len(f.texts); more > 0 {
+			text += fmt.Sprintf("; and %d more", more)
+		}
+		all = append(all, Warning{f.vip + "/" + string(f.kind) + "/" + f.about, text})
+	}
+	slices.SortFunc(all, func(a, b Warning) int { return cmp.Or(cmp.Compare(a.Text, b.Text), cmp.Compare(a.Subject, b.Subject)) })
+	return all
+}
+
+// warningTexts are the texts of ws.
+func warningTexts(ws []Warning) []string {
+	var texts []string
+	for _, w := range ws {
+		texts = append(texts, w.Text)
+	}
+	return texts
+}
