@@ -145,14 +145,16 @@ func keptConfigMap(data map[string]string) ConfigMap {
 	slices.Sort(bad)
 	cm := ConfigMap{Exists: true, Data: kept}
 	for i, key := range bad {
-		switch short := shorten(key, quotedText); {
-		case i >= maxBadEntries:
-			cm.More++
-			delete(kept, key)
-		case short != key:
-			kept[strings.Clone(short)] = kept[key]
-			delete(kept, key)
+		short := shorten(key, quotedText)
+		if short == key && i < maxBadEntries {
+			continue
 		}
+		if _, taken := kept[short]; taken || i >= maxBadEntries {
+			cm.More++
+		} else {
+			kept[short] = kept[key]
+		}
+		delete(kept, key)
 	}
 	return cm
 }
