@@ -1,21 +1,28 @@
-# make build   one static binary for this machine
-# make dist    the same for amd64 and arm64, under dist/
-# make test    unit tests, the model, and the real-kernel tests
-# make e2e     a real kube-apiserver drives the binary on a real kernel
-# make drill   roll-outs, crashes, outages and reloads under load, at full length:
-#              no request may fail; drill-short: the same with small numbers
-# make demo    the main job, live, in a terminal
-# make bench   ours, its peers and the kernel's own time side by side, into
-#              docs/benchmarks.md; bench-short: small sizes, nothing written
+## build        one static binary for this machine
+## dist         the same for amd64 and arm64, under dist/
+## lint         format, vet, staticcheck, sizes and floors of the code, shell scripts
+## test         unit tests, the model, and the real-kernel tests
+## unit         vet and the unit tests alone
+## model        the loop against a model of the kernel (SEQUENCES=20000)
+## kernel       the real-kernel tests alone (RUN=regexp)
+## e2e          a real kube-apiserver drives the binary on a real kernel (RUN=regexp)
+## drill        roll-outs, crashes and outages under load: no request may fail
+## drill-short  the same with small numbers
+## demo         the main job, live, in a terminal
+## bench        the controller beside its peers, into docs/benchmarks.md
+## bench-short  the same at small sizes, nothing written
+## fuzz         every fuzz target for FUZZTIME (20s)
+## clean        removes what the targets built, but not the downloads
+## help         this list
 #
 # Each target does its own set-up on a fresh Debian machine with Go (root, apt
-# and the Go module proxy).
+# and the Go module proxy). `make` alone is `make build`.
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist test unit model kernel e2e drill drill-short demo bench bench-short fuzz clean
+.PHONY: build dist help lint test unit model kernel e2e drill drill-short demo bench bench-short fuzz clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -23,6 +30,14 @@ build:
 dist:
 	GOARCH=amd64 $(GOBUILD) -o dist/lvs-controller-amd64 .
 	GOARCH=arm64 $(GOBUILD) -o dist/lvs-controller-arm64 .
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
+# The tools have a module of their own, so that go.mod stays the program's.
+lint:
+	go build -C test/tools -o $(CURDIR)/$(CACHE)/ tool
+	test/tools/lint $(CURDIR)/$(CACHE)
 
 # LVS_REQUIRE_ALL=1: a test that cannot run here fails instead of being skipped.
 test: unit model kernel

@@ -142,7 +142,7 @@ func checkProbes(v value, vip *VIP) {
 }
 
 // mayHaveTCP reports whether the VIP at v has a TCP port or can get one.
-func (vip *VIP) mayHaveTCP(v value) bool {
+func (v *VIP) mayHaveTCP(at value) bool {
 	isTCP := func(p Port) bool { return p.Protocol == TCP }
-	return slices.ContainsFunc(vip.Ports, isTCP) || vip.PortsFromPods || !v.blank("tcp_services") || v.child("ports").wrong()
+	return slices.ContainsFunc(v.Ports, isTCP) || v.PortsFromPods || !at.blank("tcp_services") || at.child("ports").wrong()
 }

@@ -371,15 +371,15 @@ func checkPorts(v value, vip *VIP, grouped map[Port]string) {
 }
 
 // mayHave reports whether p is a port of the VIP at v or can become one.
-func (vip *VIP) mayHave(p Port, v value) bool {
-	return slices.Contains(vip.Ports, p) || vip.PortsFromPods ||
-		p.Protocol == TCP && !v.blank("tcp_services") || p.Protocol == UDP && !v.blank("udp_services")
+func (v *VIP) mayHave(p Port, at value) bool {
+	return slices.Contains(v.Ports, p) || v.PortsFromPods ||
+		p.Protocol == TCP && !at.blank("tcp_services") || p.Protocol == UDP && !at.blank("udp_services")
 }
 
 // mayHaveUDP reports whether the VIP at v has a UDP port or can get one.
-func (vip *VIP) mayHaveUDP(v value) bool {
+func (v *VIP) mayHaveUDP(at value) bool {
 	isUDP := func(p Port) bool { return p.Protocol == UDP }
-	return slices.ContainsFunc(vip.Ports, isUDP) || vip.PortsFromPods || !v.blank("udp_services") || v.child("ports").wrong()
+	return slices.ContainsFunc(v.Ports, isUDP) || v.PortsFromPods || !at.blank("udp_services") || at.child("ports").wrong()
 }
 
 // checkSticking checks what keeps a client on its real server, and fills in

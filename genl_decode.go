@@ -117,11 +117,11 @@ type Traffic struct {
 
 // traffic reads the current attribute, nested statistics, into t unless that is
 // nil.
-func (outer *attrs) traffic(t *Traffic) {
+func (a *attrs) traffic(t *Traffic) {
 	if t == nil {
 		return
 	}
-	a := attrs{rest: outer.data}
+	outer, a := a, &attrs{rest: a.data}
 	for a.next() {
 		switch a.typ {
 		case statsAttrConns:

@@ -135,7 +135,7 @@ func TestStatusOfSomethingElse(t *testing.T) {
 		want   string
 	}{
 		{"another server", http.NotFound, "status 404 Not Found"},
-		{"a controller whose kernel is away", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 503) }, "status 503 Service Unavailable"},
+		{"a controller whose kernel is away", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) }, "status 503 Service Unavailable"},
 		{"not JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "invalid character"},
 	} {
 		other := httptest.NewServer(test.answer)

@@ -202,10 +202,9 @@ func (w *watchTest) untilKnown(t *testing.T, want ...string) {
 func TestQueryChanges(t *testing.T) {
 	one, two := newFakeAPI(t), newFakeAPI(t)
 	one.respond = namedPods("one-")
-	var slow sync.Mutex // held while the second server does not answer
+	answers := make(chan struct{}) // closed when the second server begins to answer
 	two.respond = func(w http.ResponseWriter, r *http.Request) {
-		slow.Lock()
-		slow.Unlock()
+		<-answers
 		namedPods("two-")(w, r)
 	}
 	a, b, c := PodQuery{Namespace: "web", Selector: "app=a"}, PodQuery{Namespace: "web", Selector: "app=b"}, PodQuery{Namespace: "web", Selector: "app=c"}
@@ -245,12 +244,11 @@ func TestQueryChanges(t *testing.T) {
 	}
 
 	// Another cluster: what is known stays until it has answered.
-	slow.Lock()
 	kubeconfig = w.write(t, "two", two.kubeconfig("t"))
 	ask([]PodQuery{b, c})
 	until(t, "the other cluster to be asked", func() bool { return len(two.seen()) == 2 })
 	w.untilKnown(t, "app=b: one-b", "app=c: one-c")
-	slow.Unlock()
+	close(answers)
 	w.untilKnown(t, "app=b: two-b", "app=c: two-c")
 
 	// A file in its place: the same.
