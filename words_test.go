@@ -93,7 +93,7 @@ type passage struct {
 
 var (
 	printed = regexp.MustCompile(`\bmsg=|^\s*(echo|die)\s|[|;] (echo|die)\s`) // a quoted log line, a script's output
-	leader  = regexp.MustCompile(`(?m)^[ \t]*(#|!|//)+`)                         // of a comment, between two words of a phrase
+	leader  = regexp.MustCompile(`(?m)^[ \t]*(#|!|//)+`)                      // of a comment, between two words of a phrase
 )
 
 // pagePassages are the texts for readers: each line is of the scope docs or logs.
