@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes the director's kubeconfig: applies rbac.yaml with kubectl's current
-# context, waits for the token, and writes both into a file only its owner can
-# read. Run it where you are cluster administrator, then copy the file to the
+# Makes the director's kubeconfig: applies rbac.yaml with kubectl's current context,
+# waits for the token, and writes the token and the CA into a file that only its owner
+# can read. Run it where you are cluster administrator, then copy the file to the
 # director as /etc/lvs-controller/kubeconfig.
 set -eu
 
@@ -93,7 +93,8 @@ done
 token=$(echo "$token" | base64 -d)
 ca=$(field 'ca\.crt')
 
-# Beside its place first: the file is never there half-written or readable.
+# Written beside the final place first: the file is never half-written or readable
+# for others.
 umask 077
 fresh=$output.new.$$
 trap 'rm -f "$fresh"' EXIT

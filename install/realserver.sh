@@ -1,9 +1,9 @@
 #!/bin/sh
-# Prepares a node as a real server for direct routing or an ipip tunnel, or
-# undoes it, where the lvs-controller binary is not installed. It does what
-# `lvs-controller realserver` does: each VIP as a host address on lo, ARP
-# settings on the uplink so that only the director answers for the VIP, and with
-# TUNNEL=ipip a device that takes the director's packets apart.
+# Prepares a node as a real server for direct routing or an ipip tunnel, or undoes
+# it, where the lvs-controller binary is not installed. It does the same as
+# `lvs-controller realserver`: it adds each VIP as a host address on lo, changes the
+# ARP settings of the uplink so that only the director answers for the VIP, and with
+# TUNNEL=ipip makes a device that unpacks the director's packets.
 #
 # usage: realserver.sh start|stop|status VIP[,VIP...] [UPLINK]
 #
@@ -13,17 +13,17 @@
 # iproute2 or, without a tunnel, BusyBox) and root. Exit code of status: 0 all in
 # place, 1 not.
 #
-# TUNNEL is ipip or empty; stop undoes the tunnel without being told of it.
-# STATE remembers the prepared VIPs and the settings as they were; PROC is for
-# containers that see the node's kernel settings in another place.
+# TUNNEL is ipip or empty; stop removes the tunnel without it.
+# STATE is the file with the prepared VIPs and the earlier settings. PROC is for
+# containers that have the node's kernel settings in another place.
 set -eu
 
 STATE=${STATE:-/run/lvs-controller/realserver.state}
 PROC=${PROC:-/proc/sys}
 TUNNEL=${TUNNEL:-}
 
-# The settings of the uplink, NAME:VALUE. arp_ignore=1: do not answer for
-# addresses of other devices. arp_announce=2: do not ask in their name.
+# The settings of the uplink, NAME:VALUE. arp_ignore=1: do not answer for addresses
+# of other devices. arp_announce=2: do not use them as the sender of ARP requests.
 SETTINGS='arp_ignore:1 arp_announce:2'
 
 die() {
@@ -83,8 +83,8 @@ default_device() {
 	} | awk '{ for (i = 1; i < NF; i++) if ($i == "dev") { print $(i + 1); exit } }'
 }
 
-# serves PATH HAVE WANTED tells whether a value will do. arp_ignore=2 is stricter
-# than 1; without a filter on any device there is nothing to loosen.
+# serves PATH HAVE WANTED tells whether a value is good enough. arp_ignore=2 is
+# stricter than 1; without a filter on any device nothing needs to change.
 serves() {
 	[ "$2" = "$3" ] || case ${1##*/}=$2 in
 	arp_ignore=2) ;;
@@ -123,10 +123,9 @@ forget() {
 	mv "$STATE.new" "$STATE"
 }
 
-# receiver VIP prints the device that takes the tunnel's packets to a VIP apart:
-# the one for every sender (external); else the kernel's own, if somebody uses
-# it; else ours, which is to be made. Another's device is not robbed of its
-# packets.
+# receiver VIP prints the device that unpacks the tunnel's packets to a VIP: the one
+# for every sender (external); else the kernel's default device, if it is in use;
+# else ours, which start makes. So a device of another program keeps its packets.
 receiver() {
 	if is_ipv6 "$1"; then set -- ip6tnl ip6tnl0; else set -- ipip tunl0; fi
 	ip -d -o link show type "$1" 2>/dev/null | awk -v ours="lvs-$1" -v own="$2" '
@@ -189,9 +188,9 @@ stop_tunnel() {
 
 start() {
 	changed=
-	# The settings come first: a VIP that is on lo for a moment without them
-	# is answered for. They are for IPv4; neighbour discovery does not answer
-	# for addresses of other devices.
+	# The settings come first: without them the node answers ARP for a VIP on lo.
+	# They are for IPv4; neighbour discovery does not answer for addresses of other
+	# devices.
 	for setting in ${uplink:+$SETTINGS}; do
 		change "$PROC/net/ipv4/conf/$uplink/${setting%:*}" "${setting#*:}"
 	done
@@ -210,7 +209,7 @@ stop() {
 		stop_tunnel "$vip"
 		forget "vip $vip"
 	done
-	# The settings go back with the last IPv4 VIP, unless another hand has
+	# The settings go back with the last IPv4 VIP, unless another program has
 	# changed them since.
 	if [ -e "$STATE" ] && ! grep -q '^vip [0-9.]*$' "$STATE"; then
 		while read -r kind path before after; do
