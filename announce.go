@@ -176,10 +176,7 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 		}
 	}
 	a.announced = announced
-	select {
-	case a.wake <- struct{}{}:
-	default: // a wake-up is already pending
-	}
+	ring(a.wake)
 
 	// Removing comes second: a VIP that moves to another device of this host
 	// stays local throughout.
@@ -290,10 +287,7 @@ func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
 			return
 		}
 		a.lost.Store(true)
-		select {
-		case wake <- struct{}{}:
-		default: // it will look
-		}
+		ring(wake)
 		sleepContext(ctx, lostPause)
 	})
 	if err != nil {

@@ -163,8 +163,8 @@ func (d *benchDirector) turn() (whole, told time.Duration) {
 	start := time.Now()
 	for range 10_000 {
 		d.loop.turn(d.Context())
-		if d.loop.failing != "" {
-			d.Fatal(d.loop.failing)
+		if d.loop.failing.text != "" {
+			d.Fatal(d.loop.failing.text)
 		}
 		if d.kernel.applied.After(start) {
 			return time.Since(start), d.kernel.applied.Sub(start)
@@ -187,8 +187,8 @@ func (d *benchDirector) audit() (whole, reading time.Duration) {
 	start := time.Now()
 	d.loop.turn(d.Context())
 	whole = time.Since(start)
-	if d.loop.failing != "" || d.kernel.applied != applied || d.loop.counters.Drifts.Load() != 0 {
-		d.Fatal("the audit changed something: ", d.loop.failing)
+	if d.loop.failing.text != "" || d.kernel.applied != applied || d.loop.counters.Drifts.Load() != 0 {
+		d.Fatal("the audit changed something: ", d.loop.failing.text)
 	}
 	return whole, d.kernel.read
 }

@@ -48,8 +48,8 @@ type conflictWatch struct {
 
 	ears    map[earKey]*ear
 	claims  chan heardClaim
-	next    time.Time // of the next look
-	failing string    // why VIPs are not watched; logged already
+	next    time.Time  // of the next look
+	failing failureLog // why VIPs are not watched
 	readers sync.WaitGroup
 }
 
@@ -141,10 +141,7 @@ func followEvents(ctx context.Context, events *netlink.Conn, moved chan<- struct
 		case err != nil: // ENOBUFS: there were too many to read
 			sleepContext(ctx, time.Second)
 		}
-		select {
-		case moved <- struct{}{}:
-		default: // it will look
-		}
+		ring(moved)
 	}
 }
 
@@ -328,16 +325,10 @@ func (w *conflictWatch) close() {
 
 // complain logs why the watch cannot watch, once, and when it can again.
 func (w *conflictWatch) complain(err error) {
-	before := w.failing
-	w.failing = ""
-	if err != nil {
-		w.failing = err.Error()
-	}
-	switch {
-	case w.failing == before:
-	case err == nil:
+	switch begins, ends := w.failing.note(err); {
+	case ends:
 		w.log.Info("VIPs are watched again for other hosts that claim them")
-	default:
+	case begins:
 		w.log.Warn("VIPs are not watched for other hosts that claim them; all else goes on", "err", err)
 	}
 }

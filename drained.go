@@ -116,10 +116,7 @@ func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- 
 		// Other files in there change too. What cannot be read the loop complains of.
 		if now, _ := drainedSince(dir); first || !now.Equal(seen) {
 			seen, first = now, false
-			select {
-			case wake <- struct{}{}:
-			default: // it will look
-			}
+			ring(wake)
 		}
 		select {
 		case <-ctx.Done():

@@ -72,10 +72,7 @@ func (n *neighbours) want(w *whereabouts) {
 
 // hurry has the kernel asked soon.
 func (n *neighbours) hurry() {
-	select {
-	case n.hurried <- struct{}{}:
-	default: // it will be
-	}
+	ring(n.hurried)
 }
 
 // hop is how to reach a node, as far as is known.

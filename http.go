@@ -44,7 +44,7 @@ type httpServer struct {
 
 // Run listens where the newest configuration says, until ctx ends.
 func (s *httpServer) Run(ctx context.Context) error {
-	failing := ""
+	var failing failureLog
 	for ctx.Err() == nil {
 		listen := s.configs.Get().Listen
 		if listen == "" {
@@ -52,15 +52,14 @@ func (s *httpServer) Run(ctx context.Context) error {
 			continue
 		}
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+		begins, _ := failing.note(err)
 		if err != nil {
-			if err.Error() != failing {
+			if begins {
 				s.log.Error("the HTTP listener cannot be opened; the table does not depend on it", "err", err)
 			}
-			failing = err.Error()
 			s.untilListenChanges(ctx, listen, listenRetry)
 			continue
 		}
-		failing = ""
 		s.serve(ctx, ln, listen)
 	}
 	return nil

@@ -461,34 +461,30 @@ func (f *fault) level() slog.Level {
 	return slog.LevelError
 }
 
-// backoff decides how long to wait after each failure: a random part ("full
-// jitter") of a ceiling that doubles, so that neither two directors nor two
-// streams keep step.
-type backoff struct {
-	pace     *pace
-	random   func() float64
-	kind     faultKind // of the last failure
-	failures int       // since the last healthy watch
+// streamBackoff decides how long a stream waits after each failure.
+type streamBackoff struct {
+	backoff
+	pace   *pace
+	random func() float64
+	kind   faultKind // of the last failure
 }
 
 // reset forgets all failures.
-func (b *backoff) reset() { b.kind, b.failures = faultAway, 0 }
+func (b *streamBackoff) reset() { b.kind, b.failures = faultAway, 0 }
 
 // next returns the wait after problem.
-func (b *backoff) next(problem *fault) time.Duration {
+func (b *streamBackoff) next(problem *fault) time.Duration {
 	if b.kind != problem.topic.kind {
 		// Another kind is news, and often better news: a server that
 		// refuses is at least there.
 		b.kind, b.failures = problem.topic.kind, min(b.failures, 2)
 	}
-	highest := b.pace.retryOther
+	b.first, b.most = b.pace.firstRetry, b.pace.retryOther
 	switch b.kind {
 	case faultAway, faultConfig:
-		highest = b.pace.retryAway
+		b.most = b.pace.retryAway
 	case faultDenied:
-		highest = b.pace.retryDenied
+		b.most = b.pace.retryDenied
 	}
-	ceiling := min(b.pace.firstRetry<<min(b.failures, 16), highest)
-	b.failures++
-	return min(problem.retryAfter, b.pace.retryAfter) + time.Duration(b.random()*float64(ceiling))
+	return min(problem.retryAfter, b.pace.retryAfter) + jittered(b.backoff.next(), b.random())
 }

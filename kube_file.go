@@ -32,11 +32,11 @@ import (
 // fileFollower keeps all streams current from one file. It belongs to one
 // goroutine.
 type fileFollower struct {
-	owner     *clusterWatch
-	path      string
-	streams   []*stream
-	read      fileStamp // of the file that was last read
-	complaint string    // what was last complained of; "" = all is well
+	owner   *clusterWatch
+	path    string
+	streams []*stream
+	read    fileStamp  // of the file that was last read
+	failing failureLog // of the content
 }
 
 // fileStamp changes whenever a file does. The zero value is a file that does
@@ -131,8 +131,7 @@ func (f *fileFollower) take(ctx context.Context) {
 			s.fails(err)
 		}
 		report := shorten(err.Error(), reportedText)
-		if complaint := string(sum) + report; complaint != f.complaint {
-			f.complaint = complaint
+		if begins, _ := f.failing.noteText(string(sum) + report); begins {
 			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", report)
 		}
 		return
@@ -147,8 +146,7 @@ func (f *fileFollower) take(ctx context.Context) {
 		s.listed()
 		s.follows()
 	}
-	if f.complaint != "" {
-		f.complaint = ""
+	if _, ends := f.failing.note(nil); ends {
 		f.owner.log.Info("the cluster file is taken again", "file", f.path)
 	}
 	if doubt {

@@ -338,7 +338,7 @@ level=INFO msg="the cluster is followed again" stream=S objects=0 away=1s
 
 func TestBackoff(t *testing.T) {
 	p := defaultPace
-	b := backoff{pace: &p, random: func() float64 { return 1 }}
+	b := streamBackoff{pace: &p, random: func() float64 { return 1 }}
 	away := &fault{topic: faultTopic{kind: faultAway}}
 	denied := &fault{topic: faultTopic{kind: faultDenied}}
 	var got []time.Duration

@@ -55,7 +55,7 @@ type serverFollower struct {
 // followServer keeps s current from api until ctx ends.
 func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stream) {
 	f := &serverFollower{stream: s, api: api, mustList: true}
-	retry := backoff{pace: &w.pace, random: w.random}
+	retry := streamBackoff{pace: &w.pace, random: w.random}
 	for {
 		lived, err := f.listAndWatch(ctx)
 		if ctx.Err() != nil {
@@ -297,7 +297,7 @@ type apiServer struct {
 
 	mu      sync.Mutex
 	current *connection // nil until the first kubeconfig that could be used
-	warned  string      // the last complaint about a kubeconfig that replaces a good one
+	failing failureLog  // of a kubeconfig that replaces a good one
 }
 
 // connection is one set of credentials in use.
@@ -335,15 +335,14 @@ func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
 	case err != nil && a.current == nil:
 		return nil, err
 	case err != nil:
-		if a.warned != err.Error() {
-			a.warned = err.Error()
-			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", shorten(a.warned, reportedText))
+		if begins, _ := a.failing.note(err); begins {
+			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", shorten(err.Error(), reportedText))
 		}
 	case a.current == nil || a.current.fingerprint != next.fingerprint:
 		if a.current != nil {
 			a.current.replace()
 		}
-		a.current, a.warned = next, ""
+		a.current, a.failing = next, failureLog{}
 	}
 	return a.current, nil
 }

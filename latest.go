@@ -27,10 +27,16 @@ func newLatest[T any](wakes ...chan struct{}) *latest[T] {
 func (l *latest[T]) Set(v *T) {
 	l.value.Store(v)
 	for _, wake := range l.wakes {
-		select {
-		case wake <- struct{}{}:
-		default: // a wake-up is already pending; its reader will see v
-		}
+		ring(wake)
+	}
+}
+
+// ring wakes the reader of wake, a channel of capacity 1, without waiting for it.
+// When a wake-up is pending, the reader will see what is new. nil has no reader.
+func ring(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -74,11 +74,11 @@ func (r *reconciler) announce(ctx context.Context, cfg *Config, audit bool) {
 	r.on, r.announced, r.announcedFor = holding.On, want, cfg
 	r.complainHost("addresses", errors.Join(err, r.dir.save(r.state)))
 	if err != nil {
-		r.announceBackoff = min(max(2*r.announceBackoff, retryFirst), retryMost)
-		r.announceAt = now.Add(r.announceBackoff)
+		r.announceAt = now.Add(r.announceBackoff.next())
 		return
 	}
-	r.announceBackoff, r.announceAt = 0, time.Time{}
+	r.announceAt = time.Time{}
+	r.announceBackoff.reset()
 	r.confirmDrain()
 }
 
@@ -197,17 +197,16 @@ func drainedError(since time.Time) error {
 
 // tellUnfit logs why VIPs are withdrawn from routing, once, and when that is over.
 func (r *reconciler) tellUnfit(unfit error, routed bool) {
-	if unfit == nil || !routed {
-		if r.withdrawn {
-			r.log.Info("VIPs with a real server in service are announced to routers again")
-		}
-		r.withdrawn = false
-		return
+	state := ""
+	if unfit != nil && routed {
+		state = "withdrawn" // whatever the reason becomes
 	}
-	if !r.withdrawn {
+	switch begins, ends := r.withdrawn.noteText(state); {
+	case ends:
+		r.log.Info("VIPs with a real server in service are announced to routers again")
+	case begins:
 		r.log.Warn("all VIPs are withdrawn from routing", "why", unfit)
 	}
-	r.withdrawn = true
 }
 
 // lookForDrain finds out whether the operator has drained this director.
@@ -279,17 +278,13 @@ func (r *reconciler) withdraw() {
 // complainHost logs what the host refuses of one kind of thing, once, and when
 // it is right again.
 func (r *reconciler) complainHost(what string, err error) {
-	before := r.unprepared[what]
-	msg := ""
-	if err != nil {
-		msg = err.Error()
+	if r.unprepared[what] == nil {
+		r.unprepared[what] = new(failureLog)
 	}
-	r.unprepared[what] = msg
-	switch {
-	case msg == before:
-	case err == nil:
+	switch begins, ends := r.unprepared[what].note(err); {
+	case ends:
 		r.log.Info("the host is as it should be again", "what", what)
-	default:
+	case begins:
 		for _, part := range flatten(err) {
 			r.log.Error("the host is not as it should be", "what", what, "err", part)
 		}

@@ -159,7 +159,7 @@ func loadSnapshot(cacheDir, source string, log *slog.Logger) (*Cluster, time.Tim
 // is logged once; the data plane does not depend on it.
 func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
 	var last *Cluster
-	failing := ""
+	var failing failureLog
 	cacheDir, source := configs.Get().CacheDir, configs.Get().ClusterSource()
 	unheard := 0 // of what was saved last
 	closesGap := func() bool {
@@ -181,11 +181,8 @@ func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster
 			earlier = Cluster{}
 		}
 		err := saveSnapshot(cacheDir, source, whole)
-		if err == nil {
-			failing = ""
-		} else if err.Error() != failing {
+		if begins, _ := failing.note(err); begins {
 			log.Error("the last-good snapshot of the cluster cannot be saved", "err", err)
-			failing = err.Error()
 		}
 	}
 	var pause <-chan time.Time // nil: none

@@ -135,8 +135,8 @@ type syncDaemons interface {
 // syncMemory is what the loop knows of one role, beside what the state file
 // remembers.
 type syncMemory struct {
-	running bool   // it ran as configured when last looked at
-	refusal string // logged already
+	running bool // it ran as configured when last looked at
+	refusal failureLog
 }
 
 // daemon returns the daemon of a role, nil for none.
@@ -174,11 +174,7 @@ func (r *reconciler) keepDaemons(want *SyncDaemon) error {
 			err = r.keepDaemon(d, daemon(have, role), memory.running)
 		}
 		memory.running = want != nil && err == nil
-		switch {
-		case err == nil:
-			memory.refusal = ""
-		case err.Error() != memory.refusal:
-			memory.refusal = err.Error()
+		if begins, _ := memory.refusal.note(err); begins {
 			r.log.Error("the sync daemon is not as it should be", "role", role, "err", err)
 		}
 		r.sync[role] = memory

@@ -83,10 +83,7 @@ func deviceState(name string) error {
 func (p *preparation) FollowUplink(ctx context.Context, wake chan<- struct{}) error {
 	err := followKernel(ctx, unix.RTMGRP_LINK, func() {
 		if p.lookAtUplink() {
-			select {
-			case wake <- struct{}{}:
-			default: // it will look
-			}
+			ring(wake)
 		}
 	})
 	if err != nil {
