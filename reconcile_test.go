@@ -437,15 +437,15 @@ func FuzzDecodeState(f *testing.F) {
 
 func TestLockIsExclusive(t *testing.T) {
 	dir := stateDir{path: t.TempDir()}
-	first, err := dir.lock()
+	first, err := dir.lock(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dir.lock(); err == nil || !strings.Contains(err.Error(), "another lvs-controller (pid ") {
+	if _, err := dir.lock(slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "another lvs-controller (pid ") {
 		t.Errorf("second lock: %v", err)
 	}
 	first.Close()
-	again, err := dir.lock()
+	again, err := dir.lock(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,17 +17,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // stateVersion is raised when the file's meaning changes.
@@ -429,97 +425,5 @@ func replaceFile(path string, mode os.FileMode, sync bool, write func(io.Writer)
 	if err != nil {
 		os.Remove(f.Name())
 	}
-	return err
-}
-
-// lock takes the directory for this process, until it ends. The error names
-// the process that has it.
-func (d *stateDir) lock() (*os.File, error) {
-	if err := os.MkdirAll(d.path, 0o755); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	path := filepath.Join(d.path, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := os.ReadFile(path)
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another lvs-controller (pid %s) runs with state directory %s", bytes.TrimSpace(pid), d.path)
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return f, nil
-}
-
-// namespaceLock is an abstract socket (unix(7)): each network namespace has its own
-// such names, and they end with the process.
-const namespaceLock = "@lvs-controller"
-
-// lockNamespace takes the network namespace for this process, until release is called
-// or it ends: a second controller with a state directory of its own would take the
-// first one's dummy device and routes for what an earlier run of its own had left.
-// The error names the process that has it. Anybody may take such a name, so that one
-// who is of another user, or does not listen, keeps nobody away: he is no controller.
-func lockNamespace(log *slog.Logger) (release func(), err error) {
-	for range 2 { // its owner may be about to end
-		var listener net.Listener
-		listener, err = net.Listen("unix", namespaceLock)
-		if err == nil {
-			go refuse(listener)
-			return func() { listener.Close() }, nil
-		}
-		if !errors.Is(err, unix.EADDRINUSE) {
-			return nil, fmt.Errorf("lock the network namespace: %w", err)
-		}
-		var owner *unix.Ucred
-		if owner, err = peerOf(namespaceLock); err == nil && int(owner.Uid) == os.Geteuid() {
-			return nil, fmt.Errorf("another lvs-controller (pid %d) runs in this network namespace", owner.Pid)
-		}
-		if err == nil {
-			err = fmt.Errorf("process %d of user %d has it", owner.Pid, owner.Uid)
-		}
-	}
-	log.Warn("no controller has taken the name that keeps a second one away, but it is taken", "name", namespaceLock, "err", err)
-	return func() {}, nil
-}
-
-// refuse hangs up on all who call, so that there is always room for one more who asks
-// who listens.
-func refuse(listener net.Listener) {
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		conn.Close()
-	}
-}
-
-// peerOf is who listens on a Unix socket.
-func peerOf(name string) (owner *unix.Ucred, err error) {
-	conn, err := net.Dial("unix", name)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	controlErr := raw.Control(func(fd uintptr) {
-		owner, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	return owner, errors.Join(controlErr, err)
-}
-
-func writePID(f *os.File) error {
-	_, err := fmt.Fprintln(f, os.Getpid())
 	return err
 }
