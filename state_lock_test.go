@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -395,6 +396,47 @@ func TestLockRace(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A controller may lock the file between the moment that another user is seen to
+// hold it and the moment that it is replaced.
+func TestLockIsGivenBack(t *testing.T) {
+	dir, path := oldLock(t)
+	l := lockFile{path, slog.New(slog.DiscardHandler)}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	controller, err := os.Open(path)
+	if err == nil {
+		err = flock(controller)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fresh, err := l.replace(f, info); !errors.Is(err, errLockMoved) || fresh != nil {
+		t.Errorf("replaced although a controller has it: %v, %v", fresh, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || !l.names(info) {
+		t.Errorf("the controller's file is not at its place: %v, %v", left, err)
+	}
+	controller.Close()
+	fresh, err := l.replace(f, info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fresh.Close()
+	if again, err := l.replace(f, info); !errors.Is(err, errLockMoved) {
+		t.Errorf("what another controller has put there is replaced: %v, %v", again, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || l.names(info) {
+		t.Errorf("the old file is at its place: %v, %v", left, err)
 	}
 }
 
