@@ -145,7 +145,7 @@ func (o *object) addresses() []netip.Addr {
 	for _, list := range [][]ip{s.HostIPs, s.PodIPs} {
 		for _, each := range list {
 			a, err := netip.ParseAddr(each.IP)
-			if a = a.Unmap(); err == nil && !a.IsUnspecified() && !slices.Contains(addrs, a) {
+			if a = a.Unmap(); err == nil && a.Zone() == "" && !a.IsUnspecified() && !slices.Contains(addrs, a) {
 				addrs = append(addrs, a)
 			}
 		}

@@ -278,15 +278,15 @@ func decodeState(b []byte) (*state, error) {
 	}
 	s := newState()
 	for _, a := range f.Owned {
-		if !a.IsValid() {
-			return nil, errors.New("vips: empty address")
+		if !plainAddress(a) {
+			return nil, fmt.Errorf("vips: bad address %q", a)
 		}
 		s.Owned[a] = true
 	}
 	for _, e := range f.Working {
 		for _, r := range e.Servers {
-			if !r.Address.IsValid() || r.Address.Is6() != e.IPv6 || r.Weight == 0 {
-				return nil, fmt.Errorf("working: vip %s: bad real server %s", e.VIP, r.Address)
+			if !plainAddress(r.Address) || r.Address.Is6() != e.IPv6 || r.Weight == 0 {
+				return nil, fmt.Errorf("working: vip %s: bad real server %q", e.VIP, r.Address)
 			}
 			set := workKey{e.VIP, e.IPv6}
 			s.Memory.Working[set] = append(s.Memory.Working[set], r)
@@ -299,14 +299,14 @@ func decodeState(b []byte) (*state, error) {
 		s.Marks[m.Mark] = m.VIP
 	}
 	for _, e := range f.Started {
-		if !e.Address.IsValid() {
-			return nil, fmt.Errorf("slow_starts: vip %s: empty address", e.VIP)
+		if !plainAddress(e.Address) || !savable(e.Since) {
+			return nil, fmt.Errorf("slow_starts: vip %s: bad address %q or time", e.VIP, e.Address)
 		}
-		s.Memory.Started[startKey{e.VIP, e.Address}] = e.Since
+		s.Memory.Started[startKey{e.VIP, e.Address}] = e.Since.UTC()
 	}
 	for _, e := range f.Down {
-		if !e.Address.IsValid() {
-			return nil, fmt.Errorf("down: vip %s: empty address", e.VIP)
+		if !plainAddress(e.Address) {
+			return nil, fmt.Errorf("down: vip %s: bad address %q", e.VIP, e.Address)
 		}
 		if s.Down == nil {
 			s.Down = make(map[HealthKey]string)
@@ -314,10 +314,21 @@ func decodeState(b []byte) (*state, error) {
 		s.Down[HealthKey{e.VIP, e.Address, e.Port}] = e.Why
 	}
 	for _, e := range f.Drains {
-		if !e.Address.IsValid() {
-			return nil, fmt.Errorf("drains: %s: empty address", e.Service)
+		if e.Service == (ServiceKey{}) {
+			return nil, fmt.Errorf("drains: %q: no service", e.Address)
 		}
-		s.Drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline}
+		if !plainAddress(e.Address) || !savable(e.Deadline) {
+			return nil, fmt.Errorf("drains: %s: bad address %q or time", e.Service, e.Address)
+		}
+		s.Drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline.UTC()}
+	}
+	for _, a := range f.Addresses {
+		if !plainAddress(a.Address) {
+			return nil, fmt.Errorf("addresses: bad address %q on %s", a.Address, a.Device)
+		}
+	}
+	if !all(f.Local, plainAddress) {
+		return nil, errors.New("local_routes: bad address")
 	}
 	s.Addresses, s.Local = f.Addresses, f.Local
 	for _, d := range f.Daemons {
@@ -327,6 +338,17 @@ func decodeState(b []byte) (*state, error) {
 		s.Daemons = append(s.Daemons, d)
 	}
 	return s, nil
+}
+
+// savable reports whether t has a year that JSON can hold, also in UTC.
+func savable(t time.Time) bool {
+	y := t.UTC().Year()
+	return y >= 0 && y <= 9999
+}
+
+// all reports whether ok holds for each of list.
+func all[T any](list []T, ok func(T) bool) bool {
+	return !slices.ContainsFunc(list, func(v T) bool { return !ok(v) })
 }
 
 // rememberWithdrawn replaces Drains by who has drained from services that go as
