@@ -344,7 +344,7 @@ func TestLooksIntoTheKernel(t *testing.T) {
 func TestSecondInstance(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
 	file := writeConfig(t, "listen = \"\"\nmanage_sysctls = false\nstate_dir = \""+state+"\"\n"+staticVIP)
-	first, err := (&stateDir{path: state}).lock()
+	first, err := (&stateDir{path: state}).lock(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,6 +86,17 @@ func (a *attrs) str() string {
 	return string(b)
 }
 
+// name is str for what the kernel keeps in 16 bytes: IP_VS_SCHEDNAME_MAXLEN,
+// IP_VS_PENAME_MAXLEN, IP_VS_IFNAME_MAXLEN.
+func (a *attrs) name() string {
+	s := a.str()
+	if len(s) > 15 {
+		a.err = fmt.Errorf("attribute %d: a name of %d characters", a.typ, len(s))
+		return ""
+	}
+	return s
+}
+
 // knownSchedulers gives each scheduler's name one string, so that a dump of a
 // large table does not make one per service.
 var knownSchedulers = func() map[string]string {
@@ -184,9 +195,9 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 		case svcAttrFWMark:
 			v.Mark = a.u32()
 		case svcAttrSchedName:
-			v.Scheduler = a.str()
+			v.Scheduler = a.name()
 		case svcAttrPEName:
-			v.Engine = a.str()
+			v.Engine = a.name()
 		case svcAttrFlags:
 			v.Flags = ServiceFlags(binary.NativeEndian.Uint32(a.sized(8))) & settableFlags
 		case svcAttrTimeout:
@@ -297,6 +308,7 @@ func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *
 		return fail(fmt.Errorf("no address of a known family (%d): %w", family, errTruncated))
 	}
 	r.Address = inetAddr(addr, family)
+	r.Tunnel = r.Tunnel.effective(r.Forward)
 	return nil
 }
 
@@ -351,7 +363,7 @@ func decodeDaemon(body []byte) (SyncDaemon, error) {
 		case daemonAttrState:
 			d.Role = SyncRole(a.u32())
 		case daemonAttrIFN:
-			d.Interface = a.str()
+			d.Interface = a.name()
 		case daemonAttrSyncID:
 			d.ID = uint8(a.u32()) // a byte on the wire between directors
 		case daemonAttrMaxLen:

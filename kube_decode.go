@@ -147,7 +147,7 @@ func (o *object) addresses() []netip.Addr {
 				return addrs
 			}
 			a, err := netip.ParseAddr(each.IP)
-			if a = a.Unmap(); err == nil && !a.IsUnspecified() && !slices.Contains(addrs, a) {
+			if a = a.Unmap(); err == nil && a.Zone() == "" && !a.IsUnspecified() && !slices.Contains(addrs, a) {
 				addrs = append(addrs, a)
 			}
 		}

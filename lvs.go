@@ -8,6 +8,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -115,6 +116,10 @@ func (f ForwardingMethod) String() string {
 	return "fwd-" + strconv.Itoa(int(f))
 }
 
+// plainAddress reports whether a is written as every address of a table is: not
+// IPv4 in IPv6 form, and without a zone, which the kernel's table does not have.
+func plainAddress(a netip.Addr) bool { return a.IsValid() && !a.Is4In6() && a.Zone() == "" }
+
 // ServiceKey identifies a virtual service in the kernel's table: an address,
 // protocol and port, or a firewall mark. The address is always unmapped (never
 // ::ffff:a.b.c.d).
@@ -173,6 +178,9 @@ func (k *ServiceKey) UnmarshalText(text []byte) error {
 		return nil
 	}
 	ap, err := netip.ParseAddrPort(at)
+	if err == nil && !plainAddress(ap.Addr()) {
+		err = errors.New("an IPv4 address in IPv6 form, or one with a zone")
+	}
 	if err != nil {
 		return fmt.Errorf("virtual service %q: %w", text, err)
 	}
@@ -265,6 +273,20 @@ func (t TunnelSettings) String() string {
 		s += " remote checksum"
 	}
 	return s
+}
+
+// effective is t without what has no effect with its type or with forward: the
+// kernel keeps and shows whatever a program sets (ip_vs_rs_hash and ip_vs_xmit.c
+// read the port with GUE alone, and no flags with IPIP).
+func (t TunnelSettings) effective(forward ForwardingMethod) TunnelSettings {
+	switch {
+	case forward != Tunnel, t.Type == TunnelIPIP:
+		t = TunnelSettings{}
+	case t.Type == TunnelGRE:
+		t.Port = 0
+		t.Flags &^= TunnelRemoteChecksum
+	}
+	return t
 }
 
 // RealServer is one destination of a virtual service.

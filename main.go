@@ -302,7 +302,7 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 		return exitFailure
 	}
 	dir := &stateDir{path: cfg.StateDir}
-	lock, err := dir.lock()
+	lock, err := dir.lock(log)
 	if err != nil {
 		log.Error("cannot start", "err", err)
 		return exitFailure

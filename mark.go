@@ -457,10 +457,10 @@ func markKey(p MarkedPort) []byte {
 // parseMarkElement reads an element of a map. It refuses what Apply never makes.
 func parseMarkElement(e nftables.SetElement) (markElement, error) {
 	if n := len(e.Key) - 8; n >= 0 && len(e.Val) == 4 {
-		address, _ := netip.AddrFromSlice(e.Key[:n])
+		address, ok := netip.AddrFromSlice(e.Key[:n])
 		port := Port{Number: binary.BigEndian.Uint16(e.Key[n+4:]), Protocol: Protocol(e.Key[n])}
 		m := markElement{MarkedPort{address, port}, binary.NativeEndian.Uint32(e.Val)}
-		if bytes.Equal(markKey(m.MarkedPort), e.Key) {
+		if ok && bytes.Equal(markKey(m.MarkedPort), e.Key) {
 			return m, nil
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -159,6 +160,25 @@ func TestParseMarkElementRefuses(t *testing.T) {
 			t.Errorf("%s: read as %v", name, got)
 		}
 	}
+}
+
+// An element that is read is written again as the same, in the map of its family.
+func FuzzParseMarkElement(f *testing.F) {
+	f.Add(markKey(markedPort("10.0.0.1", "80/tcp")), []byte{1, 2, 3, 4})
+	f.Add(markKey(markedPort("2001:db8::1", "3868/sctp")), []byte{0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, key, mark []byte) {
+		m, err := parseMarkElement(nftables.SetElement{Key: key, Val: mark})
+		if err != nil {
+			return
+		}
+		var all []nftables.SetElement
+		for i := range markFamilies {
+			all = append(all, markFamilies[i].elements([]markElement{m})...)
+		}
+		if len(all) != 1 || !bytes.Equal(all[0].Key, key) || !bytes.Equal(all[0].Val, mark) {
+			t.Fatalf("%+v became %+v", m, all)
+		}
+	})
 }
 
 func TestDiffMarks(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 )
 
@@ -418,34 +419,43 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 }
 
+// What is read from a state file is written again as the same.
 func FuzzDecodeState(f *testing.F) {
+	f.Add([]byte(`{"version":1,"vips":["10.0.0.1"],"marks":[{"mark":4096,"vip":"a"}],"slow_starts":[{"vip":"a","server":"10.1.0.1","since":"2026-01-02T03:04:05+01:00"}],` +
+		`"addresses":[{"device":"eth0","address":"10.0.0.1"}],"local_routes":["10.0.0.1"],"down":[{"vip":"a","server":"10.1.0.1","port":80,"why":"<refused>"}],` +
+		`"working":[{"vip":"a","servers":[{"address":"10.1.0.1","forward":2,"weight":1,"port":8,"upper":2,"lower":1,"tunnel":{"type":1,"port":6080,"flags":1}}]}],` +
+		`"sync_daemons":[{"role":"master","interface":"eth1","syncid":7,"group":"ff02::81","port":8848,"ttl":1,"maxlen":1400,"device":3}]}`))
 	f.Add([]byte(`{"version":1,"vips":["10.0.0.1"],"drains":[{"service":"10.0.0.1:80/tcp","server":"10.1.0.1","deadline":"2026-01-02T03:04:05Z"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := decodeState(b)
 		if err != nil {
 			return
 		}
-		again, err := s.encode(nil, new(stateTexts))
+		text, err := s.encode(nil, new(stateTexts))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := decodeState(again); err != nil {
-			t.Fatalf("%s: %v", again, err)
+		again, err := decodeState(text)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if diff := cmp.Diff(s, again, compareAddrs, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("%s (-first +again):\n%s", text, diff)
 		}
 	})
 }
 
 func TestLockIsExclusive(t *testing.T) {
 	dir := stateDir{path: t.TempDir()}
-	first, err := dir.lock()
+	first, err := dir.lock(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dir.lock(); err == nil || !strings.Contains(err.Error(), "another lvs-controller (pid ") {
+	if _, err := dir.lock(slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "another lvs-controller (pid ") {
 		t.Errorf("second lock: %v", err)
 	}
 	first.Close()
-	again, err := dir.lock()
+	again, err := dir.lock(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

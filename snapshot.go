@@ -91,6 +91,8 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 		return nil, head, errTornSnapshot
 	} else if head.Version != snapshotVersion {
 		return nil, head, fmt.Errorf("version %d, want %d", head.Version, snapshotVersion)
+	} else if !savable(head.Saved) {
+		return nil, head, errTornSnapshot
 	} else {
 		sum.Write(line)
 	}
@@ -110,6 +112,9 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 			query = line.Pods
 			c.Pods[*query] = []*Pod{}
 		case line.Pod != nil && query != nil:
+			if !all(line.Pod.Addresses, plainAddress) {
+				return nil, head, errTornSnapshot
+			}
 			c.Pods[*query] = append(c.Pods[*query], line.Pod)
 		case line.ConfigMap != nil && line.Content != nil:
 			c.ConfigMaps[*line.ConfigMap] = *line.Content
