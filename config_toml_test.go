@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -546,8 +547,23 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add(vipLine("forward = 'tunnel'\nsorry_server = '::1'\ntunnel.type = 'gre'\ntunnel.checksum = 'remote'\ntunnel.port = 1"))
 	f.Add(vipLine("[vip.health]\ntcp = 1\nports = true\ndatapath = true\ninterval = '1s'\ntimeout = '1s'\nhttp = { path = '/a', host = 'b:1', status = [200, '300-302'], tls = true }"))
 	f.Add("listen = ':80'\nvip = [{}, 1]\n'a\\b'.c = 1979-05-27\n[[x.y]]\n")
+	f.Add(strings.Repeat("a.", 20_000) + "a = 1")
+	f.Add("a = " + strings.Repeat("[{b=", 10_000))
+	f.Add("[" + strings.Repeat("k", 20_000) + "]\n" + strings.Repeat("a.b.c.d.e.f.g = {}\n", 1000))
 	f.Fuzz(func(t *testing.T, text string) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		start := cpuSpent(t)
 		c, err := ParseConfig("c.toml", []byte(text))
+		took := cpuSpent(t) - start
+		runtime.ReadMemStats(&after)
+		// Many times what was measured.
+		if len(text) <= 64<<10 && took > time.Second {
+			t.Errorf("%d bytes took %s", len(text), took)
+		}
+		if spent := after.TotalAlloc - before.TotalAlloc; spent > 16<<20+4096*uint64(len(text)) {
+			t.Errorf("%d bytes took %d bytes of memory", len(text), spent)
+		}
 		if err == nil {
 			if len(c.VIPs) == 0 {
 				t.Fatal("a config without VIPs")
@@ -561,6 +577,7 @@ func FuzzParseConfig(f *testing.F) {
 		if !ok || len(mistakes.First) == 0 {
 			t.Fatalf("not ConfigErrors: %v", err)
 		}
+		checkMistakeBounds(t, mistakes)
 		for _, m := range mistakes.First {
 			if strings.ContainsAny(m.Error(), "\n\r") {
 				t.Errorf("not on one line: %q", m.Error())
