@@ -35,7 +35,7 @@ type Config struct {
 	VIPs    []VIP // in file order; names and addresses are unique
 	// Warnings are about keys that are valid and may mean something else than
 	// they seem to, in file order.
-	Warnings ConfigErrors
+	Warnings []ConfigError
 }
 
 // MarkRange is where the firewall marks of port groups are taken from.

@@ -221,23 +221,22 @@ const noChanges = "none"
 // by key for the rest: "vip db added, vip edge changed, listen changed".
 func configChanges(before, after *Config) string {
 	var changes []string
-	byName := func(c *Config, name string) *VIP {
-		if i := slices.IndexFunc(c.VIPs, func(v VIP) bool { return v.Name == name }); i >= 0 {
-			return &c.VIPs[i]
-		}
-		return nil
+	old, kept := make(map[string]*VIP, len(before.VIPs)), make(map[string]bool, len(after.VIPs))
+	for i := range before.VIPs {
+		old[before.VIPs[i].Name] = &before.VIPs[i]
 	}
 	for i := range after.VIPs {
 		v := &after.VIPs[i]
-		switch old := byName(before, v.Name); {
-		case old == nil:
+		kept[v.Name] = true
+		switch was := old[v.Name]; {
+		case was == nil:
 			changes = append(changes, "vip "+v.Name+" added")
-		case !reflect.DeepEqual(old, v):
+		case !reflect.DeepEqual(was, v):
 			changes = append(changes, "vip "+v.Name+" changed")
 		}
 	}
 	for i := range before.VIPs {
-		if name := before.VIPs[i].Name; byName(after, name) == nil {
+		if name := before.VIPs[i].Name; !kept[name] {
 			changes = append(changes, "vip "+name+" removed")
 		}
 	}

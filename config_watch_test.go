@@ -524,7 +524,7 @@ func TestWatchRejectedIsConfigErrors(t *testing.T) {
 	w := startReload(t, plainConfigFile)
 	w.write(w.path, "a = 1\nb = 2\n")
 	err := <-w.rejected
-	if mistakes, ok := errors.AsType[ConfigErrors](err); !ok || len(mistakes) != 3 {
-		t.Errorf("%d mistakes, %v: %v", len(mistakes), ok, err)
+	if mistakes, ok := errors.AsType[ConfigErrors](err); !ok || len(mistakes.First) != 3 {
+		t.Errorf("%d mistakes, %v: %v", len(mistakes.First), ok, err)
 	}
 }

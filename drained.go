@@ -154,7 +154,7 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	// With a mistake in the file the controller goes on, and its operator may want
 	// the director out just now.
 	mistakes, mistaken := errors.AsType[ConfigErrors](err)
-	mistaken = mistaken && src.path != "" && !slices.ContainsFunc(mistakes, aboutDirectory)
+	mistaken = mistaken && src.path != "" && mistakes.More == 0 && !slices.ContainsFunc(mistakes.First, aboutDirectory)
 	if mistaken {
 		cfg, err = LoadDirectories(src.path)
 	}

@@ -43,7 +43,8 @@ a Kubernetes cluster through the kernel's IPVS, in direct routing.
 
   lvs-controller -config FILE            run
   lvs-controller -config FILE -cleanup   remove what it put into the kernel
-  lvs-controller check -config FILE      validate the file; 1 = mistakes
+  lvs-controller check [-all] -config FILE
+                                         validate the file; 1 = mistakes
   lvs-controller diff -config FILE       what would change in the kernel now; 2 = changes
   lvs-controller status [-config FILE] [-o json]
                                          services, real servers, reasons, connections
@@ -473,9 +474,26 @@ func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code
 
 // runCheck validates a configuration file.
 func runCheck(args []string, stdout, stderr io.Writer) int {
-	src, cfg, code := configured(newFlags("lvs-controller check", stderr), args)
-	if cfg == nil {
+	fs := newFlags("lvs-controller check", stderr)
+	all := fs.Bool("all", false, fmt.Sprintf("print the first %d mistakes, not the first %d alone", maxMistakes, mistakesInCheck))
+	src := new(source)
+	src.flags(fs)
+	if code, done := parse(fs, args); done {
 		return code
+	}
+	src.parsed(fs)
+	cfg, err := src.load()
+	n := mistakesInCheck
+	if *all {
+		n = maxMistakes
+	}
+	if mistakes, ok := errors.AsType[ConfigErrors](err); ok {
+		fmt.Fprintln(stderr, mistakes.Text(n))
+		return exitFailure
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
 	}
 	name, s := src.path, "s"
 	if name == "" {
@@ -484,7 +502,7 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	if len(cfg.VIPs) == 1 {
 		s = ""
 	}
-	for _, warning := range cfg.Warnings {
+	for _, warning := range (ConfigErrors{First: cfg.Warnings}).lines(n) {
 		fmt.Fprintln(stderr, "warning:", warning)
 	}
 	fmt.Fprintf(stdout, "%s: valid, %d VIP%s\n", name, len(cfg.VIPs), s)

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -33,4 +34,37 @@ func shorten(s string, most int) string {
 		}
 	}
 	return s
+}
+
+// quotedLen is the length of s in a log line, in bytes.
+func quotedLen(s string) int { return len(strconv.Quote(s)) - len(`""`) }
+
+// cutQuoted shortens s to at most n bytes in a log line and shows that it did.
+func cutQuoted(s string, n int) string {
+	if quotedLen(s) <= n {
+		return s
+	}
+	n -= len("…")
+	for i, r := range s {
+		if n -= quotedLen(string(r)); n < 0 {
+			return s[:i] + "…"
+		}
+	}
+	return s
+}
+
+// printable escapes what would break a line or does not print.
+func printable(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		if strconv.IsPrint(r) && (r != utf8.RuneError || size > 1) {
+			b.WriteString(s[:size])
+		} else {
+			quoted := strconv.Quote(s[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		s = s[size:]
+	}
+	return b.String()
 }
