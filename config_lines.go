@@ -21,7 +21,7 @@ import (
 const (
 	maxKeyLevels = 8       // keys in keys and lists in lists, together
 	maxKeyPath   = 128     // bytes of a path
-	maxKeys      = 100_000 // keys, tables and list elements
+	maxKeys      = 100_000 // keys, each part of a dotted one, tables and list elements
 )
 
 // excess is where a text exceeds a bound, and which.
@@ -120,6 +120,7 @@ type keyScanner struct {
 	pos      int            // offset of the next byte
 	lineNo   int            // line of the next byte
 	lines    keyLines       // the result
+	keys     int            // keys, tables and list elements so far; each part of a dotted key is one
 	excess   *excess        // the bound that ended the walk
 	table    keyPlace       // what the last header opened
 	elements map[string]int // path of an [[array of tables]] → elements so far
@@ -190,14 +191,14 @@ func (s *keyScanner) skipBlank() {
 // note records that the key at path stands on line n. The first place counts:
 // a table that is opened again, or implied by a dotted key, keeps its line.
 func (s *keyScanner) note(path string, n int) {
+	s.keys++
 	_, ok := s.lines[path]
 	switch {
-	case ok:
 	case len(path) > maxKeyPath:
 		s.refuse(path, n, "the key with the tables it is in is longer than %d bytes, want a shorter one", maxKeyPath)
-	case len(s.lines) == maxKeys:
+	case s.keys > maxKeys:
 		s.refuse(path, n, "the file has more than %d keys and list elements, want fewer", maxKeys)
-	default:
+	case !ok:
 		s.lines[path] = n
 	}
 }
