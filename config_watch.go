@@ -214,6 +214,9 @@ func logWarnings(log *slog.Logger, cfg *Config) {
 	}
 }
 
+// shownChanges is how many changes of a reload one log line names.
+const shownChanges = 20
+
 // noChanges is what configChanges says of equal configurations.
 const noChanges = "none"
 
@@ -266,6 +269,9 @@ func configChanges(before, after *Config) string {
 			}
 			changes = append(changes, change)
 		}
+	}
+	if more := len(changes) - shownChanges; more > 0 {
+		changes = append(changes[:shownChanges], fmt.Sprintf("and %d more", more))
 	}
 	if len(changes) == 0 {
 		return noChanges

@@ -528,3 +528,15 @@ func TestWatchRejectedIsConfigErrors(t *testing.T) {
 		t.Errorf("%d mistakes, %v: %v", len(mistakes.First), ok, err)
 	}
 }
+
+// A reload of many VIPs is a line that can be read.
+func TestConfigChangesAreBounded(t *testing.T) {
+	many := defaultConfig()
+	for i := range 1_000 {
+		many.VIPs = append(many.VIPs, VIP{Name: fmt.Sprintf("vip-%04d", i)})
+	}
+	got := configChanges(defaultConfig(), many)
+	if !strings.HasPrefix(got, "vip vip-0000 added, ") || !strings.HasSuffix(got, "vip vip-0019 added, and 980 more") {
+		t.Errorf("changes: %s", shorten(got, 1_000))
+	}
+}
