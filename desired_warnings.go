@@ -15,10 +15,6 @@ import (
 	"strings"
 )
 
-// shownWarnings is how many faults of a kind one warning names. The rest is
-// counted.
-const shownWarnings = 20
-
 // warningKind tells apart what a warning is about.
 type warningKind string
 

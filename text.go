@@ -19,6 +19,10 @@ const (
 	// reportedText is how many characters of another program's report, such as
 	// an error of the API server, a message keeps.
 	reportedText = 1000
+
+	// shownWarnings is how many faults of one kind a warning or the log names.
+	// The rest is counted.
+	shownWarnings = 20
 )
 
 // shorten returns s when it has at most most characters, else its first ones and
