@@ -1,7 +1,7 @@
 // How long to wait before the next attempt of something that failed.
 //
-// Used by the reconcile loop and by the streams of the cluster. An attempt is
-// repeated without end: only the waits are bounded. Pure.
+// Used by kube.go and reconcile*.go. An attempt is repeated without end: only
+// the waits are bounded. Pure.
 
 package main
 

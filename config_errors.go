@@ -1,10 +1,10 @@
 // The mistakes in a configuration file, bounded in memory and in text.
 //
-// config_value.go and config_toml.go add to a mistakes list while they read a
-// file; they return it as ConfigErrors, which main.go and config_watch.go
-// print. Of a file with more mistakes than maxMistakes only the first are
-// kept. Whatever the file holds, a mistake is one line of printable
-// characters, and a quotation from the file is cut. No I/O.
+// Used by cmd*.go. config_value.go and config_toml.go add to a list of mistakes
+// while they read a file, and return it as ConfigErrors. Of a file with more
+// mistakes than maxMistakes only the first are kept. Whatever the file contains,
+// a mistake is one line of printable characters, and a quotation from the file is
+// cut. No I/O.
 
 package main
 

@@ -1,12 +1,9 @@
-// Line numbers of configuration keys, and the bounds of the file's structure.
+// Line numbers of configuration keys, for error messages.
 //
-// The TOML decoder hands out values without their place in the file, and a
-// mistake without a line is hard to find in a long file. This file reads the
-// text once more, to note on which line each key stands. config_toml.go calls
-// it before the decoder, whose time and memory grow with the square of how
-// deep keys are nested and of how long they are: text that exceeds a bound is
-// refused here. It judges nothing else: text that is not TOML gives fewer
-// lines, never an error and never a panic. Standard library only; no I/O.
+// Used by config*.go. The TOML decoder returns values without their line. This
+// file reads the text a second time and notes the line of each key. It reports
+// no mistakes: for text that is not TOML it returns fewer lines, never an
+// error, and it never panics. Standard library only; no I/O.
 
 package main
 

@@ -1,15 +1,14 @@
 // config.toml → Config.
 //
-// main.go calls LoadConfig at start and for `check`; config_watch.go calls
-// ParseConfig at every reload. Both answer with a whole valid Config or with
-// every mistake in the file at once; LoadDirectories, for drained.go, lets most
-// mistakes pass. The keys of each table, with their ranges, stand in the function
-// that reads that table (those of [[vip]] in config_vip.go); their defaults in
-// defaultConfig and defaultVIP. What is read nowhere is unknown and a mistake.
+// Used by cmd*.go. The result is a whole valid Config, or every mistake in the
+// file at once. LoadDirectories, for the sub-command drain, accepts a file with
+// most mistakes. The keys of each table and their ranges are in the function
+// that reads the table, the defaults in defaultConfig and defaultVIP. A key
+// that no function reads is unknown, and that is a mistake.
 //
-// This file alone imports the TOML library. It reads the one file it is given
-// and may do no other I/O: whether a kubeconfig or a device exists is found
-// out by who uses it.
+// Only this file imports the TOML library. It reads the one file that it is given
+// and does no other I/O: it does not check whether a kubeconfig or a device
+// exists.
 
 package main
 

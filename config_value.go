@@ -1,9 +1,9 @@
-// Reading single values of config.toml.
+// Reads single values of config.toml.
 //
-// config_toml.go describes each table with these parts: a list of settings,
-// each a key and a reader made by into and one of text, duration, integer and
-// so on. A reader says what is wrong and what is allowed, in one line; where,
-// is added here. Nothing here knows a key of ours or does I/O.
+// Used by config*.go. A table is described as a list of settings: a key and a
+// reader, made by into and one of text, duration, integer and so on. A reader
+// says in one line what is wrong and what is allowed; the line number is added
+// here. This file knows no key of ours and does no I/O.
 
 package main
 

@@ -1,9 +1,9 @@
 // [[vip]] → VIP.
 //
-// config_toml.go calls this for each [[vip]]. The keys of its tables, with
-// their ranges, stand in the function that reads the table, [vip.health]'s in
-// config_health.go; their defaults in defaultVIP. What two keys say together is checked at the end of vip, when
-// all of them have been read. No I/O.
+// Used by cmd.go. The keys of the tables and their ranges are in the function
+// that reads the table (those of [vip.health] in config_health.go), the
+// defaults in defaultVIP. Rules about two keys are checked at the end of vip,
+// after all keys are read. No I/O.
 
 package main
 
@@ -21,12 +21,6 @@ import (
 // Helm chart label them, without the default backend. It is in canonical
 // order.
 const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
-
-// schedulers are the kernel's IPVS schedulers, kernel 6.1.
-var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
-
-// knownScheduler reports whether the kernel has a scheduler of that name.
-func knownScheduler(name string) bool { return slices.Contains(schedulers, name) }
 
 // maxSelector is the length in bytes of the longest selector. It becomes a part
 // of a URL, and takes some time to judge.
@@ -67,15 +61,6 @@ func defaultFlags(scheduler string) ServiceFlags {
 	}
 	return 0
 }
-
-// hashes reports whether scheduler has a place for each real server, and keeps
-// it while that one is quiesced. Without its fallback it refuses new clients
-// then (ip_vs_sh_get; ip_vs_mh_get, and last_weight in __ip_vs_update_dest).
-func hashes(scheduler string) bool { return scheduler == "sh" || scheduler == "mh" }
-
-// refusesWhileDraining reports whether v's scheduler has no real server for the
-// new clients of one that drains.
-func (v *VIP) refusesWhileDraining() bool { return hashes(v.Scheduler) && v.Flags&FlagSched1 == 0 }
 
 // sharingSchedulers give a real server a share of the clients that grows with
 // its weight. To fo and ovf it is a rank and a limit, to the others only 0

@@ -1,11 +1,10 @@
-// Hot reload of the configuration file.
+// Hot reload of the configuration file, and the file watcher itself.
 //
-// main.go runs one ConfigWatcher beside the reconcile loop. It notices a
-// write, a rename over the file, a symlink swap (a Kubernetes volume's
-// "..data"), deletion and re-creation, and SIGHUP, and publishes the new
-// Config. It never publishes anything but a whole valid one, never changes the
-// one in force and never ends before its context does: the worst that a bad
-// file or a broken watch can do is that nothing changes.
+// Used by host_drain.go and main.go. One ConfigWatcher runs beside the
+// reconcile loop. It notices a write, a rename over the file, a symlink swap
+// (the "..data" of a Kubernetes volume), deletion and re-creation, and SIGHUP.
+// It publishes valid configurations only, never changes the one in force, and
+// runs until its context ends: a bad file or a broken watch changes nothing.
 
 package main
 
@@ -280,7 +279,7 @@ func configChanges(before, after *Config) string {
 }
 
 // notifications are the change events of the directories that decide what a file is,
-// for the operator's drain (drained.go) too. Without a watcher its channels are nil:
+// for the operator's drain (host_drain.go) too. Without a watcher its channels are nil:
 // never ready.
 type notifications struct {
 	watcher *fsnotify.Watcher

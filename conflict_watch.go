@@ -1,11 +1,10 @@
-// The watch for other hosts that claim a VIP: split brain between directors, a
-// node that answers ARP, an address that is used twice.
+// Watches for other hosts that claim a VIP: split brain between directors, a node
+// that answers ARP, an address that is used twice.
 //
-// main.go starts it. It listens on the devices that have a VIP, and only there
-// and then, for ARP and neighbour advertisements about it; and now and then it
-// asks who has it, in a way that changes no neighbour's mind. conflict.go
-// judges. It never touches the kernel's tables or an address, and the rest of
-// the controller never waits for it.
+// Used by main.go. It listens for ARP and neighbour advertisements on the
+// devices that have a VIP, while they have it. From time to time it asks who
+// has the VIP, with packets that change no neighbour's cache. conflict.go
+// decides. It changes no table and no address, and no other task waits for it.
 
 package main
 
@@ -127,21 +126,6 @@ func (w *conflictWatch) Run(ctx context.Context) error {
 func (w *conflictWatch) soon(at time.Time) {
 	if at.Before(w.next) {
 		w.next = at
-	}
-}
-
-// followEvents rings moved whenever the kernel tells of anything: of the host's
-// addresses, or of devices (uplink.go).
-func followEvents(ctx context.Context, events *netlink.Conn, moved chan<- struct{}) {
-	for ctx.Err() == nil {
-		_, err := events.Receive()
-		switch {
-		case errors.Is(err, os.ErrClosed), errors.Is(err, net.ErrClosed), errors.Is(err, unix.EBADF):
-			return
-		case err != nil: // ENOBUFS: there were too many to read
-			sleepContext(ctx, time.Second)
-		}
-		ring(moved)
 	}
 }
 

@@ -1,8 +1,10 @@
-// IPVS generic-netlink messages, the receiving half.
+// Decodes IPVS generic netlink messages.
 //
-// genl_conn.go hands the kernel's bytes to these functions. They check every
-// length before they read, never keep a reference to the buffer they are
-// given, and never panic, whatever the bytes (see the fuzz targets).
+// Used by reconcile*.go, http*.go, cmd_status.go and main.go. genl_conn.go and
+// genl_dump.go pass the kernel's bytes to these functions; the other files use
+// the decoded types. Every length is checked before the read. No function keeps
+// a reference to its buffer, and none panics, whatever the bytes are (see the
+// fuzz targets).
 
 package main
 
@@ -223,10 +225,6 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 	v.Netmask = prefixBits(mask, family)
 	return nil
 }
-
-// oddNetmask stands for a netmask that no prefix length describes. Another
-// hand made it; it equals nothing a configuration can ask for.
-const oddNetmask = 255
 
 // prefixBits is the inverse of ipv4Mask and ipv6PrefixLen: the whole address
 // becomes 0, so that equal services compare equal.

@@ -1,8 +1,8 @@
 // The HTTP listener: /healthz, /readyz, /metrics and /status.json.
 //
-// main.go starts it. It reads the loop's published view and asks the kernel
-// through a socket of its own; it changes nothing, and an error of its own
-// never ends the controller.
+// Used by cmd_status.go and main.go. It reads what the other tasks publish and
+// asks the kernel through its own socket. It changes nothing, and none of its
+// errors ends the controller.
 
 package main
 

@@ -1,10 +1,12 @@
-// Following a file instead of an API server: `kubectl get pods,configmaps -o
-// json` (or yaml), for trials, tests and clusters a director may not ask.
+// Follows a file instead of an API server: the output of `kubectl get
+// pods,configmaps -o json` (or yaml), for trials, tests and clusters that a
+// director may not ask.
 //
-// kube.go starts one followFile for all streams. The file is read again when it
-// changes by any means (write, rename over it, symlink swap) and is taken whole
-// or not at all: one that vanishes, does not parse or is cut short changes
-// nothing. Labels are matched here, as no server does it.
+// Used by kube.go. One followFile serves all streams. The file is read again
+// after any change (write, rename over it, symlink swap), and is accepted as a
+// whole or not at all: a file that is missing, cut off or invalid changes
+// nothing. Label selectors are applied here, because there is no server to
+// apply them.
 
 package main
 

@@ -1,8 +1,8 @@
 // The reconcile loop: the one goroutine that writes to the kernel's IPVS.
 //
-// main.go starts it. It is woken by a new input (configuration, cluster, probes), by a
-// deadline of its own (audit, drain, retry), and by nothing else; each time it
-// takes the newest of everything, computes the table to reach, and sends the
+// Used by http*.go, cmd_status.go and main.go. A new input (configuration,
+// cluster, probe results) or a deadline (audit, drain, retry) wakes it. Each
+// pass takes the newest inputs, computes the table to reach, and sends the
 // difference. It never flushes, never touches a service on an address that is
 // not ours, and leaves the kernel as it is when it ends.
 

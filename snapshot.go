@@ -1,10 +1,10 @@
-// The last-good snapshot of the cluster, on disk.
+// The last-good Cluster, on disk.
 //
-// main.go loads it before anything else and runs saveSnapshots beside the
-// reconcile loop. With it a director that boots while the API server is away
-// serves what it served last, and after any start the brake knows whom to miss. A
-// file that is torn, foreign or of another version is refused and said so; a
-// snapshot is never used in part.
+// Used by main.go. main.go loads it at start and runs saveSnapshots beside the
+// reconcile loop. A director that boots while the API server is away serves
+// what it served last, and after a start the mass-removal guard knows which
+// pods served before. A file that is cut off, of another version or not ours is
+// refused with a log line, and never used in part.
 
 package main
 

@@ -1,11 +1,13 @@
-// What must outlive the process but not the kernel's table: which VIPs are
-// ours, who drains until when, who was in service last, who was down by its
-// probes.
+// What must survive the process but not the kernel's table: which VIPs are ours,
+// which real servers drain until when, which served last, and which were down by
+// their probes.
 //
-// reconcile.go saves it before it changes the kernel and loads it at start.
-// It lies in the state directory under /run, which a reboot empties together
-// with the kernel's table. A file that cannot be read is refused, said so, and
-// replaced; it never stops the controller.
+// Used by host_drain.go, snapshot.go, reconcile*.go, cmd*.go and main.go. The
+// reconcile loop loads it at start and saves it before it changes the kernel.
+// The file is in the state directory under /run, which a reboot empties
+// together with the kernel's table. A file that cannot be read is refused with
+// a log line and replaced; it never stops the controller. The locks against a
+// second controller are here too.
 
 package main
 
@@ -133,10 +135,6 @@ func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	}
 	texts.forget(s)
 	return append(b, "]}\n"...), nil
-}
-
-func (id rowID) compare(o rowID) int {
-	return cmp.Or(id.Service.Compare(o.Service), id.Address.Compare(o.Address), cmp.Compare(id.Port, o.Port))
 }
 
 // appendComma begins an entry on a line of its own.

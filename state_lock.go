@@ -1,9 +1,9 @@
 // The locks that keep a second controller away: one file in the state directory,
 // one name in the network namespace.
 //
-// main.go takes both before it does anything else. A lock that another user holds
-// keeps no controller from starting, and one that a controller may hold is never
-// taken from it. Nothing here follows a link or writes to a file of another user.
+// Used by main.go. It takes both before anything else. A lock of another user does
+// not prevent a start, and a lock that a controller may have is never taken from
+// it. Nothing here follows a link or writes to a file of another user.
 
 package main
 

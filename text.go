@@ -1,8 +1,8 @@
 // Bounds for text from outside: what is quoted in a message, a log line or the
 // status is short, whatever its source sends.
 //
-// Used by every file that quotes input. It knows nothing of what the text
-// means. Pure; no I/O.
+// Used by lvs.go, kube*.go, config*.go and desired*.go. It knows nothing of what
+// the text means. Pure; no I/O.
 
 package main
 
