@@ -27,10 +27,11 @@ dist:
 # LVS_REQUIRE_ALL=1: a test that cannot run here fails instead of being skipped.
 test: unit model kernel
 
-unit: vm-setup
+unit: build vm-setup
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
-	LVS_REQUIRE_ALL=1 go test . ./test/director ./test/bench
+	LVS_REQUIRE_ALL=1 go test . ./test/bench
+	LVS_REQUIRE_ALL=1 go test ./test/director -binary $(CURDIR)/lvs-controller
 
 # Compiled tests for the virtual machine: those of the top level by what they need,
 # which is their build tag, and those that run the binary.
@@ -49,11 +50,11 @@ SEQUENCES := 20000
 model:
 	go test -run '^TestModel$$' -rapid.checks=$(SEQUENCES) -timeout 20m .
 
-# SIZE=long hands over and drains under as much load as the long drills.
+# LVS_DRILL=long hands over and drains under as much load as the long drills.
 kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
 	test/vm/run -timeout 1200 -file lvs-controller -file install -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
 		-- sh -c "code=0; for tests in ./ipvs.test './director.test -group kernel -install install'; do \
-		\$$tests -binary /work/lvs-controller $(if $(SIZE),-size $(SIZE)) -test.v -test.timeout 1170s $(PATTERN) || code=1; done; exit \$$code"
+		\$$tests -binary /work/lvs-controller $(if $(LVS_DRILL),-size $(LVS_DRILL)) -test.v -test.timeout 1170s $(PATTERN) || code=1; done; exit \$$code"
 
 e2e: build vm-setup $(CACHE)/director.test
 	test/kube/build

@@ -1,7 +1,7 @@
 // Directors that are active at the same time: a router shares the clients' flows
 // out among all that tell it, by BGP, that they have the VIP. Real routing daemons
 // on the router and on the directors, those of routing_rig_test.go; no sync daemon
-// anywhere. ecmp_kernel_test.go and drill_ecmp_test.go use it.
+// anywhere. ecmp_test.go and drill_ecmp_test.go use it.
 
 package director
 

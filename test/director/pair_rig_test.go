@@ -1,6 +1,6 @@
 // The rig of the tests of a pair: two directors with real keepalived, configured
 // as we print it, and downloads through the VIP that must not notice which of the
-// two is there. pair_kernel_test.go and drill_pair_test.go make the pairs, each
+// two is there. pair_test.go and drill_pair_test.go make the pairs, each
 // with a cluster of its own kind; nothing here knows which.
 
 package director
