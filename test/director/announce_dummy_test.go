@@ -1,3 +1,6 @@
+// VIPs on a dummy device (announce = "dummy"): what a routing daemon sees of them over a
+// controller's life, and when they go.
+
 package director
 
 import (

@@ -1,3 +1,6 @@
+// Two hosts that claim one VIP: what the controller says, in the log, in `status` and in
+// /metrics, and what it must not take for a conflict.
+
 package director
 
 import (

@@ -1,3 +1,5 @@
+// install/realserver.sh in real network namespaces.
+
 package director
 
 import (

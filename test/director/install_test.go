@@ -1,3 +1,5 @@
+// The scripts of install/, in each shell that they are written for.
+
 package director
 
 import (

@@ -1,3 +1,5 @@
+// How `keepalived` finds the device and the addresses of the host that it runs on.
+
 package director
 
 import (

@@ -1,3 +1,5 @@
+// The scheduler mh: which clients move to another node when one drains or comes.
+
 package director
 
 import (

@@ -1,3 +1,5 @@
+// A single director that announces the VIP itself, and a second one that takes over.
+
 package director
 
 import (

@@ -1,3 +1,5 @@
+// The sync daemons of IPVS: which run, and what a second director knows by them.
+
 package director
 
 import (

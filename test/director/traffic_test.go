@@ -1,3 +1,5 @@
+// Which node answers a client: what sticks, protocols, shares, slow start, IPv6.
+
 package director
 
 import (

@@ -1,3 +1,5 @@
+// Real servers behind a router, which are reached through a tunnel.
+
 package director
 
 import (
