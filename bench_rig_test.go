@@ -1,3 +1,5 @@
+//go:build bench || plane
+
 // The controller inside a benchmark: its loop on the real kernel, without a
 // process around it. The only file of the benchmarks that knows the insides of
 // the controller.
@@ -19,13 +21,22 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
+	"lvs-controller/test/bench/guest"
 	"lvs-controller/test/lab"
 )
 
-// collectAsMain sets the garbage collector as main does.
-func collectAsMain() { debug.SetGCPercent(50) }
+// benchmark is a test that measures.
+type benchmark struct{ *guest.Benchmark }
+
+// newBenchmark makes a benchmark whose garbage is collected as main does it.
+func newBenchmark(t *testing.T) *benchmark {
+	t.Helper()
+	debug.SetGCPercent(50)
+	return &benchmark{guest.New(t)}
+}
 
 // timedKernel is the loop's director with a watch in hand.
 type timedKernel struct {
@@ -92,7 +103,7 @@ func newBenchDirector(b *benchmark, h *lab.Host, vips ...benchVIP) *benchDirecto
 		err  error
 	)
 	h.Do(func() { conn, err = dialIPVS() })
-	must(b.T, err)
+	lab.Must(b.T, err)
 	return newDirectorOn(b, conn, vips...)
 }
 
@@ -122,7 +133,7 @@ func newDirectorOn(b *benchmark, kernel director, vips ...benchVIP) *benchDirect
 		cfg.VIPs = append(cfg.VIPs, vip)
 		ports := make(map[string]string, v.services)
 		for i := range v.services {
-			ports[fmt.Sprint(benchPort+i)] = "default/backend:80"
+			ports[fmt.Sprint(guest.Port+i)] = "default/backend:80"
 		}
 		d.cluster.ConfigMaps[vip.TCPServices] = ConfigMap{Exists: true, Data: ports}
 		for _, a := range v.nodes {

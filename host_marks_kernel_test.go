@@ -1,5 +1,7 @@
+//go:build ipvs
+
 // Tests of the firewall marks on a real kernel, with nft and ipvsadm as the
-// referees. What they need is said in kernel_test.go.
+// referees.
 
 package main
 
@@ -16,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lvs-controller/test/args"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
@@ -34,7 +38,6 @@ type markRig struct {
 }
 
 func newMarkRig(t *testing.T) *markRig {
-	requireKernel(t)
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
 	r := &markRig{T: t, lab: l, director: l.Host("director", 2), log: new(bytes.Buffer)}
@@ -317,7 +320,7 @@ func TestKernelMarkScale(t *testing.T) {
 func TestKernelMarkErrors(t *testing.T) {
 	r := newMarkRig(t)
 	r.director.Start("sh", "-c", "(echo 'add table inet lvs-controller { flags owner; }'; sleep 3) | nft -i")
-	within(t, 10*time.Second, func() string {
+	lab.Within(t, 10*time.Second, func() string {
 		if out := r.director.Run("nft", "list", "tables"); !strings.Contains(out, "lvs-controller") {
 			return "there is no table: " + out
 		}
@@ -383,7 +386,7 @@ func TestKernelMarkPackets(t *testing.T) {
 			"udp . 80 . 0x00001002", "udp . 82 . 0x00000077"},
 		"large": {"udp . 81 . 0x00001004", "udp . 82 . 0x00000077"},
 	} {
-		within(t, 5*time.Second, func() string {
+		lab.Within(t, 5*time.Second, func() string {
 			text := oneSpace(r.director.Run("nft", "list", "set", "inet", "watch", set))
 			_, text, _ = strings.Cut(text, "elements = { ")
 			text, _, _ = strings.Cut(text, " }")
@@ -412,7 +415,7 @@ func TestKernelMarkSticky(t *testing.T) {
 	r.director.Run("ipvsadm", "-A", "-f", "4098", "-s", "rr")
 	for i, name := range []string{"node1", "node2"} {
 		n := r.lab.Host(name, 11+i)
-		n.Run(controllerBinary(t), "realserver", "-vip", vip4+","+vip6, "-uplink", "eth0", "-state", filepath.Join(t.TempDir(), name))
+		n.Run(*args.Binary, "realserver", "-vip", vip4+","+vip6, "-uplink", "eth0", "-state", filepath.Join(t.TempDir(), name))
 		n.Serve(80, 443)
 		n.ServeUDP(addr(vip4), 53)
 		n.ServeUDP(addr(vip6), 53)
@@ -468,7 +471,7 @@ func TestKernelMarkSticky(t *testing.T) {
 		t.Errorf("answers without marks: %v", got)
 	}
 	_, before, _ := stream.State()
-	within(t, 10*time.Second, func() string {
+	lab.Within(t, 10*time.Second, func() string {
 		if _, n, err := stream.State(); err != nil || n < before+5 {
 			return fmt.Sprintf("the open connection: %d lines after %d, %v", n, before, err)
 		}

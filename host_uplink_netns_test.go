@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"testing"
 	"time"
+
+	"lvs-controller/test/lab"
 )
 
 // What /readyz says of the uplink, at each moment, whether the configuration
@@ -20,7 +22,7 @@ func TestUplink(t *testing.T) {
 				cfg.Interface = "up0"
 			}
 			// The kernel takes a moment to notice a carrier.
-			within(t, 10*time.Second, func() string {
+			lab.Within(t, 10*time.Second, func() string {
 				got := "nothing"
 				ns.do(t, func() {
 					if _, err := p.uplink(t.Context(), cfg); err != nil {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"lvs-controller/test/lab"
 )
 
 // manyPorts is a tcp-services ConfigMap with n entries.
@@ -174,7 +176,7 @@ func TestLoopCoalesces(t *testing.T) {
 		b.loop.cluster.Set(testCluster(nil, readyPod("a", fmt.Sprintf("10.1.1.%d", i+1))))
 	}
 	close(free)
-	within(t, 10*time.Second, func() string {
+	lab.Within(t, 10*time.Second, func() string {
 		if v := b.loop.view.Load(); v != nil && v.Parts.find(service("10.0.0.1:80/tcp").ServiceKey) != nil {
 			for _, r := range v.Parts[0].Services[0].Servers {
 				if r.Address == addr("10.1.1.100") {
