@@ -39,16 +39,50 @@ type Config struct {
 	Warnings []ConfigError
 }
 
-// Announcement is who puts a VIP's address on the network.
+// Announcement is who makes a VIP's addresses reachable, and how.
 type Announcement string
 
 const (
-	AnnounceNone Announcement = "none" // keepalived or a router owns the address
-	AnnounceARP  Announcement = "arp"  // the controller puts it on the uplink
-	// The controller puts it on a dummy device, for a routing daemon to
-	// redistribute, while somebody serves it.
-	AnnounceDummy Announcement = "dummy"
+	AnnounceNone  Announcement = "none"  // keepalived or a router does
+	AnnounceARP   Announcement = "arp"   // the controller, on the uplink
+	AnnounceDummy Announcement = "dummy" // the controller, on the dummy device: a routing daemon redistributes it
 )
+
+// announceMethod is what the program knows of a value of announce.
+type announceMethod struct {
+	name Announcement
+	// onUplink and onDummy: the controller adds the addresses to this device. At
+	// most one of them is true; neither means that another program has them.
+	onUplink, onDummy bool
+	// shared: several directors may have the addresses at the same time.
+	shared bool
+	// needsFit: a director that is not fit to serve withdraws the addresses, and
+	// adds them again when it is fit and a real server is in service. Without it
+	// an address stays from the first real server to the last connection, unless
+	// an operator drains the director.
+	needsFit bool
+}
+
+// announceMethods are the values of announce. A new one is a line here, and in
+// config.toml.example.
+var announceMethods = []announceMethod{
+	{name: AnnounceNone},
+	{name: AnnounceARP, onUplink: true},
+	{name: AnnounceDummy, onDummy: true, shared: true, needsFit: true},
+}
+
+// method is how a is carried out. One that is not known is not announced.
+func (a Announcement) method() announceMethod {
+	for _, m := range announceMethods {
+		if m.name == a {
+			return m
+		}
+	}
+	return announceMethod{name: a}
+}
+
+// byController reports whether the controller adds and removes the addresses.
+func (m announceMethod) byController() bool { return m.onUplink || m.onDummy }
 
 // VIP is one [[vip]]: a group of addresses that share ports and real servers.
 type VIP struct {
@@ -168,7 +202,8 @@ const defaultDrainTimeout = 5 * time.Minute
 // can take it over: its address is routed to several directors, and each finds
 // the same real server by the client's address and port.
 func (v *VIP) anyDirector() bool {
-	return v.Announce == AnnounceDummy && v.Scheduler == "mh" && v.Flags&FlagSched2 != 0
+	s := findScheduler(v.Scheduler)
+	return v.Announce.method().shared && s.consistent && v.Flags&s.spreads != 0
 }
 
 // UsesCluster reports whether v takes anything from a cluster.
@@ -185,7 +220,10 @@ func (v *VIP) PodQuery() PodQuery {
 
 // refusesWhileDraining reports whether v's scheduler has no real server for the
 // new clients of one that drains.
-func (v *VIP) refusesWhileDraining() bool { return hashes(v.Scheduler) && v.Flags&FlagSched1 == 0 }
+func (v *VIP) refusesWhileDraining() bool {
+	fallback := findScheduler(v.Scheduler).fallback
+	return fallback != 0 && v.Flags&fallback == 0
+}
 
 // realServer is a real server of v as the kernel sees it.
 func (v *VIP) realServer(a netip.Addr, weight uint32) RealServer {

@@ -41,42 +41,11 @@ func parsePodSelector(s string) (string, error) {
 	return canonical, err
 }
 
-// serviceFlags are the words of flags.
-var serviceFlags = []struct {
-	word      string
-	bit       ServiceFlags
-	scheduler string // the only one that knows it; "" = it is for UDP, whatever the scheduler
-}{
-	{"sh-port", FlagSched2, "sh"},     // IP_VS_SVC_F_SCHED_SH_PORT
-	{"sh-fallback", FlagSched1, "sh"}, // IP_VS_SVC_F_SCHED_SH_FALLBACK
-	{"mh-port", FlagSched2, "mh"},     // IP_VS_SVC_F_SCHED_MH_PORT
-	{"mh-fallback", FlagSched1, "mh"}, // IP_VS_SVC_F_SCHED_MH_FALLBACK
-	{"ops", FlagOnePacket, ""},
-}
-
-// defaultFlags are the flags of a scheduler when the file names none.
-func defaultFlags(scheduler string) ServiceFlags {
-	if hashes(scheduler) {
-		return FlagSched1
-	}
-	return 0
-}
-
-// sharingSchedulers give a real server a share of the clients that grows with
-// its weight. To fo and ovf it is a rank and a limit, to the others only 0
-// means something.
-var sharingSchedulers = []string{"wrr", "wlc", "sed", "nq", "lblc", "lblcr", "sh", "mh", "twos"}
-
 // sticksByItself reports whether v's scheduler alone sends all of a client's
 // connections, whatever their port, to one real server.
 func (v *VIP) sticksByItself() bool {
-	switch v.Scheduler {
-	case "sh", "mh":
-		return v.Flags&FlagSched2 == 0
-	case "dh":
-		return true
-	}
-	return false
+	s := findScheduler(v.Scheduler)
+	return s.sticks && v.Flags&s.spreads == 0
 }
 
 // defaultPersistence is that of an empty [vip.persistence].
@@ -92,9 +61,10 @@ func (v *VIP) SetScheduler(name string) {
 	if name == v.Scheduler {
 		return
 	}
+	s := findScheduler(name)
 	v.Scheduler = name
-	v.Flags = v.Flags&FlagOnePacket | defaultFlags(name)
-	if !slices.Contains(sharingSchedulers, name) {
+	v.Flags = v.Flags&FlagOnePacket | s.fallback
+	if !s.byWeight {
 		v.SlowStart = 0
 	}
 	if len(v.Groups) > 0 && v.Persistence.Timeout == 0 && !v.sticksByItself() {
@@ -119,6 +89,15 @@ func defaultVIP() VIP {
 		Drain:            Drain{Timeout: defaultDrainTimeout},
 		RemovalBrake:     50,
 	}
+}
+
+// announceNames are the values of announce.
+func announceNames() []Announcement {
+	var names []Announcement
+	for _, m := range announceMethods {
+		names = append(names, m.name)
+	}
+	return names
 }
 
 // owner is the VIP that has an address.
@@ -161,7 +140,7 @@ func (r *configReader) vip(v value) VIP {
 	isTable := v.table(
 		setting{"name", func(v value) { r.vipName(v, &vip) }},
 		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
-		setting{"scheduler", into(&vip.Scheduler, oneOf(schedulers...))},
+		setting{"scheduler", into(&vip.Scheduler, oneOf(schedulerNames(func(scheduler) bool { return true })...))},
 		setting{"flags", func(flags value) { readFlags(flags, v, &vip) }},
 		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[Port]string{}) }},
 		setting{"ports_from", into(&vip.PortsFromPods, wordOf(word[bool]{"config", false}, word[bool]{"pods", true}))},
@@ -169,7 +148,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},
 		setting{"one_mark", into(&vip.OneMark, boolean)},
 		setting{"persistence", func(v value) { readPersistence(v, &vip.Persistence) }},
-		setting{"announce", into(&vip.Announce, oneOf(AnnounceNone, AnnounceARP, AnnounceDummy))},
+		setting{"announce", into(&vip.Announce, oneOf(announceNames()...))},
 		setting{"weight", into(&vip.Weight, integer[uint32](1, math.MaxUint16))},
 		setting{"weight_annotation", into(&vip.WeightAnnotation, parsed(`an annotation's "NAME" or "PREFIX/NAME" such as "lvs-controller/weight", or "" for none`, parseAnnotation))},
 		setting{"upper_threshold", into(&vip.Upper, integer[uint32](0, math.MaxUint32))},
@@ -388,9 +367,9 @@ func (v *VIP) mayHaveUDP(at value) bool {
 // what flags and persistence are by default.
 func checkSticking(v value, vip *VIP) {
 	const wantUDP = `want a port such as "53/udp", udp_services or ports_from = "pods"`
-	flags, groups := v.child("flags"), v.child("groups")
+	flags, groups, scheduler := v.child("flags"), v.child("groups"), findScheduler(vip.Scheduler)
 	if !v.has("flags") {
-		vip.Flags = defaultFlags(vip.Scheduler)
+		vip.Flags = scheduler.fallback
 	}
 	if vip.Flags&FlagOnePacket != 0 && !vip.mayHaveUDP(v) {
 		flags.mistake("ops is for UDP alone, " + wantUDP)
@@ -398,8 +377,8 @@ func checkSticking(v value, vip *VIP) {
 	if vip.Persistence.Engine != "" && !vip.mayHaveUDP(v) {
 		v.child("persistence").child("engine").mistake("is %q, which is for UDP alone, "+wantUDP, vip.Persistence.Engine)
 	}
-	if len(vip.Groups) > 0 && vip.Flags&FlagSched2 != 0 && !flags.wrong() {
-		flags.mistake("%s-port excludes groups (line %d), whose ports it sends to different real servers; want one of the two", vip.Scheduler, groups.line())
+	if len(vip.Groups) > 0 && vip.Flags&scheduler.spreads != 0 && !flags.wrong() {
+		flags.mistake("%s excludes groups (line %d), whose ports it sends to different real servers; want one of the two", scheduler.word(scheduler.spreads), groups.line())
 	}
 	if len(vip.Groups) > 0 && !v.has("persistence") && !vip.sticksByItself() {
 		vip.Persistence = defaultPersistence()
@@ -419,8 +398,9 @@ func checkWeights(v value, vip *VIP) {
 	if vip.SlowStart == 0 {
 		return
 	}
-	if !slices.Contains(sharingSchedulers, vip.Scheduler) && !v.child("scheduler").wrong() {
-		slow.mistake("scheduler %s does not share by weight, want one of %s", vip.Scheduler, strings.Join(sharingSchedulers, ", "))
+	if !findScheduler(vip.Scheduler).byWeight && !v.child("scheduler").wrong() {
+		byWeight := schedulerNames(func(s scheduler) bool { return s.byWeight })
+		slow.mistake("scheduler %s does not share by weight, want one of %s", vip.Scheduler, strings.Join(byWeight, ", "))
 	}
 	if vip.Weight < slowSteps && !v.child("weight").wrong() {
 		slow.mistake("a weight of %d cannot rise in %d steps, want weight = %d or more", vip.Weight, slowSteps, slowSteps)

@@ -270,7 +270,8 @@ func (b *build) answerPorts() {
 		return
 	}
 	if v := b.in.vip; v.refusesWhileDraining() {
-		b.warn(warnScheduler, "", "without %s-fallback among its flags, scheduler %[1]s refuses the new clients of a real server that drains", v.Scheduler)
+		s := findScheduler(v.Scheduler)
+		b.warn(warnScheduler, "", "without %s among its flags, scheduler %s refuses the new clients of a real server that drains", s.word(s.fallback), s.name)
 	}
 	b.ports, b.portsKnown = b.findPorts()
 	b.portWarnings = b.takeWarnings()

@@ -96,8 +96,8 @@ func (s *settling) part(want, have Table) part {
 		case w != nil:
 			service = *w
 			s.leave(&service, w.Servers, has, noPod, &p.Next)
-			if w.Scheduler == "dh" && has.Scheduler != "dh" {
-				p.From = nil // once it has dh, nobody drains
+			if w.Scheduler != has.Scheduler && findScheduler(w.Scheduler).atOnce {
+				p.From = nil // once it has this scheduler, no real server drains
 			}
 		default:
 			differ(i)
@@ -185,10 +185,8 @@ func (s *settling) leave(service *Service, want []Row, has *Service, why string,
 	q := exit{
 		want: want, have: has.Servers, leaving: has.Leaving, why: why, timeout: s.timeout,
 		// A quiesced UDP real server keeps its flows for as long as clients send,
-		// so quiescing would not move them: it goes at once. So it does with dh,
-		// which sends a VIP's clients to one real server and, while that one is
-		// quiesced, refuses them all (ip_vs_dh_schedule).
-		atOnce: has.Protocol == UDP || has.Scheduler == "dh",
+		// so quiescing would not move them: it goes at once.
+		atOnce: has.Protocol == UDP || findScheduler(has.Scheduler).atOnce,
 	}
 	a := s.answer(&q)
 	service.Servers, service.Leaving = a.rows, a.leaving

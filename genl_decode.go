@@ -73,7 +73,8 @@ func (a *attrs) u32() uint32  { return binary.NativeEndian.Uint32(a.sized(4)) }
 func (a *attrs) u64() uint64  { return binary.NativeEndian.Uint64(a.sized(8)) }
 func (a *attrs) port() uint16 { return binary.BigEndian.Uint16(a.sized(2)) }
 
-// str returns a NUL-terminated string, taken from known when it stands there.
+// str returns a NUL-terminated string: of a scheduler the name that schedulers
+// has.
 func (a *attrs) str() string {
 	b := a.data
 	for i, c := range b {
@@ -82,8 +83,8 @@ func (a *attrs) str() string {
 			break
 		}
 	}
-	if s, ok := knownSchedulers[string(b)]; ok { // no allocation: map look-up by converted bytes
-		return s
+	if s := schedulersByName[string(b)]; s != nil { // no allocation: map look-up by converted bytes
+		return s.name
 	}
 	return string(b)
 }
@@ -98,16 +99,6 @@ func (a *attrs) name() string {
 	}
 	return s
 }
-
-// knownSchedulers gives each scheduler's name one string, so that a dump of a
-// large table does not make one per service.
-var knownSchedulers = func() map[string]string {
-	m := make(map[string]string)
-	for _, s := range []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"} {
-		m[s] = s
-	}
-	return m
-}()
 
 // inetAddr reads a union nf_inet_addr of the given family.
 func inetAddr(b []byte, family uint16) netip.Addr {

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -228,8 +227,8 @@ const (
 	FlagPersistent ServiceFlags = 0x01 // IP_VS_SVC_F_PERSISTENT
 	FlagHashed     ServiceFlags = 0x02 // IP_VS_SVC_F_HASHED, set by the kernel alone
 	FlagOnePacket  ServiceFlags = 0x04 // IP_VS_SVC_F_ONEPACKET
-	FlagSched1     ServiceFlags = 0x08 // IP_VS_SVC_F_SCHED1 (sh-fallback, mh-fallback)
-	FlagSched2     ServiceFlags = 0x10 // IP_VS_SVC_F_SCHED2 (sh-port, mh-port)
+	FlagSched1     ServiceFlags = 0x08 // IP_VS_SVC_F_SCHED1; each scheduler has its meanings for these three
+	FlagSched2     ServiceFlags = 0x10 // IP_VS_SVC_F_SCHED2
 	FlagSched3     ServiceFlags = 0x20 // IP_VS_SVC_F_SCHED3
 
 	// settableFlags are the bits a user decides; all others are the kernel's.
@@ -347,17 +346,6 @@ type Timeouts struct {
 	TCPFin time.Duration // IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, whole seconds
 	UDP    time.Duration // IPVS_CMD_ATTR_TIMEOUT_UDP, whole seconds
 }
-
-// schedulers are the kernel's IPVS schedulers, kernel 6.1.
-var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
-
-// knownScheduler reports whether the kernel has a scheduler of that name.
-func knownScheduler(name string) bool { return slices.Contains(schedulers, name) }
-
-// hashes reports whether scheduler has a place for each real server, and keeps
-// it while that one is quiesced. Without its fallback it refuses new clients
-// then (ip_vs_sh_get; ip_vs_mh_get, and last_weight in __ip_vs_update_dest).
-func hashes(scheduler string) bool { return scheduler == "sh" || scheduler == "mh" }
 
 // workKey names a set of real servers: those of one VIP in one family.
 type workKey struct {
