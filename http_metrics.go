@@ -175,7 +175,7 @@ func writeVIPs(e exposition, v *view) {
 	announced := e.family("vip_announced", gauge, "1 while the controller keeps the VIP's address on a device, for others to see.")
 	for _, vip := range v.Config.VIPs {
 		for _, a := range vip.Addresses {
-			if vip.Announce != AnnounceNone {
+			if vip.Announce.method().byController() {
 				announced(flag01(slices.Contains(v.Announced, a)), "vip", vip.Name, "address", a.String())
 			}
 		}
