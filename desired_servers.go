@@ -50,21 +50,52 @@ func (b *build) servers(is6 bool) []Row {
 const fewPods = 16
 
 // changedServers is servers by way of the last answer: only the rows of nodes
-// whose pods have changed are looked at. ok is false where that cannot be done.
+// whose pods have changed are computed. ok is false where that cannot be done.
 func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 	if b.last == nil || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
 		return nil, false
 	}
-	v, last := b.in.vip, b.last.set(is6).fromInputs
+	last := b.last.set(is6).fromInputs
 	if same(b.in.pods, b.last.in.pods) {
 		return last, true
 	}
-	var nodes []netip.Addr
-	changed := 0
-	touch := func(p *Pod) {
-		if p == nil {
-			return
+	nodes, ok := b.changedNodes(is6)
+	if !ok {
+		b.warnings = nil // servers finds them again
+		return nil, false
+	}
+	sets := make([]podSet, len(nodes))
+	for _, p := range b.in.pods {
+		for _, at := range p.Addresses {
+			// Most pods are on none of the nodes: that is found out first.
+			if i := slices.Index(nodes, at); i >= 0 {
+				if a, serves := b.nodeAddress(b.in.vip, p, is6); serves && a == at {
+					sets[i] = sets[i].with(p, b.podWeight(b.in.vip, p))
+				}
+			}
 		}
+	}
+	rows = append(make([]Row, 0, len(last)+len(nodes)), last...)
+	for i, a := range nodes {
+		at, there := slices.BinarySearchFunc(rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
+		switch stays := sets[i].best > 0; {
+		case stays && there:
+			rows[at] = sets[i].row(b.in.vip, a)
+		case stays:
+			rows = slices.Insert(rows, at, sets[i].row(b.in.vip, a))
+		case there:
+			rows = slices.Delete(rows, at, at+1)
+		}
+	}
+	return rows, true
+}
+
+// changedNodes are the nodes of the pods that have changed since the last answer,
+// static real servers apart. ok is false when the pods are too many, or one needs
+// a warning.
+func (b *build) changedNodes(is6 bool) (nodes []netip.Addr, ok bool) {
+	v, changed := b.in.vip, 0
+	add := func(p *Pod) {
 		if a, serves := b.nodeAddress(v, p, is6); serves && !slices.Contains(nodes, a) && !v.isStatic(a) {
 			nodes = append(nodes, a)
 		}
@@ -74,48 +105,21 @@ func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 			continue
 		}
 		if changed++; changed > fewPods {
-			b.warnings = nil
 			return nil, false
 		}
 		if was != nil {
-			touch(*was)
+			add(*was)
+			b.warnings = nil // about a pod that is no more
 		}
-		b.warnings = nil // those about a pod that was
 		if now != nil {
-			touch(*now)
+			add(*now)
 			b.podWeight(v, *now)
 		}
 		if len(b.warnings) > 0 {
-			b.warnings = nil
 			return nil, false
 		}
 	}
-	sets := make([]podSet, len(nodes))
-	for _, p := range b.in.pods {
-		for _, at := range p.Addresses {
-			// Most pods are on none of them; the rest of the look is for those that are.
-			if i := slices.Index(nodes, at); i >= 0 {
-				if a, serves := b.nodeAddress(v, p, is6); serves && a == at {
-					sets[i] = sets[i].with(p, b.podWeight(v, p))
-				}
-			}
-		}
-	}
-	rows = make([]Row, 0, len(last)+len(nodes))
-	rows = append(rows, last...)
-	for i, a := range nodes {
-		at, there := slices.BinarySearchFunc(rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
-		switch gone := sets[i].best == 0; {
-		case gone && there:
-			rows = slices.Delete(rows, at, at+1)
-		case gone:
-		case there:
-			rows[at] = sets[i].row(v, a)
-		default:
-			rows = slices.Insert(rows, at, sets[i].row(v, a))
-		}
-	}
-	return rows, true
+	return nodes, true
 }
 
 // nodeAddress is the address at which p serves v, if it can.

@@ -147,18 +147,19 @@ func (a *attrs) traffic(t *Traffic) {
 	}
 }
 
-// nested finds the attribute of type want at the top level of a message body.
-func nested(body []byte, want uint16) ([]byte, error) {
+// nested walks the attributes inside the one of type want, at the top level of a
+// message body.
+func nested(body []byte, want uint16) attrs {
 	a := attrs{rest: body}
 	for a.next() {
 		if a.typ == want {
-			return a.data, nil
+			return attrs{rest: a.data}
 		}
 	}
-	if a.err != nil {
-		return nil, a.err
+	if a.err == nil {
+		a.err = fmt.Errorf("attribute %d is missing: %w", want, errTruncated)
 	}
-	return nil, fmt.Errorf("attribute %d is missing: %w", want, errTruncated)
+	return a
 }
 
 // decodeService reads one message of an IPVS_CMD_GET_SERVICE dump into v, and
@@ -170,11 +171,7 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 		addr   []byte
 		mask   [4]byte
 	)
-	svc, err := nested(body, cmdAttrService)
-	if err != nil {
-		return fmt.Errorf("service: %w", err)
-	}
-	a := attrs{rest: svc}
+	a := nested(body, cmdAttrService)
 	for a.next() {
 		switch a.typ {
 		case svcAttrAF:
@@ -204,15 +201,14 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 	if a.err != nil {
 		return fmt.Errorf("service: %w", a.err)
 	}
-	if v.Mark != 0 && (family == unix.AF_INET || family == unix.AF_INET6) {
-		v.ServiceKey = MarkKey(v.Mark, family == unix.AF_INET6)
-		v.Netmask = prefixBits(mask, family)
-		return nil
-	}
-	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
+	switch {
+	case v.Mark == 0 && addr == nil || family != unix.AF_INET && family != unix.AF_INET6:
 		return fmt.Errorf("service: no address of a known family (%d): %w", family, errTruncated)
+	case v.Mark != 0:
+		v.ServiceKey = MarkKey(v.Mark, family == unix.AF_INET6)
+	default:
+		v.Address = inetAddr(addr, family)
 	}
-	v.Address = inetAddr(addr, family)
 	v.Netmask = prefixBits(mask, family)
 	return nil
 }
@@ -252,13 +248,9 @@ type KernelServer struct {
 // most of the work.
 func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *Traffic) error {
 	fail := func(err error) error { return fmt.Errorf("service %s: real server: %w", k, err) }
-	dest, err := nested(body, cmdAttrDest)
-	if err != nil {
-		return fail(err)
-	}
 	*r = RealServer{}
 	var (
-		a      = attrs{rest: dest}
+		a      = nested(body, cmdAttrDest)
 		addr   []byte
 		family = addressFamily(k.Address) // kernels before 3.18 do not say
 	)
@@ -342,11 +334,7 @@ func decodeTimeouts(body []byte) (Timeouts, error) {
 // decodeDaemon reads one message of an IPVS_CMD_GET_DAEMON dump.
 func decodeDaemon(body []byte) (SyncDaemon, error) {
 	var d SyncDaemon
-	inner, err := nested(body, cmdAttrDaemon)
-	if err != nil {
-		return d, fmt.Errorf("sync daemon: %w", err)
-	}
-	a := attrs{rest: inner}
+	a := nested(body, cmdAttrDaemon)
 	for a.next() {
 		switch a.typ {
 		case daemonAttrState:

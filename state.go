@@ -186,27 +186,24 @@ func (t *stateTexts) working(set workKey, servers []RealServer) []byte {
 
 // appendServer appends r in a form that encoding/json reads.
 func appendServer(b []byte, r *RealServer) []byte {
-	b = append(b, `{"address":"`...)
-	b = r.Address.AppendTo(b)
-	b = append(b, `","forward":`...)
-	b = strconv.AppendUint(b, uint64(r.Forward), 10)
-	b = append(b, `,"weight":`...)
-	b = strconv.AppendUint(b, uint64(r.Weight), 10)
-	for _, n := range [...]struct {
-		name  string
-		value uint32
-	}{{"port", uint32(r.Port)}, {"upper", r.Upper}, {"lower", r.Lower}} {
-		if n.value != 0 {
-			b = append(b, `,"`...)
-			b = append(b, n.name...)
-			b = append(b, `":`...)
-			b = strconv.AppendUint(b, uint64(n.value), 10)
-		}
-	}
+	b = r.Address.AppendTo(append(b, `{"address":"`...))
+	b = strconv.AppendUint(append(b, `","forward":`...), uint64(r.Forward), 10)
+	b = appendNumber(b, `,"weight":`, r.Weight)
+	b = appendNumber(b, `,"port":`, uint32(r.Port))
+	b = appendNumber(b, `,"upper":`, r.Upper)
+	b = appendNumber(b, `,"lower":`, r.Lower)
 	if r.Tunnel != (TunnelSettings{}) {
 		b = fmt.Appendf(b, `,"tunnel":{"type":%d,"port":%d,"flags":%d}`, r.Tunnel.Type, r.Tunnel.Port, r.Tunnel.Flags)
 	}
 	return append(b, '}')
+}
+
+// appendNumber appends key and n, nothing for 0.
+func appendNumber(b []byte, key string, n uint32) []byte {
+	if n == 0 {
+		return b
+	}
+	return strconv.AppendUint(append(b, key...), uint64(n), 10)
 }
 
 // drains are the entries of one part, without a comma at either end.
@@ -239,18 +236,10 @@ func (t *stateTexts) drains(p part) []byte {
 
 // appendDrain appends one drainEntry in a form that encoding/json reads.
 func appendDrain(b []byte, id rowID, deadline time.Time) []byte {
-	b = append(b, `{"service":"`...)
-	b = id.Service.appendTo(b)
-	b = append(b, `","server":"`...)
-	b = id.Address.AppendTo(b)
-	if id.Port != 0 {
-		b = append(b, `","port":`...)
-		b = strconv.AppendUint(b, uint64(id.Port), 10)
-		b = append(b, `,"deadline":"`...)
-	} else {
-		b = append(b, `","deadline":"`...)
-	}
-	b = deadline.Round(0).UTC().AppendFormat(b, time.RFC3339Nano)
+	b = id.Service.appendTo(append(b, `{"service":"`...))
+	b = id.Address.AppendTo(append(b, `","server":"`...))
+	b = appendNumber(append(b, '"'), `,"port":`, uint32(id.Port))
+	b = deadline.Round(0).UTC().AppendFormat(append(b, `,"deadline":"`...), time.RFC3339Nano)
 	return append(b, `"}`...)
 }
 
@@ -275,32 +264,24 @@ func decodeState(b []byte) (*state, error) {
 		return nil, fmt.Errorf("version %d, want %d", f.Version, stateVersion)
 	}
 	s := newState()
+	var err error
+	if s.Memory, err = f.memory(); err != nil {
+		return nil, err
+	}
+	if s.Drains, err = f.drains(); err != nil {
+		return nil, err
+	}
 	for _, a := range f.Owned {
 		if !plainAddress(a) {
 			return nil, fmt.Errorf("vips: bad address %q", a)
 		}
 		s.Owned[a] = true
 	}
-	for _, e := range f.Working {
-		for _, r := range e.Servers {
-			if !plainAddress(r.Address) || r.Address.Is6() != e.IPv6 || r.Weight == 0 {
-				return nil, fmt.Errorf("working: vip %s: bad real server %q", e.VIP, r.Address)
-			}
-			set := workKey{e.VIP, e.IPv6}
-			s.Memory.Working[set] = append(s.Memory.Working[set], r)
-		}
-	}
 	for _, m := range f.Marks {
 		if m.Mark == 0 {
 			return nil, errors.New("marks: 0 is no mark")
 		}
 		s.Marks[m.Mark] = m.VIP
-	}
-	for _, e := range f.Started {
-		if !plainAddress(e.Address) || !savable(e.Since) {
-			return nil, fmt.Errorf("slow_starts: vip %s: bad address %q or time", e.VIP, e.Address)
-		}
-		s.Memory.Started[startKey{e.VIP, e.Address}] = e.Since.UTC()
 	}
 	for _, e := range f.Down {
 		if !plainAddress(e.Address) {
@@ -310,15 +291,6 @@ func decodeState(b []byte) (*state, error) {
 			s.Down = make(map[HealthKey]string)
 		}
 		s.Down[HealthKey{e.VIP, e.Address, e.Port}] = e.Why
-	}
-	for _, e := range f.Drains {
-		if e.Service == (ServiceKey{}) {
-			return nil, fmt.Errorf("drains: %q: no service", e.Address)
-		}
-		if !plainAddress(e.Address) || !savable(e.Deadline) {
-			return nil, fmt.Errorf("drains: %s: bad address %q or time", e.Service, e.Address)
-		}
-		s.Drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline.UTC()}
 	}
 	for _, a := range f.Addresses {
 		if !plainAddress(a.Address) {
@@ -338,7 +310,43 @@ func decodeState(b []byte) (*state, error) {
 	return s, nil
 }
 
-// savable reports whether t has a year that JSON can hold, also in UTC.
+// memory is what the file says of the real servers that served last.
+func (f *stateFile) memory() (memory, error) {
+	m := newMemory()
+	for _, e := range f.Working {
+		for _, r := range e.Servers {
+			if !plainAddress(r.Address) || r.Address.Is6() != e.IPv6 || r.Weight == 0 {
+				return m, fmt.Errorf("working: vip %s: bad real server %q", e.VIP, r.Address)
+			}
+			set := workKey{e.VIP, e.IPv6}
+			m.Working[set] = append(m.Working[set], r)
+		}
+	}
+	for _, e := range f.Started {
+		if !plainAddress(e.Address) || !savable(e.Since) {
+			return m, fmt.Errorf("slow_starts: vip %s: bad address %q or time", e.VIP, e.Address)
+		}
+		m.Started[startKey{e.VIP, e.Address}] = e.Since.UTC()
+	}
+	return m, nil
+}
+
+// drains are the real servers that drained when the file was written.
+func (f *stateFile) drains() (map[rowID]drain, error) {
+	drains := make(map[rowID]drain)
+	for _, e := range f.Drains {
+		if e.Service == (ServiceKey{}) {
+			return nil, fmt.Errorf("drains: %q: no service", e.Address)
+		}
+		if !plainAddress(e.Address) || !savable(e.Deadline) {
+			return nil, fmt.Errorf("drains: %s: bad address %q or time", e.Service, e.Address)
+		}
+		drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline.UTC()}
+	}
+	return drains, nil
+}
+
+// savable reports whether JSON has a form for the year of t, also in UTC.
 func savable(t time.Time) bool {
 	y := t.UTC().Year()
 	return y >= 0 && y <= 9999
