@@ -182,8 +182,10 @@ func limitsFor(send, receive int) batchLimits {
 // Close closes the socket.
 func (c *ipvsConn) Close() error { return c.genl.Close() }
 
-// nextSeq returns a sequence number that no open exchange uses.
-func (c *ipvsConn) nextSeq() uint32 {
+// request empties the encoder for one request and returns the sequence number
+// for it, which no open exchange uses.
+func (c *ipvsConn) request() uint32 {
+	c.enc.buf = c.enc.buf[:0]
 	c.seq++
 	return c.seq
 }
@@ -269,7 +271,7 @@ func (a *replies) answer() bool {
 }
 
 // ask sends the one request in the encoder, which carries sequence number seq,
-// and passes the bodies of its answer to each. The first error, the kernel's
+// and passes the bodies of its answer to each, unless that is nil. The first error, the kernel's
 // or each's own, is returned once the answer has been read to its end, so that
 // the socket stays usable.
 func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
@@ -280,7 +282,7 @@ func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
 		case first != nil:
 		case a.errno != 0:
 			first = kernelError(a.kernelReply)
-		case a.answer():
+		case a.answer() && each != nil:
 			first = each(a.body)
 		}
 	}
@@ -408,10 +410,9 @@ func (c *ipvsConn) Timeouts() (Timeouts, error) {
 
 // SetTimeouts changes those connection timeouts that are not zero.
 func (c *ipvsConn) SetTimeouts(t Timeouts) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
+	seq := c.request()
 	c.enc.timeouts(t, seq)
-	if err := c.ask(seq, func([]byte) error { return nil }); err != nil {
+	if err := c.ask(seq, nil); err != nil {
 		return fmt.Errorf("set the connection timeouts: %w", err)
 	}
 	return nil
@@ -420,9 +421,8 @@ func (c *ipvsConn) SetTimeouts(t Timeouts) error {
 // Daemons reads the sync daemons of the network namespace, none, one or two.
 func (c *ipvsConn) Daemons() ([]SyncDaemon, error) {
 	var all []SyncDaemon
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
-	c.enc.dumpDaemons(seq)
+	seq := c.request()
+	c.enc.command(cmdGetDaemon, unix.NLM_F_DUMP, seq)
 	err := c.ask(seq, func(body []byte) error {
 		d, err := decodeDaemon(body)
 		all = append(all, d)
@@ -436,19 +436,17 @@ func (c *ipvsConn) Daemons() ([]SyncDaemon, error) {
 
 // StartDaemon starts a sync daemon. The error is the kernel's errno.
 func (c *ipvsConn) StartDaemon(d SyncDaemon) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
+	seq := c.request()
 	c.enc.newDaemon(d, seq)
-	return c.ask(seq, func([]byte) error { return nil })
+	return c.ask(seq, nil)
 }
 
 // StopDaemon stops the sync daemon of a role. The error is the kernel's errno,
 // ESRCH when there is none.
 func (c *ipvsConn) StopDaemon(role SyncRole) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
+	seq := c.request()
 	c.enc.delDaemon(role, seq)
-	return c.ask(seq, func([]byte) error { return nil })
+	return c.ask(seq, nil)
 }
 
 // Info reads the kernel's IPVS version and connection-table size.
@@ -466,9 +464,7 @@ func (c *ipvsConn) Info() (KernelInfo, error) {
 
 // get sends a request that is nothing but a command and reads its one answer.
 func (c *ipvsConn) get(cmd uint8, read func(body []byte) error) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
-	c.enc.begin(cmd, unix.NLM_F_ACK, seq)
-	c.enc.end()
+	seq := c.request()
+	c.enc.command(cmd, unix.NLM_F_ACK, seq)
 	return c.ask(seq, read)
 }

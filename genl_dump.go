@@ -9,17 +9,17 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // services dumps all virtual services. The counters are read if they are asked
 // for.
 func (c *ipvsConn) services(counters bool, visit func(*VirtualService, Traffic)) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
-	c.enc.dumpServices(seq)
+	seq := c.request()
+	c.enc.command(cmdGetService, unix.NLM_F_DUMP, seq)
 	var (
 		v    VirtualService
 		t    Traffic
@@ -42,47 +42,35 @@ func (c *ipvsConn) services(counters bool, visit func(*VirtualService, Traffic))
 	return nil
 }
 
-// listServers asks for the real servers of service k. A service that does not
-// exist has none.
-func (c *ipvsConn) listServers(k *ServiceKey) replies {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
+// listServers passes each message about a real server of service k to each. A
+// service that does not exist has none.
+func (c *ipvsConn) listServers(k *ServiceKey, each func(body []byte) error) error {
+	seq := c.request()
 	c.enc.dumpServers(*k, seq)
-	return c.exchange(seq, seq)
+	if err := c.ask(seq, each); err != nil {
+		return fmt.Errorf("list real servers of %s: %w", k, err)
+	}
+	return nil
 }
 
 // servers passes the real servers of service k to visit, with their connections
 // and, if asked for, the other counters.
 func (c *ipvsConn) servers(k *ServiceKey, counters bool, visit func(*KernelServer)) error {
 	var (
-		s     KernelServer
-		t     *Traffic
-		first error
+		s KernelServer
+		t *Traffic
 	)
 	if counters {
 		t = &s.Traffic
 	}
-	a := c.listServers(k)
-	for a.next() {
-		switch {
-		case first != nil:
-		case a.errno != 0:
-			first = kernelError(a.kernelReply)
-		case a.answer():
-			s.Connections, s.Traffic = Connections{}, Traffic{}
-			if first = decodeServer(a.body, k, &s.RealServer, &s.Connections, t); first == nil {
-				visit(&s)
-			}
+	return c.listServers(k, func(body []byte) error {
+		s.Connections, s.Traffic = Connections{}, Traffic{}
+		err := decodeServer(body, k, &s.RealServer, &s.Connections, t)
+		if err == nil {
+			visit(&s)
 		}
-	}
-	return listed(k, errors.Join(a.err, first))
-}
-
-func listed(k *ServiceKey, err error) error {
-	if err != nil {
-		return fmt.Errorf("list real servers of %s: %w", k, err)
-	}
-	return nil
+		return err
+	})
 }
 
 // Servers implements director.
@@ -180,19 +168,10 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 // rows dumps the real servers of service k into c.found, in the kernel's order.
 func (c *ipvsConn) rows(k *ServiceKey) error {
 	c.found = c.found[:0]
-	var first error
-	a := c.listServers(k)
-	for a.next() {
-		switch {
-		case first != nil:
-		case a.errno != 0:
-			first = kernelError(a.kernelReply)
-		case a.answer():
-			c.found = append(c.found, Row{})
-			first = decodeServer(a.body, k, &c.found[len(c.found)-1].RealServer, nil, nil)
-		}
-	}
-	return listed(k, errors.Join(a.err, first))
+	return c.listServers(k, func(body []byte) error {
+		c.found = append(c.found, Row{})
+		return decodeServer(body, k, &c.found[len(c.found)-1].RealServer, nil, nil)
+	})
 }
 
 // foundAgain reports whether c.found is known, which is in table order. The

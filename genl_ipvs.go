@@ -282,28 +282,25 @@ func (e *encoder) server(k ServiceKey, r RealServer, whole bool) {
 	e.unnest(at)
 }
 
+// opCommands are the commands for the kinds of operations.
+var opCommands = [...]uint8{
+	newService: cmdNewService,
+	setService: cmdSetService,
+	newServer:  cmdNewDest,
+	setServer:  cmdSetDest,
+	delServer:  cmdDelDest,
+	delService: cmdDelService,
+}
+
 // op appends the message for one operation.
 func (e *encoder) op(o *op, flags uint16, seq uint32) {
+	e.begin(opCommands[o.Kind], flags, seq)
 	switch o.Kind {
 	case newService, setService:
-		cmd := uint8(cmdNewService)
-		if o.Kind == setService {
-			cmd = cmdSetService
-		}
-		e.begin(cmd, flags, seq)
 		e.service(*o.Service)
 	case delService:
-		e.begin(cmdDelService, flags, seq)
 		e.serviceKey(o.Service.ServiceKey)
 	case newServer, setServer, delServer:
-		cmd := uint8(cmdNewDest)
-		switch o.Kind {
-		case setServer:
-			cmd = cmdSetDest
-		case delServer:
-			cmd = cmdDelDest
-		}
-		e.begin(cmd, flags, seq)
 		e.serviceKey(o.Service.ServiceKey)
 		e.server(o.Service.ServiceKey, *o.Server, o.Kind != delServer)
 	}
@@ -317,9 +314,9 @@ func (e *encoder) serviceKey(k ServiceKey) {
 	e.unnest(at)
 }
 
-// dumpServices appends a request for all services of the network namespace.
-func (e *encoder) dumpServices(seq uint32) {
-	e.begin(cmdGetService, unix.NLM_F_DUMP, seq)
+// command appends a request that is nothing but a command.
+func (e *encoder) command(cmd uint8, flags uint16, seq uint32) {
+	e.begin(cmd, flags, seq)
 	e.end()
 }
 
@@ -389,10 +386,4 @@ func (e *encoder) daemonID(role SyncRole, device string, id uint8) {
 	e.u32(daemonAttrState, uint32(role))
 	e.str(daemonAttrIFN, device)
 	e.u32(daemonAttrSyncID, uint32(id))
-}
-
-// dumpDaemons appends a request for the sync daemons that run.
-func (e *encoder) dumpDaemons(seq uint32) {
-	e.begin(cmdGetDaemon, unix.NLM_F_DUMP, seq)
-	e.end()
 }

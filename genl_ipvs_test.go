@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // Messages are compared byte for byte, on a little-endian machine, against
@@ -109,7 +110,7 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			"dump services",
-			func(e *encoder) { e.dumpServices(9) },
+			func(e *encoder) { e.command(cmdGetService, unix.NLM_F_DUMP, 9) },
 			"14000000 1c00 0103 09000000 00000000 04010000",
 		},
 		{
