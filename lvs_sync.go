@@ -56,11 +56,12 @@ type SyncDaemon struct {
 	Group     netip.Addr `json:"group"`
 	Port      uint16     `json:"port"`
 	TTL       uint8      `json:"ttl"`
-	MaxLen    uint16     `json:"maxlen"` // bytes of one message; 0 = the kernel goes by the MTU
+	MaxLen    uint16     `json:"maxlen"` // bytes of one message; 0 = the kernel uses the MTU
 
 	// Device is the kernel's number of Interface when the daemon was started. A
-	// daemon stays at its device: when that is removed and made again under the
-	// same name, it is deaf and mute, and the kernel shows no difference.
+	// daemon stays with that device. When the device is removed and made again
+	// under the same name, the daemon neither sends nor receives, and the kernel
+	// shows no difference.
 	Device int `json:"device,omitempty"`
 }
 
