@@ -1,5 +1,5 @@
 // Micro-benchmarks of what stands between an event and the system call: codec,
-// desired, settle and diff. `go test -bench . -run '^$'`.
+// desired, computeTarget and diff. `go test -bench . -run '^$'`.
 
 package main
 
@@ -55,7 +55,7 @@ func (p *pipeline) turn(c *Cluster) phases {
 		before = p.want.Memory
 	}
 	want := desired(p.want, p.cfg, c, nil, before, testTime)
-	s := settle(&want, p.have, testTime)
+	s := computeTarget(&want, p.have, testTime)
 	ops := diff(s.Parts, p.have)
 	p.want, p.have = &want, s.Parts
 	return ops

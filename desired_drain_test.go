@@ -140,7 +140,7 @@ func TestSettle(t *testing.T) {
 			for i := range tt.have {
 				tt.have[i].Leaving = leavingOf(&tt.have[i], tt.drains)
 			}
-			s := settle(&w, split(tt.have), testTime)
+			s := computeTarget(&w, split(tt.have), testTime)
 			if diff := cmp.Diff(tt.table, s.Parts.table().text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}

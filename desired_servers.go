@@ -35,7 +35,7 @@ func (b *build) servers(is6 bool) []Row {
 		if s.Address.Is6() != is6 {
 			continue
 		}
-		// The operator's word on a node stands above the pods'.
+		// What the configuration says of a node replaces what its pods say.
 		r := Row{RealServer: v.realServer(s.Address, s.Weight), Why: "static"}
 		if s.Weight == 0 {
 			r.Why = "static, weight 0"
@@ -158,10 +158,10 @@ func (b *build) podWeight(v *VIP, p *Pod) uint32 {
 	return uint32(n)
 }
 
-// podSet is what the selected pods of one node amount to.
+// podSet counts the selected pods of one node.
 type podSet struct {
 	ready, terminating, notReady int
-	name                         string // of the pod that speaks for the node
+	name                         string // of the pod that is named in messages
 	best                         int    // that pod's rank
 	weight                       uint32 // greatest of the ready pods'
 }
@@ -185,7 +185,7 @@ func (s podSet) with(p *Pod, weight uint32) podSet {
 	return s
 }
 
-// row is the real server of v that the pods at address a make.
+// row is the real server of v for the pods at address a.
 func (s podSet) row(v *VIP, a netip.Addr) Row {
 	r := Row{RealServer: v.realServer(a, 0), Why: s.why()}
 	if s.ready > 0 {
@@ -230,7 +230,7 @@ func (v *VIP) podServers(rows []Row, before []RealServer) []RealServer {
 }
 
 // workedBefore are the real servers that were in service last, as the VIP is
-// configured now: of the past only who they were and at what weight counts.
+// configured now: of the past only their addresses and weights are used.
 func (b *build) workedBefore(set workKey) []RealServer {
 	servers := slices.Clone(b.before.Working[set])
 	for i, s := range servers {
@@ -239,9 +239,9 @@ func (b *build) workedBefore(set workKey) []RealServer {
 	return servers
 }
 
-// keepWorking puts what was in service last back into service, beside the
-// rows, none of which is. Nodes to which the operator has given weight 0 since
-// are among them only if there were no others.
+// keepWorking puts the real servers that were in service last back into service,
+// beside the rows, none of which is. Nodes to which the operator has given weight
+// 0 since are among them only if there were no others.
 func (v *VIP) keepWorking(rows []Row, before []RealServer) []Row {
 	if fromPods := slices.DeleteFunc(slices.Clone(before), func(s RealServer) bool { return v.isStatic(s.Address) }); len(fromPods) > 0 {
 		before = fromPods
@@ -264,8 +264,8 @@ func addMissing(rows []Row, servers []RealServer, why string) []Row {
 }
 
 // slowStart lowers the weights of real servers that joined a set which was
-// already serving, or are back from an outage, and notes when they will be due
-// for more. An outage is remembered as a start at no time.
+// already in service, or are back from an outage, and notes when the weights rise
+// next. An outage is remembered as a start at the zero time.
 func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
 	v, before := b.in.vip, b.before.Working[of]
 	if v.SlowStart == 0 {
@@ -284,7 +284,7 @@ func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
 	for i := range rows {
 		r := &rows[i]
 		if r.Weight == 0 || v.isStatic(r.Address) {
-			continue // the operator's word on a static one holds at once
+			continue // a static one has its configured weight at once
 		}
 		key := startKey{v.Name, r.Address}
 		started, starting := b.before.Started[key]
@@ -295,7 +295,7 @@ func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
 			started = b.now
 		}
 		if started.IsZero() || started.After(b.now) {
-			started = b.now // a clock that was set back must not prolong the start
+			started = b.now // a clock that was set back must not make the start longer
 		}
 		reached := b.now.Sub(started)/step + 1
 		if reached >= slowSteps {

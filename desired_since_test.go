@@ -14,7 +14,7 @@ import (
 
 // TestDesiredSince drives desired with random histories and checks that an
 // answer made from the last one is the answer that would be made from nothing,
-// and likewise for settle, which passes over parts that have not changed.
+// and likewise for computeTarget, which skips shards that have not changed.
 func TestDesiredSince(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		h := &history{cfg: randomConfig(rt), cluster: &Cluster{}, memory: newMemory(), now: testTime}
@@ -57,18 +57,18 @@ func (h *history) check(rt *rapid.T) {
 	for i := range forgetful {
 		forgetful[i].From = nil
 	}
-	settled, anew := settle(&got, h.have, h.now), settle(&want, forgetful, h.now)
-	if diff := cmp.Diff(describeParts(anew.Parts), describeParts(settled.Parts)); diff != "" {
-		rt.Fatalf("settled (-anew +since):\n%s", diff)
+	since, anew := computeTarget(&got, h.have, h.now), computeTarget(&want, forgetful, h.now)
+	if diff := cmp.Diff(describeParts(anew.Parts), describeParts(since.Parts)); diff != "" {
+		rt.Fatalf("target (-anew +since):\n%s", diff)
 	}
-	if !anew.Next.Equal(settled.Next) {
-		rt.Fatalf("next deadline %s, want %s", settled.Next, anew.Next)
+	if !anew.Next.Equal(since.Next) {
+		rt.Fatalf("next deadline %s, want %s", since.Next, anew.Next)
 	}
-	ops := diff(settled.Parts, h.have)
+	ops := diff(since.Parts, h.have)
 	if diff := cmp.Diff(describeOps(diffTables(anew.Parts.table(), h.have.table())), describeOps(slices.Concat(ops[:]...))); diff != "" {
 		rt.Fatalf("operations (-of tables +of parts):\n%s", diff)
 	}
-	h.last, h.memory, h.have = &got, got.Memory, settled.Parts
+	h.last, h.memory, h.have = &got, got.Memory, since.Parts
 }
 
 // becomeIdle is what counting connections does to some that drain.
@@ -248,5 +248,5 @@ func describeWanted(w wanted) []string {
 	all := describeParts(w.Parts)
 	return append(all,
 		fmt.Sprint("marks ", w.Marks), fmt.Sprint("working ", w.Memory.Working), fmt.Sprint("started ", w.Memory.Started),
-		fmt.Sprint("kept ", w.Kept), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("hold ", w.Hold), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
+		fmt.Sprint("kept ", w.Kept), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("retained ", w.Retained), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
 }

@@ -261,7 +261,7 @@ func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 		VirtualService: VirtualService{ServiceKey: ServiceKey{Address: addr("10.0.0.1"), Protocol: TCP, Port: 9000}, Scheduler: "wlc"},
 		Servers:        []Row{{RealServer: RealServer{Address: addr("10.1.0.7"), Forward: DirectRoute, Weight: 1}}},
 	}}
-	s := settle(&w, split(have), testTime)
+	s := computeTarget(&w, split(have), testTime)
 	want := "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.1:9000/tcp wlc: 10.1.0.1=1 10.1.0.7=0\n"
 	if diff := cmp.Diff(want, s.Parts.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)

@@ -367,7 +367,7 @@ func (r *reconciler) reconcile(ctx context.Context, cfg *Config) error {
 
 // plan is what a turn is going to do.
 type plan struct {
-	settled
+	targetTable
 	want *wanted
 	ops  phases
 }
@@ -383,7 +383,7 @@ func (r *reconciler) plan(cfg *Config, now time.Time, drift drift) plan {
 	want := desired(r.want, cfg, r.cluster.Get(), health, r.state.Memory, now)
 	want.Owners = r.owners // which know former marks too
 	r.want = &want
-	p := plan{want: &want, settled: settle(&want, r.have, now)}
+	p := plan{want: &want, targetTable: computeTarget(&want, r.have, now)}
 	p.ops = diff(p.Parts, r.have)
 	if drift.services != nil {
 		for o := range p.ops.all {

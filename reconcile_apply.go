@@ -72,7 +72,7 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 		undone = append(undone, f.Op)
 		r.stale = r.stale || f.surprising()
 	}
-	r.have = accepted(p.settled, r.have, undone)
+	r.have = accepted(p.targetTable, r.have, undone)
 	done := p.ops
 	if len(undone) > 0 {
 		not := make(map[op]bool, len(undone))
@@ -133,7 +133,7 @@ func (r *reconciler) brokenIn(p plan, err error) error {
 
 // accepted is the table of s without the operations that were not carried out,
 // given the table before.
-func accepted(s settled, before parts, undone []op) parts {
+func accepted(s targetTable, before parts, undone []op) parts {
 	target := s.Parts
 	if len(undone) == 0 {
 		return target
@@ -281,7 +281,7 @@ func (r *reconciler) mark(w *wanted, unmade map[workKey]bool, audit bool) error 
 	marks := maps.Clone(w.Marks)
 	maps.DeleteFunc(marks, func(p MarkedPort, _ uint32) bool { return unmade[set(p)] })
 	for p, mark := range r.marked {
-		if _, held := w.Hold[set(p)]; unmade[set(p)] || held && marks[p] == 0 {
+		if _, held := w.Retained[set(p)]; unmade[set(p)] || held && marks[p] == 0 {
 			marks[p] = mark
 		}
 	}

@@ -3,7 +3,7 @@
 // Used by reconcile.go. IPVS can only be asked for all real servers of a
 // service, so a node that leaves thousands of services needs thousands of
 // questions. Each pass asks a few, and newer inputs come in between. It decides
-// nothing: settle in desired_drain.go reads the counts.
+// nothing: computeTarget in desired_drain.go reads the counts.
 
 package main
 

@@ -60,8 +60,8 @@ func (b *bench) rowsOf(address string) int {
 	return n
 }
 
-// Whatever else has the loop settle a service again and again does not put its
-// counting off: here, that nobody wants it any more, or slow start.
+// Whatever else makes the loop compute a service again and again does not put its
+// counting off: here, that its VIP is removed, or slow start.
 func TestLoopCountsWhatIsSettledEachTurn(t *testing.T) {
 	t.Run("a VIP removed", func(t *testing.T) {
 		keep := testVIP()

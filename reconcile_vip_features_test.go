@@ -161,8 +161,8 @@ func TestPortsFromPods(t *testing.T) {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 	// Until the pods are known there may be more ports than are known.
-	if w := desiredAnew(&Config{VIPs: []VIP{v}}, nil, newMemory(), testTime); len(w.Hold) != 1 {
-		t.Errorf("hold = %v", w.Hold)
+	if w := desiredAnew(&Config{VIPs: []VIP{v}}, nil, newMemory(), testTime); len(w.Retained) != 1 {
+		t.Errorf("retained = %v", w.Retained)
 	}
 }
 
