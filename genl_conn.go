@@ -25,7 +25,7 @@ const (
 	batchMessages = 1024
 
 	// opening is how many messages the first of several batches has, so that the
-	// kernel is soon at work and the encoder beside it.
+	// kernel begins early and the next batch is encoded meanwhile.
 	opening = 64
 
 	// batchBytes ends a batch early.
@@ -36,21 +36,21 @@ const (
 
 	// errorFootprint is what one refusal takes of a receive buffer: struct
 	// nlmsgerr with an extended acknowledgement and the overhead of its skb,
-	// rounded up generously.
+	// rounded up.
 	errorFootprint = 2 << 10
 
-	// socketBuffer is asked for both directions with the FORCE options: it
-	// holds a whole batch, and 1024 error messages as the kernel accounts them
-	// (skb overhead included).
+	// socketBuffer is the size of both buffers, set with the FORCE options: a whole
+	// batch fits, and 1024 error messages as the kernel counts them (skb overhead
+	// included).
 	socketBuffer = 4 << 20
 
 	// receiveBytes is twice what the kernel puts into one dump message
 	// (netlink_dump caps at 32 KiB).
 	receiveBytes = 64 << 10
 
-	// exchangeTimeout bounds the wait for an answer. The kernel works inside our
-	// sendmsg, which may take its time, so an answer is ready when that returns;
-	// this only ends a wait for one that was lost.
+	// exchangeTimeout bounds the wait for an answer. The kernel does the work inside
+	// sendmsg, however long that takes, so an answer is ready when it returns. This
+	// only ends the wait for an answer that was lost.
 	exchangeTimeout = 10 * time.Second
 )
 
@@ -79,7 +79,7 @@ type ipvsConn struct {
 	// Buffers of Table.
 	dumped []VirtualService
 	found  []Row // of one service
-	order  []int // where the rows of the last known service stand in its table
+	order  []int // where the rows of the last known service are in its table
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error
@@ -171,7 +171,7 @@ func sizeBuffers(raw syscall.RawConn) (batchLimits, error) {
 }
 
 // limitsFor returns the batches that fit into a send and a receive buffer of so
-// many bytes, by the kernel's own account (twice what was asked for).
+// many bytes, as the kernel counts them (twice what was asked for).
 func limitsFor(send, receive int) batchLimits {
 	return batchLimits{
 		messages: max(1, min(batchMessages, receive/errorFootprint)),
@@ -207,8 +207,8 @@ func (c *ipvsConn) send() error {
 func (c *ipvsConn) receive() ([]byte, error) {
 	err := c.raw.Read(c.tryRead)
 	if err == nil && c.sysErr == unix.EAGAIN {
-		// Seldom: the kernel answers while it is written to. A deadline for every
-		// read would cost more than the read.
+		// This is rare: the kernel answers inside the write. A deadline for every read
+		// would cost more than the read.
 		err = c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout))
 		if err == nil {
 			err = errors.Join(c.raw.Read(c.read), c.genl.SetReadDeadline(time.Time{}))
@@ -233,12 +233,11 @@ type replies struct {
 	first, last uint32 // sequence numbers of the requests
 	rest        []byte
 	done        bool
-	err         error // the conversation is broken
+	err         error // the exchange failed
 }
 
-// exchange sends the encoder's buffer, which holds the requests with the
-// sequence numbers first to last. All replies must be walked before the next
-// exchange.
+// exchange sends the encoder's buffer, which has the requests with the sequence
+// numbers first to last. All replies must be walked before the next exchange.
 func (c *ipvsConn) exchange(first, last uint32) replies {
 	return replies{conn: c, first: first, last: last, err: c.send()}
 }
@@ -289,7 +288,7 @@ func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
 	return errors.Join(a.err, first)
 }
 
-// kernelError keeps the errno (errors.Is works) and the kernel's own words.
+// kernelError keeps the errno (errors.Is works) and the kernel's own text.
 func kernelError(r kernelReply) error {
 	if r.extack == "" {
 		return r.errno
@@ -313,8 +312,7 @@ func (e *opError) Error() string {
 
 func (e *opError) Unwrap() error { return e.Err }
 
-// hint says what an errno means for this operation where the kernel's word for
-// it misleads.
+// hint says what an errno means for this operation where its usual text misleads.
 func (e *opError) hint() string {
 	switch {
 	case e.Op.Kind <= setService && errors.Is(e.Err, unix.ENOENT):
@@ -330,16 +328,16 @@ func (e *opError) hint() string {
 	return ""
 }
 
-// surprising reports whether the refusal means that the table is not what we
-// took it for.
+// surprising reports whether the refusal means that the kernel's table is not as
+// it was known.
 func (e *opError) surprising() bool {
 	return errors.Is(e.Err, unix.EEXIST) || errors.Is(e.Err, unix.ESRCH) || e.Op.Kind >= newServer && errors.Is(e.Err, unix.ENOENT)
 }
 
 // Apply carries out ops in order, as many in one system call as the limits
 // allow, and returns those that the kernel refused; the others have been done.
-// An error means that the conversation broke: what was done is unknown then.
-// While the kernel works on one batch the next is encoded.
+// An error means that the exchange failed: what was done is unknown then. While
+// the kernel works on one batch the next is encoded.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 	if len(ops) == 0 {
 		return nil, nil

@@ -342,7 +342,7 @@ func decodeDaemon(body []byte) (SyncDaemon, error) {
 		case daemonAttrIFN:
 			d.Interface = a.name()
 		case daemonAttrSyncID:
-			d.ID = uint8(a.u32()) // a byte on the wire between directors
+			d.ID = uint8(a.u32()) // a byte in the messages between directors
 		case daemonAttrMaxLen:
 			d.MaxLen = a.u16()
 		case daemonAttrGroup:
@@ -395,7 +395,7 @@ type kernelReply struct {
 	extack string     // NLMSGERR_ATTR_MSG, "" when the kernel said nothing more
 }
 
-// next reads the first message of b, which holds what one recvmsg returned, and
+// next reads the first message of b, which is what one recvmsg returned, and
 // returns the rest.
 func (r *kernelReply) next(b []byte) (rest []byte, err error) {
 	if len(b) < unix.NLMSG_HDRLEN {

@@ -78,10 +78,10 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 	return c.servers(&k, false, func(s *KernelServer) { visit(*s) })
 }
 
-// Table dumps the services that owned accepts, with their real servers. Others'
-// services are not looked into. Services that have the same real servers share
-// them, and a part that is as known has it comes back as that very part: an
-// audit that finds nothing leaves no garbage.
+// Table dumps the services that owned accepts, with their real servers. The real
+// servers of other services are not read. Services that have the same real
+// servers share them, and a shard that is as known has it is shared with known:
+// an audit that finds nothing leaves no garbage.
 func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
 	keys := c.dumped[:0]
 	if err := c.services(false, func(v *VirtualService, _ Traffic) {
@@ -124,8 +124,8 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error
 	return all, nil
 }
 
-// part dumps the real servers of services, which make up one part. was is what
-// the part is known as, empty when it is not.
+// part dumps the real servers of services, which make up one shard. was is the
+// shard as it is known, empty when it is not.
 func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 	var (
 		fresh Table // nil while everything is as it was
@@ -175,7 +175,7 @@ func (c *ipvsConn) rows(k *ServiceKey) error {
 }
 
 // foundAgain reports whether c.found is known, which is in table order. The
-// kernel has an order of its own, by age; services tend to have the same one.
+// kernel's order is another one, by age; most services have the same.
 func (c *ipvsConn) foundAgain(known []Row) bool {
 	n := len(c.found)
 	if n != len(known) {

@@ -5,7 +5,7 @@
 // allocates nothing once the buffer has grown. It never builds IPVS_CMD_FLUSH:
 // other programs have services in the kernel's table too.
 //
-// Names, numbers and wire types are those of include/uapi/linux/ip_vs.h and
+// Names, numbers and types are those of include/uapi/linux/ip_vs.h and
 // the policies in net/netfilter/ipvs/ip_vs_ctl.c. Integers are in host order
 // unless marked be16 or be32.
 
@@ -114,7 +114,7 @@ const (
 )
 
 // encoder appends whole netlink messages to buf. Its methods are called in the
-// order of the wire; begin and end pairs patch lengths in place.
+// order of the message; begin and end pairs patch lengths in place.
 type encoder struct {
 	buf    []byte
 	family uint16 // the number the kernel gave the IPVS family
@@ -241,7 +241,7 @@ func (e *encoder) service(v VirtualService) {
 	e.unnest(at)
 }
 
-// ipv4Mask turns a prefix length (0 = whole address) into a mask.
+// ipv4Mask is the mask of a prefix length (0 = whole address).
 func ipv4Mask(bits uint8) uint32 {
 	if bits == 0 {
 		bits = 32
@@ -307,7 +307,7 @@ func (e *encoder) op(o *op, flags uint16, seq uint32) {
 	e.end()
 }
 
-// serviceKey appends a nested service that holds only its identity.
+// serviceKey appends a nested service that has only its identity.
 func (e *encoder) serviceKey(k ServiceKey) {
 	at := e.nest(cmdAttrService)
 	e.key(k)

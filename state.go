@@ -6,8 +6,8 @@
 // reconcile loop loads it at start and saves it before it changes the kernel.
 // The file is in the state directory under /run, which a reboot empties
 // together with the kernel's table. A file that cannot be read is refused with
-// a log line and replaced; it never stops the controller. The locks against a
-// second controller are here too.
+// a log line and replaced; it never stops the controller. state_lock.go has the
+// locks against a second controller.
 
 package main
 
@@ -36,9 +36,9 @@ type state struct {
 	Owned   map[netip.Addr]bool // addresses whose services are ours to remove
 	Marks   map[uint32]string   // firewall marks whose services are ours to remove, and their VIPs
 	Memory  memory
-	Leaving parts // who drains, in the services of the table
-	// Drains are those whose services are not in Leaving: who drained when the file
-	// was written, until the table has been read, and whose service goes as a
+	Leaving parts // the table; its services have the real servers that drain
+	// Drains are drains of services that are not in Leaving: those of the file,
+	// until the table has been read, and those of services that are removed as a
 	// whole.
 	Drains    map[rowID]drain
 	Down      map[HealthKey]string // Health.Down; must not be changed
@@ -90,7 +90,7 @@ type (
 )
 
 // encode gives the file's bytes, the same for the same state, in place of into's
-// content. What can be long, the real servers that work and those that leave, is
+// content. The long lists, real servers in service and those that leave, are
 // written entry by entry and kept in texts for the next time.
 func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	f := stateFile{
@@ -137,7 +137,7 @@ func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	return append(b, "]}\n"...), nil
 }
 
-// appendComma begins an entry on a line of its own.
+// appendComma begins an entry on a new line.
 func appendComma(b []byte, another bool) []byte {
 	if another {
 		b = append(b, ',')
@@ -145,11 +145,11 @@ func appendComma(b []byte, another bool) []byte {
 	return append(b, '\n')
 }
 
-// stateTexts are the long parts of a state file as they were written last.
-// Slices stand for themselves: what they hold does not change.
+// stateTexts are the long lists of a state file as they were written last. Slices
+// are compared by identity: their content does not change.
 type stateTexts struct {
 	sets  map[workKey]workingText
-	parts map[ServiceKey]drainsText // by what all services of a part have in common
+	parts map[ServiceKey]drainsText // by what all services of a shard have in common
 }
 
 type workingText struct {
@@ -206,7 +206,7 @@ func appendNumber(b []byte, key string, n uint32) []byte {
 	return strconv.AppendUint(append(b, key...), uint64(n), 10)
 }
 
-// drains are the entries of one part, without a comma at either end.
+// drains are the entries of one shard, without a comma at either end.
 func (t *stateTexts) drains(p part) []byte {
 	first := p.Services[0].ServiceKey
 	key := ServiceKey{Address: first.Address, Mark: first.Mark}
@@ -219,7 +219,7 @@ func (t *stateTexts) drains(p part) []byte {
 		s := &p.Services[i]
 		for _, l := range s.Leaving {
 			if l.Deadline.IsZero() {
-				continue // gone without a drain
+				continue // removed without a drain
 			}
 			if len(b) > 0 {
 				b = append(b, ",\n"...)
@@ -352,12 +352,12 @@ func savable(t time.Time) bool {
 	return y >= 0 && y <= 9999
 }
 
-// all reports whether ok holds for each of list.
+// all reports whether ok is true for each of list.
 func all[T any](list []T, ok func(T) bool) bool {
 	return !slices.ContainsFunc(list, func(v T) bool { return !ok(v) })
 }
 
-// rememberWithdrawn replaces Drains by who has drained from services that go as
+// rememberWithdrawn replaces Drains by the drains of services that are removed as
 // a whole.
 func (s *state) rememberWithdrawn(withdrawn map[ServiceKey][]leaving) {
 	clear(s.Drains)
@@ -379,11 +379,11 @@ func newState() *state {
 	}
 }
 
-// stateDir is the directory that the state lives in.
+// stateDir is the directory of the state file.
 type stateDir struct {
 	path  string
-	last  []byte // what the file holds, so that an unchanged state is not written
-	spare []byte // for what it may hold next: each turn looks
+	last  []byte // the content of the file, so that an unchanged state is not written
+	spare []byte // for the next content: each pass encodes it
 	texts stateTexts
 }
 
