@@ -21,7 +21,7 @@ type Config struct {
 	ClusterFile    string        // replaces the API server when set
 	Interface      string        // uplink; "" = the device of the default route
 	AnnounceDevice string        // dummy device for announce = "dummy"
-	WithdrawHold   time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0 leaves them
+	WithdrawHold   time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0: they stay
 	Listen         string        // host:port of the HTTP listener; "" = off
 	AuditInterval  time.Duration // full compare with the kernel's table; 1s–1h
 	ManageSysctls  bool          // whether sysctl.go may write to /proc/sys
@@ -30,12 +30,12 @@ type Config struct {
 	Timeouts       Timeouts
 	Marks          MarkRange
 	Sync           *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
-	// Sysctls are the operator's own choices below net/ipv4/vs, name to value
-	// as the kernel prints it, above the controller's. nil when there are none.
+	// Sysctls are the operator's settings below net/ipv4/vs, name to value as the
+	// kernel prints it. They replace the controller's. nil when there are none.
 	Sysctls map[string]string
 	VIPs    []VIP // in file order; names and addresses are unique
 	// Warnings are about keys that are valid and may mean something else than
-	// they seem to, in file order.
+	// the operator expects, in file order.
 	Warnings []ConfigError
 }
 
@@ -97,14 +97,14 @@ type VIP struct {
 	UDPServices ConfigMapName // zero = none
 	RealServers []StaticServer
 	Drain       Drain
-	// RemovalBrake is the share of the pods that serve, in percent, beyond which
-	// their vanishing all at once is believed only when a second answer says the
-	// same; 0 = at once.
+	// RemovalBrake is the mass-removal guard: a share of the pods that serve, in
+	// percent. When more than that disappear at once, the API server is asked a
+	// second time. 0 = never.
 	RemovalBrake uint8
-	Probes       *Probes // nil = no [vip.health]: nobody is asked
+	Probes       *Probes // nil = no [vip.health]: no probes
 
-	// Flags are the scheduler's own (sh-port, sh-fallback, mh-port,
-	// mh-fallback) and, for UDP services alone, one-packet scheduling.
+	// Flags are those of the scheduler (serviceFlags) and, for UDP services alone,
+	// one-packet scheduling.
 	Flags       ServiceFlags
 	Persistence Persistence
 	// Groups are sets of ports that share one firewall-mark service, so that a
@@ -118,8 +118,8 @@ type VIP struct {
 	// not those of ExcludePorts (sorted).
 	PortsFromPods bool
 	ExcludePorts  []Port
-	// WeightAnnotation names a pod annotation that holds the weight of the
-	// pod's real server, 1–65535; "" = none.
+	// WeightAnnotation names a pod annotation with the weight of the pod's real
+	// server, 1–65535; "" = none.
 	WeightAnnotation string
 	Upper            uint32 // connections at which a real server gets no new ones; 0 = no limit
 	Lower            uint32 // connections below which it gets some again; 0 = three quarters of Upper
@@ -128,15 +128,15 @@ type VIP struct {
 	SlowStart time.Duration
 	Forward   ForwardingMethod // DirectRoute or Tunnel
 	Tunnel    TunnelSettings   // for Forward == Tunnel
-	// Sorry is used while nothing else is in service; an entry per family at
-	// most.
+	// Sorry are the sorry servers, in service while no other real server is; at most
+	// one of each family.
 	Sorry []netip.Addr
 }
 
 // Persistence keeps a client on its real server.
 type Persistence struct {
 	Timeout time.Duration // whole seconds; 0 = no persistence
-	Prefix4 uint8         // clients of one IPv4 prefix go together, 1–32; 32 = each alone
+	Prefix4 uint8         // clients of one IPv4 prefix get one real server, 1–32; 32 = each its own
 	Prefix6 uint8         // the same for IPv6, 1–128
 	Engine  string        // persistence engine for UDP services, "sip"; "" = none
 }
@@ -147,12 +147,12 @@ type StaticServer struct {
 	Weight  uint32 // 0 = quiesced by the operator
 }
 
-// Probes is how the real servers of a VIP are asked whether they serve. At
-// least one of HTTP, TCP, Ports and DataPath is set.
+// Probes are the probes of a VIP's real servers. At least one of HTTP, TCP, Ports
+// and DataPath is set.
 type Probes struct {
 	HTTP     *HTTPProbe // nil = none
 	TCP      uint16     // a port that each real server must accept connections on; 0 = none
-	Ports    bool       // connect to each of the VIP's TCP ports; one that fails is out of service by itself
+	Ports    bool       // connect to each of the VIP's TCP ports; one that fails is out of service alone
 	DataPath bool       // connect to each VIP address through the real server
 
 	Interval time.Duration // from the start of a probe to the next of the same kind; 100ms–1h
@@ -184,7 +184,7 @@ func (r StatusRange) Compare(s StatusRange) int {
 // any reports whether p asks for any probe.
 func (p *Probes) any() bool { return p.HTTP != nil || p.TCP != 0 || p.Ports || p.DataPath }
 
-// accepts reports whether a server that answers with code is well.
+// accepts reports whether code means that the server is healthy.
 func (h *HTTPProbe) accepts(code uint16) bool {
 	return slices.ContainsFunc(h.Status, func(r StatusRange) bool { return r.First <= code && code <= r.Last })
 }
@@ -230,13 +230,13 @@ func (v *VIP) realServer(a netip.Addr, weight uint32) RealServer {
 	return RealServer{Address: a, Weight: weight, Forward: v.Forward, Tunnel: v.Tunnel, Upper: v.Upper, Lower: v.Lower}
 }
 
-// isStatic reports whether the operator wrote a down as a real server of v.
+// isStatic reports whether a is a static real server of v.
 func (v *VIP) isStatic(a netip.Addr) bool {
 	return slices.ContainsFunc(v.RealServers, func(s StaticServer) bool { return s.Address == a })
 }
 
-// ClusterSource names where the cluster is followed, for telling a snapshot of
-// another cluster.
+// ClusterSource names the source of the cluster, so that a snapshot of another
+// cluster is recognised.
 func (c *Config) ClusterSource() string {
 	switch {
 	case c.ClusterFile != "":
@@ -247,7 +247,7 @@ func (c *Config) ClusterSource() string {
 	return "service account"
 }
 
-// ClusterQuery gathers what all VIPs want to know of the cluster.
+// ClusterQuery is what all VIPs together ask of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
 	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Brakes: make(map[PodQuery]uint8)}
 	for i := range c.VIPs {
@@ -255,7 +255,7 @@ func (c *Config) ClusterQuery() ClusterQuery {
 		if pods := v.PodQuery(); pods.Selector != "" && !slices.Contains(q.Pods, pods) {
 			q.Pods = append(q.Pods, pods)
 		}
-		// VIPs that share their pods share the strictest brake.
+		// VIPs that share their pods share the strictest mass-removal guard.
 		if b := q.Brakes[v.PodQuery()]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
 			q.Brakes[v.PodQuery()] = v.RemovalBrake
 		}
@@ -280,6 +280,6 @@ func (c *Config) markCount() uint64 {
 	return n
 }
 
-// slowSteps is in how many steps a real server's weight rises. The first comes
-// at once: a weight of 0 would be a quiesced real server.
+// slowSteps is the number of steps in which a real server's weight rises. The
+// first is at once: a weight of 0 would be a quiesced real server.
 const slowSteps = 10

@@ -68,7 +68,7 @@ func TestKeyLinesDeep(t *testing.T) {
 		"b = 1\n" + strings.Repeat("k.", depth) + "k = 1\n",
 	} {
 		lines, excess := scanKeyLines(text)
-		if excess == nil || excess.line != 2 {
+		if excess == nil || excess.Line != 2 {
 			t.Errorf("%.10q…: excess %+v, want one in line 2", text, excess)
 		}
 		if got := lines.line("b"); got != 1 {
@@ -100,8 +100,8 @@ func FuzzKeyLines(f *testing.F) {
 			}
 		}
 		if excess != nil {
-			if excess.line < 1 || excess.line > len(byNumber) {
-				t.Fatalf("refused on line %d of %d", excess.line, len(byNumber))
+			if excess.Line < 1 || excess.Line > len(byNumber) {
+				t.Fatalf("refused on line %d of %d", excess.Line, len(byNumber))
 			}
 			return
 		}

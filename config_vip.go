@@ -22,8 +22,8 @@ import (
 // order.
 const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
 
-// maxSelector is the length in bytes of the longest selector. It becomes a part
-// of a URL, and takes some time to judge.
+// maxSelector is the length in bytes of the longest selector. It becomes part of
+// a URL, and a long one takes long to match.
 const maxSelector = 4096
 
 // parsePodSelector accepts a label selector, and "" for no pods.
@@ -35,7 +35,7 @@ func parsePodSelector(s string) (string, error) {
 		return "", fmt.Errorf("longer than %d bytes", maxSelector)
 	}
 	canonical, err := canonicalSelector(s)
-	if err == nil && canonical == "" { // blanks: neither plainly "" nor a selector
+	if err == nil && canonical == "" { // only blanks: neither "" nor a selector
 		err = errMisfit
 	}
 	return canonical, err
@@ -53,10 +53,10 @@ func defaultPersistence() Persistence {
 	return Persistence{Timeout: 5 * time.Minute, Prefix4: 32, Prefix6: 128}
 }
 
-// SetScheduler exchanges v's scheduler and what depends on it: the old one's
-// flags and a slow start that means nothing to the new one are dropped, the
-// new one's default flags are set, and groups that stuck through the old one
-// get the default persistence.
+// SetScheduler exchanges v's scheduler and what depends on it: the old one's flags
+// are dropped, and a slow start that the new one does not support; the new one's
+// default flags are set, and groups for which the old one was enough get the
+// default persistence.
 func (v *VIP) SetScheduler(name string) {
 	if name == v.Scheduler {
 		return
@@ -75,9 +75,9 @@ func (v *VIP) SetScheduler(name string) {
 // gueDefaultPort is the UDP port of GUE (gue in the registry of IANA).
 const gueDefaultPort = 6080
 
-// defaultVIP is a VIP without name, addresses and ports, all else at its
-// default. The default selector is left to the caller: a VIP with static real
-// servers has none.
+// defaultVIP is a VIP without name, addresses and ports, with all other defaults.
+// The caller decides on the default selector: a VIP with static real servers has
+// none.
 func defaultVIP() VIP {
 	return VIP{
 		Scheduler:        "rr",
@@ -106,18 +106,19 @@ type owner struct {
 	path string // of the address
 }
 
-// placedAddr is a server's address and the path of the key that holds it.
+// placedAddr is a server's address and the path of its key.
 type placedAddr struct {
 	netip.Addr
 	path string
 	role string // "real" or "sorry"
 }
 
-// maxVIPs is how many [[vip]] there may be: all of them are read, and their
-// mistakes found, within a moment.
+// maxVIPs is the largest number of [[vip]]: reading so many, and finding their
+// mistakes, takes a short time.
 const maxVIPs = 10_000
 
-// vips reads every [[vip]], then compares what only all of them together show.
+// vips reads every [[vip]], then compares their addresses with each other's real
+// servers.
 func (r *configReader) vips(v value) []VIP {
 	if n := v.len(); n > maxVIPs {
 		v.mistake("has %d elements, want at most %d", n, maxVIPs)
@@ -187,10 +188,10 @@ func (r *configReader) vip(v value) VIP {
 	return vip
 }
 
-// selectPods decides which pods the VIP at v selects when its selector says
-// nothing. A key that names something of the cluster asks for pods: real_servers
-// beside it add to them. A VIP of real_servers alone has no pods, and says so in
-// a warning: it reads as if the default selector were in force.
+// selectPods decides which pods the VIP at v selects when it has no selector. A key
+// that names something of the cluster asks for pods; real_servers beside it add
+// to them. A VIP of real_servers alone has no pods. A warning says so, because an
+// operator may expect the default selector.
 func selectPods(v value, vip *VIP) {
 	selector := v.child("selector")
 	switch {
@@ -233,8 +234,8 @@ func (r *configReader) vipAddresses(v value, vip *VIP) {
 	})
 }
 
-// readPorts reads a list of ports and sorts it. seen holds the ports that the
-// list may not repeat, and where they stand; those of the list are added.
+// readPorts reads a list of ports and sorts it. seen are the ports that the list
+// may not repeat, with their paths; those of the list are added.
 func readPorts(v value, seen map[Port]string) []Port {
 	const rule = `a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`
 	var ports []Port
@@ -259,8 +260,8 @@ func readPorts(v value, seen map[Port]string) []Port {
 	return ports
 }
 
-// readGroups reads groups and sorts them, so that their order in the file
-// means nothing. Where each port stands is added to grouped.
+// readGroups reads groups and sorts them, so that their order in the file has no
+// effect. The path of each port is added to grouped.
 func readGroups(v value, grouped map[Port]string) [][]Port {
 	var groups [][]Port
 	v.each(`a list of lists of ports such as [["80/tcp", "443/tcp"]]`, func(v value) {
@@ -329,7 +330,7 @@ func readTunnel(v value, t *TunnelSettings) {
 	}
 }
 
-// checkPorts checks what says which ports there are.
+// checkPorts checks the keys that say which ports there are.
 func checkPorts(v value, vip *VIP, grouped map[Port]string) {
 	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
 		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`)
@@ -363,8 +364,8 @@ func (v *VIP) mayHaveUDP(at value) bool {
 	return slices.ContainsFunc(v.Ports, isUDP) || v.PortsFromPods || !at.blank("udp_services") || at.child("ports").wrong()
 }
 
-// checkSticking checks what keeps a client on its real server, and fills in
-// what flags and persistence are by default.
+// checkSticking checks the keys that keep a client on its real server, and fills
+// in the defaults of flags and persistence.
 func checkSticking(v value, vip *VIP) {
 	const wantUDP = `want a port such as "53/udp", udp_services or ports_from = "pods"`
 	flags, groups, scheduler := v.child("flags"), v.child("groups"), findScheduler(vip.Scheduler)
@@ -470,7 +471,7 @@ func (r *configReader) sorryServers(v, table value, vip *VIP) {
 			return
 		}
 		if slices.ContainsFunc(vip.Sorry, func(a netip.Addr) bool { return a.Is4() == addr.Is4() }) {
-			v.mistake("%s is a second %s address, want one of each family at most", addr, family(addr))
+			v.mistake("%s is a second %s address, want one of each family at most", addr, familyName(addr.Is6()))
 			return
 		}
 		if real[addr] {
@@ -504,7 +505,7 @@ func familiesOf(vip *VIP) map[bool]bool {
 // and notes it for the comparison with the addresses of all VIPs.
 func (r *configReader) placed(v value, addr netip.Addr, role string, families map[bool]bool) bool {
 	if len(families) > 0 && !families[addr.Is4()] {
-		v.mistake("%s is %s, want the family of one of the VIP's addresses", addr, family(addr))
+		v.mistake("%s is %s, want the family of one of the VIP's addresses", addr, familyName(addr.Is6()))
 		return false
 	}
 	r.servers = append(r.servers, placedAddr{addr, v.path, role})
