@@ -113,7 +113,7 @@ type clusterSource struct {
 // newClusterWatch returns a watch that publishes to out. If out holds a
 // snapshot already (the last good one of an earlier run), that is what is known
 // until complete answers replace it, query by query.
-func newClusterWatch(log *slog.Logger, out *latest[Cluster]) *clusterWatch {
+func newClusterWatch(log *slog.Logger, out *latest[Cluster], earlier Cluster) *clusterWatch {
 	return &clusterWatch{
 		log:     log,
 		out:     out,
@@ -123,6 +123,7 @@ func newClusterWatch(log *slog.Logger, out *latest[Cluster]) *clusterWatch {
 		random:  rand.Float64,
 		sleep:   sleepContext,
 		streams: map[streamKey]*stream{},
+		earlier: earlier,
 	}
 }
 

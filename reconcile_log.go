@@ -261,3 +261,21 @@ func flatten(err error) []error {
 	}
 	return parts
 }
+
+// refusals are what the host refuses, by the kind of thing.
+type refusals map[string]*failureLog
+
+// log logs what the host refuses of one kind, once, and when it is right again.
+func (l refusals) log(needs *loopNeeds, what string, err error) {
+	if l[what] == nil {
+		l[what] = new(failureLog)
+	}
+	switch begins, ends := l[what].note(err); {
+	case ends:
+		needs.log.Info("the host accepts again what it refused", "what", what)
+	case begins:
+		for _, part := range flatten(err) {
+			needs.log.Error("the host refuses a setting that the director needs", "what", what, "err", part)
+		}
+	}
+}
