@@ -225,6 +225,46 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 }
 
+// The bounds are exact however much a reader gives at a time: a file fills any buffer.
+func TestBoundsOfFastReader(t *testing.T) {
+	pods := func(size, n int) string {
+		return podsOf + strings.TrimSuffix(strings.Repeat(fmt.Sprintf(`{"kind":"Pod","metadata":{"name":"a","namespace":"web","labels":{"x":"%s"}}},`, strings.Repeat("x", size)), n), ",") + "]}"
+	}
+	keys := []streamKey{{pods: PodQuery{Namespace: "web"}}}
+	for _, tt := range []struct {
+		name, text string
+		refused    bool
+	}{
+		{"one of 17 MB", pods(17<<20, 1), true},
+		{"a small one and one of 17 MB", strings.Replace(pods(17<<20, 1), "[", `[{"kind":"Pod","metadata":{"name":"b"}},`, 1), true},
+		{"two of 15 MB", pods(15<<20, 2), false},
+		{"17 MB of white space", strings.Repeat(" ", 17<<20) + pods(1, 1), true},
+		{"17 MB of white space before YAML", strings.Repeat("\n", 17<<20) + "kind: PodList\nitems: []\n", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			judge := func(how string, err error) {
+				if tt.refused && (!malformed(err) || !strings.Contains(err.Error(), "larger than 16 MiB")) || !tt.refused && err != nil {
+					t.Errorf("%s: error %s", how, shorten(fmt.Sprint(err), 300))
+				}
+			}
+			_, err := decodeClusterFile(strings.NewReader(tt.text), keys)
+			judge("file", err)
+			if strings.Contains(tt.text, "YAML") || strings.HasSuffix(tt.text, "\n") {
+				return
+			}
+			_, err = decodePage(strings.NewReader(tt.text), "PodList", func(*object) error { return nil })
+			judge("page", err)
+		})
+	}
+	dec := newBoundedDecoder(strings.NewReader(strings.Repeat(" ", 900)+`{"a":1}`), 905)
+	if _, err := dec.Token(); err != nil {
+		t.Error(err)
+	}
+	if err := skip(dec); !malformed(err) {
+		t.Errorf("906 bytes of 905: error %v", err)
+	}
+}
+
 // The same bounds hold for the events of a watch, which itself does not end.
 func TestEventsAreBounded(t *testing.T) {
 	for name, text := range map[string][2]string{
@@ -395,6 +435,68 @@ func TestAnnotationsAreBounded(t *testing.T) {
 	}
 	runtime.KeepAlive(c)
 	runtime.KeepAlive(names)
+}
+
+// What is kept of a pod shares no memory with what is not.
+func TestKeptIsSmall(t *testing.T) {
+	const pods = 100
+	blank := strings.Repeat(" ", 100_000)
+	tests := map[string]func(i int) string{
+		"white space before a weight": func(i int) string {
+			return fmt.Sprintf(`{"metadata":{"name":"p%d","annotations":{"weight":"%s%d"}}}`, i, blank, i)
+		},
+		"white space after no weight": func(i int) string {
+			return fmt.Sprintf(`{"metadata":{"name":"p%d","annotations":{"weight":"x%d%s"}}}`, i, i, blank)
+		},
+		"nothing but white space": func(i int) string {
+			return fmt.Sprintf(`{"metadata":{"name":"p%d","annotations":{"weight":"%s"}}}`, i, blank)
+		},
+		"one port very often": func(i int) string {
+			return fmt.Sprintf(`{"metadata":{"name":"p%d"},"spec":{"hostNetwork":true,"containers":[{"ports":[%s{"containerPort":80}]}]}}`, i, strings.Repeat(`{"containerPort":80},`, 10_000))
+		},
+		"zones": func(i int) string {
+			return fmt.Sprintf(`{"metadata":{"name":"p%d"},"status":{"hostIP":"fe80::1%%%d%s","podIP":"fe80::2%%%d%s"}}`, i, i, strings.Repeat("z", 50_000), i, strings.Repeat("y", 50_000))
+		},
+		"names of nodes": func(i int) string {
+			return fmt.Sprintf(`{"metadata":{"name":"p%d","labels":{"x":"%s"}},"spec":{"nodeName":"n%d"}}`, i, blank, i)
+		},
+	}
+	for name, pod := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := contentBuilder{key: streamKey{pods: PodQuery{Annotation: "weight", Ports: true}}, names: interner{}}
+			before := allocated()
+			for i := range pods {
+				text := podsOf + pod(i) + "]}"
+				if _, err := decodePage(strings.NewReader(text), "PodList", b.add); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if more := int64(allocated()) - int64(before); more > 500_000 {
+				t.Errorf("%d bytes are kept of %d pods", more, pods)
+			}
+			runtime.KeepAlive(b)
+		})
+	}
+	// A zone names a device of the node: it is no address to send to.
+	o := new(object)
+	o.Status.HostIPs = []ip{{"fe80::1%eth0"}, {"::ffff:10.1.0.9%eth0"}, {"10.1.0.1"}}
+	if got := o.addresses(); len(got) != 1 || got[0] != addr("10.1.0.1") {
+		t.Errorf("addresses %v", got)
+	}
+	// A ConfigMap that was large leaves no large map behind.
+	before := allocated()
+	var maps []ConfigMap
+	for range 10 {
+		data := map[string]string{"9000": "ns/svc:80"}
+		for i := range 50_000 {
+			data[fmt.Sprint("key-", i)] = ""
+		}
+		maps = append(maps, keptConfigMap(data))
+	}
+	if more := int64(allocated()) - int64(before); more > 1_000_000 {
+		t.Errorf("%d bytes are kept of %d ConfigMaps", more, len(maps))
+	}
+	runtime.KeepAlive(maps)
 }
 
 // Whoever may write a ConfigMap does not decide how much is kept and printed.

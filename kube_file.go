@@ -279,7 +279,10 @@ func (d *fileDecoder) documents(r io.Reader) error {
 
 // firstByte returns the first byte of r that is not white space, and unreads it.
 func firstByte(r *bufio.Reader) (byte, error) {
-	for {
+	for n := 0; ; n++ {
+		if n > maxObject {
+			return 0, fmt.Errorf("%w file: the white space at its beginning is larger than %d MiB", errMalformed, maxObject>>20)
+		}
 		b, err := r.ReadByte()
 		if err != nil {
 			return 0, err
