@@ -79,8 +79,10 @@ func TestNoRedirectIsFollowed(t *testing.T) {
 		{"to itself", "/elsewhere", "/elsewhere"},
 		{"with a password", "http://user:secret@" + strings.TrimPrefix(plain.URL, "http://") + "/", plain.URL + "/;"},
 		{"without saying where", "", "a redirect to nowhere"},
+		{"to no URL", "https://user:secret@[::1?token=secret", `a redirect to \"[::1\";`},
+		{"to no host", "mailto:user:secret@example.org", `a redirect to \"example.org\";`},
 	} {
-		for _, code := range []int{301, 302, 303, 307, 308} {
+		for _, code := range []int{300, 301, 302, 303, 304, 305, 307, 308, 399} {
 			t.Run(fmt.Sprintf("%s, %d", to.name, code), func(t *testing.T) {
 				respond := func(w http.ResponseWriter, r *http.Request) {
 					switch q := r.URL.Query(); {
@@ -147,7 +149,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 func proxyOf(t *testing.T, c *connection) string {
 	t.Helper()
 	type wrapper interface{ WrappedRoundTripper() http.RoundTripper }
-	rt := c.client.Transport
+	rt := c.transport
 	for {
 		w, ok := rt.(wrapper)
 		if !ok {
