@@ -341,7 +341,7 @@ func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
 	case err != nil:
 		if a.warned != err.Error() {
 			a.warned = err.Error()
-			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", shorten(a.warned, reportedText))
+			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", report(err))
 		}
 	case a.current == nil || a.current.fingerprint != next.fingerprint:
 		if a.current != nil {

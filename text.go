@@ -8,6 +8,7 @@ package main
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -33,4 +34,15 @@ func shorten(s string, most int) string {
 		}
 	}
 	return s
+}
+
+// report is err for the log, the status and a terminal: short, on one line, and
+// without the characters that a terminal obeys.
+func report(err error) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, shorten(err.Error(), reportedText))
 }
