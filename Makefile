@@ -42,33 +42,44 @@ lint:
 # LVS_REQUIRE_ALL=1: a test that cannot run here fails instead of being skipped.
 test: unit model kernel
 
-unit: vm-setup
+unit: build vm-setup
 	go vet ./...
-	LVS_REQUIRE_ALL=1 go test -skip '^Test(Kernel|E2E|Bench|Drill)' .
+	go vet -tags ipvs,bench,plane .
+	LVS_REQUIRE_ALL=1 go test . ./test/bench
+	LVS_REQUIRE_ALL=1 go test ./test/director -binary $(CURDIR)/lvs-controller
 
-.PHONY: $(CACHE)/lvs.test
-$(CACHE)/lvs.test:
-	CGO_ENABLED=0 go test -c -o $@ .
+# Compiled tests for the virtual machine: those of the top level by what they need,
+# which is their build tag, and those that run the binary.
+.PHONY: $(CACHE)/ipvs.test $(CACHE)/bench.test $(CACHE)/plane.test $(CACHE)/director.test
+$(CACHE)/ipvs.test $(CACHE)/bench.test $(CACHE)/plane.test: $(CACHE)/%.test:
+	CGO_ENABLED=0 go test -c -tags $* -o $@ .
+
+$(CACHE)/director.test:
+	CGO_ENABLED=0 go test -c -o $@ ./test/director
+
+# RUN=PATTERN runs only some tests, in kernel, e2e and drill.
+PATTERN := $(if $(RUN),-test.run '$(RUN)')
 
 # The loop against a model of the kernel: so many random sequences of events.
 SEQUENCES := 20000
 model:
 	go test -run '^TestModel$$' -rapid.checks=$(SEQUENCES) -timeout 20m .
 
-kernel: build vm-setup $(CACHE)/lvs.test
-	test/vm/run -timeout 1200 -file lvs-controller -file $(CACHE)/lvs.test -file install/bird.conf -file install/frr.conf \
-		-env LVS_KERNEL=1 -env LVS_REQUIRE_ALL=1 -env LVS_BINARY=/work/lvs-controller -env LVS_DRILL \
-		-- ./lvs.test -test.run '$(or $(RUN),^TestKernel)' -test.v -test.timeout 1170s
+# LVS_DRILL=long hands over and drains under as much load as the long drills.
+kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
+	test/vm/run -timeout 1200 -file lvs-controller -file install -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
+		-- sh -c "code=0; for tests in ./ipvs.test './director.test -group kernel -install install'; do \
+		\$$tests -binary /work/lvs-controller $(if $(LVS_DRILL),-size $(LVS_DRILL)) -test.v -test.timeout 1170s $(PATTERN) || code=1; done; exit \$$code"
 
-e2e: build vm-setup $(CACHE)/lvs.test
+e2e: build vm-setup $(CACHE)/director.test
 	test/kube/build
 	LVS_REQUIRE_ALL=1 LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
-	go run ./test/e2e -run '$(or $(RUN),^TestE2E)'
+	go run ./test/e2e -run '$(RUN)' -test '$(CACHE)/director.test -group e2e'
 
-drill drill-short: build vm-setup $(CACHE)/lvs.test
+drill drill-short: build vm-setup $(CACHE)/director.test
 	test/kube/build
-	go run ./test/e2e -run '$(or $(RUN),^TestDrill)' -pods 0 -timeout $(if $(filter drill,$@),3600,600) \
-		-- -env LVS_DRILL=$(if $(filter drill,$@),long,short)
+	go run ./test/e2e -run '$(RUN)' -pods 0 -timeout $(if $(filter drill,$@),3600,600) \
+		-test '$(CACHE)/director.test -group drill -size $(if $(filter drill,$@),long,short)'
 
 # The compiler and the downloads of the machine's set-up do not wait for each
 # other: on a fresh machine that is half a minute.
@@ -82,7 +93,7 @@ $(CACHE)/demo:
 
 # The peer moby/ipvs has a module of its own, so that the controller's depends on
 # nothing of it.
-bench bench-short: build vm-setup $(CACHE)/lvs.test $(CACHE)/e2e $(CACHE)/moby
+bench bench-short: build vm-setup $(CACHE)/bench.test $(CACHE)/plane.test $(CACHE)/director.test $(CACHE)/e2e $(CACHE)/moby
 	test/kube/build
 	go run ./test/bench $(if $(filter bench,$@),-long -doc docs/benchmarks.md)
 
@@ -93,11 +104,29 @@ $(CACHE)/e2e:
 $(CACHE)/moby:
 	cd test/peers/moby && CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/$@ .
 
-# Each fuzz target for FUZZTIME.
+# Each fuzz target for FUZZTIME, one after the other, and at the end the names of
+# those that fail. A worker that is still busy when the time is over can make the
+# run fail with "context deadline exceeded" and without an input: such a target runs
+# again, three times at most. A failure with an input, or any other, counts at once.
 FUZZTIME := 20s
-fuzz:
-	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do \
-		go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) . || exit 1; done
+fuzz: $(CACHE)/fuzz.test
+	@targets=$$($< -test.list '^Fuzz') && [ -n "$$targets" ] || { echo "fuzz: no target found" >&2; exit 1; }; \
+	log=$$(mktemp); trap 'rm -f "$$log"' EXIT; failed=; \
+	for t in $$targets; do \
+		for try in 1 2 3; do \
+			echo "fuzz: $$t"; \
+			if $< -test.run '^$$' -test.fuzz "^$$t\$$" -test.fuzztime $(FUZZTIME) -test.fuzzminimizetime 5s \
+				-test.fuzzcachedir .cache/fuzz >"$$log" 2>&1; then cat "$$log"; continue 2; fi; \
+			cat "$$log"; \
+			if grep -q 'Failing input written to' "$$log" || ! grep -q '^ *context deadline exceeded$$' "$$log"; then break; fi; \
+		done; \
+		failed="$$failed $$t"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "fuzz: FAILED:$$failed" >&2; exit 1; fi
+
+.PHONY: $(CACHE)/fuzz.test
+$(CACHE)/fuzz.test:
+	go test -c -fuzz . -o $@ .
 
 .PHONY: vm-setup
 vm-setup:

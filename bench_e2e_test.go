@@ -1,3 +1,5 @@
+//go:build plane
+
 // From an API server to the kernel's table, and what thousands of pods cost.
 //
 // test/bench runs these through test/e2e, beside a real kube-apiserver. All that
@@ -23,6 +25,8 @@ import (
 	"testing"
 	"time"
 
+	"lvs-controller/test/args"
+	"lvs-controller/test/bench/guest"
 	"lvs-controller/test/bench/results"
 	"lvs-controller/test/cluster"
 	"lvs-controller/test/lab"
@@ -42,50 +46,47 @@ type benchChange struct {
 // others have of that.
 type followed struct {
 	*benchmark
-	*plane
-	name string // of the results
-	host string // where the API server is
+	info  *cluster.Info
+	admin *cluster.Client
+	name  string // of the results
+	host  string // where the API server is
 }
 
-// The kernel is real, and so is the price of emulation.
+// With -native no kernel takes part, and no emulation: a model stands for the kernel,
+// which costs half a millisecond even emulated. Else the kernel is real, and so is the
+// price of emulation.
 func TestBenchE2ELatency(t *testing.T) {
-	b := newBenchmark(t)
-	e := followed{b, newPlane(t), "latency", cluster.GuestHost}
-	b.inFresh(func(h *lab.Host) { e.latency(newBenchDirector(b, h, latencyVIP), longOr(b, 300, 40)) })
-}
-
-// The same on the host itself, without emulation: a model stands for the
-// kernel, which costs half a millisecond even emulated.
-func TestBenchE2ENative(t *testing.T) {
-	b := newHostBenchmark(t)
-	url := os.Getenv("LVS_E2E_CONTROL")
-	if url == "" {
-		t.Fatal("needs a control plane (LVS_E2E_CONTROL)")
+	e := followed{benchmark: newBenchmark(t), name: "latency", host: cluster.GuestHost}
+	if *args.Native {
+		e.name, e.host = "native", "127.0.0.1"
 	}
-	e := followed{b, &plane{control: cluster.NewControl(url)}, "native", "127.0.0.1"}
 	var err error
-	e.info, err = e.control.Info(t.Context())
-	must(t, err)
-	e.admin, err = cluster.NewClient(e.info.URL(e.host), e.info.CA, e.info.AdminToken)
-	must(t, err)
-	e.latency(newModelDirector(b, latencyVIP), longOr(b, 500, 100))
+	_, e.info, e.admin, err = cluster.Reach(t.Context(), *args.Control, e.host)
+	lab.Must(t, err)
+	if *args.Native {
+		e.latency(newModelDirector(e.benchmark, latencyVIP), guest.LongOr(e.Benchmark, 500, 100))
+		return
+	}
+	e.InFresh(func(h *lab.Host) {
+		e.latency(newBenchDirector(e.benchmark, h, latencyVIP), guest.LongOr(e.Benchmark, 300, 40))
+	})
 }
 
 // latencyVIP has one service; its pods and its ConfigMap are at the API server.
-var latencyVIP = benchVIP{name: "edge", address: benchAddress, services: 1}
+var latencyVIP = benchVIP{name: "edge", address: guest.Address, services: 1}
 
 // latency makes what latencyVIP asks for, has d follow it, and measures.
 func (e followed) latency(d *benchDirector, times int) {
 	t := e.T
 	ctx, cancel := context.WithCancel(t.Context())
 	namespace := "bench-" + e.name
-	must(t, e.admin.CreateNamespace(ctx, namespace))
-	for i, node := range addressesFrom(benchNode, 3) {
-		must(t, e.admin.CreatePod(ctx, namespace, fmt.Sprintf("pod-%d", i), fmt.Sprintf("node-%d", i), benchLabels, true, []string{node.String()}))
+	lab.Must(t, e.admin.CreateNamespace(ctx, namespace))
+	for i, node := range guest.AddressesFrom(guest.Node, 3) {
+		lab.Must(t, e.admin.CreatePod(ctx, namespace, fmt.Sprintf("pod-%d", i), fmt.Sprintf("node-%d", i), benchLabels, true, []string{node.String()}))
 	}
-	must(t, e.admin.SetConfigMap(ctx, namespace, "edge", map[string]string{strconv.Itoa(benchPort): "default/backend:80"}))
+	lab.Must(t, e.admin.SetConfigMap(ctx, namespace, "edge", map[string]string{strconv.Itoa(guest.Port): "default/backend:80"}))
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, os.WriteFile(kubeconfig, cluster.Kubeconfig(e.info.URL(e.host), e.info.CA, e.info.AdminToken), 0o600))
+	lab.Must(t, os.WriteFile(kubeconfig, cluster.Kubeconfig(e.info.URL(e.host), e.info.CA, e.info.AdminToken), 0o600))
 
 	changes := make(chan benchChange, 64)
 	var published atomic.Pointer[time.Time]
@@ -114,14 +115,14 @@ func (e followed) change(namespace string, changes <-chan benchChange, times int
 		// Not in step with anything that has a period.
 		time.Sleep(time.Duration(20+rand.IntN(40)) * time.Millisecond)
 		start := time.Now()
-		must(b.T, e.admin.SetPodStatus(b.Context(), namespace, "pod-1", ready))
+		lab.Must(b.T, e.admin.SetPodStatus(b.Context(), namespace, "pod-1", ready))
 		var seen time.Time
 		var did benchChange
 		deadline := time.After(20 * time.Second)
 		for seen.IsZero() || did.returned.IsZero() {
 			select {
 			case s := <-watch:
-				must(b.T, s.err)
+				lab.Must(b.T, s.err)
 				if s.ready == ready {
 					seen = s.received
 				}
@@ -133,18 +134,18 @@ func (e followed) change(namespace string, changes <-chan benchChange, times int
 				b.Fatalf("change %d: no answer after 20 s (bare watch %v, kernel %v)", i, !seen.IsZero(), !did.returned.IsZero())
 			}
 		}
-		bare = append(bare, ms(seen.Sub(start)))
-		ours = append(ours, ms(did.returned.Sub(start)))
-		beyond = append(beyond, ms(did.returned.Sub(seen)))
-		publishing = append(publishing, ms(did.published.Sub(seen)))
-		deciding = append(deciding, ms(did.called.Sub(did.published)))
-		telling = append(telling, ms(did.returned.Sub(did.called)))
+		bare = append(bare, guest.MS(seen.Sub(start)))
+		ours = append(ours, guest.MS(did.returned.Sub(start)))
+		beyond = append(beyond, guest.MS(did.returned.Sub(seen)))
+		publishing = append(publishing, guest.MS(did.published.Sub(seen)))
+		deciding = append(deciding, guest.MS(did.called.Sub(did.published)))
+		telling = append(telling, guest.MS(did.returned.Sub(did.called)))
 	}
 	for way, samples := range map[string][]float64{
 		"bare watch": bare, "ours": ours, "ours after the bare watch": beyond,
 		"from the bare watch to our snapshot": publishing, "from the snapshot to the call": deciding, "the call": telling,
 	} {
-		b.record(results.New(e.name, way, nil, "ms", samples...))
+		b.Record(results.New(e.name, way, nil, "ms", samples...))
 	}
 }
 
@@ -159,20 +160,20 @@ type sighting struct {
 // when a line has come in, and of the line only the pod's readiness is looked
 // for.
 func (e followed) watchBare(namespace string) <-chan sighting {
-	b, p := e.benchmark, e.plane
+	b := e.benchmark
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(p.info.CA) {
+	if !roots.AppendCertsFromPEM(e.info.CA) {
 		b.Fatal("no certificate in the CA's PEM")
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
-	list, err := p.admin.ListPods(b.Context(), namespace, "")
-	must(b.T, err)
-	url := fmt.Sprintf("%s/api/v1/namespaces/%s/pods?watch=true&resourceVersion=%s", p.info.URL(e.host), namespace, list.Metadata.ResourceVersion)
+	list, err := e.admin.ListPods(b.Context(), namespace, "")
+	lab.Must(b.T, err)
+	url := fmt.Sprintf("%s/api/v1/namespaces/%s/pods?watch=true&resourceVersion=%s", e.info.URL(e.host), namespace, list.Metadata.ResourceVersion)
 	request, err := http.NewRequestWithContext(b.Context(), http.MethodGet, url, nil)
-	must(b.T, err)
-	request.Header.Set("Authorization", "Bearer "+p.info.AdminToken)
+	lab.Must(b.T, err)
+	request.Header.Set("Authorization", "Bearer "+e.info.AdminToken)
 	response, err := client.Do(request)
-	must(b.T, err)
+	lab.Must(b.T, err)
 	if response.StatusCode != http.StatusOK {
 		b.Fatalf("bare watch: %s", response.Status)
 	}
@@ -187,38 +188,4 @@ func (e followed) watchBare(namespace string) <-chan sighting {
 		seen <- sighting{err: fmt.Errorf("the bare watch ended: %w", lines.Err())}
 	}()
 	return seen
-}
-
-// TestBenchE2EMemory is a director of thousands of pods on fifty ports, of
-// which every node serves all.
-func TestBenchE2EMemory(t *testing.T) {
-	b := newBenchmark(t)
-	p := newPlane(t)
-	pods, err := strconv.Atoi(os.Getenv("LVS_E2E_PODS"))
-	must(t, err)
-	table := benchTable{50, pods}
-	b.inFresh(func(h *lab.Host) {
-		e := &e2e{rig: &rig{T: t, director: h, dir: b.TempDir()}, plane: p}
-		e.relay(t, h)
-		e.write("kubeconfig", string(cluster.Kubeconfig(fmt.Sprintf("https://127.0.0.1:%d", p.info.Port), p.info.CA, p.info.AdminToken)))
-		head := fmt.Sprintf("kubeconfig = \"kubeconfig\"\ninterface = \"eth0\"\nlisten = \"127.0.0.1:9652\"\nstate_dir = %q\ncache_dir = %q\n",
-			filepath.Join(e.dir, "state"), filepath.Join(e.dir, "cache"))
-		ports := ""
-		for _, k := range table.keys() {
-			ports += fmt.Sprintf("\"%d/tcp\", ", k.Port())
-		}
-		e.write("config.toml", head+fmt.Sprintf("[[vip]]\nname = \"edge\"\naddresses = [%q]\nnamespace = \"big\"\nports = [%s]\n", benchAddress, ports))
-		e.start()
-		f := dialFloor(t, h)
-		defer f.close()
-		if f.await(table, time.Now().Add(4*time.Minute), t).IsZero() {
-			b.Fatalf("the table is not whole\n%s", e.process.Log())
-		}
-		time.Sleep(longOr(b, 2*time.Minute, 10*time.Second))
-		b.check(h, table)
-		rss, peak := processMemory(t, e.process.PID())
-		params := results.Params{"services": table.services, "pods": pods}
-		b.record(results.New("memory", "ours", params, "MiB", float64(rss)/1024))
-		b.record(results.New("peak memory", "ours", params, "MiB", float64(peak)/1024))
-	})
 }

@@ -1,3 +1,5 @@
+//go:build bench
+
 // One node joins and leaves: how the work depends on the number of services it
 // is in, and on the size of the table around them.
 
@@ -9,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"lvs-controller/test/bench/guest"
 	"lvs-controller/test/bench/results"
+	"lvs-controller/test/floor"
 	"lvs-controller/test/lab"
 )
 
@@ -35,8 +39,8 @@ type crowd struct {
 
 func newCrowd(services, rows int) crowd {
 	c := crowd{params: results.Params{"services": services, "rows": rows}}
-	c.edge = benchVIP{"edge", benchAddress, services, addressesFrom(benchNode, edgeServers)}
-	c.rest = benchVIP{"rest", restAddress, (rows - services*edgeServers) / restServers, addressesFrom(restNode, restServers)}
+	c.edge = benchVIP{"edge", guest.Address, services, guest.AddressesFrom(guest.Node, edgeServers)}
+	c.rest = benchVIP{"rest", restAddress, (rows - services*edgeServers) / restServers, guest.AddressesFrom(restNode, restServers)}
 	return c
 }
 
@@ -54,8 +58,8 @@ type moves struct{ join, quiesce, remove []float64 }
 
 func TestBenchJoin(t *testing.T) {
 	b := newBenchmark(t)
-	for _, n := range longOr(b, []struct{ services, times int }{{1, 15}, {10, 9}, {100, 9}, {1000, 9}}, []struct{ services, times int }{{1, 5}, {100, 3}}) {
-		for _, rows := range longOr(b, []int{1_000, 10_000, 50_000, 200_000}, []int{1_000, 10_000}) {
+	for _, n := range guest.LongOr(b.Benchmark, []struct{ services, times int }{{1, 15}, {10, 9}, {100, 9}, {1000, 9}}, []struct{ services, times int }{{1, 5}, {100, 3}}) {
+		for _, rows := range guest.LongOr(b.Benchmark, []int{1_000, 10_000, 50_000, 200_000}, []int{1_000, 10_000}) {
 			if n.services*edgeServers <= rows {
 				b.join(newCrowd(n.services, rows), n.times)
 			}
@@ -68,54 +72,54 @@ func TestBenchJoin(t *testing.T) {
 // leaves, because the kernel remembers for two minutes who left, at a cost to
 // those that join.
 func (b *benchmark) join(c crowd, times int) {
-	var ours, told, floor moves
+	var ours, told, least moves
 	b.inCrowd(c, func(mine *lab.Host, d *benchDirector) {
 		turn := func(whole, kernel *[]float64) {
 			w, k := d.turn()
-			*whole, *kernel = append(*whole, ms(w)), append(*kernel, ms(k))
+			*whole, *kernel = append(*whole, guest.MS(w)), append(*kernel, guest.MS(k))
 		}
 		b.inCrowd(c, func(other *lab.Host, _ *benchDirector) {
-			f := dialFloor(b.T, other)
-			defer f.close()
+			f := floor.Dial(b.T, other)
+			defer f.Close()
 			send := func(cmd uint8, node netip.Addr, weight uint32, took *[]float64) {
-				var all []floorMessage
-				for _, k := range benchServices(benchAddress, c.edge.services) {
-					all = append(all, floorMessage{cmd: cmd, service: k, server: node, weight: weight})
+				var all []floor.Message
+				for _, k := range guest.Services(guest.Address, c.edge.services) {
+					all = append(all, floor.Message{Cmd: cmd, Service: k, Server: node, Weight: weight})
 				}
-				batches := f.encode(b.T, all)
+				batches := f.Encode(b.T, all)
 				start := time.Now()
-				err := f.send(batches)
-				*took = append(*took, ms(time.Since(start)))
-				must(b.T, err)
+				err := f.Send(batches)
+				*took = append(*took, guest.MS(time.Since(start)))
+				lab.Must(b.T, err)
 			}
 			check := func(joined, quiesced int) {
 				b.Helper()
 				b.checkEdge(mine, c, joined, quiesced)
 				b.checkEdge(other, c, joined, quiesced)
 			}
-			nodes := addressesFrom(joiningNode, times)
+			nodes := guest.AddressesFrom(joiningNode, times)
 			for i, node := range nodes {
 				d.set(c.edge, node, true)
 				turn(&ours.join, &told.join)
-				send(cmdNewDest, node, 1, &floor.join)
+				send(floor.NewDest, node, 1, &least.join)
 				check(i+1, 0)
 			}
 			for i, node := range nodes {
 				d.set(c.edge, node, false)
 				turn(&ours.quiesce, &told.quiesce)
-				send(cmdSetDest, node, 0, &floor.quiesce)
+				send(floor.SetDest, node, 0, &least.quiesce)
 				check(times-i, 1)
 				d.drained()
 				turn(&ours.remove, &told.remove)
-				send(cmdDelDest, node, 0, &floor.remove)
+				send(floor.DelDest, node, 0, &least.remove)
 				check(times-i-1, 0)
 			}
 		})
 	})
-	for way, m := range map[string]moves{"ours": ours, "ours, kernel told": told, "floor": floor} {
-		b.record(results.New("join", way, c.params, "ms", m.join...))
-		b.record(results.New("quiesce", way, c.params, "ms", m.quiesce...))
-		b.record(results.New("remove", way, c.params, "ms", m.remove...))
+	for way, m := range map[string]moves{"ours": ours, "ours, kernel told": told, "floor": least} {
+		b.Record(results.New("join", way, c.params, "ms", m.join...))
+		b.Record(results.New("quiesce", way, c.params, "ms", m.quiesce...))
+		b.Record(results.New("remove", way, c.params, "ms", m.remove...))
 	}
 }
 
@@ -123,19 +127,19 @@ func (b *benchmark) join(c crowd, times int) {
 // that made it.
 func (b *benchmark) inCrowd(c crowd, f func(*lab.Host, *benchDirector)) {
 	b.Helper()
-	b.inFresh(func(h *lab.Host) {
+	b.InFresh(func(h *lab.Host) {
 		d := newBenchDirector(b, h, c.vips()...)
 		defer d.close()
 		d.turn()
-		floor := dialFloor(b.T, h)
-		defer floor.close()
-		if services := floor.services(b.T); services != c.edge.services+c.rest.services {
+		kernel := floor.Dial(b.T, h)
+		defer kernel.Close()
+		if services := kernel.Services(b.T); services != c.edge.services+c.rest.services {
 			b.Fatalf("%d services, want %d and %d", services, c.edge.services, c.rest.services)
 		}
-		if rows, _ := floor.count(b.T, benchServices(restAddress, c.rest.services)); rows != c.rest.services*restServers {
+		if rows, _ := kernel.Count(b.T, guest.Services(restAddress, c.rest.services)); rows != c.rest.services*restServers {
 			b.Fatalf("%d rows around, want %d", rows, c.rest.services*restServers)
 		}
-		b.quiet()
+		b.Quiet()
 		f(h, d)
 	})
 }
@@ -144,9 +148,9 @@ func (b *benchmark) inCrowd(c crowd, f func(*lab.Host, *benchDirector)) {
 // so many of them are quiesced.
 func (b *benchmark) checkEdge(h *lab.Host, c crowd, joined, quiesced int) {
 	b.Helper()
-	f := dialFloor(b.T, h)
-	defer f.close()
-	rows, zero := f.count(b.T, benchServices(benchAddress, c.edge.services))
+	f := floor.Dial(b.T, h)
+	defer f.Close()
+	rows, zero := f.Count(b.T, guest.Services(guest.Address, c.edge.services))
 	want := fmt.Sprintf("%d rows, %d quiesced", c.edge.services*(edgeServers+joined), c.edge.services*quiesced)
 	if got := fmt.Sprintf("%d rows, %d quiesced", rows, zero); got != want {
 		b.Fatalf("%s; want %s", got, want)

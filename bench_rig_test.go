@@ -1,3 +1,5 @@
+//go:build bench || plane
+
 // The controller inside a benchmark: its loop on the real kernel, without a
 // process around it. The only file of the benchmarks that knows the insides of
 // the controller.
@@ -19,13 +21,22 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
+	"lvs-controller/test/bench/guest"
 	"lvs-controller/test/lab"
 )
 
-// collectAsMain sets the garbage collector as main does.
-func collectAsMain() { debug.SetGCPercent(50) }
+// benchmark is a test that measures.
+type benchmark struct{ *guest.Benchmark }
+
+// newBenchmark makes a benchmark whose garbage is collected as main does it.
+func newBenchmark(t *testing.T) *benchmark {
+	t.Helper()
+	debug.SetGCPercent(50)
+	return &benchmark{guest.New(t)}
+}
 
 // timedKernel is the loop's director with a watch in hand.
 type timedKernel struct {
@@ -92,7 +103,7 @@ func newBenchDirector(b *benchmark, h *lab.Host, vips ...benchVIP) *benchDirecto
 		err  error
 	)
 	h.Do(func() { conn, err = dialIPVS() })
-	must(b.T, err)
+	lab.Must(b.T, err)
 	return newDirectorOn(b, conn, vips...)
 }
 
@@ -122,7 +133,7 @@ func newDirectorOn(b *benchmark, kernel director, vips ...benchVIP) *benchDirect
 		cfg.VIPs = append(cfg.VIPs, vip)
 		ports := make(map[string]string, v.services)
 		for i := range v.services {
-			ports[fmt.Sprint(benchPort+i)] = "default/backend:80"
+			ports[fmt.Sprint(guest.Port+i)] = "default/backend:80"
 		}
 		d.cluster.ConfigMaps[vip.TCPServices] = ConfigMap{Exists: true, Data: ports}
 		for _, a := range v.nodes {
@@ -163,8 +174,8 @@ func (d *benchDirector) turn() (whole, told time.Duration) {
 	start := time.Now()
 	for range 10_000 {
 		d.loop.turn(d.Context())
-		if d.loop.failing != "" {
-			d.Fatal(d.loop.failing)
+		if d.loop.failing.text != "" {
+			d.Fatal(d.loop.failing.text)
 		}
 		if d.kernel.applied.After(start) {
 			return time.Since(start), d.kernel.applied.Sub(start)
@@ -187,8 +198,8 @@ func (d *benchDirector) audit() (whole, reading time.Duration) {
 	start := time.Now()
 	d.loop.turn(d.Context())
 	whole = time.Since(start)
-	if d.loop.failing != "" || d.kernel.applied != applied || d.loop.counters.Drifts.Load() != 0 {
-		d.Fatal("the audit changed something: ", d.loop.failing)
+	if d.loop.failing.text != "" || d.kernel.applied != applied || d.loop.counters.Drifts.Load() != 0 {
+		d.Fatal("the audit changed something: ", d.loop.failing.text)
 	}
 	return whole, d.kernel.read
 }

@@ -1,12 +1,17 @@
-// What the controller needs to know of a Kubernetes cluster, and nothing more.
+// What the controller needs to know about a Kubernetes cluster.
 //
-// kube.go fills these types from an API server or a file; desired.go reads
-// them. A Cluster is immutable once published: readers keep it without a lock
-// and without a copy. Standard library only; no I/O.
+// Used by kube*.go, config*.go, desired*.go, snapshot.go, reconcile.go, cmd*.go
+// and main.go. The kube*.go files fill these types from an API server or a
+// file. A Cluster does not change after it is published, so readers need no
+// lock and no copy. Standard library only; no I/O.
 
 package main
 
-import "net/netip"
+import (
+	"cmp"
+	"net/netip"
+	"reflect"
+)
 
 // PodQuery selects pods: one namespace and one label selector, as `kubectl get
 // pods -n NAMESPACE -l SELECTOR` would.
@@ -63,6 +68,9 @@ type Pod struct {
 	Weight string
 }
 
+// serves reports whether p can take connections.
+func (p *Pod) serves() bool { return p.HostNetwork && p.Ready && !p.Terminating }
+
 // ConfigMap is one ConfigMap's data. Exists is false when the API server (or
 // the file) has answered that there is no such object, which is knowledge, not
 // a failure.
@@ -74,6 +82,11 @@ type ConfigMap struct {
 	More int `json:",omitempty"`
 }
 
+// same reports whether two ConfigMaps are the same memory.
+func (c ConfigMap) same(o ConfigMap) bool {
+	return c.Exists == o.Exists && reflect.ValueOf(c.Data).Pointer() == reflect.ValueOf(o.Data).Pointer()
+}
+
 // Cluster is one immutable snapshot. A query whose key is absent from the map
 // has never been answered: nothing is known of it, and nothing may be
 // concluded from it.
@@ -82,4 +95,18 @@ type Cluster struct {
 	// same pointer in two snapshots of one watch.
 	Pods       map[PodQuery][]*Pod
 	ConfigMaps map[ConfigMapName]ConfigMap
+}
+
+// comparePods gives the snapshot its order. It is 0 for two pods that cannot
+// exist at the same time, so UIDs never decide.
+func comparePods(a, b *Pod) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// comparePodRefs orders pods as a cluster does.
+func comparePodRefs(a, b *Pod) int {
+	if a == b {
+		return 0
+	}
+	return comparePods(a, b)
 }

@@ -1,8 +1,9 @@
 // The validated configuration.
 //
-// config.toml is read by config_toml.go into these types; main.go's
-// command-line flags fill them too. A Config is immutable: a reload makes a
-// new one. Nothing here does I/O.
+// Used by conflict_watch.go, health*.go, desired*.go, host.go, snapshot.go,
+// reconcile*.go, http*.go, cmd*.go and main.go. config_toml.go reads
+// config.toml into these types; cmd.go fills them from flags as well. A Config
+// does not change: a reload makes a new one. No I/O.
 
 package main
 
@@ -35,21 +36,7 @@ type Config struct {
 	VIPs    []VIP // in file order; names and addresses are unique
 	// Warnings are about keys that are valid and may mean something else than
 	// they seem to, in file order.
-	Warnings ConfigErrors
-}
-
-// MarkRange is where the firewall marks of port groups are taken from.
-type MarkRange struct {
-	First uint32 // 1–0xffffffff
-	Count uint32 // at least the number of groups; First+Count-1 fits 32 bits
-}
-
-// Timeouts are the kernel's connection timeouts (IPVS_CMD_SET_CONFIG). 0
-// leaves the kernel's value alone.
-type Timeouts struct {
-	TCP    time.Duration // IPVS_CMD_ATTR_TIMEOUT_TCP, whole seconds
-	TCPFin time.Duration // IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, whole seconds
-	UDP    time.Duration // IPVS_CMD_ATTR_TIMEOUT_UDP, whole seconds
+	Warnings []ConfigError
 }
 
 // Announcement is who puts a VIP's address on the network.
@@ -196,6 +183,20 @@ func (v *VIP) PodQuery() PodQuery {
 	return q
 }
 
+// refusesWhileDraining reports whether v's scheduler has no real server for the
+// new clients of one that drains.
+func (v *VIP) refusesWhileDraining() bool { return hashes(v.Scheduler) && v.Flags&FlagSched1 == 0 }
+
+// realServer is a real server of v as the kernel sees it.
+func (v *VIP) realServer(a netip.Addr, weight uint32) RealServer {
+	return RealServer{Address: a, Weight: weight, Forward: v.Forward, Tunnel: v.Tunnel, Upper: v.Upper, Lower: v.Lower}
+}
+
+// isStatic reports whether the operator wrote a down as a real server of v.
+func (v *VIP) isStatic(a netip.Addr) bool {
+	return slices.ContainsFunc(v.RealServers, func(s StaticServer) bool { return s.Address == a })
+}
+
 // ClusterSource names where the cluster is followed, for telling a snapshot of
 // another cluster.
 func (c *Config) ClusterSource() string {
@@ -240,3 +241,7 @@ func (c *Config) markCount() uint64 {
 	}
 	return n
 }
+
+// slowSteps is in how many steps a real server's weight rises. The first comes
+// at once: a weight of 0 would be a quiesced real server.
+const slowSteps = 10

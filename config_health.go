@@ -1,7 +1,7 @@
 // [vip.health] → Probes.
 //
-// config_vip.go calls readProbes for the table and checkProbes when the whole
-// VIP has been read. The keys with their ranges stand in the function that
+// Used by config_vip.go. readProbes reads the table, checkProbes compares it
+// with the rest of the VIP. The keys and their ranges are in the function that
 // reads them, the defaults in defaultProbes and readHTTPProbe. No I/O.
 
 package main

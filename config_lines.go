@@ -1,23 +1,32 @@
-// Line numbers of configuration keys.
+// Line numbers of configuration keys, for error messages.
 //
-// The TOML decoder hands out values without their place in the file, and a
-// mistake without a line is hard to find in a long file. This file reads the
-// text a second time, only to note on which line each key stands.
-// config_toml.go calls it, after the decoder has accepted the text. It judges
-// nothing: text that is not TOML gives fewer lines, never an error and never a
-// panic. Standard library only; no I/O.
+// Used by config*.go. The TOML decoder returns values without their line. This
+// file reads the text a second time and notes the line of each key. It reports
+// no mistakes: for text that is not TOML it returns fewer lines, never an
+// error, and it never panics. Standard library only; no I/O.
 
 package main
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 )
 
-// maxKeyPath is the length in bytes after which a key path is not made any
-// longer. No key of ours is near it; it keeps a file of nothing but brackets
-// from taking memory with the square of its size.
-const maxKeyPath = 1024
+// The bounds. Of our own keys the deepest has 6 levels and the longest path has
+// 40 bytes; 1 MB of [[vip]] with the usual keys holds 80,000.
+const (
+	maxKeyLevels = 8       // keys in keys and lists in lists, together
+	maxKeyPath   = 128     // bytes of a path
+	maxKeys      = 100_000 // keys, each part of a dotted one, tables and list elements
+)
+
+// excess is where a text exceeds a bound, and which.
+type excess struct {
+	line int
+	path string
+	text string
+}
 
 // keyLines maps a key path, "vip[1].drain.timeout", to the line it stands on,
 // counted from 1.
@@ -39,9 +48,6 @@ func (l keyLines) line(path string) int {
 // that TOML could not write without quotes is quoted, so that the result is
 // unambiguous and always on one line.
 func joinPath(path, key string) string {
-	if len(path) > maxKeyPath {
-		return path
-	}
 	if key == "" || strings.IndexFunc(key, func(r rune) bool { return !isBareKeyRune(r) }) >= 0 {
 		key = strconv.Quote(key)
 	}
@@ -53,9 +59,6 @@ func joinPath(path, key string) string {
 
 // indexPath names element i of the list at path.
 func indexPath(path string, i int) string {
-	if len(path) > maxKeyPath {
-		return path
-	}
 	return path + "[" + strconv.Itoa(i) + "]"
 }
 
@@ -82,8 +85,9 @@ func isBareKeyRune(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-'
 }
 
-// scanKeyLines notes the line of every key, table and list element in text.
-func scanKeyLines(text string) keyLines {
+// scanKeyLines notes the line of every key, table and list element in text, up
+// to where it exceeds a bound.
+func scanKeyLines(text string) (keyLines, *excess) {
 	s := keyScanner{text: text, lineNo: 1, lines: keyLines{}, elements: map[string]int{}}
 	if strings.HasPrefix(text, "\ufeff") {
 		s.pos = len("\ufeff")
@@ -92,7 +96,7 @@ func scanKeyLines(text string) keyLines {
 		s.skipBlank()
 		switch s.peek() {
 		case endOfText:
-			return s.lines
+			return s.lines, s.excess
 		case '[':
 			s.header()
 		default:
@@ -113,8 +117,24 @@ type keyScanner struct {
 	pos      int            // offset of the next byte
 	lineNo   int            // line of the next byte
 	lines    keyLines       // the result
-	table    string         // path of the table that the last header opened
+	keys     int            // keys, tables and list elements so far; each part of a dotted key is one
+	excess   *excess        // the bound that ended the walk
+	table    keyPlace       // what the last header opened
 	elements map[string]int // path of an [[array of tables]] → elements so far
+}
+
+// keyPlace is a key, a table or a list element.
+type keyPlace struct {
+	path   string
+	levels int
+}
+
+// refuse ends the walk: the text exceeds a bound at path.
+func (s *keyScanner) refuse(path string, line int, format string, args ...any) {
+	if s.excess == nil {
+		s.excess = &excess{line, path, fmt.Sprintf(format, args...)}
+	}
+	s.pos = len(s.text)
 }
 
 // peek returns the next byte without taking it.
@@ -168,20 +188,27 @@ func (s *keyScanner) skipBlank() {
 // note records that the key at path stands on line n. The first place counts:
 // a table that is opened again, or implied by a dotted key, keeps its line.
 func (s *keyScanner) note(path string, n int) {
-	if _, ok := s.lines[path]; !ok {
+	s.keys++
+	_, ok := s.lines[path]
+	switch {
+	case len(path) > maxKeyPath:
+		s.refuse(path, n, "the key with the tables it is in is longer than %d bytes, want a shorter one", maxKeyPath)
+	case s.keys > maxKeys:
+		s.refuse(path, n, "the file has more than %d keys and list elements, want fewer", maxKeys)
+	case !ok:
 		s.lines[path] = n
 	}
 }
 
-// descend notes the key inside path and returns its path, going on into the
+// descend notes the key inside p and returns its place, going on into the
 // newest element when the key is an array of tables.
-func (s *keyScanner) descend(path, key string, line int) string {
-	path = joinPath(path, key)
-	s.note(path, line)
-	if n := s.elements[path]; n > 0 {
-		path = indexPath(path, n-1)
+func (s *keyScanner) descend(p keyPlace, key string, line int) keyPlace {
+	p = keyPlace{joinPath(p.path, key), p.levels + 1}
+	s.note(p.path, line)
+	if n := s.elements[p.path]; n > 0 {
+		p.path = indexPath(p.path, n-1)
 	}
-	return path
+	return p
 }
 
 // header reads [table] or [[array of tables]].
@@ -192,46 +219,50 @@ func (s *keyScanner) header() {
 	if isArray {
 		s.skip(1)
 	}
-	keys := s.key()
+	keys := s.key(keyPlace{})
 	if len(keys) == 0 {
 		return
 	}
-	path, last := "", len(keys)-1
+	p, last := keyPlace{}, len(keys)-1
 	for _, key := range keys[:last] {
-		path = s.descend(path, key, line)
+		p = s.descend(p, key, line)
 	}
-	path = joinPath(path, keys[last])
-	if isArray {
-		s.note(path, line)
-		s.elements[path]++
-		path = indexPath(path, s.elements[path]-1)
+	p = keyPlace{joinPath(p.path, keys[last]), p.levels + 1}
+	if s.note(p.path, line); isArray {
+		s.elements[p.path]++
+		p.path = indexPath(p.path, s.elements[p.path]-1)
+		s.note(p.path, line)
+	}
+	if s.excess != nil {
+		return
 	}
 	// Not note: a table's own header is a better place than a key that implied
 	// the table earlier.
-	s.lines[path] = line
-	s.table = path
+	s.lines[p.path] = line
+	s.table = p
 }
 
-// pair reads KEY = VALUE inside the table at path and reports whether it
-// looked like one.
-func (s *keyScanner) pair(path string) bool {
+// pair reads KEY = VALUE inside p and reports whether it looked like one.
+func (s *keyScanner) pair(p keyPlace) bool {
 	line := s.lineNo
-	keys := s.key()
+	keys := s.key(p)
 	if len(keys) == 0 || s.peek() != '=' {
 		return false
 	}
 	s.skip(1)
 	for _, key := range keys {
-		path = s.descend(path, key, line)
+		if p = s.descend(p, key, line); s.excess != nil {
+			return false
+		}
 	}
 	s.skipSpaces()
-	s.value(path)
+	s.value(p)
 	return true
 }
 
-// key reads a dotted key and the blanks behind it. It returns nil when there
-// is none.
-func (s *keyScanner) key() []string {
+// key reads a dotted key inside p and the blanks behind it. It returns nil when
+// there is none.
+func (s *keyScanner) key(p keyPlace) []string {
 	var keys []string
 	for {
 		s.skipSpaces()
@@ -250,6 +281,13 @@ func (s *keyScanner) key() []string {
 			}
 			keys = append(keys, s.text[start:s.pos])
 		}
+		if p.levels+len(keys) > maxKeyLevels {
+			for _, key := range keys {
+				p.path = joinPath(p.path, key)
+			}
+			s.refuseDepth(p.path)
+			return nil
+		}
 		s.skipSpaces()
 		if s.peek() != '.' {
 			return keys
@@ -258,8 +296,13 @@ func (s *keyScanner) key() []string {
 	}
 }
 
-// value reads one value; path is what the value belongs to.
-func (s *keyScanner) value(path string) {
+// refuseDepth ends the walk at path, which is nested too deep.
+func (s *keyScanner) refuseDepth(path string) {
+	s.refuse(path, s.lineNo, "keys and lists are nested more than %d levels deep, want fewer", maxKeyLevels)
+}
+
+// value reads one value; p is what the value belongs to.
+func (s *keyScanner) value(p keyPlace) {
 	rest := s.text[s.pos:]
 	switch {
 	case strings.HasPrefix(rest, `"""`), strings.HasPrefix(rest, "'''"):
@@ -267,16 +310,20 @@ func (s *keyScanner) value(path string) {
 	case strings.HasPrefix(rest, `"`), strings.HasPrefix(rest, "'"):
 		s.quoted(rest[0])
 	case strings.HasPrefix(rest, "["):
-		s.list(path)
+		s.list(p)
 	case strings.HasPrefix(rest, "{"):
-		s.inlineTable(path)
+		s.inlineTable(p)
 	default: // a number, a boolean or a date
 		s.skipUntil(",]}#\n")
 	}
 }
 
 // list reads [VALUE, VALUE], over as many lines as it takes.
-func (s *keyScanner) list(path string) {
+func (s *keyScanner) list(p keyPlace) {
+	if p.levels == maxKeyLevels {
+		s.refuseDepth(p.path)
+		return
+	}
 	s.skip(1)
 	for i := 0; ; i++ {
 		s.skipBlank()
@@ -284,8 +331,8 @@ func (s *keyScanner) list(path string) {
 			s.skip(1)
 			return
 		}
-		element := indexPath(path, i)
-		s.note(element, s.lineNo)
+		element := keyPlace{indexPath(p.path, i), p.levels + 1}
+		s.note(element.path, s.lineNo)
 		s.value(element)
 		if !s.comma() {
 			return
@@ -294,7 +341,7 @@ func (s *keyScanner) list(path string) {
 }
 
 // inlineTable reads { KEY = VALUE, … }.
-func (s *keyScanner) inlineTable(path string) {
+func (s *keyScanner) inlineTable(p keyPlace) {
 	s.skip(1)
 	for {
 		s.skipBlank()
@@ -302,7 +349,7 @@ func (s *keyScanner) inlineTable(path string) {
 			s.skip(1)
 			return
 		}
-		if !s.pair(path) || !s.comma() {
+		if !s.pair(p) || !s.comma() {
 			return
 		}
 	}
@@ -366,9 +413,17 @@ func unescapeKey(raw string) string {
 	for rest := raw; rest != ""; {
 		switch { // TOML has two escapes that Go lacks or reads differently
 		case strings.HasPrefix(rest, `\e`):
-			rest = `\x1b` + rest[2:]
+			b.WriteRune('\x1b')
+			rest = rest[2:]
+			continue
 		case strings.HasPrefix(rest, `\x`):
-			rest = `\u00` + rest[2:]
+			n, err := strconv.ParseUint(rest[2:min(4, len(rest))], 16, 8)
+			if err != nil || len(rest) < 4 {
+				return raw
+			}
+			b.WriteRune(rune(n))
+			rest = rest[4:]
+			continue
 		}
 		r, _, tail, err := strconv.UnquoteChar(rest, '"')
 		if err != nil {

@@ -44,7 +44,11 @@ func TestKeyLines(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			lines, got := scanKeyLines(test.text), keyLines{}
+			lines, excess := scanKeyLines(test.text)
+			if excess != nil {
+				t.Fatalf("refused: %+v", excess)
+			}
+			got := keyLines{}
 			for path := range test.want {
 				got[path] = lines.line(path)
 			}
@@ -56,16 +60,23 @@ func TestKeyLines(t *testing.T) {
 }
 
 // A file of nothing but brackets must not take memory or time with the square
-// of its size.
+// of its size: the walk ends where it is too deep.
 func TestKeyLinesDeep(t *testing.T) {
 	const depth = 100_000
-	text := "a = " + strings.Repeat("[", depth) + strings.Repeat("]", depth) + "\nb = 1\n" + strings.Repeat("k.", depth) + "k = 1\n"
-	lines := scanKeyLines(text)
-	if got := lines.line("b"); got != 2 {
-		t.Errorf("line of b = %d, want 2", got)
-	}
-	if len(lines) > 2*maxKeyPath {
-		t.Errorf("%d paths noted, want at most %d", len(lines), 2*maxKeyPath)
+	for _, text := range []string{
+		"b = 1\na = " + strings.Repeat("[", depth) + strings.Repeat("]", depth),
+		"b = 1\n" + strings.Repeat("k.", depth) + "k = 1\n",
+	} {
+		lines, excess := scanKeyLines(text)
+		if excess == nil || excess.line != 2 {
+			t.Errorf("%.10q…: excess %+v, want one in line 2", text, excess)
+		}
+		if got := lines.line("b"); got != 1 {
+			t.Errorf("line of b = %d, want 1", got)
+		}
+		if len(lines) > 1+maxKeyLevels {
+			t.Errorf("%d paths noted, want at most %d", len(lines), 1+maxKeyLevels)
+		}
 	}
 }
 
@@ -81,12 +92,18 @@ func FuzzKeyLines(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		lines := scanKeyLines(text)
+		lines, excess := scanKeyLines(text)
 		byNumber := strings.Split(text, "\n")
 		for path, n := range lines {
 			if n < 1 || n > len(byNumber) {
 				t.Fatalf("%s is on line %d of %d", path, n, len(byNumber))
 			}
+		}
+		if excess != nil {
+			if excess.line < 1 || excess.line > len(byNumber) {
+				t.Fatalf("refused on line %d of %d", excess.line, len(byNumber))
+			}
+			return
 		}
 		raw := map[string]any{}
 		if _, err := toml.Decode(text, &raw); err != nil {
@@ -103,9 +120,6 @@ func checkKeyLines(t *testing.T, lines keyLines, byNumber []string, path string,
 	case map[string]any:
 		for key, child := range v {
 			p := joinPath(path, key)
-			if len(p) > maxKeyPath {
-				continue
-			}
 			n, ok := lines[p]
 			if !ok {
 				t.Fatalf("%s has no line", p)

@@ -1,20 +1,18 @@
 // config.toml → Config.
 //
-// main.go calls LoadConfig at start and for `check`; config_watch.go calls
-// ParseConfig at every reload. Both answer with a whole valid Config or with
-// every mistake in the file at once; LoadDirectories, for drained.go, lets most
-// mistakes pass. The keys of each table, with their ranges, stand in the function
-// that reads that table (those of [[vip]] in config_vip.go); their defaults in
-// defaultConfig and defaultVIP. What is read nowhere is unknown and a mistake.
+// Used by cmd*.go. The result is a whole valid Config, or every mistake in the
+// file at once. LoadDirectories, for the sub-command drain, accepts a file with
+// most mistakes. The keys of each table and their ranges are in the function
+// that reads the table, the defaults in defaultConfig and defaultVIP. A key
+// that no function reads is unknown, and that is a mistake.
 //
-// This file alone imports the TOML library. It reads the one file it is given
-// and may do no other I/O: whether a kubeconfig or a device exists is found
-// out by who uses it.
+// Only this file imports the TOML library. It reads the one file that it is given
+// and does no other I/O: it does not check whether a kubeconfig or a device
+// exists.
 
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +20,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,40 +34,6 @@ const maxConfigSize = 1 << 20
 // maxTimeout is the longest IPVS timeout that every kernel accepts:
 // INT_MAX jiffies at 1000 Hz (ip_vs_set_timeout), rounded down to hours.
 const maxTimeout = 596 * time.Hour
-
-// ConfigError is one mistake in a configuration file.
-type ConfigError struct {
-	File string
-	Line int    // counted from 1
-	Key  string // "vip[0].drain.timeout", or "syntax"
-	Msg  string // what is wrong, what is allowed; one line
-}
-
-// Error returns "FILE:LINE: key: what is wrong, what is allowed".
-func (e ConfigError) Error() string {
-	return fmt.Sprintf("%s:%d: %s: %s", e.File, e.Line, e.Key, e.Msg)
-}
-
-// ConfigErrors are all mistakes in a configuration file, in line order.
-type ConfigErrors []ConfigError
-
-// Error returns one line for each mistake.
-func (e ConfigErrors) Error() string {
-	lines := make([]string, len(e))
-	for i, mistake := range e {
-		lines[i] = mistake.Error()
-	}
-	return strings.Join(lines, "\n")
-}
-
-// Unwrap gives errors.As each single mistake.
-func (e ConfigErrors) Unwrap() []error {
-	errs := make([]error, len(e))
-	for i, mistake := range e {
-		errs[i] = mistake
-	}
-	return errs
-}
 
 // defaultConfig is a configuration without any VIP, all else at its default.
 func defaultConfig() *Config {
@@ -137,8 +100,8 @@ func LoadDirectories(path string) (*Config, error) {
 			s.read(v.child(s.key))
 		}
 	}
-	if len(r.mistakes) > 0 {
-		return nil, r.mistakes
+	if err := r.mistakes.err(path); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -147,11 +110,11 @@ func LoadDirectories(path string) (*Config, error) {
 type configReader struct {
 	file     string
 	lines    keyLines
-	mistakes ConfigErrors
-	warnings ConfigErrors    // of a file without mistakes
+	mistakes mistakes
+	warnings []ConfigError   // of a file without mistakes
 	wrong    map[string]bool // paths of all mistakes, and of what they are in
 	topLevel []string        // keys of the top level
-	known    []string        // paths of all keys that were looked for; tests compare them with the documentation
+	known    []string        // paths of all keys that were looked for, unless nil; a test compares them with the documentation
 
 	// What has to be unique over all VIPs, or compared with all of them.
 	names     map[string]string    // VIP name → path of its key
@@ -175,36 +138,61 @@ func (r *configReader) parse(text string) (*Config, error) {
 		return nil, err
 	}
 	c := r.config(v)
-	if len(r.mistakes) > 0 {
-		slices.SortStableFunc(r.mistakes, func(a, b ConfigError) int { return cmp.Compare(a.Line, b.Line) })
-		return nil, r.mistakes
+	if err := r.mistakes.err(r.file); err != nil {
+		return nil, err
 	}
 	c.Warnings = r.warnings
 	return c, nil
 }
 
-// decode returns text's top level. It notes where everything stands.
+// decode returns text's top level. It notes where everything stands. What
+// would cost the decoder more than a moment never gets there.
 func (r *configReader) decode(text string) (value, error) {
+	if isUTF16(text) {
+		return value{}, r.refuse(1, "syntax", "the file is UTF-16, want UTF-8 text")
+	}
 	text = strings.TrimPrefix(text, "\ufeff") // byte order mark: the decoder's offsets are without it
+	lines, excess := scanKeyLines(text)
+	if excess != nil {
+		return value{}, r.refuse(excess.line, excess.path, excess.text)
+	}
+	r.lines = lines
 	raw := map[string]any{}
 	if _, err := toml.Decode(text, &raw); err != nil {
-		return value{}, ConfigErrors{r.syntaxError(text, err)}
+		return value{}, r.syntaxError(text, err)
 	}
-	r.lines = scanKeyLines(text)
 	return value{r: r, raw: raw}, nil
+}
+
+// refuse makes the one mistake of a file that is read no further.
+func (r *configReader) refuse(line int, key, msg string) error {
+	return ConfigErrors{First: []ConfigError{{r.file, line, shorten(key, quotedText), msg}}}
+}
+
+// isUTF16 reports whether text looks like UTF-16: a byte order mark or two
+// characters of ASCII. Editors and PowerShell on Windows write it.
+func isUTF16(text string) bool {
+	head := text[:min(len(text), 8)]
+	if strings.HasPrefix(head, "\xff\xfe") || strings.HasPrefix(head, "\xfe\xff") {
+		return strings.Contains(head, "\x00")
+	}
+	zero := func(i int) bool { return head[i] == 0 }
+	return len(head) >= 4 && zero(0) != zero(1) && zero(0) == zero(2) && zero(1) == zero(3)
 }
 
 // syntaxError makes one line of the decoder's error about text. The decoder's
 // own line is where it gave up, which after an unfinished header is the next
 // one: the line on which the offending piece begins is what to look at.
-func (r *configReader) syntaxError(text string, err error) ConfigError {
-	e := ConfigError{File: r.file, Line: 1, Key: "syntax", Msg: err.Error()}
+func (r *configReader) syntaxError(text string, err error) error {
+	line, msg := 1, ""
 	if parse, ok := errors.AsType[toml.ParseError](err); ok {
 		start := min(max(parse.Position.Start, 0), len(text))
-		e.Line, e.Msg = 1+strings.Count(text[:start], "\n"), parse.Message
+		line, msg = 1+strings.Count(text[:start], "\n"), parse.Message
+	} else {
+		msg = err.Error()
 	}
-	e.Msg = strings.TrimRight(strings.Join(strings.Fields(e.Msg), " "), ".") + "; want TOML: one KEY = VALUE a line, strings in quotes, each key once"
-	return e
+	msg = printable(strings.TrimRight(strings.Join(strings.Fields(msg), " "), "."))
+	return r.refuse(line, "syntax", shorten(msg, maxReason)+"; want TOML: one KEY = VALUE a line, strings in quotes, each key once")
 }
 
 // config reads the top level.

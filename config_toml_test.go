@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -101,7 +102,7 @@ address = "10.135.22.20" # may serve several VIPs
 			WeightAnnotation: "lvs-controller/weight",
 			Forward:          DirectRoute,
 		}},
-		Warnings: ConfigErrors{{"/etc/lvs/config.toml", 32, "vip[1].selector", `missing beside real_servers (line 36), so that no pod is a real server; want selector = "" to say so, or a label selector`}},
+		Warnings: []ConfigError{{"/etc/lvs/config.toml", 32, "vip[1].selector", `missing beside real_servers (line 36), so that no pod is a real server; want selector = "" to say so, or a label selector`}},
 	}
 	got, err := ParseConfig("/etc/lvs/config.toml", []byte(text))
 	if err != nil {
@@ -331,8 +332,8 @@ dir/c.toml:28: vip[1].real_servers[1].weight: is the integer 99999, want an inte
 	if diff := cmp.Diff(want, err.Error()); diff != "" {
 		t.Errorf("mistakes (-want +got):\n%s", diff)
 	}
-	if mistakes, ok := errors.AsType[ConfigErrors](fmt.Errorf("reload: %w", err)); !ok || len(mistakes) != 16 {
-		t.Errorf("as ConfigErrors: %d mistakes, %v", len(mistakes), ok)
+	if mistakes, ok := errors.AsType[ConfigErrors](fmt.Errorf("reload: %w", err)); !ok || len(mistakes.First) != 16 || mistakes.More != 0 {
+		t.Errorf("as ConfigErrors: %d mistakes and %d more, %v", len(mistakes.First), mistakes.More, ok)
 	}
 	if first, ok := errors.AsType[ConfigError](err); !ok || first.Line != 2 || first.Key != "kubeconfig" {
 		t.Errorf("as ConfigError: %+v, %v; want that of line 2", first, ok)
@@ -393,7 +394,8 @@ type exampleKey struct{ path, prose string }
 
 // exampleKeys lists the keys that have prose of their own.
 func exampleKeys(full string) []exampleKey {
-	lines, rows := scanKeyLines(full), strings.Split(full, "\n")
+	lines, _ := scanKeyLines(full)
+	rows := strings.Split(full, "\n")
 	var keys []exampleKey
 	for path, n := range lines {
 		if strings.HasSuffix(path, "]") || strings.HasPrefix(rows[n-1], "[") || strings.Contains(path, "real_servers[") {
@@ -414,8 +416,12 @@ func exampleKeys(full string) []exampleKey {
 func TestConfigExampleIsComplete(t *testing.T) {
 	_, full := readExample(t)
 	r := newConfigReader(exampleFile)
+	r.known = []string{}
 	if _, err := r.parse(full); err != nil {
 		t.Fatal(err)
+	}
+	if len(r.known) < 80 {
+		t.Errorf("the parser looked for %d keys alone", len(r.known))
 	}
 	for _, path := range r.known {
 		if _, ok := r.lines[path]; !ok {
@@ -542,8 +548,23 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add(vipLine("forward = 'tunnel'\nsorry_server = '::1'\ntunnel.type = 'gre'\ntunnel.checksum = 'remote'\ntunnel.port = 1"))
 	f.Add(vipLine("[vip.health]\ntcp = 1\nports = true\ndatapath = true\ninterval = '1s'\ntimeout = '1s'\nhttp = { path = '/a', host = 'b:1', status = [200, '300-302'], tls = true }"))
 	f.Add("listen = ':80'\nvip = [{}, 1]\n'a\\b'.c = 1979-05-27\n[[x.y]]\n")
+	f.Add(strings.Repeat("a.", 20_000) + "a = 1")
+	f.Add("a = " + strings.Repeat("[{b=", 10_000))
+	f.Add("[" + strings.Repeat("k", 20_000) + "]\n" + strings.Repeat("a.b.c.d.e.f.g = {}\n", 1000))
 	f.Fuzz(func(t *testing.T, text string) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		start := cpuSpent(t)
 		c, err := ParseConfig("c.toml", []byte(text))
+		took := cpuSpent(t) - start
+		runtime.ReadMemStats(&after)
+		// Many times what was measured.
+		if len(text) <= 64<<10 && took > time.Second {
+			t.Errorf("%d bytes took %s", len(text), took)
+		}
+		if spent := after.TotalAlloc - before.TotalAlloc; spent > 16<<20+4096*uint64(len(text)) {
+			t.Errorf("%d bytes took %d bytes of memory", len(text), spent)
+		}
 		if err == nil {
 			if len(c.VIPs) == 0 {
 				t.Fatal("a config without VIPs")
@@ -554,10 +575,11 @@ func FuzzParseConfig(f *testing.F) {
 			return
 		}
 		mistakes, ok := errors.AsType[ConfigErrors](err)
-		if !ok || len(mistakes) == 0 {
+		if !ok || len(mistakes.First) == 0 {
 			t.Fatalf("not ConfigErrors: %v", err)
 		}
-		for _, m := range mistakes {
+		checkMistakeBounds(t, mistakes)
+		for _, m := range mistakes.First {
 			if strings.ContainsAny(m.Error(), "\n\r") {
 				t.Errorf("not on one line: %q", m.Error())
 			}
@@ -565,7 +587,7 @@ func FuzzParseConfig(f *testing.F) {
 				t.Errorf("line %d of %d: %v", m.Line, n, m)
 			}
 		}
-		if raw := map[string]any{}; mistakes[0].Key == "syntax" {
+		if raw := map[string]any{}; mistakes.First[0].Key == "syntax" {
 			if _, err := toml.Decode(text, &raw); err == nil {
 				t.Errorf("TOML is called a syntax mistake: %v", err)
 			}

@@ -1,14 +1,13 @@
-// Reading single values of config.toml.
+// Reads single values of config.toml.
 //
-// config_toml.go describes each table with these parts: a list of settings,
-// each a key and a reader made by into and one of text, duration, integer and
-// so on. A reader says what is wrong and what is allowed, in one line; where,
-// is added here. Nothing here knows a key of ours or does I/O.
+// Used by config*.go. A table is described as a list of settings: a key and a
+// reader, made by into and one of text, duration, integer and so on. A reader
+// says in one line what is wrong and what is allowed; the line number is added
+// here. This file knows no key of ours and does no I/O.
 
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -47,7 +46,9 @@ func (v value) table(settings ...setting) bool {
 	var keys []string
 	for _, s := range settings {
 		keys = append(keys, s.key)
-		v.r.known = append(v.r.known, joinPath(v.path, s.key))
+		if v.r.known != nil {
+			v.r.known = append(v.r.known, joinPath(v.path, s.key))
+		}
 	}
 	if v.path == "" {
 		v.r.topLevel = keys
@@ -67,15 +68,15 @@ func (v value) table(settings ...setting) bool {
 
 // unknown reports a key that is not among those that v may have.
 func (v value) unknown(key string, allowed []string) {
-	near := slices.MinFunc(allowed, func(a, b string) int { return cmp.Compare(distance(key, a), distance(key, b)) })
-	switch {
-	case slices.Contains(v.r.topLevel, key):
-		v.child(key).mistake("unknown key in this table, want it above the first [table] of the file")
-	case distance(key, near) <= 1+len(key)/4:
-		v.child(key).mistake("unknown key, did you mean %q?", near)
-	default:
-		v.child(key).mistake("unknown key, want one of %s", strings.Join(allowed, ", "))
-	}
+	v.r.found(v.child(key).path, func() string {
+		if slices.Contains(v.r.topLevel, key) {
+			return "unknown key in this table, want it above the first [table] of the file"
+		}
+		if near := nearest(key, allowed); near != "" {
+			return fmt.Sprintf("unknown key, did you mean %q?", near)
+		}
+		return "unknown key, want one of " + strings.Join(allowed, ", ")
+	})
 }
 
 // each reads v as a list, element by element, whatever mistakes the others
@@ -95,6 +96,17 @@ func (v value) each(want string, read func(value)) {
 	}
 }
 
+// len returns how many elements v has, 0 when it is no list.
+func (v value) len() int {
+	switch list := v.raw.(type) {
+	case []any:
+		return len(list)
+	case []map[string]any:
+		return len(list)
+	}
+	return 0
+}
+
 // child returns the value of key, whose raw is nil when v has no such key.
 func (v value) child(key string) value {
 	table, _ := v.raw.(map[string]any)
@@ -102,11 +114,15 @@ func (v value) child(key string) value {
 }
 
 // has reports whether v is a table with that key.
-func (v value) has(key string) bool { return v.child(key).raw != nil }
+func (v value) has(key string) bool {
+	table, _ := v.raw.(map[string]any)
+	return table[key] != nil
+}
 
 // blank reports whether v has no such key, or it says nothing: "" or [].
 func (v value) blank(key string) bool {
-	switch raw := v.child(key).raw.(type) {
+	table, _ := v.raw.(map[string]any)
+	switch raw := table[key].(type) {
 	case nil:
 		return true
 	case string:
@@ -135,8 +151,14 @@ func (v value) warning(format string, args ...any) {
 
 // mistake adds a mistake about the key at path.
 func (r *configReader) mistake(path, format string, args ...any) {
-	r.mistakes = append(r.mistakes, ConfigError{r.file, r.lines.line(path), path, fmt.Sprintf(format, args...)})
-	for ; path != ""; path = parentPath(path) {
+	r.found(path, func() string { return fmt.Sprintf(format, args...) })
+}
+
+// found adds a mistake about the key at path. text is called at the end of the
+// reading, if at all.
+func (r *configReader) found(path string, text func() string) {
+	r.mistakes.add(r.lines.line(path), path, text)
+	for ; path != "" && !r.wrong[path]; path = parentPath(path) {
 		r.wrong[path] = true
 	}
 }
@@ -171,7 +193,7 @@ func parsed[T any](want string, parse func(string) (T, error)) func(value) (T, e
 		case errors.Is(err, errMisfit):
 			return zero, fmt.Errorf("is %s, want %s", describe(s), want)
 		case err != nil:
-			return zero, fmt.Errorf("is %s (%w), want %s", describe(s), err, want)
+			return zero, fmt.Errorf("is %s (%s), want %s", describe(s), shorten(printable(err.Error()), maxReason), want)
 		}
 		return got, nil
 	}
@@ -277,9 +299,8 @@ func boolean(v value) (bool, error) {
 func describe(raw any) string {
 	switch raw := raw.(type) {
 	case string:
-		const longest = 80
-		if runes := []rune(raw); len(runes) > longest {
-			return fmt.Sprintf("%q…", string(runes[:longest]))
+		if short, cut := strings.CutSuffix(shorten(raw, quotedText), "…"); cut && len(short) < len(raw) {
+			return fmt.Sprintf("%q…", short)
 		}
 		return fmt.Sprintf("%q", raw)
 	case int64:
@@ -298,6 +319,20 @@ func describe(raw any) string {
 		return "a table"
 	}
 	return fmt.Sprintf("a %T", raw)
+}
+
+// nearest returns the allowed key that key is probably a misspelling of, or "".
+func nearest(key string, allowed []string) string {
+	near, least := "", 2+len(key)/4
+	for _, other := range allowed {
+		if max(len(key)-len(other), len(other)-len(key)) >= least {
+			continue // so is their distance, and a long key takes long to compare
+		}
+		if d := distance(key, other); d < least {
+			near, least = other, d
+		}
+	}
+	return near
 }
 
 // distance counts the single letters to add, drop or replace to make b of a

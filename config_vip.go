@@ -1,13 +1,14 @@
 // [[vip]] → VIP.
 //
-// config_toml.go calls this for each [[vip]]. The keys of its tables, with
-// their ranges, stand in the function that reads the table, [vip.health]'s in
-// config_health.go; their defaults in defaultVIP. What two keys say together is checked at the end of vip, when
-// all of them have been read. No I/O.
+// Used by cmd.go. The keys of the tables and their ranges are in the function
+// that reads the table (those of [vip.health] in config_health.go), the
+// defaults in defaultVIP. Rules about two keys are checked at the end of vip,
+// after all keys are read. No I/O.
 
 package main
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"slices"
@@ -21,16 +22,17 @@ import (
 // order.
 const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
 
-// schedulers are the kernel's IPVS schedulers, kernel 6.1.
-var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
-
-// knownScheduler reports whether the kernel has a scheduler of that name.
-func knownScheduler(name string) bool { return slices.Contains(schedulers, name) }
+// maxSelector is the length in bytes of the longest selector. It becomes a part
+// of a URL, and takes some time to judge.
+const maxSelector = 4096
 
 // parsePodSelector accepts a label selector, and "" for no pods.
 func parsePodSelector(s string) (string, error) {
 	if s == "" {
 		return "", nil
+	}
+	if len(s) > maxSelector {
+		return "", fmt.Errorf("longer than %d bytes", maxSelector)
 	}
 	canonical, err := canonicalSelector(s)
 	if err == nil && canonical == "" { // blanks: neither plainly "" nor a selector
@@ -59,15 +61,6 @@ func defaultFlags(scheduler string) ServiceFlags {
 	}
 	return 0
 }
-
-// hashes reports whether scheduler has a place for each real server, and keeps
-// it while that one is quiesced. Without its fallback it refuses new clients
-// then (ip_vs_sh_get; ip_vs_mh_get, and last_weight in __ip_vs_update_dest).
-func hashes(scheduler string) bool { return scheduler == "sh" || scheduler == "mh" }
-
-// refusesWhileDraining reports whether v's scheduler has no real server for the
-// new clients of one that drains.
-func (v *VIP) refusesWhileDraining() bool { return hashes(v.Scheduler) && v.Flags&FlagSched1 == 0 }
 
 // sharingSchedulers give a real server a share of the clients that grows with
 // its weight. To fo and ovf it is a rank and a limit, to the others only 0
@@ -141,8 +134,16 @@ type placedAddr struct {
 	role string // "real" or "sorry"
 }
 
+// maxVIPs is how many [[vip]] there may be: all of them are read, and their
+// mistakes found, within a moment.
+const maxVIPs = 10_000
+
 // vips reads every [[vip]], then compares what only all of them together show.
 func (r *configReader) vips(v value) []VIP {
+	if n := v.len(); n > maxVIPs {
+		v.mistake("has %d elements, want at most %d", n, maxVIPs)
+		return nil
+	}
 	var vips []VIP
 	v.each("[[vip]] in double brackets, one for each VIP", func(v value) { vips = append(vips, r.vip(v)) })
 	for _, server := range r.servers {
@@ -372,7 +373,8 @@ func checkPorts(v value, vip *VIP, grouped map[Port]string) {
 
 // mayHave reports whether p is a port of the VIP at v or can become one.
 func (v *VIP) mayHave(p Port, at value) bool {
-	return slices.Contains(v.Ports, p) || v.PortsFromPods ||
+	_, listed := slices.BinarySearchFunc(v.Ports, p, Port.Compare)
+	return listed || v.PortsFromPods ||
 		p.Protocol == TCP && !at.blank("tcp_services") || p.Protocol == UDP && !at.blank("udp_services")
 }
 
@@ -449,6 +451,7 @@ func checkTunnel(v value, vip *VIP) {
 // realServers reads the static real servers of a VIP.
 func (r *configReader) realServers(v value, vip *VIP) {
 	seen := map[netip.Addr]string{}
+	families := familiesOf(vip)
 	v.each(`a list such as [{ address = "10.135.22.20", weight = 1 }]`, func(v value) {
 		server := StaticServer{Weight: vip.Weight}
 		isTable := v.table(
@@ -466,7 +469,7 @@ func (r *configReader) realServers(v value, vip *VIP) {
 			address.mistake("%s is the same address as %s (line %d), want each real server once", server.Address, other, r.lines.line(other))
 			return
 		}
-		if r.placed(address, server.Address, "real", vip) {
+		if r.placed(address, server.Address, "real", families) {
 			seen[server.Address] = address.path
 			vip.RealServers = append(vip.RealServers, server)
 		}
@@ -476,6 +479,10 @@ func (r *configReader) realServers(v value, vip *VIP) {
 // sorryServers reads one address, or a list with one of each family, for the
 // VIP at table. The real servers have been read before.
 func (r *configReader) sorryServers(v, table value, vip *VIP) {
+	families, real := familiesOf(vip), map[netip.Addr]bool{}
+	for _, server := range vip.RealServers {
+		real[server.Address] = true
+	}
 	read := func(v value) {
 		var addr netip.Addr
 		into(&addr, parsed(unicast, parseUnicast))(v)
@@ -486,11 +493,11 @@ func (r *configReader) sorryServers(v, table value, vip *VIP) {
 			v.mistake("%s is a second %s address, want one of each family at most", addr, family(addr))
 			return
 		}
-		if slices.ContainsFunc(vip.RealServers, func(s StaticServer) bool { return s.Address == addr }) {
+		if real[addr] {
 			v.mistake("%s is one of real_servers (line %d), want a server that is not", addr, table.child("real_servers").line())
 			return
 		}
-		if r.placed(v, addr, "sorry", vip) {
+		if r.placed(v, addr, "sorry", families) {
 			vip.Sorry = append(vip.Sorry, addr)
 		}
 	}
@@ -504,11 +511,19 @@ func (r *configReader) sorryServers(v, table value, vip *VIP) {
 	}
 }
 
-// placed reports whether addr is of a family that vip has, and notes it for the
-// comparison with the addresses of all VIPs.
-func (r *configReader) placed(v value, addr netip.Addr, role string, vip *VIP) bool {
-	sameFamily := func(a netip.Addr) bool { return a.Is4() == addr.Is4() }
-	if len(vip.Addresses) > 0 && !slices.ContainsFunc(vip.Addresses, sameFamily) {
+// familiesOf returns the families of vip's addresses: true is IPv4, false IPv6.
+func familiesOf(vip *VIP) map[bool]bool {
+	families := map[bool]bool{}
+	for _, a := range vip.Addresses {
+		families[a.Is4()] = true
+	}
+	return families
+}
+
+// placed reports whether addr is of one of the VIP's families, if it has any,
+// and notes it for the comparison with the addresses of all VIPs.
+func (r *configReader) placed(v value, addr netip.Addr, role string, families map[bool]bool) bool {
+	if len(families) > 0 && !families[addr.Is4()] {
 		v.mistake("%s is %s, want the family of one of the VIP's addresses", addr, family(addr))
 		return false
 	}

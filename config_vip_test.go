@@ -476,7 +476,7 @@ func TestDefaultSelectorBesideRealServers(t *testing.T) {
 			if got := cfg.VIPs[0].Pods.Selector; got != tt.selector {
 				t.Errorf("selector %q, want %q", got, tt.selector)
 			}
-			if got := cfg.Warnings.Error(); got != tt.warning {
+			if got := (ConfigErrors{First: cfg.Warnings}).Text(9); got != tt.warning {
 				t.Errorf("warnings %q, want %q", got, tt.warning)
 			}
 		})

@@ -1,11 +1,10 @@
-// Hot reload of the configuration file.
+// Hot reload of the configuration file, and the file watcher itself.
 //
-// main.go runs one ConfigWatcher beside the reconcile loop. It notices a
-// write, a rename over the file, a symlink swap (a Kubernetes volume's
-// "..data"), deletion and re-creation, and SIGHUP, and publishes the new
-// Config. It never publishes anything but a whole valid one, never changes the
-// one in force and never ends before its context does: the worst that a bad
-// file or a broken watch can do is that nothing changes.
+// Used by host_drain.go and main.go. One ConfigWatcher runs beside the
+// reconcile loop. It notices a write, a rename over the file, a symlink swap
+// (the "..data" of a Kubernetes volume), deletion and re-creation, and SIGHUP.
+// It publishes valid configurations only, never changes the one in force, and
+// runs until its context ends: a bad file or a broken watch changes nothing.
 
 package main
 
@@ -214,6 +213,9 @@ func logWarnings(log *slog.Logger, cfg *Config) {
 	}
 }
 
+// shownChanges is how many changes of a reload one log line names.
+const shownChanges = 20
+
 // noChanges is what configChanges says of equal configurations.
 const noChanges = "none"
 
@@ -221,23 +223,22 @@ const noChanges = "none"
 // by key for the rest: "vip db added, vip edge changed, listen changed".
 func configChanges(before, after *Config) string {
 	var changes []string
-	byName := func(c *Config, name string) *VIP {
-		if i := slices.IndexFunc(c.VIPs, func(v VIP) bool { return v.Name == name }); i >= 0 {
-			return &c.VIPs[i]
-		}
-		return nil
+	old, kept := make(map[string]*VIP, len(before.VIPs)), make(map[string]bool, len(after.VIPs))
+	for i := range before.VIPs {
+		old[before.VIPs[i].Name] = &before.VIPs[i]
 	}
 	for i := range after.VIPs {
 		v := &after.VIPs[i]
-		switch old := byName(before, v.Name); {
-		case old == nil:
+		kept[v.Name] = true
+		switch was := old[v.Name]; {
+		case was == nil:
 			changes = append(changes, "vip "+v.Name+" added")
-		case !reflect.DeepEqual(old, v):
+		case !reflect.DeepEqual(was, v):
 			changes = append(changes, "vip "+v.Name+" changed")
 		}
 	}
 	for i := range before.VIPs {
-		if name := before.VIPs[i].Name; byName(after, name) == nil {
+		if name := before.VIPs[i].Name; !kept[name] {
 			changes = append(changes, "vip "+name+" removed")
 		}
 	}
@@ -268,6 +269,9 @@ func configChanges(before, after *Config) string {
 			changes = append(changes, change)
 		}
 	}
+	if more := len(changes) - shownChanges; more > 0 {
+		changes = append(changes[:shownChanges], fmt.Sprintf("and %d more", more))
+	}
 	if len(changes) == 0 {
 		return noChanges
 	}
@@ -275,7 +279,7 @@ func configChanges(before, after *Config) string {
 }
 
 // notifications are the change events of the directories that decide what a file is,
-// for the operator's drain (drained.go) too. Without a watcher its channels are nil:
+// for the operator's drain (host_drain.go) too. Without a watcher its channels are nil:
 // never ready.
 type notifications struct {
 	watcher *fsnotify.Watcher

@@ -524,7 +524,19 @@ func TestWatchRejectedIsConfigErrors(t *testing.T) {
 	w := startReload(t, plainConfigFile)
 	w.write(w.path, "a = 1\nb = 2\n")
 	err := <-w.rejected
-	if mistakes, ok := errors.AsType[ConfigErrors](err); !ok || len(mistakes) != 3 {
-		t.Errorf("%d mistakes, %v: %v", len(mistakes), ok, err)
+	if mistakes, ok := errors.AsType[ConfigErrors](err); !ok || len(mistakes.First) != 3 {
+		t.Errorf("%d mistakes, %v: %v", len(mistakes.First), ok, err)
+	}
+}
+
+// A reload of many VIPs is a line that can be read.
+func TestConfigChangesAreBounded(t *testing.T) {
+	many := defaultConfig()
+	for i := range 1_000 {
+		many.VIPs = append(many.VIPs, VIP{Name: fmt.Sprintf("vip-%04d", i)})
+	}
+	got := configChanges(defaultConfig(), many)
+	if !strings.HasPrefix(got, "vip vip-0000 added, ") || !strings.HasSuffix(got, "vip vip-0019 added, and 980 more") {
+		t.Errorf("changes: %s", shorten(got, 1_000))
 	}
 }

@@ -1,9 +1,8 @@
-// Other hosts that claim a VIP while this director has it: what has been heard
-// of them, and when that is a conflict.
+// Records which other hosts claim our VIPs, and decides when that is a conflict.
 //
-// conflict_watch.go keeps the book from its goroutine and tells the time; http.go
-// and metrics.go read the picture. No I/O but log lines: nothing here sends,
-// or takes an address away.
+// Used by http*.go. conflict_watch.go reports what it receives, with the time;
+// http*.go read the result. It logs, and does no other I/O. It sends no packet
+// and removes no address.
 
 package main
 

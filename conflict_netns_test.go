@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"lvs-controller/test/lab"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -103,7 +105,7 @@ func TestConflictOnTheWire(t *testing.T) {
 	}
 	logged := func(log *lockedBuffer, want string) {
 		t.Helper()
-		within(t, 30*time.Second, func() string {
+		lab.Within(t, 30*time.Second, func() string {
 			if n := strings.Count(log.String(), want); n != 1 {
 				return fmt.Sprintf("%d lines with %s, want 1, in:\n%s", n, want, log)
 			}
@@ -127,7 +129,7 @@ func TestConflictOnTheWire(t *testing.T) {
 	for _, address := range []string{"10.0.0.100", "2001:db8::100"} {
 		logged(logB, over+address)
 	}
-	within(t, 10*time.Second, func() string {
+	lab.Within(t, 10*time.Second, func() string {
 		if p := watchB.book.seen(); len(p.Active) > 0 {
 			return fmt.Sprintf("still active: %+v", p.Active)
 		}
@@ -137,7 +139,7 @@ func TestConflictOnTheWire(t *testing.T) {
 		t.Errorf("log:\n%s", logB)
 	}
 	for _, address := range []string{"10.0.0.100", "2001:db8::100"} {
-		within(t, time.Minute, func() string {
+		lab.Within(t, time.Minute, func() string {
 			if strings.Contains(logA.String(), over+address) {
 				return ""
 			}

@@ -1,11 +1,10 @@
-// The watch for other hosts that claim a VIP: split brain between directors, a
-// node that answers ARP, an address that is used twice.
+// Watches for other hosts that claim a VIP: split brain between directors, a node
+// that answers ARP, an address that is used twice.
 //
-// main.go starts it. It listens on the devices that have a VIP, and only there
-// and then, for ARP and neighbour advertisements about it; and now and then it
-// asks who has it, in a way that changes no neighbour's mind. conflict.go
-// judges. It never touches the kernel's tables or an address, and the rest of
-// the controller never waits for it.
+// Used by main.go. It listens for ARP and neighbour advertisements on the
+// devices that have a VIP, while they have it. From time to time it asks who
+// has the VIP, with packets that change no neighbour's cache. conflict.go
+// decides. It changes no table and no address, and no other task waits for it.
 
 package main
 
@@ -48,8 +47,8 @@ type conflictWatch struct {
 
 	ears    map[earKey]*ear
 	claims  chan heardClaim
-	next    time.Time // of the next look
-	failing string    // why VIPs are not watched; logged already
+	next    time.Time  // of the next look
+	failing failureLog // why VIPs are not watched
 	readers sync.WaitGroup
 }
 
@@ -127,24 +126,6 @@ func (w *conflictWatch) Run(ctx context.Context) error {
 func (w *conflictWatch) soon(at time.Time) {
 	if at.Before(w.next) {
 		w.next = at
-	}
-}
-
-// followEvents rings moved whenever the kernel tells of anything: of the host's
-// addresses, or of devices (uplink.go).
-func followEvents(ctx context.Context, events *netlink.Conn, moved chan<- struct{}) {
-	for ctx.Err() == nil {
-		_, err := events.Receive()
-		switch {
-		case errors.Is(err, os.ErrClosed), errors.Is(err, net.ErrClosed), errors.Is(err, unix.EBADF):
-			return
-		case err != nil: // ENOBUFS: there were too many to read
-			sleepContext(ctx, time.Second)
-		}
-		select {
-		case moved <- struct{}{}:
-		default: // it will look
-		}
 	}
 }
 
@@ -328,16 +309,10 @@ func (w *conflictWatch) close() {
 
 // complain logs why the watch cannot watch, once, and when it can again.
 func (w *conflictWatch) complain(err error) {
-	before := w.failing
-	w.failing = ""
-	if err != nil {
-		w.failing = err.Error()
-	}
-	switch {
-	case w.failing == before:
-	case err == nil:
+	switch begins, ends := w.failing.note(err); {
+	case ends:
 		w.log.Info("VIPs are watched again for other hosts that claim them")
-	default:
+	case begins:
 		w.log.Warn("VIPs are not watched for other hosts that claim them; all else goes on", "err", err)
 	}
 }

@@ -1,58 +1,19 @@
-// What the kernel's table should be, from the inputs alone.
+// Computes the table that the kernel should have.
 //
-// reconcile.go and the diff sub-command call desired with the newest
-// configuration and cluster and what is remembered of the past. Pure: no I/O,
-// no clock, no logging; the same inputs give the same table, row for row.
-// servers.go and ports.go hold the two halves of a VIP.
+// Used by reconcile*.go and cmd_status.go. The reconcile loop calls it with the
+// newest configuration, cluster and probe results and the memory of earlier
+// passes. Pure: no I/O, no clock, no log; the same inputs give the same table.
+// desired_ports.go and desired_servers.go compute the two halves of a VIP.
 
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"time"
 )
-
-// workKey names a set of real servers: those of one VIP in one family.
-type workKey struct {
-	VIP string
-	Is6 bool
-}
-
-// compareWorkKeys orders sets by VIP, then family.
-func compareWorkKeys(a, b workKey) int {
-	if c := cmp.Compare(a.VIP, b.VIP); c != 0 || a.Is6 == b.Is6 {
-		return c
-	}
-	if b.Is6 {
-		return -1
-	}
-	return 1
-}
-
-// startKey names a real server of a VIP.
-type startKey struct {
-	VIP     string
-	Address netip.Addr
-}
-
-// memory is what desired needs to know of the past.
-type memory struct {
-	// Working are the real servers that were in service last because of their
-	// pods, with their whole weights: what a VIP falls back on rather than serve
-	// nobody. Static ones are the operator's word and not remembered.
-	Working map[workKey][]RealServer
-	// Started is when real servers that are still in slow start joined.
-	Started map[startKey]time.Time
-}
-
-func newMemory() memory {
-	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time)}
-}
 
 // wanted is desired's answer.
 type wanted struct {
@@ -81,29 +42,6 @@ type wanted struct {
 	health *Health
 	marks  map[GroupName]uint32
 	vips   []*vipAnswer // for each of cfg.VIPs
-}
-
-// owners maps addresses and marks to the VIPs they are configured for.
-type owners struct {
-	addresses map[netip.Addr]*VIP
-	marks     map[uint32]*VIP
-	former    map[uint32]*VIP // marks that a VIP had and has no more
-}
-
-// of returns the VIP that k belongs to, nil when it is configured no more.
-func (o owners) of(k ServiceKey) *VIP {
-	if k.Mark != 0 {
-		return o.marks[k.Mark]
-	}
-	return o.addresses[k.Address]
-}
-
-// latest is of, and for a mark that its VIP has no more that VIP all the same.
-func (o owners) latest(k ServiceKey) *VIP {
-	if v := o.of(k); v != nil || k.Mark == 0 {
-		return v
-	}
-	return o.former[k.Mark]
 }
 
 // hold says what is known of a set whose inputs are incomplete.
@@ -190,21 +128,6 @@ func (w *wanted) gather() {
 	w.Warnings = warnings.warnings()
 }
 
-// newOwners lists what cfg makes ours.
-func newOwners(cfg *Config) owners {
-	o := owners{addresses: make(map[netip.Addr]*VIP), marks: make(map[uint32]*VIP), former: make(map[uint32]*VIP)}
-	for i := range cfg.VIPs {
-		for _, a := range cfg.VIPs[i].Addresses {
-			o.addresses[a] = &cfg.VIPs[i]
-		}
-	}
-	for group, mark := range configMarks(cfg) {
-		i := slices.IndexFunc(cfg.VIPs, func(v VIP) bool { return v.Name == group.VIP })
-		o.marks[mark] = &cfg.VIPs[i]
-	}
-	return o
-}
-
 // vipInputs is all that the answer for one VIP depends on, the time and what
 // starts slowly apart. Slices and maps stand for themselves, not for their
 // content.
@@ -216,14 +139,6 @@ type vipInputs struct {
 	heard     [2]bool      // of each
 	working   [2][]RealServer
 	outages   []outage
-}
-
-// familyIndex is a family's place in arrays of two.
-func familyIndex(is6 bool) int {
-	if is6 {
-		return 1
-	}
-	return 0
 }
 
 func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
@@ -243,11 +158,6 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 func (in *vipInputs) samePorts(o *vipInputs) bool {
 	return in.vip == o.vip && in.heard == o.heard &&
 		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1])
-}
-
-// same reports whether two ConfigMaps are the same memory.
-func (c ConfigMap) same(o ConfigMap) bool {
-	return c.Exists == o.Exists && reflect.ValueOf(c.Data).Pointer() == reflect.ValueOf(o.Data).Pointer()
 }
 
 // vipAnswer is the part of an answer that one VIP gives. Nothing of it is
@@ -484,11 +394,4 @@ func virtualService(v *VIP, k ServiceKey) VirtualService {
 		}
 	}
 	return s
-}
-
-func familyName(is6 bool) string {
-	if is6 {
-		return "IPv6"
-	}
-	return "IPv4"
 }

@@ -1,10 +1,9 @@
 // Warnings about the inputs of a desired table.
 //
-// Used by desired.go, ports.go and servers.go, which find something wrong with a
-// pod, a ConfigMap or a VIP, and by reconcile.go, which logs the result. Whatever
-// the number of faults, a VIP has one warning of each kind: who may write a
-// ConfigMap or annotate a pod does not decide how much is kept or printed. Pure;
-// no I/O.
+// Used by reconcile*.go and cmd_status.go. desired*.go finds something wrong with
+// a pod, a ConfigMap or a VIP. Whatever the number of faults, a VIP has one
+// warning of each kind: who may write a ConfigMap or annotate a pod does not
+// decide how much is kept or printed. Pure; no I/O.
 
 package main
 
@@ -14,10 +13,6 @@ import (
 	"slices"
 	"strings"
 )
-
-// shownWarnings is how many faults of a kind one warning names. The rest is
-// counted.
-const shownWarnings = 20
 
 // warningKind tells apart what a warning is about.
 type warningKind string

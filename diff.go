@@ -1,7 +1,9 @@
-// The difference between two tables as a list of kernel operations.
+// The difference between two tables, as a list of kernel operations.
 //
-// Pure: reconcile.go carries the list out, `lvs-controller diff` prints it,
-// tests compare it. Its order is stable, and makes before it breaks.
+// Used by genl*.go, reconcile*.go, http_metrics.go and cmd*.go. Pure. The
+// reconcile loop sends the list, genl_ipvs.go encodes its operations, and the
+// sub-command diff prints it. The order is stable: what adds capacity comes
+// before what removes it.
 
 package main
 
@@ -59,15 +61,6 @@ func (o op) Subject() string {
 	default:
 		return s + "remove real server " + o.Server.Name()
 	}
-}
-
-// Name is how people write a real server: its address, and its port where that
-// is not the virtual service's.
-func (r RealServer) Name() string {
-	if r.Port == 0 {
-		return r.Address.String()
-	}
-	return fmt.Sprintf("%s port %d", r.Address, r.Port)
 }
 
 // String is one line of `lvs-controller diff`.
@@ -324,37 +317,6 @@ func (d *differ) compare() {
 			d.changes = append(d.changes, rowChange{kind: delServer, now: &o.RealServer, was: &o.RealServer, why: why})
 		case n.RealServer != o.RealServer:
 			d.changes = append(d.changes, rowChange{kind: setServer, quiesces: n.Weight == 0, now: &n.RealServer, was: &o.RealServer, why: n.Why})
-		}
-	}
-}
-
-// merged walks two slices sorted by compare side by side. Each step yields the
-// elements that are equal, or one element and nil.
-func merged[T any](a, b []T, compare func(a, b T) int) func(yield func(x, y *T) bool) {
-	return func(yield func(x, y *T) bool) {
-		i, j := 0, 0
-		for i < len(a) || j < len(b) {
-			order := 0
-			switch {
-			case i == len(a):
-				order = 1
-			case j == len(b):
-				order = -1
-			default:
-				order = compare(a[i], b[j])
-			}
-			var x, y *T
-			if order <= 0 {
-				x = &a[i]
-				i++
-			}
-			if order >= 0 {
-				y = &b[j]
-				j++
-			}
-			if !yield(x, y) {
-				return
-			}
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // fakeKernel is IPVS as the loop sees it: it keeps a table, refuses what the
 // kernel would refuse, and can be told to refuse more. The real kernel's tests
-// are in kernel_test.go; this one is for what they cannot steer.
+// are in test/director; this one is for what they cannot steer.
 type fakeKernel struct {
 	services map[ServiceKey]VirtualService
 	servers  map[rowID]RealServer

@@ -1,9 +1,9 @@
-// The conversation with the kernel's IPVS: one generic-netlink socket, many
-// messages per system call.
+// The connection to the kernel's IPVS: one generic netlink socket, many messages
+// for each system call.
 //
-// reconcile.go writes through it from its one goroutine; status and metrics
-// read through sockets of their own. It sends what genl_ipvs.go encodes and
-// nothing else.
+// Used by reconcile*.go, http.go, cmd*.go and main.go. The reconcile loop
+// writes through it, by the interface director in reconcile.go; status and the
+// metrics open their own sockets. It sends only what genl_ipvs.go encodes.
 
 package main
 

@@ -1,8 +1,10 @@
-// IPVS generic-netlink messages, the receiving half.
+// Decodes IPVS generic netlink messages.
 //
-// genl_conn.go hands the kernel's bytes to these functions. They check every
-// length before they read, never keep a reference to the buffer they are
-// given, and never panic, whatever the bytes (see the fuzz targets).
+// Used by reconcile*.go, http*.go, cmd_status.go and main.go. genl_conn.go and
+// genl_dump.go pass the kernel's bytes to these functions; the other files use
+// the decoded types. Every length is checked before the read. No function keeps
+// a reference to its buffer, and none panics, whatever the bytes are (see the
+// fuzz targets).
 
 package main
 
@@ -84,6 +86,17 @@ func (a *attrs) str() string {
 		return s
 	}
 	return string(b)
+}
+
+// name is str for what the kernel keeps in 16 bytes: IP_VS_SCHEDNAME_MAXLEN,
+// IP_VS_PENAME_MAXLEN, IP_VS_IFNAME_MAXLEN.
+func (a *attrs) name() string {
+	s := a.str()
+	if len(s) > 15 {
+		a.err = fmt.Errorf("attribute %d: a name of %d characters", a.typ, len(s))
+		return ""
+	}
+	return s
 }
 
 // knownSchedulers gives each scheduler's name one string, so that a dump of a
@@ -184,9 +197,9 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 		case svcAttrFWMark:
 			v.Mark = a.u32()
 		case svcAttrSchedName:
-			v.Scheduler = a.str()
+			v.Scheduler = a.name()
 		case svcAttrPEName:
-			v.Engine = a.str()
+			v.Engine = a.name()
 		case svcAttrFlags:
 			v.Flags = ServiceFlags(binary.NativeEndian.Uint32(a.sized(8))) & settableFlags
 		case svcAttrTimeout:
@@ -212,10 +225,6 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 	v.Netmask = prefixBits(mask, family)
 	return nil
 }
-
-// oddNetmask stands for a netmask that no prefix length describes. Another
-// hand made it; it equals nothing a configuration can ask for.
-const oddNetmask = 255
 
 // prefixBits is the inverse of ipv4Mask and ipv6PrefixLen: the whole address
 // becomes 0, so that equal services compare equal.
@@ -297,6 +306,7 @@ func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *
 		return fail(fmt.Errorf("no address of a known family (%d): %w", family, errTruncated))
 	}
 	r.Address = inetAddr(addr, family)
+	r.Tunnel = r.Tunnel.effective(r.Forward)
 	return nil
 }
 
@@ -351,7 +361,7 @@ func decodeDaemon(body []byte) (SyncDaemon, error) {
 		case daemonAttrState:
 			d.Role = SyncRole(a.u32())
 		case daemonAttrIFN:
-			d.Interface = a.str()
+			d.Interface = a.name()
 		case daemonAttrSyncID:
 			d.ID = uint8(a.u32()) // a byte on the wire between directors
 		case daemonAttrMaxLen:

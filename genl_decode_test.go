@@ -216,6 +216,9 @@ func FuzzDecodeServer(f *testing.F) {
 	e := encoder{}
 	e.server(k, RealServer{Address: k.Address, Forward: DirectRoute, Weight: 3}, true)
 	f.Add(e.buf)
+	e = encoder{}
+	e.server(k, RealServer{Address: addr("2001:db8::9"), Port: 8080, Forward: Tunnel, Upper: 2, Lower: 1, Tunnel: TunnelSettings{Type: TunnelGUE, Port: 6080, Flags: TunnelChecksum}}, true)
+	f.Add(e.buf)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s, again KernelServer
 		if err := decodeServer(b, &k, &s.RealServer, &s.Connections, &s.Traffic); err != nil {
@@ -227,6 +230,102 @@ func FuzzDecodeServer(f *testing.F) {
 			t.Fatalf("%v became %v (%v)", s.RealServer, again.RealServer, err)
 		}
 	})
+}
+
+// A service that decodes can be encoded and decodes to the same service.
+func FuzzDecodeService(f *testing.F) {
+	f.Add(unhex(f, serviceDump))
+	for _, v := range []VirtualService{
+		{ServiceKey: MarkKey(1<<31, true), Scheduler: "mh", Flags: FlagSched1 | FlagSched2},
+		{ServiceKey: ServiceKey{Address: addr("2001:db8::1"), Protocol: UDP, Port: 5060}, Scheduler: "rr", Flags: FlagPersistent, Persistence: 300, Netmask: 56, Engine: "sip"},
+		{ServiceKey: ServiceKey{Address: addr("192.0.2.1"), Protocol: SCTP, Port: 65535}, Scheduler: "odd-one", Netmask: oddNetmask},
+	} {
+		e := encoder{}
+		e.service(v)
+		f.Add(e.buf)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var v, again VirtualService
+		if err := decodeService(b, &v, new(Traffic)); err != nil {
+			return
+		}
+		e := encoder{}
+		e.service(v)
+		if err := decodeService(e.buf, &again, nil); err != nil || again != v {
+			t.Fatalf("%+v became %+v (%v)", v, again, err)
+		}
+	})
+}
+
+// Timeouts that decode can be encoded and decode to the same timeouts.
+func FuzzDecodeTimeouts(f *testing.F) {
+	body := func(timeouts Timeouts) []byte {
+		e := encoder{}
+		e.timeouts(timeouts, 1)
+		return e.buf[unix.NLMSG_HDRLEN+unix.GENL_HDRLEN:]
+	}
+	f.Add(body(Timeouts{TCP: 900 * time.Second, TCPFin: 120 * time.Second, UDP: 300 * time.Second}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		timeouts, err := decodeTimeouts(b)
+		if err != nil {
+			return
+		}
+		if again, err := decodeTimeouts(body(timeouts)); err != nil || again != timeouts {
+			t.Fatalf("%+v became %+v (%v)", timeouts, again, err)
+		}
+	})
+}
+
+// The kernel keeps tunnel settings that have no effect, and shows them. A row does
+// not differ by those: no configuration can ask for them.
+func TestDecodeTunnelWithoutEffect(t *testing.T) {
+	k := ServiceKey{Address: addr("10.0.0.1"), Protocol: TCP, Port: 80}
+	odd := func(typ TunnelType) TunnelSettings {
+		return TunnelSettings{Type: typ, Port: 6080, Flags: TunnelChecksum | TunnelRemoteChecksum}
+	}
+	for _, tt := range []struct {
+		forward   ForwardingMethod
+		set, want TunnelSettings
+	}{
+		{DirectRoute, odd(TunnelGUE), TunnelSettings{}},
+		{Masq, odd(TunnelIPIP), TunnelSettings{}},
+		{Tunnel, odd(TunnelIPIP), TunnelSettings{}},
+		{Tunnel, odd(TunnelGRE), TunnelSettings{Type: TunnelGRE, Flags: TunnelChecksum}},
+		{Tunnel, odd(TunnelGUE), odd(TunnelGUE)},
+	} {
+		e := encoder{}
+		at := e.nest(cmdAttrDest)
+		e.addr(destAttrAddr, addr("10.1.0.1"))
+		e.u32(destAttrFwdMethod, uint32(tt.forward))
+		e.u8(destAttrTunType, uint8(tt.set.Type))
+		e.port(destAttrTunPort, tt.set.Port)
+		e.u16(destAttrTunFlags, uint16(tt.set.Flags))
+		e.unnest(at)
+		var r RealServer
+		if err := decodeServer(e.buf, &k, &r, nil, nil); err != nil || r.Tunnel != tt.want {
+			t.Errorf("%v, %+v: %+v, %v; want %+v", tt.forward, tt.set, r.Tunnel, err, tt.want)
+		}
+	}
+}
+
+// The kernel has room for 15 characters of a name.
+func TestDecodeLongName(t *testing.T) {
+	k := ServiceKey{Address: addr("10.0.0.1"), Protocol: TCP, Port: 80}
+	for n, ok := range map[int]bool{15: true, 16: false} {
+		name := strings.Repeat("a", n)
+		for _, v := range []VirtualService{{ServiceKey: k, Scheduler: name}, {ServiceKey: k, Engine: name}} {
+			e := encoder{}
+			e.service(v)
+			var got VirtualService
+			if err := decodeService(e.buf, &got, nil); (err == nil) != ok || ok && got != v {
+				t.Errorf("%d characters: %+v, %v", n, got, err)
+			}
+		}
+		d := SyncDaemon{Role: SyncBackup, Interface: name}
+		if got, err := decodeDaemon(daemonBody(d)); (err == nil) != ok || ok && got != d {
+			t.Errorf("%d characters: %+v, %v", n, got, err)
+		}
+	}
 }
 
 // daemonDump is what Linux 6.1 says of a sync daemon.
@@ -270,7 +369,7 @@ func FuzzDecodeDaemon(f *testing.F) {
 	f.Add(daemonBody(SyncDaemon{Role: SyncBackup, Interface: "eth1", Group: netip.MustParseAddr("ff02::1234")}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := decodeDaemon(b)
-		if err != nil || len(d.Interface) > unix.IFNAMSIZ {
+		if err != nil {
 			return
 		}
 		if again, err := decodeDaemon(daemonBody(d)); err != nil || again != d {

@@ -1,8 +1,10 @@
-// Reading the kernel's IPVS table over the connection of genl_conn.go.
+// Reads the kernel's IPVS table over the connection of genl_conn.go.
 //
-// reconcile.go audits with Table and counts draining connections with Servers;
-// status and metrics look on with Observe. A large table is read often and
-// changes seldom, so nothing here allocates for a row that is as known.
+// Used by http*.go and cmd*.go. The reconcile loop audits with Table and counts
+// connections of draining real servers with Servers, by the interface director
+// in reconcile.go. status and the metrics read with Observe. A large table is
+// read often and changes seldom, so a row that has not changed costs no
+// allocation. It writes nothing.
 
 package main
 

@@ -1,3 +1,5 @@
+//go:build ipvs
+
 package main
 
 import (
@@ -10,7 +12,6 @@ import (
 // A table that is as known costs no memory to read, and a batch none to send,
 // however many rows there are.
 func TestKernelLeavesNoGarbage(t *testing.T) {
-	requireKernel(t)
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
 	director := l.Host("director", 2)
@@ -19,7 +20,7 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 		err  error
 	)
 	director.Do(func() { conn, err = dialIPVS() })
-	must(t, err)
+	lab.Must(t, err)
 	defer conn.Close()
 
 	const services, servers = 40, 50
@@ -34,18 +35,18 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 		}
 	}
 	failed, err := conn.Apply(diffTables(want[0], nil))
-	must(t, err)
+	lab.Must(t, err)
 	if len(failed) > 0 {
 		t.Fatal(failed[0])
 	}
 	all := func(ServiceKey) bool { return true }
 	known, err := conn.Table(all, nil)
-	must(t, err)
+	lab.Must(t, err)
 	if got := known.table().text(); got != want[0].text() {
 		t.Fatalf("the kernel has:\n%s", got)
 	}
 	same, err := conn.Table(all, known)
-	must(t, err)
+	lab.Must(t, err)
 	if len(same) != len(known) || &same[0].Services[0] != &known[0].Services[0] {
 		t.Error("a table that is as known does not come back as the same memory")
 	}
@@ -74,11 +75,11 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	edited := want[0][7]
 	edited.Servers = edited.Servers[:10]
 	now, err := conn.Table(all, nil)
-	must(t, err)
+	lab.Must(t, err)
 	_, err = conn.Apply(diffTables(Table{edited}, Table{*now.find(edited.ServiceKey)}))
-	must(t, err)
+	lab.Must(t, err)
 	after, err := conn.Table(all, now)
-	must(t, err)
+	lab.Must(t, err)
 	for s := range after.all {
 		old, n := now.find(s.ServiceKey), servers
 		if s.ServiceKey == edited.ServiceKey {

@@ -1,10 +1,9 @@
-// IPVS generic-netlink messages, the sending half: the kernel's constants and
-// the encoder.
+// Encodes IPVS generic netlink messages, and names the kernel's constants.
 //
-// genl_conn.go sends what is encoded here, genl_decode.go reads what comes
-// back. An encoder appends to one reusable buffer and allocates nothing once
-// that buffer has grown. It never builds IPVS_CMD_FLUSH: the kernel's table has
-// other owners.
+// Used by genl*.go. genl_conn.go sends what is encoded here, genl_decode.go
+// reads the answers. An encoder appends to one buffer that is used again, and
+// allocates nothing once the buffer has grown. It never builds IPVS_CMD_FLUSH:
+// other programs have services in the kernel's table too.
 //
 // Names, numbers and wire types are those of include/uapi/linux/ip_vs.h and
 // the policies in net/netfilter/ipvs/ip_vs_ctl.c. Integers are in host order

@@ -1,9 +1,11 @@
-// What probes say about real servers, and what follows from it.
+// What probe results mean for real servers.
 //
-// The prober (health_probe.go) judges with these rules and publishes a Health;
-// desired reads it, reconcile.go tells the prober by a ProbePlan whom to ask.
-// Pure: values and rules, no I/O, no clock, no logging. Nothing here may take a
-// real server out of service that has not been heard of, nor all of a VIP's.
+// Used by desired*.go, state.go, reconcile*.go, http.go, cmd_status.go and
+// main.go. The prober (health_probe.go) judges by these rules and publishes a
+// Health. The desired table is computed with it; the reconcile loop sends back
+// a ProbePlan with the targets. Pure: no I/O, no clock, no log. A real server
+// without a result stays in service, and never are all real servers of a VIP
+// taken out.
 
 package main
 

@@ -1,20 +1,19 @@
-// The probe of the data path: a SYN to the VIP, handed to one node as IPVS
-// hands it its clients' packets in direct routing.
+// The data path probe: a SYN to the VIP, sent to one node in the way IPVS sends
+// client packets in direct routing.
 //
-// An ordinary connection cannot ask this: from the director a VIP leads to its
-// own IPVS, or to whoever holds the address. So the SYN goes out through a
-// packet socket to the node's MAC address, from the director's own address and
-// a port that is reserved for this, and the answer is caught by another filter
-// than the kernel's: to a director that holds the VIP it comes from one of its
-// own addresses, which the IP layer drops. Its hop limit is 1: the packet is
-// for the node or for nobody. A node without the VIP, which would pass it on to
-// the director or to another node that answers in its stead, says "time
-// exceeded" or nothing.
+// Used by health_probe.go. An ordinary connection cannot test this: on the
+// director a VIP leads to its own IPVS, or to the host that has the address. So
+// the SYN goes through a packet socket to the node's MAC address, from the
+// director's own address and a port that is reserved for this. The answer is
+// received with a socket filter, because on a director that has the VIP it
+// comes from one of the director's own addresses, which the IP layer drops. The
+// hop limit is 1, so no node can forward the SYN. A node without the VIP
+// answers "time exceeded" or nothing.
 //
-// The prober (health_probe.go) calls all of this from its goroutine;
-// health_neighbour.go tells where a node is. Nothing is sent but such SYNs, the
-// RST that ends each exchange, and empty datagrams that make the kernel look
-// for a node. Packets from outside are parsed by parseAnswer alone.
+// All of it runs in the prober's goroutine (health_probe.go); health_neighbour.go
+// knows the way to a node. It sends only these SYNs, the RST that ends each
+// exchange, and empty datagrams that make the kernel look up a node. Packets from
+// outside are parsed only by parseAnswer.
 
 package main
 
@@ -350,12 +349,6 @@ func (w *wire) send(s segment, device int, mac []byte) error {
 // poke has the kernel look for a node, by an empty datagram to the discard
 // port. The answer, if any, is an ICMP error that nobody reads.
 func (w *wire) poke(node netip.Addr) { poke(w.poker, node) }
-
-// poke is wire.poke over any UDP socket of the node's family.
-func poke(fd int, node netip.Addr) {
-	const discard = 9 // RFC 863
-	_ = unix.Sendto(fd, nil, unix.MSG_DONTWAIT, socketAddress(netip.AddrPortFrom(node, discard)))
-}
 
 // networkOrder is v as it stands in memory in network byte order.
 func networkOrder(v uint16) uint16 {

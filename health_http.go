@@ -1,9 +1,9 @@
-// HTTP as far as a probe needs it: one request, and the status of its answer.
+// As much of HTTP as a probe needs: one request, and the status of its answer.
 //
-// The prober (health_probe.go) writes what httpRequest makes and reads until
-// parseStatus is content; over TLS, exchangeTLS does both. Of an answer only
-// the status lines count, so no body is ever read, and nothing that a node
-// sends is kept or passed on but a number.
+// Used by health_probe.go. The prober writes what httpRequest returns and reads
+// until parseStatus has a result; exchangeTLS does both over TLS. Only the
+// status lines of an answer are read, never a body, and only the status code is
+// kept.
 
 package main
 

@@ -1,8 +1,8 @@
-// Waiting for many sockets at a time.
+// Waits for many sockets at once, with epoll.
 //
-// The prober (health_probe.go) owns one poller. It is epoll and nothing else:
-// level-triggered, one thread, no memory for each socket. Only wake may be
-// called from other goroutines.
+// Used by health*.go. The prober has one poller: level-triggered, used by one
+// goroutine, without memory for each socket. Other goroutines may call wake,
+// and nothing else.
 
 package main
 

@@ -1,14 +1,14 @@
-// The prober: asks real servers whether they serve, whatever becomes of the API
-// server, and publishes what it finds.
+// The prober: asks real servers whether they serve, with or without an API server,
+// and publishes the results.
 //
-// main.go runs it beside the reconcile loop; a ProbePlan comes in and a Health
-// goes out through cells. One goroutine drives every connection with epoll, so
-// that thousands of targets cost a file descriptor each while they are asked,
-// and no goroutine; TLS alone needs one for an exchange, of which there are few
-// at a time. The rules are in health.go, the timing in health_schedule.go.
+// Used by http.go and main.go. It runs beside the reconcile loop. A ProbePlan
+// comes in and a Health goes out, as newest values. One goroutine drives all
+// connections with epoll, so a target costs one file descriptor while it is
+// asked, and no goroutine. Only TLS needs a goroutine for an exchange. The
+// rules are in health.go, the times in health_schedule.go.
 //
-// The prober changes nothing in the kernel, and no error ends it. What the
-// director itself cannot do is never held against a real server.
+// The prober changes nothing in the kernel, and no error ends it. A fault of the
+// director itself does not count against a real server.
 
 package main
 
@@ -194,28 +194,6 @@ func (p *prober) patience() time.Duration {
 	return max(0, next.Sub(now))
 }
 
-// flight is one probe that has begun.
-type flight struct {
-	step   flightStep
-	fd     int    // -1 = none (any more)
-	rest   []byte // of the request, to be sent
-	answer []byte // as far as it has been read
-	token  uint32 // of a probe of the data path
-}
-
-// flightStep is what a flight waits for.
-type flightStep uint8
-
-const (
-	stepConnect flightStep = iota
-	stepSend               // room for the rest of the request
-	stepRead               // the answer
-	stepWaitTLS            // a TLS exchange may begin
-	stepTLS                // a TLS exchange
-	stepResolve            // the data path: the node's MAC address
-	stepAnswer             // the data path: an answer to its SYN
-)
-
 // overdue is the outcome of a probe whose time is over.
 func (p *prober) overdue(t *target) outcome {
 	switch t.flight.step {
@@ -277,14 +255,6 @@ func (p *prober) connect(t *target) error {
 		return ownFault{err}
 	}
 	return nil
-}
-
-// socketAddress is a for the kernel.
-func socketAddress(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
 // ownFault is an error that says nothing about the real server.

@@ -1,7 +1,7 @@
-// What the prober tells: its Health, its log lines, its counters.
+// What the prober publishes: its Health, its log lines, its counters.
 //
-// Part of the prober (health_probe.go), whose goroutine calls all of this but
-// Stats. A change is told once; unchanged state is silent.
+// Used by http*.go. The prober's goroutine calls everything here except Stats.
+// A change is logged once, and an unchanged state is not logged.
 
 package main
 
@@ -153,19 +153,6 @@ func (p *prober) logOpen(open []FailOpen) {
 			p.log.Info("probe: this port is served again, or gone", "vip", o.VIP, "family", familyName(o.Is6), "port", Port{o.Port, TCP})
 		}
 	}
-}
-
-// portTarget is the target of a port.
-func portTarget(k HealthKey) targetKey {
-	return targetKey{name: k.VIP, server: k.Address, kind: probePort, port: k.Port}
-}
-
-// why is what a port suffers, without its name.
-func (s *schedule) why(k HealthKey) string {
-	if t := s.targets[portTarget(k)]; t != nil {
-		return t.verdict.why
-	}
-	return ""
 }
 
 // portNews are ports of which the same can be said.

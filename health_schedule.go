@@ -1,10 +1,10 @@
-// Which target is asked when.
+// Decides which target is asked when.
 //
-// The prober (health_probe.go) owns one schedule: it begins what due hands out
-// and tells finish how each probe ended. A target is in one place at a time: in
-// the timers, in a queue, or in flight, where its timer is the deadline. No
-// I/O, no clock and no goroutine: the time is passed in, so that tests can
-// play hours with thousands of targets in a moment.
+// Used by health*.go. The prober has one schedule: it starts the probes that
+// due returns and reports the result of each to finish. A target is in one
+// place at a time: in the timers, in a queue, or in a running probe, where its
+// timer is the deadline. No I/O, no clock and no goroutine: the time is a
+// parameter, so a test of hours with thousands of targets takes a moment.
 
 package main
 
@@ -485,6 +485,14 @@ func (s *schedule) judge() (all []findings) {
 	return all
 }
 
+// why is what a port suffers, without its name.
+func (s *schedule) why(k HealthKey) string {
+	if t := s.targets[portTarget(k)]; t != nil {
+		return t.verdict.why
+	}
+	return ""
+}
+
 // observed lists the set's verdicts.
 func (set *probedSet) observed() []observed {
 	all := make([]observed, len(set.targets))
@@ -520,3 +528,30 @@ func (h *timers) Pop() any {
 	*h = old[:len(old)-1]
 	return t
 }
+
+// portTarget is the target of a port.
+func portTarget(k HealthKey) targetKey {
+	return targetKey{name: k.VIP, server: k.Address, kind: probePort, port: k.Port}
+}
+
+// flight is one probe that has begun.
+type flight struct {
+	step   flightStep
+	fd     int    // -1 = none (any more)
+	rest   []byte // of the request, to be sent
+	answer []byte // as far as it has been read
+	token  uint32 // of a probe of the data path
+}
+
+// flightStep is what a flight waits for.
+type flightStep uint8
+
+const (
+	stepConnect flightStep = iota
+	stepSend               // room for the rest of the request
+	stepRead               // the answer
+	stepWaitTLS            // a TLS exchange may begin
+	stepTLS                // a TLS exchange
+	stepResolve            // the data path: the node's MAC address
+	stepAnswer             // the data path: an answer to its SYN
+)

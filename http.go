@@ -1,8 +1,8 @@
 // The HTTP listener: /healthz, /readyz, /metrics and /status.json.
 //
-// main.go starts it. It reads the loop's published view and asks the kernel
-// through a socket of its own; it changes nothing, and an error of its own
-// never ends the controller.
+// Used by cmd_status.go and main.go. It reads what the other tasks publish and
+// asks the kernel through its own socket. It changes nothing, and none of its
+// errors ends the controller.
 
 package main
 
@@ -44,7 +44,7 @@ type httpServer struct {
 
 // Run listens where the newest configuration says, until ctx ends.
 func (s *httpServer) Run(ctx context.Context) error {
-	failing := ""
+	var failing failureLog
 	for ctx.Err() == nil {
 		listen := s.configs.Get().Listen
 		if listen == "" {
@@ -52,15 +52,14 @@ func (s *httpServer) Run(ctx context.Context) error {
 			continue
 		}
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+		begins, _ := failing.note(err)
 		if err != nil {
-			if err.Error() != failing {
+			if begins {
 				s.log.Error("the HTTP listener cannot be opened; the table does not depend on it", "err", err)
 			}
-			failing = err.Error()
 			s.untilListenChanges(ctx, listen, listenRetry)
 			continue
 		}
-		failing = ""
 		s.serve(ctx, ln, listen)
 	}
 	return nil

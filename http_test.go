@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"lvs-controller/test/lab"
+
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
@@ -235,7 +237,7 @@ func TestListenFollowsTheConfiguration(t *testing.T) {
 	t.Cleanup(func() { <-done })
 	listens := func(address string, want bool) {
 		t.Helper()
-		within(t, 10*time.Second, func() string {
+		lab.Within(t, 10*time.Second, func() string {
 			c, err := net.DialTimeout("tcp", address, time.Second)
 			if err == nil {
 				c.Close()

@@ -1,12 +1,12 @@
-// The cluster watch: which streams run, how each fares, and the one snapshot
+// The cluster watch: which streams run, the state of each, and the Cluster that
 // they fill together.
 //
-// main.go runs a clusterWatch beside the reconcile loop; what it learns goes
-// out through a latest[Cluster]. A stream is one pod query or one ConfigMap,
-// followed at an API server (kube_watch.go) or in a file (kube_file.go). An
-// answer that is incomplete is never published, and nothing known is ever
-// withdrawn because a source is away. No error ends the watch: Run returns
-// only when its context ends. Only the kube*.go files import k8s.io packages.
+// Used by config_vip.go, http*.go, cmd_status.go and main.go. A clusterWatch
+// runs beside the reconcile loop and publishes the newest Cluster. A stream is
+// one pod query or one ConfigMap, followed at an API server (kube_watch.go) or
+// in a file (kube_file.go). An incomplete answer is never published, and what
+// is known stays while a source is away. No error ends the watch. Only the
+// kube*.go files import k8s.io packages.
 
 package main
 
@@ -123,16 +123,6 @@ func newClusterWatch(log *slog.Logger, out *latest[Cluster]) *clusterWatch {
 		random:  rand.Float64,
 		sleep:   sleepContext,
 		streams: map[streamKey]*stream{},
-	}
-}
-
-// sleepContext waits for d or for the end of ctx.
-func sleepContext(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }
 
@@ -310,31 +300,6 @@ type StreamState struct {
 	Lists     uint64    `json:"lists"`               // complete answers taken: the first, and each relist
 }
 
-// streamKey is what one stream asks for: pods, or one ConfigMap. The other
-// field is zero.
-type streamKey struct {
-	pods      PodQuery
-	configMap ConfigMapName
-}
-
-// resource is the name the API has for what is asked for.
-func (k streamKey) resource() string {
-	if k.configMap != (ConfigMapName{}) {
-		return "configmaps"
-	}
-	return "pods"
-}
-
-// namespace is where it is asked for; "" = everywhere.
-func (k streamKey) namespace() string { return k.pods.Namespace + k.configMap.Namespace }
-
-func (k streamKey) String() string {
-	if k.configMap != (ConfigMapName{}) {
-		return "configmap " + k.configMap.String()
-	}
-	return "pods " + k.pods.Namespace + " " + k.pods.Selector
-}
-
 // stream is one key's part of the watch. Only the goroutine that follows it
 // changes it; States reads along.
 type stream struct {
@@ -461,34 +426,30 @@ func (f *fault) level() slog.Level {
 	return slog.LevelError
 }
 
-// backoff decides how long to wait after each failure: a random part ("full
-// jitter") of a ceiling that doubles, so that neither two directors nor two
-// streams keep step.
-type backoff struct {
-	pace     *pace
-	random   func() float64
-	kind     faultKind // of the last failure
-	failures int       // since the last healthy watch
+// streamBackoff decides how long a stream waits after each failure.
+type streamBackoff struct {
+	backoff
+	pace   *pace
+	random func() float64
+	kind   faultKind // of the last failure
 }
 
 // reset forgets all failures.
-func (b *backoff) reset() { b.kind, b.failures = faultAway, 0 }
+func (b *streamBackoff) reset() { b.kind, b.failures = faultAway, 0 }
 
 // next returns the wait after problem.
-func (b *backoff) next(problem *fault) time.Duration {
+func (b *streamBackoff) next(problem *fault) time.Duration {
 	if b.kind != problem.topic.kind {
 		// Another kind is news, and often better news: a server that
 		// refuses is at least there.
 		b.kind, b.failures = problem.topic.kind, min(b.failures, 2)
 	}
-	highest := b.pace.retryOther
+	b.first, b.most = b.pace.firstRetry, b.pace.retryOther
 	switch b.kind {
 	case faultAway, faultConfig:
-		highest = b.pace.retryAway
+		b.most = b.pace.retryAway
 	case faultDenied:
-		highest = b.pace.retryDenied
+		b.most = b.pace.retryDenied
 	}
-	ceiling := min(b.pace.firstRetry<<min(b.failures, 16), highest)
-	b.failures++
-	return min(problem.retryAfter, b.pace.retryAfter) + time.Duration(b.random()*float64(ceiling))
+	return min(problem.retryAfter, b.pace.retryAfter) + jittered(b.backoff.next(), b.random())
 }

@@ -1,9 +1,8 @@
 // Bounds on what an API server or a cluster file may send.
 //
-// Used by kube_decode.go, kube_watch.go and kube_file.go. An API server keeps
-// far below these bounds; what exceeds them is a fault of the source, or an
-// attack, and is refused with a reason before it takes memory. Pure: no I/O but
-// the given reader.
+// Used by kube*.go. An API server stays far below these bounds. What exceeds them
+// is a fault of the source, or an attack, and is refused with a reason before it
+// takes memory. Pure: no I/O but the given reader.
 
 package main
 

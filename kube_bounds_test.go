@@ -441,7 +441,7 @@ func TestReportsArePlain(t *testing.T) {
 	}
 	f := follow(t, respond, func(_ *latest[Cluster], log string) bool { return strings.Contains(log, "answers 500") })
 	for _, s := range f.states {
-		if s.LastError != "" && (!strings.HasSuffix(s.LastError, "a [2J  b") || strings.ContainsFunc(s.LastError, unicode.IsControl)) {
+		if s.LastError != "" && (!strings.HasSuffix(s.LastError, `a\x1b[2J\u202e\nb`) || strings.ContainsFunc(s.LastError, unicode.IsControl)) {
 			t.Errorf("the status has %q", s.LastError)
 		}
 	}

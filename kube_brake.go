@@ -1,10 +1,9 @@
-// The brake on mass removals: an answer without most of the pods that served a
-// moment ago is not believed at once.
+// The mass-removal guard: an answer without most of the pods that served a moment
+// ago needs a second answer that confirms it.
 //
-// Part of the cluster watch. Labels that somebody broke, an API server restored
-// from an old backup or a file in the middle of being made anew look like a true
-// answer. Another answer, a moment later, may tell. Nothing is held up but such an
-// answer, and that for a moment.
+// Used by kube*.go. Wrong labels, an API server restored from an old backup, or
+// a file that is being written look like a true answer. Only such an answer
+// waits, for a few moments.
 
 package main
 

@@ -1,10 +1,11 @@
-// Trimmed decoding of what an API server or a cluster file says.
+// Decodes what an API server or a cluster file sends, and keeps only what is
+// needed.
 //
-// kube_watch.go and kube_file.go call it with bytes from outside; all of them
-// may be garbage. Objects are decoded one at a time straight into structs that
-// hold only the fields kept, so that neither a long list nor managedFields are
-// ever in memory as a whole. Pure: no I/O but the given reader, no logging, no
-// k8s.io packages. A decoder never returns part of an answer without an error.
+// Used by kube*.go. The bytes come from outside and may be anything. Objects
+// are decoded one at a time into structs with only the needed fields, so a long
+// list or managedFields are never in memory as a whole. Pure: no I/O except the
+// given reader, no log, no k8s.io packages. A decoder never returns a part of
+// an answer without an error.
 
 package main
 
@@ -194,12 +195,6 @@ func samePod(a, b *Pod) bool {
 
 func sameConfigMap(a, b ConfigMap) bool {
 	return a.Exists == b.Exists && a.More == b.More && maps.Equal(a.Data, b.Data)
-}
-
-// comparePods gives the snapshot its order. It is 0 for two pods that cannot
-// exist at the same time, so UIDs never decide.
-func comparePods(a, b *Pod) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // contentBuilder gathers a complete answer for key, object by object.
@@ -465,4 +460,29 @@ func cut(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// streamKey is what one stream asks for: pods, or one ConfigMap. The other
+// field is zero.
+type streamKey struct {
+	pods      PodQuery
+	configMap ConfigMapName
+}
+
+// resource is the name the API has for what is asked for.
+func (k streamKey) resource() string {
+	if k.configMap != (ConfigMapName{}) {
+		return "configmaps"
+	}
+	return "pods"
+}
+
+// namespace is where it is asked for; "" = everywhere.
+func (k streamKey) namespace() string { return k.pods.Namespace + k.configMap.Namespace }
+
+func (k streamKey) String() string {
+	if k.configMap != (ConfigMapName{}) {
+		return "configmap " + k.configMap.String()
+	}
+	return "pods " + k.pods.Namespace + " " + k.pods.Selector
 }

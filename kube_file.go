@@ -1,10 +1,12 @@
-// Following a file instead of an API server: `kubectl get pods,configmaps -o
-// json` (or yaml), for trials, tests and clusters a director may not ask.
+// Follows a file instead of an API server: the output of `kubectl get
+// pods,configmaps -o json` (or yaml), for trials, tests and clusters that a
+// director may not ask.
 //
-// kube.go starts one followFile for all streams. The file is read again when it
-// changes by any means (write, rename over it, symlink swap) and is taken whole
-// or not at all: one that vanishes, does not parse or is cut short changes
-// nothing. Labels are matched here, as no server does it.
+// Used by kube.go. One followFile serves all streams. The file is read again
+// after any change (write, rename over it, symlink swap), and is accepted as a
+// whole or not at all: a file that is missing, cut off or invalid changes
+// nothing. Label selectors are applied here, because there is no server to
+// apply them.
 
 package main
 
@@ -32,11 +34,11 @@ import (
 // fileFollower keeps all streams current from one file. It belongs to one
 // goroutine.
 type fileFollower struct {
-	owner     *clusterWatch
-	path      string
-	streams   []*stream
-	read      fileStamp // of the file that was last read
-	complaint string    // what was last complained of; "" = all is well
+	owner   *clusterWatch
+	path    string
+	streams []*stream
+	read    fileStamp  // of the file that was last read
+	failing failureLog // of the content
 }
 
 // fileStamp changes whenever a file does. The zero value is a file that does
@@ -130,8 +132,7 @@ func (f *fileFollower) take(ctx context.Context) {
 		for _, s := range f.streams {
 			s.fails(err)
 		}
-		if complaint := string(sum) + report(err); complaint != f.complaint {
-			f.complaint = complaint
+		if begins, _ := f.failing.noteText(string(sum) + report(err)); begins {
 			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", report(err))
 		}
 		return
@@ -146,8 +147,7 @@ func (f *fileFollower) take(ctx context.Context) {
 		s.listed()
 		s.follows()
 	}
-	if f.complaint != "" {
-		f.complaint = ""
+	if _, ends := f.failing.note(nil); ends {
 		f.owner.log.Info("the cluster file is taken again", "file", f.path)
 	}
 	if doubt {

@@ -338,7 +338,7 @@ level=INFO msg="the cluster is followed again" stream=S objects=0 away=1s
 
 func TestBackoff(t *testing.T) {
 	p := defaultPace
-	b := backoff{pace: &p, random: func() float64 { return 1 }}
+	b := streamBackoff{pace: &p, random: func() float64 { return 1 }}
 	away := &fault{topic: faultTopic{kind: faultAway}}
 	denied := &fault{topic: faultTopic{kind: faultDenied}}
 	var got []time.Duration
@@ -366,16 +366,5 @@ func TestBackoff(t *testing.T) {
 	b.random = func() float64 { return 0 }
 	if got := b.next(away); got != 0 {
 		t.Errorf("full jitter reaches from 0, not from %v", got)
-	}
-}
-
-func TestSleepContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	start := time.Now()
-	sleepContext(ctx, time.Hour)
-	sleepContext(t.Context(), time.Millisecond)
-	if d := time.Since(start); d < time.Millisecond || d > time.Minute {
-		t.Errorf("slept %v", d)
 	}
 }

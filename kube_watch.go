@@ -1,16 +1,16 @@
-// Following one stream at an API server: list, watch, and what to do when
-// either fails.
+// Follows one stream at an API server: list, watch, and what to do when one of
+// them fails.
 //
-// kube.go starts one followServer a stream. Lists are paged and are taken whole
-// or not at all; a watch is resumed from the newest resource version it has
-// mentioned for as long as the server remembers it. Every failure is answered
-// by waiting and trying again, for ever. Nothing here ends on an error.
+// Used by kube.go. There is one followServer for each stream. A list has pages
+// and is accepted as a whole or not at all. A watch continues from the newest
+// resource version while the server remembers it. After a failure it waits and
+// tries again, without a limit. No error ends it.
 //
-// A peer that vanishes without a word is noticed three ways. client-go pings an
-// HTTP/2 connection that has been silent for 30 s and drops it 15 s later
-// (HTTP2_READ_IDLE_TIMEOUT_SECONDS, HTTP2_PING_TIMEOUT_SECONDS); the dialer's
-// TCP keep-alives do the same for HTTP/1.1; and a watch never outlives the time
-// asked of the server by more than pace.overdue.
+// A peer that disappears is noticed in three ways. client-go pings an HTTP/2
+// connection after 30 s of silence and drops it 15 s later
+// (HTTP2_READ_IDLE_TIMEOUT_SECONDS, HTTP2_PING_TIMEOUT_SECONDS); TCP keep-alive does
+// the same for HTTP/1.1; and a watch ends at the latest pace.overdue after the
+// time that was asked of the server.
 
 package main
 
@@ -56,7 +56,7 @@ type serverFollower struct {
 // followServer keeps s current from api until ctx ends.
 func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stream) {
 	f := &serverFollower{stream: s, api: api, mustList: true}
-	retry := backoff{pace: &w.pace, random: w.random}
+	retry := streamBackoff{pace: &w.pace, random: w.random}
 	for {
 		lived, err := f.listAndWatch(ctx)
 		if ctx.Err() != nil {
@@ -301,7 +301,7 @@ type apiServer struct {
 
 	mu      sync.Mutex
 	current *connection // nil until the first kubeconfig that could be used
-	warned  string      // the last complaint about a kubeconfig that replaces a good one
+	failing failureLog  // of a kubeconfig that replaces a good one
 }
 
 // connection is one set of credentials in use.
@@ -339,15 +339,14 @@ func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
 	case err != nil && a.current == nil:
 		return nil, err
 	case err != nil:
-		if a.warned != err.Error() {
-			a.warned = err.Error()
+		if begins, _ := a.failing.note(err); begins {
 			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", report(err))
 		}
 	case a.current == nil || a.current.fingerprint != next.fingerprint:
 		if a.current != nil {
 			a.current.replace()
 		}
-		a.current, a.warned = next, ""
+		a.current, a.failing = next, failureLog{}
 	}
 	return a.current, nil
 }

@@ -1,12 +1,18 @@
 // A cell that holds the newest value of one input.
 //
-// Producers (config, cluster) Set it as often as they like; the reconcile loop
-// is woken at least once after the last Set and reads only what is newest.
-// Never a queue: nothing piles up behind a slow reader.
+// Used by rtnl.go, kube.go, conflict_watch.go, health*.go, host*.go,
+// snapshot.go, reconcile*.go, http.go, cmd*.go and main.go. A producer calls
+// Set as often as it likes. A reader is woken at least once after the last Set
+// and gets the newest value only. It is not a queue: a slow reader causes no
+// backlog.
 
 package main
 
-import "sync/atomic"
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
 
 // latest is the newest value of one input. The zero value is not usable; call
 // newLatest. A reader's wake is shared by all its inputs, so that one receive
@@ -27,10 +33,16 @@ func newLatest[T any](wakes ...chan struct{}) *latest[T] {
 func (l *latest[T]) Set(v *T) {
 	l.value.Store(v)
 	for _, wake := range l.wakes {
-		select {
-		case wake <- struct{}{}:
-		default: // a wake-up is already pending; its reader will see v
-		}
+		ring(wake)
+	}
+}
+
+// ring wakes the reader of wake, a channel of capacity 1, without waiting for it.
+// When a wake-up is pending, the reader will see what is new. nil has no reader.
+func ring(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -39,3 +51,13 @@ func (l *latest[T]) Get() *T { return l.value.Load() }
 
 // Changed rings after a Set, for the first reader.
 func (l *latest[T]) Changed() <-chan struct{} { return l.wakes[0] }
+
+// sleepContext waits for d or for the end of ctx.
+func sleepContext(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

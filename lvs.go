@@ -1,18 +1,22 @@
-// The domain's nouns: virtual services, real servers and the table they form.
+// The nouns of IPVS: services, real servers, marks, addresses and their parts.
 //
-// Every other file speaks in these types. This file uses the standard library
-// only, holds no state and does no I/O; it may call nothing else in the
-// package.
+// Used by cluster.go, packet_claim.go, rtnl*.go, table*.go, diff.go, kube*.go,
+// config*.go, genl*.go, conflict*.go, health*.go, desired*.go, state.go,
+// host*.go, snapshot.go, reconcile*.go, http*.go and cmd*.go. Standard library
+// only, no state, no I/O. It uses no other family.
 
 package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Protocol is an IP protocol number that IPVS can balance (RFC 5237 registry;
@@ -115,6 +119,10 @@ func (f ForwardingMethod) String() string {
 	return "fwd-" + strconv.Itoa(int(f))
 }
 
+// plainAddress reports whether a is written as every address of a table is: not
+// IPv4 in IPv6 form, and without a zone, which the kernel's table does not have.
+func plainAddress(a netip.Addr) bool { return a.IsValid() && !a.Is4In6() && a.Zone() == "" }
+
 // ServiceKey identifies a virtual service in the kernel's table: an address,
 // protocol and port, or a firewall mark. The address is always unmapped (never
 // ::ffff:a.b.c.d).
@@ -173,6 +181,9 @@ func (k *ServiceKey) UnmarshalText(text []byte) error {
 		return nil
 	}
 	ap, err := netip.ParseAddrPort(at)
+	if err == nil && !plainAddress(ap.Addr()) {
+		err = errors.New("an IPv4 address in IPv6 form, or one with a zone")
+	}
 	if err != nil {
 		return fmt.Errorf("virtual service %q: %w", text, err)
 	}
@@ -267,6 +278,20 @@ func (t TunnelSettings) String() string {
 	return s
 }
 
+// effective is t without what has no effect with its type or with forward: the
+// kernel keeps and shows whatever a program sets (ip_vs_rs_hash and ip_vs_xmit.c
+// read the port with GUE alone, and no flags with IPIP).
+func (t TunnelSettings) effective(forward ForwardingMethod) TunnelSettings {
+	switch {
+	case forward != Tunnel, t.Type == TunnelIPIP:
+		t = TunnelSettings{}
+	case t.Type == TunnelGRE:
+		t.Port = 0
+		t.Flags &^= TunnelRemoteChecksum
+	}
+	return t
+}
+
 // RealServer is one destination of a virtual service.
 type RealServer struct {
 	Address netip.Addr `json:"address"`
@@ -296,6 +321,15 @@ func (r RealServer) Compare(o RealServer) int {
 	return cmp.Compare(r.Port, o.Port)
 }
 
+// Name is how people write a real server: its address, and its port where that
+// is not the virtual service's.
+func (r RealServer) Name() string {
+	if r.Port == 0 {
+		return r.Address.String()
+	}
+	return fmt.Sprintf("%s port %d", r.Address, r.Port)
+}
+
 // Connections are the kernel's counts for one real server.
 type Connections struct {
 	Active     uint32 `json:"active"`     // IPVS_DEST_ATTR_ACTIVE_CONNS
@@ -306,60 +340,116 @@ type Connections struct {
 // Idle reports whether nothing holds on to the real server any more.
 func (c Connections) Idle() bool { return c.Active == 0 && c.Inactive == 0 && c.Persistent == 0 }
 
-// Row is a real server in a table: the kernel's part, and why its weight is
-// what it is. Why is for people (logs, status) and is never compared.
-type Row struct {
-	RealServer
-	Why string
+// Timeouts are the kernel's connection timeouts (IPVS_CMD_SET_CONFIG). 0
+// leaves the kernel's value alone.
+type Timeouts struct {
+	TCP    time.Duration // IPVS_CMD_ATTR_TIMEOUT_TCP, whole seconds
+	TCPFin time.Duration // IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, whole seconds
+	UDP    time.Duration // IPVS_CMD_ATTR_TIMEOUT_UDP, whole seconds
 }
 
-// Service is a virtual service with its real servers in Compare order. Servers
-// and Leaving are shared between services that have the same ones and are never
-// written to once they stand in a table.
-type Service struct {
-	VirtualService
-	VIP     string // name of the [[vip]] it belongs to; "" for a service only the kernel has
-	Servers []Row
-	Leaving []leaving // those of Servers that are on their way out, and those that go now
+// schedulers are the kernel's IPVS schedulers, kernel 6.1.
+var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
+
+// knownScheduler reports whether the kernel has a scheduler of that name.
+func knownScheduler(name string) bool { return slices.Contains(schedulers, name) }
+
+// hashes reports whether scheduler has a place for each real server, and keeps
+// it while that one is quiesced. Without its fallback it refuses new clients
+// then (ip_vs_sh_get; ip_vs_mh_get, and last_weight in __ip_vs_update_dest).
+func hashes(scheduler string) bool { return scheduler == "sh" || scheduler == "mh" }
+
+// workKey names a set of real servers: those of one VIP in one family.
+type workKey struct {
+	VIP string
+	Is6 bool
 }
 
-// InService reports whether any real server would get a new connection.
-func (s Service) InService() bool {
-	return slices.ContainsFunc(s.Servers, func(r Row) bool { return r.Weight > 0 })
-}
-
-// Table is a set of services in Compare order of their keys.
-type Table []Service
-
-// Find returns the service with key k.
-func (t Table) Find(k ServiceKey) (Service, bool) {
-	if s := t.at(k); s != nil {
-		return *s, true
+// compareWorkKeys orders sets by VIP, then family.
+func compareWorkKeys(a, b workKey) int {
+	if c := cmp.Compare(a.VIP, b.VIP); c != 0 || a.Is6 == b.Is6 {
+		return c
 	}
-	return Service{}, false
+	if b.Is6 {
+		return -1
+	}
+	return 1
 }
 
-// at returns the service with key k, nil when there is none.
-func (t Table) at(k ServiceKey) *Service {
-	if i := t.index(k); i >= 0 {
-		return &t[i]
-	}
-	return nil
+// startKey names a real server of a VIP.
+type startKey struct {
+	VIP     string
+	Address netip.Addr
 }
 
-// index is the place of the service with key k, -1 when there is none.
-func (t Table) index(k ServiceKey) int {
-	if i, ok := slices.BinarySearchFunc(t, k, func(s Service, k ServiceKey) int { return s.Compare(k) }); ok {
-		return i
-	}
-	return -1
+// MarkRange is where the firewall marks of port groups are taken from.
+type MarkRange struct {
+	First uint32 // 1–0xffffffff
+	Count uint32 // at least the number of groups; First+Count-1 fits 32 bits
 }
 
-// Rows counts real-server rows over all services.
-func (t Table) Rows() int {
-	n := 0
-	for _, s := range t {
-		n += len(s.Servers)
-	}
-	return n
+// MarkedPort is one port of a VIP address that a firewall mark stands for.
+type MarkedPort struct {
+	Address netip.Addr // unmapped, without a zone
+	Port    Port
 }
+
+// GroupName identifies a group of ports in the configuration.
+type GroupName struct{ VIP, Group string }
+
+// Compare orders groups by VIP, then name.
+func (g GroupName) Compare(h GroupName) int {
+	return cmp.Or(cmp.Compare(g.VIP, h.VIP), cmp.Compare(g.Group, h.Group))
+}
+
+// VIPAddress is one VIP on one device. It is stored in state files.
+type VIPAddress struct {
+	Device  string     `json:"device"`
+	Address netip.Addr `json:"address"`
+}
+
+func (a VIPAddress) String() string { return a.Address.String() + " on " + a.Device }
+
+// Compare orders by device, then address.
+func (a VIPAddress) Compare(b VIPAddress) int {
+	return cmp.Or(cmp.Compare(a.Device, b.Device), a.Address.Compare(b.Address))
+}
+
+// macAddress is an Ethernet address, comparable.
+type macAddress [6]byte
+
+func (m macAddress) String() string { return net.HardwareAddr(m[:]).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (m macAddress) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *macAddress) UnmarshalText(text []byte) error {
+	mac, err := net.ParseMAC(string(text))
+	if err == nil && len(mac) != len(m) {
+		err = &net.AddrError{Err: "not an Ethernet address", Addr: string(text)}
+	}
+	if err == nil {
+		copy(m[:], mac)
+	}
+	return err
+}
+
+// familyIndex is a family's place in arrays of two.
+func familyIndex(is6 bool) int {
+	if is6 {
+		return 1
+	}
+	return 0
+}
+
+func familyName(is6 bool) string {
+	if is6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// oddNetmask stands for a netmask that no prefix length describes. Another
+// hand made it; it equals nothing a configuration can ask for.
+const oddNetmask = 255

@@ -1,15 +1,14 @@
-// The command line: `lvs-controller` runs the director, its sub-commands look
-// at it or prepare a node.
+// The program: `lvs-controller` runs the director, its sub-commands show its state
+// or prepare a node.
 //
-// main only calls run, so that tests drive the whole program with arguments
-// and buffers. This file knows every other one; none knows it.
+// main only calls run, so tests can run the whole program with arguments and
+// buffers. direct creates the tasks of a director and connects them. No other file
+// uses this one.
 
 package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,7 +17,6 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -26,42 +24,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
-
-// version is set by the linker (Makefile).
-var version = "dev"
-
-// Exit codes, the same for all sub-commands.
-const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
-	exitChanges = 2 // `diff`: there are changes
-)
-
-const usage = `lvs-controller brings outside traffic to the ready hostNetwork ingress pods of
-a Kubernetes cluster through the kernel's IPVS, in direct routing.
-
-  lvs-controller -config FILE            run
-  lvs-controller -config FILE -cleanup   remove what it put into the kernel
-  lvs-controller check -config FILE      validate the file; 1 = mistakes
-  lvs-controller diff -config FILE       what would change in the kernel now; 2 = changes
-  lvs-controller status [-config FILE] [-o json]
-                                         services, real servers, reasons, connections
-  lvs-controller ready [-config FILE | -listen ADDR:PORT]
-                                         does /readyz say ok? 0 = yes, 1 = no
-  lvs-controller drain [-undo] [-config FILE]
-                                         take this director's traffic away, or back
-  lvs-controller keepalived -config FILE -peer ADDR [-source ADDR] [-priority N]
-                                         a keepalived.conf that goes with the file
-  lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
-                                         prepare (or undo) a node
-  lvs-controller version
-
-Without a file: lvs-controller -kubeconfig FILE -vip ADDR [-schedname rr]
-                               [-nginxserver NAMESPACE] [-timeout TCP-TCPFIN-UDP] [-debug]
-`
-
-const defaultConfigPath = "/etc/lvs-controller/config.toml"
 
 func main() {
 	// The memory peaks while a long list of pods is decoded. A collector that
@@ -112,174 +74,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return runDirector(ctx, args, stderr)
 }
 
-// newFlags makes a flag set that speaks on stderr and never exits by itself.
-func newFlags(name string, stderr io.Writer) *flag.FlagSet {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.Usage = func() {
-		fmt.Fprint(stderr, usage, "\nFlags of ", name, ":\n")
-		fs.PrintDefaults()
-	}
-	return fs
-}
-
-// parse reads args. done means that the program is over, with code.
-func parse(fs *flag.FlagSet, args []string) (code int, done bool) {
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK, true
-	case err != nil:
-		return exitUsage, true
-	case fs.NArg() > 0:
-		fmt.Fprintf(fs.Output(), "lvs-controller: unexpected argument %q\n", fs.Arg(0))
-		return exitUsage, true
-	}
-	return exitOK, false
-}
-
-// source is where the configuration comes from: a file, flags alone (the
-// command line of the prototype), or a file with flags on top.
-type source struct {
-	path       string
-	kubeconfig string
-	vip        string
-	scheduler  string
-	namespace  string
-	timeout    string
-	set        map[string]bool // flags that were given
-}
-
-// flags adds the flags that describe a configuration.
-func (s *source) flags(fs *flag.FlagSet) {
-	fs.StringVar(&s.path, "config", "", "configuration `file` (default "+defaultConfigPath+" unless -vip is given)")
-	fs.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file`; replaces the configuration's")
-	fs.StringVar(&s.vip, "vip", "", "VIP `address`(es), comma-separated; without -config makes a VIP with ports 80 and 443")
-	fs.StringVar(&s.scheduler, "schedname", "", "IPVS scheduler `name` of every VIP")
-	fs.StringVar(&s.namespace, "nginxserver", "", "`namespace` of the ingress controller")
-	fs.StringVar(&s.timeout, "timeout", "", "connection timeouts in seconds, `TCP-TCPFIN-UDP`, as 120-50-50")
-}
-
-// parsed notes which flags were given and settles the path.
-func (s *source) parsed(fs *flag.FlagSet) {
-	s.set = make(map[string]bool)
-	fs.Visit(func(f *flag.Flag) { s.set[f.Name] = true })
-	if s.path == "" && !s.set["vip"] {
-		s.path = defaultConfigPath
-	}
-}
-
-// load reads the file, if there is one, and lays the flags over it.
-func (s *source) load() (*Config, error) {
-	if s.path == "" {
-		cfg, err := s.flagConfig()
-		return cfg, err
-	}
-	if s.set["vip"] {
-		return nil, errors.New("-vip: a configuration file names its own VIPs; give either -config or -vip")
-	}
-	cfg, err := LoadConfig(s.path)
-	if err != nil {
-		return nil, err
-	}
-	return s.overlay(cfg)
-}
-
-// parse is load for a reload: text is the file's new content.
-func (s *source) parse(path string, text []byte) (*Config, error) {
-	cfg, err := ParseConfig(path, text)
-	if err != nil {
-		return nil, err
-	}
-	return s.overlay(cfg)
-}
-
-// flagConfig is the configuration that the prototype's command line means.
-func (s *source) flagConfig() (*Config, error) {
-	if s.kubeconfig == "" {
-		s.kubeconfig = os.Getenv("KUBECONFIG")
-	}
-	namespace := s.namespace
-	if namespace == "" {
-		namespace = "ingress-nginx"
-	}
-	quoted := make([]string, 0, 1)
-	for _, a := range strings.Split(s.vip, ",") {
-		quoted = append(quoted, strconv.Quote(strings.TrimSpace(a)))
-	}
-	text := fmt.Sprintf("[[vip]]\nname = \"vip\"\naddresses = [%s]\nports = [\"80/tcp\", \"443/tcp\"]\nnamespace = %q\ntcp_services = \"tcp-services\"\nudp_services = \"udp-services\"\n",
-		strings.Join(quoted, ", "), namespace)
-	cfg, err := ParseConfig("command line", []byte(text))
-	if err != nil {
-		return nil, err
-	}
-	cfg.Path = ""
-	return s.overlay(cfg)
-}
-
-// overlay returns a copy of cfg with the flags laid over it.
-func (s *source) overlay(cfg *Config) (*Config, error) {
-	c := *cfg
-	c.VIPs = append([]VIP(nil), cfg.VIPs...)
-	if s.kubeconfig != "" {
-		c.Kubeconfig, c.ClusterFile = s.kubeconfig, ""
-	}
-	if s.set["timeout"] {
-		t, err := parseTimeouts(s.timeout)
-		if err != nil {
-			return nil, err
-		}
-		c.Timeouts = t
-	}
-	for i := range c.VIPs {
-		v := &c.VIPs[i]
-		if s.scheduler != "" {
-			if !knownScheduler(s.scheduler) {
-				return nil, fmt.Errorf("-schedname: unknown scheduler %q", s.scheduler)
-			}
-			v.SetScheduler(s.scheduler)
-		}
-		if s.set["nginxserver"] {
-			for _, name := range []*string{&v.TCPServices.Namespace, &v.UDPServices.Namespace} {
-				if *name == v.Pods.Namespace {
-					*name = s.namespace
-				}
-			}
-			v.Pods.Namespace = s.namespace
-		}
-	}
-	return &c, nil
-}
-
-// parseTimeouts reads "120-50-50": TCP, TCP after FIN and UDP, in seconds. 0
-// leaves the kernel's value, as ipvsadm --set does.
-func parseTimeouts(text string) (Timeouts, error) {
-	fail := func() (Timeouts, error) {
-		return Timeouts{}, fmt.Errorf("-timeout: %q is not TCP-TCPFIN-UDP in seconds, as 120-50-50", text)
-	}
-	parts := strings.Split(text, "-")
-	if len(parts) != 3 {
-		return fail()
-	}
-	var d [3]time.Duration
-	for i, p := range parts {
-		n, err := strconv.ParseUint(p, 10, 31)
-		if err != nil || n > uint64(maxTimeout/time.Second) {
-			return fail()
-		}
-		d[i] = time.Duration(n) * time.Second
-	}
-	return Timeouts{TCP: d[0], TCPFin: d[1], UDP: d[2]}, nil
-}
-
-// newLogger writes text lines to w, from level info or, with debug, all.
-func newLogger(w io.Writer, debug bool) *slog.Logger {
-	level := slog.LevelInfo
-	if debug {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
-}
-
 // runDirector is the controller itself.
 func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 	var (
@@ -302,7 +96,7 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 		return exitFailure
 	}
 	dir := &stateDir{path: cfg.StateDir}
-	lock, err := dir.lock()
+	lock, err := dir.lock(log)
 	if err != nil {
 		log.Error("cannot start", "err", err)
 		return exitFailure
@@ -451,97 +245,4 @@ func dialDirector(log *slog.Logger) (director, error) {
 	}
 	log.Info("connected to the kernel's IPVS", "version", info.Version, "connection_table", info.ConnTabSize)
 	return c, nil
-}
-
-// configured parses args into fs, which has the flags of a sub-command, and
-// loads the configuration that they name. When cfg is nil the program is over,
-// with code.
-func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code int) {
-	src = new(source)
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
-		return nil, nil, code
-	}
-	src.parsed(fs)
-	cfg, err := src.load()
-	if err != nil {
-		fmt.Fprintln(fs.Output(), err)
-		return nil, nil, exitFailure
-	}
-	return src, cfg, exitOK
-}
-
-// runCheck validates a configuration file.
-func runCheck(args []string, stdout, stderr io.Writer) int {
-	src, cfg, code := configured(newFlags("lvs-controller check", stderr), args)
-	if cfg == nil {
-		return code
-	}
-	name, s := src.path, "s"
-	if name == "" {
-		name = "command line"
-	}
-	if len(cfg.VIPs) == 1 {
-		s = ""
-	}
-	for _, warning := range cfg.Warnings {
-		fmt.Fprintln(stderr, "warning:", warning)
-	}
-	fmt.Fprintf(stdout, "%s: valid, %d VIP%s\n", name, len(cfg.VIPs), s)
-	return exitOK
-}
-
-// cleanUp removes the services on every address that is or was ours, the sync
-// daemons that are ours, the addresses that the controller put on devices, and
-// its dummy device. Nothing else is touched.
-func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) error {
-	st, err := dir.load()
-	if err != nil {
-		log.Error("clean up without remembered state", "err", err)
-	}
-	o := newOwners(cfg)
-	d, err := dialIPVS()
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	table, err := d.Table(func(k ServiceKey) bool {
-		_, marked := st.Marks[k.Mark]
-		return o.of(k) != nil || st.Owned[k.Address] || marked
-	}, nil)
-	if err != nil {
-		return err
-	}
-	ops := diff(nil, table)
-	var failed []*opError
-	for _, phase := range ops {
-		for i := range phase {
-			phase[i].Why = "clean-up"
-			if v := o.of(phase[i].Service.ServiceKey); v != nil {
-				phase[i].VIP = v.Name
-			}
-		}
-		refused, err := d.Apply(phase)
-		if err != nil {
-			return err
-		}
-		failed = append(failed, refused...)
-	}
-	errs := groupErrors(failed)
-	if len(failed) == 0 {
-		logChanges(log, &ops)
-	}
-	addresses, dummy := newAddresses(st.Addresses, log), newDummyDevice(st.Local, log)
-	errs = append(errs, stopDaemons(d, st.Daemons))
-	_, err = dummy.Look(ctx)
-	errs = append(errs, err, adoptLabelled(ctx, addresses), forgetForeign(ctx, addresses, dummy, cfg.AnnounceDevice),
-		addresses.Apply(ctx, nil, ""), dummy.Tidy(ctx, "", nil, nil))
-	errs = append(errs, newMarkTable(log).Remove())
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	if since, err := drainedSince(cfg.CacheDir); err == nil && !since.IsZero() {
-		log.Warn("the operator's drain stands: a controller that is started again begins drained", "since", since)
-	}
-	return errors.Join(removeConfirmation(dir.path), dir.save(newState()))
 }

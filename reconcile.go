@@ -1,8 +1,8 @@
 // The reconcile loop: the one goroutine that writes to the kernel's IPVS.
 //
-// main.go starts it. It is woken by a new input (configuration, cluster, probes), by a
-// deadline of its own (audit, drain, retry), and by nothing else; each time it
-// takes the newest of everything, computes the table to reach, and sends the
+// Used by http*.go, cmd_status.go and main.go. A new input (configuration,
+// cluster, probe results) or a deadline (audit, drain, retry) wakes it. Each
+// pass takes the newest inputs, computes the table to reach, and sends the
 // difference. It never flushes, never touches a service on an address that is
 // not ours, and leaves the kernel as it is when it ends.
 
@@ -104,12 +104,12 @@ type reconciler struct {
 	remark          bool                  // the host refused marks, and must be told again
 	announced       vipAddresses          // what the host was last told to announce
 	announcedFor    *Config               // the configuration at that time
-	withdrawn       bool                  // it has been logged that nothing is announced to routers
+	withdrawn       failureLog            // from routers
 	drained         time.Time             // the operator has drained this director since; zero: no
 	confirmed       *time.Time            // the order that was confirmed last, zero for none; nil: nothing yet
 	on              []netip.Addr          // what is announced, as the host said last
 	announceAt      time.Time             // zero: nothing to retry with the host's addresses
-	announceBackoff time.Duration
+	announceBackoff backoff
 	began           time.Time // when the loop began
 	prepared        *Config   // the configuration that the host was last prepared for
 
@@ -118,16 +118,16 @@ type reconciler struct {
 	pollAt  time.Time // when connections are counted; zero: nothing drains
 	retryAt time.Time // zero: nothing to retry
 	dueAt   time.Time // when the plan changes by itself; zero: it does not
-	backoff time.Duration
+	backoff backoff
 	bulk    bool // the turn has made a bulkChange
 
 	counting    counting                 // of connections, under way
 	countAtOnce int                      // services in one turn
 	exchanged   map[ServiceKey]time.Time // when services got another scheduler, a moment ago
 
-	warned     warningLog        // warnings already logged
-	failing    string            // the last failure logged, so that a repeat is silent
-	unprepared map[string]string // what the host refuses, by kind, likewise
+	warned     warningLog             // warnings already logged
+	failing    failureLog             // of the pass
+	unprepared map[string]*failureLog // what the host refuses, by kind
 	kept       map[workKey]bool
 	sync       map[SyncRole]syncMemory
 
@@ -143,7 +143,9 @@ func (r *reconciler) restore() {
 	r.warned = make(warningLog)
 	r.kept = make(map[workKey]bool)
 	r.exchanged = make(map[ServiceKey]time.Time)
-	r.unprepared = make(map[string]string)
+	r.unprepared = make(map[string]*failureLog)
+	r.backoff = backoff{first: retryFirst, most: retryMost}
+	r.announceBackoff = r.backoff
 	r.countAtOnce = countAtOnce
 	var err error
 	if r.state, err = r.dir.load(); err != nil {
@@ -192,10 +194,7 @@ func (r *reconciler) turn(ctx context.Context) {
 	r.counters.Reconciles.Add(1)
 	if start := r.now(); start.Sub(r.rang) >= recheckEvery {
 		r.rang = start
-		select {
-		case r.recheck <- struct{}{}:
-		default:
-		}
+		ring(r.recheck)
 	}
 	cfg := r.config.Get()
 	r.lookForDrain()
@@ -218,21 +217,20 @@ func (r *reconciler) turn(ctx context.Context) {
 		r.view.Store(&next)
 	}
 	if err == nil {
-		if r.failing != "" {
+		if _, ends := r.failing.note(nil); ends {
 			r.log.Info("the kernel's table is in place again")
 		}
-		r.failing, r.retryAt, r.backoff = "", time.Time{}, 0
+		r.retryAt = time.Time{}
+		r.backoff.reset()
 		return
 	}
 	r.counters.Failures.Add(1)
-	if msg := err.Error(); msg != r.failing {
-		r.failing = msg
+	if begins, _ := r.failing.note(err); begins {
 		for _, line := range flatten(err) {
 			r.log.Error("the kernel's table is not in place", "err", line)
 		}
 	}
-	r.backoff = min(max(2*r.backoff, retryFirst), retryMost)
-	r.retryAt = now.Add(r.backoff)
+	r.retryAt = now.Add(r.backoff.next())
 	if !r.auditAt.After(now) {
 		r.auditAt = now.Add(cfg.AuditInterval)
 	}

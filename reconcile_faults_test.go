@@ -34,7 +34,7 @@ func TestLoopDoesNotSpinOnFailure(t *testing.T) {
 		}
 	}
 	if n > 1 {
-		t.Errorf("%d turns without any wait (backoff %s, next %s after now)", n, b.loop.backoff, b.loop.next().Sub(b.clock))
+		t.Errorf("%d turns without any wait (%d failures, next %s after now)", n, b.loop.backoff.failures, b.loop.next().Sub(b.clock))
 	}
 }
 

@@ -1,10 +1,10 @@
-// The last-good snapshot of the cluster, on disk.
+// The last-good Cluster, on disk.
 //
-// main.go loads it before anything else and runs saveSnapshots beside the
-// reconcile loop. With it a director that boots while the API server is away
-// serves what it served last, and after any start the brake knows whom to miss. A
-// file that is torn, foreign or of another version is refused and said so; a
-// snapshot is never used in part.
+// Used by main.go. main.go loads it at start and runs saveSnapshots beside the
+// reconcile loop. A director that boots while the API server is away serves
+// what it served last, and after a start the mass-removal guard knows which
+// pods served before. A file that is cut off, of another version or not ours is
+// refused with a log line, and never used in part.
 
 package main
 
@@ -91,6 +91,8 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 		return nil, head, errTornSnapshot
 	} else if head.Version != snapshotVersion {
 		return nil, head, fmt.Errorf("version %d, want %d", head.Version, snapshotVersion)
+	} else if !savable(head.Saved) {
+		return nil, head, errTornSnapshot
 	} else {
 		sum.Write(line)
 	}
@@ -110,6 +112,9 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 			query = line.Pods
 			c.Pods[*query] = []*Pod{}
 		case line.Pod != nil && query != nil:
+			if !all(line.Pod.Addresses, plainAddress) {
+				return nil, head, errTornSnapshot
+			}
 			c.Pods[*query] = append(c.Pods[*query], line.Pod)
 		case line.ConfigMap != nil && line.Content != nil:
 			c.ConfigMaps[*line.ConfigMap] = *line.Content
@@ -159,7 +164,7 @@ func loadSnapshot(cacheDir, source string, log *slog.Logger) (*Cluster, time.Tim
 // is logged once; the data plane does not depend on it.
 func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
 	var last *Cluster
-	failing := ""
+	var failing failureLog
 	cacheDir, source := configs.Get().CacheDir, configs.Get().ClusterSource()
 	unheard := 0 // of what was saved last
 	closesGap := func() bool {
@@ -181,11 +186,8 @@ func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster
 			earlier = Cluster{}
 		}
 		err := saveSnapshot(cacheDir, source, whole)
-		if err == nil {
-			failing = ""
-		} else if err.Error() != failing {
+		if begins, _ := failing.note(err); begins {
 			log.Error("the last-good snapshot of the cluster cannot be saved", "err", err)
-			failing = err.Error()
 		}
 	}
 	var pause <-chan time.Time // nil: none

@@ -1,11 +1,13 @@
-// What must outlive the process but not the kernel's table: which VIPs are
-// ours, who drains until when, who was in service last, who was down by its
-// probes.
+// What must survive the process but not the kernel's table: which VIPs are ours,
+// which real servers drain until when, which served last, and which were down by
+// their probes.
 //
-// reconcile.go saves it before it changes the kernel and loads it at start.
-// It lies in the state directory under /run, which a reboot empties together
-// with the kernel's table. A file that cannot be read is refused, said so, and
-// replaced; it never stops the controller.
+// Used by host_drain.go, snapshot.go, reconcile*.go, cmd*.go and main.go. The
+// reconcile loop loads it at start and saves it before it changes the kernel.
+// The file is in the state directory under /run, which a reboot empties
+// together with the kernel's table. A file that cannot be read is refused with
+// a log line and replaced; it never stops the controller. The locks against a
+// second controller are here too.
 
 package main
 
@@ -17,17 +19,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // stateVersion is raised when the file's meaning changes.
@@ -137,10 +135,6 @@ func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	}
 	texts.forget(s)
 	return append(b, "]}\n"...), nil
-}
-
-func (id rowID) compare(o rowID) int {
-	return cmp.Or(id.Service.Compare(o.Service), id.Address.Compare(o.Address), cmp.Compare(id.Port, o.Port))
 }
 
 // appendComma begins an entry on a line of its own.
@@ -282,15 +276,15 @@ func decodeState(b []byte) (*state, error) {
 	}
 	s := newState()
 	for _, a := range f.Owned {
-		if !a.IsValid() {
-			return nil, errors.New("vips: empty address")
+		if !plainAddress(a) {
+			return nil, fmt.Errorf("vips: bad address %q", a)
 		}
 		s.Owned[a] = true
 	}
 	for _, e := range f.Working {
 		for _, r := range e.Servers {
-			if !r.Address.IsValid() || r.Address.Is6() != e.IPv6 || r.Weight == 0 {
-				return nil, fmt.Errorf("working: vip %s: bad real server %s", e.VIP, r.Address)
+			if !plainAddress(r.Address) || r.Address.Is6() != e.IPv6 || r.Weight == 0 {
+				return nil, fmt.Errorf("working: vip %s: bad real server %q", e.VIP, r.Address)
 			}
 			set := workKey{e.VIP, e.IPv6}
 			s.Memory.Working[set] = append(s.Memory.Working[set], r)
@@ -303,14 +297,14 @@ func decodeState(b []byte) (*state, error) {
 		s.Marks[m.Mark] = m.VIP
 	}
 	for _, e := range f.Started {
-		if !e.Address.IsValid() {
-			return nil, fmt.Errorf("slow_starts: vip %s: empty address", e.VIP)
+		if !plainAddress(e.Address) || !savable(e.Since) {
+			return nil, fmt.Errorf("slow_starts: vip %s: bad address %q or time", e.VIP, e.Address)
 		}
-		s.Memory.Started[startKey{e.VIP, e.Address}] = e.Since
+		s.Memory.Started[startKey{e.VIP, e.Address}] = e.Since.UTC()
 	}
 	for _, e := range f.Down {
-		if !e.Address.IsValid() {
-			return nil, fmt.Errorf("down: vip %s: empty address", e.VIP)
+		if !plainAddress(e.Address) {
+			return nil, fmt.Errorf("down: vip %s: bad address %q", e.VIP, e.Address)
 		}
 		if s.Down == nil {
 			s.Down = make(map[HealthKey]string)
@@ -318,10 +312,21 @@ func decodeState(b []byte) (*state, error) {
 		s.Down[HealthKey{e.VIP, e.Address, e.Port}] = e.Why
 	}
 	for _, e := range f.Drains {
-		if !e.Address.IsValid() {
-			return nil, fmt.Errorf("drains: %s: empty address", e.Service)
+		if e.Service == (ServiceKey{}) {
+			return nil, fmt.Errorf("drains: %q: no service", e.Address)
 		}
-		s.Drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline}
+		if !plainAddress(e.Address) || !savable(e.Deadline) {
+			return nil, fmt.Errorf("drains: %s: bad address %q or time", e.Service, e.Address)
+		}
+		s.Drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline.UTC()}
+	}
+	for _, a := range f.Addresses {
+		if !plainAddress(a.Address) {
+			return nil, fmt.Errorf("addresses: bad address %q on %s", a.Address, a.Device)
+		}
+	}
+	if !all(f.Local, plainAddress) {
+		return nil, errors.New("local_routes: bad address")
 	}
 	s.Addresses, s.Local = f.Addresses, f.Local
 	for _, d := range f.Daemons {
@@ -331,6 +336,17 @@ func decodeState(b []byte) (*state, error) {
 		s.Daemons = append(s.Daemons, d)
 	}
 	return s, nil
+}
+
+// savable reports whether t has a year that JSON can hold, also in UTC.
+func savable(t time.Time) bool {
+	y := t.UTC().Year()
+	return y >= 0 && y <= 9999
+}
+
+// all reports whether ok holds for each of list.
+func all[T any](list []T, ok func(T) bool) bool {
+	return !slices.ContainsFunc(list, func(v T) bool { return !ok(v) })
 }
 
 // rememberWithdrawn replaces Drains by who has drained from services that go as
@@ -429,97 +445,5 @@ func replaceFile(path string, mode os.FileMode, sync bool, write func(io.Writer)
 	if err != nil {
 		os.Remove(f.Name())
 	}
-	return err
-}
-
-// lock takes the directory for this process, until it ends. The error names
-// the process that has it.
-func (d *stateDir) lock() (*os.File, error) {
-	if err := os.MkdirAll(d.path, 0o755); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	path := filepath.Join(d.path, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := os.ReadFile(path)
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another lvs-controller (pid %s) runs with state directory %s", bytes.TrimSpace(pid), d.path)
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return f, nil
-}
-
-// namespaceLock is an abstract socket (unix(7)): each network namespace has its own
-// such names, and they end with the process.
-const namespaceLock = "@lvs-controller"
-
-// lockNamespace takes the network namespace for this process, until release is called
-// or it ends: a second controller with a state directory of its own would take the
-// first one's dummy device and routes for what an earlier run of its own had left.
-// The error names the process that has it. Anybody may take such a name, so that one
-// who is of another user, or does not listen, keeps nobody away: he is no controller.
-func lockNamespace(log *slog.Logger) (release func(), err error) {
-	for range 2 { // its owner may be about to end
-		var listener net.Listener
-		listener, err = net.Listen("unix", namespaceLock)
-		if err == nil {
-			go refuse(listener)
-			return func() { listener.Close() }, nil
-		}
-		if !errors.Is(err, unix.EADDRINUSE) {
-			return nil, fmt.Errorf("lock the network namespace: %w", err)
-		}
-		var owner *unix.Ucred
-		if owner, err = peerOf(namespaceLock); err == nil && int(owner.Uid) == os.Geteuid() {
-			return nil, fmt.Errorf("another lvs-controller (pid %d) runs in this network namespace", owner.Pid)
-		}
-		if err == nil {
-			err = fmt.Errorf("process %d of user %d has it", owner.Pid, owner.Uid)
-		}
-	}
-	log.Warn("no controller has taken the name that keeps a second one away, but it is taken", "name", namespaceLock, "err", err)
-	return func() {}, nil
-}
-
-// refuse hangs up on all who call, so that there is always room for one more who asks
-// who listens.
-func refuse(listener net.Listener) {
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		conn.Close()
-	}
-}
-
-// peerOf is who listens on a Unix socket.
-func peerOf(name string) (owner *unix.Ucred, err error) {
-	conn, err := net.Dial("unix", name)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	controlErr := raw.Control(func(fd uintptr) {
-		owner, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	return owner, errors.Join(controlErr, err)
-}
-
-func writePID(f *os.File) error {
-	_, err := fmt.Fprintln(f, os.Getpid())
 	return err
 }

@@ -1,22 +1,22 @@
 // Kernel settings: which ones a director and a real server need, and why.
 //
-// prepare.go applies the director's table (at start and with every audit,
-// because the ip_vs module may appear late), realserver.go a node's, doctor
-// checks both. A setting is written only where it differs, and nothing outside
-// the two tables is ever written: a host has other owners. Not in the tables,
-// on purpose:
+// Used by host.go and cmd*.go. host.go applies the director's settings at start
+// and with each audit, because the module ip_vs may be loaded late;
+// cmd_realserver.go applies a node's. A setting is written only if it differs,
+// and only the settings of these tables are ever written. Not in the tables, on
+// purpose:
 //
 //   - ip_forward and ipv6 forwarding: direct routing takes a packet from
 //     LOCAL_IN and sends it through LOCAL_OUT (ip_vs_dr_xmit in
 //     net/netfilter/ipvs/ip_vs_xmit.c); the forwarding path is never entered.
-//   - vs/conntrack: its default (off) is what direct routing wants, and where
-//     it is on, kube-proxy or a firewall on the same host needs it so.
+//   - vs/conntrack: its default (off) is right for direct routing. Where it is
+//     on, kube-proxy or a firewall on the same host needs it.
 //   - vs/backup_only: it stops all balancing while the sync daemon runs in the
 //     backup role (sysctl_backup_only in include/net/ip_vs.h). A pair in which
-//     both directors run both roles would balance nothing. It is for the
+//     both directors run both roles would balance nothing. It is for an
 //     operator whose backup director is also a real server.
 //
-// routedSysctls are for active directors behind routers alone.
+// routedSysctls are only for active directors behind routers.
 //
 // Sources: Documentation/networking/ip-sysctl.rst and ipvs-sysctl.rst.
 

@@ -1,14 +1,14 @@
 // Bounds for text from outside: what is quoted in a message, a log line or the
 // status is short, whatever its source sends.
 //
-// Used by every file that quotes input. It knows nothing of what the text
-// means. Pure; no I/O.
+// Used by lvs.go, kube*.go, config*.go and desired*.go. It knows nothing of what
+// the text means. Pure; no I/O.
 
 package main
 
 import (
+	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -19,6 +19,10 @@ const (
 	// reportedText is how many characters of another program's report, such as
 	// an error of the API server, a message keeps.
 	reportedText = 1000
+
+	// shownWarnings is how many faults of one kind a warning or the log names.
+	// The rest is counted.
+	shownWarnings = 20
 )
 
 // shorten returns s when it has at most most characters, else its first ones and
@@ -36,13 +40,39 @@ func shorten(s string, most int) string {
 	return s
 }
 
+// quotedLen is the length of s in a log line, in bytes.
+func quotedLen(s string) int { return len(strconv.Quote(s)) - len(`""`) }
+
+// cutQuoted shortens s to at most n bytes in a log line and shows that it did.
+func cutQuoted(s string, n int) string {
+	if quotedLen(s) <= n {
+		return s
+	}
+	n -= len("…")
+	for i, r := range s {
+		if n -= quotedLen(string(r)); n < 0 {
+			return s[:i] + "…"
+		}
+	}
+	return s
+}
+
+// printable escapes what would break a line or does not print.
+func printable(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		if strconv.IsPrint(r) && (r != utf8.RuneError || size > 1) {
+			b.WriteString(s[:size])
+		} else {
+			quoted := strconv.Quote(s[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		s = s[size:]
+	}
+	return b.String()
+}
+
 // report is err for the log, the status and a terminal: short, on one line, and
 // without the characters that a terminal obeys.
-func report(err error) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, shorten(err.Error(), reportedText))
-}
+func report(err error) string { return printable(shorten(err.Error(), reportedText)) }

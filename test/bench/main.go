@@ -2,8 +2,9 @@
 // own time, and writes down what came of it.
 //
 // `make bench` and `make bench-short` call it after the binaries have been
-// built. The measuring is done by the TestBench… tests in virtual machines, one
-// without and one with a real kube-apiserver on the host, and by the native
+// built. The measuring is done in virtual machines, without and with a real
+// kube-apiserver on the host, by the tests with the build tags bench and plane, which
+// look inside the controller, and those of test/director, and by the native
 // benchmarks of `go test -bench`. This gathers what they say, prints it as
 // tables and, with -doc, replaces a file by them. Nothing is judged by its time.
 package main
@@ -20,6 +21,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"lvs-controller/test/bench/results"
@@ -42,7 +44,7 @@ func main() {
 	)
 	flag.BoolVar(&r.long, "long", false, "all sizes")
 	flag.StringVar(&r.binary, "binary", "lvs-controller", "the `controller`")
-	flag.StringVar(&r.bin, "bin", ".cache/bin", "`folder` of lvs.test, e2e and moby")
+	flag.StringVar(&r.bin, "bin", ".cache/bin", "`folder` of the compiled tests, e2e and moby")
 	flag.StringVar(&r.kube, "kube", ".cache/kube/bin", "`folder` of kube-apiserver and etcd")
 	flag.StringVar(&r.dir, "dir", ".cache/bench", "`folder` for the measurements")
 	flag.Parse()
@@ -103,7 +105,7 @@ func (r *run) measure(ctx context.Context) error {
 	return nil
 }
 
-// size is LVS_BENCH.
+// size is the tests' -size.
 func (r *run) size() string {
 	if r.long {
 		return "long"
@@ -111,11 +113,18 @@ func (r *run) size() string {
 	return "short"
 }
 
-// guest are the options of test/vm/run that both parts in a virtual machine
+// test is the command line of a compiled test; what it measures goes to out.
+func (r *run) test(name, out string, more ...string) []string {
+	return append([]string{name, "-size", r.size(), "-out", out}, more...)
+}
+
+// guestFile is where the tests in a virtual machine put what they measure.
+const guestFile = "/work/bench.jsonl"
+
+// guest are the options of test/vm/run that all parts in a virtual machine
 // need; what they measure goes to the named file.
 func (r *run) guest(name string) []string {
-	return []string{"-mem", "4096", "-env", "LVS_KERNEL=1", "-env", "LVS_BENCH=" + r.size(),
-		"-env", "LVS_BENCH_OUT=/work/bench.jsonl", "-out", "bench.jsonl:" + r.file(name)}
+	return []string{"-mem", "4096", "-out", guestFile + ":" + r.file(name)}
 }
 
 // kernel runs what needs a kernel with IPVS and nothing else.
@@ -124,11 +133,17 @@ func (r *run) kernel(ctx context.Context) error {
 	if r.long {
 		timeout = 3600
 	}
-	args := append(r.guest("kernel.jsonl"), "-timeout", strconv.Itoa(timeout),
-		"-file", r.binary, "-file", filepath.Join(r.bin, "lvs.test"), "-file", filepath.Join(r.bin, "moby"),
-		"-env", "LVS_REQUIRE_ALL=1", "-env", "LVS_BINARY=/work/"+filepath.Base(r.binary), "-env", "LVS_BENCH_MOBY=/work/moby",
-		"--", "./lvs.test", "-test.run", "^TestBench", "-test.skip", "^TestBenchE2E", "-test.v", "-test.timeout", fmt.Sprintf("%ds", timeout-20))
-	return command(ctx, os.Stdout, "test/vm/run", args...)
+	line := append(r.guest("kernel.jsonl"), "-timeout", strconv.Itoa(timeout),
+		"-file", r.binary, "-file", filepath.Join(r.bin, "bench.test"), "-file", filepath.Join(r.bin, "director.test"), "-file", filepath.Join(r.bin, "moby"),
+		"--", "sh", "-c")
+	script := "code=0"
+	for _, t := range [][]string{
+		r.test("./bench.test", guestFile, "-moby", "/work/moby"),
+		r.test("./director.test", guestFile, "-group", "bench"),
+	} {
+		script += fmt.Sprintf("\n%s -binary /work/%s -test.v -test.timeout %ds || code=1", strings.Join(t, " "), filepath.Base(r.binary), timeout-20)
+	}
+	return command(ctx, os.Stdout, "test/vm/run", append(line, script+"\nexit $code")...)
 }
 
 // e2e runs what needs an API server too, some of it on this machine.
@@ -144,14 +159,12 @@ func (r *run) e2e(ctx context.Context) error {
 	if err := os.WriteFile(out, nil, 0o644); err != nil {
 		return err
 	}
-	for name, value := range map[string]string{"LVS_BENCH": r.size(), "LVS_BENCH_OUT": out} {
-		if err := os.Setenv(name, value); err != nil {
-			return err
-		}
-	}
-	args := []string{"-bin", r.kube, "-test", filepath.Join(r.bin, "lvs.test"), "-binary", r.binary,
-		"-native", "^TestBenchE2ENative", "-run", "^TestBenchE2E(Latency|Memory)", "-pods", strconv.Itoa(pods), "-timeout", strconv.Itoa(timeout), "--"}
-	return command(ctx, os.Stdout, filepath.Join(r.bin, "e2e"), append(args, r.guest("e2e.jsonl")...)...)
+	plane := filepath.Join(r.bin, "plane.test")
+	line := []string{"-bin", r.kube, "-binary", r.binary, "-pods", strconv.Itoa(pods), "-timeout", strconv.Itoa(timeout),
+		"-native", strings.Join(r.test(plane, out), " "),
+		"-test", strings.Join(r.test(plane, guestFile), " "),
+		"-test", strings.Join(r.test(filepath.Join(r.bin, "director.test"), guestFile, "-group", "bench-e2e"), " "), "--"}
+	return command(ctx, os.Stdout, filepath.Join(r.bin, "e2e"), append(line, r.guest("e2e.jsonl")...)...)
 }
 
 // native runs the micro-benchmarks.

@@ -128,3 +128,15 @@ func (c *Control) do(ctx context.Context, method, path string) ([]byte, error) {
 	}
 	return body, nil
 }
+
+// Reach finds out about the cluster that url steers, whose API server is at host,
+// and returns its steering, what is known of it, and its administrator.
+func Reach(ctx context.Context, url, host string) (*Control, *Info, *Client, error) {
+	control := NewControl(url)
+	info, err := control.Info(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	admin, err := NewClient(info.URL(host), info.CA, info.AdminToken)
+	return control, info, admin, err
+}

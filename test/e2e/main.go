@@ -1,23 +1,26 @@
-// Command e2e runs the end-to-end tests: a real kube-apiserver and etcd on
-// this machine drive the controller on a kernel with IPVS.
+// Command e2e runs tests that need a control plane: a real kube-apiserver and etcd
+// on this machine drive the controller on a kernel with IPVS.
 //
-// `make e2e` calls it after the binaries have been built. It starts the control
-// plane, fills a namespace with pods for the memory test, and runs the tests of
-// e2e_test.go in a virtual machine, which reaches the control plane through
-// 10.0.2.2. Arguments behind the flags are options of test/vm/run: `make bench`
-// measures that way, and `make drill` runs drill_*_test.go. It leaves nothing
+// `make e2e`, `make drill` and test/bench call it after the binaries have been built.
+// It starts the control plane, fills a namespace with pods for the memory tests, and
+// runs compiled tests in a virtual machine, which reaches the control plane through
+// 10.0.2.2. Arguments behind the flags are options of test/vm/run. It leaves nothing
 // running.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,20 +30,39 @@ import (
 
 // options are what the command line says.
 type options struct {
-	bin, test, binary string
-	run, native       string
-	pods, timeout     int
-	vm                []string
+	bin, binary    string
+	tests, natives []program
+	run            string
+	pods, timeout  int
+	vm             []string
+}
+
+// program is a compiled test and what it has on its command line.
+type program struct {
+	file string
+	args []string
+}
+
+// programs is a flag that adds one to them: "FILE ARG...".
+func programs(to *[]program) func(string) error {
+	return func(text string) error {
+		words := strings.Fields(text)
+		if len(words) == 0 {
+			return errors.New("no file")
+		}
+		*to = append(*to, program{words[0], words[1:]})
+		return nil
+	}
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", ".cache/kube/bin", "`folder` of kube-apiserver and etcd")
-	flag.StringVar(&o.test, "test", ".cache/bin/lvs.test", "compiled `tests`")
+	flag.Func("test", "compiled `tests with arguments`, again for more", programs(&o.tests))
+	flag.Func("native", "the same, to run on this machine before the others", programs(&o.natives))
 	flag.StringVar(&o.binary, "binary", "lvs-controller", "the `controller`")
-	flag.StringVar(&o.run, "run", "^TestE2E", "tests to run, a `pattern`")
-	flag.StringVar(&o.native, "native", "", "tests to run before those, on this machine, a `pattern`")
-	flag.IntVar(&o.pods, "pods", 5000, "`number` of pods for the memory test")
+	flag.StringVar(&o.run, "run", "", "run only tests of this `pattern`")
+	flag.IntVar(&o.pods, "pods", 5000, "`number` of pods for the memory tests")
 	flag.IntVar(&o.timeout, "timeout", 600, "`seconds` for the tests")
 	flag.Parse()
 	o.vm = flag.Args()
@@ -73,40 +95,47 @@ func drive(ctx context.Context, o options) error {
 		return fmt.Errorf("create %d pods: %w", o.pods, err)
 	}
 	fmt.Printf("%d pods created in %s\n", o.pods, time.Since(start).Round(time.Second))
-	if o.native != "" {
-		env := append(os.Environ(), "LVS_REQUIRE_ALL=1", "LVS_E2E_CONTROL="+control)
-		if err := command(ctx, env, o.test, o.tests(o.native)...); err != nil {
+	for _, t := range o.natives {
+		line := append(slices.Concat(t.args, o.common(control)), "-native")
+		if err := command(ctx, t.file, line...); err != nil {
 			return err
 		}
 	}
 	return o.inGuest(ctx, control)
 }
 
-// inGuest runs the tests in a virtual machine.
+// inGuest runs the tests in a virtual machine, all of them even if one fails.
 func (o options) inGuest(ctx context.Context, control string) error {
 	u, err := url.Parse(control)
 	if err != nil {
 		return err
 	}
 	u.Host = cluster.GuestHost + ":" + u.Port()
-	args := []string{"-net", "-timeout", strconv.Itoa(o.timeout),
-		"-file", o.binary, "-file", o.test, "-file", "install/rbac.yaml", "-file", "install/bird.conf",
-		"-env", "LVS_REQUIRE_ALL=1", "-env", "LVS_BINARY=/work/lvs-controller",
-		"-env", "LVS_E2E_CONTROL=" + u.String(), "-env", fmt.Sprint("LVS_E2E_PODS=", o.pods)}
-	args = append(append(args, o.vm...), "--", "./lvs.test")
-	return command(ctx, nil, "test/vm/run", append(args, o.tests(o.run)...)...)
+	line := []string{"-net", "-timeout", strconv.Itoa(o.timeout), "-file", o.binary, "-file", "install", "-env", "LVS_REQUIRE_ALL=1"}
+	script := "code=0"
+	for _, t := range o.tests {
+		line = append(line, "-file", t.file)
+		words := slices.Concat([]string{"./" + filepath.Base(t.file)}, t.args, o.common(u.String()),
+			[]string{"-binary", "/work/" + filepath.Base(o.binary), "-install", "install"})
+		script += "\n'" + strings.Join(words, "' '") + "' || code=1"
+	}
+	return command(ctx, "test/vm/run", append(append(line, o.vm...), "--", "sh", "-c", script+"\nexit $code")...)
 }
 
-// tests are the arguments of the compiled tests.
-func (o options) tests(pattern string) []string {
-	return []string{"-test.run", pattern, "-test.v", "-test.timeout", fmt.Sprintf("%ds", max(o.timeout-20, 1))}
+// common are the arguments that all compiled tests have.
+func (o options) common(control string) []string {
+	line := []string{"-control", control, "-pods", strconv.Itoa(o.pods), "-test.v", "-test.timeout", fmt.Sprintf("%ds", max(o.timeout-20, 1))}
+	if o.run != "" {
+		line = append(line, "-test.run", o.run)
+	}
+	return line
 }
 
 // command runs a program to its end, or asks it to end with ctx.
-func command(ctx context.Context, env []string, name string, args ...string) error {
+func command(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
 }
 

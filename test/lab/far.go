@@ -8,7 +8,7 @@ import (
 // Router adds the machine that the hosts' default route names: 10.0.0.254, and
 // 2001:db8::254, to which nobody has a route of its own accord.
 func (l *Lab) Router(name string) *Host {
-	h := l.namespace(name)
+	h := l.Namespace(name)
 	h.plug(254)
 	h.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	return h
@@ -17,7 +17,7 @@ func (l *Lab) Router(name string) *Host {
 // Behind adds a machine that only router connects to the segment: 10.1.N.2 and
 // 2001:db8:N::2 on eth0.
 func (l *Lab) Behind(router *Host, name string, n int) *Host {
-	h := l.namespace(name)
+	h := l.Namespace(name)
 	h.IPv4 = netip.AddrFrom4([4]byte{10, 1, byte(n), 2})
 	h.IPv6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::2", n))
 	port := fmt.Sprintf("far%d", n)

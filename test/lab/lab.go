@@ -41,7 +41,7 @@ type Lab struct {
 // New makes an empty segment.
 func New(fail Fail) *Lab {
 	l := &Lab{fail: fail, prefix: fmt.Sprintf("lab%d-%d-", os.Getpid(), count.Add(1))}
-	l.segment = l.namespace("segment")
+	l.segment = l.Namespace("segment")
 	l.segment.batch("link add br0 type bridge", "link set br0 up")
 	return l
 }
@@ -76,8 +76,8 @@ type Host struct {
 	port string // the bridge's end of its cable
 }
 
-// namespace makes a host that is connected to nothing but itself.
-func (l *Lab) namespace(name string) *Host {
+// Namespace makes a host that is connected to nothing but itself.
+func (l *Lab) Namespace(name string) *Host {
 	h := &Host{Name: name, lab: l, ns: l.prefix + name}
 	if out, err := exec.Command("ip", "netns", "add", h.ns).CombinedOutput(); err != nil {
 		l.fail("make namespace %s: %v: %s", h.ns, err, out)
@@ -90,7 +90,7 @@ func (l *Lab) namespace(name string) *Host {
 // Host adds a machine to the segment, with the addresses 10.0.0.N and
 // 2001:db8::N on eth0 and a default route through 10.0.0.254, which a Router has.
 func (l *Lab) Host(name string, n int) *Host {
-	h := l.namespace(name)
+	h := l.Namespace(name)
 	h.plug(n)
 	h.batch("route add default via 10.0.0.254")
 	return h

@@ -1,0 +1,239 @@
+// What all sub-commands share: exit codes, the help text, flags, and a
+// configuration from a file, from flags or from both.
+//
+// Used by main.go. The configuration file is the only thing that is read here,
+// and nothing is changed.
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Exit codes, the same for all sub-commands.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+	exitChanges = 2 // `diff`: there are changes
+)
+
+const defaultConfigPath = "/etc/lvs-controller/config.toml"
+
+const usage = `lvs-controller brings outside traffic to the ready hostNetwork ingress pods of
+a Kubernetes cluster through the kernel's IPVS, in direct routing.
+
+  lvs-controller -config FILE            run
+  lvs-controller -config FILE -cleanup   remove what it put into the kernel
+  lvs-controller check [-all] -config FILE
+                                         validate the file; 1 = mistakes
+  lvs-controller diff -config FILE       what would change in the kernel now; 2 = changes
+  lvs-controller status [-config FILE] [-o json]
+                                         services, real servers, reasons, connections
+  lvs-controller ready [-config FILE | -listen ADDR:PORT]
+                                         does /readyz say ok? 0 = yes, 1 = no
+  lvs-controller drain [-undo] [-config FILE]
+                                         take this director's traffic away, or back
+  lvs-controller keepalived -config FILE -peer ADDR [-source ADDR] [-priority N]
+                                         a keepalived.conf that goes with the file
+  lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
+                                         prepare (or undo) a node
+  lvs-controller version
+
+Without a file: lvs-controller -kubeconfig FILE -vip ADDR [-schedname rr]
+                               [-nginxserver NAMESPACE] [-timeout TCP-TCPFIN-UDP] [-debug]
+`
+
+// newFlags makes a flag set that speaks on stderr and never exits by itself.
+func newFlags(name string, stderr io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprint(stderr, usage, "\nFlags of ", name, ":\n")
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parse reads args. done means that the program is over, with code.
+func parse(fs *flag.FlagSet, args []string) (code int, done bool) {
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK, true
+	case err != nil:
+		return exitUsage, true
+	case fs.NArg() > 0:
+		fmt.Fprintf(fs.Output(), "lvs-controller: unexpected argument %q\n", fs.Arg(0))
+		return exitUsage, true
+	}
+	return exitOK, false
+}
+
+// source is where the configuration comes from: a file, flags alone (the
+// command line of the prototype), or a file with flags on top.
+type source struct {
+	path       string
+	kubeconfig string
+	vip        string
+	scheduler  string
+	namespace  string
+	timeout    string
+	set        map[string]bool // flags that were given
+}
+
+// flags adds the flags that describe a configuration.
+func (s *source) flags(fs *flag.FlagSet) {
+	fs.StringVar(&s.path, "config", "", "configuration `file` (default "+defaultConfigPath+" unless -vip is given)")
+	fs.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file`; replaces the configuration's")
+	fs.StringVar(&s.vip, "vip", "", "VIP `address`(es), comma-separated; without -config makes a VIP with ports 80 and 443")
+	fs.StringVar(&s.scheduler, "schedname", "", "IPVS scheduler `name` of every VIP")
+	fs.StringVar(&s.namespace, "nginxserver", "", "`namespace` of the ingress controller")
+	fs.StringVar(&s.timeout, "timeout", "", "connection timeouts in seconds, `TCP-TCPFIN-UDP`, as 120-50-50")
+}
+
+// parsed notes which flags were given and settles the path.
+func (s *source) parsed(fs *flag.FlagSet) {
+	s.set = make(map[string]bool)
+	fs.Visit(func(f *flag.Flag) { s.set[f.Name] = true })
+	if s.path == "" && !s.set["vip"] {
+		s.path = defaultConfigPath
+	}
+}
+
+// load reads the file, if there is one, and lays the flags over it.
+func (s *source) load() (*Config, error) {
+	if s.path == "" {
+		cfg, err := s.flagConfig()
+		return cfg, err
+	}
+	if s.set["vip"] {
+		return nil, errors.New("-vip: a configuration file names its own VIPs; give either -config or -vip")
+	}
+	cfg, err := LoadConfig(s.path)
+	if err != nil {
+		return nil, err
+	}
+	return s.overlay(cfg)
+}
+
+// parse is load for a reload: text is the file's new content.
+func (s *source) parse(path string, text []byte) (*Config, error) {
+	cfg, err := ParseConfig(path, text)
+	if err != nil {
+		return nil, err
+	}
+	return s.overlay(cfg)
+}
+
+// flagConfig is the configuration that the prototype's command line means.
+func (s *source) flagConfig() (*Config, error) {
+	if s.kubeconfig == "" {
+		s.kubeconfig = os.Getenv("KUBECONFIG")
+	}
+	namespace := s.namespace
+	if namespace == "" {
+		namespace = "ingress-nginx"
+	}
+	quoted := make([]string, 0, 1)
+	for _, a := range strings.Split(s.vip, ",") {
+		quoted = append(quoted, strconv.Quote(strings.TrimSpace(a)))
+	}
+	text := fmt.Sprintf("[[vip]]\nname = \"vip\"\naddresses = [%s]\nports = [\"80/tcp\", \"443/tcp\"]\nnamespace = %q\ntcp_services = \"tcp-services\"\nudp_services = \"udp-services\"\n",
+		strings.Join(quoted, ", "), namespace)
+	cfg, err := ParseConfig("command line", []byte(text))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Path = ""
+	return s.overlay(cfg)
+}
+
+// overlay returns a copy of cfg with the flags laid over it.
+func (s *source) overlay(cfg *Config) (*Config, error) {
+	c := *cfg
+	c.VIPs = append([]VIP(nil), cfg.VIPs...)
+	if s.kubeconfig != "" {
+		c.Kubeconfig, c.ClusterFile = s.kubeconfig, ""
+	}
+	if s.set["timeout"] {
+		t, err := parseTimeouts(s.timeout)
+		if err != nil {
+			return nil, err
+		}
+		c.Timeouts = t
+	}
+	for i := range c.VIPs {
+		v := &c.VIPs[i]
+		if s.scheduler != "" {
+			if !knownScheduler(s.scheduler) {
+				return nil, fmt.Errorf("-schedname: unknown scheduler %q", s.scheduler)
+			}
+			v.SetScheduler(s.scheduler)
+		}
+		if s.set["nginxserver"] {
+			for _, name := range []*string{&v.TCPServices.Namespace, &v.UDPServices.Namespace} {
+				if *name == v.Pods.Namespace {
+					*name = s.namespace
+				}
+			}
+			v.Pods.Namespace = s.namespace
+		}
+	}
+	return &c, nil
+}
+
+// parseTimeouts reads "120-50-50": TCP, TCP after FIN and UDP, in seconds. 0
+// leaves the kernel's value, as ipvsadm --set does.
+func parseTimeouts(text string) (Timeouts, error) {
+	fail := func() (Timeouts, error) {
+		return Timeouts{}, fmt.Errorf("-timeout: %q is not TCP-TCPFIN-UDP in seconds, as 120-50-50", text)
+	}
+	parts := strings.Split(text, "-")
+	if len(parts) != 3 {
+		return fail()
+	}
+	var d [3]time.Duration
+	for i, p := range parts {
+		n, err := strconv.ParseUint(p, 10, 31)
+		if err != nil || n > uint64(maxTimeout/time.Second) {
+			return fail()
+		}
+		d[i] = time.Duration(n) * time.Second
+	}
+	return Timeouts{TCP: d[0], TCPFin: d[1], UDP: d[2]}, nil
+}
+
+// configured parses args into fs, which has the flags of a sub-command, and
+// loads the configuration that they name. When cfg is nil the program is over,
+// with code.
+func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code int) {
+	src = new(source)
+	src.flags(fs)
+	if code, done := parse(fs, args); done {
+		return nil, nil, code
+	}
+	src.parsed(fs)
+	cfg, err := src.load()
+	if err != nil {
+		fmt.Fprintln(fs.Output(), err)
+		return nil, nil, exitFailure
+	}
+	return src, cfg, exitOK
+}
+
+// newLogger writes text lines to w, from level info or, with debug, all.
+func newLogger(w io.Writer, debug bool) *slog.Logger {
+	level := slog.LevelInfo
+	if debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,68 @@
+// The flag -cleanup: takes out of the kernel what the controller put there.
+//
+// Used by main.go. It removes the services, marks, sync daemons, addresses and
+// the dummy device that the state file and the configuration name as ours, and
+// nothing else. It never flushes a table.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+)
+
+// cleanUp removes the services on every address that is or was ours, the sync
+// daemons that are ours, the addresses that the controller put on devices, and
+// its dummy device. Nothing else is touched.
+func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) error {
+	st, err := dir.load()
+	if err != nil {
+		log.Error("clean up without remembered state", "err", err)
+	}
+	o := newOwners(cfg)
+	d, err := dialIPVS()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	table, err := d.Table(func(k ServiceKey) bool {
+		_, marked := st.Marks[k.Mark]
+		return o.of(k) != nil || st.Owned[k.Address] || marked
+	}, nil)
+	if err != nil {
+		return err
+	}
+	ops := diff(nil, table)
+	var failed []*opError
+	for _, phase := range ops {
+		for i := range phase {
+			phase[i].Why = "clean-up"
+			if v := o.of(phase[i].Service.ServiceKey); v != nil {
+				phase[i].VIP = v.Name
+			}
+		}
+		refused, err := d.Apply(phase)
+		if err != nil {
+			return err
+		}
+		failed = append(failed, refused...)
+	}
+	errs := groupErrors(failed)
+	if len(failed) == 0 {
+		logChanges(log, &ops)
+	}
+	addresses, dummy := newAddresses(st.Addresses, log), newDummyDevice(st.Local, log)
+	errs = append(errs, stopDaemons(d, st.Daemons))
+	_, err = dummy.Look(ctx)
+	errs = append(errs, err, adoptLabelled(ctx, addresses), forgetForeign(ctx, addresses, dummy, cfg.AnnounceDevice),
+		addresses.Apply(ctx, nil, ""), dummy.Tidy(ctx, "", nil, nil))
+	errs = append(errs, newMarkTable(log).Remove())
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if since, err := drainedSince(cfg.CacheDir); err == nil && !since.IsZero() {
+		log.Warn("the operator's drain stands: a controller that is started again begins drained", "since", since)
+	}
+	return errors.Join(removeConfirmation(dir.path), dir.save(newState()))
+}

@@ -1,0 +1,291 @@
+// The sub-commands status, ready and diff. They change nothing.
+//
+// Used by main.go. status asks the kernel and, for the reasons, the running
+// controller. ready asks the controller only. diff computes one pass of the
+// reconcile loop and prints the operations instead of sending them.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// clusterPatience is how long diff waits for the cluster's answer.
+const clusterPatience = 15 * time.Second
+
+// runStatus prints the table with reasons and counters.
+func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fs := newFlags("lvs-controller status", stderr)
+	output := fs.String("o", "text", "output `form`: text or json")
+	_, cfg, code := configured(fs, args)
+	if cfg == nil {
+		return code
+	}
+	if *output != "text" && *output != "json" {
+		fmt.Fprintf(stderr, "lvs-controller status: -o %q is not text or json\n", *output)
+		return exitUsage
+	}
+	st, err := fetchStatus(ctx, cfg.Listen)
+	if err != nil {
+		fmt.Fprintf(stderr, "the controller does not answer (%v); this is the kernel's table alone\n", err)
+		if st, err = kernelStatus(cfg); err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailure
+		}
+	}
+	if *output == "json" {
+		enc := json.NewEncoder(stdout)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(st)
+	} else {
+		err = printStatus(stdout, st)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
+	}
+	return exitOK
+}
+
+// readyPatience is how long ready waits for the controller's answer.
+const readyPatience = 2 * time.Second
+
+// runReady tells by its exit code whether this director should get traffic, for
+// a program such as keepalived to ask once a second. With -listen it reads no
+// configuration: one that is being edited says nothing about the director.
+func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fs := newFlags("lvs-controller ready", stderr)
+	listen := fs.String("listen", "", "`address` of the controller's listener (default the configuration's)")
+	var src source
+	src.flags(fs)
+	if code, done := parse(fs, args); done {
+		return code
+	}
+	src.parsed(fs)
+	if *listen == "" {
+		cfg, err := src.load()
+		if err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailure
+		}
+		*listen = cfg.Listen
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	defer cancel()
+	resp, err := askController(ctx, *listen, "/readyz")
+	if err != nil {
+		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
+		return exitFailure
+	}
+	defer resp.Body.Close()
+	// A sentence; whoever listens there instead may have more to say.
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	switch said := strings.TrimSpace(string(text)); {
+	case err != nil:
+		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
+	case resp.StatusCode != http.StatusOK:
+		fmt.Fprintln(stderr, "NOT READY:", said)
+	default:
+		fmt.Fprintln(stdout, "ready")
+		return exitOK
+	}
+	return exitFailure
+}
+
+// askController sends one GET request to the running controller.
+func askController(ctx context.Context, listen, path string) (*http.Response, error) {
+	if listen == "" {
+		return nil, errors.New("listen is off")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+dialable(listen)+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	// Without a proxy: listen is an address of this host.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	return client.Do(req)
+}
+
+// fetchStatus asks the running controller.
+func fetchStatus(ctx context.Context, listen string) (status, error) {
+	var st status
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	resp, err := askController(ctx, listen, "/status.json")
+	if err != nil {
+		return st, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return st, fmt.Errorf("status %s", resp.Status)
+	}
+	return st, json.NewDecoder(resp.Body).Decode(&st)
+}
+
+// dialable turns a listen address into one to connect to: a wildcard host
+// becomes this host.
+func dialable(listen string) string {
+	ap, err := netip.ParseAddrPort(listen)
+	switch {
+	case strings.HasPrefix(listen, ":"):
+		return "localhost" + listen
+	case err == nil && ap.Addr().IsUnspecified() && ap.Addr().Is4():
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port()).String()
+	case err == nil && ap.Addr().IsUnspecified():
+		return netip.AddrPortFrom(netip.IPv6Loopback(), ap.Port()).String()
+	}
+	return listen
+}
+
+// kernelStatus is what can be known without the controller.
+func kernelStatus(cfg *Config) (status, error) {
+	o := newOwners(cfg)
+	st := status{Reason: "the controller does not answer", Services: []serviceStatus{}}
+	err := observeKernel(func(k ServiceKey) bool { return o.of(k) != nil }, func(k *KernelService) {
+		s := newServiceStatus(k)
+		s.VIP = o.of(k.ServiceKey).Name
+		st.Services = append(st.Services, s)
+	})
+	return st, err
+}
+
+// printStatus writes st for people.
+func printStatus(w io.Writer, st status) error {
+	state := "ready"
+	if !st.Ready {
+		state = "NOT READY: " + st.Reason
+	}
+	fmt.Fprintln(w, state)
+	for _, c := range st.Conflicts {
+		fmt.Fprintf(w, "CONFLICT: %s\n", c)
+	}
+	for _, k := range st.Kept {
+		fmt.Fprintf(w, "KEPT: %s serves with its last working real servers; none would be in service\n", k)
+	}
+	for _, d := range st.Down {
+		fmt.Fprintf(w, "DOWN: %s\n", d)
+	}
+	for _, o := range st.FailOpen {
+		fmt.Fprintf(w, "PROBES: %s\n", o)
+	}
+	for _, s := range st.Cluster {
+		if s.LastError != "" {
+			fmt.Fprintf(w, "cluster: %s: %s\n", s.Name, s.LastError)
+		}
+	}
+	for _, warning := range st.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", warning)
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "VIP\tSERVICE\tREAL SERVER\tWEIGHT\tACTIVE\tINACTIVE\tCONNS/S\tTOTAL\tWHY")
+	for _, s := range st.Services {
+		fmt.Fprintf(t, "%s\t%s\t%s\t\t\t\t%d\t%d\t\n", s.VIP, s.Service, s.Scheduler, s.Traffic.ConnsPerSec, s.Traffic.Connections)
+		for _, r := range s.Servers {
+			name := RealServer{Address: r.Address, Port: r.Port}.Name()
+			fmt.Fprintf(t, "\t\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", name, r.Weight, r.Connections.Active, r.Connections.Inactive, r.Traffic.ConnsPerSec, r.Traffic.Connections, r.Why)
+		}
+	}
+	return t.Flush()
+}
+
+// runDiff prints what a controller started now would change.
+func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	_, cfg, code := configured(newFlags("lvs-controller diff", stderr), args)
+	if cfg == nil {
+		return code
+	}
+	changes, warnings, err := pendingChanges(ctx, cfg)
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, "warning:", w)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
+	}
+	for _, line := range changes {
+		fmt.Fprintln(stdout, line)
+	}
+	if len(changes) > 0 {
+		return exitChanges
+	}
+	return exitOK
+}
+
+// pendingChanges is one turn of the loop up to the list of operations, a line
+// for each.
+func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []string, err error) {
+	cluster, err := askCluster(ctx, cfg.ClusterQuery())
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := dialIPVS()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer d.Close()
+	clusters := newLatest[Cluster]()
+	clusters.Set(cluster)
+	loop := &reconciler{log: slog.New(slog.DiscardHandler), cluster: clusters, dir: &stateDir{path: cfg.StateDir}, now: time.Now, director: d}
+	loop.restore()
+	// Who is down is what the running controller found last.
+	loop.health = newLatest[Health]()
+	loop.health.Set(&Health{Down: loop.state.Down})
+	loop.ownConfigured(cfg)
+	if err := loop.audit(&drift{}); err != nil {
+		return nil, nil, err
+	}
+	p := loop.plan(cfg, time.Now(), drift{})
+	for o := range p.ops.all {
+		changes = append(changes, o.String())
+	}
+	same, err := newMarkTable(loop.log).Check(p.want.Marks)
+	if err == nil && !same {
+		changes = append(changes, fmt.Sprintf("~ firewall marks  %d ports marked", len(p.want.Marks)))
+	}
+	return changes, warningTexts(p.want.Warnings), err
+}
+
+// askCluster waits until every query has an answer.
+func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
+	if len(q.Pods)+len(q.ConfigMaps) == 0 {
+		return &Cluster{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, clusterPatience)
+	defer cancel()
+	wake := make(chan struct{}, 1)
+	clusters := newLatest[Cluster](wake)
+	queries := newLatest[ClusterQuery](make(chan struct{}, 1))
+	queries.Set(&q)
+	watch := newClusterWatch(slog.New(slog.DiscardHandler), clusters)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = watch.Run(ctx, queries) // ends with ctx and has no other error
+	}()
+	defer func() { cancel(); <-done }()
+	for {
+		select {
+		case <-wake:
+			if c := clusters.Get(); len(c.Pods) == len(q.Pods) && len(c.ConfigMaps) == len(q.ConfigMaps) {
+				return c, nil
+			}
+		case <-ctx.Done():
+			for _, s := range watch.States() {
+				if !s.Synced {
+					return nil, fmt.Errorf("the cluster did not answer within %s: %s: %s", clusterPatience, s.Name, s.LastError)
+				}
+			}
+			return nil, fmt.Errorf("the cluster did not answer within %s", clusterPatience)
+		}
+	}
+}

@@ -1,0 +1,131 @@
+// What probe results change in the desired table, and which targets the table
+// wants to have probed.
+//
+// Used by reconcile.go. Pure, a part of desired. Probes are the third signal
+// about a real server, after its pods and the configuration. They quiesce a
+// real server and give the reason. They never add one, and never take out the
+// last one of a VIP.
+
+package main
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// outage is a real server of a VIP that should get no new connections, or one
+// TCP port of it, by its probes.
+type outage struct {
+	Address netip.Addr
+	Port    uint16 // 0 = the whole real server
+	Why     string
+}
+
+// outages are those of one VIP, in order.
+func (h *Health) outages(v *VIP) []outage {
+	if h == nil || v.Probes == nil {
+		return nil
+	}
+	var all []outage
+	for k, why := range h.Down {
+		if k.VIP == v.Name {
+			all = append(all, outage{k.Address, k.Port, why})
+		}
+	}
+	slices.SortFunc(all, func(a, b outage) int {
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	})
+	return all
+}
+
+// probed notes who would be in service but for their probes, and quiesces those
+// of rows that are down. Where that would leave nobody it quiesces none: it is
+// what the prober will say as soon as it knows of these real servers.
+func (b *build) probed(set *setAnswer, rows []Row) []Row {
+	if b.in.vip.Probes == nil {
+		return rows
+	}
+	for i := range rows {
+		if rows[i].Weight > 0 {
+			set.candidates = append(set.candidates, rows[i].Address)
+		}
+	}
+	b.unprobed = rows
+	return b.without(0, rows)
+}
+
+// without quiesces those of rows that are down, or whose port n is. It returns
+// rows themselves where that is nobody, or everybody who is in service.
+func (b *build) without(n uint16, rows []Row) []Row {
+	var fewer []Row
+	for _, o := range b.in.outages {
+		if o.Port != n {
+			continue
+		}
+		i, found := slices.BinarySearchFunc(rows, o.Address, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
+		if !found || rows[i].Weight == 0 {
+			continue
+		}
+		if fewer == nil {
+			fewer = slices.Clone(rows)
+		}
+		fewer[i].Weight = 0
+		fewer[i].Why += ", but " + o.Why
+	}
+	if fewer == nil || !inService(fewer) {
+		return rows
+	}
+	return fewer
+}
+
+// portRows are the rows for one port: without the nodes that have not got it,
+// and with those quiesced on which it does not answer.
+func (b *build) portRows(p vipPort, rows []Row) []Row {
+	rows = p.only(b.in.vip, rows, b.unprobed)
+	if p.Protocol != TCP {
+		return rows
+	}
+	return b.without(p.Number, rows)
+}
+
+// answersEverywhere reports whether p answers on all of rows that are in
+// service.
+func (b *build) answersEverywhere(p Port, rows []Row) bool {
+	return p.Protocol != TCP || !slices.ContainsFunc(b.in.outages, func(o outage) bool {
+		return o.Port == p.Number && slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 && r.Address == o.Address })
+	})
+}
+
+// portOutages reports whether any port is down by itself.
+func (b *build) portOutages() bool {
+	return slices.ContainsFunc(b.in.outages, func(o outage) bool { return o.Port != 0 })
+}
+
+// probePlan says whom to ask so that w stays right.
+func (w *wanted) probePlan() *ProbePlan {
+	plan := new(ProbePlan)
+	for _, v := range w.vips {
+		if v.in.vip.Probes == nil {
+			continue
+		}
+		servers := slices.Concat(v.sets[0].candidates, v.sets[1].candidates)
+		ports := make([]Port, len(v.ports))
+		partial := make(map[Port]map[netip.Addr]bool) // ports that only some nodes have
+		for i, p := range v.ports {
+			ports[i] = p.Port
+			if p.nodes != nil {
+				partial[p.Port] = p.nodes
+			}
+		}
+		var has func(Port, netip.Addr) bool
+		if len(partial) > 0 {
+			has = func(p Port, a netip.Addr) bool { return partial[p] == nil || partial[p][a] }
+		}
+		p := newProbedVIP(v.in.vip, ports, servers, has)
+		p.ServersUnknown = v.in.vip.Pods.Selector != "" && !v.in.podsKnown
+		p.PortsUnknown = v.sets[0].held || v.sets[1].held
+		plan.VIPs = append(plan.VIPs, p)
+	}
+	return plan
+}

@@ -1,0 +1,202 @@
+// The ports of a VIP: from the configuration, the ingress controller's ConfigMaps
+// and the pods. Also which ports share a firewall mark.
+//
+// Used by desired*.go. Pure, a part of desired. An invalid entry is left out
+// with a warning and has no effect on the others.
+
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// vipPort is a port of a VIP and, when only some nodes have it, those nodes.
+type vipPort struct {
+	Port
+	nodes map[netip.Addr]bool // nil: all
+}
+
+// only returns those of v's rows that have the port. If none of them is in
+// service, while others are, they stay in service all the same: the others
+// would refuse. Those come first that only probes took out; unprobed has the
+// rows as they are without.
+func (p vipPort) only(v *VIP, rows, unprobed []Row) []Row {
+	if p.nodes == nil {
+		return rows
+	}
+	some := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return !p.nodes[r.Address] })
+	if len(some) == len(rows) {
+		return rows
+	}
+	if inService(some) {
+		return some
+	}
+	kept := false
+	for i := range some {
+		if at := slices.IndexFunc(unprobed, sameAs(some[i].RealServer)); at >= 0 && unprobed[at].Weight > 0 {
+			some[i].Weight = unprobed[at].Weight
+			some[i].Why += ", kept, no other real server has the port"
+			kept = true
+		}
+	}
+	for i := range some {
+		if kept || v.isStatic(some[i].Address) {
+			continue // of weight 0 by the operator's word
+		}
+		some[i].Weight = v.Weight
+		some[i].Why += ", kept, no other real server has the port"
+	}
+	return some
+}
+
+// everywhere reports whether all rows that are in service have the port.
+func (p vipPort) everywhere(rows []Row) bool {
+	return p.nodes == nil || !slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 && !p.nodes[r.Address] })
+}
+
+// reservedPorts are ports that ingress-nginx itself uses on each node's
+// address. A ConfigMap entry for one would reach those, not the service.
+var reservedPorts = map[uint16]string{
+	442:   "SSL passthrough",
+	8181:  "default server",
+	10245: "profiler",
+	10246: "status",
+	10247: "stream",
+	10254: "health check",
+}
+
+// findPorts returns all ports of the VIP, sorted and each once. known is false
+// while a ConfigMap has not been heard of: then there may be more.
+func (b *build) findPorts() (ports []vipPort, known bool) {
+	v := b.in.vip
+	whole := make(map[Port]bool)
+	for _, p := range v.Ports {
+		whole[p] = true
+	}
+	known = true
+	for i, source := range []struct {
+		name     ConfigMapName
+		protocol Protocol
+	}{{v.TCPServices, TCP}, {v.UDPServices, UDP}} {
+		if source.name == (ConfigMapName{}) {
+			continue
+		}
+		cm := b.in.maps[i]
+		if !b.in.heard[i] {
+			known = false
+			continue
+		}
+		if !cm.Exists {
+			b.warn(warnConfigMap, source.name.String(), "ConfigMap %s does not exist: it opens no ports", source.name)
+		}
+		b.configMapPorts(source.name, cm, source.protocol, whole)
+	}
+	for p := range whole {
+		ports = append(ports, vipPort{Port: p})
+	}
+	ports = append(ports, b.podPorts(v, b.in.pods, whole)...)
+	slices.SortFunc(ports, func(a, b vipPort) int { return a.Compare(b.Port) })
+	return ports, known
+}
+
+// configMapPorts adds the ports of one ConfigMap.
+func (b *build) configMapPorts(name ConfigMapName, cm ConfigMap, protocol Protocol, ports map[Port]bool) {
+	about := name.String() + " " + protocol.String()
+	begin := fmt.Sprintf("ConfigMap %s: ", name) // of the first text alone
+	for _, key := range slices.Sorted(maps.Keys(cm.Data)) {
+		n, err := configMapPort(key, cm.Data[key], protocol)
+		if err != nil {
+			b.warn(warnEntry, about, "%sentry %q is skipped: %v", begin, shorten(key, quotedText), err)
+			begin = ""
+			continue
+		}
+		if protocol == TCP && decodesProxy(cm.Data[key]) {
+			b.warn(warnProxy, about, "ConfigMap %s: entry %q expects the PROXY protocol from clients, and IPVS adds no PROXY header", name, key)
+		}
+		ports[Port{n, protocol}] = true
+	}
+	if cm.More > 0 {
+		b.warnings.find(b.in.vip.Name, warnEntry, about).count += cm.More
+	}
+}
+
+// podPorts are the ports that pods declare and the configuration does not
+// name already. Each is for the nodes whose pods declare it: in the middle of
+// a roll-out only some do.
+func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
+	if !v.PortsFromPods {
+		return nil
+	}
+	serves := make(map[netip.Addr]bool) // by a pod that is ready
+	for _, p := range pods {
+		if p.serves() {
+			for _, a := range p.Addresses {
+				serves[a] = true
+			}
+		}
+	}
+	nodes := make(map[Port]map[netip.Addr]bool)
+	for _, pod := range pods {
+		// Beside a ready pod the ports of one that leaves or comes do not count.
+		if !pod.serves() && slices.ContainsFunc(pod.Addresses, func(a netip.Addr) bool { return serves[a] }) {
+			continue
+		}
+		for _, p := range pod.Ports {
+			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.HostNetwork {
+				continue
+			}
+			if nodes[p] == nil {
+				nodes[p] = make(map[netip.Addr]bool)
+			}
+			for _, a := range pod.Addresses {
+				nodes[p][a] = true
+			}
+		}
+	}
+	var ports []vipPort
+	for p, n := range nodes {
+		for _, s := range v.RealServers {
+			n[s.Address] = true // the operator's real servers have every port
+		}
+		for _, a := range v.Sorry {
+			n[a] = true
+		}
+		ports = append(ports, vipPort{Port: p, nodes: n})
+	}
+	return ports
+}
+
+// configMapPort checks one entry of a tcp-services or udp-services ConfigMap,
+// "PORT": "NAMESPACE/SERVICE:PORT[:…]", and returns its port. Where the traffic
+// goes behind the ingress controller is the ingress controller's business, so
+// of the value only the form is checked.
+func configMapPort(key, value string, protocol Protocol) (uint16, error) {
+	n, err := ParsePortNumber(key)
+	if err != nil {
+		return 0, err
+	}
+	if use, reserved := reservedPorts[n]; reserved {
+		return 0, fmt.Errorf("port %d is the ingress controller's own (%s)", n, use)
+	}
+	if protocol == TCP && (n == 80 || n == 443) {
+		return 0, fmt.Errorf("port %d is the ingress controller's own (HTTP and HTTPS belong to the configuration's ports)", n)
+	}
+	service, port, _ := strings.Cut(value, ":")
+	namespace, name, slash := strings.Cut(service, "/")
+	port, _, _ = strings.Cut(port, ":")
+	if !slash || namespace == "" || name == "" || strings.Contains(name, "/") || strings.TrimSpace(port) == "" {
+		return 0, fmt.Errorf("value %q is not NAMESPACE/SERVICE:PORT", shorten(value, quotedText))
+	}
+	return n, nil
+}
+
+// decodesProxy reports whether an entry asks the ingress controller to read a
+// PROXY header from clients: the first field after the port.
+func decodesProxy(value string) bool {
+	fields := strings.Split(value, ":")
+	return len(fields) > 2 && strings.EqualFold(fields[2], "PROXY")
+}

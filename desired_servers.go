@@ -1,0 +1,314 @@
+// The real servers of a VIP: which nodes, with which weight, and why.
+//
+// Used by desired.go. Pure, a part of desired. One row is one node address,
+// with one pod there or several.
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// servers are the real servers of one family: one for each node address that
+// has a selected pod, and the static ones. Pods that cannot serve give rows of
+// weight 0, which say why.
+func (b *build) servers(is6 bool) []Row {
+	if rows, ok := b.changedServers(is6); ok {
+		return rows
+	}
+	v := b.in.vip
+	byAddress := make(map[netip.Addr]podSet, len(b.in.pods))
+	for _, p := range b.in.pods {
+		if a, ok := b.nodeAddress(v, p, is6); ok {
+			byAddress[a] = byAddress[a].with(p, b.podWeight(v, p))
+		}
+	}
+	rows := make([]Row, 0, len(byAddress)+len(v.RealServers))
+	for a, set := range byAddress {
+		rows = append(rows, set.row(v, a))
+	}
+	for _, s := range v.RealServers {
+		if s.Address.Is6() != is6 {
+			continue
+		}
+		// The operator's word on a node stands above the pods'.
+		r := Row{RealServer: v.realServer(s.Address, s.Weight), Why: "static"}
+		if s.Weight == 0 {
+			r.Why = "static, weight 0"
+		}
+		rows = append(slices.DeleteFunc(rows, func(o Row) bool { return o.Address == s.Address }), r)
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	return rows
+}
+
+// fewPods is how many pods may have changed for the last answer to be amended.
+const fewPods = 16
+
+// changedServers is servers by way of the last answer: only the rows of nodes
+// whose pods have changed are looked at. ok is false where that cannot be done.
+func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
+	if b.last == nil || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
+		return nil, false
+	}
+	v, last := b.in.vip, b.last.set(is6).fromInputs
+	if same(b.in.pods, b.last.in.pods) {
+		return last, true
+	}
+	var nodes []netip.Addr
+	changed := 0
+	touch := func(p *Pod) {
+		if p == nil {
+			return
+		}
+		if a, serves := b.nodeAddress(v, p, is6); serves && !slices.Contains(nodes, a) && !v.isStatic(a) {
+			nodes = append(nodes, a)
+		}
+	}
+	for now, was := range merged(b.in.pods, b.last.in.pods, comparePodRefs) {
+		if now != nil && was != nil && *now == *was {
+			continue
+		}
+		if changed++; changed > fewPods {
+			b.warnings = nil
+			return nil, false
+		}
+		if was != nil {
+			touch(*was)
+		}
+		b.warnings = nil // those about a pod that was
+		if now != nil {
+			touch(*now)
+			b.podWeight(v, *now)
+		}
+		if len(b.warnings) > 0 {
+			b.warnings = nil
+			return nil, false
+		}
+	}
+	sets := make([]podSet, len(nodes))
+	for _, p := range b.in.pods {
+		for _, at := range p.Addresses {
+			// Most pods are on none of them; the rest of the look is for those that are.
+			if i := slices.Index(nodes, at); i >= 0 {
+				if a, serves := b.nodeAddress(v, p, is6); serves && a == at {
+					sets[i] = sets[i].with(p, b.podWeight(v, p))
+				}
+			}
+		}
+	}
+	rows = make([]Row, 0, len(last)+len(nodes))
+	rows = append(rows, last...)
+	for i, a := range nodes {
+		at, there := slices.BinarySearchFunc(rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
+		switch gone := sets[i].best == 0; {
+		case gone && there:
+			rows = slices.Delete(rows, at, at+1)
+		case gone:
+		case there:
+			rows[at] = sets[i].row(v, a)
+		default:
+			rows = slices.Insert(rows, at, sets[i].row(v, a))
+		}
+	}
+	return rows, true
+}
+
+// nodeAddress is the address at which p serves v, if it can.
+func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
+	if !p.HostNetwork {
+		if !p.Terminating {
+			b.warn(warnHostNetwork, "", "pod %s/%s is left out: it is not on hostNetwork, and the VIP is on the pod's node, not in the pod", p.Namespace, p.Name)
+		}
+		return netip.Addr{}, false
+	}
+	at := slices.IndexFunc(p.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 })
+	if at < 0 {
+		if p.Ready && !p.Terminating {
+			b.warn(warnFamily, familyName(is6), "pod %s/%s has no %s address: it cannot serve the VIP's %[3]s addresses", p.Namespace, p.Name, familyName(is6))
+		}
+		return netip.Addr{}, false
+	}
+	a := p.Addresses[at]
+	if slices.Contains(v.Addresses, a) {
+		b.warn(warnOwnAddress, "", "pod %s/%s is left out: its node reports the VIP %s as its own address", p.Namespace, p.Name, a)
+		return netip.Addr{}, false
+	}
+	return a, true
+}
+
+// podWeight is the weight that p's annotation asks for, else the VIP's.
+func (b *build) podWeight(v *VIP, p *Pod) uint32 {
+	if p.Weight == "" {
+		return v.Weight
+	}
+	n, err := strconv.ParseUint(p.Weight, 10, 16)
+	if err != nil || n == 0 {
+		b.warn(warnWeight, "", "pod %s/%s: annotation %s = %q is not a weight from 1 to 65535; %d is used", p.Namespace, p.Name, v.WeightAnnotation, shorten(p.Weight, quotedText), v.Weight)
+		return v.Weight
+	}
+	return uint32(n)
+}
+
+// podSet is what the selected pods of one node amount to.
+type podSet struct {
+	ready, terminating, notReady int
+	name                         string // of the pod that speaks for the node
+	best                         int    // that pod's rank
+	weight                       uint32 // greatest of the ready pods'
+}
+
+func (s podSet) with(p *Pod, weight uint32) podSet {
+	rank := 1
+	switch {
+	case p.Terminating:
+		s.terminating++
+	case p.Ready:
+		s.ready++
+		s.weight = max(s.weight, weight)
+		rank = 3
+	default:
+		s.notReady++
+		rank = 2
+	}
+	if rank > s.best {
+		s.best, s.name = rank, p.Name
+	}
+	return s
+}
+
+// row is the real server of v that the pods at address a make.
+func (s podSet) row(v *VIP, a netip.Addr) Row {
+	r := Row{RealServer: v.realServer(a, 0), Why: s.why()}
+	if s.ready > 0 {
+		r.Weight = s.weight
+	}
+	return r
+}
+
+func (s podSet) why() string {
+	switch {
+	case s.ready > 1:
+		return fmt.Sprintf("pod %s and %d more ready", s.name, s.ready-1)
+	case s.ready == 1:
+		return "pod " + s.name + " ready"
+	case s.notReady > 0:
+		return "pod " + s.name + " not ready"
+	}
+	return "pod " + s.name + " terminating"
+}
+
+// podServers are the real servers of rows that are in service because of pods:
+// before itself, if they are the same.
+func (v *VIP) podServers(rows []Row, before []RealServer) []RealServer {
+	fromPod := func(r *Row) bool { return r.Weight > 0 && !v.isStatic(r.Address) }
+	n, same := 0, true
+	for i := range rows {
+		if fromPod(&rows[i]) {
+			same = same && n < len(before) && before[n] == rows[i].RealServer
+			n++
+		}
+	}
+	if same && n == len(before) {
+		return before
+	}
+	in := make([]RealServer, 0, n)
+	for i := range rows {
+		if fromPod(&rows[i]) {
+			in = append(in, rows[i].RealServer)
+		}
+	}
+	return in
+}
+
+// workedBefore are the real servers that were in service last, as the VIP is
+// configured now: of the past only who they were and at what weight counts.
+func (b *build) workedBefore(set workKey) []RealServer {
+	servers := slices.Clone(b.before.Working[set])
+	for i, s := range servers {
+		servers[i] = b.in.vip.realServer(s.Address, s.Weight)
+	}
+	return servers
+}
+
+// keepWorking puts what was in service last back into service, beside the
+// rows, none of which is. Nodes to which the operator has given weight 0 since
+// are among them only if there were no others.
+func (v *VIP) keepWorking(rows []Row, before []RealServer) []Row {
+	if fromPods := slices.DeleteFunc(slices.Clone(before), func(s RealServer) bool { return v.isStatic(s.Address) }); len(fromPods) > 0 {
+		before = fromPods
+	}
+	others := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool {
+		return slices.ContainsFunc(before, r.SameServer)
+	})
+	return addMissing(others, before, "kept, nothing else is in service")
+}
+
+// addMissing adds those of servers that rows do not name, in table order.
+func addMissing(rows []Row, servers []RealServer, why string) []Row {
+	for _, s := range servers {
+		if !slices.ContainsFunc(rows, sameAs(s)) {
+			rows = append(rows, Row{RealServer: s, Why: why})
+		}
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	return rows
+}
+
+// slowStart lowers the weights of real servers that joined a set which was
+// already serving, or are back from an outage, and notes when they will be due
+// for more. An outage is remembered as a start at no time.
+func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
+	v, before := b.in.vip, b.before.Working[of]
+	if v.SlowStart == 0 {
+		return rows
+	}
+	for i := range b.unprobed {
+		if a := rows[i].Address; rows[i].Weight == 0 && b.unprobed[i].Weight > 0 && !v.isStatic(a) {
+			set.starts(startKey{v.Name, a}, time.Time{})
+		}
+	}
+	if len(before) == 0 {
+		return rows
+	}
+	step := v.SlowStart / slowSteps
+	rows = slices.Clone(rows)
+	for i := range rows {
+		r := &rows[i]
+		if r.Weight == 0 || v.isStatic(r.Address) {
+			continue // the operator's word on a static one holds at once
+		}
+		key := startKey{v.Name, r.Address}
+		started, starting := b.before.Started[key]
+		if !starting {
+			if slices.ContainsFunc(before, r.SameServer) {
+				continue // in service before this, at its whole weight
+			}
+			started = b.now
+		}
+		if started.IsZero() || started.After(b.now) {
+			started = b.now // a clock that was set back must not prolong the start
+		}
+		reached := b.now.Sub(started)/step + 1
+		if reached >= slowSteps {
+			continue
+		}
+		set.starts(key, started)
+		r.Weight = max(1, r.Weight*uint32(reached)/slowSteps)
+		r.Why += fmt.Sprintf(", slow start %d%%", reached*100/slowSteps)
+		set.next = earlier(set.next, started.Add(reached*step))
+	}
+	return rows
+}
+
+// starts notes when a slow start began.
+func (set *setAnswer) starts(key startKey, at time.Time) {
+	if set.started == nil {
+		set.started = make(map[startKey]time.Time)
+	}
+	set.started[key] = at
+}

@@ -1,0 +1,166 @@
+// The UDP ports on which the kernel receives GUE, set through the generic netlink
+// family of its module fou.
+//
+// Used by cmd_realserver_tunnel.go. The sub-command realserver calls it by the
+// interface tunnelNetwork. It opens or closes one port at a time, the one that
+// it is given.
+
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/genetlink"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// guePort is a UDP port at which the kernel takes GUE packets apart.
+type guePort struct {
+	Port uint16 `json:"port"`
+	Is6  bool   `json:"is6,omitempty"`
+}
+
+func (p guePort) String() string {
+	return fmt.Sprintf("UDP port %d for GUE over %s", p.Port, familyName(p.Is6))
+}
+
+// encode begins a message about p.
+func (p guePort) encode() *netlink.AttributeEncoder {
+	attributes := netlink.NewAttributeEncoder()
+	attributes.ByteOrder = binary.BigEndian
+	attributes.Uint16(fouAttrPort, p.Port)
+	family := uint8(unix.AF_INET)
+	if p.Is6 {
+		family = unix.AF_INET6
+	}
+	attributes.Uint8(fouAttrAF, family)
+	return attributes
+}
+
+// The kernel's interface to such ports (include/uapi/linux/fou.h).
+const (
+	fouFamilyName = "fou" // FOU_GENL_NAME, and the name of the module
+
+	fouCommandAdd    = 1 // FOU_CMD_ADD
+	fouCommandDelete = 2 // FOU_CMD_DEL
+	fouCommandGet    = 3 // FOU_CMD_GET
+
+	fouAttrPort = 1 // FOU_ATTR_PORT, be16
+	fouAttrAF   = 2 // FOU_ATTR_AF, u8
+	fouAttrType = 4 // FOU_ATTR_TYPE, u8
+
+	fouTypeGUE = 2 // FOU_ENCAP_GUE
+)
+
+// GUEPorts lists the open ports; none while the kernel has not loaded GUE.
+func (r *rtnl) GUEPorts() ([]guePort, error) {
+	messages, err := r.fou(fouCommandGet, netlink.Dump, nil)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list GUE ports: %w", err)
+	}
+	var ports []guePort
+	for _, m := range messages {
+		attributes, err := netlink.NewAttributeDecoder(m.Data)
+		if err != nil {
+			return nil, fmt.Errorf("list GUE ports: %w", err)
+		}
+		attributes.ByteOrder = binary.BigEndian
+		var (
+			p    guePort
+			kind uint8
+		)
+		for attributes.Next() {
+			switch attributes.Type() {
+			case fouAttrPort:
+				p.Port = attributes.Uint16()
+			case fouAttrAF:
+				p.Is6 = attributes.Uint8() == unix.AF_INET6
+			case fouAttrType:
+				kind = attributes.Uint8()
+			}
+		}
+		if err := attributes.Err(); err != nil {
+			return nil, fmt.Errorf("list GUE ports: %w", err)
+		}
+		if kind == fouTypeGUE {
+			ports = append(ports, p)
+		}
+	}
+	return ports, nil
+}
+
+// OpenGUE opens p.
+func (r *rtnl) OpenGUE(p guePort) error {
+	attributes := p.encode()
+	attributes.Uint8(fouAttrType, fouTypeGUE)
+	_, err := r.fou(fouCommandAdd, netlink.Acknowledge, attributes)
+	if errors.Is(err, unix.ENOENT) {
+		loadModule(fouFamilyName)
+		_, err = r.fou(fouCommandAdd, netlink.Acknowledge, attributes)
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("open %s: the kernel has no GUE (module fou is not loaded and could not be)", p)
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", p, err)
+	}
+	return nil
+}
+
+// CloseGUE closes p and reports whether it was open.
+func (r *rtnl) CloseGUE(p guePort) (bool, error) {
+	ports, err := r.GUEPorts()
+	if err != nil || !slices.Contains(ports, p) {
+		return false, err
+	}
+	if _, err := r.fou(fouCommandDelete, netlink.Acknowledge, p.encode()); err != nil {
+		return false, fmt.Errorf("close %s: %w", p, err)
+	}
+	return true, nil
+}
+
+// fou is one exchange with the kernel's GUE, on a socket of its own. The error
+// is ENOENT where there is none.
+func (r *rtnl) fou(command uint8, flags netlink.HeaderFlags, attributes *netlink.AttributeEncoder) ([]genetlink.Message, error) {
+	conn, err := genetlink.Dial(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(rtnlTimeout)); err != nil {
+		return nil, err
+	}
+	family, err := conn.GetFamily(fouFamilyName)
+	if err != nil {
+		return nil, err
+	}
+	message := genetlink.Message{Header: genetlink.Header{Command: command, Version: family.Version}}
+	if attributes != nil {
+		if message.Data, err = attributes.Encode(); err != nil {
+			return nil, err
+		}
+	}
+	return conn.Execute(message, family.ID, netlink.Request|flags)
+}
+
+// loadModule asks for a device of the module's name, which makes the kernel
+// load a module that no netlink request loads (dev_load in
+// net/core/dev_ioctl.c; it needs CAP_SYS_MODULE).
+func loadModule(name string) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if request, err := unix.NewIfreq(name); err == nil {
+		_ = unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, request) // fails: there is no such device
+	}
+}

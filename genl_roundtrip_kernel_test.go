@@ -1,0 +1,268 @@
+//go:build ipvs
+
+// A property of the codec and of diff on the real kernel: whatever table is
+// asked for is what ipvsadm and our own decoder find afterwards, and editing
+// it into any other table gives exactly that one.
+
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"lvs-controller/test/lab"
+)
+
+func TestKernelRoundTrip(t *testing.T) {
+	const pairs = 500
+	seed := uint64(os.Getpid())<<32 ^ rand.Uint64()
+	if s := os.Getenv("LVS_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("LVS_SEED=%d, %d pairs", seed, pairs)
+	random := rand.New(rand.NewPCG(seed, 0))
+
+	expediteRCU(t)
+	l := lab.New(t.Fatalf)
+	t.Cleanup(l.Close)
+	director := l.Host("director", 2)
+	var (
+		conn *ipvsConn
+		err  error
+	)
+	director.Do(func() { conn, err = dialIPVS() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+
+	all := func(ServiceKey) bool { return true }
+	kinds := make(map[opKind]int)
+	var have Table
+	for i := range pairs + 1 {
+		want := randomTable(random, have)
+		ops := diffTables(want, have)
+		for _, o := range ops {
+			kinds[o.Kind]++
+		}
+		failed, err := conn.Apply(ops)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range failed {
+			t.Fatalf("table %d: %v\nwant:\n%s", i, f, ipvsadmTable(want))
+		}
+		read, err := conn.Table(all, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have = read.table()
+		if diff := cmp.Diff(want, have, compareAddrs, cmp.Comparer(func(a, b Service) bool {
+			return a.VirtualService == b.VirtualService && slices.EqualFunc(a.Servers, b.Servers, func(x, y Row) bool { return x.RealServer == y.RealServer })
+		})); diff != "" {
+			t.Fatalf("table %d by our decoder (-want +got):\n%s", i, diff)
+		}
+		if diff := cmp.Diff(lab.SortTable(ipvsadmTable(want)), director.Table()); diff != "" {
+			t.Fatalf("table %d by ipvsadm (-want +got):\n%s", i, diff)
+		}
+	}
+	t.Logf("operations: %d services added, %d edited, %d removed; %d real servers added, %d edited, %d removed",
+		kinds[newService], kinds[setService], kinds[delService], kinds[newServer], kinds[setServer], kinds[delServer])
+	for kind := newService; kind <= delService; kind++ {
+		if kinds[kind] < pairs/4 {
+			t.Errorf("only %d operations of kind %d: the tables are not random enough", kinds[kind], kind)
+		}
+	}
+}
+
+// expediteRCU shortens the kernel's grace periods, of which every edit of a
+// scheduler waits for one, until the test ends.
+func expediteRCU(t *testing.T) {
+	const path = "/sys/kernel/rcu_expedited"
+	before, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, []byte("1"), 0)
+	}
+	if err != nil {
+		t.Logf("grace periods stay slow: %v", err)
+		return
+	}
+	t.Cleanup(func() { os.WriteFile(path, before, 0) })
+}
+
+// randomTable draws a table over everything that a configuration can ask for,
+// often from the keys of before, so that edits come up too.
+func randomTable(r *rand.Rand, before Table) Table {
+	services := make(map[ServiceKey]Service)
+	for range r.IntN(6) {
+		k := randomKey(r)
+		if len(before) > 0 && r.IntN(2) == 0 {
+			k = before[r.IntN(len(before))].ServiceKey
+		}
+		old, _ := before.Find(k)
+		services[k] = Service{VirtualService: randomService(r, k), Servers: randomServers(r, k, old.Servers)}
+	}
+	var t Table
+	for _, s := range services {
+		t = append(t, s)
+	}
+	slices.SortFunc(t, func(a, b Service) int { return a.Compare(b.ServiceKey) })
+	return t
+}
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+func randomKey(r *rand.Rand) ServiceKey {
+	if r.IntN(4) == 0 {
+		// ipvsadm prints marks from 1<<31 on as negative numbers.
+		return MarkKey(pick(r, uint32(1), 4096, 65536, 1<<31-1), r.IntN(2) == 0)
+	}
+	return ServiceKey{
+		Address:  pick(r, addr("10.0.0.100"), addr("10.0.0.101"), addr("2001:db8::100")),
+		Protocol: pick(r, TCP, UDP, SCTP),
+		Port:     pick(r, uint16(1), 53, 80, 443, 65535),
+	}
+}
+
+func randomService(r *rand.Rand, k ServiceKey) VirtualService {
+	s := VirtualService{ServiceKey: k, Scheduler: pick(r, "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh")}
+	if s.Scheduler == "sh" || s.Scheduler == "mh" {
+		s.Flags |= pick(r, 0, FlagSched1, FlagSched2, FlagSched1|FlagSched2)
+	}
+	switch r.IntN(3) {
+	case 0:
+		s.Flags |= FlagPersistent
+		s.Persistence = pick(r, uint32(1), 300, 86400)
+		if k.Address.Is4() {
+			s.Netmask = pick(r, uint8(0), 8, 24, 31)
+		} else {
+			s.Netmask = pick(r, uint8(0), 1, 64, 127)
+		}
+		if k.Protocol == UDP {
+			s.Engine = pick(r, "", "sip")
+		}
+	case 1:
+		if k.Protocol == UDP {
+			s.Flags |= FlagOnePacket
+		}
+	}
+	return s
+}
+
+func randomServers(r *rand.Rand, k ServiceKey, before []Row) []Row {
+	var rows []Row
+	for range r.IntN(6) {
+		a := netip.AddrFrom4([4]byte{10, 0, 0, byte(11 + r.IntN(6))})
+		if k.Address.Is6() {
+			a = addr(fmt.Sprintf("2001:db8::%d", 11+r.IntN(6)))
+		}
+		s := RealServer{Address: a, Forward: pick(r, DirectRoute, DirectRoute, Tunnel, Masq), Weight: pick(r, uint32(0), 1, 7, 65535)}
+		if len(before) > 0 && r.IntN(2) == 0 {
+			s.Address = before[r.IntN(len(before))].Address
+		}
+		if s.Forward == Tunnel {
+			s.Tunnel = pick(r,
+				TunnelSettings{Type: TunnelIPIP},
+				TunnelSettings{Type: TunnelGUE, Port: 6080},
+				TunnelSettings{Type: TunnelGUE, Port: 1, Flags: TunnelChecksum},
+				TunnelSettings{Type: TunnelGUE, Port: 65535, Flags: TunnelRemoteChecksum},
+				TunnelSettings{Type: TunnelGRE},
+				TunnelSettings{Type: TunnelGRE, Flags: TunnelChecksum})
+		}
+		if r.IntN(3) == 0 {
+			s.Upper = pick(r, uint32(2), 100, 1<<20)
+			s.Lower = pick(r, uint32(0), 1)
+		}
+		if !slices.ContainsFunc(rows, sameAs(s)) {
+			rows = append(rows, Row{RealServer: s})
+		}
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	return rows
+}
+
+// ipvsadmTable writes t as `ipvsadm -Sn` does. That leaves out thresholds,
+// which our decoder alone checks here.
+func ipvsadmTable(t Table) string {
+	var b strings.Builder
+	for _, s := range t {
+		name := ipvsadmName(s.ServiceKey)
+		fmt.Fprintf(&b, "-A %s -s %s", name, s.Scheduler)
+		if s.Flags&FlagPersistent != 0 {
+			fmt.Fprintf(&b, " -p %d", s.Persistence)
+			switch {
+			case s.Netmask == 0:
+			case s.Address.Is4():
+				m := ipv4Mask(s.Netmask)
+				fmt.Fprintf(&b, " -M %d.%d.%d.%d", m>>24, m>>16&255, m>>8&255, m&255)
+			default:
+				fmt.Fprintf(&b, " -M %d", s.Netmask)
+			}
+		}
+		if s.Engine != "" {
+			fmt.Fprintf(&b, " --pe %s", s.Engine)
+		}
+		if s.Flags&FlagOnePacket != 0 {
+			b.WriteString(" -o")
+		}
+		if f := ipvsadmFlags(s.VirtualService); f != "" {
+			fmt.Fprintf(&b, " -b %s", f)
+		}
+		b.WriteString("\n")
+		for _, r := range s.Servers {
+			fmt.Fprintf(&b, "-a %s -r %s", name, netip.AddrPortFrom(r.Address, s.Port))
+			b.WriteString(map[ForwardingMethod]string{DirectRoute: " -g", Tunnel: " -i", Masq: " -m"}[r.Forward])
+			fmt.Fprintf(&b, " -w %d", r.Weight)
+			b.WriteString(ipvsadmTunnel(r.RealServer))
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
+
+func ipvsadmName(k ServiceKey) string {
+	if k.Mark != 0 {
+		if k.Address.Is6() {
+			return fmt.Sprintf("-f %d -6", k.Mark)
+		}
+		return fmt.Sprintf("-f %d", k.Mark)
+	}
+	option := map[Protocol]string{TCP: "-t", UDP: "-u", SCTP: "--sctp-service"}[k.Protocol]
+	return option + " " + netip.AddrPortFrom(k.Address, k.Port).String()
+}
+
+func ipvsadmFlags(s VirtualService) string {
+	var f []string
+	for bit, name := range map[ServiceFlags]string{FlagSched1: "fallback", FlagSched2: "port"} {
+		if s.Flags&bit != 0 {
+			f = append(f, s.Scheduler+"-"+name)
+		}
+	}
+	slices.Sort(f)
+	return strings.Join(f, ",")
+}
+
+func ipvsadmTunnel(r RealServer) string {
+	if r.Forward != Tunnel {
+		return ""
+	}
+	if r.Tunnel.Type == TunnelIPIP {
+		return " --tun-type ipip"
+	}
+	checksum := map[TunnelFlags]string{TunnelNoChecksum: " --tun-nocsum", TunnelChecksum: " --tun-csum", TunnelRemoteChecksum: " --tun-remcsum"}[r.Tunnel.Flags]
+	if r.Tunnel.Type == TunnelGUE {
+		return fmt.Sprintf(" --tun-type gue --tun-port %d%s", r.Tunnel.Port, checksum)
+	}
+	return " --tun-type gre" + checksum
+}

@@ -1,0 +1,423 @@
+// Keeps VIPs on their devices: on the uplink with announce = "arp", on the dummy
+// device with "dummy". It also sends the gratuitous ARP.
+//
+// Used by cmd*.go and main.go. host.go sets the wanted addresses; main.go runs
+// the timer for the announcements and the watch for addresses that another
+// program removes. It removes only addresses that this controller added, in
+// this run or an earlier one, and never touches an address that another program
+// put on the device.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/sys/unix"
+)
+
+// addressTable is what the kernel's address list can do; rtnl is the real one.
+type addressTable interface {
+	// List returns a device's addresses. A missing device is unix.ENODEV.
+	List(device string) ([]deviceAddress, error)
+	// Add and Remove report whether they changed anything.
+	Add(VIPAddress) (bool, error)
+	Remove(VIPAddress) (bool, error)
+	Close() error
+}
+
+// When an address is announced after it was added: at once and, because one
+// frame may be lost while a switch port is still learning, 1, 2 and 4 s later;
+// then every minute, which repairs a neighbour that heard another claim.
+var (
+	announceGaps  = [...]time.Duration{time.Second, time.Second, 2 * time.Second}
+	announceEvery = time.Minute
+	announceRetry = 2 * time.Second // after a frame that could not be sent: link down, device gone
+)
+
+// lostPause is how long nobody looks whether an address is there, after one was not.
+const lostPause = time.Second
+
+// announcement is the schedule of one address.
+type announcement struct {
+	sent    int       // frames sent since the address was added
+	due     time.Time // of the next one
+	failing bool      // the last attempt failed and was logged
+	silent  bool      // nobody is to be told: the address is on the dummy device
+}
+
+// addresses keeps the wanted VIPs on their devices and announced. Its methods
+// are safe for concurrent use.
+type addresses struct {
+	log      *slog.Logger
+	open     func(context.Context) (addressTable, error)
+	announce func(VIPAddress) error
+	wake     chan struct{} // capacity 1: the schedule has changed
+
+	remember func([]VIPAddress) error // saves what is about to be put on devices, too; nil: nothing does
+	lost     atomic.Bool              // another hand has taken an address away since the last Apply
+
+	mu        sync.Mutex
+	owned     map[VIPAddress]bool // put there by this controller, now or in an earlier run
+	announced map[VIPAddress]*announcement
+}
+
+// newAddresses starts from the addresses that an earlier run had put on
+// devices (its Owned, from the state file). Apply and Run do the rest.
+func newAddresses(owned []VIPAddress, log *slog.Logger) *addresses {
+	a := &addresses{
+		log:       log,
+		open:      func(ctx context.Context) (addressTable, error) { return openRtnl(ctx) },
+		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },
+		wake:      make(chan struct{}, 1),
+		owned:     make(map[VIPAddress]bool),
+		announced: make(map[VIPAddress]*announcement),
+	}
+	for _, v := range owned {
+		a.owned[v] = true
+	}
+	return a
+}
+
+// Owned lists the addresses to remember in the state file, sorted. They are
+// removed by the first Apply that does not want them, in this run or a later
+// one.
+func (a *addresses) Owned() []VIPAddress {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare)
+}
+
+// Adopt takes v, which an earlier run has put on its device, as such.
+func (a *addresses) Adopt(v VIPAddress) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.owned[v] {
+		a.owned[v] = true
+		a.log.Info("VIP address of an earlier run found", "device", v.Device, "address", v.Address)
+	}
+}
+
+// Forget leaves alone what was put on a device that is another hand's now.
+func (a *addresses) Forget(device string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for v := range a.owned {
+		if v.Device == device {
+			delete(a.owned, v)
+		}
+	}
+	for v := range a.announced {
+		if v.Device == device {
+			delete(a.announced, v)
+		}
+	}
+}
+
+// On lists the VIPs that are on a device and wanted there, or could not be
+// removed, sorted.
+func (a *addresses) On() []netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	on := make(map[netip.Addr]bool)
+	for v := range a.announced {
+		on[v.Address] = true
+	}
+	for v := range a.owned {
+		on[v.Address] = true
+	}
+	return slices.SortedFunc(maps.Keys(on), netip.Addr.Compare)
+}
+
+// Apply makes want the set of VIPs on devices: it adds what is missing, even
+// when another hand has removed it since the last call, and removes what it
+// once added and is no longer wanted. An address that was there before is
+// announced like the others but stays when it is no longer wanted. Those on the
+// device dummy have no neighbours to be told. Unchanged state is silent. The error
+// joins all failures; each address is tried.
+func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.lost.Store(false)
+	if len(want) == 0 && len(a.owned) == 0 {
+		clear(a.announced)
+		return nil
+	}
+	table, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+
+	var errs []error
+	found := listings{table: table}
+	if err := a.foresee(&found, want); err != nil {
+		errs = append(errs, err)
+	}
+	announced := make(map[VIPAddress]*announcement)
+	for _, v := range want {
+		added, err := a.ensure(&found, v)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		announced[v] = a.announced[v]
+		if announced[v] == nil || added { // neighbours may know another host meanwhile
+			announced[v] = &announcement{silent: v.Device == dummy}
+		}
+	}
+	a.announced = announced
+	ring(a.wake)
+
+	// Removing comes second: a VIP that moves to another device of this host
+	// stays local throughout.
+	for _, v := range slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare) {
+		if slices.Contains(want, v) {
+			continue
+		}
+		changed, err := table.Remove(v)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, err)
+			continue
+		}
+		delete(a.owned, v)
+		if changed {
+			a.log.Info("VIP address removed", "device", v.Device, "address", v.Address)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// listings are devices' addresses as they were when they were asked for first: one
+// dump of the kernel's list for each device.
+type listings struct {
+	table addressTable
+	known map[string]listing
+}
+
+type listing struct {
+	have []deviceAddress
+	err  error
+}
+
+// of looks for v on its device; nil: it is not there.
+func (l *listings) of(v VIPAddress) (*deviceAddress, error) {
+	d, asked := l.known[v.Device]
+	if !asked {
+		d.have, d.err = l.table.List(v.Device)
+		if l.known == nil {
+			l.known = make(map[string]listing)
+		}
+		l.known[v.Device] = d
+	}
+	if i := slices.IndexFunc(d.have, func(d deviceAddress) bool { return d.Address == v.Address }); i >= 0 {
+		return &d.have[i], d.err
+	}
+	return nil, d.err
+}
+
+// foresee remembers what Apply is about to add: a process that is killed before it
+// could say what it has added leaves nothing behind that it would not know.
+func (a *addresses) foresee(found *listings, want []VIPAddress) error {
+	if a.remember == nil {
+		return nil
+	}
+	all := maps.Clone(a.owned)
+	for _, v := range want {
+		if there, err := found.of(v); err == nil && there == nil {
+			all[v] = true
+		}
+	}
+	if len(all) == len(a.owned) {
+		return nil
+	}
+	return a.remember(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
+}
+
+// ensure puts v on its device, or finds out who did.
+func (a *addresses) ensure(found *listings, v VIPAddress) (added bool, err error) {
+	there, err := found.of(v)
+	if err != nil {
+		return false, err
+	}
+	if there == nil {
+		added, err := found.table.Add(v)
+		if err != nil {
+			return false, err
+		}
+		if added {
+			a.owned[v] = true
+			a.log.Info("VIP address added", "device", v.Device, "address", v.Address)
+		}
+		return added, nil
+	}
+	if a.owned[v] || a.announced[v] != nil {
+		return false, nil
+	}
+	if there.Label != "" && there.Label == vipLabel(v.Device) {
+		// An earlier run put it there and died before it could save that.
+		a.owned[v] = true
+		a.log.Info("VIP address of an earlier run found", "device", v.Device, "address", v.Address)
+		return false, nil
+	}
+	a.log.Info("VIP address was there already: it is announced, and left alone when no longer wanted",
+		"device", v.Device, "address", v.Address)
+	return false, nil
+}
+
+// Lost reports whether another hand has taken an address off its device since the
+// last Apply, which puts it back. Only Follow finds out.
+func (a *addresses) Lost() bool { return a.lost.Load() }
+
+// Follow rings wake when another hand has taken an address off its device, until ctx
+// ends; that is its only way to return, with nil. Who takes it off again and again
+// is answered once in lostPause.
+func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
+	err := followKernel(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, func() {
+		if !a.missing(ctx) {
+			return
+		}
+		a.lost.Store(true)
+		ring(wake)
+		sleepContext(ctx, lostPause)
+	})
+	if err != nil {
+		a.log.Warn("a VIP address that another hand takes away is noticed with the next audit", "err", err)
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// missing reports whether an announced address is not on its device. What cannot be
+// read is the next audit's matter.
+func (a *addresses) missing(ctx context.Context) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.announced) == 0 {
+		return false
+	}
+	table, err := a.open(ctx)
+	if err != nil {
+		return false
+	}
+	defer table.Close()
+	found := listings{table: table}
+	for v := range a.announced {
+		there, err := found.of(v)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return false
+		}
+		if there == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Run sends the announcements that Apply schedules, until ctx ends; that is
+// its only way to return, with nil. Without announced addresses it sleeps.
+func (a *addresses) Run(ctx context.Context) error {
+	for {
+		var fire <-chan time.Time
+		if next := a.sendDue(time.Now()); !next.IsZero() {
+			fire = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wake:
+		case <-fire:
+		}
+	}
+}
+
+// sendDue announces what is due at now and returns when the next one is, zero
+// for never. It holds the lock while it sends (about 100 µs for an address),
+// so that no address is announced after Apply has removed it.
+func (a *addresses) sendDue(now time.Time) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var next time.Time
+	for _, v := range slices.SortedFunc(maps.Keys(a.announced), VIPAddress.Compare) {
+		s := a.announced[v]
+		if s.silent {
+			continue
+		}
+		if !s.due.After(now) {
+			a.send(v, s, now)
+		}
+		if next.IsZero() || s.due.Before(next) {
+			next = s.due
+		}
+	}
+	return next
+}
+
+// send announces v once and schedules the next time. Only the first failure
+// of a row is logged, and its end.
+func (a *addresses) send(v VIPAddress, s *announcement, now time.Time) {
+	if err := a.announce(v); err != nil {
+		if !s.failing {
+			a.log.Warn("VIP address not announced; trying again", "device", v.Device, "address", v.Address, "err", err)
+		}
+		*s = announcement{due: now.Add(announceRetry), failing: true}
+		return
+	}
+	if s.failing {
+		a.log.Info("VIP address announced again", "device", v.Device, "address", v.Address)
+	}
+	gap := announceEvery
+	if s.sent < len(announceGaps) {
+		gap = announceGaps[s.sent]
+	}
+	*s = announcement{sent: s.sent + 1, due: now.Add(gap)}
+}
+
+// announceVIP tells the network segment of device that addr is at device's
+// MAC: gratuitous ARP as a request and as a reply, because some hosts and
+// switches learn from only one of them, or an unsolicited neighbour
+// advertisement.
+func announceVIP(device string, addr netip.Addr) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("announce %s on %s: %w", addr, device, err)
+		}
+	}()
+	ifi, err := deviceByName(device)
+	if err != nil {
+		return err
+	}
+	if len(ifi.HardwareAddr) != 6 {
+		return errors.New("the device has no Ethernet address")
+	}
+	mac := [6]byte(ifi.HardwareAddr)
+	var protocol int
+	var frames [][]byte
+	if addr.Is4() {
+		protocol = unix.ETH_P_ARP
+		frames = [][]byte{gratuitousARP(mac, addr, arpRequest), gratuitousARP(mac, addr, arpReply)}
+	} else {
+		protocol = unix.ETH_P_IPV6
+		frames = [][]byte{unsolicitedNA(mac, addr)}
+	}
+	conn, err := packet.Listen(ifi, packet.Raw, protocol, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for _, frame := range frames {
+		if _, err := conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

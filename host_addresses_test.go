@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// fakeTable is a host's address list. Devices without an entry do not exist.
+type fakeTable struct {
+	lists   int // how often a device\'s addresses were asked for
+	devices map[string][]deviceAddress
+	calls   []string // changes, "add ADDR on DEV"
+	fail    map[VIPAddress]error
+}
+
+func (f *fakeTable) List(device string) ([]deviceAddress, error) {
+	f.lists++
+	have, ok := f.devices[device]
+	if !ok {
+		return nil, fmt.Errorf("device %s: %w", device, unix.ENODEV)
+	}
+	return have, nil
+}
+
+func (f *fakeTable) Add(v VIPAddress) (bool, error) {
+	if err := f.fail[v]; err != nil {
+		return false, err
+	}
+	f.calls = append(f.calls, "add "+v.String())
+	f.devices[v.Device] = append(f.devices[v.Device], deviceAddress{Address: v.Address})
+	return true, nil
+}
+
+func (f *fakeTable) Remove(v VIPAddress) (bool, error) {
+	have, err := f.List(v.Device)
+	if err != nil {
+		return false, err
+	}
+	if err := f.fail[v]; err != nil {
+		return false, err
+	}
+	rest := slices.DeleteFunc(slices.Clone(have), func(d deviceAddress) bool { return d.Address == v.Address })
+	if len(rest) == len(have) {
+		return false, nil
+	}
+	f.calls = append(f.calls, "remove "+v.String())
+	f.devices[v.Device] = rest
+	return true, nil
+}
+
+func (f *fakeTable) Close() error { return nil }
+
+// takeCalls returns the changes since the last call.
+func (f *fakeTable) takeCalls() []string {
+	calls := f.calls
+	f.calls = nil
+	return calls
+}
+
+func vipOn(device, addr string) VIPAddress {
+	return VIPAddress{Device: device, Address: netip.MustParseAddr(addr)}
+}
+
+func newFakeAddresses(table *fakeTable, owned ...VIPAddress) (*addresses, *bytes.Buffer) {
+	log := new(bytes.Buffer)
+	a := newAddresses(owned, slog.New(slog.NewTextHandler(log, nil)))
+	a.open = func(context.Context) (addressTable, error) { return table, nil }
+	a.announce = func(VIPAddress) error { return nil }
+	return a, log
+}
+
+func TestAddressesApply(t *testing.T) {
+	ctx := context.Background()
+	one, two, six := vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2"), vipOn("eth0", "2001:db8::1")
+	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": {{Address: netip.MustParseAddr("10.0.0.9")}}}}
+	a, log := newFakeAddresses(table)
+	var remembered []VIPAddress
+	a.remember = func(all []VIPAddress) error {
+		if len(table.calls) > 0 {
+			t.Errorf("remembered after %v", table.calls)
+		}
+		remembered = all
+		return nil
+	}
+
+	apply := func(step string, want []VIPAddress, wantCalls, wantOwned []string) {
+		t.Helper()
+		if err := a.Apply(ctx, want, "lvs0"); err != nil {
+			t.Errorf("%s: %v", step, err)
+		}
+		if diff := cmp.Diff(wantCalls, table.takeCalls()); diff != "" {
+			t.Errorf("%s: changes (-want +got):\n%s", step, diff)
+		}
+		var owned []string
+		for _, v := range a.Owned() {
+			owned = append(owned, v.String())
+		}
+		if diff := cmp.Diff(wantOwned, owned); diff != "" {
+			t.Errorf("%s: owned (-want +got):\n%s", step, diff)
+		}
+	}
+	apply("add", []VIPAddress{two, one, six},
+		[]string{"add 10.0.0.2 on eth0", "add 10.0.0.1 on eth0", "add 2001:db8::1 on eth0"},
+		[]string{"10.0.0.1 on eth0", "10.0.0.2 on eth0", "2001:db8::1 on eth0"})
+	if diff := cmp.Diff(a.Owned(), remembered, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
+		t.Errorf("remembered before the first was added (-want +got):\n%s", diff)
+	}
+	if n := strings.Count(log.String(), "\n"); n != 3 {
+		t.Errorf("three additions logged %d lines:\n%s", n, log)
+	}
+
+	log.Reset()
+	table.lists = 0
+	apply("unchanged", []VIPAddress{one, two, six}, nil,
+		[]string{"10.0.0.1 on eth0", "10.0.0.2 on eth0", "2001:db8::1 on eth0"})
+	if log.Len() > 0 {
+		t.Errorf("unchanged state logged: %s", log)
+	}
+	if table.lists != 1 {
+		t.Errorf("three addresses on one device cost %d dumps, want 1", table.lists)
+	}
+
+	table.devices["eth0"] = table.devices["eth0"][:1] // somebody flushed the VIPs
+	apply("repair", []VIPAddress{one, two}, []string{"add 10.0.0.1 on eth0", "add 10.0.0.2 on eth0"},
+		[]string{"10.0.0.1 on eth0", "10.0.0.2 on eth0"})
+
+	apply("remove one", []VIPAddress{one}, []string{"remove 10.0.0.2 on eth0"}, []string{"10.0.0.1 on eth0"})
+
+	table.devices["eth1"] = nil
+	apply("move", []VIPAddress{vipOn("eth1", "10.0.0.1")},
+		[]string{"add 10.0.0.1 on eth1", "remove 10.0.0.1 on eth0"}, []string{"10.0.0.1 on eth1"})
+
+	delete(table.devices, "eth1")
+	apply("device gone", nil, nil, nil)
+	if got := table.devices["eth0"]; len(got) != 1 {
+		t.Errorf("the host's own address was touched: %v", got)
+	}
+}
+
+func TestAddressesAdoption(t *testing.T) {
+	ctx := context.Background()
+	foreign, ours, saved := vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2"), vipOn("eth0", "10.0.0.3")
+	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": {
+		{Address: foreign.Address, Label: "eth0"},
+		{Address: ours.Address, Label: "eth0:lvs"},
+		{Address: saved.Address},
+	}}}
+	a, log := newFakeAddresses(table, saved)
+	a.remember = func(all []VIPAddress) error {
+		t.Errorf("%v are remembered, though nothing is to be added", all)
+		return nil
+	}
+	all := []VIPAddress{foreign, ours, saved}
+	for range 2 {
+		if err := a.Apply(ctx, all, "lvs0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(log.String(), "was there already"); n != 1 {
+		t.Errorf("adoption was logged %d times, want once:\n%s", n, log)
+	}
+	if diff := cmp.Diff([]string(nil), table.takeCalls()); diff != "" {
+		t.Errorf("addresses were changed (-want +got):\n%s", diff)
+	}
+	if len(a.announced) != 3 {
+		t.Errorf("%d addresses are announced, want all 3", len(a.announced))
+	}
+	if err := a.Apply(ctx, nil, "lvs0"); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"remove 10.0.0.2 on eth0", "remove 10.0.0.3 on eth0"}
+	if diff := cmp.Diff(want, table.takeCalls()); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+	if len(a.announced) != 0 || len(a.Owned()) != 0 {
+		t.Errorf("left behind: announced %v, owned %v", a.announced, a.Owned())
+	}
+}
+
+func TestAddressesApplyErrors(t *testing.T) {
+	good, bad, lost := vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2"), vipOn("eth9", "10.0.0.3")
+	table := &fakeTable{
+		devices: map[string][]deviceAddress{"eth0": nil},
+		fail:    map[VIPAddress]error{bad: unix.EPERM},
+	}
+	a, _ := newFakeAddresses(table)
+	err := a.Apply(context.Background(), []VIPAddress{bad, lost, good}, "lvs0")
+	if !errors.Is(err, unix.EPERM) || !errors.Is(err, unix.ENODEV) {
+		t.Errorf("Apply = %v, want both failures", err)
+	}
+	if diff := cmp.Diff([]VIPAddress{good}, a.Owned(), cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
+		t.Errorf("owned (-want +got):\n%s", diff)
+	}
+	if len(a.announced) != 1 {
+		t.Errorf("an address that is on no device is announced: %v", a.announced)
+	}
+
+	// What could not be removed is still to be removed, but silent.
+	table.fail[good] = unix.EPERM
+	if err := a.Apply(context.Background(), nil, "lvs0"); !errors.Is(err, unix.EPERM) {
+		t.Errorf("Apply = %v, want the failure to remove", err)
+	}
+	if len(a.Owned()) != 1 || len(a.announced) != 0 {
+		t.Errorf("owned %v, announced %v, want one and none", a.Owned(), a.announced)
+	}
+}
+
+func TestAddressesRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		table := &fakeTable{devices: map[string][]deviceAddress{"eth0": nil, "lvs0": nil}}
+		a, log := newFakeAddresses(table)
+		start := time.Now()
+		var sent []string
+		down := false
+		a.announce = func(v VIPAddress) error {
+			if down {
+				return unix.ENETDOWN
+			}
+			sent = append(sent, fmt.Sprintf("%v %s", time.Since(start), v.Address))
+			return nil
+		}
+		// announce runs under a.mu, and so does what the test does to its variables.
+		locked := func(f func()) {
+			synctest.Wait()
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			f()
+		}
+		take := func() (got []string) {
+			locked(func() { got, sent = sent, nil })
+			return got
+		}
+		done := make(chan error)
+		go func() { done <- a.Run(ctx) }()
+
+		time.Sleep(time.Hour)
+		if got := take(); got != nil {
+			t.Errorf("announced without a VIP: %v", got)
+		}
+
+		locked(func() { start = time.Now() })
+		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
+		time.Sleep(130 * time.Second)
+		want := []string{"0s 10.0.0.1", "1s 10.0.0.1", "2s 10.0.0.1", "4s 10.0.0.1", "1m4s 10.0.0.1", "2m4s 10.0.0.1"}
+		if diff := cmp.Diff(want, take()); diff != "" {
+			t.Errorf("one address (-want +got):\n%s", diff)
+		}
+
+		// A second address has a schedule of its own and leaves the first's.
+		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2")}, "lvs0")
+		time.Sleep(60 * time.Second)
+		want = []string{"2m10s 10.0.0.2", "2m11s 10.0.0.2", "2m12s 10.0.0.2", "2m14s 10.0.0.2", "3m4s 10.0.0.1"}
+		if diff := cmp.Diff(want, take()); diff != "" {
+			t.Errorf("second address (-want +got):\n%s", diff)
+		}
+
+		// Where another hand has taken an address away, neighbours may know another
+		// host by it.
+		locked(func() { start, table.devices["eth0"] = time.Now(), nil })
+		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
+		time.Sleep(60 * time.Second)
+		want = []string{"0s 10.0.0.1", "1s 10.0.0.1", "2s 10.0.0.1", "4s 10.0.0.1"}
+		if diff := cmp.Diff(want, take()); diff != "" {
+			t.Errorf("put back (-want +got):\n%s", diff)
+		}
+
+		a.Apply(ctx, nil, "lvs0")
+		time.Sleep(time.Hour)
+		if got := take(); got != nil {
+			t.Errorf("announced after removal: %v", got)
+		}
+
+		// The dummy device has no neighbours.
+		a.Apply(ctx, []VIPAddress{vipOn("lvs0", "10.0.0.1")}, "lvs0")
+		time.Sleep(time.Hour)
+		if got := take(); got != nil {
+			t.Errorf("announced on the dummy device: %v", got)
+		}
+		a.Apply(ctx, nil, "lvs0")
+
+		// A link that is down is tried again until it is up, then the whole
+		// row of announcements follows; the log has one line for each turn.
+		locked(func() { log.Reset(); down = true })
+		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
+		time.Sleep(9 * time.Second)
+		locked(func() { start, down = time.Now(), false })
+		time.Sleep(10 * time.Second)
+		want = []string{"1s 10.0.0.1", "2s 10.0.0.1", "3s 10.0.0.1", "5s 10.0.0.1"}
+		if diff := cmp.Diff(want, take()); diff != "" {
+			t.Errorf("after the link came up (-want +got):\n%s", diff)
+		}
+		for line, n := range map[string]int{"not announced": 1, "announced again": 1} {
+			if got := strings.Count(log.String(), line); got != n {
+				t.Errorf("%q was logged %d times, want %d:\n%s", line, got, n, log)
+			}
+		}
+
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v", err)
+		}
+	})
+}

@@ -1,0 +1,125 @@
+// The operator's order to drain the whole director, and its confirmation.
+//
+// Used by reconcile_announce.go, cmd*.go and main.go. The order is a file in
+// the cache directory, so it survives a reboot. The confirmation is a file in
+// the state directory: the reconcile loop writes it when it has carried out the
+// order, and the sub-command drain waits for it. So neither needs the HTTP
+// listener. followDrain wakes the loop when the order changes. Nothing here
+// touches the kernel.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// drainedFile is the order, in the cache directory. Its time of change is that
+	// of the order.
+	drainedFile = "drained"
+
+	// confirmationFile has the time of the order that has been carried out, or that
+	// there is none, in the state directory.
+	confirmationFile = "drain.confirmed"
+)
+
+// drainedSince reads an order from dir: zero when there is none.
+func drainedSince(dir string) (time.Time, error) {
+	info, err := os.Stat(filepath.Join(dir, drainedFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return time.Time{}, nil
+	case err != nil:
+		return time.Time{}, fmt.Errorf("look for an operator's drain: %w", err)
+	}
+	return info.ModTime().Round(0), nil
+}
+
+// setDrained writes an order into dir, or removes it. One that stands keeps its
+// time.
+func setDrained(dir string, drained bool) error {
+	path := filepath.Join(dir, drainedFile)
+	if !drained {
+		if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// confirmation is what dir has to say of the order of since, zero for none, once it
+// has been carried out.
+func confirmation(since time.Time) string {
+	if since.IsZero() {
+		return "not drained\n"
+	}
+	return "drained since " + since.UTC().Format(time.RFC3339Nano) + "\n"
+}
+
+// confirm says in dir that the order of since, zero for none, has been carried out.
+func confirm(dir string, since time.Time) error {
+	return writeFileAtomic(filepath.Join(dir, confirmationFile), []byte(confirmation(since)), 0o644)
+}
+
+// wasDrained reports whether a drain is what was confirmed in dir last.
+func wasDrained(dir string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, confirmationFile))
+	return err == nil && string(text) != confirmation(time.Time{})
+}
+
+// removeConfirmation is for a controller that leaves nothing behind.
+func removeConfirmation(dir string) error {
+	if err := os.Remove(filepath.Join(dir, confirmationFile)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// followDrain rings wake when it begins, and whenever the order in dir has changed,
+// until ctx ends; that is its only way to return, with nil. Where the kernel cannot
+// tell of changes the loop finds out with its next audit.
+func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- struct{}) error {
+	path := filepath.Join(dir, drainedFile)
+	n := &notifications{}
+	defer n.stop()
+	watcher, err := fsnotify.NewWatcher()
+	if err == nil {
+		n.watcher, n.events, n.errors = watcher, watcher.Events, watcher.Errors
+		err = n.follow(path)
+	}
+	seen, first := time.Time{}, true
+	for err == nil {
+		// Other files in there change too. What cannot be read the loop complains of.
+		if now, _ := drainedSince(dir); first || !now.Equal(seen) {
+			seen, first = now, false
+			ring(wake)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.events:
+			err = n.follow(path)
+		case <-n.errors: // events were lost
+		}
+	}
+	log.Warn("`lvs-controller drain` is noticed with the next audit", "err", err)
+	<-ctx.Done()
+	return nil
+}

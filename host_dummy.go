@@ -1,0 +1,203 @@
+// The dummy device of announce = "dummy". A routing daemon announces the addresses
+// on it to the routers.
+//
+// Used by cmd_cleanup.go and main.go. A device of that name that another
+// program made is never brought up, changed or removed.
+//
+// When a VIP leaves the device, packets still come until the last router knows,
+// and they belong to connections that this director's kernel has. So each VIP also
+// has a route of ours to lo in the kernel's local table, which no routing daemon
+// reads: with it the kernel accepts the packets and IPVS forwards them. The route
+// does not lead to the dummy device, because a device loses all its IPv4 routes
+// with its last IPv4 address (fib_disable_ip in net/ipv4/fib_frontend.c).
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// dummyDevice keeps the device and the local routes. It belongs to one goroutine.
+type dummyDevice struct {
+	log     *slog.Logger
+	devices map[string]bool     // of ours that there may be: one, but while VIPs move to another
+	routes  map[netip.Addr]bool // local routes that there may be
+}
+
+// newDummyDevice starts from the local routes of an earlier run, from the state file.
+func newDummyDevice(routes []netip.Addr, log *slog.Logger) *dummyDevice {
+	d := &dummyDevice{log: log, devices: make(map[string]bool), routes: make(map[netip.Addr]bool)}
+	for _, a := range routes {
+		d.routes[a] = true
+	}
+	return d
+}
+
+// Look finds what an earlier run has left. It returns the addresses on devices of
+// ours, which nobody else has put there.
+func (d *dummyDevice) Look(ctx context.Context) ([]VIPAddress, error) {
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	links, err := r.conn.Link.List()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	var found []VIPAddress
+	devices := make(map[string]bool)
+	for i := range links {
+		if !isOurDummy(&links[i]) {
+			continue
+		}
+		name := links[i].Attributes.Name
+		devices[name] = true
+		have, err := r.List(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range have {
+			found = append(found, VIPAddress{name, a.Address})
+		}
+	}
+	routes, err := r.LocalRoutes()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(routes, d.routes)
+	d.devices, d.routes = devices, routes
+	return found, nil
+}
+
+// Keep sees to the device, that it is up, and to a local route for each of want.
+// It removes nothing; with nothing wanted it does nothing. Without the device
+// there can be no address on it; a route that is refused is one address's matter.
+func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr) (deviceErr, routeErr error) {
+	if len(want) == 0 {
+		return nil, nil
+	}
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return err, nil
+	}
+	defer r.Close()
+	made, err := r.KeepDummy(device)
+	if err != nil {
+		return err, nil
+	}
+	if made {
+		d.log.Info("dummy device made", "device", device)
+	}
+	d.devices[device] = true
+	var errs []error
+	for _, a := range want {
+		changed, err := r.ChangeLocalRoute(a, true)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		d.routes[a] = true
+		if changed {
+			d.log.Info("local route added: packets to the VIP are taken in", "address", a)
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// Foreign lists the names out of device and the earlier ones that another hand's device
+// has now, where any of owned is on it.
+func (d *dummyDevice) Foreign(ctx context.Context, device string, owned []VIPAddress) ([]string, error) {
+	names := make(map[string]bool)
+	for _, v := range owned {
+		if v.Device == device || d.devices[v.Device] {
+			names[v.Device] = true
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var foreign []string
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		switch _, err := r.dummy(name); {
+		case errors.Is(err, errForeignDevice):
+			foreign = append(foreign, name)
+			delete(d.devices, name)
+		case err != nil && !errors.Is(err, unix.ENODEV):
+			return nil, err
+		}
+	}
+	return foreign, nil
+}
+
+// Tidy removes what is needed no more: local routes that nobody wants, and
+// devices of ours without a wanted route or an address that is still there.
+func (d *dummyDevice) Tidy(ctx context.Context, device string, want []netip.Addr, there []VIPAddress) error {
+	keep := make(map[string]bool)
+	if len(want) > 0 {
+		keep[device] = true
+	}
+	for _, v := range there {
+		keep[v.Device] = true
+	}
+	unwanted := func(a netip.Addr) bool {
+		return !slices.Contains(want, a) && !slices.ContainsFunc(there, func(v VIPAddress) bool { return v.Address == a && d.devices[v.Device] })
+	}
+	var devices []string
+	for _, name := range slices.Sorted(maps.Keys(d.devices)) {
+		if !keep[name] {
+			devices = append(devices, name)
+		}
+	}
+	routes := slices.DeleteFunc(slices.SortedFunc(maps.Keys(d.routes), netip.Addr.Compare), func(a netip.Addr) bool { return !unwanted(a) })
+	if len(devices)+len(routes) == 0 {
+		return nil
+	}
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var errs []error
+	for _, name := range devices {
+		removed, err := r.RemoveDummy(name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(d.devices, name)
+		if removed {
+			d.log.Info("dummy device removed", "device", name)
+		}
+	}
+	for _, a := range routes {
+		changed, err := r.ChangeLocalRoute(a, false)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(d.routes, a)
+		if changed {
+			d.log.Info("local route removed", "address", a)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Local lists the addresses with a local route, sorted.
+func (d *dummyDevice) Local() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(d.routes), netip.Addr.Compare)
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+func markedPort(address, port string) MarkedPort {
+	p, err := ParsePort(port)
+	if err != nil {
+		panic(err)
+	}
+	return MarkedPort{Address: netip.MustParseAddr(address), Port: p}
+}
+
+// drawGroups gives some distinct groups and a range that has room for them and
+// for extra more, often a tight one.
+func drawGroups(t *rapid.T, extra int) (MarkRange, []GroupName) {
+	name := rapid.Custom(func(t *rapid.T) GroupName {
+		return GroupName{rapid.StringMatching("[a-c]{0,2}").Draw(t, "vip"), rapid.StringMatching("[a-c]{0,2}").Draw(t, "group")}
+	})
+	groups := rapid.SliceOfNDistinct(name, 0, 40, rapid.ID[GroupName]).Draw(t, "groups")
+	n := uint32(len(groups) + extra)
+	count := rapid.OneOf(rapid.Just(max(n, 1)), rapid.Uint32Range(max(n, 1), 100), rapid.Just(uint32(1<<32-1))).Draw(t, "count")
+	first := rapid.Uint32Range(1, 1<<32-1-(count-1)).Draw(t, "first")
+	return MarkRange{First: first, Count: count}, groups
+}
+
+// The kernel compares whole registers of four bytes.
+func TestMarkKey(t *testing.T) {
+	tests := []struct {
+		address, port string
+		want          string // hexadecimal
+	}{
+		{"10.0.0.1", "80/tcp", "0a000001 06000000 00500000"},
+		{"10.0.0.1", "65535/udp", "0a000001 11000000 ffff0000"},
+		{"192.0.2.255", "3868/sctp", "c00002ff 84000000 0f1c0000"},
+		{"2001:db8::1", "443/tcp", "20010db8 00000000 00000000 00000001 06000000 01bb0000"},
+	}
+	for _, tt := range tests {
+		port := markedPort(tt.address, tt.port)
+		key := markKey(port)
+		var got string
+		for i := 0; i < len(key); i += 4 {
+			got += fmt.Sprintf(" %x", key[i:min(i+4, len(key))])
+		}
+		if got[1:] != tt.want {
+			t.Errorf("%s of %s: key%s, want %s", tt.port, tt.address, got, tt.want)
+		}
+		e, err := parseMarkElement(nftables.SetElement{Key: key, Val: []byte{1, 1, 1, 1}})
+		if want := (markElement{port, 0x01010101}); e != want || err != nil {
+			t.Errorf("read back: %v, %v, want %v", e, err, want)
+		}
+	}
+}
+
+// What another hand may have put into a map.
+func TestParseMarkElementRefuses(t *testing.T) {
+	good := markKey(markedPort("10.0.0.1", "80/tcp"))
+	change := func(i int) []byte {
+		key := slices.Clone(good)
+		key[i] = 1
+		return key
+	}
+	for name, e := range map[string]nftables.SetElement{
+		"no key":              {Val: make([]byte, 4)}, // nft: "* : 0x1"
+		"short key":           {Key: good[:8], Val: make([]byte, 4)},
+		"odd address":         {Key: good[1:], Val: make([]byte, 4)},
+		"padding of protocol": {Key: change(6), Val: make([]byte, 4)},
+		"padding of port":     {Key: change(11), Val: make([]byte, 4)},
+		"no mark":             {Key: good},
+		"long mark":           {Key: good, Val: make([]byte, 8)},
+	} {
+		if got, err := parseMarkElement(e); err == nil {
+			t.Errorf("%s: read as %v", name, got)
+		}
+	}
+}
+
+// An element that is read is written again as the same, in the map of its family.
+func FuzzParseMarkElement(f *testing.F) {
+	f.Add(markKey(markedPort("10.0.0.1", "80/tcp")), []byte{1, 2, 3, 4})
+	f.Add(markKey(markedPort("2001:db8::1", "3868/sctp")), []byte{0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, key, mark []byte) {
+		m, err := parseMarkElement(nftables.SetElement{Key: key, Val: mark})
+		if err != nil {
+			return
+		}
+		var all []nftables.SetElement
+		for i := range markFamilies {
+			all = append(all, markFamilies[i].elements([]markElement{m})...)
+		}
+		if len(all) != 1 || !bytes.Equal(all[0].Key, key) || !bytes.Equal(all[0].Val, mark) {
+			t.Fatalf("%+v became %+v", m, all)
+		}
+	})
+}
+
+func TestDiffMarks(t *testing.T) {
+	address := rapid.SampledFrom([]string{"10.0.0.1", "10.0.0.2", "2001:db8::1"})
+	port := rapid.Custom(func(t *rapid.T) MarkedPort {
+		return markedPort(address.Draw(t, "address"), rapid.SampledFrom([]string{"80/tcp", "80/udp", "443/tcp"}).Draw(t, "port"))
+	})
+	table := rapid.MapOfN(port, rapid.Uint32Range(1, 3), 0, 9)
+	rapid.Check(t, func(t *rapid.T) {
+		want, have := table.Draw(t, "want"), table.Draw(t, "have")
+		add, remove := diffMarks(want, have)
+		for _, list := range [][]markElement{add, remove} {
+			if !slices.IsSortedFunc(list, markElement.Compare) {
+				t.Fatalf("not sorted: %v", list)
+			}
+		}
+		got := maps.Clone(have)
+		for _, e := range remove {
+			if mark, ok := got[e.MarkedPort]; !ok || mark != e.Mark {
+				t.Fatalf("%v is to be removed and not there", e)
+			}
+			delete(got, e.MarkedPort)
+		}
+		for _, e := range add {
+			if _, ok := got[e.MarkedPort]; ok {
+				t.Fatalf("%v is to be added over another", e)
+			}
+			got[e.MarkedPort] = e.Mark
+		}
+		if !maps.Equal(got, want) {
+			t.Fatalf("%v became %v", have, got)
+		}
+		if len(add)+len(remove) > 0 && maps.Equal(want, have) {
+			t.Fatalf("changes to what is the same: %v, %v", add, remove)
+		}
+	})
+}
+
+func TestDescribeChange(t *testing.T) {
+	ports := func(address string, n int, mark uint32) map[MarkedPort]uint32 {
+		m := make(map[MarkedPort]uint32)
+		for i := range n {
+			m[markedPort(address, fmt.Sprint(1000+i, "/udp"))] = mark
+		}
+		return m
+	}
+	many := make(map[MarkedPort]uint32)
+	for i := range 12 {
+		maps.Copy(many, ports(fmt.Sprintf("10.0.0.%d", i+1), 1, uint32(i+1)))
+	}
+	for _, tt := range []struct {
+		want, have map[MarkedPort]uint32
+		text       string
+	}{
+		{nil, nil, ""},
+		{ports("10.0.0.1", 2, 0x1001), nil, "add 1000/udp, 1001/udp of 10.0.0.1 with mark 0x1001"},
+		{ports("2001:db8::1", 1, 2), ports("2001:db8::1", 2, 1),
+			"add 1000/udp of 2001:db8::1 with mark 0x2; remove 1000/udp, 1001/udp of 2001:db8::1 with mark 0x1"},
+		{ports("10.0.0.1", 2000, 1), nil, "add 1000/udp, 1001/udp, 1002/udp, 1003/udp, 1004/udp, 1005/udp, " +
+			"1006/udp, 1007/udp, 1008/udp, 1009/udp, and 1990 more of 10.0.0.1 with mark 0x1"},
+		{many, nil, "add 1000/udp of 10.0.0.1 with mark 0x1; add 1000/udp of 10.0.0.2 with mark 0x2; " +
+			"add 1000/udp of 10.0.0.3 with mark 0x3; add 1000/udp of 10.0.0.4 with mark 0x4; " +
+			"add 1000/udp of 10.0.0.5 with mark 0x5; add 1000/udp of 10.0.0.6 with mark 0x6; " +
+			"add 1000/udp of 10.0.0.7 with mark 0x7; add 1000/udp of 10.0.0.8 with mark 0x8; " +
+			"add 1000/udp of 10.0.0.9 with mark 0x9; add 1000/udp of 10.0.0.10 with mark 0xa; and 2 more"},
+	} {
+		if got := describeChange(diffMarks(tt.want, tt.have)); got != tt.text {
+			t.Errorf("got  %s\nwant %s", got, tt.text)
+		}
+	}
+}
+
+// The rest is for the tests on a real kernel.
+
+func oneSpace(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// nftMark is a mark in a map as nft shows it.
+func nftMark(mark uint32) string {
+	return fmt.Sprintf("0x%08x", binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, mark)))
+}
+
+// nftTable is the whole table with these elements, in nft's order.
+func nftTable(marks4, marks6 string) string {
+	for _, m := range []*string{&marks4, &marks6} {
+		if *m != "" {
+			*m = "elements = { " + *m + " }"
+		}
+	}
+	const comment = `comment "marks are in this machine's byte order"`
+	return oneSpace(`table inet lvs-controller {
+		map marks4 { type ipv4_addr . inet_proto . inet_service : mark ` + comment + " " + marks4 + ` }
+		map marks6 { type ipv6_addr . inet_proto . inet_service : mark ` + comment + " " + marks6 + ` }
+		chain input {
+			type filter hook input priority mangle; policy accept;
+			meta mark set ip daddr . meta l4proto . th dport map @marks4
+			meta mark set ip6 daddr . meta l4proto . th dport map @marks6
+		}
+	}`)
+}
+
+func sendUDP(t *testing.T, to netip.AddrPort, size int) {
+	conn, err := net.Dial("udp", to.String())
+	if err == nil {
+		_, err = conn.Write(make([]byte, size))
+		conn.Close()
+	}
+	if err != nil {
+		t.Errorf("%d bytes of UDP to %s: %v", size, to, err)
+	}
+}
+
+// connectSCTP sends an INIT and does not wait for an answer.
+func connectSCTP(to netip.AddrPort) error {
+	family, addr := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(to.Port())})
+	if to.Addr().Is4() {
+		addr.(*unix.SockaddrInet4).Addr = to.Addr().As4()
+	} else {
+		family, addr = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, addr); err != unix.EINPROGRESS {
+		return err
+	}
+	return nil
+}
+
+// sendICMP sends an ICMP packet whose checksum stands where others have their
+// destination port.
+func sendICMP(to netip.Addr, checksum uint16) error {
+	conn, err := net.Dial("ip4:icmp", to.String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	packet := binary.BigEndian.AppendUint16([]byte{8, 0}, checksum)
+	_, err = conn.Write(append(packet, 0, 0, 0, 0))
+	return err
+}
+
+// askLarge sends one datagram and returns what the answer says.
+func askLarge(to netip.AddrPort, size int) string {
+	conn, err := net.Dial("udp", to.String())
+	if err != nil {
+		return err.Error()
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(3 * time.Second))
+	if _, err := conn.Write(make([]byte, size)); err != nil {
+		return err.Error()
+	}
+	answer := make([]byte, 100)
+	n, err := conn.Read(answer)
+	if err != nil && err != io.EOF {
+		return err.Error()
+	}
+	return string(answer[:n])
+}

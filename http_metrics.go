@@ -1,0 +1,296 @@
+// Prometheus metrics, computed for each request.
+//
+// Used by http.go. The names are part of the interface: docs/metrics.md lists
+// them, and a test compares the two. The text format is written here
+// (prometheus.io/docs/instrumenting/exposition_formats), because the client
+// library would be a sixth of the binary. It changes nothing.
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/VictoriaMetrics/metrics"
+)
+
+// metricType is a metric family's type in the text format.
+type metricType string
+
+const (
+	gauge   metricType = "gauge"
+	counter metricType = "counter"
+)
+
+// exposition writes metric families. Samples of a family follow its head.
+type exposition struct{ w io.Writer }
+
+// family writes a head and returns a function that writes one sample, with
+// labels as name, value, name, value.
+func (e exposition) family(name string, typ metricType, help string) func(value float64, labels ...string) {
+	name = "lvs_" + name
+	fmt.Fprintf(e.w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, typ)
+	return func(value float64, labels ...string) {
+		fmt.Fprint(e.w, name)
+		for i := 0; i < len(labels); i += 2 {
+			fmt.Fprintf(e.w, `%s%s="%s"`, [2]string{"{", ","}[min(i, 1)], labels[i], labelEscaper.Replace(labels[i+1]))
+		}
+		if len(labels) > 0 {
+			fmt.Fprint(e.w, "}")
+		}
+		fmt.Fprintf(e.w, " %v\n", value)
+	}
+}
+
+var labelEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+// changeKinds are the values of the label "kind".
+var changeKinds = [...]string{
+	newService: "service_added",
+	setService: "service_edited",
+	newServer:  "server_added",
+	setServer:  "server_edited",
+	delServer:  "server_removed",
+	delService: "service_removed",
+}
+
+// writeMetrics writes all metrics: the controller's own, the kernel's counters
+// for our services, and the process's.
+func (s *httpServer) writeMetrics(w io.Writer) {
+	e := exposition{w}
+	v := s.loop.view.Load()
+	e.family("info", gauge, "The running version.")(1, "version", version)
+	e.family("ready", gauge, "1 when the kernel's table has been read lately, a real server is in service, the uplink is up and the director is not drained.")(flag01(s.ready() == nil))
+	s.writeOwn(e)
+	if v != nil {
+		writeVIPs(e, v)
+		writeSync(e, v)
+		writeConflicts(e, v.Config, s.conflicts.seen())
+		var k kernelCounters
+		err := observe(v.Parts, k.add)
+		if err != nil {
+			k = kernelCounters{} // half a sum is worse than none
+		}
+		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
+		k.write(e)
+	}
+	metrics.WriteProcessMetrics(w)
+}
+
+// writeOwn writes what the controller counts about itself and its inputs.
+func (s *httpServer) writeOwn(e exposition) {
+	c := &s.loop.counters
+	e.family("config_ok", gauge, "0 while the configuration file is refused and the last good one stays.")(flag01(!s.bad.Load()))
+	e.family("config_reloads_total", counter, "Configurations applied after the first.")(float64(s.reloads.Load()))
+	e.family("config_rejected_total", counter, "Configurations refused.")(float64(s.rejected.Load()))
+	e.family("reconciles_total", counter, "Turns of the reconcile loop.")(float64(c.Reconciles.Load()))
+	e.family("reconcile_failures_total", counter, "Turns that left the table not in place.")(float64(c.Failures.Load()))
+	e.family("audits_total", counter, "Full comparisons with the kernel's table.")(float64(c.Audits.Load()))
+	e.family("drifts_total", counter, "Audits that found the table changed by another hand.")(float64(c.Drifts.Load()))
+	e.family("changes_refused_total", counter, "Changes that the kernel refused.")(float64(c.Refused.Load()))
+	changes := e.family("changes_total", counter, "Changes made to the kernel's table.")
+	for kind, name := range changeKinds {
+		changes(float64(c.Changes[kind].Load()), "kind", name)
+	}
+	streams := s.watch.States()
+	synced := e.family("cluster_synced", gauge, "1 when the stream has given a complete answer, which stands.")
+	for _, st := range streams {
+		synced(flag01(st.Synced), "stream", st.Name)
+	}
+	failing := e.family("cluster_failing", gauge, "1 while the stream cannot follow its source; the last answer stands.")
+	for _, st := range streams {
+		failing(flag01(st.LastError != ""), "stream", st.Name)
+	}
+	events := e.family("cluster_events_total", counter, "Watch events that the stream received.")
+	for _, st := range streams {
+		events(float64(st.Events), "stream", st.Name)
+	}
+	writeProbes(e, s.probeStats())
+	lists := e.family("cluster_lists_total", counter, "Complete lists that the stream received.")
+	for _, st := range streams {
+		lists(float64(st.Lists), "stream", st.Name)
+	}
+}
+
+// writeProbes writes what the prober counts.
+func writeProbes(e exposition, p ProbeStats) {
+	results := e.family("probes_total", counter, "Probes by their result; none is one that the director itself could not do.")
+	for _, k := range p.Kinds {
+		results(float64(k.Passed), "kind", k.Kind, "result", "passed")
+		results(float64(k.Failed), "kind", k.Kind, "result", "failed")
+		results(float64(k.NoResult), "kind", k.Kind, "result", "none")
+	}
+	targets := e.family("probe_targets", gauge, "What is probed, by what is believed of it.")
+	for _, k := range p.Kinds {
+		targets(float64(k.Targets-k.Down-k.Unknown), "kind", k.Kind, "state", "up")
+		targets(float64(k.Down), "kind", k.Kind, "state", "down")
+		targets(float64(k.Unknown), "kind", k.Kind, "state", "unknown")
+	}
+	e.family("probe_fail_open", gauge, "Sets of real servers, or ports, that fail on all at once and so stay in service.")(float64(p.FailOpen))
+}
+
+// writeSync writes whether the sync daemons run.
+func writeSync(e exposition, v *view) {
+	if v.Sync == nil {
+		return
+	}
+	up := e.family("sync_daemon_up", gauge, "1 when the sync daemon runs as configured.")
+	for _, role := range syncRoles {
+		up(flag01(v.Sync[role]), "role", role.String())
+	}
+}
+
+// writeConflicts writes which other hosts claim a VIP that this director has.
+func writeConflicts(e exposition, cfg *Config, p *conflictPicture) {
+	now := e.family("vip_conflict", gauge, "1 while another host claims a VIP that this director has.")
+	for _, c := range p.Active {
+		now(1, "vip", c.VIP, "address", c.Address.String(), "device", c.Device, "mac", c.MAC.String())
+	}
+	begun := e.family("vip_conflicts_total", counter, "Other hosts that began to claim a VIP while this director had it.")
+	for i := range cfg.VIPs {
+		for _, a := range cfg.VIPs[i].Addresses {
+			begun(float64(p.Begun[a]), "vip", cfg.VIPs[i].Name, "address", a.String())
+		}
+	}
+}
+
+// vipServer is a real server of a VIP, over all the VIP's services.
+type vipServer struct {
+	vip  string
+	addr netip.Addr
+}
+
+func compareVIPServers(a, b vipServer) int {
+	return cmp.Or(cmp.Compare(a.vip, b.vip), a.addr.Compare(b.addr))
+}
+
+// writeVIPs writes what the view alone knows of each VIP.
+func writeVIPs(e exposition, v *view) {
+	e.family("drained", gauge, "1 while the operator has drained this director.")(flag01(!v.Drained.IsZero()))
+	announced := e.family("vip_announced", gauge, "1 while the controller keeps the VIP's address on a device, for others to see.")
+	for _, vip := range v.Config.VIPs {
+		for _, a := range vip.Addresses {
+			if vip.Announce != AnnounceNone {
+				announced(flag01(slices.Contains(v.Announced, a)), "vip", vip.Name, "address", a.String())
+			}
+		}
+	}
+	e.family("warnings", gauge, "Complaints about the inputs that hold right now.")(float64(len(v.Warnings)))
+	inService := make(map[vipServer]bool)
+	out := make(map[vipServer]string)
+	for svc := range v.Parts.all {
+		for _, row := range svc.Servers {
+			at := vipServer{svc.VIP, row.Address}
+			if row.Weight == 0 && out[at] == "" {
+				out[at] = row.Why
+			}
+			inService[at] = inService[at] || row.Weight > 0
+		}
+	}
+	counts := make(map[string][2]int) // draining, in service
+	for at, in := range inService {
+		n := counts[at.vip]
+		if in {
+			n[1]++
+		} else {
+			n[0]++
+		}
+		counts[at.vip] = n
+	}
+	servers := e.family("vip_real_servers", gauge, "Real servers of a VIP over its services, each address once.")
+	for _, vip := range v.Config.VIPs {
+		servers(float64(counts[vip.Name][1]), "vip", vip.Name, "state", "in_service")
+		servers(float64(counts[vip.Name][0]), "vip", vip.Name, "state", "draining")
+	}
+	quiesced := e.family("real_server_quiesced", gauge, "1 for a real server that is quiesced in some service of the VIP, with the reason in the first of them.")
+	for _, at := range slices.SortedFunc(maps.Keys(out), compareVIPServers) {
+		quiesced(1, "vip", at.vip, "server", at.addr.String(), "why", out[at])
+	}
+	kept := e.family("vip_kept", gauge, "1 while a VIP serves with its last working real servers because none would be in service.")
+	for _, vip := range v.Config.VIPs {
+		for _, is6 := range []bool{false, true} {
+			if slices.ContainsFunc(vip.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 }) {
+				kept(flag01(slices.Contains(v.Kept, workKey{vip.Name, is6})), "vip", vip.Name, "family", familyName(is6))
+			}
+		}
+	}
+}
+
+// kernelCounters are the kernel's counters: per service, and per VIP and real
+// server summed over the services, so that a VIP of 1000 ports and 50 nodes
+// does not give 50,000 series, nor take their memory for each scrape.
+type kernelCounters struct {
+	services []serviceTraffic
+	servers  map[vipServer]serverSum
+}
+
+type serviceTraffic struct {
+	vip     string
+	key     ServiceKey
+	traffic Traffic
+}
+
+type serverSum struct {
+	conns  Connections
+	weight uint32
+}
+
+// add counts one service.
+func (k *kernelCounters) add(s *KernelService, known *Service) {
+	k.services = append(k.services, serviceTraffic{known.VIP, s.ServiceKey, s.Traffic})
+	if k.servers == nil {
+		k.servers = make(map[vipServer]serverSum)
+	}
+	for i := range s.Servers {
+		r := &s.Servers[i]
+		at := vipServer{known.VIP, r.Address}
+		t := k.servers[at]
+		t.conns.Active += r.Connections.Active
+		t.conns.Inactive += r.Connections.Inactive
+		t.conns.Persistent += r.Connections.Persistent
+		t.weight = max(t.weight, r.Weight)
+		k.servers[at] = t
+	}
+}
+
+// write writes all of them.
+func (k *kernelCounters) write(e exposition) {
+	for _, f := range []struct {
+		name, help string
+		value      func(Traffic) uint64
+	}{
+		{"service_connections_total", "Connections scheduled by a virtual service.", func(t Traffic) uint64 { return t.Connections }},
+		{"service_in_packets_total", "Packets from clients.", func(t Traffic) uint64 { return t.InPackets }},
+		{"service_in_bytes_total", "Bytes from clients.", func(t Traffic) uint64 { return t.InBytes }},
+	} {
+		sample := e.family(f.name, counter, f.help)
+		for _, s := range k.services {
+			sample(float64(f.value(s.traffic)), "vip", s.vip, "service", s.key.String())
+		}
+	}
+	sums := k.servers
+	order := slices.SortedFunc(maps.Keys(sums), compareVIPServers)
+	weight := e.family("real_server_weight", gauge, "Greatest weight of a real server over the VIP's services; 0 = quiesced.")
+	for _, at := range order {
+		weight(float64(sums[at].weight), "vip", at.vip, "server", at.addr.String())
+	}
+	conns := e.family("real_server_connections", gauge, "Connections of a real server, over the VIP's services.")
+	for _, at := range order {
+		c := sums[at].conns
+		conns(float64(c.Active), "vip", at.vip, "server", at.addr.String(), "state", "active")
+		conns(float64(c.Inactive), "vip", at.vip, "server", at.addr.String(), "state", "inactive")
+		conns(float64(c.Persistent), "vip", at.vip, "server", at.addr.String(), "state", "persistent")
+	}
+}
+
+func flag01(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,319 @@
+// Carries out a list of operations: first what adds capacity, then marks, then
+// what removes it.
+//
+// Used by reconcile.go. What removes capacity waits for what adds it. What the
+// kernel refuses is reported and removes no real server from service.
+
+package main
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// exchangesAtOnce bounds how many schedulers are exchanged in one turn. Each
+// keeps the kernel busy for an RCU grace period, and newer inputs wait.
+const exchangesAtOnce = 16
+
+// exchangePause is how long a service keeps its scheduler at the least. A client
+// whose SYN met an exchange repeats it after one second, and after three: the
+// next exchange must not be what it meets then.
+const exchangePause = 2 * time.Second
+
+// exchanges reports whether o gives a service another scheduler.
+func (o op) exchanges() bool {
+	return o.Kind == setService && o.WasService.Scheduler != o.Service.Scheduler
+}
+
+// apply carries out a plan, brings r.have up to what came of it, and logs what
+// was done. What takes capacity away waits for what adds it: a service whose
+// new real servers were refused keeps the old ones.
+func (r *reconciler) apply(p plan, audit bool) []error {
+	todo := p.ops
+	var (
+		failed []*opError
+		undone []op
+	)
+	todo[setService], undone = r.someExchanges(todo[setService])
+	carryOut := func(phases [][]op) error {
+		for _, ops := range phases {
+			refused, err := r.applyHushed(ops)
+			if err != nil {
+				return r.brokenIn(p, err)
+			}
+			failed = append(failed, refused...)
+		}
+		return nil
+	}
+	if err := carryOut(todo[:firstBreak]); err != nil {
+		return []error{err}
+	}
+	starved := starvedServices(failed, p.Parts)
+	// Marks come in between: new connections move to the services that have
+	// just been made before the old ones are quiesced.
+	unmade := r.unmade(failed, starved)
+	markErr := r.mark(p.want, unmade, audit)
+	if len(starved)+len(unmade) > 0 || markErr != nil {
+		todo = todo.without(func(o *op) bool {
+			waits := phaseOf(o.Kind, o.quiesces()) >= firstBreak &&
+				(starved[o.Service.ServiceKey] || r.replaced(o, p) &&
+					(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o)))
+			if waits {
+				undone = append(undone, *o)
+			}
+			return waits
+		})
+	}
+	if err := carryOut(todo[firstBreak:]); err != nil {
+		return []error{err}
+	}
+	for _, f := range failed {
+		undone = append(undone, f.Op)
+		r.stale = r.stale || f.surprising()
+	}
+	r.have = accepted(p.settled, r.have, undone)
+	done := p.ops
+	if len(undone) > 0 {
+		not := make(map[op]bool, len(undone))
+		for _, o := range undone {
+			not[o] = true
+		}
+		done = done.without(func(o *op) bool { return not[*o] })
+	}
+	now := r.now()
+	for o := range done.all {
+		r.counters.Changes[o.Kind].Add(1)
+		if o.Kind == setService && o.exchanges() {
+			r.exchanged[o.Service.ServiceKey] = now
+		}
+	}
+	r.bulk = r.bulk || p.ops.len() >= bulkChange
+	r.counters.Refused.Add(uint64(len(failed)))
+	logChanges(r.log, &done)
+	return append(flatten(markErr), groupErrors(failed)...)
+}
+
+// someExchanges takes out of ops, which edit services, the exchanges of
+// schedulers that are too many for one turn or too soon after another, and has
+// a turn come for them.
+func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
+	if !slices.ContainsFunc(ops, op.exchanges) {
+		return ops, nil
+	}
+	now := r.now()
+	maps.DeleteFunc(r.exchanged, func(_ ServiceKey, at time.Time) bool { return now.Sub(at) >= exchangePause })
+	n := 0
+	for _, o := range ops {
+		if o.exchanges() {
+			due := now
+			last, recent := r.exchanged[o.Service.ServiceKey]
+			if recent {
+				due = last.Add(exchangePause)
+			} else {
+				n++
+			}
+			if recent || n > exchangesAtOnce {
+				postponed = append(postponed, o)
+				r.dueAt = earlier(r.dueAt, due)
+				continue
+			}
+		}
+		some = append(some, o)
+	}
+	return some, postponed
+}
+
+// brokenIn is broken in the midst of carrying out p. What the kernel has is
+// unknown now; who is leaving since when is remembered for when it is read.
+func (r *reconciler) brokenIn(p plan, err error) error {
+	r.have = p.Parts
+	return r.broken(err)
+}
+
+// accepted is the table of s without the operations that were not carried out,
+// given the table before.
+func accepted(s settled, before parts, undone []op) parts {
+	target := s.Parts
+	if len(undone) == 0 {
+		return target
+	}
+	byService := make(map[ServiceKey][]op)
+	touched := make(map[ServiceKey]bool) // parts, by what all their services have in common
+	common := func(k ServiceKey) ServiceKey { return ServiceKey{Address: k.Address, Mark: k.Mark} }
+	for _, o := range undone {
+		byService[o.Service.ServiceKey] = append(byService[o.Service.ServiceKey], o)
+		touched[common(o.Service.ServiceKey)] = true
+	}
+	var ps parts
+	for now, was := range merged(target, before, comparePart) {
+		var p, old part
+		if now != nil {
+			p = *now
+		}
+		if was != nil {
+			old = *was
+		}
+		if (now == nil || !touched[common(p.Services[0].ServiceKey)]) && (was == nil || !touched[common(old.Services[0].ServiceKey)]) {
+			if now != nil {
+				ps = append(ps, p)
+			}
+			continue
+		}
+		if services := acceptedServices(p.Services, old.Services, byService, s.Withdrawn); len(services) > 0 {
+			ps = append(ps, part{Services: services})
+		}
+	}
+	return ps
+}
+
+// acceptedServices is accepted for one part.
+func acceptedServices(target, before Table, undone map[ServiceKey][]op, withdrawn map[ServiceKey][]leaving) Table {
+	var t Table
+	for now, was := range merged(target, before, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+		service := now
+		if now == nil {
+			service = was
+		}
+		ops, touched := undone[service.ServiceKey]
+		kind := func(k opKind) bool { return slices.ContainsFunc(ops, func(o op) bool { return o.Kind == k }) }
+		switch {
+		case !touched && now != nil:
+			t = append(t, *now)
+		case kind(delService):
+			s := *was
+			if all, known := withdrawn[s.ServiceKey]; known {
+				s.Leaving = all
+			}
+			t = append(t, s)
+		case now == nil || kind(newService):
+		default:
+			s := *now
+			s.Servers = acceptedRows(s.Servers, was, ops)
+			if kind(setService) {
+				s.VirtualService = was.VirtualService
+			}
+			t = append(t, s)
+		}
+	}
+	return t
+}
+
+// acceptedRows is accepted for the real servers of one service.
+func acceptedRows(target []Row, was *Service, ops []op) []Row {
+	rows := slices.Clone(target)
+	for _, o := range ops {
+		if o.Kind == setService {
+			continue
+		}
+		rows = slices.DeleteFunc(rows, sameAs(*o.Server))
+		if o.Kind == newServer {
+			continue
+		}
+		if i := slices.IndexFunc(was.Servers, sameAs(*o.Server)); i >= 0 {
+			rows = append(rows, was.Servers[i])
+		}
+	}
+	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	return rows
+}
+
+// applyHushed carries out the operations of one phase. While the kernel
+// exchanges the scheduler of a service it has none for one RCU grace period, some
+// tens of milliseconds, and answers new connections with ICMP port unreachable,
+// which a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without
+// the ICMP error the client sends its SYN again and is served.
+func (r *reconciler) applyHushed(ops []op) ([]*opError, error) {
+	if len(ops) == 0 {
+		return nil, nil
+	}
+	if slices.ContainsFunc(ops, op.exchanges) {
+		defer r.host.Hush(r.config.Get())()
+	}
+	return r.director.Apply(ops)
+}
+
+// setOf is the set that o's service belongs to.
+func (r *reconciler) setOf(o *op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
+
+// unmade are the sets with a new service that the kernel refused, or of which
+// it refused every real server: what served their ports before goes on.
+func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[workKey]bool {
+	sets := make(map[workKey]bool)
+	for _, f := range failed {
+		if f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && r.have.find(f.Op.Service.ServiceKey) == nil {
+			sets[r.setOf(&f.Op)] = true
+		}
+	}
+	return sets
+}
+
+// replaced reports whether o takes from a service that is wanted no more, so
+// that another may be about to take over its ports.
+func (r *reconciler) replaced(o *op, p plan) bool {
+	return p.want.Parts.find(o.Service.ServiceKey) == nil
+}
+
+// marksMatter reports whether marks decide which service gets o's packets.
+func (r *reconciler) marksMatter(o *op) bool {
+	v := r.owners.of(o.Service.ServiceKey)
+	return o.Service.Mark != 0 || v != nil && len(vipGroups(v)) > 0
+}
+
+// mark brings the firewall marks up to date, when they have changed or it is
+// time to look after them. Those of sets that were not made, and of VIPs of
+// whose ports too little is known, stay.
+func (r *reconciler) mark(w *wanted, unmade map[workKey]bool, audit bool) error {
+	if r.marked == nil {
+		// What an earlier run has left; without a memory of it, too.
+		have, err := r.host.Marked()
+		if err != nil {
+			return err
+		}
+		r.marked = have
+	}
+	set := func(p MarkedPort) workKey {
+		if v := r.owners.addresses[p.Address]; v != nil {
+			return workKey{v.Name, p.Address.Is6()}
+		}
+		return workKey{}
+	}
+	marks := maps.Clone(w.Marks)
+	maps.DeleteFunc(marks, func(p MarkedPort, _ uint32) bool { return unmade[set(p)] })
+	for p, mark := range r.marked {
+		if _, held := w.Hold[set(p)]; unmade[set(p)] || held && marks[p] == 0 {
+			marks[p] = mark
+		}
+	}
+	ours := len(marks)+len(r.marked)+len(r.state.Marks) > 0
+	if !ours || !audit && !r.remark && maps.Equal(marks, r.marked) {
+		return nil
+	}
+	if err := r.host.Mark(marks); err != nil {
+		r.remark = true
+		return err
+	}
+	r.marked, r.remark = marks, false
+	return nil
+}
+
+// starvedServices are services to which the kernel refused a real server and
+// which have no other in service in target.
+func starvedServices(failed []*opError, target parts) map[ServiceKey]bool {
+	refused := make(map[rowID]bool)
+	services := make(map[ServiceKey]bool)
+	for _, f := range failed {
+		if f.Op.Kind == newServer || f.Op.Kind == setServer {
+			refused[rowOf(f.Op.Service.ServiceKey, *f.Op.Server)] = true
+			services[f.Op.Service.ServiceKey] = true
+		}
+	}
+	for k := range services {
+		if s := target.find(k); s != nil && slices.ContainsFunc(s.Servers, func(row Row) bool {
+			return row.Weight > 0 && !refused[rowOf(k, row.RealServer)]
+		}) {
+			delete(services, k)
+		}
+	}
+	return services
+}

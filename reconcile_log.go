@@ -1,0 +1,263 @@
+// One log line for each change of the kernel's table, with its reason.
+//
+// Used by cmd_cleanup.go. logChanges gets what was done, groupErrors what was
+// refused. It decides nothing.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// changeLine is what the changes of one log line have in common.
+type changeLine struct {
+	kind           opKind
+	vip            string
+	address        netip.Addr // of the VIP
+	server         string
+	change, reason string
+}
+
+// logLine is a line in the making.
+type logLine struct {
+	changeLine
+	now, was *RealServer // of its first operation
+	services portList
+}
+
+// covers reports whether o belongs to l, as far as can be told at a glance.
+func (l *logLine) covers(o *op) bool {
+	return o.Server != nil && l.now == o.Server && l.was == o.WasServer && l.kind == o.Kind &&
+		l.address == o.Service.Address && l.reason == o.Why && l.vip == o.VIP
+}
+
+// logChanges writes one line per change. The same change to several services
+// of a VIP (a node that joins 1000 ports) is one line that names them.
+func logChanges(log *slog.Logger, ops *phases) {
+	if ops.len() == 0 {
+		return
+	}
+	var (
+		lines []logLine
+		known = make(map[changeLine]int)
+		// Most services change as the one before: its lines are tried first, for
+		// putting a change into words costs more than the change.
+		service      *VirtualService
+		before, here []int
+	)
+	for o := range ops.all {
+		if o.Service != service {
+			service = o.Service
+			before, here = here, before[:0]
+		}
+		at := -1
+		if n := len(here); n < len(before) && lines[before[n]].covers(o) {
+			at = before[n]
+		} else {
+			l := o.line()
+			var found bool
+			if at, found = known[l]; !found {
+				at = len(lines)
+				lines = append(lines, logLine{changeLine: l, now: o.Server, was: o.WasServer})
+				known[l] = at
+			}
+		}
+		here = append(here, at)
+		lines[at].services.add(o.Service.ServiceKey)
+	}
+	for i := range lines {
+		l := &lines[i]
+		attrs := []any{"vip", l.vip, "address", l.address, "ports", l.services.String()}
+		if l.address.IsUnspecified() {
+			attrs = []any{"vip", l.vip, "service", l.services.String()}
+		}
+		if l.server != "" {
+			attrs = append(attrs, "server", l.server)
+		}
+		if l.change != "" {
+			attrs = append(attrs, "change", l.change)
+		}
+		log.Info(changeMessage[l.kind], append(attrs, "why", l.reason)...)
+	}
+}
+
+// line puts o into words.
+func (o *op) line() changeLine {
+	l := changeLine{kind: o.Kind, vip: o.VIP, address: o.Service.Address, reason: o.Why}
+	switch o.Kind {
+	case newService:
+		l.change = "scheduler " + o.Service.Scheduler
+	case setService:
+		l.change = serviceChange(*o.WasService, *o.Service)
+	case newServer:
+		l.server, l.change = o.Server.Name(), fmt.Sprintf("weight %d", o.Server.Weight)
+	case setServer:
+		l.server, l.change = o.Server.Name(), serverChange(*o.WasServer, *o.Server)
+	case delServer:
+		l.server = o.Server.Name()
+	}
+	return l
+}
+
+// groupErrors makes one error of operations that were refused alike, so that a
+// node without a route is one line and not one for each of a VIP's ports. Real
+// servers of a service that was refused fail for its sake only and are left out.
+func groupErrors(failed []*opError) []error {
+	type group struct {
+		kind    opKind
+		vip     string
+		address netip.Addr
+		server  RealServer
+		err     string
+	}
+	refused := make(map[ServiceKey]bool)
+	for _, f := range failed {
+		if f.Op.Kind == newService {
+			refused[f.Op.Service.ServiceKey] = true
+		}
+	}
+	var order []group
+	members := make(map[group][]*opError)
+	for _, f := range failed {
+		if f.Op.Kind == newServer && refused[f.Op.Service.ServiceKey] {
+			continue
+		}
+		g := group{f.Op.Kind, f.Op.VIP, f.Op.Service.Address, RealServer{}, f.Err.Error()}
+		if f.Op.Server != nil {
+			g.server = *f.Op.Server
+		}
+		if members[g] == nil {
+			order = append(order, g)
+		}
+		members[g] = append(members[g], f)
+	}
+	var errs []error
+	for _, g := range order {
+		switch m := members[g]; len(m) {
+		case 1:
+			errs = append(errs, m[0])
+		default:
+			errs = append(errs, fmt.Errorf("%w, and the same for %d more ports", m[0], len(m)-1))
+		}
+	}
+	return errs
+}
+
+var changeMessage = [...]string{
+	newService: "virtual service added",
+	setService: "virtual service edited",
+	newServer:  "real server added",
+	setServer:  "real server edited",
+	delServer:  "real server removed",
+	delService: "virtual service removed",
+}
+
+// portList names at most eight services by their ports; a log line is for
+// reading.
+type portList struct {
+	first [portsNamed + 1]ServiceKey
+	n     int
+}
+
+const portsNamed = 8
+
+func (p *portList) add(k ServiceKey) {
+	if p.n < len(p.first) {
+		p.first[p.n] = k
+	}
+	p.n++
+}
+
+func (p *portList) String() string {
+	text := ""
+	for i, k := range p.first[:min(p.n, len(p.first))] {
+		if i == portsNamed && p.n > len(p.first) {
+			return fmt.Sprintf("%s and %d more", text, p.n-portsNamed)
+		}
+		if i > 0 {
+			text += ","
+		}
+		if k.Mark != 0 {
+			text += k.String()
+		} else {
+			text += Port{k.Port, k.Protocol}.String()
+		}
+	}
+	return text
+}
+
+func names(servers []RealServer) []string {
+	all := make([]string, len(servers))
+	for i, s := range servers {
+		all[i] = s.Name()
+	}
+	return all
+}
+
+// A warning that comes and goes, or changes, is logged so often at most: in each
+// time of warningWindow as many lines as warningLines.
+const (
+	warningWindow = time.Minute
+	warningLines  = 5
+)
+
+// warningLog is what has been logged of each warning, by its subject.
+type warningLog map[string]loggedWarning
+
+type loggedWarning struct {
+	text  string    // as it was logged last; "" = it is over, or has not been logged
+	since time.Time // when the present warningWindow began
+	lines int       // logged since then
+}
+
+// log logs those of warnings that are new or have changed.
+func (l warningLog) log(log *slog.Logger, warnings []Warning, now time.Time) {
+	holds := make(map[string]bool)
+	for _, w := range warnings {
+		holds[w.Subject] = true
+		known := l[w.Subject]
+		if known.text == w.Text {
+			continue
+		}
+		if now.Sub(known.since) >= warningWindow {
+			known.since, known.lines = now, 0
+		}
+		if known.lines < warningLines {
+			log.Warn(w.Text)
+			known.text = w.Text
+			known.lines++
+		}
+		l[w.Subject] = known
+	}
+	for subject, known := range l {
+		switch {
+		case holds[subject]:
+		case now.Sub(known.since) >= warningWindow:
+			delete(l, subject)
+		default:
+			known.text = ""
+			l[subject] = known
+		}
+	}
+}
+
+// flatten gives the parts of errors that were joined, a line each; none for nil. An
+// error that says something of its own about several is one part.
+func flatten(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || errors.Join(joined.Unwrap()...).Error() != err.Error() {
+		return []error{err}
+	}
+	var parts []error
+	for _, part := range joined.Unwrap() {
+		parts = append(parts, flatten(part)...)
+	}
+	return parts
+}

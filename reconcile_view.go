@@ -1,0 +1,102 @@
+// What others may see of the reconcile loop: counters, and a snapshot of the state
+// after its last pass.
+//
+// Used by http*.go and main.go. reconcile.go publishes it, and it does not
+// change after that. No I/O.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// counters count since the process started.
+type counters struct {
+	Reconciles atomic.Uint64
+	Failures   atomic.Uint64 // reconciles that could not be finished
+	Audits     atomic.Uint64
+	Drifts     atomic.Uint64 // audits that found the table changed by another hand
+	Changes    [delService + 1]atomic.Uint64
+	Refused    atomic.Uint64 // operations that the kernel refused
+}
+
+// view is what others may see of the loop: an immutable picture of its last
+// turn.
+type view struct {
+	At        time.Time
+	Config    *Config
+	Compared  time.Time // when the kernel's table was last read; zero: not yet
+	Parts     parts     // what the kernel has, with the reasons
+	Kept      []workKey
+	Health    *Health // what probes have found; nil: nothing
+	Warnings  []string
+	Sync      map[SyncRole]bool // whether the sync daemon runs as configured; nil without [sync]
+	Announced []netip.Addr      // VIP addresses that the host has through us
+	Drained   time.Time         // the operator has drained this director since; zero: no
+	Err       error             // what is not in place; nil when all is
+}
+
+// InService counts virtual services with and without a real server in service.
+func (v *view) InService() (with, without int) {
+	for s := range v.Parts.all {
+		if s.InService() {
+			with++
+		} else {
+			without++
+		}
+	}
+	return with, without
+}
+
+// RealServers are the addresses of all real servers.
+func (v *view) RealServers() map[netip.Addr]bool {
+	all := make(map[netip.Addr]bool)
+	if v == nil {
+		return all
+	}
+	for s := range v.Parts.all {
+		for _, row := range s.Servers {
+			all[row.Address] = true
+		}
+	}
+	return all
+}
+
+// ready says why a director in this state should get no traffic; nil when it
+// should. One VIP without its scheduler or one node without a route is no
+// reason: the other director has the same, and the rest is served.
+func (v *view) ready(now time.Time) error {
+	if v == nil {
+		return errors.New("the kernel's table has not been read yet")
+	}
+	if !v.Drained.IsZero() {
+		return drainedError(v.Drained)
+	}
+	why := ""
+	if v.Err != nil {
+		why = ": " + v.Err.Error()
+	}
+	if v.Compared.IsZero() {
+		return errors.New("the kernel's table has not been read yet" + why)
+	}
+	if age := now.Sub(v.Compared); age > patience(v.Config) {
+		return fmt.Errorf("the kernel's table has not been read for %s%s", age.Round(time.Second), why)
+	}
+	if with, _ := v.InService(); with == 0 {
+		return errors.New("no real server is in service")
+	}
+	return nil
+}
+
+// patience is how long a director may go without a look at the kernel's table and
+// still be fit for traffic.
+func patience(cfg *Config) time.Duration { return 3*cfg.AuditInterval + 10*time.Second }
+
+// drainedError is what everybody is told of an operator's drain.
+func drainedError(since time.Time) error {
+	return fmt.Errorf("drained by the operator since %s", since.Format(time.RFC3339))
+}

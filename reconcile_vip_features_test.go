@@ -1,0 +1,258 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// describeTable writes all that a table and its marks say, for tests of what a VIP
+// can be told.
+func describeTable(w wanted) string {
+	var b strings.Builder
+	for _, s := range w.Parts.table() {
+		fmt.Fprintf(&b, "%s %s", s.ServiceKey, s.Scheduler)
+		if s.Flags != 0 {
+			fmt.Fprintf(&b, " flags=%#x", uint32(s.Flags))
+		}
+		if s.Persistence != 0 {
+			fmt.Fprintf(&b, " persistent=%d/%d", s.Persistence, s.Netmask)
+		}
+		if s.Engine != "" {
+			fmt.Fprintf(&b, " engine=%s", s.Engine)
+		}
+		b.WriteString(":")
+		for _, r := range s.Servers {
+			fmt.Fprintf(&b, " %s=%d", r.Name(), r.Weight)
+			if r.Forward != DirectRoute {
+				fmt.Fprintf(&b, "/%s %v", r.Forward, r.Tunnel)
+			}
+			if r.Upper != 0 {
+				fmt.Fprintf(&b, "(%d-%d)", r.Lower, r.Upper)
+			}
+		}
+		b.WriteString("\n")
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(w.Marks), func(a, b MarkedPort) int {
+		if c := a.Address.Compare(b.Address); c != 0 {
+			return c
+		}
+		return a.Port.Compare(b.Port)
+	}) {
+		fmt.Fprintf(&b, "mark %s %s = %d\n", p.Address, p.Port, w.Marks[p])
+	}
+	return b.String()
+}
+
+// oneMarkRange leaves the allocation no choice for a single group.
+var oneMarkRange = MarkRange{First: 7, Count: 1}
+
+func TestVIPFeatures(t *testing.T) {
+	two := testCluster(map[string]string{"9000": "ns/svc:1"}, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
+	tests := []struct {
+		name    string
+		vip     func(*VIP)
+		cluster *Cluster
+		before  memory
+		want    string
+	}{
+		{
+			"persistence with a netmask, and an engine for UDP alone",
+			func(v *VIP) {
+				v.Ports = append(v.Ports, Port{5060, UDP})
+				v.Persistence = Persistence{Timeout: time.Minute, Prefix4: 24, Prefix6: 128, Engine: "sip"}
+			},
+			testCluster(nil, readyPod("a", "10.1.0.1")), newMemory(),
+			"10.0.0.1:80/tcp rr flags=0x1 persistent=60/24: 10.1.0.1=1\n10.0.0.1:5060/udp rr flags=0x1 persistent=60/24 engine=sip: 10.1.0.1=1\n",
+		},
+		{
+			"one-packet scheduling for UDP alone",
+			func(v *VIP) { v.Ports = append(v.Ports, Port{53, UDP}); v.Flags = FlagOnePacket },
+			testCluster(nil, readyPod("a", "10.1.0.1")), newMemory(),
+			"10.0.0.1:53/udp rr flags=0x4: 10.1.0.1=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1\n",
+		},
+		{
+			"a group is one mark service, other ports stay by themselves",
+			func(v *VIP) {
+				v.Ports = []Port{{80, TCP}, {443, TCP}}
+				v.Groups = [][]Port{{{80, TCP}, {443, TCP}, {8443, TCP}}}
+				v.Persistence = Persistence{Timeout: time.Minute, Prefix4: 32, Prefix6: 128}
+			},
+			two, newMemory(),
+			"mark-7/ipv4 rr flags=0x1 persistent=60/0: 10.1.0.1=1 10.1.0.2=1\n" +
+				"10.0.0.1:9000/tcp rr flags=0x1 persistent=60/0: 10.1.0.1=1 10.1.0.2=1\n" +
+				"mark 10.0.0.1 80/tcp = 7\nmark 10.0.0.1 443/tcp = 7\n",
+		},
+		{
+			"one mark for all, in both families",
+			func(v *VIP) { v.OneMark = true; v.Addresses = append(v.Addresses, addr("2001:db8::1")) },
+			testCluster(map[string]string{"9000": "ns/svc:1"}, readyPod("a", "10.1.0.1", "2001:db8:1::1")), newMemory(),
+			"mark-7/ipv4 rr: 10.1.0.1=1\nmark-7/ipv6 rr: 2001:db8:1::1=1\n" +
+				"mark 10.0.0.1 80/tcp = 7\nmark 10.0.0.1 9000/tcp = 7\nmark 2001:db8::1 80/tcp = 7\nmark 2001:db8::1 9000/tcp = 7\n",
+		},
+		{
+			"tunnels and thresholds",
+			func(v *VIP) {
+				v.Forward, v.Tunnel = Tunnel, TunnelSettings{Type: TunnelGUE, Port: 6080, Flags: TunnelChecksum}
+				v.Upper, v.Lower = 100, 50
+			},
+			testCluster(nil, readyPod("a", "10.1.0.1")), newMemory(),
+			"10.0.0.1:80/tcp rr: 10.1.0.1=1/tunnel gue port 6080 checksum(50-100)\n",
+		},
+		{
+			"the weight of a pod's annotation, the greatest of a node's",
+			func(v *VIP) { v.Weight = 3 },
+			testCluster(nil, with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Weight = "50" }), with(readyPod("a2", "10.1.0.1"), func(p *Pod) { p.Weight = "60" }),
+				with(readyPod("b", "10.1.0.2"), func(p *Pod) { p.Weight = "heavy" }), readyPod("c", "10.1.0.3")), newMemory(),
+			"10.0.0.1:80/tcp rr: 10.1.0.1=60 10.1.0.2=3 10.1.0.3=3\n",
+		},
+		{
+			"the sorry server, while nothing else is in service",
+			func(v *VIP) { v.Sorry = []netip.Addr{addr("10.1.0.99")} },
+			testCluster(nil, with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Ready = false })),
+			memory{Working: map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.1"), Forward: DirectRoute, Weight: 1}}}},
+			"10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.99=1\n",
+		},
+		{
+			"and not otherwise",
+			func(v *VIP) { v.Sorry = []netip.Addr{addr("10.1.0.99")} },
+			two, newMemory(),
+			"10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.2=1\n",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := &Config{Marks: oneMarkRange, VIPs: []VIP{testVIP(tt.vip)}}
+			if diff := cmp.Diff(tt.want, describeTable(desiredAnew(cfg, tt.cluster, tt.before, testTime))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Ports that pods declare are served by the nodes that declare them.
+func TestPortsFromPods(t *testing.T) {
+	v := testVIP(func(v *VIP) {
+		v.Ports, v.TCPServices = nil, ConfigMapName{}
+		v.PortsFromPods, v.ExcludePorts = true, []Port{{9100, TCP}}
+	})
+	ports := func(p ...Port) func(*Pod) { return func(pod *Pod) { pod.Ports = p } }
+	a := with(readyPod("a", "10.1.0.1"), ports(Port{80, TCP}, Port{9100, TCP}))
+	b := with(readyPod("b", "10.1.0.2"), ports(Port{80, TCP}, Port{8443, TCP}, Port{53, UDP}))
+	query := v.PodQuery()
+	c := &Cluster{Pods: map[PodQuery][]*Pod{query: refs(a, b)}}
+	want := "10.0.0.1:53/udp rr: 10.1.0.2=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n10.0.0.1:8443/tcp rr: 10.1.0.2=1\n"
+	got := desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
+	if diff := cmp.Diff(want, got.Parts.table().text()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+	// The only node with a port is not ready: better it than a node without.
+	b.Ready = false
+	c = &Cluster{Pods: map[PodQuery][]*Pod{query: refs(a, b)}}
+	want = "10.0.0.1:53/udp rr: 10.1.0.2=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n10.0.0.1:8443/tcp rr: 10.1.0.2=1\n"
+	got = desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
+	if diff := cmp.Diff(want, got.Parts.table().text()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+	// Until the pods are known there may be more ports than are known.
+	if w := desiredAnew(&Config{VIPs: []VIP{v}}, nil, newMemory(), testTime); len(w.Hold) != 1 {
+		t.Errorf("hold = %v", w.Hold)
+	}
+}
+
+// A real server that joins a serving set rises to its weight in ten steps; the
+// first real servers of all, and those of before a restart, start at once.
+func TestLoopSlowStart(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.Scheduler, v.Weight, v.SlowStart = "wrr", 100, 10*time.Second }))
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.turn()
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100\n")
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")))
+	if log := b.turn(); !strings.Contains(log, "slow start 10%") {
+		t.Errorf("the log does not say why:\n%s", log)
+	}
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100 10.1.0.3=10\n")
+	b.later(3500 * time.Millisecond)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100 10.1.0.3=40\n")
+	b.restart()
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")))
+	b.turn()
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100 10.1.0.3=40\n")
+	b.later(6 * time.Second)
+	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100 10.1.0.3=100\n")
+	if n := b.loop.next(); n.Before(b.clock.Add(time.Second)) {
+		t.Errorf("the loop still wakes for slow start at %s", n)
+	}
+}
+
+// markingHost notes what it is told to mark, and what the kernel had then.
+type markingHost struct {
+	noHost
+	kernel *fakeKernel
+	calls  []string
+	err    error
+}
+
+func (h *markingHost) Mark(marks map[MarkedPort]uint32) error {
+	h.calls = append(h.calls, fmt.Sprintf("%d marks; %s", len(marks), strings.ReplaceAll(h.kernel.table(func(ServiceKey) bool { return true }).text(), "\n", "; ")))
+	return h.err
+}
+
+// When ports move into a group the mark service is there before the marks, and
+// the old services drain after them; and the other way round.
+func TestLoopMovesPortsIntoAGroupAndBack(t *testing.T) {
+	single := testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} })
+	grouped := testVIP(func(v *VIP) { v.TCPServices, v.OneMark = ConfigMapName{}, true })
+	b := newBench(t, single)
+	host := &markingHost{kernel: b.kernel}
+	configure := func(v VIP) {
+		b.loop.host = host
+		b.loop.config.Set(&Config{VIPs: []VIP{v}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
+	}
+	configure(single)
+	c := testCluster(nil, readyPod("a", "10.1.0.1"))
+	b.loop.cluster.Set(c)
+	b.turn()
+	configure(grouped)
+	b.turn()
+	b.want("mark-7/ipv4 rr: 10.1.0.1=1\n10.0.0.1:80/tcp rr: 10.1.0.1=0\n")
+	b.later(2 * time.Second)
+	b.want("mark-7/ipv4 rr: 10.1.0.1=1\n")
+	b.restart() // the marks are remembered as ours
+	configure(single)
+	b.loop.cluster.Set(c)
+	b.turn()
+	b.want("mark-7/ipv4 rr: 10.1.0.1=0\n10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	b.later(2 * time.Second)
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	if len(b.loop.state.Marks) != 0 {
+		t.Errorf("marks still owned: %v", b.loop.state.Marks)
+	}
+	host.calls = slices.Compact(host.calls)
+	want := []string{
+		"1 marks; mark-7/ipv4 rr: 10.1.0.1=1; 10.0.0.1:80/tcp rr: 10.1.0.1=1; ",
+		"0 marks; mark-7/ipv4 rr: 10.1.0.1=1; 10.0.0.1:80/tcp rr: 10.1.0.1=1; ",
+	}
+	if diff := cmp.Diff(want, host.calls); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// While the marks cannot be set, nothing is taken away.
+func TestLoopMarksRefused(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} }))
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.turn()
+	b.loop.host = &markingHost{kernel: b.kernel, err: fmt.Errorf("nftables table inet lvs-controller: no such file")}
+	b.loop.config.Set(&Config{VIPs: []VIP{testVIP(func(v *VIP) { v.TCPServices, v.OneMark = ConfigMapName{}, true })}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
+	if log := b.turn(); !strings.Contains(log, "nftables table inet lvs-controller") {
+		t.Errorf("log:\n%s", log)
+	}
+	b.want("mark-7/ipv4 rr: 10.1.0.1=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}

@@ -1,0 +1,158 @@
+// The dummy device of announce = "dummy", and local routes for the VIPs.
+//
+// Used by conflict_watch.go and host_dummy.go. It changes only a device that
+// the controller made (isOurDummy), and only routes in the local table with its
+// own protocol number.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/jsimonetti/rtnetlink/v2"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// dummyMAC marks a dummy device as ours, also after a crash: it can be given in
+// the request that makes the device, and `ip link` shows it. Locally administered,
+// with "lvs" in the middle.
+var dummyMAC = macAddress{0x02, 0x6c, 0x76, 0x73, 0x00, 0x01}
+
+// errForeignDevice means that the name is taken by a device that is not ours.
+var errForeignDevice = errors.New("the device is not ours: name another one in announce_device")
+
+// isOurDummy reports whether we have made this device.
+func isOurDummy(link *rtnetlink.LinkMessage) bool {
+	a := link.Attributes
+	return a != nil && a.Info != nil && a.Info.Kind == "dummy" && slices.Equal(a.Address, dummyMAC[:])
+}
+
+// dummy looks for a dummy device of ours. The error is unix.ENODEV or
+// errForeignDevice where there is none.
+func (r *rtnl) dummy(device string) (rtnetlink.LinkMessage, error) {
+	ifi, err := deviceByName(device)
+	if err != nil {
+		return rtnetlink.LinkMessage{}, err
+	}
+	link, err := r.conn.Link.Get(uint32(ifi.Index))
+	if err == nil && !isOurDummy(&link) {
+		err = errForeignDevice
+	}
+	if err != nil {
+		return link, fmt.Errorf("device %s: %w", device, err)
+	}
+	return link, nil
+}
+
+// KeepDummy sees to it that there is a dummy device of ours by that name, and
+// that it is up, and reports whether it made one.
+func (r *rtnl) KeepDummy(device string) (made bool, err error) {
+	link, err := r.dummy(device)
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return true, r.makeDummy(device)
+	case err != nil || link.Flags&unix.IFF_UP != 0:
+		return false, err
+	}
+	return false, r.BringUp(device)
+}
+
+// RemoveDummy removes a dummy device of ours and reports whether there was one.
+func (r *rtnl) RemoveDummy(device string) (bool, error) {
+	switch _, err := r.dummy(device); {
+	case errors.Is(err, unix.ENODEV), errors.Is(err, errForeignDevice):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return r.RemoveDevice(device)
+}
+
+// makeDummy makes the device and brings it up. The kernel loads the module of its
+// kind.
+func (r *rtnl) makeDummy(device string) error {
+	if err := r.conn.Link.New(&rtnetlink.LinkMessage{Attributes: &rtnetlink.LinkAttributes{
+		Name:    device,
+		Address: dummyMAC[:],
+		Info:    &rtnetlink.LinkInfo{Kind: "dummy"},
+	}}); err != nil {
+		return fmt.Errorf("make dummy device %s: %w", device, err)
+	}
+	return r.BringUp(device)
+}
+
+// LocalRoutes are the addresses that have a local route of ours.
+func (r *rtnl) LocalRoutes() (map[netip.Addr]bool, error) {
+	// A director beside a routing daemon may have a million routes. A kernel before
+	// 4.20 does not know the option, and sends all.
+	_ = r.conn.SetOption(netlink.GetStrictCheck, true)
+	like := &rtnetlink.RouteMessage{Table: unix.RT_TABLE_LOCAL, Protocol: localProtocol, Type: unix.RTN_LOCAL}
+	routes, err := r.conn.Execute(like, unix.RTM_GETROUTE, netlink.Request|netlink.Dump)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	found := make(map[netip.Addr]bool)
+	for _, route := range routes {
+		m, known := route.(*rtnetlink.RouteMessage)
+		if !known {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(m.Attributes.Dst)
+		if ok && m.Protocol == localProtocol && m.Type == unix.RTN_LOCAL {
+			found[a.Unmap()] = true
+		}
+	}
+	return found, nil
+}
+
+// ChangeLocalRoute adds or removes a local route and reports whether there was
+// anything to do.
+func (r *rtnl) ChangeLocalRoute(a netip.Addr, add bool) (bool, error) {
+	verb, messageType, flags, unchanged := "remove", uint16(unix.RTM_DELROUTE), netlink.HeaderFlags(0), unix.ESRCH
+	if add {
+		verb, messageType, flags, unchanged = "add", unix.RTM_NEWROUTE, netlink.Create|netlink.Excl, unix.EEXIST
+	}
+	m := &rtnetlink.RouteMessage{
+		Family:    unix.AF_INET,
+		DstLength: uint8(a.BitLen()),
+		Table:     unix.RT_TABLE_LOCAL,
+		Protocol:  localProtocol,
+		Scope:     unix.RT_SCOPE_HOST,
+		Type:      unix.RTN_LOCAL,
+		Attributes: rtnetlink.RouteAttributes{
+			Dst:      a.AsSlice(),
+			OutIface: loopbackIndex,
+			Priority: localMetric,
+			Table:    unix.RT_TABLE_LOCAL,
+		},
+	}
+	if a.Is6() {
+		m.Family = unix.AF_INET6
+	}
+	_, err := r.conn.Execute(m, messageType, netlink.Request|netlink.Acknowledge|flags)
+	if errors.Is(err, unchanged) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s local route %s: %w", verb, a, err)
+	}
+	return true, nil
+}
+
+const (
+	// localProtocol marks our local routes (rtm_protocol). Nobody else has this
+	// number in iproute2's rt_protos.
+	localProtocol = 76
+
+	// localMetric keeps them apart from the kernel's own for an address on a
+	// device, whose metric is 0.
+	localMetric = 9652
+
+	// loopbackIndex is lo's in every network namespace (LOOPBACK_IFINDEX in
+	// include/net/flow.h).
+	loopbackIndex = 1
+)

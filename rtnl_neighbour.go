@@ -1,0 +1,122 @@
+// Routes and neighbours: the way to a node.
+//
+// Used by conflict_watch.go and health*.go. It reads the kernel's tables and
+// changes nothing. poke sends an empty datagram, which makes the kernel look up
+// a neighbour.
+
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/jsimonetti/rtnetlink/v2"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// hop is how to reach one node.
+type hop struct {
+	looked  bool             // the kernel has been asked
+	device  int              // index
+	source  netip.Addr       // the director's own address on the way there
+	mac     net.HardwareAddr // nil while the kernel does not know it
+	fresh   bool             // the kernel is sure of mac
+	problem string           // why the node cannot be asked at all; not its fault
+}
+
+// route is a hop without its neighbour.
+type route struct {
+	hop
+	until time.Time
+}
+
+// neighbourKey is a neighbour's place in the kernel's table.
+type neighbourKey struct {
+	device  int
+	address netip.Addr
+}
+
+type neighbour struct {
+	mac   net.HardwareAddr
+	fresh bool
+}
+
+// neighbours lists the neighbours whose MAC address the kernel knows.
+func (r *rtnl) neighbours() (map[neighbourKey]neighbour, error) {
+	all, err := r.conn.Neigh.List()
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	const (
+		sure = unix.NUD_REACHABLE | unix.NUD_PERMANENT | unix.NUD_NOARP
+		last = unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE // as it was, it is being looked for again or will be
+	)
+	known := make(map[neighbourKey]neighbour, len(all))
+	for i := range all {
+		m := &all[i]
+		if m.Attributes == nil || m.State&(sure|last) == 0 {
+			continue
+		}
+		if a, ok := netip.AddrFromSlice(m.Attributes.Address); ok {
+			known[neighbourKey{int(m.Index), a.Unmap()}] = neighbour{m.Attributes.LLAddress, m.State&sure != 0}
+		}
+	}
+	return known, nil
+}
+
+// route asks the kernel how it would reach a node.
+func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
+	request := &rtnetlink.RouteMessage{
+		Family:     unix.AF_INET,
+		DstLength:  uint8(node.BitLen()),
+		Attributes: rtnetlink.RouteAttributes{Dst: node.AsSlice()},
+	}
+	if node.Is6() {
+		request.Family = unix.AF_INET6
+	}
+	answers, err := r.conn.Execute(request, unix.RTM_GETROUTE, netlink.Request)
+	if err == nil && len(answers) == 0 {
+		err = errors.New("the kernel says nothing")
+	}
+	if err != nil {
+		return hop{problem: fmt.Sprintf("route to the real server: %v", cmp.Or(errnoOf(err), err))}
+	}
+	m, ok := answers[0].(*rtnetlink.RouteMessage)
+	if !ok {
+		return hop{problem: fmt.Sprintf("route to the real server: the kernel answers with a %T", answers[0])}
+	}
+	source, _ := netip.AddrFromSlice(m.Attributes.Src)
+	at := hop{device: int(m.Attributes.OutIface), source: source.Unmap()}
+	switch {
+	case m.Type == unix.RTN_LOCAL:
+		at.problem = "the real server is the director itself"
+	case m.Type != unix.RTN_UNICAST:
+		at.problem = "there is no route to the real server"
+	case m.Attributes.Gateway != nil:
+		at.problem = "the real server is behind a router: direct routing does not reach it"
+	case !source.IsValid():
+		at.problem = "the director has no address on the way to the real server"
+	case vips[at.source]:
+		at.problem = "the director has no address on the way to the real server but the VIP"
+	}
+	return at
+}
+
+// poke is wire.poke over any UDP socket of the node's family.
+func poke(fd int, node netip.Addr) {
+	const discard = 9 // RFC 863
+	_ = unix.Sendto(fd, nil, unix.MSG_DONTWAIT, socketAddress(netip.AddrPortFrom(node, discard)))
+}
+
+// socketAddress is a for the kernel.
+func socketAddress(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}

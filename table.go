@@ -1,0 +1,185 @@
+// A table of services with their real servers, and what is remembered about rows
+// between two passes.
+//
+// Used by diff.go, kube_brake.go, genl*.go, desired*.go, state.go,
+// reconcile*.go and http*.go. Pure: no I/O, no clock, no log.
+
+package main
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Row is a real server in a table: the kernel's part, and why its weight is
+// what it is. Why is for people (logs, status) and is never compared.
+type Row struct {
+	RealServer
+	Why string
+}
+
+// Service is a virtual service with its real servers in Compare order. Servers
+// and Leaving are shared between services that have the same ones and are never
+// written to once they stand in a table.
+type Service struct {
+	VirtualService
+	VIP     string // name of the [[vip]] it belongs to; "" for a service only the kernel has
+	Servers []Row
+	Leaving []leaving // those of Servers that are on their way out, and those that go now
+}
+
+// InService reports whether any real server would get a new connection.
+func (s Service) InService() bool {
+	return slices.ContainsFunc(s.Servers, func(r Row) bool { return r.Weight > 0 })
+}
+
+// draining reports whether any of s's real servers is still to be waited for.
+func (s *Service) draining() bool {
+	return slices.ContainsFunc(s.Leaving, func(l leaving) bool { return !l.Gone })
+}
+
+// inService reports whether any row would get a new connection.
+func inService(rows []Row) bool {
+	return slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 })
+}
+
+func sameAs(s RealServer) func(Row) bool {
+	return func(r Row) bool { return r.SameServer(s) }
+}
+
+// Table is a set of services in Compare order of their keys.
+type Table []Service
+
+// Find returns the service with key k.
+func (t Table) Find(k ServiceKey) (Service, bool) {
+	if s := t.at(k); s != nil {
+		return *s, true
+	}
+	return Service{}, false
+}
+
+// at returns the service with key k, nil when there is none.
+func (t Table) at(k ServiceKey) *Service {
+	if i := t.index(k); i >= 0 {
+		return &t[i]
+	}
+	return nil
+}
+
+// index is the place of the service with key k, -1 when there is none.
+func (t Table) index(k ServiceKey) int {
+	if i, ok := slices.BinarySearchFunc(t, k, func(s Service, k ServiceKey) int { return s.Compare(k) }); ok {
+		return i
+	}
+	return -1
+}
+
+// Rows counts real-server rows over all services.
+func (t Table) Rows() int {
+	n := 0
+	for _, s := range t {
+		n += len(s.Servers)
+	}
+	return n
+}
+
+// rowID is a real server of a virtual service.
+type rowID struct {
+	Service ServiceKey
+	Address netip.Addr
+	Port    uint16
+}
+
+func (id rowID) compare(o rowID) int {
+	return cmp.Or(id.Service.Compare(o.Service), id.Address.Compare(o.Address), cmp.Compare(id.Port, o.Port))
+}
+
+func rowOf(k ServiceKey, r RealServer) rowID { return rowID{k, r.Address, r.Port} }
+
+// drain is the state of a row that is on its way out.
+type drain struct {
+	Deadline time.Time // removed then at the latest
+	Idle     bool      // quiesced, and counted without connections since
+}
+
+// leaving is a real server of a service that is on its way out.
+type leaving struct {
+	Address netip.Addr
+	Port    uint16
+	drain
+	// Gone: it is removed now. The entry stands until settle looks at the service
+	// again: should the kernel refuse the removal, its deadline is still known.
+	Gone bool
+	Why  string // it leaves, or is removed
+}
+
+// findLeaving returns the entry for r, nil when it is not leaving.
+func findLeaving(all []leaving, r RealServer) *leaving {
+	for i := range all {
+		if all[i].Address == r.Address && all[i].Port == r.Port {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+// Why something leaves that the inputs no longer mention.
+const (
+	noPod     = "no pod or static entry left"
+	noService = "port no longer wanted"
+)
+
+// memory is what desired needs to know of the past.
+type memory struct {
+	// Working are the real servers that were in service last because of their
+	// pods, with their whole weights: what a VIP falls back on rather than serve
+	// nobody. Static ones are the operator's word and not remembered.
+	Working map[workKey][]RealServer
+	// Started is when real servers that are still in slow start joined.
+	Started map[startKey]time.Time
+}
+
+func newMemory() memory {
+	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time)}
+}
+
+// earlier is the earlier of two times, of which zero means never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// merged walks two slices sorted by compare side by side. Each step yields the
+// elements that are equal, or one element and nil.
+func merged[T any](a, b []T, compare func(a, b T) int) func(yield func(x, y *T) bool) {
+	return func(yield func(x, y *T) bool) {
+		i, j := 0, 0
+		for i < len(a) || j < len(b) {
+			order := 0
+			switch {
+			case i == len(a):
+				order = 1
+			case j == len(b):
+				order = -1
+			default:
+				order = compare(a[i], b[j])
+			}
+			var x, y *T
+			if order <= 0 {
+				x = &a[i]
+				i++
+			}
+			if order >= 0 {
+				y = &b[j]
+				j++
+			}
+			if !yield(x, y) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,18 @@
+// Package args has the flags of the compiled tests that run beside the unit tests:
+// those of test/director, and those of the top level that carry a build tag.
+//
+// The make targets, test/e2e and test/bench give them. It only reads the command line.
+package args
+
+import "flag"
+
+var (
+	Binary  = flag.String("binary", "", "the controller's `file`")
+	Install = flag.String("install", "../../install", "the `folder` install/")
+	Size    = flag.String("size", "", "how much of everything a drill or a benchmark has: `long or short`")
+	Control = flag.String("control", "", "`URL` that steers the control plane (test/cluster)")
+	Pods    = flag.Int("pods", 0, "`number` of pods that the control plane's namespace big has")
+	Out     = flag.String("out", "", "`file` for what is measured")
+	Moby    = flag.String("moby", "", "the `file` of test/peers/moby")
+	Native  = flag.Bool("native", false, "the tests run on the control plane's own machine")
+)

@@ -1,0 +1,210 @@
+// The scripts of install/, in each shell that they are written for.
+
+package director
+
+import (
+	"encoding/base64"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"lvs-controller/test/lab"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// eachShell runs f at once for every shell of this machine that the scripts
+// are written for.
+func eachShell(t *testing.T, f func(t *testing.T, shell []string)) {
+	for _, shell := range [][]string{{"sh"}, {"busybox", "sh"}} {
+		path, err := exec.LookPath(shell[0])
+		if err != nil {
+			continue
+		}
+		t.Run(shell[0], func(t *testing.T) {
+			t.Parallel()
+			f(t, append([]string{path}, shell[1:]...))
+		})
+	}
+}
+
+// runScript runs a file of install/ and returns its exit code and whole output.
+func runScript(t *testing.T, shell []string, env []string, file string, args ...string) (int, string) {
+	t.Helper()
+	line := append(append(append([]string(nil), shell...), installed(file)), args...)
+	cmd := exec.Command(line[0], line[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+func TestInstallScriptsParse(t *testing.T) {
+	of(t, "host")
+	eachShell(t, func(t *testing.T, shell []string) {
+		for _, file := range []string{"lvs-controller.openrc", "lvs-controller.sysv", "realserver.sh", "make-kubeconfig.sh"} {
+			if code, out := runScript(t, append(shell, "-n"), nil, file); code != 0 {
+				t.Errorf("-n %s: exit %d\n%s", file, code, out)
+			}
+		}
+	})
+}
+
+// The SysV script with a daemon that writes down the signals it gets.
+func TestSysVScript(t *testing.T) {
+	of(t, "host")
+	t.Parallel()
+	eachShell(t, func(t *testing.T, shell []string) {
+		dir := t.TempDir()
+		write := func(name, content string, mode os.FileMode) string {
+			path := filepath.Join(dir, name)
+			if err := os.WriteFile(path, []byte(content), mode); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}
+		daemon := write("daemon", `#!/bin/sh
+trap 'echo reload' HUP
+trap 'echo term; exit' TERM
+echo "$@"
+[ ! -e "$0.broken" ] || exit 1
+while :; do sleep 0.1; done
+`, 0o755)
+		config := write("config.toml", "", 0o644)
+		pidfile, log := filepath.Join(dir, "run", "pid"), filepath.Join(dir, "log")
+		defaults := write("default", "DAEMON="+daemon+"\nCONFIG="+config+"\nARGS='-debug -x'\nPIDFILE="+pidfile+"\nLOG="+log+"\n", 0o644)
+		run := func(want int, action, wantOut string) {
+			t.Helper()
+			code, out := runScript(t, shell, []string{"LVS_CONTROLLER_DEFAULTS=" + defaults}, "lvs-controller.sysv", action)
+			if code != want || !strings.Contains(out, wantOut) {
+				t.Errorf("%s: exit %d, want %d with %q:\n%s", action, code, want, wantOut, out)
+			}
+		}
+		run(2, "", "usage:")
+		run(3, "status", "not running")
+		run(7, "reload", "not running")
+		run(0, "stop", "not running")
+		run(0, "start", "started")
+		t.Cleanup(func() {
+			runScript(t, shell, []string{"LVS_CONTROLLER_DEFAULTS=" + defaults}, "lvs-controller.sysv", "stop")
+		})
+		run(0, "start", "already running")
+		run(0, "status", "is running (pid ")
+		run(0, "reload", "reads its configuration again")
+		// The daemon is busy sleeping: with the next signal there would be two.
+		lab.Within(t, 10*time.Second, func() string {
+			got, _ := os.ReadFile(log)
+			if !strings.Contains(string(got), "reload\n") {
+				return "the daemon has not seen the reload: " + string(got)
+			}
+			return ""
+		})
+		run(0, "restart", "started")
+		run(0, "stop", "goes on forwarding")
+		run(3, "status", "not running")
+		got, _ := os.ReadFile(log)
+		want := "-config " + config + " -debug -x\nreload\nterm\n-config " + config + " -debug -x\nterm\n"
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("the daemon saw (-want +got):\n%s", diff)
+		}
+
+		// A number left over from a crash is now another program's.
+		write("run/pid", "1\n", 0o644)
+		run(1, "status", "is dead")
+		run(7, "reload", "not running")
+		write("daemon.broken", "", 0o644)
+		run(1, "start", "did not start")
+		run(3, "status", "not running")
+		os.Remove(config)
+		run(6, "start", "is missing")
+		os.Remove(daemon)
+		run(5, "start", "is not installed")
+	})
+}
+
+func TestMakeKubeconfig(t *testing.T) {
+	of(t, "host")
+	t.Parallel()
+	eachShell(t, func(t *testing.T, shell []string) {
+		dir := t.TempDir()
+		// The token appears at the second question for it.
+		kubectl := `#!/bin/sh
+case "$*" in
+"config view --minify --output jsonpath={.clusters[0].cluster.server}") echo https://10.0.0.1:6443 ;;
+"apply -f -") cat >"$FAKE/applied" ;;
+"--namespace edge get secret lvs-controller --output jsonpath={.data.token}")
+	if [ -e "$FAKE/asked" ]; then printf ` + base64.StdEncoding.EncodeToString([]byte("s3cret")) + `; fi
+	[ -e "$FAKE/never" ] || : >"$FAKE/asked" ;;
+"--namespace edge get secret lvs-controller --output jsonpath={.data.ca\.crt}") printf Q0E= ;;
+*) echo "unexpected: $*" >&2; exit 1 ;;
+esac
+`
+		if err := os.WriteFile(filepath.Join(dir, "kubectl"), []byte(kubectl), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		output := filepath.Join(dir, "kubeconfig")
+		run := func(want int, wantOut string, args ...string) {
+			t.Helper()
+			env := []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "FAKE=" + dir, "WAIT_SECONDS=2"}
+			code, out := runScript(t, shell, env, "make-kubeconfig.sh", args...)
+			if code != want || !strings.Contains(out, wantOut) {
+				t.Errorf("%q: exit %d, want %d with %q:\n%s", args, code, want, wantOut, out)
+			}
+		}
+		run(0, "usage:", "-h")
+		run(2, "usage:", "-x")
+		run(2, "usage:", "extra")
+		run(1, "not a name", "-n", "a/b")
+		run(0, "wrote "+output, "-n", "edge", "-t", "tcp.x", "-u", "udp-x", "-o", output)
+
+		applied, err := os.ReadFile(filepath.Join(dir, "applied"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		shipped, err := os.ReadFile(installed("rbac.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := strings.NewReplacer("namespace: ingress-nginx", "namespace: edge", "[tcp-services, udp-services]", "[tcp.x, udp-x]").Replace(string(shipped))
+		if diff := cmp.Diff(want, string(applied)); diff != "" || strings.Count(want, "namespace: edge") != 5 {
+			t.Errorf("applied (-want +got):\n%s", diff)
+		}
+		got, err := os.ReadFile(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{
+			"      server: https://10.0.0.1:6443\n",
+			"      certificate-authority-data: Q0E=\n",
+			"      token: s3cret\n",
+			"      namespace: edge\n",
+		} {
+			if !strings.Contains(string(got), line) {
+				t.Errorf("no %q in\n%s", line, got)
+			}
+		}
+		info, err := os.Stat(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode() != 0o600 {
+			t.Errorf("mode %v, want 0600", info.Mode())
+		}
+
+		run(1, "is there already", "-n", "edge", "-o", output)
+		run(0, "API server https://vip:6443", "-n", "edge", "-o", output, "-s", "https://vip:6443", "-f")
+		os.Remove(filepath.Join(dir, "asked"))
+		if err := os.WriteFile(filepath.Join(dir, "never"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		run(1, "the token did not appear within 2 s", "-n", "edge", "-o", filepath.Join(dir, "other"))
+		if left, _ := filepath.Glob(filepath.Join(dir, "*.new.*")); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
+}
