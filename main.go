@@ -35,8 +35,8 @@ func main() {
 	// In huge pages, memory that the collector gave back comes back with its
 	// neighbours, 2 MiB at a time. A kernel before 3.15 refuses, and spends that.
 	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
-	// Said aloud, the number of processors is not looked up again each second:
-	// an idle controller should not wake at all.
+	// Setting GOMAXPROCS stops the runtime from polling the CPU count, so that an
+	// idle process never wakes.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// exchangesAtOnce bounds how many schedulers are exchanged in one turn. Each
+// exchangesAtOnce bounds how many schedulers are exchanged in one pass. Each
 // keeps the kernel busy for an RCU grace period, and newer inputs wait.
 const exchangesAtOnce = 16
 
