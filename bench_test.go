@@ -45,7 +45,7 @@ func withFirstPod(c *Cluster, edit func(*Pod)) *Cluster {
 type pipeline struct {
 	cfg  *Config
 	want *wanted
-	have parts
+	have shards
 }
 
 // turn returns the operations that a cluster asks for, and takes them as done.
@@ -56,8 +56,8 @@ func (p *pipeline) turn(c *Cluster) phases {
 	}
 	want := desired(p.want, p.cfg, c, nil, before, testTime)
 	s := computeTarget(&want, p.have, testTime)
-	ops := diff(s.Parts, p.have)
-	p.want, p.have = &want, s.Parts
+	ops := diff(s.Shards, p.have)
+	p.want, p.have = &want, s.Shards
 	return ops
 }
 
@@ -153,7 +153,7 @@ func BenchmarkDecode(b *testing.B) {
 // A kernel that takes everything at once: what is left is the loop's own work.
 type readyKernel struct{ fakeKernel }
 
-func (*readyKernel) Table(_ func(ServiceKey) bool, known parts) (parts, error) { return known, nil }
+func (*readyKernel) Table(_ func(ServiceKey) bool, known shards) (shards, error) { return known, nil }
 
 func (*readyKernel) Apply([]op) ([]*opError, error) { return nil, nil }
 

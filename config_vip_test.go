@@ -512,7 +512,7 @@ func TestReloadWithRealServerKeepsPods(t *testing.T) {
 				w = desired(nil, cfg, cluster, nil, w.Memory, testTime)
 			}
 			want := "10.0.0.1:80/tcp rr: " + tt.want + "\n10.0.0.1:9000/tcp rr: " + tt.want + "\n"
-			if got := w.Parts.table().text(); got != want {
+			if got := w.Shards.table().text(); got != want {
 				t.Errorf("table:\n%swant:\n%s", got, want)
 			}
 		})

@@ -17,9 +17,9 @@ import (
 
 // wanted is desired's answer.
 type wanted struct {
-	// Parts are the shards of the desired table, real servers of weight 0 included.
-	// Their From and Next are not used.
-	Parts parts
+	// Shards are the desired table, real servers of weight 0 included. From and Next
+	// of a shard are not used.
+	Shards shards
 	// Marks are the packets that get a firewall mark, for port groups. Equal
 	// answers in a row share the map.
 	Marks map[MarkedPort]uint32
@@ -104,8 +104,8 @@ func (w *wanted) gather() {
 	for _, v := range w.vips {
 		for _, is6 := range []bool{false, true} {
 			set := v.set(is6)
-			for i := range set.parts {
-				w.Parts = append(w.Parts, part{Services: set.parts[i]})
+			for i := range set.shards {
+				w.Shards = append(w.Shards, shard{Services: set.shards[i]})
 			}
 			maps.Copy(w.Marks, set.marks)
 			key := workKey{v.in.vip.Name, is6}
@@ -124,7 +124,7 @@ func (w *wanted) gather() {
 		}
 		warnings.merge(v.portWarnings)
 	}
-	slices.SortFunc(w.Parts, comparePart)
+	slices.SortFunc(w.Shards, compareShards)
 	w.Warnings = warnings.warnings()
 }
 
@@ -176,7 +176,7 @@ func (v *vipAnswer) set(is6 bool) *setAnswer { return &v.sets[familyIndex(is6)] 
 type setAnswer struct {
 	fromInputs []Row        // as pods and configuration have it
 	candidates []netip.Addr // in service but for their probes; of a VIP that has probes
-	parts      []Table      // one for each address, and one for each mark
+	shards     []Table      // one for each address, and one for each mark
 	marks      map[MarkedPort]uint32
 	working    []RealServer
 	started    map[startKey]time.Time
@@ -304,9 +304,9 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 // each group of ports that share a mark.
 func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 	v := b.in.vip
-	if b.last != nil && len(b.ports) > 0 && same(b.ports, b.last.ports) && len(vipGroups(v)) == 0 && len(b.last.set(is6).parts) > 0 {
+	if b.last != nil && len(b.ports) > 0 && same(b.ports, b.last.ports) && len(vipGroups(v)) == 0 && len(b.last.set(is6).shards) > 0 {
 		// The same services as before, with other real servers.
-		for _, services := range b.last.set(is6).parts {
+		for _, services := range b.last.set(is6).shards {
 			services = slices.Clone(services)
 			some := b.portOutages()
 			for i := range services {
@@ -315,7 +315,7 @@ func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 					services[i].Servers = b.without(k.Port, servers)
 				}
 			}
-			set.parts = append(set.parts, services)
+			set.shards = append(set.shards, services)
 		}
 		return
 	}
@@ -332,7 +332,7 @@ func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 			}
 		}
 		if len(services) > 0 {
-			set.parts = append(set.parts, services)
+			set.shards = append(set.shards, services)
 		}
 	}
 }
@@ -367,7 +367,7 @@ func (b *build) groups(set *setAnswer, is6 bool, servers []Row) map[Port]bool {
 			}
 		}
 		if found {
-			set.parts = append(set.parts, Table{{VirtualService: virtualService(v, MarkKey(mark, is6)), VIP: v.Name, Servers: members}})
+			set.shards = append(set.shards, Table{{VirtualService: virtualService(v, MarkKey(mark, is6)), VIP: v.Name, Servers: members}})
 		}
 	}
 	return grouped

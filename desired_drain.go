@@ -11,7 +11,7 @@ import "time"
 
 // targetTable is the table that the kernel must have after this pass.
 type targetTable struct {
-	Parts parts
+	Shards shards
 	// Withdrawn are services that are removed as a whole now, and the real servers
 	// that have drained from them: if the kernel refuses the removal, the
 	// deadlines are still known.
@@ -23,23 +23,23 @@ type targetTable struct {
 // computeTarget merges the desired table with the real servers that still drain.
 // have is the kernel's table as far as it is ours, with the real servers that
 // leave.
-func computeTarget(w *wanted, have parts, now time.Time) targetTable {
+func computeTarget(w *wanted, have shards, now time.Time) targetTable {
 	s := merger{wanted: w, now: now}
 	var done targetTable
-	for want, has := range merged(w.Parts, have, comparePart) {
-		var p part
+	for want, has := range merged(w.Shards, have, compareShards) {
+		var p shard
 		switch {
 		case want != nil && has != nil && w.upToDate(want, has, now):
 			p = *has
 		case want != nil && has != nil:
-			p = s.part(want.Services, has.Services)
+			p = s.shard(want.Services, has.Services)
 		case want != nil:
-			p = s.part(want.Services, nil)
+			p = s.shard(want.Services, nil)
 		default:
-			p = s.part(nil, has.Services)
+			p = s.shard(nil, has.Services)
 		}
 		if len(p.Services) > 0 {
-			done.Parts = append(done.Parts, p)
+			done.Shards = append(done.Shards, p)
 			done.Next = earlier(done.Next, p.Next)
 		}
 	}
@@ -49,7 +49,7 @@ func computeTarget(w *wanted, have parts, now time.Time) targetTable {
 
 // upToDate reports whether has was computed from want, and no deadline has passed
 // since.
-func (w *wanted) upToDate(want, has *part, now time.Time) bool {
+func (w *wanted) upToDate(want, has *shard, now time.Time) bool {
 	if !same(want.Services, has.From) || !has.Next.IsZero() && !now.Before(has.Next) {
 		return false
 	}
@@ -69,11 +69,11 @@ type merger struct {
 	timeout   time.Duration // to drain, of the shard's VIP
 }
 
-// part merges the services of one shard; either side may be empty.
-func (s *merger) part(want, have Table) part {
+// shard merges the services of one shard; either side may be empty.
+func (s *merger) shard(want, have Table) shard {
 	// Often the target is the wanted table, and shares it. It is copied when the
 	// first service differs.
-	p := part{Services: want, From: want}
+	p := shard{Services: want, From: want}
 	if len(want) > 0 {
 		s.timeout = s.policy(want[0].ServiceKey).Timeout
 	} else {

@@ -211,7 +211,7 @@ func TestDesired(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := desiredAnew(&Config{VIPs: []VIP{tt.vip}}, tt.cluster, memory{Working: tt.before}, testTime)
-			if diff := cmp.Diff(tt.want, got.Parts.table().text()); diff != "" {
+			if diff := cmp.Diff(tt.want, got.Shards.table().text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}
 			if len(got.Warnings) != len(tt.warnings) {
@@ -237,7 +237,7 @@ func TestDesiredReasons(t *testing.T) {
 		with(readyPod("d", "10.1.0.3"), func(p *Pod) { p.Terminating = true }))
 	v := testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.9"), 1}} })
 	var got []string
-	for _, r := range desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Parts.table()[0].Servers {
+	for _, r := range desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Shards.table()[0].Servers {
 		got = append(got, r.Name()+": "+r.Why)
 	}
 	want := []string{
@@ -263,7 +263,7 @@ func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 	}}
 	s := computeTarget(&w, split(have), testTime)
 	want := "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.1:9000/tcp wlc: 10.1.0.1=1 10.1.0.7=0\n"
-	if diff := cmp.Diff(want, s.Parts.table().text()); diff != "" {
+	if diff := cmp.Diff(want, s.Shards.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }

@@ -145,9 +145,9 @@ func (c changes) String() string { return string(c) }
 // servers or services change at once, additions come first and removals last, so
 // that a service never has fewer real servers in between than in both tables. A
 // shard that both tables share costs nothing.
-func diff(want, have parts) phases {
+func diff(want, have shards) phases {
 	var d differ
-	for w, h := range merged(want, have, comparePart) {
+	for w, h := range merged(want, have, compareShards) {
 		switch {
 		case w == nil:
 			d.services(nil, h.Services)

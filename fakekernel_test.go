@@ -83,7 +83,7 @@ func (k *fakeKernel) StopDaemon(role SyncRole) error {
 }
 
 // Table gives what is as known back as the same memory, as ipvsConn does.
-func (k *fakeKernel) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
+func (k *fakeKernel) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
 	if k.broken != nil {
 		return nil, k.broken
 	}

@@ -82,7 +82,7 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 // servers of other services are not read. Services that have the same real
 // servers share them, and a shard that is as known has it is shared with known:
 // an audit that finds nothing leaves no garbage.
-func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
+func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
 	keys := c.dumped[:0]
 	if err := c.services(false, func(v *VirtualService, _ Traffic) {
 		if owned(v.ServiceKey) {
@@ -99,22 +99,22 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error
 	// A table that changes during the dump can show a service twice.
 	keys = slices.CompactFunc(keys, func(a, b VirtualService) bool { return a.ServiceKey == b.ServiceKey })
 
-	var all parts
+	var all shards
 	at := 0 // in known
 	for len(keys) > 0 {
 		n := 1
 		for n < len(keys) && keys[n].Address == keys[0].Address && keys[n].Mark == keys[0].Mark {
 			n++
 		}
-		first := part{Services: Table{{VirtualService: keys[0]}}}
-		for at < len(known) && comparePart(known[at], first) < 0 {
+		first := shard{Services: Table{{VirtualService: keys[0]}}}
+		for at < len(known) && compareShards(known[at], first) < 0 {
 			at++
 		}
-		var was part
-		if at < len(known) && comparePart(known[at], first) == 0 {
+		var was shard
+		if at < len(known) && compareShards(known[at], first) == 0 {
 			was = known[at]
 		}
-		p, err := c.part(keys[:n], was)
+		p, err := c.shard(keys[:n], was)
 		if err != nil {
 			return nil, err
 		}
@@ -124,9 +124,9 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error
 	return all, nil
 }
 
-// part dumps the real servers of services, which make up one shard. was is the
+// shard dumps the real servers of services, which make up one shard. was is the
 // shard as it is known, empty when it is not.
-func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
+func (c *ipvsConn) shard(services []VirtualService, was shard) (shard, error) {
 	var (
 		fresh Table // nil while everything is as it was
 		rows  []Row // of the last service that was not
@@ -134,7 +134,7 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 	for i := range services {
 		v := &services[i]
 		if err := c.rows(&v.ServiceKey); err != nil {
-			return part{}, err
+			return shard{}, err
 		}
 		if fresh == nil {
 			if i < len(was.Services) && was.Services[i].VirtualService == *v && c.foundAgain(was.Services[i].Servers) {
@@ -158,11 +158,11 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 	}
 	switch {
 	case fresh != nil:
-		return part{Services: fresh}, nil
+		return shard{Services: fresh}, nil
 	case len(services) == len(was.Services):
 		return was, nil
 	}
-	return part{Services: slices.Clone(was.Services[:len(services)])}, nil
+	return shard{Services: slices.Clone(was.Services[:len(services)])}, nil
 }
 
 // rows dumps the real servers of service k into c.found, in the kernel's order.

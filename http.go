@@ -213,7 +213,7 @@ func (s *httpServer) status() (status, error) {
 	}
 	st.Down = v.Health.lines()
 	st.Warnings = v.Warnings
-	err := observe(v.Parts, func(s *KernelService, known *Service) {
+	err := observe(v.Shards, func(s *KernelService, known *Service) {
 		one := newServiceStatus(s)
 		one.VIP = known.VIP
 		for j := range one.Servers {
@@ -231,7 +231,7 @@ func (s *httpServer) status() (status, error) {
 
 // observe reads the counters of known services from the kernel, and passes each
 // to visit with what is known of it.
-func observe(known parts, visit func(s *KernelService, known *Service)) error {
+func observe(known shards, visit func(s *KernelService, known *Service)) error {
 	return observeKernel(
 		func(k ServiceKey) bool { return known.find(k) != nil },
 		func(s *KernelService) { visit(s, known.find(s.ServiceKey)) })

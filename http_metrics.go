@@ -72,7 +72,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		writeSync(e, v)
 		writeConflicts(e, v.Config, s.conflicts.seen())
 		var k kernelCounters
-		err := observe(v.Parts, k.add)
+		err := observe(v.Shards, k.add)
 		if err != nil {
 			k = kernelCounters{} // half a sum is worse than none
 		}
@@ -183,7 +183,7 @@ func writeVIPs(e exposition, v *view) {
 	e.family("warnings", gauge, "Complaints about the inputs that hold right now.")(float64(len(v.Warnings)))
 	inService := make(map[vipServer]bool)
 	out := make(map[vipServer]string)
-	for svc := range v.Parts.all {
+	for svc := range v.Shards.all {
 		for _, row := range svc.Servers {
 			at := vipServer{svc.VIP, row.Address}
 			if row.Weight == 0 && out[at] == "" {

@@ -177,8 +177,8 @@ func TestLoopCoalesces(t *testing.T) {
 	}
 	close(free)
 	lab.Within(t, 10*time.Second, func() string {
-		if v := b.loop.view.Load(); v != nil && v.Parts.find(service("10.0.0.1:80/tcp").ServiceKey) != nil {
-			for _, r := range v.Parts[0].Services[0].Servers {
+		if v := b.loop.view.Load(); v != nil && v.Shards.find(service("10.0.0.1:80/tcp").ServiceKey) != nil {
+			for _, r := range v.Shards[0].Services[0].Servers {
 				if r.Address == addr("10.1.1.100") {
 					return ""
 				}

@@ -36,7 +36,7 @@ type state struct {
 	Owned   map[netip.Addr]bool // addresses whose services are ours to remove
 	Marks   map[uint32]string   // firewall marks whose services are ours to remove, and their VIPs
 	Memory  memory
-	Leaving parts // the table; its services have the real servers that drain
+	Leaving shards // the table; its services have the real servers that drain
 	// Drains are drains of services that are not in Leaving: those of the file,
 	// until the table has been read, and those of services that are removed as a
 	// whole.
@@ -148,8 +148,8 @@ func appendComma(b []byte, another bool) []byte {
 // stateTexts are the long lists of a state file as they were written last. Slices
 // are compared by identity: their content does not change.
 type stateTexts struct {
-	sets  map[workKey]workingText
-	parts map[ServiceKey]drainsText // by what all services of a shard have in common
+	sets   map[workKey]workingText
+	shards map[ServiceKey]drainsText // by what all services of a shard have in common
 }
 
 type workingText struct {
@@ -207,10 +207,10 @@ func appendNumber(b []byte, key string, n uint32) []byte {
 }
 
 // drains are the entries of one shard, without a comma at either end.
-func (t *stateTexts) drains(p part) []byte {
+func (t *stateTexts) drains(p shard) []byte {
 	first := p.Services[0].ServiceKey
 	key := ServiceKey{Address: first.Address, Mark: first.Mark}
-	known, ok := t.parts[key]
+	known, ok := t.shards[key]
 	if ok && same(known.services, p.Services) {
 		return known.text
 	}
@@ -227,10 +227,10 @@ func (t *stateTexts) drains(p part) []byte {
 			b = appendDrain(b, rowID{s.ServiceKey, l.Address, l.Port}, l.Deadline)
 		}
 	}
-	if t.parts == nil {
-		t.parts = make(map[ServiceKey]drainsText)
+	if t.shards == nil {
+		t.shards = make(map[ServiceKey]drainsText)
 	}
-	t.parts[key] = drainsText{p.Services, b}
+	t.shards[key] = drainsText{p.Services, b}
 	return b
 }
 
@@ -248,8 +248,8 @@ func (t *stateTexts) forget(s *state) {
 	if len(t.sets) > len(s.Memory.Working) {
 		maps.DeleteFunc(t.sets, func(set workKey, _ workingText) bool { return s.Memory.Working[set] == nil })
 	}
-	if len(t.parts) > len(s.Leaving) {
-		clear(t.parts)
+	if len(t.shards) > len(s.Leaving) {
+		clear(t.shards)
 	}
 }
 

@@ -5,22 +5,22 @@ import (
 	"time"
 )
 
-// split makes parts of a table.
-func split(t Table) parts {
-	var ps parts
+// split makes shards of a table.
+func split(t Table) shards {
+	var ps shards
 	for i := 0; i < len(t); {
 		end := i + 1
 		for end < len(t) && t[end].Address == t[i].Address && t[end].Mark == t[i].Mark {
 			end++
 		}
-		ps = append(ps, part{Services: t[i:end:end]})
+		ps = append(ps, shard{Services: t[i:end:end]})
 		i = end
 	}
 	return ps
 }
 
-// table puts the parts together again.
-func (ps parts) table() Table {
+// table puts the shards together again.
+func (ps shards) table() Table {
 	var t Table
 	for i := range ps {
 		t = append(t, ps[i].Services...)

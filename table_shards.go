@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// part is the services of one address, or one firewall-mark service. Services
+// shard is the services of one address, or one firewall-mark service. Services
 // is never empty, in table order, and never written to once it is here.
-type part struct {
+type shard struct {
 	Services Table
 	// From are the wanted services that Services was computed from, if all of it
 	// has been carried out since; nil otherwise.
@@ -25,16 +25,16 @@ type part struct {
 	Next time.Time
 }
 
-// parts is a table in the order of its services.
-type parts []part
+// shards is a table in the order of its services.
+type shards []shard
 
-// comparePart orders shards by address, then mark.
-func comparePart(a, b part) int {
-	return compareShards(&a.Services[0].ServiceKey, &b.Services[0].ServiceKey)
+// compareShards orders shards by address, then mark.
+func compareShards(a, b shard) int {
+	return compareShardKeys(&a.Services[0].ServiceKey, &b.Services[0].ServiceKey)
 }
 
-// compareShards compares the shards that two services are in.
-func compareShards(k, l *ServiceKey) int {
+// compareShardKeys compares the shards that two services are in.
+func compareShardKeys(k, l *ServiceKey) int {
 	if k.Address != l.Address {
 		return k.Address.Compare(l.Address)
 	}
@@ -42,7 +42,7 @@ func compareShards(k, l *ServiceKey) int {
 }
 
 // all passes every service to yield.
-func (ps parts) all(yield func(*Service) bool) {
+func (ps shards) all(yield func(*Service) bool) {
 	for i := range ps {
 		for j := range ps[i].Services {
 			if !yield(&ps[i].Services[j]) {
@@ -53,7 +53,7 @@ func (ps parts) all(yield func(*Service) bool) {
 }
 
 // find returns the service with key k, nil when there is none.
-func (ps parts) find(k ServiceKey) *Service {
+func (ps shards) find(k ServiceKey) *Service {
 	if i := ps.index(k); i >= 0 {
 		return ps[i].Services.at(k)
 	}
@@ -62,8 +62,8 @@ func (ps parts) find(k ServiceKey) *Service {
 
 // index is the place of the shard that the service with key k would be in, -1
 // when there is none.
-func (ps parts) index(k ServiceKey) int {
-	i, ok := slices.BinarySearchFunc(ps, &k, func(p part, k *ServiceKey) int { return compareShards(&p.Services[0].ServiceKey, k) })
+func (ps shards) index(k ServiceKey) int {
+	i, ok := slices.BinarySearchFunc(ps, &k, func(p shard, k *ServiceKey) int { return compareShardKeys(&p.Services[0].ServiceKey, k) })
 	if !ok {
 		return -1
 	}
