@@ -113,7 +113,7 @@ func FuzzKeyLines(f *testing.F) {
 	})
 }
 
-// checkKeyLines verifies that every key below v has a line of its own and that
+// checkKeyLines verifies that every key below v has its own line and that
 // the key can be read there.
 func checkKeyLines(t *testing.T, lines keyLines, byNumber []string, path string, v any) {
 	switch v := v.(type) {

@@ -19,7 +19,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		wantMap      = `want a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`
 		wantSelector = `want a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`
 	)
-	_, emptyRequirement := canonicalSelector("app=nginx,,") // in the words of whoever judges selectors
+	_, emptyRequirement := canonicalSelector("app=nginx,,") // in the words of the package that parses selectors
 	if emptyRequirement == nil {
 		t.Fatal("a selector with an empty requirement is accepted")
 	}

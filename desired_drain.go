@@ -24,7 +24,7 @@ type targetTable struct {
 // have is the kernel's table as far as it is ours, with the real servers that
 // leave.
 func computeTarget(w *wanted, have shards, now time.Time) targetTable {
-	s := merger{wanted: w, now: now}
+	s := merger{wanted: w, now: now, scheduler: &otherScheduler}
 	var done targetTable
 	for want, has := range merged(w.Shards, have, compareShards) {
 		var p shard
@@ -67,6 +67,7 @@ type merger struct {
 	withdrawn map[ServiceKey][]leaving
 	newest    int
 	timeout   time.Duration // to drain, of the shard's VIP
+	scheduler *scheduler    // of the last service in the kernel
 }
 
 // shard merges the services of one shard; either side may be empty.
@@ -179,11 +180,14 @@ type exitAnswer struct {
 // leave gives service, which the kernel has as has, the wanted real servers and
 // those that leave.
 func (s *merger) leave(service *Service, want []Row, has *Service, why string, next *time.Time) {
+	if s.scheduler.name != has.Scheduler { // seldom
+		s.scheduler = findScheduler(has.Scheduler)
+	}
 	q := exit{
 		want: want, have: has.Servers, leaving: has.Leaving, why: why, timeout: s.timeout,
 		// A quiesced UDP real server keeps its flows for as long as clients send,
 		// so quiescing would not move them: it goes at once.
-		atOnce: has.Protocol == UDP || findScheduler(has.Scheduler).atOnce,
+		atOnce: has.Protocol == UDP || s.scheduler.atOnce,
 	}
 	a := s.answer(&q)
 	service.Servers, service.Leaving = a.rows, a.leaving

@@ -41,7 +41,7 @@ func readyPod(name string, addresses ...string) Pod {
 
 func with(p Pod, edit func(*Pod)) Pod { edit(&p); return p }
 
-// refs are pods as a Cluster holds them.
+// refs are pods as a Cluster has them.
 func refs(pods ...Pod) []*Pod {
 	all := make([]*Pod, len(pods))
 	for i := range pods {
@@ -81,7 +81,7 @@ func TestDesired(t *testing.T) {
 		cluster  *Cluster
 		before   map[workKey][]RealServer
 		want     string   // the table
-		warnings []string // parts of them, in order
+		warnings []string // pieces of them, in order
 		kept     int
 	}{
 		{
@@ -181,13 +181,13 @@ func TestDesired(t *testing.T) {
 			warnings: []string{"no IPv4 real server is in service"},
 		},
 		{
-			name:    "cluster not heard of: nothing is concluded",
+			name:    "cluster not known: nothing is concluded",
 			vip:     testVIP(),
 			cluster: nil,
 			want:    "",
 		},
 		{
-			name:    "cluster not heard of, real servers remembered",
+			name:    "cluster not known, real servers remembered",
 			vip:     testVIP(),
 			cluster: nil,
 			before:  map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
@@ -251,7 +251,7 @@ func TestDesiredReasons(t *testing.T) {
 	}
 }
 
-// Until its ConfigMap has been heard of, a VIP keeps the ports that the kernel
+// Until its ConfigMap is known, a VIP keeps the ports that the kernel
 // has, with the real servers that are known.
 func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 	c := testCluster(nil, readyPod("a", "10.1.0.1"))

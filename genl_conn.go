@@ -319,7 +319,7 @@ func (e *opError) hint() string {
 		if e.Op.Service.Engine != "" {
 			return fmt.Sprintf("the kernel lacks scheduler %q (module ip_vs_%[1]s) or persistence engine %[2]q (module ip_vs_pe_%[2]s)", e.Op.Service.Scheduler, e.Op.Service.Engine)
 		}
-		return findScheduler(e.Op.Service.Scheduler).missing()
+		return missingScheduler(e.Op.Service.Scheduler)
 	case e.Op.Kind == newServer && errors.Is(e.Err, unix.EINVAL):
 		return fmt.Sprintf("the kernel has no unicast route to %s at the moment; this is tried again", e.Op.Server.Address)
 	case errors.Is(e.Err, unix.EPERM):

@@ -77,14 +77,16 @@ var schedulersByName = func() map[string]*scheduler {
 	return byName
 }()
 
-// findScheduler returns the scheduler of that name. A name that is not known is a
-// scheduler without properties: another program's service may have one.
-func findScheduler(name string) scheduler {
+// findScheduler returns the scheduler of that name. One that is not known has no
+// properties: another program's service may have one.
+func findScheduler(name string) *scheduler {
 	if s := schedulersByName[name]; s != nil {
-		return *s
+		return s
 	}
-	return scheduler{name: name}
+	return &otherScheduler
 }
+
+var otherScheduler scheduler
 
 // knownScheduler reports whether a configuration can name that scheduler.
 func knownScheduler(name string) bool { return schedulersByName[name] != nil }
@@ -101,7 +103,7 @@ func schedulerNames(accept func(scheduler) bool) []string {
 }
 
 // word is the word for one of s's own flags, "" for none.
-func (s scheduler) word(bit ServiceFlags) string {
+func (s *scheduler) word(bit ServiceFlags) string {
 	for _, f := range serviceFlags {
 		if f.scheduler == s.name && f.bit == bit {
 			return f.word
@@ -110,11 +112,11 @@ func (s scheduler) word(bit ServiceFlags) string {
 	return ""
 }
 
-// missing is a hint for a kernel that refuses s.
-func (s scheduler) missing() string {
-	text := fmt.Sprintf("the kernel has no scheduler %q: module ip_vs_%[1]s is missing", s.name)
-	if s.since != "" {
-		text += "; Linux " + s.since + " and later have it"
+// missingScheduler is a hint for a kernel that refuses the scheduler of that name.
+func missingScheduler(name string) string {
+	text := fmt.Sprintf("the kernel has no scheduler %q: module ip_vs_%[1]s is missing", name)
+	if since := findScheduler(name).since; since != "" {
+		text += "; Linux " + since + " and later have it"
 	}
 	return text
 }
