@@ -106,17 +106,9 @@ const (
 )
 
 func (f ForwardingMethod) String() string {
-	switch f {
-	case Masq:
-		return "masq"
-	case Local:
-		return "local"
-	case Tunnel:
-		return "tunnel"
-	case DirectRoute:
-		return "dr"
-	case Bypass:
-		return "bypass"
+	names := [...]string{Masq: "masq", Local: "local", Tunnel: "tunnel", DirectRoute: "dr", Bypass: "bypass"}
+	if int(f) < len(names) {
+		return names[f]
 	}
 	return "fwd-" + strconv.Itoa(int(f))
 }
