@@ -348,7 +348,7 @@ func (w *wire) send(s segment, device int, mac []byte) error {
 
 // poke has the kernel look for a node, by an empty datagram to the discard
 // port. The answer, if any, is an ICMP error that nobody reads.
-func (w *wire) poke(node netip.Addr) { poke(w.poker, node) }
+func (w *wire) poke(node netip.Addr) { resolveNeighbour(w.poker, node) }
 
 // networkOrder is v as it stands in memory in network byte order.
 func networkOrder(v uint16) uint16 {

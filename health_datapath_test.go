@@ -42,7 +42,7 @@ func TestAnswerFilter(t *testing.T) {
 		}
 		vms[is6] = vm
 	}
-	for _, test := range wirePackets() {
+	for _, test := range answerPackets() {
 		n, err := vms[test.is6].Run(test.packet)
 		if err != nil {
 			t.Fatal(err)

@@ -182,7 +182,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	prep.addresses.remember = loop.rememberAddresses
 	prep.dummy = newDummyDevice(loop.state.Local, log)
 	conflicts := newConflictWatch(log, configs, conflictWake, func() map[netip.Addr]bool { return loop.view.Load().RealServers() })
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.uplinkState, conflicts: conflicts.book}
+	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.uplinkState, conflicts: conflicts.record}
 
 	group, ctx := errgroup.WithContext(ctx)
 	publish(cfg)

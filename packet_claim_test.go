@@ -110,7 +110,7 @@ func TestConflictFilter(t *testing.T) {
 	}
 }
 
-// Whatever is on the wire: no byte is looked at that is not there, and a claim
+// For any packet: no byte is read that is not there, and a claim
 // is one that could be sent again.
 func FuzzParseClaim(f *testing.F) {
 	for _, c := range claimFrames() {
