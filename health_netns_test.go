@@ -321,7 +321,7 @@ func TestDataPathOwnFaults(t *testing.T) {
 		if h := r.out.Get(); h != nil {
 			t.Errorf("%s: %+v", test.name, h)
 		}
-		want := fmt.Sprintf("level=WARN msg=\"probe: the director cannot ask; the real server stays in service\" vip=edge server=%s probe=datapath err=%q\n", test.server, test.want)
+		want := fmt.Sprintf("level=WARN msg=\"probe: the director cannot probe, which does not count against the real server\" vip=edge server=%s probe=datapath err=%q\n", test.server, test.want)
 		if text := r.text.String(); strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, want) {
 			t.Errorf("%s: log:\n%swant one line:\n%s", test.name, text, want)
 		}

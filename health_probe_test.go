@@ -332,7 +332,7 @@ func TestProbePorts(t *testing.T) {
 	r.stop()
 	for _, want := range []string{
 		`msg="probe: ports down" vip=edge server=127.0.0.2 ports=`,
-		fmt.Sprintf(`msg="probe: no real server serves this port: that is no fault of theirs, all stay in service" vip=edge family=IPv4 port=%d/tcp why="127.0.0.1: port %d/tcp: connection refused"`, third, third),
+		fmt.Sprintf(`msg="probe: no real server serves this port, so all stay in service" vip=edge family=IPv4 port=%d/tcp why="127.0.0.1: port %d/tcp: connection refused"`, third, third),
 	} {
 		if strings.Count(r.text.String(), want) == 0 {
 			t.Errorf("no line %s in:\n%s", want, r.text)
@@ -358,7 +358,7 @@ func TestProbeFailsOpen(t *testing.T) {
 	r.plans.Set(&ProbePlan{})
 	r.await(t, "a plan without anybody", func(h *Health) bool { return !h.FailsOpen("edge", false) })
 	r.stop()
-	if !strings.Contains(r.text.String(), `level=ERROR msg="probe: all real servers fail at once: the probes are at fault, all stay in service" vip=edge family=IPv4 why="127.0.0.1: connect to`) {
+	if !strings.Contains(r.text.String(), `level=ERROR msg="probe: all real servers fail at once, so all stay in service" vip=edge family=IPv4 why="127.0.0.1: connect to`) {
 		t.Errorf("log:\n%s", r.text)
 	}
 }

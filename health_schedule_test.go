@@ -67,9 +67,9 @@ func (p *playground) play(until time.Duration) {
 				heap.Push(&p.ends, end{t, p.now.Add(after), o})
 			}
 		}
-		p.most = max(p.most, p.inFlight)
+		p.most = max(p.most, p.running)
 		next := p.next(p.now)
-		for len(p.ends) > 0 && !p.ends[0].target.inFlight {
+		for len(p.ends) > 0 && !p.ends[0].target.running {
 			heap.Pop(&p.ends)
 		}
 		if len(p.ends) > 0 && (next.IsZero() || !next.Before(p.ends[0].at)) {
@@ -226,8 +226,8 @@ func TestScheduleSilenceDelaysNobody(t *testing.T) {
 		return outcome{result: passed}, time.Millisecond
 	})
 	p.play(30 * time.Second)
-	if p.most > maxInFlight {
-		t.Errorf("%d probes in flight, want %d at the most", p.most, maxInFlight)
+	if p.most > maxRunning {
+		t.Errorf("%d probes in flight, want %d at the most", p.most, maxRunning)
 	}
 	// At the start nothing is known of anybody, and the first thousand silent
 	// ones are in the way.
@@ -411,14 +411,14 @@ func TestScheduleReplan(t *testing.T) {
 
 	// One in flight is handed back, and all places are free again.
 	p.respond = func(t *target) (outcome, time.Duration) { return outcome{}, time.Hour }
-	for at := 5*time.Hour + 1500*time.Millisecond; p.inFlight == 0; at += 10 * time.Millisecond {
+	for at := 5*time.Hour + 1500*time.Millisecond; p.running == 0; at += 10 * time.Millisecond {
 		p.play(at)
 	}
-	flying := p.inFlight
+	flying := p.running
 	if dropped := p.replan(&ProbePlan{}, p.now); len(dropped) != flying {
 		t.Errorf("%d dropped, %d were in flight", len(dropped), flying)
 	}
-	if p.inFlight != 0 || p.inSilence != 0 || len(p.targets) != 0 || len(p.timers) != 0 || p.ready.Len()+p.silent.Len() != 0 || !p.next(p.now).IsZero() {
+	if p.running != 0 || p.runningSilent != 0 || len(p.targets) != 0 || len(p.timers) != 0 || p.ready.Len()+p.silent.Len() != 0 || !p.next(p.now).IsZero() {
 		t.Errorf("something is left: %+v", p.schedule)
 	}
 }
@@ -436,7 +436,7 @@ func TestScheduleInvariants(t *testing.T) {
 			p.replan(fleet(probes, 1+random.IntN(9), random.IntN(9)), p.now)
 		}
 		flying, silent, timed, queued := 0, 0, 0, 0
-		var counts [probeKinds][down + 1]int
+		var counts [len(probeKinds)][down + 1]int
 		for _, target := range p.targets {
 			counts[target.kind][target.state]++
 			places := 0
@@ -451,7 +451,7 @@ func TestScheduleInvariants(t *testing.T) {
 				queued++
 				places++
 			}
-			if target.inFlight {
+			if target.running {
 				flying++
 				if target.wasSilent {
 					silent++
@@ -471,9 +471,9 @@ func TestScheduleInvariants(t *testing.T) {
 		for _, v := range p.vips {
 			queues += v.urgent.Len() + v.due.Len()
 		}
-		if flying != p.inFlight || silent != p.inSilence || timed != len(p.timers) || queued != queues {
+		if flying != p.running || silent != p.runningSilent || timed != len(p.timers) || queued != queues {
 			t.Fatalf("%d in flight, %d of them silent, %d timers, %d queued; counted %d, %d, %d, %d",
-				flying, silent, timed, queued, p.inFlight, p.inSilence, len(p.timers), queues)
+				flying, silent, timed, queued, p.running, p.runningSilent, len(p.timers), queues)
 		}
 	}
 }
