@@ -56,9 +56,9 @@ func newDataPath(p *prober) *dataPath {
 
 // close closes the sockets. The goroutine of neighbours ends with its context.
 func (d *dataPath) close() {
-	for _, w := range d.sockets {
-		if w != nil {
-			w.close()
+	for _, r := range d.sockets {
+		if r != nil {
+			r.close()
 		}
 	}
 }

@@ -47,20 +47,20 @@ func (t *target) timedOut() outcome {
 // attempt is a probe that has begun.
 type attempt struct {
 	waits  attemptStep
-	fd     int                    // -1 = none (any more)
+	fd     int                    // its socket; -1 = none, or none any more
 	ready  func(*prober, *target) // continues when fd can be used
-	rest   []byte                 // of the request, to be sent
-	answer []byte                 // what has been read of it
+	rest   []byte                 // of the request, not sent yet
+	answer []byte                 // as far as it has been read
 	token  uint32                 // of a probe of the data path
 }
 
-// attemptStep is what an attempt without a socket of its own waits for.
+// attemptStep is what an attempt waits for.
 type attemptStep uint8
 
 const (
-	waitsForSocket  attemptStep = iota
-	waitsToBeginTLS             // too many TLS exchanges run
-	waitsForTLS
-	waitsForMAC // the data path: the node's MAC address
-	waitsForSYN // the data path: an answer to its SYN
+	waitsForSocket  attemptStep = iota // fd
+	waitsToBeginTLS                    // too many TLS exchanges run
+	waitsForTLS                        // the end of its TLS exchange
+	waitsForMAC                        // the data path: the node's MAC address
+	waitsForSYN                        // the data path: an answer to its SYN
 )
