@@ -204,14 +204,11 @@ func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now tim
 		heap.Fix(&s.timers, t.index)
 	}
 	t.round, t.to, t.vip = s.round, to, v
-	which := 0
-	if key.server.Is6() {
-		which = 1
-	}
-	set := v.sets[which]
+	is6 := key.server.Is6()
+	set := v.sets[familyIndex(is6)]
 	if set == nil {
-		set = &probedSet{is6: which == 1, ports: make(map[netip.Addr][]*target), dirty: true}
-		v.sets[which] = set
+		set = &probedSet{is6: is6, ports: make(map[netip.Addr][]*target), dirty: true}
+		v.sets[familyIndex(is6)] = set
 	}
 	t.set = set
 	set.targets = append(set.targets, t)
