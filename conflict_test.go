@@ -199,7 +199,7 @@ func TestConflictsAreBounded(t *testing.T) {
 	}
 }
 
-// The example of several pairs is valid as it stands, and the two share nothing
+// The example of several pairs is valid as printed, and the two share nothing
 // that two pairs must not share.
 func TestSeveralPairsExample(t *testing.T) {
 	page, err := os.ReadFile("docs/high-availability.md")

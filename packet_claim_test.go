@@ -74,7 +74,7 @@ func TestParseClaim(t *testing.T) {
 	}
 }
 
-// The filter lets through claims to its addresses, wherever they stand in the
+// The filter lets through claims to its addresses, at any place of the
 // list, and all claims when there are too many addresses to compare.
 func TestConflictFilter(t *testing.T) {
 	lists := map[bool][]netip.Addr{
