@@ -54,7 +54,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	}
 	addresses, dummy := newAddresses(st.Addresses, log), newDummyDevice(st.Local, log)
 	errs = append(errs, stopDaemons(d, st.Daemons))
-	_, err = dummy.Look(ctx)
+	_, err = dummy.Recover(ctx)
 	errs = append(errs, err, adoptLabelled(ctx, addresses), forgetForeign(ctx, addresses, dummy, cfg.AnnounceDevice),
 		addresses.Apply(ctx, nil, ""), dummy.Tidy(ctx, "", nil, nil))
 	errs = append(errs, newMarkTable(log).Remove())

@@ -3,7 +3,7 @@
 //
 // Used by main.go. A node serves a VIP when the address is local (on lo) and
 // the node does not answer ARP for it (sysctls of the uplink). The command
-// changes the named VIPs, the settings of realServerSysctls and the end of the
+// changes the named VIPs, the settings for useNode (sysctl.go) and the end of the
 // tunnel, and nothing else. It keeps the earlier values in a file under /run,
 // which a reboot removes together with the kernel's settings.
 
@@ -182,7 +182,8 @@ func (rs *realserver) sysctls() ([]Sysctl, error) {
 			return nil, fmt.Errorf("%s holds the default route: an address there would be answered for", rs.device)
 		}
 	}
-	return realServerSysctls(rs.uplink), nil
+	release, err := rs.proc.KernelRelease()
+	return sysctlsFor(useNode, rs.uplink, release), err
 }
 
 // lack is what a node needs and does not have.

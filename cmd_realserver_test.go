@@ -31,6 +31,7 @@ func newFakeNode(t *testing.T) fakeNode {
 		"net/ipv4/conf/eth0.100/arp_ignore":   "2",
 		"net/ipv4/conf/eth0.100/arp_announce": "2",
 		"net/ipv4/conf/all/rp_filter":         "1",
+		"kernel/osrelease":                    "6.1.0",
 	})
 	table := &fakeTable{devices: map[string][]deviceAddress{"lo": nil, "dummy0": nil, "eth0": nil}}
 	return fakeNode{
@@ -115,7 +116,7 @@ func TestRealserverLife(t *testing.T) {
 			t.Errorf("%s: ARP settings %q, want %q", name, got, wantARP)
 		}
 	}
-	why := realServerSysctls("eth0")
+	why := sysctlsFor(useNode, "eth0", "")
 	const last = "this lasts until the next boot: run the same command at every boot\n"
 	both := []string{"-vip", "10.0.0.1, 2001:db8::1,10.0.0.1"}
 

@@ -196,7 +196,15 @@ func (rs *realserver) tunnelSettings(device string) ([]SysctlState, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rs.differing(tunnelSysctls(device, all))
+	release, err := rs.proc.KernelRelease()
+	if err != nil {
+		return nil, err
+	}
+	wanted := sysctlsFor(useTunnel, device, release)
+	if all == "0" { // then the device's own 0 means no filter
+		wanted[0].Also = []string{"0"}
+	}
+	return rs.differing(wanted)
 }
 
 // lacks describes what is missing, a line each.

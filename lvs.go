@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -433,6 +434,14 @@ func (m *macAddress) UnmarshalText(text []byte) error {
 		copy(m[:], mac)
 	}
 	return err
+}
+
+// familyNumber is a family as the kernel has it, AF_INET or AF_INET6.
+func familyNumber(is6 bool) int {
+	if is6 {
+		return syscall.AF_INET6
+	}
+	return syscall.AF_INET
 }
 
 // familyIndex is a family's place in arrays of two.

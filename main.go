@@ -146,7 +146,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	probes := newLatest[ProbePlan](make(chan struct{}, 1))
 	healths := newLatest[Health](wake)
 	watch := newClusterWatch(log, clusters)
-	prep := newPreparation(log)
+	prep := newLinuxHost(log)
 	recheck := make(chan struct{}, 1)
 	loop := &reconciler{
 		log:      log,

@@ -69,8 +69,8 @@ type host interface {
 	Mark(marks map[MarkedPort]uint32) error
 	// Marked is what the host marks now, never nil without an error.
 	Marked() (map[MarkedPort]uint32, error)
-	// Hush keeps the host from sending ICMP errors until restore is called.
-	Hush(cfg *Config) (restore func())
+	// SuppressICMP keeps the host from sending ICMP errors until restore is called.
+	SuppressICMP(cfg *Config) (restore func())
 	// DeviceIndex is the kernel's number of a device, 0 when there is none.
 	DeviceIndex(name string) int
 }

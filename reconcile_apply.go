@@ -228,7 +228,7 @@ func (r *reconciler) applyHushed(ops []op) ([]*opError, error) {
 		return nil, nil
 	}
 	if slices.ContainsFunc(ops, op.exchanges) {
-		defer r.host.Hush(r.config.Get())()
+		defer r.host.SuppressICMP(r.config.Get())()
 	}
 	return r.director.Apply(ops)
 }

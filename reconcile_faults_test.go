@@ -260,7 +260,7 @@ type hushingHost struct {
 	log []string
 }
 
-func (h *hushingHost) Hush(*Config) func() {
+func (h *hushingHost) SuppressICMP(*Config) func() {
 	h.log = append(h.log, "hush")
 	return func() { h.log = append(h.log, "restore") }
 }
