@@ -47,7 +47,7 @@ type realserver struct {
 
 // realserverState is the state file.
 type realserverState struct {
-	// Addresses are the VIPs the node was prepared for and not yet undone.
+	// Addresses are the VIPs that the node was prepared for, without those undone.
 	Addresses []VIPAddress `json:"addresses,omitempty"`
 	// Sysctls are the settings of the uplink that were changed.
 	Sysctls []savedSysctl `json:"sysctls,omitempty"`
@@ -87,15 +87,15 @@ ARP settings on the uplink so that only the director answers for it. With
 		flags.PrintDefaults()
 	}
 	vips := flags.String("vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas")
-	flags.StringVar(&rs.device, "dev", "lo", "`device` that holds the addresses")
+	flags.StringVar(&rs.device, "dev", "lo", "`device` that gets the addresses")
 	flags.StringVar(&rs.uplink, "uplink", "", "`device` that answers ARP for this node (default: the default route's)")
-	flags.StringVar(&rs.tunnel.name, "tunnel", "", "take apart what the director's tunnel brings: `type` ipip, gue or gre")
+	flags.StringVar(&rs.tunnel.name, "tunnel", "", "unpack what the director sends through a tunnel: `type` ipip, gue or gre")
 	flags.UintVar(&rs.tunnel.port, "tunnel-port", 6080, "UDP `port` of gue")
 	flags.BoolVar(&rs.tunnel.checksum, "tunnel-checksum", false, "the packets of gre have a checksum")
-	remove := flags.Bool("remove", false, "undo: take the addresses away and, with the last one that needs them, the tunnel's end and the settings")
+	remove := flags.Bool("remove", false, "undo: remove the addresses and, with the last one that needs them, the tunnel's end and the settings")
 	check := flags.Bool("check", false, "change nothing; exit 1 when something is missing")
 	flags.StringVar(&rs.proc.Root, "proc", "/proc/sys", "`directory` of the kernel settings")
-	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` that remembers the settings as they were")
+	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` for the values that the settings had before")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -179,7 +179,7 @@ func (rs *realserver) sysctls() ([]Sysctl, error) {
 			return nil, err
 		}
 		if rs.uplink == rs.device {
-			return nil, fmt.Errorf("%s holds the default route: an address there would be answered for", rs.device)
+			return nil, fmt.Errorf("%s has the default route: the node would answer ARP for an address there", rs.device)
 		}
 	}
 	release, err := rs.proc.KernelRelease()
@@ -193,7 +193,7 @@ type lack struct {
 	tunnels  []tunnelEnd
 }
 
-// lacking finds out what the node lacks. state is what earlier runs did.
+// lacking finds out what the node lacks. state is the state file.
 func (rs *realserver) lacking(state realserverState) (lack, error) {
 	table, err := rs.sysctls()
 	if err != nil {
@@ -208,7 +208,7 @@ func (rs *realserver) lacking(state realserverState) (lack, error) {
 		return lack{}, err
 	}
 	for _, addr := range rs.vips {
-		if !slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == addr }) {
+		if addressIn(have, addr) == nil {
 			l.vips = append(l.vips, VIPAddress{Device: rs.device, Address: addr})
 		}
 	}
@@ -263,9 +263,9 @@ func settingLine(s SysctlState) string {
 	return fmt.Sprintf("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why)
 }
 
-// prepare makes the node a real server. The settings come first: a VIP that
-// is on lo for a moment without them is answered for. The tunnel comes last: a
-// packet to a VIP that the node does not have would be routed on.
+// prepare makes the node a real server. The settings come first: without them the
+// node answers ARP for a VIP on lo. The tunnel comes last: the node would forward
+// a packet to a VIP that it does not have.
 func (rs *realserver) prepare() error {
 	state, err := rs.load()
 	if err != nil {
@@ -319,7 +319,7 @@ func (rs *realserver) add(vips []VIPAddress) error {
 	return nil
 }
 
-// take removes an address, if it is there.
+// take removes an address from its device, if it is there.
 func (rs *realserver) take(v VIPAddress) error {
 	removed, err := rs.net.Remove(v)
 	if err != nil && !errors.Is(err, unix.ENODEV) {
@@ -331,8 +331,8 @@ func (rs *realserver) take(v VIPAddress) error {
 	return nil
 }
 
-// remember writes the state file before anything changes, so that a run that
-// is cut short can be undone.
+// remember writes the state file before anything changes, so that an interrupted run
+// can be undone.
 func (rs *realserver) remember(state realserverState, l lack) error {
 	state.Sysctls = saveFirst(state.Sysctls, l.settings)
 	for _, addr := range rs.vips {
@@ -346,8 +346,8 @@ func (rs *realserver) remember(state realserverState, l lack) error {
 	return rs.save(state)
 }
 
-// saveFirst adds settings that are about to change. A setting's first value is
-// kept for good.
+// saveFirst adds settings that will change now. The value that a setting had first
+// is not overwritten.
 func saveFirst(saved []savedSysctl, settings []SysctlState) []savedSysctl {
 	for _, s := range settings {
 		if !slices.ContainsFunc(saved, func(o savedSysctl) bool { return o.Key == s.Key }) {
@@ -357,9 +357,9 @@ func saveFirst(saved []savedSysctl, settings []SysctlState) []savedSysctl {
 	return saved
 }
 
-// undo takes the VIPs away and then what no other VIP needs that the node was
-// prepared for: the ends of tunnels and, without an IPv4 VIP, the settings. In
-// this order, because a VIP on lo is never without the settings.
+// undo removes the VIPs and then what no other VIP of the state file needs: the ends
+// of tunnels and, without an IPv4 VIP, the settings. It keeps this order, because a
+// VIP on lo is never without the settings.
 func (rs *realserver) undo() error {
 	state, err := rs.load()
 	if err != nil {
@@ -402,14 +402,14 @@ func (rs *realserver) remaining(prepared []VIPAddress) ([]VIPAddress, error) {
 		if err != nil && !errors.Is(err, unix.ENODEV) {
 			return nil, err
 		}
-		if slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == v.Address }) {
+		if addressIn(have, v.Address) != nil {
 			rest = append(rest, v)
 		}
 	}
 	return rest, nil
 }
 
-// restore puts one setting back, unless somebody has changed it since or its
+// restore puts one setting back, unless another program has changed it since or its
 // device is gone.
 func (rs *realserver) restore(s savedSysctl) error {
 	have, err := rs.proc.read(s.Key)
@@ -420,7 +420,7 @@ func (rs *realserver) restore(s savedSysctl) error {
 		return err
 	}
 	if have != s.After {
-		fmt.Fprintf(rs.stdout, "%s left at %s: it was changed by another hand\n", s.Key, have)
+		fmt.Fprintf(rs.stdout, "%s left at %s: another program changed it\n", s.Key, have)
 		return nil
 	}
 	if err := rs.proc.write(s.Key, s.Before); err != nil {
@@ -452,8 +452,7 @@ func (rs *realserver) load() (realserverState, error) {
 	return state, nil
 }
 
-// save replaces the state file, or removes it when nothing is left to
-// remember.
+// save replaces the state file, or removes it when there is nothing to undo.
 func (rs *realserver) save(state realserverState) error {
 	if len(state.Addresses)+len(state.Sysctls)+len(state.Devices)+len(state.Ports) == 0 {
 		if err := os.Remove(rs.statePath); err != nil && !errors.Is(err, fs.ErrNotExist) {

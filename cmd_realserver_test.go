@@ -81,7 +81,7 @@ func TestRealserverUsage(t *testing.T) {
 		{[]string{"-nonsense"}, 2, "-nonsense"},
 		{[]string{"-h"}, 0, "usage: lvs-controller realserver"},
 		// The default route's device is only known later: no usage error.
-		{[]string{"-vip", "10.0.0.1", "-dev", "eth0"}, 1, "eth0 holds the default route"},
+		{[]string{"-vip", "10.0.0.1", "-dev", "eth0"}, 1, "eth0 has the default route"},
 		{[]string{"-vip", "10.0.0.1", "-uplink", "gone0"}, 1, "gone0/arp_ignore"},
 		{[]string{"-vip", "10.0.0.1", "-dev", "gone0"}, 1, "device gone0: no such device"},
 	} {

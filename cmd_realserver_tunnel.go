@@ -11,7 +11,7 @@
 //	      packet goes on to the device for ipip
 //
 // The sender is the director's own address, and there may be several directors,
-// so the device accepts packets from every address. Answers do not pass it. Only
+// so the device accepts packets from every address. Replies do not pass it. Only
 // devices and ports that the command made are removed.
 
 package main
@@ -34,7 +34,7 @@ type tunnelNetwork interface {
 	CloseGUE(guePort) (bool, error)
 }
 
-// tunnelOption is what -tunnel and its like ask for.
+// tunnelOption is the flags -tunnel, -tunnel-port and -tunnel-checksum.
 type tunnelOption struct {
 	name     string // ipip, gue or gre; "" = no tunnel
 	port     uint   // of gue
@@ -57,7 +57,7 @@ func (o tunnelOption) validate() error {
 // tunnelKind is a kind of device for one family of packets.
 type tunnelKind struct {
 	kind     string // as the kernel calls it
-	fallback string // the device that comes with it and takes what no other does
+	fallback string // the module's own device, which receives what no other device does
 }
 
 // ours is the device that this command makes.
@@ -75,7 +75,7 @@ var tunnelKinds = [...]tunnelKind{
 	{"ip6gre", "ip6gre0"},
 }
 
-// kind is the kind of device that takes the tunnel's packets apart.
+// kind is the kind of device that unpacks the tunnel's packets.
 func (o tunnelOption) kind(is6 bool) tunnelKind {
 	i := 0
 	if o.name == "gre" {
@@ -100,9 +100,9 @@ type tunnelEnd struct {
 }
 
 // receiver finds the device that receives packets of a kind: the one for
-// metadata, else the kernel's own if somebody uses it, else there is none, and
-// ours is to be made. Another's device is used rather than robbed of its
-// packets: a CNI plug-in may need them.
+// metadata, else the kernel's own if it is up, else there is none, and
+// ours must be made. A device of another program is used rather than one of ours
+// that would take its packets away: a CNI plug-in may need them.
 func (rs *realserver) receiver(end *tunnelEnd) error {
 	devices, err := rs.net.TunnelDevices(end.kind)
 	if err != nil {
@@ -122,9 +122,9 @@ func (rs *realserver) receiver(end *tunnelEnd) error {
 	case end.down && !isOurs(d.Name):
 		return fmt.Errorf("device %s would receive the tunnel's packets, but it is down and not ours", d.Name)
 	case isGRE(end.kind) && d.Checksum && !rs.tunnel.checksum:
-		return fmt.Errorf("device %s takes packets with a checksum alone: see -tunnel-checksum", d.Name)
+		return fmt.Errorf("device %s receives only packets with a checksum: see -tunnel-checksum", d.Name)
 	case isGRE(end.kind) && !d.Checksum && rs.tunnel.checksum:
-		return fmt.Errorf("device %s takes packets without a checksum alone: see -tunnel-checksum", d.Name)
+		return fmt.Errorf("device %s receives only packets without a checksum: see -tunnel-checksum", d.Name)
 	}
 	return nil
 }
@@ -183,7 +183,7 @@ func (rs *realserver) lacksIPv4(end *tunnelEnd, state realserverState) error {
 		return nil
 	}
 	for _, a := range rs.vips {
-		if a.Is4() && !slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == a }) {
+		if a.Is4() && addressIn(have, a) == nil {
 			end.addresses = append(end.addresses, VIPAddress{Device: end.device, Address: a})
 		}
 	}
@@ -284,7 +284,7 @@ func (s *realserverState) device(name string) int {
 	return slices.IndexFunc(s.Devices, func(d savedDevice) bool { return d.Name == name })
 }
 
-// rememberTunnel notes what e is about to change, and which VIPs need it.
+// rememberTunnel adds to state what e will change, and the VIPs that need it.
 func (rs *realserver) rememberTunnel(state *realserverState, e tunnelEnd) {
 	i := state.device(e.device)
 	if i < 0 {
@@ -301,7 +301,7 @@ func (rs *realserver) rememberTunnel(state *realserverState, e tunnelEnd) {
 		i = len(state.Ports)
 		state.Ports = append(state.Ports, savedPort{guePort: p})
 	}
-	// A port that is open and not in the file is another's.
+	// Another program opened a port that is open and not in the file.
 	if i >= 0 && rs.tunnel.name == "gue" {
 		state.Ports[i].VIPs = rs.withVIPs(state.Ports[i].VIPs, e.is6)
 	}
@@ -358,7 +358,7 @@ func (rs *realserver) undoTunnels(state *realserverState) error {
 	return nil
 }
 
-// undoDevice removes our device, and leaves another's as it was.
+// undoDevice removes our device, or restores the settings of another program's.
 func (rs *realserver) undoDevice(d savedDevice) error {
 	if !isOurs(d.Name) {
 		for _, s := range d.Sysctls {

@@ -149,7 +149,7 @@ func TestRealserverTunnelLife(t *testing.T) {
 	step("gre with a checksum", []string{"add 10.0.0.1 on lo", "make gre lvs-gre checksum true", "add 10.0.0.1 on lvs-gre", "up lvs-gre"},
 		"-vip", "10.0.0.1", "-tunnel", "gre", "-tunnel-checksum")
 	code, _, errs := node.run("-vip", "10.0.0.1", "-tunnel", "gre")
-	if code != 1 || !strings.Contains(errs, "device lvs-gre takes packets with a checksum alone: see -tunnel-checksum") {
+	if code != 1 || !strings.Contains(errs, "device lvs-gre receives only packets with a checksum: see -tunnel-checksum") {
 		t.Errorf("gre without a checksum on the same device: exit %d\n%s", code, errs)
 	}
 }

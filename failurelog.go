@@ -2,9 +2,8 @@
 // logged once: silence in between.
 //
 // Used by kube*.go, conflict_watch.go, host.go, snapshot.go, reconcile*.go and
-// http.go.
-// It decides when to log; the caller has the words. It starts no goroutine and
-// reads no clock.
+// http.go. It decides when to log; the caller has the words. It starts no
+// goroutine and reads no clock.
 
 package main
 

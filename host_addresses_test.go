@@ -170,7 +170,7 @@ func TestAddressesAdoption(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := strings.Count(log.String(), "was there already"); n != 1 {
+	if n := strings.Count(log.String(), "was on its device already"); n != 1 {
 		t.Errorf("adoption was logged %d times, want once:\n%s", n, log)
 	}
 	if diff := cmp.Diff([]string(nil), table.takeCalls()); diff != "" {
@@ -269,7 +269,7 @@ func TestAddressesRun(t *testing.T) {
 			t.Errorf("second address (-want +got):\n%s", diff)
 		}
 
-		// Where another hand has taken an address away, neighbours may know another
+		// Where another program has removed an address, neighbours may know another
 		// host by it.
 		locked(func() { start, table.devices["eth0"] = time.Now(), nil })
 		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
@@ -304,7 +304,7 @@ func TestAddressesRun(t *testing.T) {
 		if diff := cmp.Diff(want, take()); diff != "" {
 			t.Errorf("after the link came up (-want +got):\n%s", diff)
 		}
-		for line, n := range map[string]int{"not announced": 1, "announced again": 1} {
+		for line, n := range map[string]int{"could not be announced": 1, "is announced again": 1} {
 			if got := strings.Count(log.String(), line); got != n {
 				t.Errorf("%q was logged %d times, want %d:\n%s", line, got, n, log)
 			}

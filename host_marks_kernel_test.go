@@ -217,7 +217,7 @@ func TestKernelMarkTable(t *testing.T) {
 	}
 }
 
-// Whatever another hand does to the table is put right in one transaction and
+// Whatever another program does to the table is put right in one transaction and
 // one line of log.
 func TestKernelMarkRepair(t *testing.T) {
 	r := newMarkRig(t)
@@ -259,7 +259,7 @@ func TestKernelMarkRepair(t *testing.T) {
 		if n := strings.Count(strings.Join(transactions, " "), "newgen"); n != 1 {
 			t.Errorf("%s: repaired in %d transactions: %q", name, n, transactions)
 		}
-		r.logged(`why="repaired, another hand changed it: `)
+		r.logged(`why="repaired, another program changed it: `)
 		if diff := cmp.Diff(whole, r.ours()); diff != "" {
 			t.Errorf("%s: nft list (-want +got):\n%s", name, diff)
 		}
@@ -277,7 +277,7 @@ func TestKernelMarkRepair(t *testing.T) {
 	r.nft("add chain " + table + " other")
 	r.restart()
 	r.apply(want, false)
-	r.logged(`why="found in another form: 4 chains, maps and other objects`)
+	r.logged(`why="the table had another form: 4 chains, maps and other objects`)
 	r.restart()
 	r.nft("add chain " + table + " other")
 	r.director.Do(func() {

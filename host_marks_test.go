@@ -67,7 +67,7 @@ func TestMarkKey(t *testing.T) {
 	}
 }
 
-// What another hand may have put into a map.
+// What another program may have put into a map.
 func TestParseMarkElementRefuses(t *testing.T) {
 	good := markKey(markedPort("10.0.0.1", "80/tcp"))
 	change := func(i int) []byte {
