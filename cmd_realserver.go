@@ -41,6 +41,7 @@ type realserver struct {
 	proc           procSys
 	statePath      string
 	net            nodeNetwork
+	state          realserverState
 	stdout         io.Writer
 	changes        int // lines printed for changes made
 }
@@ -125,7 +126,9 @@ ARP settings on the uplink so that only the director answers for it. With
 	complete := true
 	if rs.net, err = open(); err == nil {
 		defer rs.net.Close()
+		err = rs.load()
 		switch {
+		case err != nil:
 		case *remove:
 			err = rs.undo()
 		case *check:
@@ -186,34 +189,45 @@ func (rs *realserver) sysctls() ([]Sysctl, error) {
 	return sysctlsFor(useNode, rs.uplink, release), err
 }
 
-// lack is what a node needs and does not have.
+// lack is what a device needs and does not have.
 type lack struct {
-	settings []SysctlState // of the uplink
-	vips     []VIPAddress
-	tunnels  []tunnelEnd
+	settings  []SysctlState
+	addresses []VIPAddress
 }
 
-// lacking finds out what the node lacks. state is the state file.
-func (rs *realserver) lacking(state realserverState) (lack, error) {
+// lines describe what is missing, a line each.
+func (l lack) lines() []string {
+	var lines []string
+	for _, s := range l.settings {
+		lines = append(lines, fmt.Sprintf("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why))
+	}
+	for _, a := range l.addresses {
+		lines = append(lines, fmt.Sprintf("%s is missing", a))
+	}
+	return lines
+}
+
+// lacking finds out what the node lacks: the settings of the uplink and the VIPs, and
+// of each tunnel's end.
+func (rs *realserver) lacking() (l lack, ends []tunnelEnd, err error) {
 	table, err := rs.sysctls()
 	if err != nil {
-		return lack{}, err
+		return l, nil, err
 	}
-	var l lack
 	if l.settings, err = rs.differing(table); err != nil {
-		return lack{}, err
+		return l, nil, err
 	}
 	have, err := rs.net.List(rs.device)
 	if err != nil {
-		return lack{}, err
+		return l, nil, err
 	}
 	for _, addr := range rs.vips {
 		if addressIn(have, addr) == nil {
-			l.vips = append(l.vips, VIPAddress{Device: rs.device, Address: addr})
+			l.addresses = append(l.addresses, VIPAddress{Device: rs.device, Address: addr})
 		}
 	}
-	l.tunnels, err = rs.tunnelEnds(state)
-	return l, err
+	ends, err = rs.tunnelEnds()
+	return l, ends, err
 }
 
 // differing lists those settings of table that have another value.
@@ -232,23 +246,13 @@ func (rs *realserver) differing(table []Sysctl) ([]SysctlState, error) {
 
 // check reports whether everything is in place and prints what is not.
 func (rs *realserver) check() (bool, error) {
-	state, err := rs.load()
+	l, ends, err := rs.lacking()
 	if err != nil {
 		return false, err
 	}
-	l, err := rs.lacking(state)
-	if err != nil {
-		return false, err
-	}
-	var lines []string
-	for _, s := range l.settings {
-		lines = append(lines, settingLine(s))
-	}
-	for _, v := range l.vips {
-		lines = append(lines, fmt.Sprintf("%s is missing", v))
-	}
-	for _, e := range l.tunnels {
-		lines = append(lines, e.lacks()...)
+	lines := l.lines()
+	for _, e := range ends {
+		lines = append(lines, e.lines()...)
 	}
 	if lines == nil {
 		fmt.Fprintln(rs.stdout, "already in place")
@@ -258,33 +262,21 @@ func (rs *realserver) check() (bool, error) {
 	return false, nil
 }
 
-// settingLine says that a setting has another value.
-func settingLine(s SysctlState) string {
-	return fmt.Sprintf("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why)
-}
-
 // prepare makes the node a real server. The settings come first: without them the
 // node answers ARP for a VIP on lo. The tunnel comes last: the node would forward
 // a packet to a VIP that it does not have.
 func (rs *realserver) prepare() error {
-	state, err := rs.load()
+	l, ends, err := rs.lacking()
 	if err != nil {
 		return err
 	}
-	l, err := rs.lacking(state)
-	if err != nil {
+	if err := rs.remember(l, ends); err != nil {
 		return err
 	}
-	if err := rs.remember(state, l); err != nil {
+	if err := rs.supply(l); err != nil {
 		return err
 	}
-	if err := rs.write(l.settings); err != nil {
-		return err
-	}
-	if err := rs.add(l.vips); err != nil {
-		return err
-	}
-	for _, e := range l.tunnels {
+	for _, e := range ends {
 		if err := e.make(rs); err != nil {
 			return err
 		}
@@ -297,24 +289,19 @@ func (rs *realserver) prepare() error {
 	return nil
 }
 
-// write gives settings their wanted values.
-func (rs *realserver) write(settings []SysctlState) error {
-	for _, s := range settings {
+// supply gives settings their wanted values and puts addresses on their device.
+func (rs *realserver) supply(l lack) error {
+	for _, s := range l.settings {
 		if err := rs.proc.write(s.Key, s.Want); err != nil {
 			return err
 		}
 		rs.changed("%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
 	}
-	return nil
-}
-
-// add puts addresses on their devices.
-func (rs *realserver) add(vips []VIPAddress) error {
-	for _, v := range vips {
-		if _, err := rs.net.Add(v); err != nil {
+	for _, a := range l.addresses {
+		if _, err := rs.net.Add(a); err != nil {
 			return err
 		}
-		rs.changed("added %s", v)
+		rs.changed("added %s", a)
 	}
 	return nil
 }
@@ -333,17 +320,17 @@ func (rs *realserver) take(v VIPAddress) error {
 
 // remember writes the state file before anything changes, so that an interrupted run
 // can be undone.
-func (rs *realserver) remember(state realserverState, l lack) error {
-	state.Sysctls = saveFirst(state.Sysctls, l.settings)
+func (rs *realserver) remember(l lack, ends []tunnelEnd) error {
+	rs.state.Sysctls = saveFirst(rs.state.Sysctls, l.settings)
 	for _, addr := range rs.vips {
-		if v := (VIPAddress{Device: rs.device, Address: addr}); !slices.Contains(state.Addresses, v) {
-			state.Addresses = append(state.Addresses, v)
+		if v := (VIPAddress{Device: rs.device, Address: addr}); !slices.Contains(rs.state.Addresses, v) {
+			rs.state.Addresses = append(rs.state.Addresses, v)
 		}
 	}
-	for _, e := range l.tunnels {
-		rs.rememberTunnel(&state, e)
+	for _, e := range ends {
+		rs.rememberTunnel(e)
 	}
-	return rs.save(state)
+	return rs.save()
 }
 
 // saveFirst adds settings that will change now. The value that a setting had first
@@ -361,33 +348,28 @@ func saveFirst(saved []savedSysctl, settings []SysctlState) []savedSysctl {
 // of tunnels and, without an IPv4 VIP, the settings. It keeps this order, because a
 // VIP on lo is never without the settings.
 func (rs *realserver) undo() error {
-	state, err := rs.load()
-	if err != nil {
-		return err
-	}
 	for _, addr := range rs.vips {
 		if err := rs.take(VIPAddress{Device: rs.device, Address: addr}); err != nil {
 			return err
 		}
 	}
-	if state.Addresses, err = rs.remaining(state.Addresses); err != nil {
+	var err error
+	if rs.state.Addresses, err = rs.remaining(rs.state.Addresses); err != nil {
 		return err
 	}
-	if err := rs.undoTunnels(&state); err != nil {
+	if err := rs.undoTunnels(); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(state.Addresses, func(v VIPAddress) bool { return v.Address.Is4() }) {
-		for _, s := range state.Sysctls {
-			if err := rs.restore(s); err != nil {
-				return err
-			}
+	if !slices.ContainsFunc(rs.state.Addresses, func(v VIPAddress) bool { return v.Address.Is4() }) {
+		if err := rs.restore(rs.state.Sysctls); err != nil {
+			return err
 		}
-		state.Sysctls = nil
+		rs.state.Sysctls = nil
 	}
 	if rs.changes == 0 {
 		fmt.Fprintln(rs.stdout, "nothing to undo")
 	}
-	return rs.save(state)
+	return rs.save()
 }
 
 // remaining keeps those of prepared that are not being undone and are still
@@ -409,24 +391,25 @@ func (rs *realserver) remaining(prepared []VIPAddress) ([]VIPAddress, error) {
 	return rest, nil
 }
 
-// restore puts one setting back, unless another program has changed it since or its
-// device is gone.
-func (rs *realserver) restore(s savedSysctl) error {
-	have, err := rs.proc.read(s.Key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// restore puts settings back, without those that another program has changed since,
+// and those of a device that is gone.
+func (rs *realserver) restore(settings []savedSysctl) error {
+	for _, s := range settings {
+		have, err := rs.proc.read(s.Key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err == nil && have != s.After:
+			fmt.Fprintf(rs.stdout, "%s left at %s: another program changed it\n", s.Key, have)
+			continue
+		case err == nil:
+			err = rs.proc.write(s.Key, s.Before)
+		}
+		if err != nil {
+			return err
+		}
+		rs.changed("%s: %s -> %s: as it was before", s.Key, s.After, s.Before)
 	}
-	if err != nil {
-		return err
-	}
-	if have != s.After {
-		fmt.Fprintf(rs.stdout, "%s left at %s: another program changed it\n", s.Key, have)
-		return nil
-	}
-	if err := rs.proc.write(s.Key, s.Before); err != nil {
-		return err
-	}
-	rs.changed("%s: %s -> %s: as it was before", s.Key, s.After, s.Before)
 	return nil
 }
 
@@ -437,30 +420,29 @@ func (rs *realserver) changed(format string, args ...any) {
 }
 
 // load reads the state file; a missing one is empty.
-func (rs *realserver) load() (realserverState, error) {
-	var state realserverState
+func (rs *realserver) load() error {
 	b, err := os.ReadFile(rs.statePath)
 	if errors.Is(err, fs.ErrNotExist) {
-		return state, nil
+		return nil
 	}
 	if err != nil {
-		return state, fmt.Errorf("read state: %w", err)
+		return fmt.Errorf("read state: %w", err)
 	}
-	if err := json.Unmarshal(b, &state); err != nil {
-		return state, fmt.Errorf("read state %s: %w", rs.statePath, err)
+	if err := json.Unmarshal(b, &rs.state); err != nil {
+		return fmt.Errorf("read state %s: %w", rs.statePath, err)
 	}
-	return state, nil
+	return nil
 }
 
 // save replaces the state file, or removes it when there is nothing to undo.
-func (rs *realserver) save(state realserverState) error {
-	if len(state.Addresses)+len(state.Sysctls)+len(state.Devices)+len(state.Ports) == 0 {
+func (rs *realserver) save() error {
+	if s := &rs.state; len(s.Addresses)+len(s.Sysctls)+len(s.Devices)+len(s.Ports) == 0 {
 		if err := os.Remove(rs.statePath); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove state: %w", err)
 		}
 		return nil
 	}
-	b, err := json.MarshalIndent(state, "", " ")
+	b, err := json.MarshalIndent(rs.state, "", " ")
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(rs.statePath), 0o755)
 	}

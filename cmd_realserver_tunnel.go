@@ -90,13 +90,12 @@ func (o tunnelOption) kind(is6 bool) tunnelKind {
 // tunnelEnd is one family's end of the tunnel, and what it lacks.
 type tunnelEnd struct {
 	tunnelKind
-	is6       bool
-	device    string // receives the packets
-	missing   bool   // the device has to be made
-	down      bool   // it has to be brought up
-	settings  []SysctlState
-	addresses []VIPAddress // on the device
-	port      uint16       // of GUE, to be opened; 0 = none
+	is6     bool
+	device  string // receives the packets
+	missing bool   // the device has to be made
+	down    bool   // it has to be brought up
+	lack           // of the device
+	port    uint16 // of GUE, to be opened; 0 = none
 }
 
 // receiver finds the device that receives packets of a kind: the one for
@@ -130,7 +129,7 @@ func (rs *realserver) receiver(end *tunnelEnd) error {
 }
 
 // tunnelEnds finds what each family's end lacks; none without -tunnel.
-func (rs *realserver) tunnelEnds(state realserverState) ([]tunnelEnd, error) {
+func (rs *realserver) tunnelEnds() ([]tunnelEnd, error) {
 	var ends []tunnelEnd
 	for _, is6 := range []bool{false, true} {
 		if rs.tunnel.name == "" || !slices.ContainsFunc(rs.vips, func(a netip.Addr) bool { return a.Is6() == is6 }) {
@@ -141,7 +140,7 @@ func (rs *realserver) tunnelEnds(state realserverState) ([]tunnelEnd, error) {
 			return nil, err
 		}
 		if !is6 {
-			if err := rs.lacksIPv4(&end, state); err != nil {
+			if err := rs.lacksIPv4(&end); err != nil {
 				return nil, err
 			}
 		}
@@ -162,7 +161,7 @@ func (rs *realserver) tunnelEnds(state realserverState) ([]tunnelEnd, error) {
 // lacksIPv4 finds what IPv4 needs of the device. A loose reverse-path filter
 // drops everything on a device without an IPv4 address (__fib_validate_source
 // in net/ipv4/fib_frontend.c), so a device without one gets the VIPs too.
-func (rs *realserver) lacksIPv4(end *tunnelEnd, state realserverState) error {
+func (rs *realserver) lacksIPv4(end *tunnelEnd) error {
 	var have []deviceAddress
 	if !end.missing {
 		var err error
@@ -174,8 +173,8 @@ func (rs *realserver) lacksIPv4(end *tunnelEnd, state realserverState) error {
 		}
 	}
 	var prepared []netip.Addr
-	if i := state.device(end.device); i >= 0 {
-		prepared = state.Devices[i].VIPs
+	if i := rs.state.device(end.device); i >= 0 {
+		prepared = rs.state.Devices[i].VIPs
 	}
 	if slices.ContainsFunc(have, func(d deviceAddress) bool {
 		return d.Address.Is4() && !slices.Contains(prepared, d.Address) && !slices.Contains(rs.vips, d.Address)
@@ -207,8 +206,8 @@ func (rs *realserver) tunnelSettings(device string) ([]SysctlState, error) {
 	return rs.differing(wanted)
 }
 
-// lacks describes what is missing, a line each.
-func (e tunnelEnd) lacks() []string {
+// lines describe what is missing, a line each.
+func (e tunnelEnd) lines() []string {
 	var lines []string
 	switch {
 	case e.missing:
@@ -216,12 +215,7 @@ func (e tunnelEnd) lacks() []string {
 	case e.down:
 		lines = append(lines, fmt.Sprintf("%s device %s is down", e.kind, e.device))
 	}
-	for _, s := range e.settings {
-		lines = append(lines, settingLine(s))
-	}
-	for _, a := range e.addresses {
-		lines = append(lines, fmt.Sprintf("%s is missing", a))
-	}
+	lines = append(lines, e.lack.lines()...)
 	if e.port != 0 {
 		lines = append(lines, fmt.Sprintf("%s is closed", guePort{e.port, e.is6}))
 	}
@@ -243,10 +237,7 @@ func (e tunnelEnd) make(rs *realserver) error {
 			}
 		}
 	}
-	if err := rs.write(e.settings); err != nil {
-		return err
-	}
-	if err := rs.add(e.addresses); err != nil {
+	if err := rs.supply(e.lack); err != nil {
 		return err
 	}
 	if e.down {
@@ -284,8 +275,9 @@ func (s *realserverState) device(name string) int {
 	return slices.IndexFunc(s.Devices, func(d savedDevice) bool { return d.Name == name })
 }
 
-// rememberTunnel adds to state what e will change, and the VIPs that need it.
-func (rs *realserver) rememberTunnel(state *realserverState, e tunnelEnd) {
+// rememberTunnel adds to the state what e will change, and the VIPs that need it.
+func (rs *realserver) rememberTunnel(e tunnelEnd) {
+	state := &rs.state
 	i := state.device(e.device)
 	if i < 0 {
 		i = len(state.Devices)
@@ -318,7 +310,8 @@ func (rs *realserver) withVIPs(vips []netip.Addr, is6 bool) []netip.Addr {
 }
 
 // undoTunnels removes what no VIP of state.Addresses needs any more.
-func (rs *realserver) undoTunnels(state *realserverState) error {
+func (rs *realserver) undoTunnels() error {
+	state := &rs.state
 	needed := func(a netip.Addr) bool {
 		return slices.ContainsFunc(state.Addresses, func(v VIPAddress) bool { return v.Address == a })
 	}
@@ -361,12 +354,7 @@ func (rs *realserver) undoTunnels(state *realserverState) error {
 // undoDevice removes our device, or restores the settings of another program's.
 func (rs *realserver) undoDevice(d savedDevice) error {
 	if !isOurs(d.Name) {
-		for _, s := range d.Sysctls {
-			if err := rs.restore(s); err != nil {
-				return err
-			}
-		}
-		return nil
+		return rs.restore(d.Sysctls)
 	}
 	removed, err := rs.net.RemoveDevice(d.Name)
 	if removed {
