@@ -162,7 +162,7 @@ func TestRealserverLife(t *testing.T) {
 		"added 10.0.0.1 on lo\n"+last, []string{"add 10.0.0.1 on lo"}, "0 1")
 }
 
-// A setting that somebody changed meanwhile is theirs.
+// A setting that another program changed meanwhile is not restored.
 func TestRealserverUndoLeavesForeignChange(t *testing.T) {
 	node := newFakeNode(t)
 	if code, _, errs := node.run("-vip", "10.0.0.1"); code != 0 {
@@ -239,7 +239,7 @@ func TestRealserverBrokenState(t *testing.T) {
 }
 
 // A prepared node accepts what is sent to the VIP, answers from the VIP, and
-// keeps quiet when somebody asks who has it.
+// does not answer ARP or neighbour discovery for it.
 func TestRealserverOnTheWire(t *testing.T) {
 	node, client := newNetns(t), newNetns(t)
 	vethPair(t, node, "eth0.100", client, "eth0")
@@ -271,9 +271,9 @@ func TestRealserverOnTheWire(t *testing.T) {
 	}
 	realserver(0, "-check")
 
-	// Nobody answers for the VIP, while the node's own address is answered for.
+	// The node answers for its own address, and not for the VIP.
 	if !answersFor(t, client, "10.0.0.11") {
-		t.Error("nobody answers for the node's own address")
+		t.Error("the node does not answer for its own address")
 	}
 	for _, addr := range []string{"10.0.0.77", "2001:db8::77"} {
 		if answersFor(t, client, addr) {
@@ -302,7 +302,7 @@ func TestRealserverOnTheWire(t *testing.T) {
 	}
 }
 
-// answersFor reports whether anybody on the client's link claims addr.
+// answersFor reports whether a host on the client's link claims addr.
 func answersFor(t *testing.T, client netns, addr string) bool {
 	t.Helper()
 	client.do(t, func() { // a datagram makes the kernel ask who has addr

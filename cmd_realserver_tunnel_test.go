@@ -154,7 +154,7 @@ func TestRealserverTunnelLife(t *testing.T) {
 	}
 }
 
-// Another's device goes on receiving, and is left as it was.
+// A device of another program still receives, and is left as it was.
 func TestRealserverTunnelForeignDevice(t *testing.T) {
 	calico := deviceAddress{Address: vipOn("tunl0", "192.168.7.1").Address}
 	for _, tt := range []struct {
@@ -209,7 +209,7 @@ func TestRealserverTunnelForeignDevice(t *testing.T) {
 	}
 }
 
-// A GUE port that somebody else has opened stays open.
+// A GUE port that another program has opened stays open.
 func TestRealserverTunnelForeignPort(t *testing.T) {
 	node := newFakeNode(t)
 	node.ports = []guePort{{Port: 5555}, {Port: 6080, Is6: true}}

@@ -134,7 +134,7 @@ func TestAddressesApply(t *testing.T) {
 		t.Errorf("three addresses on one device cost %d dumps, want 1", table.lists)
 	}
 
-	table.devices["eth0"] = table.devices["eth0"][:1] // somebody flushed the VIPs
+	table.devices["eth0"] = table.devices["eth0"][:1] // another program flushed the VIPs
 	apply("repair", []VIPAddress{one, two}, []string{"add 10.0.0.1 on eth0", "add 10.0.0.2 on eth0"},
 		[]string{"10.0.0.1 on eth0", "10.0.0.2 on eth0"})
 
@@ -261,7 +261,7 @@ func TestAddressesRun(t *testing.T) {
 			t.Errorf("one address (-want +got):\n%s", diff)
 		}
 
-		// A second address has a schedule of its own and leaves the first's.
+		// A second address has its own schedule and leaves the first's.
 		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2")}, "lvs0")
 		time.Sleep(60 * time.Second)
 		want = []string{"2m10s 10.0.0.2", "2m11s 10.0.0.2", "2m12s 10.0.0.2", "2m14s 10.0.0.2", "3m4s 10.0.0.1"}
@@ -326,7 +326,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	director.run(t, "ip", "address", "add", "2001:db8::9/64", "dev", "eth0", "nodad")
 	client.run(t, "ip", "address", "add", "10.0.0.5/24", "dev", "eth0")
 	client.run(t, "ip", "address", "add", "2001:db8::5/64", "dev", "eth0", "nodad")
-	// What the client believed before: the VIPs are at another director.
+	// What the client learned before: the VIPs are at another director.
 	client.run(t, "ip", "neighbor", "add", "10.0.0.77", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "stale")
 	client.run(t, "ip", "neighbor", "add", "2001:db8::77", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "stale")
 

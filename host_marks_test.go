@@ -237,7 +237,7 @@ func connectSCTP(to netip.AddrPort) error {
 	return nil
 }
 
-// sendICMP sends an ICMP packet whose checksum stands where others have their
+// sendICMP sends an ICMP packet whose checksum is where others have their
 // destination port.
 func sendICMP(to netip.Addr, checksum uint16) error {
 	conn, err := net.Dial("ip4:icmp", to.String())

@@ -124,7 +124,7 @@ func TestRtnlAddresses(t *testing.T) {
 		}
 	}
 
-	// A host address that somebody added by hand, with another label and
+	// A host address that an operator added by hand, with another label and
 	// scope, goes; it is on its device alone.
 	ns.run(t, "ip", "address", "add", "10.0.0.3/32", "dev", "lo")
 	withRtnl(t, ns, func(r *rtnl) {
@@ -138,7 +138,7 @@ func TestRtnlAddresses(t *testing.T) {
 		}
 	})
 
-	// An address with its network is somebody else's: Remove leaves it.
+	// An address with its network is not the controller's: Remove leaves it.
 	withRtnl(t, ns, func(r *rtnl) {
 		if changed, err := r.Remove(vipOn("eth0.100", "10.0.0.9")); changed || err != nil {
 			t.Errorf("Remove of 10.0.0.9/24 = %v, %v, want unchanged", changed, err)
@@ -263,7 +263,7 @@ func TestAddressMessage(t *testing.T) {
 				"1400 0100 20010db800000000000000000000004d" +
 				"1400 0200 20010db800000000000000000000004d" +
 				"0800 0800 02020000" + // noprefixroute, nodad
-				"1400 0600 00000000 ffffffff 00000000 00000000"}, // IFA_CACHEINFO deprecated, valid for ever
+				"1400 0600 00000000 ffffffff 00000000 00000000"}, // IFA_CACHEINFO deprecated, valid without end
 	} {
 		b, err := newAddressMessage(VIPAddress{tt.device.Name, netip.MustParseAddr(tt.addr)}, tt.device).MarshalBinary()
 		if err != nil {
