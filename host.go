@@ -42,8 +42,18 @@ type linuxHost struct {
 	readBack map[string]string
 }
 
-func newLinuxHost(log *slog.Logger) *linuxHost {
-	return &linuxHost{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, addresses: newAddresses(nil, log), dummy: newDummyDevice(nil, log), marks: newMarkTable(log), readBack: make(map[string]string), wrong: make(map[string]bool)}
+// newLinuxHost starts from the addresses on devices and the local routes of an earlier
+// run. save saves the addresses before they are added.
+func newLinuxHost(log *slog.Logger, devices []VIPAddress, routes []netip.Addr, save func([]VIPAddress) error) *linuxHost {
+	return &linuxHost{
+		log:       log,
+		sysctls:   procSys{Root: "/proc/sys", log: log},
+		addresses: newAddresses(devices, save, log),
+		marks:     newMarkTable(log),
+		dummy:     newDummyDevice(routes, log),
+		wrong:     make(map[string]bool),
+		readBack:  make(map[string]string),
+	}
 }
 
 // Prepare implements host.
@@ -60,7 +70,7 @@ func (h *linuxHost) Prepare(ctx context.Context, cfg *Config) error {
 // Announce implements host. Local routes are added before addresses and removed
 // after them, so that this host accepts packets to a VIP also while the VIP moves
 // to another device.
-func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipHolding, error) {
+func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipsOnHost, error) {
 	configured := newOwners(cfg).addresses
 	if err := h.recover(ctx, configured); err != nil {
 		return h.announced(), err
@@ -143,8 +153,8 @@ func forgetForeign(ctx context.Context, a *addresses, d *dummyDevice, device str
 }
 
 // announced is what the host has of ours for VIPs.
-func (h *linuxHost) announced() vipHolding {
-	return vipHolding{Addresses: h.addresses.Owned(), On: h.addresses.On(), Local: h.dummy.Local()}
+func (h *linuxHost) announced() vipsOnHost {
+	return vipsOnHost{Addresses: h.addresses.Owned(), On: h.addresses.On(), Local: h.dummy.Local()}
 }
 
 // announceUplink is the device for addresses with announce = "arp". It is the one of
@@ -350,8 +360,8 @@ func (v vipAddresses) equal(o vipAddresses) bool {
 	return v.Drained == o.Drained && slices.Equal(v.Announced, o.Announced) && slices.Equal(v.Local, o.Local)
 }
 
-// vipHolding is what the controller has put on the host for VIPs.
-type vipHolding struct {
+// vipsOnHost is what the controller has put on the host for VIPs.
+type vipsOnHost struct {
 	Addresses []VIPAddress // put on devices by us, now or earlier
 	On        []netip.Addr // announced from a device; sorted
 	Local     []netip.Addr // with a local route of ours; sorted

@@ -63,8 +63,8 @@ type addresses struct {
 	announce func(VIPAddress) error
 	wake     chan struct{} // capacity 1: the schedule has changed
 
-	remember func([]VIPAddress) error // saves what is on devices and what will be put there now; nil: it is not saved
-	lost     atomic.Bool              // another program has removed an address since the last Apply
+	save func([]VIPAddress) error // saves what is on devices and what will be put there now; nil: it is not saved
+	lost atomic.Bool              // another program has removed an address since the last Apply
 
 	mu        sync.Mutex
 	owned     map[VIPAddress]bool // put there by this controller, now or in an earlier run
@@ -73,8 +73,9 @@ type addresses struct {
 
 // newAddresses starts from the addresses that an earlier run had put on
 // devices (its Owned, from the state file). Apply and Run do the rest.
-func newAddresses(owned []VIPAddress, log *slog.Logger) *addresses {
+func newAddresses(owned []VIPAddress, save func([]VIPAddress) error, log *slog.Logger) *addresses {
 	a := &addresses{
+		save:      save,
 		log:       log,
 		open:      func(ctx context.Context) (addressTable, error) { return openRtnl(ctx) },
 		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },
@@ -220,7 +221,7 @@ func (l *listings) of(v VIPAddress) (*deviceAddress, error) {
 // saveAhead saves the addresses that Apply will add, before it does: a controller that
 // is killed in between finds them again after its next start.
 func (a *addresses) saveAhead(found *listings, want []VIPAddress) error {
-	if a.remember == nil {
+	if a.save == nil {
 		return nil
 	}
 	all := maps.Clone(a.owned)
@@ -232,7 +233,7 @@ func (a *addresses) saveAhead(found *listings, want []VIPAddress) error {
 	if len(all) == len(a.owned) {
 		return nil
 	}
-	return a.remember(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
+	return a.save(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
 }
 
 // ensure puts v on its device, or finds out whether we did so earlier.

@@ -77,7 +77,7 @@ func vipOn(device, addr string) VIPAddress {
 
 func newFakeAddresses(table *fakeTable, owned ...VIPAddress) (*addresses, *bytes.Buffer) {
 	log := new(bytes.Buffer)
-	a := newAddresses(owned, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(owned, nil, slog.New(slog.NewTextHandler(log, nil)))
 	a.open = func(context.Context) (addressTable, error) { return table, nil }
 	a.announce = func(VIPAddress) error { return nil }
 	return a, log
@@ -89,7 +89,7 @@ func TestAddressesApply(t *testing.T) {
 	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": {{Address: netip.MustParseAddr("10.0.0.9")}}}}
 	a, log := newFakeAddresses(table)
 	var remembered []VIPAddress
-	a.remember = func(all []VIPAddress) error {
+	a.save = func(all []VIPAddress) error {
 		if len(table.calls) > 0 {
 			t.Errorf("remembered after %v", table.calls)
 		}
@@ -160,7 +160,7 @@ func TestAddressesAdoption(t *testing.T) {
 		{Address: saved.Address},
 	}}}
 	a, log := newFakeAddresses(table, saved)
-	a.remember = func(all []VIPAddress) error {
+	a.save = func(all []VIPAddress) error {
 		t.Errorf("%v are remembered, though nothing is to be added", all)
 		return nil
 	}
@@ -351,7 +351,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	defer ipv6.Close()
 
 	log := new(bytes.Buffer)
-	a := newAddresses(nil, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(nil, nil, slog.New(slog.NewTextHandler(log, nil)))
 	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	defer stop()
 	four, six := vipOn("eth0", "10.0.0.77"), vipOn("eth0", "2001:db8::77")

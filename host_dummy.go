@@ -1,7 +1,7 @@
 // The dummy device of announce = "dummy". A routing daemon announces the addresses
 // on it to the routers.
 //
-// Used by cmd_cleanup.go and main.go. A device of that name that another
+// Used by cmd_cleanup.go. A device of that name that another
 // program made is never brought up, changed or removed.
 //
 // When a VIP leaves the device, packets still come until the last router has removed

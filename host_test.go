@@ -17,7 +17,7 @@ import (
 func TestUplink(t *testing.T) {
 	for _, configured := range []bool{true, false} {
 		ns := newNetns(t)
-		h := newLinuxHost(slog.New(slog.DiscardHandler))
+		h := newLinuxHost(slog.New(slog.DiscardHandler), nil, nil, nil)
 		says := func(when, want string) {
 			t.Helper()
 			cfg := &Config{}
