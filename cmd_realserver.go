@@ -13,7 +13,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -75,8 +74,7 @@ func runRealserver(args []string, stdout, stderr io.Writer) int {
 // realserverMain is runRealserver over any network.
 func realserverMain(args []string, stdout, stderr io.Writer, open func() (nodeNetwork, error)) int {
 	rs := realserver{stdout: stdout}
-	flags := flag.NewFlagSet("lvs-controller realserver", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := newFlags("lvs-controller realserver", stderr)
 	flags.Usage = func() {
 		fmt.Fprint(stderr, `usage: lvs-controller realserver -vip ADDR[,ADDR] [-remove | -check] [flags]
 
@@ -97,17 +95,12 @@ ARP settings on the uplink so that only the director answers for it. With
 	check := flags.Bool("check", false, "change nothing; exit 1 when something is missing")
 	flags.StringVar(&rs.proc.Root, "proc", "/proc/sys", "`directory` of the kernel settings")
 	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` for the values that the settings had before")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
+	if code, done := parse(flags, args); done {
+		return code
 	}
 
 	var err error
 	switch rs.vips, err = parseVIPs(*vips); {
-	case flags.NArg() > 0:
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case err != nil:
 		err = fmt.Errorf("-vip: %w", err)
 	case *remove && *check:
@@ -120,7 +113,7 @@ ARP settings on the uplink so that only the director answers for it. With
 	if err != nil {
 		fmt.Fprintln(stderr, "lvs-controller realserver:", err)
 		flags.Usage()
-		return 2
+		return exitUsage
 	}
 
 	complete := true
@@ -144,9 +137,9 @@ ARP settings on the uplink so that only the director answers for it. With
 		}
 	}
 	if err != nil || !complete {
-		return 1
+		return exitFailure
 	}
-	return 0
+	return exitOK
 }
 
 // parseVIPs reads "10.0.0.1,2001:db8::1". Repeats are dropped.

@@ -77,7 +77,7 @@ func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses
 	}
 	deviceErr, routeErr := h.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
 	uplink, uplinkErr := h.announceUplink(configured, want.Announced)
-	if err := forgetForeign(ctx, h.addresses, h.dummy, cfg.AnnounceDevice); err != nil {
+	if err := h.forgetForeign(ctx, cfg.AnnounceDevice); err != nil {
 		return h.announced(), err
 	}
 	var on []VIPAddress
@@ -112,44 +112,42 @@ func (h *linuxHost) recover(ctx context.Context, configured map[netip.Addr]*VIP)
 	if h.recovered {
 		return nil
 	}
-	found, err := h.dummy.Recover(ctx)
-	if err != nil {
-		return err
-	}
+	found, dummyErr := h.dummy.Recover(ctx)
 	for _, v := range found {
 		if vip := configured[v.Address]; vip != nil && vip.Announce == AnnounceDummy {
 			h.addresses.Adopt(v)
 		}
 	}
-	if err := adoptLabelled(ctx, h.addresses); err != nil {
-		return err
-	}
-	h.recovered = true
-	return nil
-}
-
-// adoptLabelled treats the addresses with our label as those of an earlier run.
-func adoptLabelled(ctx context.Context, a *addresses) error {
 	r, err := openRtnl(ctx)
 	if err != nil {
-		return err
+		return errors.Join(dummyErr, err)
 	}
 	defer r.Close()
 	labelled, err := r.Labelled()
 	for _, v := range labelled {
-		a.Adopt(v)
+		h.addresses.Adopt(v)
 	}
+	err = errors.Join(dummyErr, err)
+	h.recovered = err == nil
 	return err
 }
 
 // forgetForeign gives up the addresses that we had put on a dummy device of ours,
 // where a device of another program has its name now.
-func forgetForeign(ctx context.Context, a *addresses, d *dummyDevice, device string) error {
-	foreign, err := d.Foreign(ctx, device, a.Owned())
+func (h *linuxHost) forgetForeign(ctx context.Context, device string) error {
+	foreign, err := h.dummy.Foreign(ctx, device, h.addresses.Owned())
 	for _, name := range foreign {
-		a.Forget(name)
+		h.addresses.Forget(name)
 	}
 	return err
+}
+
+// Clear removes what the controller has put on the host: addresses, the dummy device,
+// local routes and firewall marks. After an error it removes the rest. Kernel settings
+// stay.
+func (h *linuxHost) Clear(ctx context.Context, device string) error {
+	return errors.Join(h.recover(ctx, nil), h.forgetForeign(ctx, device),
+		h.addresses.Apply(ctx, nil, ""), h.dummy.Tidy(ctx, "", nil, nil), h.marks.Remove())
 }
 
 // announced is what the host has of ours for VIPs.

@@ -1,8 +1,8 @@
 // The dummy device of announce = "dummy". A routing daemon announces the addresses
 // on it to the routers.
 //
-// Used by cmd_cleanup.go. A device of that name that another
-// program made is never brought up, changed or removed.
+// Used by host.go. A device of that name that another program made is never brought
+// up, changed or removed.
 //
 // When a VIP leaves the device, packets still come until the last router has removed
 // its route, and they belong to connections that this director's kernel has. So each
