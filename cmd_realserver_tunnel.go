@@ -77,12 +77,9 @@ var tunnelKinds = [...]tunnelKind{
 
 // kind is the kind of device that unpacks the tunnel's packets.
 func (o tunnelOption) kind(is6 bool) tunnelKind {
-	i := 0
+	i := familyIndex(is6)
 	if o.name == "gre" {
-		i = 2
-	}
-	if is6 {
-		i++
+		i += 2
 	}
 	return tunnelKinds[i]
 }
