@@ -74,8 +74,8 @@ const (
 
 	// useExchange: a director, while the kernel exchanges a scheduler. An ICMP
 	// error would end connections that are served a moment later. The value is the
-	// time between two errors to one peer, in milliseconds: more than an hour is
-	// longer than the kernel remembers a peer. Fragmentation-needed messages are
+	// time between two errors to one peer, in milliseconds: an hour is longer than
+	// the kernel remembers a peer. Fragmentation-needed messages are
 	// not limited, so path MTU discovery continues.
 	useExchange
 
@@ -141,9 +141,9 @@ var sysctlTable = []struct {
 }
 
 const (
-	// icmpSuppressed is more than an hour, in milliseconds. The odd number tells a
-	// value of ours, left by a kill -9 in the middle of an exchange, from an
-	// operator's.
+	// icmpSuppressed is about an hour, in milliseconds. By the unusual number the
+	// controller knows its own value, which a kill -9 in the middle of an exchange
+	// left behind, from an operator's.
 	icmpSuppressed = "3599971"
 
 	// icmpDefault is the kernel's default for the same keys.
