@@ -347,11 +347,7 @@ const maxResolved = 256
 // resolveServers makes the kernel look up the real servers of a family, so that
 // their MAC addresses are known.
 func resolveServers(is6 bool, servers map[netip.Addr]bool) {
-	family := unix.AF_INET
-	if is6 {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(familyNumber(is6), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return
 	}

@@ -68,11 +68,7 @@ func (p *prober) connect(t *target, then func(*prober, *target)) {
 
 // dial begins a connection.
 func (p *prober) dial(t *target) error {
-	family := unix.AF_INET
-	if t.to.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(familyNumber(t.to.Addr().Is6()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return ownFault{err}
 	}
