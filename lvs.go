@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -344,13 +345,7 @@ type workKey struct {
 
 // compareWorkKeys orders sets by VIP, then family.
 func compareWorkKeys(a, b workKey) int {
-	if c := cmp.Compare(a.VIP, b.VIP); c != 0 || a.Is6 == b.Is6 {
-		return c
-	}
-	if b.Is6 {
-		return -1
-	}
-	return 1
+	return cmp.Or(cmp.Compare(a.VIP, b.VIP), cmp.Compare(familyIndex(a.Is6), familyIndex(b.Is6)))
 }
 
 // startKey names a real server of a VIP.
@@ -410,6 +405,14 @@ func (m *macAddress) UnmarshalText(text []byte) error {
 		copy(m[:], mac)
 	}
 	return err
+}
+
+// familyNumber is a family as the kernel has it, AF_INET or AF_INET6.
+func familyNumber(is6 bool) int {
+	if is6 {
+		return syscall.AF_INET6
+	}
+	return syscall.AF_INET
 }
 
 // familyIndex is a family's place in arrays of two.

@@ -52,7 +52,7 @@ var syncRoles = [...]SyncRole{SyncMaster, SyncBackup}
 type SyncDaemon struct {
 	Role      SyncRole   `json:"role"`
 	Interface string     `json:"interface"`
-	ID        uint8      `json:"syncid"` // a backup takes messages of this id alone; one with 0 takes all
+	ID        uint8      `json:"syncid"` // a backup accepts only messages with this id; one with 0 accepts all
 	Group     netip.Addr `json:"group"`
 	Port      uint16     `json:"port"`
 	TTL       uint8      `json:"ttl"`

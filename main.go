@@ -137,7 +137,7 @@ type program struct {
 	saveWake  chan struct{}
 	recheck   chan struct{}
 	earlier   Cluster // what the last-good snapshot has
-	host      *preparation
+	host      *linuxHost
 	watch     *clusterWatch
 	prober    *prober
 	loop      *reconciler
@@ -176,7 +176,7 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 			p.clusters.Set(c)
 		}
 	}
-	p.host = newPreparation(log, st.Addresses, st.Local, st.saveAddresses)
+	p.host = newLinuxHost(log, st.Addresses, st.Local, st.saveAddresses)
 	p.watch = newClusterWatch(log, p.clusters, p.earlier)
 	p.prober = newProber(log, probes, healths)
 	p.loop = newReconciler(&loopNeeds{
@@ -186,7 +186,7 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 		host: p.host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
 	})
 	p.conflicts = newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.view.Load().RealServers() })
-	p.server = &httpServer{log: log, loop: p.loop, watch: p.watch, configs: p.configs, reloaded: listenWake, started: time.Now(), prober: p.prober, uplink: p.host.uplinkState, conflicts: p.conflicts.book}
+	p.server = &httpServer{log: log, loop: p.loop, watch: p.watch, configs: p.configs, reloaded: listenWake, started: time.Now(), prober: p.prober, uplink: p.host.uplinkState, conflicts: p.conflicts.record}
 	return p
 }
 
