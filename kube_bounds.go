@@ -29,7 +29,7 @@ const (
 	maxYAML = 64 << 20
 
 	// maxObjects is the most objects that one answer, of all its pages, may
-	// hold: three times what a cluster of Kubernetes is tested with.
+	// have: three times what a cluster of Kubernetes is tested with.
 	maxObjects = 500_000
 
 	// maxName is the longest name of an object, namespace or node (RFC 1123
@@ -51,7 +51,7 @@ const (
 	// no ports. They are named in a warning; the others are counted.
 	maxBadEntries = shownWarnings
 
-	// maxInterned is how many strings an interner keeps before it begins anew.
+	// maxInterned is how many strings an interner keeps before it starts again.
 	// Clusters of Kubernetes are tested with 5,000 nodes.
 	maxInterned = 1 << 14
 )

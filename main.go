@@ -35,8 +35,8 @@ func main() {
 	// In huge pages, memory that the collector gave back comes back with its
 	// neighbours, 2 MiB at a time. A kernel before 3.15 refuses, and spends that.
 	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
-	// Said aloud, the number of processors is not looked up again each second:
-	// an idle controller should not wake at all.
+	// Setting GOMAXPROCS stops the runtime from polling the CPU count, so that an
+	// idle process never wakes.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -137,7 +137,7 @@ type program struct {
 	saveWake  chan struct{}
 	recheck   chan struct{}
 	earlier   Cluster // what the last-good snapshot has
-	host      *preparation
+	host      *linuxHost
 	watch     *clusterWatch
 	prober    *prober
 	loop      *reconciler
@@ -176,7 +176,7 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 			p.clusters.Set(c)
 		}
 	}
-	p.host = newPreparation(log, st.Addresses, st.Local, st.saveAddresses)
+	p.host = newLinuxHost(log, st.Addresses, st.Local, st.saveAddresses)
 	p.watch = newClusterWatch(log, p.clusters, p.earlier)
 	p.prober = newProber(log, probes, healths)
 	p.loop = newReconciler(&loopNeeds{

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// exchangesAtOnce bounds how many schedulers are exchanged in one turn. Each
+// exchangesAtOnce bounds how many schedulers are exchanged in one pass. Each
 // keeps the kernel busy for an RCU grace period, and newer inputs wait.
 const exchangesAtOnce = 16
 
@@ -257,7 +257,7 @@ func (r *reconciler) applyPhase(ops []op) ([]*opError, error) {
 		return nil, nil
 	}
 	if slices.ContainsFunc(ops, op.exchanges) {
-		defer r.host.Hush(r.config.Get())()
+		defer r.host.SuppressICMP(r.config.Get())()
 	}
 	return r.kernel.director.Apply(ops)
 }

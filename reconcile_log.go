@@ -29,7 +29,7 @@ type logLine struct {
 	services portList
 }
 
-// covers reports whether o belongs to l, as far as can be told at a glance.
+// covers reports whether o belongs to l, as far as a quick comparison shows.
 func (l *logLine) covers(o *op) bool {
 	return o.Server != nil && l.now == o.Server && l.was == o.WasServer && l.kind == o.Kind &&
 		l.address == o.Service.Address && l.reason == o.Why && l.vip == o.VIP
@@ -246,7 +246,7 @@ func (l warningLog) log(log *slog.Logger, warnings []Warning, now time.Time) {
 }
 
 // flatten gives the parts of errors that were joined, a line each; none for nil. An
-// error that says something of its own about several is one part.
+// error that adds text to several is one part.
 func flatten(err error) []error {
 	if err == nil {
 		return nil

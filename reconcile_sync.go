@@ -97,7 +97,7 @@ func (k *daemonKeeper) run(kernel syncDaemons, want SyncDaemon, have *SyncDaemon
 		switch {
 		case known != want:
 		case asked.Device != want.Device:
-			why = "its device was made anew"
+			why = "its device was made again"
 		case before:
 			why = "repaired, another program changed it"
 		}

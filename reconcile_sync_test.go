@@ -198,8 +198,8 @@ func TestSyncDaemonDevice(t *testing.T) {
 	b.restart()
 	number(7)
 	logLines(t, b.pass(),
-		`INFO msg="sync daemon restarted" role=master interface=eth1 change="device 1 → 7" why="its device was made anew"`,
-		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="device 1 → 7" why="its device was made anew"`)
+		`INFO msg="sync daemon restarted" role=master interface=eth1 change="device 1 → 7" why="its device was made again"`,
+		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="device 1 → 7" why="its device was made again"`)
 	b.log.Reset()
 	b.later(time.Minute)
 	logLines(t, b.log.String())

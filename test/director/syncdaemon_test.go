@@ -133,7 +133,7 @@ func TestKernelSyncDaemons(t *testing.T) {
 	if got := r.director.Run("ip", "maddress", "show", "dev", "eth9"); strings.Contains(got, "224.0.0.81") {
 		t.Errorf("the backup daemon is at the new device by itself:\n%s", got)
 	}
-	r.logged(2, `why="its device was made anew"`)
+	r.logged(2, `why="its device was made again"`)
 	r.daemons(nine...)
 	lab.Within(t, 5*time.Second, func() string {
 		if got := r.director.Run("ip", "maddress", "show", "dev", "eth9"); !strings.Contains(got, "224.0.0.81") {
