@@ -138,7 +138,7 @@ func checkMistakeBounds(t *testing.T, mistakes ConfigErrors) {
 		}
 	}
 	var line strings.Builder
-	slog.New(slog.NewTextHandler(&line, nil)).Error("configuration rejected, the last good one stays in force", "file", "c.toml", "err", mistakes)
+	slog.New(slog.NewTextHandler(&line, nil)).Error("the configuration file is rejected; the last good one stays in force", "file", "c.toml", "err", mistakes)
 	if line.Len() > 8192 {
 		t.Errorf("the log line has %d bytes, want 8192 at most", line.Len())
 	}

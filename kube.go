@@ -39,44 +39,44 @@ func canonicalSelector(s string) (string, error) {
 // pace is every waiting time of the watch, in one place so that a test can be
 // quick.
 type pace struct {
-	firstRetry   time.Duration // ceiling of the first wait after a failure
-	retryAway    time.Duration // ceiling while nobody answers
-	retryDenied  time.Duration // ceiling while the answer is no: 401, 403
-	retryOther   time.Duration // ceiling for answers that make no sense
-	retryAfter   time.Duration // longest wait a server may ask for
-	healthy      time.Duration // a watch this old was a success: the next retry is quick again
-	answer       time.Duration // for one page of a list, and for a watch's headers
-	list         time.Duration // for all pages of a list: etcd forgets its version after 5 minutes
-	silence      time.Duration // a watch that has said nothing for so long is not trusted
-	watchFor     time.Duration // shortest life asked of a watch; the longest is twice that
-	overdue      time.Duration // how long past its life a watch is left to close by itself
-	filePatience time.Duration // a file must look the same for so long before it is read
-	filePoll     time.Duration // look at the file even if nothing was notified
-	repeatLog    time.Duration // the same failure is logged again after this
-	brakeWindow  time.Duration // removals within so long count as one
-	confirm      time.Duration // wait for the answer that confirms a mass removal
+	firstRetry  time.Duration // ceiling of the first wait after a failure
+	retryAway   time.Duration // ceiling while nobody answers
+	retryDenied time.Duration // ceiling while the answer is no: 401, 403
+	retryOther  time.Duration // ceiling for answers that make no sense
+	retryAfter  time.Duration // longest wait a server may ask for
+	healthy     time.Duration // a watch this old was a success: the next retry is quick again
+	answer      time.Duration // for one page of a list, and for a watch's headers
+	list        time.Duration // for all pages of a list: etcd forgets its version after 5 minutes
+	silence     time.Duration // a watch that has said nothing for so long is not trusted
+	watchFor    time.Duration // shortest life asked of a watch; the longest is twice that
+	overdue     time.Duration // how long past its life a watch is left to close by itself
+	fileQuiet   time.Duration // a file must look the same for so long before it is read
+	filePoll    time.Duration // look at the file even if nothing was notified
+	repeatLog   time.Duration // the same failure is logged again after this
+	brakeWindow time.Duration // removals within so long count as one
+	confirm     time.Duration // wait for the answer that confirms a mass removal
 }
 
 // defaultPace is what a director runs with. An API server that comes back is
 // noticed within retryAway, two seconds on average. API servers send a bookmark
 // a minute, so silence is twice that.
 var defaultPace = pace{
-	firstRetry:   250 * time.Millisecond,
-	retryAway:    4 * time.Second,
-	retryDenied:  15 * time.Second,
-	retryOther:   15 * time.Second,
-	retryAfter:   2 * time.Minute,
-	healthy:      5 * time.Second,
-	answer:       30 * time.Second,
-	list:         10 * time.Minute,
-	silence:      2 * time.Minute,
-	watchFor:     5 * time.Minute,
-	overdue:      30 * time.Second,
-	filePatience: 200 * time.Millisecond,
-	filePoll:     10 * time.Second,
-	repeatLog:    time.Minute,
-	brakeWindow:  10 * time.Second,
-	confirm:      2 * time.Second,
+	firstRetry:  250 * time.Millisecond,
+	retryAway:   4 * time.Second,
+	retryDenied: 15 * time.Second,
+	retryOther:  15 * time.Second,
+	retryAfter:  2 * time.Minute,
+	healthy:     5 * time.Second,
+	answer:      30 * time.Second,
+	list:        10 * time.Minute,
+	silence:     2 * time.Minute,
+	watchFor:    5 * time.Minute,
+	overdue:     30 * time.Second,
+	fileQuiet:   200 * time.Millisecond,
+	filePoll:    10 * time.Second,
+	repeatLog:   time.Minute,
+	brakeWindow: 10 * time.Second,
+	confirm:     2 * time.Second,
 }
 
 // clusterWatch keeps one Cluster snapshot current.

@@ -100,7 +100,7 @@ func TestBrake(t *testing.T) {
 // once.
 func TestBrakeInAFile(t *testing.T) {
 	w := newWatchTest(t)
-	w.pace.filePatience = 20 * time.Millisecond
+	w.pace.fileQuiet = 20 * time.Millisecond
 	paused, goOn := make(chan struct{}, 1), make(chan struct{})
 	w.sleep = func(ctx context.Context, d time.Duration) {
 		if d != w.pace.confirm {

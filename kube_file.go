@@ -20,12 +20,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"k8s.io/apimachinery/pkg/labels"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
@@ -37,7 +34,6 @@ type fileFollower struct {
 	owner   *clusterWatch
 	path    string
 	streams []*stream
-	read    fileStamp  // of the file that was last read
 	failing failureLog // of the content
 }
 
@@ -61,72 +57,34 @@ func stampOf(info os.FileInfo) fileStamp {
 // followFile keeps streams current from the file at path until ctx ends.
 func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*stream) {
 	f := &fileFollower{owner: w, path: path, streams: streams}
-	f.take(ctx)
-
-	// The directory is watched, because a rename or a symlink swap replaces
-	// the file. The poll sees what inotify cannot: a symlink's far end, a
-	// directory that is still to come, an exhausted inotify quota.
-	var events chan fsnotify.Event
-	var overflows chan error
-	notify, err := fsnotify.NewWatcher()
-	if err != nil {
-		w.log.Warn("no notifications of changes to the cluster file; looking now and then", "file", path, "every", w.pace.filePoll, "err", err)
-	} else {
-		defer notify.Close()
-		events, overflows = notify.Events, notify.Errors
-	}
-
-	var seen fileStamp // a change that has been seen once
-	var settling bool  // and is to be seen the same once more
-	look := time.NewTimer(0)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-events:
-		case <-overflows:
-		case <-look.C:
-			if notify != nil {
-				// Needed again whenever the directory itself was replaced. If
-				// it is not there, the next look tries again.
-				_ = notify.Add(filepath.Dir(path))
-			}
+	watch := &fileWatch[fileStamp]{
+		path: path,
+		look: func() (fileStamp, func(bool) fileStamp) {
 			now := fileStamp{}
 			if info, err := os.Stat(path); err == nil {
 				now = stampOf(info)
 			}
-			switch {
-			case now == f.read:
-				settling = false
-			case !settling || now != seen:
-				seen, settling = now, true // it may be half written
-			default:
-				f.take(ctx)
-				settling = false
-			}
-			look.Reset(w.pace.filePoll)
-			if settling {
-				look.Reset(w.pace.filePatience)
-			}
-			continue
-		}
-		if !settling {
-			look.Reset(0)
-		}
+			return now, func(bool) fileStamp { return f.take(ctx) }
+		},
+		taken:     f.take(ctx),
+		quiet:     w.pace.fileQuiet,
+		poll:      w.pace.filePoll,
+		pollBlind: w.pace.filePoll,
+		unwatchable: func(err error) {
+			w.log.Warn("the cluster file cannot be watched and is read at an interval", "file", path, "every", w.pace.filePoll, "err", err)
+		},
 	}
+	watch.run(ctx)
 }
 
-// take reads the file and publishes what it says for every stream.
-func (f *fileFollower) take(ctx context.Context) {
+// take reads the file and publishes its answer for every stream. It returns the
+// stamp of the file that it has read.
+func (f *fileFollower) take(ctx context.Context) fileStamp {
 	keys := make([]streamKey, len(f.streams))
 	for i, s := range f.streams {
 		keys[i] = s.key
 	}
-	var answers []content
-	var sum []byte
-	var err error
-	answers, sum, f.read, err = readClusterFile(f.path, keys)
+	answers, sum, stamp, err := readClusterFile(f.path, keys)
 	if err != nil {
 		err = fmt.Errorf("cluster file %s: %w", f.path, err)
 		for _, s := range f.streams {
@@ -135,7 +93,7 @@ func (f *fileFollower) take(ctx context.Context) {
 		if begins, _ := f.failing.noteText(string(sum) + report(err)); begins {
 			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", report(err))
 		}
-		return
+		return stamp
 	}
 	doubt := false
 	for i, s := range f.streams {
@@ -153,9 +111,10 @@ func (f *fileFollower) take(ctx context.Context) {
 	if doubt {
 		f.owner.sleep(ctx, f.owner.pace.confirm)
 		if ctx.Err() == nil {
-			f.take(ctx)
+			return f.take(ctx)
 		}
 	}
+	return stamp
 }
 
 // readClusterFile returns the file's answer for each of keys, and what tells

@@ -164,7 +164,7 @@ func TestDecodeClusterFileRefuses(t *testing.T) {
 // TestFollowFile: every way a file changes.
 func TestFollowFile(t *testing.T) {
 	w := newWatchTest(t)
-	w.pace.filePatience = 20 * time.Millisecond
+	w.pace.fileQuiet = 20 * time.Millisecond
 	w.pace.filePoll = time.Hour // notifications alone
 	file := func(pod string) []byte {
 		return fmt.Appendf(nil, `{"kind":"List","items":[{"kind":"Pod","metadata":{"name":%q,"namespace":"web","labels":{"app":"edge"}}}]}`, pod)
@@ -188,7 +188,7 @@ func TestFollowFile(t *testing.T) {
 
 	lists := w.States()[0].Lists
 	w.write(t, "unrelated", []byte("x"))
-	time.Sleep(3 * w.pace.filePatience)
+	time.Sleep(3 * w.pace.fileQuiet)
 	if again := w.States()[0].Lists; again != lists {
 		t.Errorf("read %d times more because of another file", again-lists)
 	}
@@ -241,7 +241,7 @@ func TestFollowFile(t *testing.T) {
 	failing("did not find expected")
 	before := w.States()[0]
 	w.write(t, "cluster.json", []byte("kind: {\n")) // again the same
-	time.Sleep(3 * w.pace.filePatience)
+	time.Sleep(3 * w.pace.fileQuiet)
 	if diff := cmp.Diff(before, w.States()[0]); diff != "" {
 		t.Errorf("the same content again: %s", diff)
 	}
@@ -263,7 +263,7 @@ func TestFollowFile(t *testing.T) {
 // of, but the poll finds the file.
 func TestFileDirectoryAppears(t *testing.T) {
 	w := newWatchTest(t)
-	w.pace.filePatience, w.pace.filePoll = time.Millisecond, 5*time.Millisecond
+	w.pace.fileQuiet, w.pace.filePoll = time.Millisecond, 5*time.Millisecond
 	path := filepath.Join(w.dir, "later", "cluster.yaml")
 	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}})
 	w.run(t)
