@@ -287,7 +287,7 @@ func TestCheckAll(t *testing.T) {
 		}
 	}
 	// A misspelt cache_dir may be among the mistakes that are not kept.
-	if code, _, stderr := cli(t, "drain", "-wait", "1ms", "-config", path); code != exitFailure || !strings.Contains(stderr, "no order was given") {
+	if code, _, stderr := cli(t, "drain", "-wait", "1ms", "-config", path); code != exitFailure || !strings.Contains(stderr, "the order to drain is not written") {
 		t.Errorf("drain: code %d, %.200s", code, stderr)
 	}
 }

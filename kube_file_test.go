@@ -15,10 +15,10 @@ import (
 
 // fileKeys are the queries that the files of these tests are read for.
 var fileKeys = []streamKey{
-	{pods: edgePods},
-	{pods: PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}},
-	{configMap: tcpMap},
-	{configMap: ConfigMapName{"web", "udp"}},
+	podKind.key(edgePods),
+	podKind.key(PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}),
+	configMapKind.key(tcpMap),
+	configMapKind.key(ConfigMapName{"web", "udp"}),
 }
 
 // kubectlYAML is what `kubectl get pods,configmaps -A -o yaml` writes.
@@ -87,38 +87,50 @@ const kubectlJSON = `{
 
 func TestDecodeClusterFile(t *testing.T) {
 	a := testPod{name: "a"}.kept()
-	tcp := content{configMap: ConfigMap{Exists: true, Data: map[string]string{"9000": "web/svc:80"}}}
-	usual := []content{{pods: []*Pod{a}}, {}, tcp, {}}
+	tcp := ConfigMap{Exists: true, Data: map[string]string{"9000": "web/svc:80"}}
+	type answers struct {
+		pods      [2][]*Pod
+		configMap [2]ConfigMap
+	}
+	usual := answers{pods: [2][]*Pod{{a}}, configMap: [2]ConfigMap{tcp}}
 	tests := []struct {
 		name, file string
-		want       []content
+		want       answers
 	}{
 		{"kubectl's JSON", kubectlJSON, usual},
 		{"kubectl's YAML", kubectlYAML, usual},
 		{"kubectl's YAML, from Windows", strings.ReplaceAll(kubectlYAML, "\n", "\r\n"), usual},
-		{"an empty List is an answer", `{"apiVersion":"v1","items":[],"kind":"List"}`, make([]content, 4)},
+		{"an empty List is an answer", `{"apiVersion":"v1","items":[],"kind":"List"}`, answers{}},
 		{"the API's own list, in its order", podList("7", "", testPod{name: "a"}, testPod{name: "c", leaving: true}),
-			[]content{{pods: []*Pod{a, testPod{name: "c", leaving: true}.kept()}}, {}, {}, {}}},
+			answers{pods: [2][]*Pod{{a, testPod{name: "c", leaving: true}.kept()}}}},
 		{"a typed list whose kind comes last", `{"items":[{"metadata":{"name":"tcp","namespace":"web"},"data":{"9000":"web/svc:80"}}],"kind":"ConfigMapList"}`,
-			[]content{{}, {}, tcp, {}}},
+			answers{configMap: [2]ConfigMap{tcp}}},
 		{"several documents", "# a comment\n---\n" + kubectlYAML + "---\n# nothing\n---\nkind: ConfigMap\nmetadata: {name: udp, namespace: web}\n---\nkind: Deployment\nspec: 7\n",
-			[]content{{pods: []*Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true}}}},
+			answers{pods: [2][]*Pod{{a}}, configMap: [2]ConfigMap{tcp, {Exists: true}}}},
 		{"several JSON documents", kubectlJSON + `{"kind":"ConfigMap","metadata":{"name":"udp","namespace":"web"},"data":{"53":"a/b:53"}}`,
-			[]content{{pods: []*Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true, Data: map[string]string{"53": "a/b:53"}}}}},
+			answers{pods: [2][]*Pod{{a}}, configMap: [2]ConfigMap{tcp, {Exists: true, Data: map[string]string{"53": "a/b:53"}}}}},
 		{"no namespace is the default one; sets and absence select", `kind: List
 items:
 - {kind: Pod, metadata: {name: x, labels: {app: edge}}}
 - {kind: Pod, metadata: {name: canary, labels: {app: edge, canary: "1"}}}
 - {kind: Pod, metadata: {name: z}}
-`, []content{{}, {pods: []*Pod{{Namespace: "default", Name: "x"}}}, {}, {}}},
+`, answers{pods: [2][]*Pod{nil, {{Namespace: "default", Name: "x"}}}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := decodeClusterFile(strings.NewReader(tt.file), fileKeys)
+			all, err := decodeClusterFile(strings.NewReader(tt.file), fileKeys)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.want, got, exactly); diff != "" {
+			c := cloneCluster(&Cluster{})
+			for _, answer := range all {
+				answer.store(c)
+			}
+			got := answers{
+				[2][]*Pod{c.Pods[edgePods], c.Pods[PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}]},
+				[2]ConfigMap{c.ConfigMaps[tcpMap], c.ConfigMaps[ConfigMapName{"web", "udp"}]},
+			}
+			if diff := cmp.Diff(tt.want, got, exactly, cmp.AllowUnexported(answers{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -254,7 +266,7 @@ func TestFollowFile(t *testing.T) {
 	until(t, "both streams", w.current)
 	w.stop()
 
-	if n := strings.Count(w.log(), "level=ERROR"); n != 2 || strings.Count(w.log(), "taken again") != 1 {
+	if n := strings.Count(w.log(), "level=ERROR"); n != 2 || strings.Count(w.log(), "valid again") != 1 {
 		t.Errorf("%d errors are logged, want 2 and the end of them:\n%s", n, w.log())
 	}
 }
@@ -295,7 +307,7 @@ func FuzzClusterFile(f *testing.F) {
 			t.Fatalf("%d answers to %d questions", len(answers), len(fileKeys))
 		}
 		for _, c := range answers {
-			checkContent(t, c)
+			checkContent(t, c.pods())
 		}
 	})
 }
