@@ -96,6 +96,14 @@ type Cluster struct {
 	ConfigMaps map[ConfigMapName]ConfigMap
 }
 
+// newCluster returns a snapshot in which nothing is known yet.
+func newCluster() *Cluster {
+	return &Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}}
+}
+
+// answers is how many keys c knows.
+func (c *Cluster) answers() int { return len(c.Pods) + len(c.ConfigMaps) }
+
 // comparePods gives the snapshot its order. It is 0 for two pods that cannot
 // exist at the same time, so UIDs never decide.
 func comparePods(a, b *Pod) int {

@@ -215,15 +215,21 @@ func (w *clusterWatch) start(ctx context.Context, streams []*stream, follow func
 // forget publishes a snapshot without the keys that are no longer wanted. The
 // caller has locked mu.
 func (w *clusterWatch) forget() {
-	next, removed := cloneCluster(&w.snapshot), 0
-	for _, k := range streamKinds {
-		removed += k.forget(next, w.wanted)
-	}
-	if removed == 0 {
+	next := w.wantedOf(&w.snapshot)
+	if next.answers() == w.snapshot.answers() {
 		return
 	}
 	w.snapshot = *next
 	w.set(next)
+}
+
+// wantedOf returns a copy of what c knows of the wanted keys.
+func (w *clusterWatch) wantedOf(c *Cluster) *Cluster {
+	next := newCluster()
+	for key := range w.wanted {
+		key.copyKnown(next, c)
+	}
+	return next
 }
 
 // publish puts c, a complete answer, into the snapshot as what is known of s.
@@ -241,7 +247,7 @@ func (w *clusterWatch) publish(s *stream, c collection) {
 		return
 	}
 	// The maps are small, one entry for each stream, and readers keep the old ones.
-	next := cloneCluster(&w.snapshot)
+	next := w.wantedOf(&w.snapshot)
 	c.store(next)
 	if w.allGuardedIn(next) {
 		w.earlier = Cluster{}

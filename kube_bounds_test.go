@@ -275,7 +275,7 @@ func TestEventsAreBounded(t *testing.T) {
 		"an object":   {`{"type":"ADDED","object":{"metadata":{"name":"a","annotations":{"x":"`, "x"},
 		"a type":      {`{"type":"`, "x"},
 	} {
-		_, err := newEventDecoder(io.MultiReader(strings.NewReader(text[0]), &repeat{text: text[1]}), podKind.newObject).next()
+		_, err := newEventDecoder(io.MultiReader(strings.NewReader(text[0]), &repeat{text: text[1]}), podKind.new).next()
 		if err == nil || !malformed(err) || !strings.Contains(err.Error(), "larger than 16 MiB") {
 			t.Errorf("%s: error %v", name, shorten(fmt.Sprint(err), 300))
 		}
@@ -287,7 +287,7 @@ func TestEventsAreBounded(t *testing.T) {
 	}
 	// Many small events are no large one.
 	event := tells(eventModified, testPod{name: "a", version: 12, noise: strings.Repeat("x", 1<<20)})
-	d := newEventDecoder(&repeat{text: event}, podKind.newObject)
+	d := newEventDecoder(&repeat{text: event}, podKind.new)
 	for range 40 {
 		if _, err := d.next(); err != nil {
 			t.Fatal(err)
@@ -322,7 +322,7 @@ func TestNamesAreBounded(t *testing.T) {
 				t.Errorf("list: error %s", shorten(fmt.Sprint(err), 300))
 			}
 			event := `{"type":"ADDED","object":` + strings.Replace(text, `"metadata":{`, `"metadata":{"resourceVersion":"8",`, 1) + "}"
-			if _, err := newEventDecoder(strings.NewReader(event), podKind.newObject).next(); !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
+			if _, err := newEventDecoder(strings.NewReader(event), podKind.new).next(); !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
 				t.Errorf("event: error %s", shorten(fmt.Sprint(err), 300))
 			}
 		})

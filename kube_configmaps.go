@@ -16,8 +16,9 @@ var configMapKind = &objectKind[ConfigMapName, ConfigMap, ConfigMap]{
 	kindNames: kindNames{
 		stream: "configmap", item: "content",
 		api: "api/v1", resource: "configmaps", object: "ConfigMap", fields: []string{"data"},
+		new:    func() object { return new(configMapObject) },
+		single: true,
 	},
-	new: func() object { return new(configMapObject) },
 	keep: func(o object, _ ConfigMapName, _ interner) *ConfigMap {
 		return keptConfigMap(o.(*configMapObject).Data)
 	},
@@ -40,7 +41,6 @@ var configMapKind = &objectKind[ConfigMapName, ConfigMap, ConfigMap]{
 		}
 		return []*ConfigMap{&cm}
 	},
-	single: true,
 }
 
 // configMapObject is a ConfigMap as the API writes it.

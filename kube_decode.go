@@ -154,7 +154,8 @@ type listHead struct {
 // decodePage reads one page of a list and adds its items to answer, which must not
 // be used if there is an error.
 func decodePage(r io.Reader, answer collection) (listHead, error) {
-	kind := answer.names().list()
+	names := answer.names()
+	kind := names.list()
 	dec := newBoundedDecoder(r, maxPage)
 	var head listHead
 	err := walkObject(dec, func(name string) error {
@@ -166,7 +167,7 @@ func decodePage(r io.Reader, answer collection) (listHead, error) {
 		case "items":
 			head.hasItems = true
 			return walkArray(dec, func() error {
-				o := answer.newObject()
+				o := names.new()
 				if err := dec.Decode(o); err != nil {
 					return err
 				}

@@ -135,9 +135,8 @@ func TestCollectList(t *testing.T) {
 			c.add(o)
 		}
 		c.complete()
-		var cluster Cluster
-		configMapKind.clone(&cluster, &cluster)
-		c.store(&cluster)
+		cluster := newCluster()
+		c.store(cluster)
 		return cluster.ConfigMaps[ConfigMapName{"a", "tcp"}].Exists
 	}
 	named := func(ns, name string) *configMapObject {
@@ -173,7 +172,7 @@ func TestCollectEvent(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			was := append([]*Pod(nil), before...)
 			message := fmt.Sprintf(`{"type":%q,"object":%s}`, tt.kind, testPod{name: tt.pod.name, version: 9, notReady: tt.pod.notReady, leaving: tt.pod.leaving}.json())
-			e, err := newEventDecoder(strings.NewReader(message), podKind.newObject).next()
+			e, err := newEventDecoder(strings.NewReader(message), podKind.new).next()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -247,7 +246,7 @@ func TestEventDecoderRefuses(t *testing.T) {
 		"garbage":                        `!`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newEventDecoder(strings.NewReader(`{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"1"}}}`+message), podKind.newObject)
+			d := newEventDecoder(strings.NewReader(`{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"1"}}}`+message), podKind.new)
 			if _, err := d.next(); err != nil {
 				t.Fatal(err)
 			}
@@ -288,7 +287,7 @@ func FuzzEvents(f *testing.F) {
 	f.Add([]byte(`{"type":"ADDED","object":{"metadata":{"name":"tcp","resourceVersion":"1"},"data":{"9000":"web/svc:80"}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, into := range []collection{podKind.collect(PodQuery{}), configMapKind.collect(ConfigMapName{"", "tcp"})} {
-			d := newEventDecoder(strings.NewReader(string(data)), into.newObject)
+			d := newEventDecoder(strings.NewReader(string(data)), into.names().new)
 			for {
 				e, err := d.next()
 				if err != nil {

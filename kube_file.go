@@ -341,12 +341,12 @@ func objectField(name string) bool {
 
 // object adds one object to the answers it belongs to.
 func (d *fileDecoder) object(kind string, raw []byte) error {
-	of := kindNamed(kind)
-	if of == nil {
+	k := kindNamed(kind)
+	if k == nil {
 		return nil
 	}
 	d.found = true
-	o := of.newObject()
+	o := k.names().new()
 	m := &o.meta().Metadata
 	var labelled struct {
 		Metadata struct {
@@ -366,7 +366,7 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 		m.Namespace = "default" // where kubectl would put it
 	}
 	for _, a := range d.answers {
-		if a.names() == of.names() && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
+		if a.names() == k.names() && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
 			if err := a.add(o); err != nil {
 				return err
 			}

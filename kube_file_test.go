@@ -122,7 +122,7 @@ items:
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := cloneCluster(&Cluster{})
+			c := newCluster()
 			for _, answer := range all {
 				answer.store(c)
 			}

@@ -9,7 +9,6 @@ package main
 
 import (
 	"encoding/json"
-	"maps"
 	"slices"
 )
 
@@ -21,12 +20,7 @@ var streamKinds = []streamKind{podKind, configMapKind}
 // streamKind is an objectKind of any types.
 type streamKind interface {
 	names() *kindNames
-	newObject() object
 	keys(q *ClusterQuery) []streamKey
-	// clone copies what from knows of this kind to another snapshot.
-	clone(to, from *Cluster)
-	// forget removes the keys that are not wanted. c must be a clone.
-	forget(c *Cluster, wanted map[streamKey]bool) (removed int)
 	// save writes what c knows of this kind, as lines of named values.
 	save(c *Cluster, line func(...savedValue))
 	// load reads the key of a saved line. Calls of item read the values after it.
@@ -50,7 +44,6 @@ type streamKey interface {
 // Cluster does not change. It belongs to one goroutine.
 type collection interface {
 	streamKey
-	newObject() object // to decode into
 	// add takes o into a list. An object that the key does not ask for is passed
 	// over: some proxies and old servers ignore field selectors. The error means
 	// that the list has more objects than it may have.
@@ -61,7 +54,7 @@ type collection interface {
 	len() int
 	storedIn(c *Cluster) bool // and nothing that is kept differs
 	store(c *Cluster)
-	pods() []*Pod // for the mass-removal guard; nil when the kind has none
+	pods() []*Pod // for the mass-removal guard; nil when the objects are no pods
 }
 
 // scope says which objects of a kind are meant. An empty name means all.
@@ -83,14 +76,17 @@ func (s scope) String() string {
 	return s.namespace + " " + s.selector
 }
 
-// kindNames are the names of a kind.
+// kindNames are the names of a kind, and what else does not depend on its types.
 type kindNames struct {
-	stream   string   // of its streams and its lines in the snapshot file: "pods"
-	item     string   // of one object in the snapshot file: "pod"
-	api      string   // in the paths of the API: "api/v1"
-	resource string   // in the paths of the API: "pods"
-	object   string   // as the API writes it: "Pod". A list is a "PodList"
-	fields   []string // of an object, that are read beside its metadata
+	stream   string        // of its streams and its lines in the snapshot file: "pods"
+	item     string        // of one object in the snapshot file: "pod"
+	api      string        // in the paths of the API: "api/v1"
+	resource string        // in the paths of the API: "pods"
+	object   string        // as the API writes it: "Pod". A list is a "PodList"
+	fields   []string      // of an object, that are read beside its metadata
+	new      func() object // to decode into
+	single   bool          // a key means one object, which may not exist
+	guarded  bool          // the mass-removal guard applies; the keys are PodQuery
 }
 
 // list is the API's name of a list of the kind.
@@ -110,23 +106,18 @@ func kindNamed(object string) streamKind {
 // object, V what a Cluster has for a key.
 type objectKind[K comparable, T, V any] struct {
 	kindNames
-	new     func() object                           // to decode into
-	keep    func(o object, key K, in interner) *T   // what is kept of an object of the kind
-	valid   func(*T) bool                           // whether keep could have made it; nil = any
-	scopeOf func(K) scope                           // what a key asks for
-	compare func(a, b *T) int                       // order of what is kept: 0 for one object
-	same    func(a, b *T) bool                      // whether nothing that is kept differs
-	asked   func(*ClusterQuery) []K                 // the field of a query
-	field   func(*Cluster) *map[K]V                 // the field of a cluster
-	pack    func([]*T) V                            // from objects in order, without a copy
-	unpack  func(V) []*T                            // the inverse of pack
-	single  bool                                    // a key means one object, which may not exist
-	guard   func(K, []*T) (q PodQuery, pods []*Pod) // what the mass-removal guard counts; nil = it does not apply
+	keep    func(o object, key K, in interner) *T // what is kept of an object of the kind
+	valid   func(*T) bool                         // whether keep could have made it; nil = any
+	scopeOf func(K) scope                         // what a key asks for
+	compare func(a, b *T) int                     // order of what is kept: 0 for one object
+	same    func(a, b *T) bool                    // whether nothing that is kept differs
+	asked   func(*ClusterQuery) []K               // the field of a query
+	field   func(*Cluster) *map[K]V               // the field of a cluster
+	pack    func([]*T) V                          // from objects in order, without a copy
+	unpack  func(V) []*T                          // the inverse of pack
 }
 
 func (k *objectKind[K, T, V]) names() *kindNames { return &k.kindNames }
-
-func (k *objectKind[K, T, V]) newObject() object { return k.new() }
 
 // key is the streamKey of a query.
 func (k *objectKind[K, T, V]) key(query K) streamKey { return kindKey[K, T, V]{k, query} }
@@ -137,20 +128,6 @@ func (k *objectKind[K, T, V]) keys(q *ClusterQuery) []streamKey {
 		keys = append(keys, k.key(query))
 	}
 	return keys
-}
-
-func (k *objectKind[K, T, V]) clone(to, from *Cluster) {
-	field := k.field(to)
-	if *field = maps.Clone(*k.field(from)); *field == nil {
-		*field = map[K]V{}
-	}
-}
-
-func (k *objectKind[K, T, V]) forget(c *Cluster, wanted map[streamKey]bool) int {
-	field := *k.field(c)
-	before := len(field)
-	maps.DeleteFunc(field, func(query K, _ V) bool { return !wanted[k.key(query)] })
-	return before - len(field)
 }
 
 func (k *objectKind[K, T, V]) save(c *Cluster, line func(...savedValue)) {
@@ -217,11 +194,8 @@ func (k kindKey[K, T, V]) copyKnown(to, from *Cluster) {
 }
 
 func (k kindKey[K, T, V]) guarded() (q PodQuery, ok bool) {
-	if k.kind.guard == nil {
-		return PodQuery{}, false
-	}
-	q, _ = k.kind.guard(k.query, nil)
-	return q, true
+	q, _ = any(k.query).(PodQuery)
+	return q, k.kind.guarded
 }
 
 // objects is a collection.
@@ -235,8 +209,6 @@ type objects[K comparable, T, V any] struct {
 func (k *objectKind[K, T, V]) collect(query K) *objects[K, T, V] {
 	return &objects[K, T, V]{kindKey: kindKey[K, T, V]{k, query}, strings: interner{}}
 }
-
-func (c *objects[K, T, V]) newObject() object { return c.kind.new() }
 
 func (c *objects[K, T, V]) len() int { return len(c.kept) }
 
@@ -290,20 +262,8 @@ func (c *objects[K, T, V]) store(cluster *Cluster) {
 }
 
 func (c *objects[K, T, V]) pods() []*Pod {
-	if c.kind.guard == nil {
-		return nil
-	}
-	_, pods := c.kind.guard(c.query, c.kept)
+	pods, _ := any(c.kept).([]*Pod)
 	return pods
-}
-
-// cloneCluster returns a copy of c to store changes in.
-func cloneCluster(c *Cluster) *Cluster {
-	next := new(Cluster)
-	for _, k := range streamKinds {
-		k.clone(next, c)
-	}
-	return next
 }
 
 // allKeys are the keys that q asks for.

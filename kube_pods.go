@@ -17,8 +17,9 @@ var podKind = &objectKind[PodQuery, Pod, []*Pod]{
 	kindNames: kindNames{
 		stream: "pods", item: "pod",
 		api: "api/v1", resource: "pods", object: "Pod", fields: []string{"spec", "status"},
+		new:     func() object { return new(podObject) },
+		guarded: true,
 	},
-	new:  func() object { return new(podObject) },
 	keep: func(o object, q PodQuery, names interner) *Pod { return o.(*podObject).pod(q, names) },
 	valid: func(p *Pod) bool {
 		return !slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return !plainAddress(a) })
@@ -34,7 +35,6 @@ var podKind = &objectKind[PodQuery, Pod, []*Pod]{
 	field:  func(c *Cluster) *map[PodQuery][]*Pod { return &c.Pods },
 	pack:   func(pods []*Pod) []*Pod { return pods },
 	unpack: func(pods []*Pod) []*Pod { return pods },
-	guard:  func(q PodQuery, pods []*Pod) (PodQuery, []*Pod) { return q, pods },
 }
 
 // podObject is a Pod as the API writes it.
@@ -128,13 +128,13 @@ func (o *podObject) ports() []Port {
 		}
 	}
 	slices.SortFunc(ports, Port.Compare)
-	// Those that were the same leave their room behind.
+	// The clone has no room for those that were repeated.
 	return slices.Clone(slices.Compact(ports))
 }
 
 // addresses are the node's, then the pod's own, each once. The plural fields
-// contain the singular ones when they are there at all. What is no address is left
-// out: better a pod without an address than one at a wrong one.
+// contain the singular ones if they exist. What is no address is left out: a pod
+// without an address is better than a pod with a wrong one.
 func (o *podObject) addresses() []netip.Addr {
 	s := &o.Status
 	if len(s.HostIPs) == 0 {

@@ -222,7 +222,7 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 
 	f.follows()
 	opened := f.owner.now()
-	events := newEventDecoder(resp.Body, f.content.newObject)
+	events := newEventDecoder(resp.Body, f.key.names().new)
 	for {
 		e, err := events.next()
 		if err == nil {

@@ -95,7 +95,7 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 	} else {
 		sum.Write(line)
 	}
-	load := snapshotLoader{cluster: cloneCluster(&Cluster{})}
+	load := snapshotLoader{cluster: newCluster()}
 	for {
 		text, err := lines.ReadBytes('\n')
 		dec := json.NewDecoder(bytes.NewReader(text))
@@ -222,15 +222,16 @@ func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster
 	}
 }
 
-// filled is c with what from knows of those keys of q that c does not know yet;
+// filled is what c knows of the keys of q, and what from knows of the others;
 // unknown is how many those are.
 func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, unknown int) {
-	whole = cloneCluster(c)
+	whole = newCluster()
 	for _, key := range allKeys(&q) {
 		if !key.known(c) {
 			unknown++
 			key.copyKnown(whole, &from)
 		}
+		key.copyKnown(whole, c)
 	}
 	return whole, unknown
 }
