@@ -115,17 +115,17 @@ func newModelDirector(b *benchmark, vips ...benchVIP) *benchDirector {
 func newDirectorOn(b *benchmark, kernel director, vips ...benchVIP) *benchDirector {
 	d := &benchDirector{benchmark: b, kernel: &timedKernel{director: kernel}}
 	wake := make(chan struct{}, 1)
-	d.loop = &reconciler{
-		log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	d.loop = newReconciler(&loopNeeds{
+		log:     log,
 		wake:    wake,
 		config:  newLatest[Config](wake),
 		cluster: newLatest[Cluster](wake),
 		dial:    func() (director, error) { return d.kernel, nil },
 		host:    noHost{},
-		dir:     &stateDir{path: b.TempDir()},
+		state:   openState(&stateDir{path: b.TempDir()}, log),
 		now:     func() time.Time { return time.Now().Add(d.ahead) },
-	}
-	d.loop.restore()
+	})
 	cfg := &Config{AuditInterval: time.Hour}
 	d.cluster = &Cluster{Pods: make(map[PodQuery][]*Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
 	for _, v := range vips {
@@ -164,7 +164,7 @@ func (d *benchDirector) set(v benchVIP, a netip.Addr, ready bool) {
 	d.loop.cluster.Set(d.cluster)
 }
 
-// turn runs the loop until it has changed the table, and returns how long that
+// pass runs the loop until it has changed the table, and returns how long that
 // took, and how long it was until the kernel had been told. One turn is enough,
 // but for removals: they wait for a count of connections, which takes several in
 // a large table.
@@ -173,7 +173,7 @@ func (d *benchDirector) turn() (whole, told time.Duration) {
 	runtime.GC() // what checked the table has left garbage
 	start := time.Now()
 	for range 10_000 {
-		d.loop.turn(d.Context())
+		d.loop.pass(d.Context())
 		if d.loop.failing.text != "" {
 			d.Fatal(d.loop.failing.text)
 		}
@@ -196,7 +196,7 @@ func (d *benchDirector) audit() (whole, reading time.Duration) {
 	applied := d.kernel.applied
 	runtime.GC()
 	start := time.Now()
-	d.loop.turn(d.Context())
+	d.loop.pass(d.Context())
 	whole = time.Since(start)
 	if d.loop.failing.text != "" || d.kernel.applied != applied || d.loop.counters.Drifts.Load() != 0 {
 		d.Fatal("the audit changed something: ", d.loop.failing.text)
@@ -219,7 +219,7 @@ func (d *benchDirector) follow(ctx context.Context, kubeconfig, namespace string
 	d.loop.config.Set(&cfg)
 	d.loop.cluster = newLatest[Cluster](d.loop.wake) // nothing is known yet
 	d.kernel.changed = changed
-	watch := newClusterWatch(d.loop.log, d.loop.cluster)
+	watch := newClusterWatch(d.loop.log, d.loop.cluster, Cluster{})
 	watch.set = func(c *Cluster) {
 		published(time.Now())
 		d.loop.cluster.Set(c)

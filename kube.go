@@ -112,7 +112,7 @@ type clusterSource struct {
 // newClusterWatch returns a watch that publishes to out. If out has a
 // snapshot already (the last good one of an earlier run), that is what is known
 // until complete answers replace it, key by key.
-func newClusterWatch(log *slog.Logger, out *latest[Cluster]) *clusterWatch {
+func newClusterWatch(log *slog.Logger, out *latest[Cluster], earlier Cluster) *clusterWatch {
 	return &clusterWatch{
 		log:     log,
 		out:     out,
@@ -122,6 +122,7 @@ func newClusterWatch(log *slog.Logger, out *latest[Cluster]) *clusterWatch {
 		random:  rand.Float64,
 		sleep:   sleepContext,
 		streams: map[streamKey]*stream{},
+		earlier: earlier,
 	}
 }
 

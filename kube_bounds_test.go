@@ -40,7 +40,7 @@ func follow(t *testing.T, respond reply, done func(*latest[Cluster], string) boo
 		t.Fatal(err)
 	}
 	f := watched{cluster: newLatest[Cluster](), log: new(lockedBuffer)}
-	w := newClusterWatch(slog.New(slog.NewTextHandler(f.log, nil)), f.cluster)
+	w := newClusterWatch(slog.New(slog.NewTextHandler(f.log, nil)), f.cluster, Cluster{})
 	w.pace.firstRetry, w.pace.retryAway, w.pace.retryOther = time.Millisecond, time.Millisecond, time.Millisecond
 	for _, e := range edit {
 		e(w)

@@ -11,6 +11,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -57,26 +58,27 @@ func writeSnapshot(w io.Writer, c *Cluster, source string, now time.Time) error 
 	sum := sha256.New()
 	buffered := bufio.NewWriter(w)
 	out := io.MultiWriter(buffered, sum)
-	errs := []error{json.NewEncoder(out).Encode(snapshotHead{snapshotVersion, source, now.UTC()})}
+	failed := json.NewEncoder(out).Encode(snapshotHead{snapshotVersion, source, now.UTC()})
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
 	line := func(values ...savedValue) {
-		text := []byte{'{'}
-		for i, v := range values {
-			value, err := json.Marshal(v.value)
-			if i > 0 {
-				text = append(text, ',')
-			}
-			text = append(strconv.AppendQuote(text, v.name), ':')
-			text = append(text, value...)
-			errs = append(errs, err)
+		text.Reset()
+		separator := "{"
+		for _, v := range values {
+			text.WriteString(separator + strconv.Quote(v.name) + ":")
+			failed = cmp.Or(failed, enc.Encode(v.value))
+			text.Truncate(text.Len() - 1) // the end of the line
+			separator = ","
 		}
-		_, err := out.Write(append(text, "}\n"...))
-		errs = append(errs, err)
+		text.WriteString("}\n")
+		_, err := text.WriteTo(out)
+		failed = cmp.Or(failed, err)
 	}
 	for _, k := range streamKinds {
 		k.save(c, line)
 	}
 	line(savedValue{snapshotSum, hex.EncodeToString(sum.Sum(nil))})
-	return errors.Join(append(errs, buffered.Flush())...)
+	return cmp.Or(failed, buffered.Flush())
 }
 
 // errTornSnapshot means that the file does not end as it was written.
@@ -96,9 +98,11 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 		sum.Write(line)
 	}
 	load := snapshotLoader{cluster: newCluster()}
+	var in bytes.Buffer
+	dec := json.NewDecoder(&in) // it never reads beyond the end of a whole line
 	for {
 		text, err := lines.ReadBytes('\n')
-		dec := json.NewDecoder(bytes.NewReader(text))
+		in.Write(text)
 		if err != nil || walkObject(dec, func(name string) error { return load.value(name, dec) }) != nil {
 			return nil, head, errTornSnapshot
 		}
