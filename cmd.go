@@ -1,8 +1,8 @@
-// What all sub-commands share: exit codes, the help text, flags, and a
-// configuration from a file, from flags or from both.
+// What all sub-commands share: exit codes, the help text, flags, and a configuration
+// from a file, from flags or from both.
 //
-// Used by main.go. The configuration file is the only thing that is read here,
-// and nothing is changed.
+// Used by main.go. It reads the configuration file and nothing else, and changes
+// nothing.
 
 package main
 
@@ -32,27 +32,31 @@ const usage = `lvs-controller brings outside traffic to the ready hostNetwork in
 a Kubernetes cluster through the kernel's IPVS, in direct routing.
 
   lvs-controller -config FILE            run
-  lvs-controller -config FILE -cleanup   remove what it put into the kernel
+  lvs-controller -config FILE -cleanup   remove from the kernel what the controller
+                                         put there
   lvs-controller check [-all] -config FILE
-                                         validate the file; 1 = mistakes
-  lvs-controller diff -config FILE       what would change in the kernel now; 2 = changes
+                                         check the file; 1 = it has mistakes
+  lvs-controller diff -config FILE       show what would change in the kernel now;
+                                         2 = changes
   lvs-controller status [-config FILE] [-o json]
-                                         services, real servers, reasons, connections
+                                         show services, real servers, reasons and
+                                         connections
   lvs-controller ready [-config FILE | -listen ADDR:PORT]
-                                         does /readyz say ok? 0 = yes, 1 = no
+                                         ask whether /readyz says ok; 0 = yes, 1 = no
   lvs-controller drain [-undo] [-config FILE]
-                                         take this director's traffic away, or back
+                                         move the traffic away from this director;
+                                         -undo ends that
   lvs-controller keepalived -config FILE -peer ADDR [-source ADDR] [-priority N]
-                                         a keepalived.conf that goes with the file
+                                         print a keepalived.conf that matches the file
   lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
                                          prepare (or undo) a node
-  lvs-controller version
+  lvs-controller version                 print the version
 
 Without a file: lvs-controller -kubeconfig FILE -vip ADDR [-schedname rr]
                                [-nginxserver NAMESPACE] [-timeout TCP-TCPFIN-UDP] [-debug]
 `
 
-// newFlags makes a flag set that speaks on stderr and never exits by itself.
+// newFlags makes a flag set that writes to stderr and never ends the process.
 func newFlags(name string, stderr io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
@@ -63,7 +67,7 @@ func newFlags(name string, stderr io.Writer) *flag.FlagSet {
 	return fs
 }
 
-// parse reads args. done means that the program is over, with code.
+// parse reads args. When done, the program ends with code.
 func parse(fs *flag.FlagSet, args []string) (code int, done bool) {
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -77,8 +81,8 @@ func parse(fs *flag.FlagSet, args []string) (code int, done bool) {
 	return exitOK, false
 }
 
-// source is where the configuration comes from: a file, flags alone (the
-// command line of the prototype), or a file with flags on top.
+// source is where the configuration comes from: a file, flags alone (the command line
+// of the prototype), or a file some of whose values flags replace.
 type source struct {
 	path       string
 	kubeconfig string
@@ -99,7 +103,7 @@ func (s *source) flags(fs *flag.FlagSet) {
 	fs.StringVar(&s.timeout, "timeout", "", "connection timeouts in seconds, `TCP-TCPFIN-UDP`, as 120-50-50")
 }
 
-// parsed notes which flags were given and settles the path.
+// parsed notes which flags were given, and fills in the default path.
 func (s *source) parsed(fs *flag.FlagSet) {
 	s.set = make(map[string]bool)
 	fs.Visit(func(f *flag.Flag) { s.set[f.Name] = true })
@@ -108,11 +112,10 @@ func (s *source) parsed(fs *flag.FlagSet) {
 	}
 }
 
-// load reads the file, if there is one, and lays the flags over it.
+// load reads the file, if there is one, and applies the flags to it.
 func (s *source) load() (*Config, error) {
 	if s.path == "" {
-		cfg, err := s.flagConfig()
-		return cfg, err
+		return s.flagConfig()
 	}
 	if s.set["vip"] {
 		return nil, errors.New("-vip: a configuration file names its own VIPs; give either -config or -vip")
@@ -156,7 +159,7 @@ func (s *source) flagConfig() (*Config, error) {
 	return s.overlay(cfg)
 }
 
-// overlay returns a copy of cfg with the flags laid over it.
+// overlay returns a copy of cfg with the values of the flags.
 func (s *source) overlay(cfg *Config) (*Config, error) {
 	c := *cfg
 	c.VIPs = append([]VIP(nil), cfg.VIPs...)
@@ -211,9 +214,8 @@ func parseTimeouts(text string) (Timeouts, error) {
 	return Timeouts{TCP: d[0], TCPFin: d[1], UDP: d[2]}, nil
 }
 
-// configured parses args into fs, which has the flags of a sub-command, and
-// loads the configuration that they name. When cfg is nil the program is over,
-// with code.
+// configured parses args into fs, which has the flags of a sub-command, and loads the
+// configuration that they name. When cfg is nil, the program ends with code.
 func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code int) {
 	src = new(source)
 	src.flags(fs)

@@ -1,6 +1,6 @@
 // The sub-command check: is a configuration file valid?
 //
-// Used by main.go. It reads the file and nothing else.
+// Used by main.go. It reads the file and nothing else, and changes nothing.
 
 package main
 
@@ -13,7 +13,7 @@ import (
 // runCheck validates a configuration file.
 func runCheck(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller check", stderr)
-	all := fs.Bool("all", false, fmt.Sprintf("print the first %d mistakes, not the first %d alone", maxMistakes, mistakesInCheck))
+	all := fs.Bool("all", false, fmt.Sprintf("print the first %d mistakes, not only the first %d", maxMistakes, mistakesInCheck))
 	src := new(source)
 	src.flags(fs)
 	if code, done := parse(fs, args); done {

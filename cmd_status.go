@@ -1,8 +1,8 @@
 // The sub-commands status, ready and diff. They change nothing.
 //
-// Used by main.go. status asks the kernel and, for the reasons, the running
-// controller. ready asks the controller only. diff computes one pass of the
-// reconcile loop and prints the operations instead of sending them.
+// Used by main.go. status asks the running controller or, when that does not answer,
+// the kernel. ready asks the controller only. diff computes one pass of the reconcile
+// loop, and prints the operations where the loop would send them.
 
 package main
 
@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// clusterPatience is how long diff waits for the cluster's answer.
-const clusterPatience = 15 * time.Second
+// clusterTimeout is how long diff waits for the cluster's answer.
+const clusterTimeout = 15 * time.Second
 
 // runStatus prints the table with reasons and counters.
 func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -37,7 +37,7 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	}
 	st, err := fetchStatus(ctx, cfg.Listen)
 	if err != nil {
-		fmt.Fprintf(stderr, "the controller does not answer (%v); this is the kernel's table alone\n", err)
+		fmt.Fprintf(stderr, "the controller does not answer (%v); this is the kernel's table, without the reasons\n", err)
 		if st, err = kernelStatus(cfg); err != nil {
 			fmt.Fprintln(stderr, err)
 			return exitFailure
@@ -57,12 +57,12 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	return exitOK
 }
 
-// readyPatience is how long ready waits for the controller's answer.
-const readyPatience = 2 * time.Second
+// readyTimeout is how long ready waits for the controller's answer.
+const readyTimeout = 2 * time.Second
 
-// runReady tells by its exit code whether this director should get traffic, for
-// a program such as keepalived to ask once a second. With -listen it reads no
-// configuration: one that is being edited says nothing about the director.
+// runReady says by its exit code whether this director should get traffic. A program
+// such as keepalived asks it once a second. With -listen it reads no configuration: a
+// mistake in a file that is being edited does not make the director less ready.
 func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller ready", stderr)
 	listen := fs.String("listen", "", "`address` of the controller's listener (default the configuration's)")
@@ -80,7 +80,7 @@ func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		}
 		*listen = cfg.Listen
 	}
-	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	resp, err := askController(ctx, *listen, "/readyz")
 	if err != nil {
@@ -88,13 +88,13 @@ func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return exitFailure
 	}
 	defer resp.Body.Close()
-	// A sentence; whoever listens there instead may have more to say.
+	// The controller answers with a line. Another program at this address may send more.
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	switch said := strings.TrimSpace(string(text)); {
+	switch reason := strings.TrimSpace(string(text)); {
 	case err != nil:
 		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
 	case resp.StatusCode != http.StatusOK:
-		fmt.Fprintln(stderr, "NOT READY:", said)
+		fmt.Fprintln(stderr, "NOT READY:", reason)
 	default:
 		fmt.Fprintln(stdout, "ready")
 		return exitOK
@@ -132,8 +132,8 @@ func fetchStatus(ctx context.Context, listen string) (status, error) {
 	return st, json.NewDecoder(resp.Body).Decode(&st)
 }
 
-// dialable turns a listen address into one to connect to: a wildcard host
-// becomes this host.
+// dialable is the address to connect to for a listen address: this host in place of a
+// wildcard.
 func dialable(listen string) string {
 	ap, err := netip.ParseAddrPort(listen)
 	switch {
@@ -147,7 +147,7 @@ func dialable(listen string) string {
 	return listen
 }
 
-// kernelStatus is what can be known without the controller.
+// kernelStatus is what the kernel knows, without the controller.
 func kernelStatus(cfg *Config) (status, error) {
 	o := newOwners(cfg)
 	st := status{Reason: "the controller does not answer", Services: []serviceStatus{}}
@@ -170,7 +170,7 @@ func printStatus(w io.Writer, st status) error {
 		fmt.Fprintf(w, "CONFLICT: %s\n", c)
 	}
 	for _, k := range st.Kept {
-		fmt.Fprintf(w, "KEPT: %s serves with its last working real servers; none would be in service\n", k)
+		fmt.Fprintf(w, "KEPT: the last working real servers of %s stay in service; by the inputs none would be\n", k)
 	}
 	for _, d := range st.Down {
 		fmt.Fprintf(w, "DOWN: %s\n", d)
@@ -198,7 +198,7 @@ func printStatus(w io.Writer, st status) error {
 	return t.Flush()
 }
 
-// runDiff prints what a controller started now would change.
+// runDiff prints what a controller that starts now would change.
 func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	_, cfg, code := configured(newFlags("lvs-controller diff", stderr), args)
 	if cfg == nil {
@@ -260,7 +260,7 @@ func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
 	if len(q.Pods)+len(q.ConfigMaps) == 0 {
 		return &Cluster{}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, clusterPatience)
+	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
 	defer cancel()
 	wake := make(chan struct{}, 1)
 	clusters := newLatest[Cluster](wake)
@@ -282,10 +282,10 @@ func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
 		case <-ctx.Done():
 			for _, s := range watch.States() {
 				if !s.Synced {
-					return nil, fmt.Errorf("the cluster did not answer within %s: %s: %s", clusterPatience, s.Name, s.LastError)
+					return nil, fmt.Errorf("the cluster did not answer within %s: %s: %s", clusterTimeout, s.Name, s.LastError)
 				}
 			}
-			return nil, fmt.Errorf("the cluster did not answer within %s", clusterPatience)
+			return nil, fmt.Errorf("the cluster did not answer within %s", clusterTimeout)
 		}
 	}
 }

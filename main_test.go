@@ -301,7 +301,7 @@ func TestLooksIntoTheKernel(t *testing.T) {
 	file := writeConfig(t, "listen = \"\"\nstate_dir = \""+state+"\"\n"+staticVIP)
 	const (
 		noIPVS = "the kernel has no IPVS (module ip_vs is not loaded and could not be)\n"
-		alone  = "the controller does not answer (listen is off); this is the kernel's table alone\n"
+		alone  = "the controller does not answer (listen is off); this is the kernel's table, without the reasons\n"
 	)
 	wants := map[string]struct {
 		code           int
