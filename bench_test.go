@@ -1,5 +1,5 @@
-// Micro-benchmarks of what stands between an event and the system call: codec,
-// desired, settle and diff. `go test -bench . -run '^$'`.
+// Micro-benchmarks of the way from an event to the system call: codec, desired table,
+// target and diff. `go test -bench . -run '^$'`.
 
 package main
 
@@ -40,15 +40,14 @@ func withFirstPod(c *Cluster, edit func(*Pod)) *Cluster {
 	return next
 }
 
-// pipeline is what stands between an event and the kernel, with what it
-// remembers.
+// pipeline is the way from an event to the operations, with its memory.
 type pipeline struct {
 	cfg  *Config
 	want *wanted
 	have parts
 }
 
-// turn returns the operations that a cluster asks for, and takes them as done.
+// turn returns the operations that a cluster asks for, and assumes that they succeed.
 func (p *pipeline) turn(c *Cluster) phases {
 	before := newMemory()
 	if p.want != nil {
@@ -63,8 +62,7 @@ func (p *pipeline) turn(c *Cluster) phases {
 
 func ops(p phases) int { return p.len() }
 
-// From inputs to operations, for a table that is already in place: what a turn
-// costs when a pod becomes ready, or not ready, on one node of all services.
+// From inputs to operations, for a table that is right: what a pass costs when a pod becomes ready, or not ready, on one node of all services.
 func BenchmarkPodEvent(b *testing.B) {
 	for _, size := range []struct{ ports, pods int }{{20, 50}, {1000, 50}, {4000, 50}, {50, 5000}} {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
@@ -150,7 +148,7 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// A kernel that takes everything at once: what is left is the loop's own work.
+// A kernel that accepts everything at once: what is measured is the loop's work.
 type readyKernel struct{ fakeKernel }
 
 func (*readyKernel) Table(_ func(ServiceKey) bool, known parts) (parts, error) { return known, nil }
@@ -159,8 +157,8 @@ func (*readyKernel) Apply([]op) ([]*opError, error) { return nil, nil }
 
 func (*readyKernel) Servers(ServiceKey, func(KernelServer)) error { return nil }
 
-// A whole turn of the loop without the kernel: state file, log and all, when a
-// pod comes to, or leaves, one node of all services.
+// A whole pass of the loop without the kernel, with state file and log, when a pod
+// becomes ready, or not ready, on one node of all services.
 func BenchmarkTurn(b *testing.B) {
 	for _, size := range []struct{ ports, pods int }{{1, 50}, {1000, 50}, {50, 5000}} {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
