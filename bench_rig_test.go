@@ -113,17 +113,17 @@ func newModelDirector(b *benchmark, vips ...benchVIP) *benchDirector {
 func newDirectorOn(b *benchmark, kernel director, vips ...benchVIP) *benchDirector {
 	d := &benchDirector{benchmark: b, kernel: &timedKernel{director: kernel}}
 	wake := make(chan struct{}, 1)
-	d.loop = &reconciler{
-		log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	d.loop = newReconciler(&loopNeeds{
+		log:     log,
 		wake:    wake,
 		config:  newLatest[Config](wake),
 		cluster: newLatest[Cluster](wake),
 		dial:    func() (director, error) { return d.kernel, nil },
 		host:    noHost{},
-		dir:     &stateDir{path: b.TempDir()},
+		state:   openState(&stateDir{path: b.TempDir()}, log),
 		now:     func() time.Time { return time.Now().Add(d.ahead) },
-	}
-	d.loop.restore()
+	})
 	cfg := &Config{AuditInterval: time.Hour}
 	d.cluster = &Cluster{Pods: make(map[PodQuery][]*Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
 	for _, v := range vips {
@@ -170,7 +170,7 @@ func (d *benchDirector) turn() (whole, acked time.Duration) {
 	runtime.GC() // what checked the table has left garbage
 	start := time.Now()
 	for range 10_000 {
-		d.loop.turn(d.Context())
+		d.loop.pass(d.Context())
 		if d.loop.failing.text != "" {
 			d.Fatal(d.loop.failing.text)
 		}
@@ -193,7 +193,7 @@ func (d *benchDirector) audit() (whole, reading time.Duration) {
 	applied := d.kernel.applied
 	runtime.GC()
 	start := time.Now()
-	d.loop.turn(d.Context())
+	d.loop.pass(d.Context())
 	whole = time.Since(start)
 	if d.loop.failing.text != "" || d.kernel.applied != applied || d.loop.counters.Drifts.Load() != 0 {
 		d.Fatal("the audit changed something: ", d.loop.failing.text)
@@ -216,7 +216,7 @@ func (d *benchDirector) follow(ctx context.Context, kubeconfig, namespace string
 	d.loop.config.Set(&cfg)
 	d.loop.cluster = newLatest[Cluster](d.loop.wake) // nothing is known yet
 	d.kernel.changed = changed
-	watch := newClusterWatch(d.loop.log, d.loop.cluster)
+	watch := newClusterWatch(d.loop.log, d.loop.cluster, Cluster{})
 	watch.set = func(c *Cluster) {
 		published(time.Now())
 		d.loop.cluster.Set(c)

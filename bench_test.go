@@ -165,19 +165,19 @@ func BenchmarkTurn(b *testing.B) {
 			cfg, up, down := benchConfig(size.ports, size.pods)
 			cfg.AuditInterval = time.Hour
 			wake := make(chan struct{}, 1)
-			loop := &reconciler{
-				log: slog.New(slog.NewTextHandler(io.Discard, nil)), wake: wake,
+			log := slog.New(slog.NewTextHandler(io.Discard, nil))
+			loop := newReconciler(&loopNeeds{
+				log: log, wake: wake,
 				config: newLatest[Config](wake), cluster: newLatest[Cluster](wake),
 				dial: func() (director, error) { return new(readyKernel), nil },
-				host: noHost{}, dir: &stateDir{path: b.TempDir()}, now: time.Now,
-			}
-			loop.restore()
+				host: noHost{}, state: openState(&stateDir{path: b.TempDir()}, log), now: time.Now,
+			})
 			loop.config.Set(cfg)
 			clusters := []*Cluster{up, down}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				loop.cluster.Set(clusters[i%2])
-				loop.turn(b.Context())
+				loop.pass(b.Context())
 			}
 		})
 	}

@@ -52,7 +52,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	if len(failed) == 0 {
 		logChanges(log, &ops)
 	}
-	addresses, dummy := newAddresses(st.Addresses, log), newDummyDevice(st.Local, log)
+	addresses, dummy := newAddresses(st.Addresses, nil, log), newDummyDevice(st.Local, log)
 	errs = append(errs, stopDaemons(d, st.Daemons))
 	_, err = dummy.Look(ctx)
 	errs = append(errs, err, adoptLabelled(ctx, addresses), forgetForeign(ctx, addresses, dummy, cfg.AnnounceDevice),

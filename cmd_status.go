@@ -221,8 +221,7 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// pendingChanges is one turn of the loop up to the list of operations, a line
-// for each.
+// pendingChanges are the operations that a pass would make, a line each.
 func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []string, err error) {
 	cluster, err := askCluster(ctx, cfg.ClusterQuery())
 	if err != nil {
@@ -233,22 +232,20 @@ func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []strin
 		return nil, nil, err
 	}
 	defer d.Close()
-	clusters := newLatest[Cluster]()
-	clusters.Set(cluster)
-	loop := &reconciler{log: slog.New(slog.DiscardHandler), cluster: clusters, dir: &stateDir{path: cfg.StateDir}, now: time.Now, director: d}
-	loop.restore()
-	// Who is down is what the running controller found last.
-	loop.health = newLatest[Health]()
-	loop.health.Set(&Health{Down: loop.state.Down})
-	loop.ownConfigured(cfg)
-	if err := loop.audit(&drift{}); err != nil {
+	st, _ := (&stateDir{path: cfg.StateDir}).load() // one that cannot be used is empty, as for a controller
+	plans := planner{state: st}
+	plans.own(cfg)
+	table, err := d.Table(plans.owns, nil)
+	if err != nil {
 		return nil, nil, err
 	}
-	p := loop.plan(cfg, time.Now(), drift{})
+	plans.adopt(table, nil)
+	// Which real servers are down is what the running controller found last.
+	p := plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down}, have: table, now: time.Now()})
 	for o := range p.ops.all {
 		changes = append(changes, o.String())
 	}
-	same, err := newMarkTable(loop.log).Check(p.want.Marks)
+	same, err := newMarkTable(slog.New(slog.DiscardHandler)).Check(p.want.Marks)
 	if err == nil && !same {
 		changes = append(changes, fmt.Sprintf("~ firewall marks  %d ports marked", len(p.want.Marks)))
 	}
@@ -266,7 +263,7 @@ func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
 	clusters := newLatest[Cluster](wake)
 	queries := newLatest[ClusterQuery](make(chan struct{}, 1))
 	queries.Set(&q)
-	watch := newClusterWatch(slog.New(slog.DiscardHandler), clusters)
+	watch := newClusterWatch(slog.New(slog.DiscardHandler), clusters, Cluster{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -198,13 +198,13 @@ func TestLoopFollowsProbes(t *testing.T) {
 	b := newBench(t, testVIP(func(v *VIP) { v.Probes = &Probes{Ports: true} }))
 	b.loop.health, b.loop.probes = newLatest[Health](b.loop.wake), newLatest[ProbePlan]()
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	plan := b.loop.probes.Get()
 	if plan == nil || len(plan.VIPs) != 1 || len(plan.VIPs[0].Servers) != 2 {
 		t.Fatalf("plan %+v", plan)
 	}
 	b.loop.health.Set(&Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s"}})
-	if log := b.turn(); !strings.Contains(log, `why="pod b ready, but no answer in 1s, draining"`) {
+	if log := b.pass(); !strings.Contains(log, `why="pod b ready, but no answer in 1s, draining"`) {
 		t.Error(log)
 	}
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
@@ -219,16 +219,16 @@ func TestLoopFollowsProbes(t *testing.T) {
 		t.Error("the plan is pushed again although it is the same")
 	}
 	b.loop.health.Set(&Health{})
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	if plan := b.loop.probes.Get(); len(plan.VIPs[0].Servers) != 1 {
 		t.Errorf("plan %+v", plan)
 	}
 	// All at once: what the prober says then is for status and metrics.
 	b.loop.health.Set(&Health{Open: []FailOpen{{VIP: "edge", Why: "10.1.0.1: refused"}}})
-	b.turn()
+	b.pass()
 	if v := b.loop.view.Load(); len(v.Health.Open) != 1 || v.Health.Open[0].String() != "edge IPv4: all real servers fail and stay in service: 10.1.0.1: refused" {
 		t.Errorf("view: %+v", v.Health)
 	}

@@ -72,7 +72,7 @@ func (l *faultList) merge(o faultList) {
 	}
 }
 
-// Warning is one complaint about the inputs.
+// Warning says what is wrong with the inputs.
 type Warning struct {
 	// Subject is the same for as long as the same kind of thing is wrong with the
 	// same VIP.

@@ -155,9 +155,9 @@ func TestRestartRecallsProbes(t *testing.T) {
 	cluster := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
 	b.loop.health = newLatest[Health](b.loop.wake)
 	b.loop.cluster.Set(cluster)
-	b.turn()
+	b.pass()
 	b.loop.health.Set(&Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s"}})
-	b.turn()
+	b.pass()
 	quiesced := func(when string) {
 		t.Helper()
 		for _, s := range b.kernel.table(func(ServiceKey) bool { return true }) {
@@ -172,10 +172,10 @@ func TestRestartRecallsProbes(t *testing.T) {
 	b.restart()
 	b.loop.health = newLatest[Health](b.loop.wake)
 	b.loop.health.Set(&Health{Down: b.loop.state.Down})
-	b.turn()
+	b.pass()
 	quiesced("before the cluster has answered")
 	b.loop.cluster.Set(cluster)
-	b.turn()
+	b.pass()
 	quiesced("after")
 }
 
@@ -190,7 +190,7 @@ func TestSlowStartAfterOutage(t *testing.T) {
 	hear := func(h *Health) {
 		b.loop.health = newLatest[Health](b.loop.wake)
 		b.loop.health.Set(h)
-		b.turn()
+		b.pass()
 	}
 	down := &Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s"}}
 	b.kernel.conns[rowID{ServiceKey{Address: addr("10.0.0.1"), Port: 80, Protocol: TCP}, addr("10.1.0.2"), 0}] = Connections{Active: 1}

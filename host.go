@@ -42,8 +42,8 @@ type preparation struct {
 	readBack map[string]string
 }
 
-func newPreparation(log *slog.Logger) *preparation {
-	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, addresses: newAddresses(nil, log), dummy: newDummyDevice(nil, log), marks: newMarkTable(log), readBack: make(map[string]string), told: make(map[string]bool)}
+func newPreparation(log *slog.Logger, devices []VIPAddress, routes []netip.Addr, save func([]VIPAddress) error) *preparation {
+	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, addresses: newAddresses(devices, save, log), dummy: newDummyDevice(routes, log), marks: newMarkTable(log), readBack: make(map[string]string), told: make(map[string]bool)}
 }
 
 // Prepare implements host.

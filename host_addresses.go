@@ -73,8 +73,9 @@ type addresses struct {
 
 // newAddresses starts from the addresses that an earlier run had put on
 // devices (its Owned, from the state file). Apply and Run do the rest.
-func newAddresses(owned []VIPAddress, log *slog.Logger) *addresses {
+func newAddresses(owned []VIPAddress, save func([]VIPAddress) error, log *slog.Logger) *addresses {
 	a := &addresses{
+		remember:  save,
 		log:       log,
 		open:      func(ctx context.Context) (addressTable, error) { return openRtnl(ctx) },
 		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },

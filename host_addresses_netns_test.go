@@ -48,7 +48,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	defer ipv6.Close()
 
 	log := new(bytes.Buffer)
-	a := newAddresses(nil, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(nil, nil, slog.New(slog.NewTextHandler(log, nil)))
 	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	defer stop()
 	four, six := vipOn("eth0", "10.0.0.77"), vipOn("eth0", "2001:db8::77")

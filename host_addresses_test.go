@@ -75,7 +75,7 @@ func vipOn(device, addr string) VIPAddress {
 
 func newFakeAddresses(table *fakeTable, owned ...VIPAddress) (*addresses, *bytes.Buffer) {
 	log := new(bytes.Buffer)
-	a := newAddresses(owned, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(owned, nil, slog.New(slog.NewTextHandler(log, nil)))
 	a.open = func(context.Context) (addressTable, error) { return table, nil }
 	a.announce = func(VIPAddress) error { return nil }
 	return a, log

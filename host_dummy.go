@@ -1,15 +1,14 @@
 // The dummy device of announce = "dummy". A routing daemon announces the addresses
 // on it to the routers.
 //
-// Used by cmd_cleanup.go and main.go. A device of that name that another
-// program made is never brought up, changed or removed.
-//
-// When a VIP leaves the device, packets still come until the last router knows,
-// and they belong to connections that this director's kernel has. So each VIP also
-// has a route of ours to lo in the kernel's local table, which no routing daemon
-// reads: with it the kernel accepts the packets and IPVS forwards them. The route
-// does not lead to the dummy device, because a device loses all its IPv4 routes
-// with its last IPv4 address (fib_disable_ip in net/ipv4/fib_frontend.c).
+// Used by cmd_cleanup.go. A device of that name that another program made is never
+// brought up, changed or removed.  When a VIP leaves the device, packets still
+// come until the last router knows, and they belong to connections that this
+// director's kernel has. So each VIP also has a route of ours to lo in the
+// kernel's local table, which no routing daemon reads: with it the kernel accepts
+// the packets and IPVS forwards them. The route does not lead to the dummy device,
+// because a device loses all its IPv4 routes with its last IPv4 address
+// (fib_disable_ip in net/ipv4/fib_frontend.c).
 
 package main
 

@@ -131,9 +131,9 @@ func (m *markTable) why(have markState) string {
 	case !m.known:
 		return "found in another form: " + have.damage
 	case !have.exists:
-		return "repaired, another hand changed it: the table was gone"
+		return "repaired, another program changed it: the table was gone"
 	}
-	return "repaired, another hand changed it: " + cmp.Or(have.damage, "the elements were others")
+	return "repaired, another program changed it: " + cmp.Or(have.damage, "the elements were others")
 }
 
 func markError(doing string, err error) error {

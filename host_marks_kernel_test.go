@@ -259,7 +259,7 @@ func TestKernelMarkRepair(t *testing.T) {
 		if n := strings.Count(strings.Join(transactions, " "), "newgen"); n != 1 {
 			t.Errorf("%s: repaired in %d transactions: %q", name, n, transactions)
 		}
-		r.logged(`why="repaired, another hand changed it: `)
+		r.logged(`why="repaired, another program changed it: `)
 		if diff := cmp.Diff(whole, r.ours()); diff != "" {
 			t.Errorf("%s: nft list (-want +got):\n%s", name, diff)
 		}

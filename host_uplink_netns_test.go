@@ -14,7 +14,7 @@ import (
 func TestUplink(t *testing.T) {
 	for _, configured := range []bool{true, false} {
 		ns := newNetns(t)
-		p := newPreparation(slog.New(slog.DiscardHandler))
+		p := newPreparation(slog.New(slog.DiscardHandler), nil, nil, nil)
 		says := func(when, want string) {
 			t.Helper()
 			cfg := &Config{}

@@ -133,7 +133,7 @@ func (s *httpServer) answer(check func() error) http.HandlerFunc {
 // audit_interval.
 func (s *httpServer) healthy() error {
 	last := s.started
-	if at := s.loop.turned.Load(); at != nil {
+	if at := s.loop.passed.Load(); at != nil {
 		last = *at
 	}
 	if age, most := time.Since(last), 3*s.configs.Get().AuditInterval+30*time.Second; age > most {

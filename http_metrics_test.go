@@ -219,9 +219,9 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 	b := newBench(t, testVIP(), six)
 	b.setSync(pairSync())
 	b.loop.cluster.Set(testCluster(map[string]string{"abc": "x/y:1"}, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(map[string]string{"abc": "x/y:1"}, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	s := newBenchServer(b)
 	s.conflicts = newConflicts(s.log)
 	s.conflicts.picture.Store(&conflictPicture{Active: []Conflict{
@@ -235,7 +235,7 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 // newBenchServer is an HTTP server over a bench's loop.
 func newBenchServer(b *bench) *httpServer {
 	log := slog.New(slog.DiscardHandler)
-	return &httpServer{log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster), configs: b.loop.config, started: time.Now()}
+	return &httpServer{log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster, Cluster{}), configs: b.loop.config, started: time.Now()}
 }
 
 // writeTwoServices writes the counters of two services of one VIP.
@@ -404,7 +404,7 @@ func TestMetricsOfALoop(t *testing.T) {
 	}, got())
 
 	b.loop.cluster.Set(testCluster(nil))
-	b.turn()
+	b.pass()
 	wantValues(t, map[string]float64{`vip_kept{vip="edge",family="IPv4"}`: 1, `ready`: 1, `warnings`: 1}, got())
 
 	clear(b.kernel.services) // ipvsadm -C, and the new rows are refused

@@ -39,20 +39,20 @@ func TestReadyz(t *testing.T) {
 		says   string
 	}{
 		{"before the first turn", func() {}, 503, "the kernel's table has not been read yet\n"},
-		{"nothing heard of the cluster, nothing in the kernel", func() { b.turn() }, 503, "no real server is in service\n"},
+		{"nothing heard of the cluster, nothing in the kernel", func() { b.pass() }, 503, "no real server is in service\n"},
 		{"a pod is ready", func() {
 			b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-			b.turn()
+			b.pass()
 		}, 200, "ok\n"},
 		{"no pod is ready: the last working set serves", func() {
 			b.loop.cluster.Set(testCluster(nil))
-			b.turn()
+			b.pass()
 		}, 200, "ok\n"},
 		{"the kernel refuses a VIP's only real server", func() {
 			b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
 			b.kernel.noRoute[addr("10.1.0.1")] = true
 			b.configure(testVIP(), second)
-			b.turn()
+			b.pass()
 		}, 200, "ok\n"},
 		{"and takes it later", func() {
 			delete(b.kernel.noRoute, addr("10.1.0.1"))
@@ -89,7 +89,7 @@ func TestReadyz(t *testing.T) {
 func TestReadyzAfterACrash(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.put(service("10.0.0.1:80/tcp", "10.1.0.1", 1))
-	b.turn()
+	b.pass()
 	if code, body := newBenchServer(b).ask("GET", "/readyz"); code != 200 {
 		t.Errorf("%d %q", code, body)
 	}
@@ -114,7 +114,7 @@ func TestHealthz(t *testing.T) {
 		b := newBench(t, testVIP()) // its audit_interval is 10 s
 		server := newBenchServer(b)
 		server.started = test.started
-		b.loop.turned.Store(test.turned)
+		b.loop.passed.Store(test.turned)
 		if code, body := server.ask("GET", "/healthz"); code != test.code || body != test.says+"\n" {
 			t.Errorf("%s: %d %q, want %d %q", test.name, code, body, test.code, test.says)
 		}

@@ -113,7 +113,7 @@ type clusterSource struct {
 // newClusterWatch returns a watch that publishes to out. If out holds a
 // snapshot already (the last good one of an earlier run), that is what is known
 // until complete answers replace it, query by query.
-func newClusterWatch(log *slog.Logger, out *latest[Cluster]) *clusterWatch {
+func newClusterWatch(log *slog.Logger, out *latest[Cluster], earlier Cluster) *clusterWatch {
 	return &clusterWatch{
 		log:     log,
 		out:     out,
@@ -123,6 +123,7 @@ func newClusterWatch(log *slog.Logger, out *latest[Cluster]) *clusterWatch {
 		random:  rand.Float64,
 		sleep:   sleepContext,
 		streams: map[streamKey]*stream{},
+		earlier: earlier,
 	}
 }
 
@@ -342,7 +343,7 @@ func (s *stream) fails(err error) {
 	if s.current {
 		s.current, s.state.Since = false, s.owner.now()
 	}
-	s.state.LastError = shorten(err.Error(), reportedText)
+	s.state.LastError = report(err)
 }
 
 // complains logs f, unless one of its topic was logged a short while ago: an API
@@ -357,7 +358,7 @@ func (s *stream) complains(f *fault) {
 	s.told[f.topic] = now
 	s.announced = true
 	s.owner.log.Log(context.Background(), f.level(), "the cluster is not followed; what is known stays",
-		"stream", s.state.Name, "err", shorten(f.Error(), reportedText))
+		"stream", s.state.Name, "err", report(f))
 }
 
 // counted notes a complete answer, and whether it changed the snapshot.

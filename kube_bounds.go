@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -30,7 +29,7 @@ const (
 	maxYAML = 64 << 20
 
 	// maxObjects is the most objects that one answer, of all its pages, may
-	// hold: three times what a cluster of Kubernetes is tested with.
+	// have: three times what a cluster of Kubernetes is tested with.
 	maxObjects = 500_000
 
 	// maxName is the longest name of an object, namespace or node (RFC 1123
@@ -52,8 +51,9 @@ const (
 	// no ports. They are named in a warning; the others are counted.
 	maxBadEntries = shownWarnings
 
-	// maxInterned is how many strings an interner keeps before it begins anew.
-	maxInterned = 1 << 16
+	// maxInterned is how many strings an interner keeps before it starts again.
+	// Clusters of Kubernetes are tested with 5,000 nodes.
+	maxInterned = 1 << 14
 )
 
 // errTooMany is the error of an answer with more than maxObjects.
@@ -84,7 +84,12 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	if b.most > 0 && b.read > b.most {
 		return 0, fmt.Errorf("%w answer: it is larger than %d MiB", errMalformed, b.most>>20)
 	}
-	n, err := b.r.Read(p)
+	// One byte above a bound is enough to know: a file fills any buffer at once.
+	room := maxObject + 1 - (b.read - b.decoded())
+	if b.most > 0 {
+		room = min(room, b.most+1-b.read)
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), room)])
 	b.read += int64(n)
 	return n, err
 }
@@ -121,39 +126,44 @@ func checkVersion(what, is string) error {
 // keptWeight is what is kept of an annotation that names a weight. A number has
 // five digits at most; of anything else the beginning is kept for the warning.
 func keptWeight(text string, names interner) string {
-	text = strings.TrimSpace(text)
+	// The clone leaves the white space around it behind.
+	text = strings.Clone(shorten(strings.TrimSpace(text), quotedText))
 	if len(text) <= len("65535") && strings.Trim(text, "0123456789") == "" {
 		return names.intern(text)
 	}
-	return strings.Clone(shorten(text, quotedText))
+	return text
 }
 
 // keptConfigMap is what is kept of a ConfigMap with these entries: all whose
 // keys are ports, and few others. Values are cut.
 func keptConfigMap(data map[string]string) ConfigMap {
-	kept := maps.Clone(data)
+	// A map does not shrink: one that loses most of its entries keeps their room.
+	cm := ConfigMap{Exists: true}
+	if data != nil {
+		cm.Data = make(map[string]string)
+	}
+	keep := func(key, value string) {
+		if len(value) > maxEntry {
+			value = strings.Clone(value[:maxEntry])
+		}
+		cm.Data[key] = value
+	}
 	var bad []string
 	for key, value := range data {
-		if len(value) > maxEntry {
-			kept[key] = strings.Clone(value[:maxEntry])
-		}
 		if _, err := ParsePortNumber(key); err != nil {
 			bad = append(bad, key)
+		} else {
+			keep(key, value)
 		}
 	}
 	slices.Sort(bad)
-	cm := ConfigMap{Exists: true, Data: kept}
 	for i, key := range bad {
 		short := shorten(key, quotedText)
-		if short == key && i < maxBadEntries {
-			continue
-		}
-		if _, taken := kept[short]; taken || i >= maxBadEntries {
+		if _, taken := cm.Data[short]; taken || i >= maxBadEntries {
 			cm.More++
 		} else {
-			kept[short] = kept[key]
+			keep(short, data[key])
 		}
-		delete(kept, key)
 	}
 	return cm
 }

@@ -1,5 +1,5 @@
-// Tests of the bounds: what an API server may not do to the controller, and what a
-// tenant who may annotate a pod or write a ConfigMap may not.
+// Tests of the bounds: what an API server or a cluster file may not do to the
+// controller.
 
 package main
 
@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode"
 )
 
 // watched is what came of following a fake API server for a while.
@@ -39,7 +40,7 @@ func follow(t *testing.T, respond reply, done func(*latest[Cluster], string) boo
 		t.Fatal(err)
 	}
 	f := watched{cluster: newLatest[Cluster](), log: new(lockedBuffer)}
-	w := newClusterWatch(slog.New(slog.NewTextHandler(f.log, nil)), f.cluster)
+	w := newClusterWatch(slog.New(slog.NewTextHandler(f.log, nil)), f.cluster, Cluster{})
 	w.pace.firstRetry, w.pace.retryAway, w.pace.retryOther = time.Millisecond, time.Millisecond, time.Millisecond
 	for _, e := range edit {
 		e(w)
@@ -79,8 +80,10 @@ func TestNoRedirectIsFollowed(t *testing.T) {
 		{"to itself", "/elsewhere", "/elsewhere"},
 		{"with a password", "http://user:secret@" + strings.TrimPrefix(plain.URL, "http://") + "/", plain.URL + "/;"},
 		{"without saying where", "", "a redirect to nowhere"},
+		{"to no URL", "https://user:secret@[::1?token=secret", `a redirect to \"[::1\";`},
+		{"to no host", "mailto:user:secret@example.org", `a redirect to \"example.org\";`},
 	} {
-		for _, code := range []int{301, 302, 303, 307, 308} {
+		for _, code := range []int{300, 301, 302, 303, 304, 305, 307, 308, 399} {
 			t.Run(fmt.Sprintf("%s, %d", to.name, code), func(t *testing.T) {
 				respond := func(w http.ResponseWriter, r *http.Request) {
 					switch q := r.URL.Query(); {
@@ -147,7 +150,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 func proxyOf(t *testing.T, c *connection) string {
 	t.Helper()
 	type wrapper interface{ WrappedRoundTripper() http.RoundTripper }
-	rt := c.client.Transport
+	rt := c.transport
 	for {
 		w, ok := rt.(wrapper)
 		if !ok {
@@ -222,6 +225,46 @@ func TestAnswersAreBounded(t *testing.T) {
 			}
 			runtime.KeepAlive(answer)
 		})
+	}
+}
+
+// The bounds are exact however much a reader gives at a time: a file fills any buffer.
+func TestBoundsOfFastReader(t *testing.T) {
+	pods := func(size, n int) string {
+		return podsOf + strings.TrimSuffix(strings.Repeat(fmt.Sprintf(`{"kind":"Pod","metadata":{"name":"a","namespace":"web","labels":{"x":"%s"}}},`, strings.Repeat("x", size)), n), ",") + "]}"
+	}
+	keys := []streamKey{{pods: PodQuery{Namespace: "web"}}}
+	for _, tt := range []struct {
+		name, text string
+		refused    bool
+	}{
+		{"one of 17 MB", pods(17<<20, 1), true},
+		{"a small one and one of 17 MB", strings.Replace(pods(17<<20, 1), "[", `[{"kind":"Pod","metadata":{"name":"b"}},`, 1), true},
+		{"two of 15 MB", pods(15<<20, 2), false},
+		{"17 MB of white space", strings.Repeat(" ", 17<<20) + pods(1, 1), true},
+		{"17 MB of white space before YAML", strings.Repeat("\n", 17<<20) + "kind: PodList\nitems: []\n", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			judge := func(how string, err error) {
+				if tt.refused && (!malformed(err) || !strings.Contains(err.Error(), "larger than 16 MiB")) || !tt.refused && err != nil {
+					t.Errorf("%s: error %s", how, shorten(fmt.Sprint(err), 300))
+				}
+			}
+			_, err := decodeClusterFile(strings.NewReader(tt.text), keys)
+			judge("file", err)
+			if strings.Contains(tt.text, "YAML") || strings.HasSuffix(tt.text, "\n") {
+				return
+			}
+			_, err = decodePage(strings.NewReader(tt.text), "PodList", func(*object) error { return nil })
+			judge("page", err)
+		})
+	}
+	dec := newBoundedDecoder(strings.NewReader(strings.Repeat(" ", 900)+`{"a":1}`), 905)
+	if _, err := dec.Token(); err != nil {
+		t.Error(err)
+	}
+	if err := skip(dec); !malformed(err) {
+		t.Errorf("906 bytes of 905: error %v", err)
 	}
 }
 
@@ -346,168 +389,6 @@ func TestEndlessListIsGivenUp(t *testing.T) {
 	}
 }
 
-// Whoever may annotate a pod does not decide what is kept: 3,000 events, each with
-// another annotation of 100 KB, leave the heap within 5 MB of before.
-func TestAnnotationsAreBounded(t *testing.T) {
-	const events, size = 3_000, 100_000
-	query := PodQuery{Namespace: "web", Selector: "app=edge", Annotation: "lvs-controller/weight"}
-	key := streamKey{pods: query}
-	pad := strings.Repeat("w", size)
-	one := func(i int) string {
-		return fmt.Sprintf(`{"type":"MODIFIED","object":{"metadata":{"name":"a","namespace":"web","uid":"a","resourceVersion":"%d","annotations":{"lvs-controller/weight":"%d%s","other":"%d%s"}},"spec":{"nodeName":"n","hostNetwork":true},"status":{"hostIP":"10.1.0.1","conditions":[{"type":"Ready","status":"True"}]}}}`+"\n", i+10, i, pad, i, pad)
-	}
-	in, out := io.Pipe()
-	go func() {
-		for i := range events {
-			io.WriteString(out, one(i))
-		}
-		out.Close()
-	}()
-	cfg := &Config{VIPs: []VIP{testVIP()}}
-	cfg.VIPs[0].Pods, cfg.VIPs[0].WeightAnnotation = PodQuery{Namespace: "web", Selector: "app=edge"}, query.Annotation
-	var text strings.Builder
-	log, logged := slog.New(slog.NewTextHandler(&text, nil)), make(warningLog)
-	d, names, now := newEventDecoder(in), interner{}, testTime
-	c := content{}
-	var w wanted
-	before := allocated()
-	for i := 0; ; i++ {
-		e, err := d.next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		c = c.with(key, e, names)
-		now = now.Add(10 * time.Millisecond)
-		w = desired(&w, cfg, &Cluster{Pods: map[PodQuery][]*Pod{cfg.VIPs[0].PodQuery(): c.pods}}, nil, newMemory(), now)
-		logged.log(log, w.Warnings, now)
-	}
-	if more := int64(allocated()) - int64(before); more > 5_000_000 {
-		t.Errorf("%d bytes more are kept", more)
-	}
-	if n := strings.Count(text.String(), "is not a weight"); n == 0 || n > 5 {
-		t.Errorf("%d lines about 30 seconds of bad annotations, want 1 to 5", n)
-	}
-	if text.Len() > 8<<10 {
-		t.Errorf("%d bytes of log", text.Len())
-	}
-	runtime.KeepAlive(c)
-	runtime.KeepAlive(names)
-}
-
-// Whoever may write a ConfigMap does not decide how much is kept and printed.
-func TestConfigMapIsBounded(t *testing.T) {
-	good := map[string]string{"9000": "ns/svc:80", "9001": "ns/svc:81"}
-	tests := []struct {
-		name     string
-		bad      int
-		key      func(i int) string
-		value    string
-		warnings []string // parts of the one warning; none: there is none
-	}{
-		{"nothing bad", 0, nil, "", nil},
-		{"10,000 keys", 10_000, func(i int) string { return fmt.Sprintf("key-%05d", i) }, "ns/svc:80",
-			[]string{`ConfigMap ingress-nginx/tcp-services: entry "key-00000" is skipped: `, `; entry "key-00019" is skipped: port "key-00019" is not a number from 1 to 65535; and 9980 more`}},
-		{"long keys", 30, func(i int) string { return strings.Repeat("9", 50_000) + fmt.Sprint(i) }, "ns/svc:80", []string{`entry "999`, `…" is skipped: port "999`, "; and 29 more"}},
-		{"a long value", 1, func(int) string { return "9002" }, strings.Repeat("v", 1<<20), []string{`entry "9002" is skipped: value "vvv`, `vvv…" is not NAMESPACE/SERVICE:PORT`}},
-		{"numbers that are no ports", 20_000, func(i int) string { return fmt.Sprint(65_536 + i) }, "ns/svc:80", []string{"; and 19980 more"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			data := map[string]string{}
-			for k, v := range good {
-				data[k] = v
-			}
-			for i := range tt.bad {
-				data[tt.key(i)] = tt.value
-			}
-			cm := keptConfigMap(data)
-			cluster := testCluster(nil, readyPod("a", "10.1.0.1"))
-			cluster.ConfigMaps[ConfigMapName{"ingress-nginx", "tcp-services"}] = cm
-			kept := 0
-			for k, v := range cm.Data {
-				kept += len(k) + len(v)
-			}
-			if len(cm.Data) > len(good)+20 || kept > 10_000 {
-				t.Errorf("%d entries of %d bytes are kept", len(cm.Data), kept)
-			}
-			w := desiredAnew(&Config{VIPs: []VIP{testVIP()}}, cluster, newMemory(), testTime)
-			if got := w.Parts.table().text(); strings.Count(got, "10.0.0.1:900") != 2 {
-				t.Errorf("the good entries are disturbed:\n%s", got)
-			}
-			if len(tt.warnings) == 0 {
-				if len(w.Warnings) > 0 {
-					t.Errorf("warnings %q", w.Warnings)
-				}
-				return
-			}
-			if len(w.Warnings) != 1 || len(w.Warnings[0].Text) > 6_000 {
-				t.Fatalf("%d warnings, the first of %d bytes", len(w.Warnings), len(w.Warnings[0].Text))
-			}
-			for _, part := range tt.warnings {
-				if !strings.Contains(w.Warnings[0].Text, part) {
-					t.Errorf("the warning lacks %q:\n%s", part, w.Warnings[0].Text)
-				}
-			}
-		})
-	}
-}
-
-// Pods of a kind of fault are one warning, in both families together.
-func TestPodWarningsAreBounded(t *testing.T) {
-	v := testVIP()
-	v.Addresses = append(v.Addresses, addr("2001:db8::1"))
-	var pods []Pod
-	for i := range 1_000 {
-		pods = append(pods, with(readyPod(fmt.Sprintf("p%04d", i), "10.1.0.1"), func(p *Pod) { p.HostNetwork = false }))
-	}
-	pods = append(pods, readyPod("z", "10.1.0.1", "2001:db8:1::1"))
-	w := desiredAnew(&Config{VIPs: []VIP{v}}, testCluster(nil, pods...), newMemory(), testTime)
-	if len(w.Warnings) != 1 || !strings.HasPrefix(w.Warnings[0].Text, "vip edge: pod ingress-nginx/p0000 is left out: it is not on hostNetwork") ||
-		!strings.HasSuffix(w.Warnings[0].Text, "; and 980 more") || len(w.Warnings[0].Text) > 4_000 {
-		t.Errorf("warnings %q", w.Warnings)
-	}
-}
-
-// A warning is logged when it begins and when its words change, and again after it
-// was over; one that flaps has a few lines a minute.
-func TestWarningLog(t *testing.T) {
-	var text strings.Builder
-	log := slog.New(slog.NewTextHandler(&text, nil))
-	lines := func() int { n := strings.Count(text.String(), "\n"); text.Reset(); return n }
-	l, now := make(warningLog), testTime
-	say := func(texts ...string) int {
-		var ws []Warning
-		for _, s := range texts {
-			ws = append(ws, Warning{"edge/entry/", s})
-		}
-		l.log(log, ws, now)
-		return lines()
-	}
-	for i, step := range []struct {
-		after time.Duration
-		says  []string
-		want  int
-	}{
-		{0, []string{"a"}, 1}, {time.Second, []string{"a"}, 0}, {time.Hour, []string{"a"}, 0},
-		{time.Second, []string{"b"}, 1}, {time.Second, nil, 0}, {time.Second, []string{"b"}, 1},
-		{time.Second, []string{"c"}, 1}, {time.Second, []string{"d"}, 1}, {time.Second, []string{"e"}, 1},
-		{time.Second, []string{"f"}, 0}, {time.Second, []string{"g"}, 0}, {time.Minute, []string{"g"}, 1}, {time.Second, []string{"g"}, 0},
-		{time.Minute, nil, 0}, {0, []string{"g"}, 1},
-	} {
-		now = now.Add(step.after)
-		if got := say(step.says...); got != step.want {
-			t.Errorf("step %d: %d lines, want %d", i, got, step.want)
-		}
-	}
-	now = now.Add(time.Minute)
-	if say(); len(l) > 0 {
-		t.Errorf("remembered: %v", l)
-	}
-}
-
 // A report of the server, however long, is short in the log and in the status.
 func TestReportsAreBounded(t *testing.T) {
 	long := strings.Repeat("m", 60_000)
@@ -530,5 +411,57 @@ func TestReportsAreBounded(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Codes of error events that are none of HTTP are one topic of the log.
+func TestErrorEventsAreBounded(t *testing.T) {
+	var n atomic.Int64
+	respond := func(w http.ResponseWriter, r *http.Request) {
+		switch q := r.URL.Query(); {
+		case q.Get("watch") != "":
+			says(tellsError(int(1_000+n.Add(1))))(w, r)
+		case strings.HasSuffix(r.URL.Path, "configmaps"):
+			says(`{"kind":"ConfigMapList","metadata":{"resourceVersion":"5"},"items":[]}`)(w, r)
+		default:
+			says(podList("7", ""))(w, r)
+		}
+	}
+	f := follow(t, respond, func(*latest[Cluster], string) bool { return n.Load() > 30 })
+	if lines := strings.Count(f.log.String(), "is not followed"); lines == 0 || lines > 2 {
+		t.Errorf("%d lines about two streams:\n%s", lines, shorten(f.log.String(), 2000))
+	}
+}
+
+// What a server says does not command the terminal of whoever reads the status.
+func TestReportsArePlain(t *testing.T) {
+	respond := func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(500)
+		io.WriteString(w, `{"message":"a\u001b[2J\u202e\nb"}`)
+	}
+	f := follow(t, respond, func(_ *latest[Cluster], log string) bool { return strings.Contains(log, "answers 500") })
+	for _, s := range f.states {
+		if s.LastError != "" && (!strings.HasSuffix(s.LastError, `a\x1b[2J\u202e\nb`) || strings.ContainsFunc(s.LastError, unicode.IsControl)) {
+			t.Errorf("the status has %q", s.LastError)
+		}
+	}
+}
+
+// A file that is too large, or has no end, is not read to the end.
+func TestLargeClusterFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cluster.json")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Skip("no sparse files here: ", err)
+	}
+	_, _, stamp, err := readClusterFile(path, nil)
+	if err == nil || !strings.Contains(err.Error(), "larger than 512 MiB") || stamp.size != 1<<40 {
+		t.Errorf("error %v, stamp %+v", err, stamp)
+	}
+	began := time.Now()
+	if _, _, _, err := readClusterFile("/dev/zero", nil); err == nil || time.Since(began) > time.Minute {
+		t.Errorf("an endless file: error %v after %s", err, time.Since(began))
 	}
 }

@@ -127,7 +127,8 @@ func (o *object) ports() []Port {
 		}
 	}
 	slices.SortFunc(ports, Port.Compare)
-	return slices.Compact(ports)
+	// Those that were the same leave their room behind.
+	return slices.Clone(slices.Compact(ports))
 }
 
 // addresses are the node's, then the pod's own, each once. The plural fields
@@ -148,7 +149,10 @@ func (o *object) addresses() []netip.Addr {
 				return addrs
 			}
 			a, err := netip.ParseAddr(each.IP)
-			if a = a.Unmap(); err == nil && a.Zone() == "" && !a.IsUnspecified() && !slices.Contains(addrs, a) {
+			if a.Zone() != "" {
+				continue // it names a device of the node, in any number of bytes
+			}
+			if a = a.Unmap(); err == nil && !a.IsUnspecified() && !slices.Contains(addrs, a) {
 				addrs = append(addrs, a)
 			}
 		}

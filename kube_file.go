@@ -132,9 +132,8 @@ func (f *fileFollower) take(ctx context.Context) {
 		for _, s := range f.streams {
 			s.fails(err)
 		}
-		report := shorten(err.Error(), reportedText)
-		if begins, _ := f.failing.noteText(string(sum) + report); begins {
-			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", report)
+		if begins, _ := f.failing.noteText(string(sum) + report(err)); begins {
+			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", report(err))
 		}
 		return
 	}
@@ -161,7 +160,7 @@ func (f *fileFollower) take(ctx context.Context) {
 
 // readClusterFile returns the file's answer for each of keys, and what tells
 // this content and this file from others. The sum is that of the whole content
-// even when there is an error, so long as it could be read.
+// even when there is an error, so long as it could be read and is not too large.
 func readClusterFile(path string, keys []streamKey) (answers []content, sum []byte, stamp fileStamp, err error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -172,11 +171,14 @@ func readClusterFile(path string, keys []streamKey) (answers []content, sum []by
 	if err != nil {
 		return nil, nil, fileStamp{}, err
 	}
+	if info.Size() > maxPage {
+		return nil, nil, stampOf(info), fmt.Errorf("it is larger than %d MiB", maxPage>>20)
+	}
 	hash := sha256.New()
 	in := io.TeeReader(file, hash)
 	answers, err = decodeClusterFile(in, keys)
 	if err != nil {
-		_, _ = io.Copy(io.Discard, in) // a content that cannot be read has err alone to be told by
+		_, _ = io.CopyN(io.Discard, in, maxPage) // a content that cannot be read has err alone to be told by
 	}
 	return answers, hash.Sum(nil), stampOf(info), err
 }
@@ -279,7 +281,10 @@ func (d *fileDecoder) documents(r io.Reader) error {
 
 // firstByte returns the first byte of r that is not white space, and unreads it.
 func firstByte(r *bufio.Reader) (byte, error) {
-	for {
+	for n := 0; ; n++ {
+		if n > maxObject {
+			return 0, fmt.Errorf("%w file: the white space at its beginning is larger than %d MiB", errMalformed, maxObject>>20)
+		}
 		b, err := r.ReadByte()
 		if err != nil {
 			return 0, err

@@ -39,7 +39,7 @@ type watchTest struct {
 func newWatchTest(t *testing.T) *watchTest {
 	w := &watchTest{dir: t.TempDir(), queries: newLatest[ClusterQuery](make(chan struct{}, 1))}
 	log := slog.New(slog.NewTextHandler(lockedWriter{&w.mu, &w.logged}, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	w.clusterWatch = newClusterWatch(log, newLatest[Cluster](make(chan struct{}, 1)))
+	w.clusterWatch = newClusterWatch(log, newLatest[Cluster](make(chan struct{}, 1)), Cluster{})
 	w.set = func(c *Cluster) {
 		w.mu.Lock()
 		w.published = append(w.published, *c)
@@ -285,7 +285,7 @@ func TestSeed(t *testing.T) {
 // TestDroppedStreamIsMute: an answer on its way to a stream that was dropped in
 // the meantime must not bring its key back.
 func TestDroppedStreamIsMute(t *testing.T) {
-	w := newClusterWatch(slog.New(slog.DiscardHandler), newLatest[Cluster](make(chan struct{}, 1)))
+	w := newClusterWatch(slog.New(slog.DiscardHandler), newLatest[Cluster](make(chan struct{}, 1)), Cluster{})
 	key := streamKey{pods: edgePods}
 	s := &stream{key: key, owner: w}
 	w.publish(s, content{pods: []*Pod{{Name: "a"}}})

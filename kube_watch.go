@@ -27,6 +27,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -147,7 +148,7 @@ func (f *serverFollower) list(ctx context.Context) error {
 	}
 	if older(version, f.version) {
 		f.owner.log.Warn("the cluster went back in time; taking its word for it (restored from a backup?)",
-			"stream", f.key.String(), "resourceVersion", version, "before", f.version)
+			"stream", f.key.String(), "resourceVersion", shorten(version, quotedText), "before", shorten(f.version, quotedText))
 	}
 	f.content, f.names, f.version = answer.done(), answer.names, version
 	if err := f.checkRemoval(f.content); err != nil {
@@ -247,6 +248,9 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 // take applies one event.
 func (f *serverFollower) take(e *event) error {
 	if e.kind == eventError {
+		if http.StatusText(e.status.Code) == "" {
+			e.status.Code = 0 // no status of HTTP: each would be a topic of the log
+		}
 		problem := f.conn.refusal("watch", f.key, e.status.Code, e.status.Message)
 		problem.relist = true
 		return problem
@@ -302,7 +306,7 @@ type apiServer struct {
 
 // connection is one set of credentials in use.
 type connection struct {
-	client      *http.Client
+	transport   http.RoundTripper
 	base        *url.URL
 	credentials string          // where they come from, for messages
 	fingerprint [32]byte        // of everything they are made of
@@ -336,7 +340,7 @@ func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
 		return nil, err
 	case err != nil:
 		if begins, _ := a.failing.note(err); begins {
-			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", shorten(err.Error(), reportedText))
+			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", report(err))
 		}
 	case a.current == nil || a.current.fingerprint != next.fingerprint:
 		if a.current != nil {
@@ -410,12 +414,11 @@ func (a *apiServer) read() (*connection, error) {
 		// cannot; a proxy-url in the kubeconfig is the operator's own word.
 		cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 	}
-	if c.client, err = rest.HTTPClientFor(cfg); err != nil {
+	// No http.Client: it follows redirects, which takes the credentials to wherever
+	// one points, and the answer from there would be believed.
+	if c.transport, err = rest.TransportFor(cfg); err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
 	}
-	// A redirect that is followed takes the credentials to wherever it points,
-	// and the answer from there would be believed.
-	c.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.replaced, c.replace = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -440,11 +443,12 @@ func (c *connection) get(ctx context.Context, verb string, key streamKey, query 
 		return nil, &fault{topic: faultTopic{kind: faultOther}, err: fmt.Errorf("%s %s: %w", verb, key, err)}
 	}
 	req.Header.Set("Accept", "application/json")
-	resp, err := c.client.Do(req)
+	if user := c.base.User; user != nil {
+		password, _ := user.Password()
+		req.SetBasicAuth(user.Username(), password)
+	}
+	resp, err := c.transport.RoundTrip(req)
 	if err != nil {
-		if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
-			err = wrapped.Err // without the URL, which says again what verb and key say
-		}
 		return nil, &fault{topic: faultTopic{kind: faultAway}, err: fmt.Errorf("%s %s at %s: %w", verb, key, c.base.Host, because(ctx, err))}
 	}
 	if resp.StatusCode == http.StatusOK {
@@ -468,10 +472,14 @@ func (c *connection) get(ctx context.Context, verb string, key streamKey, query 
 func (c *connection) redirected(verb string, key streamKey, resp *http.Response) *fault {
 	where := "nowhere"
 	if to := resp.Header.Get("Location"); to != "" {
-		where = strconv.Quote(shorten(to, quotedText))
-		if u, err := resp.Request.URL.Parse(to); err == nil {
-			u.User, u.RawQuery, u.Fragment = nil, "", "" // which may hold secrets
+		// What stands before "@" or after "?" and "#" may hold secrets.
+		if u, err := resp.Request.URL.Parse(to); err == nil && u.Opaque == "" {
+			u.User, u.RawQuery, u.Fragment = nil, "", ""
 			where = shorten(u.String(), 2*quotedText)
+		} else {
+			to, _, _ = strings.Cut(to, "?")
+			to, _, _ = strings.Cut(to, "#")
+			where = strconv.Quote(shorten(to[strings.LastIndex(to, "@")+1:], quotedText))
 		}
 	}
 	return &fault{

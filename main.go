@@ -35,8 +35,8 @@ func main() {
 	// In huge pages, memory that the collector gave back comes back with its
 	// neighbours, 2 MiB at a time. A kernel before 3.15 refuses, and spends that.
 	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
-	// Said aloud, the number of processors is not looked up again each second:
-	// an idle controller should not wake at all.
+	// Setting GOMAXPROCS stops the runtime from polling the CPU count, so that an
+	// idle process never wakes.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -126,110 +126,130 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 	return exitOK
 }
 
-// direct runs the tasks of a director until ctx ends.
+// program is a running director: its parts, each with what it needs, and the
+// channels that wake them.
+type program struct {
+	log       *slog.Logger
+	wake      chan struct{} // of the loop
+	configs   *latest[Config]
+	queries   *latest[ClusterQuery]
+	clusters  *latest[Cluster]
+	saveWake  chan struct{}
+	recheck   chan struct{}
+	earlier   Cluster // what the last-good snapshot has
+	host      *preparation
+	watch     *clusterWatch
+	prober    *prober
+	loop      *reconciler
+	conflicts *conflictWatch
+	server    *httpServer
+}
+
+// direct runs a director until ctx ends.
 func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir *stateDir) error {
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
-	wake := make(chan struct{}, 1)
-	listenWake := make(chan struct{}, 1)
-	conflictWake := make(chan struct{}, 1)
-	configs := newLatest[Config](wake, listenWake, conflictWake)
-	saveWake := make(chan struct{}, 1)
-	clusters := newLatest[Cluster](wake, saveWake)
-	queryWake := make(chan struct{}, 1)
-	queries := newLatest[ClusterQuery](queryWake)
-	publish := func(c *Config) {
-		q := c.ClusterQuery()
-		queries.Set(&q)
-		configs.Set(c)
-	}
+	p := newProgram(log, cfg, openState(dir, log))
+	p.publish(cfg)
+	err := p.run(ctx, src, cfg)
+	log.Info("stopped; the kernel goes on forwarding")
+	return err
+}
 
-	probes := newLatest[ProbePlan](make(chan struct{}, 1))
-	healths := newLatest[Health](wake)
-	watch := newClusterWatch(log, clusters)
-	prep := newPreparation(log)
-	recheck := make(chan struct{}, 1)
-	loop := &reconciler{
-		log:      log,
-		wake:     wake,
-		recheck:  recheck,
-		config:   configs,
-		cluster:  clusters,
-		health:   healths,
-		probes:   probes,
-		dial:     func() (director, error) { return dialDirector(log) },
-		host:     prep,
-		dir:      dir,
-		cacheDir: cfg.CacheDir,
-		now:      time.Now,
+// newProgram puts the parts together. Data flows one way: configuration, cluster and
+// probe results to the loop, and from there to the kernel.
+func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
+	bell := func() chan struct{} { return make(chan struct{}, 1) }
+	p := &program{log: log, wake: bell(), saveWake: bell(), recheck: bell(), queries: newLatest[ClusterQuery](bell())}
+	listenWake, conflictWake := bell(), bell()
+	p.configs = newLatest[Config](p.wake, listenWake, conflictWake)
+	p.clusters = newLatest[Cluster](p.wake, p.saveWake)
+	probes, healths := newLatest[ProbePlan](bell()), newLatest[Health](p.wake)
+	if len(st.Down) > 0 {
+		healths.Set(&Health{Down: st.Down})
 	}
-	loop.restore()
-	if len(loop.state.Down) > 0 {
-		healths.Set(&Health{Down: loop.state.Down})
-	}
-	prober := newProber(log, probes, healths)
-	var earlier Cluster
 	if c, saved := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); c != nil {
-		earlier = *c
+		p.earlier = *c
 		// After a mere restart the kernel's table and the state file know better
 		// than a snapshot, which may be older than both.
-		if len(loop.state.Owned) == 0 {
+		if len(st.Owned) == 0 {
 			log.Info("starting from the last-good snapshot of the cluster, until it answers", "file", snapshotFile(cfg.CacheDir), "saved", saved)
-			clusters.Set(c)
+			p.clusters.Set(c)
 		}
 	}
-	watch.earlier = earlier
-	prep.addresses = newAddresses(loop.state.Addresses, log)
-	prep.addresses.remember = loop.rememberAddresses
-	prep.dummy = newDummyDevice(loop.state.Local, log)
-	conflicts := newConflictWatch(log, configs, conflictWake, func() map[netip.Addr]bool { return loop.view.Load().RealServers() })
-	server := &httpServer{log: log, loop: loop, watch: watch, configs: configs, reloaded: listenWake, started: time.Now(), prober: prober, uplink: prep.uplinkState, conflicts: conflicts.book}
+	p.host = newPreparation(log, st.Addresses, st.Local, st.saveAddresses)
+	p.watch = newClusterWatch(log, p.clusters, p.earlier)
+	p.prober = newProber(log, probes, healths)
+	p.loop = newReconciler(&loopNeeds{
+		log: log, wake: p.wake, recheck: p.recheck,
+		config: p.configs, cluster: p.clusters, health: healths, probes: probes,
+		dial: func() (director, error) { return dialDirector(log) },
+		host: p.host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
+	})
+	p.conflicts = newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.view.Load().RealServers() })
+	p.server = &httpServer{log: log, loop: p.loop, watch: p.watch, configs: p.configs, reloaded: listenWake, started: time.Now(), prober: p.prober, uplink: p.host.uplinkState, conflicts: p.conflicts.book}
+	return p
+}
 
+// publish makes c the configuration in force.
+func (p *program) publish(c *Config) {
+	q := c.ClusterQuery()
+	p.queries.Set(&q)
+	p.configs.Set(c)
+}
+
+// run runs all parts until ctx ends.
+func (p *program) run(ctx context.Context, src *source, cfg *Config) error {
 	group, ctx := errgroup.WithContext(ctx)
-	publish(cfg)
-	// Who asks whether this director is ready is answered as long as the loop's end
-	// takes: routers get the time to follow.
+	// The listener answers whether this director is ready for as long as the end of
+	// the loop takes: routers get the time to follow.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
 		defer stopServing()
-		return loop.Run(ctx)
+		return p.loop.Run(ctx)
 	})
-	group.Go(func() error { return watch.Run(ctx, queries) })
+	group.Go(func() error { return p.server.Run(serving) })
+	group.Go(func() error { return p.watch.Run(ctx, p.queries) })
 	group.Go(func() error {
-		return saveSnapshots(ctx, configs, earlier, clusters, saveWake, log)
+		return saveSnapshots(ctx, p.configs, p.earlier, p.clusters, p.saveWake, p.log)
 	})
-	group.Go(func() error { return prep.addresses.Run(ctx) })
-	group.Go(func() error { return prober.Run(ctx) })
-	group.Go(func() error { return conflicts.Run(ctx) })
-	group.Go(func() error { return followDrain(ctx, log, cfg.CacheDir, wake) })
-	group.Go(func() error { return prep.FollowUplink(ctx, wake) })
-	group.Go(func() error { return prep.addresses.Follow(ctx, wake) })
-	group.Go(func() error { return server.Run(serving) })
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	if cfg.Path != "" {
-		w := &ConfigWatcher{
-			Path:    cfg.Path,
-			Log:     log,
-			Hup:     hup,
-			Recheck: recheck,
-			Current: cfg,
-			Parse:   src.parse,
-			Publish: func(c *Config) {
-				server.reloads.Add(1)
-				server.bad.Store(false)
-				publish(c)
-			},
-			Rejected: func(error) {
-				server.rejected.Add(1)
-				server.bad.Store(true)
-			},
-		}
-		group.Go(func() error { return w.Run(ctx) })
+	for _, task := range []func(context.Context) error{
+		p.prober.Run,
+		p.conflicts.Run,
+		p.host.addresses.Run,
+		func(ctx context.Context) error { return p.host.addresses.Follow(ctx, p.wake) },
+		func(ctx context.Context) error { return p.host.FollowUplink(ctx, p.wake) },
+		func(ctx context.Context) error { return followDrain(ctx, p.log, cfg.CacheDir, p.wake) },
+	} {
+		group.Go(func() error { return task(ctx) })
 	}
-	err := group.Wait()
-	log.Info("stopped; the kernel goes on forwarding")
-	return err
+	if cfg.Path != "" {
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+		group.Go(func() error { return p.watchConfig(src, cfg, hup).Run(ctx) })
+	}
+	return group.Wait()
+}
+
+// watchConfig is what reloads the file that cfg was read from.
+func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *ConfigWatcher {
+	return &ConfigWatcher{
+		Path:    cfg.Path,
+		Log:     p.log,
+		Hup:     hup,
+		Recheck: p.recheck,
+		Current: cfg,
+		Parse:   src.parse,
+		Publish: func(c *Config) {
+			p.server.reloads.Add(1)
+			p.server.bad.Store(false)
+			p.publish(c)
+		},
+		Rejected: func(error) {
+			p.server.rejected.Add(1)
+			p.server.bad.Store(true)
+		},
+	}
 }
 
 // dialDirector opens the kernel's IPVS and says which one it is.

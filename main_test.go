@@ -53,6 +53,7 @@ const staticVIP = `[[vip]]
 name = "edge"
 addresses = ["192.0.2.1"]
 ports = ["80/tcp"]
+selector = ""
 real_servers = [{ address = "192.0.2.11" }]
 `
 
@@ -81,6 +82,7 @@ func TestCommandLine(t *testing.T) {
 	good := writeConfig(t, staticVIP)
 	bad := writeConfig(t, manyMistakes)
 	absent := filepath.Join(t.TempDir(), "config.toml")
+	unsaid := writeConfig(t, strings.Replace(staticVIP, `selector = ""`+"\n", "", 1))
 	for _, test := range []struct {
 		name   string
 		args   []string
@@ -102,6 +104,7 @@ func TestCommandLine(t *testing.T) {
 		{"realserver without an address", []string{"realserver"}, 2, ``, `lvs-controller realserver: -vip: no address given\nusage: lvs-controller realserver (?s:.*)`},
 
 		{"check, good", []string{"check", "-config", good}, 0, regexp.QuoteMeta(good) + `: valid, 1 VIPs?\n`, ``},
+		{"check, no selector", []string{"check", "-config", unsaid}, 0, regexp.QuoteMeta(unsaid) + `: valid, 1 VIP\n`, `warning: ` + regexp.QuoteMeta(unsaid) + `:1: vip\[0\]\.selector: missing beside real_servers \(line 5\), .*want selector = "" .*\n`},
 		{"check, the example", []string{"check", "-config", "config.toml.example"}, 0, `config\.toml\.example: valid, 1 VIPs?\n`, ``},
 		{"check, absent", []string{"check", "-config", absent}, 1, ``, `read the configuration: open ` + regexp.QuoteMeta(absent) + `: no such file or directory\n`},
 		{"check, a folder", []string{"check", "-config", filepath.Dir(good)}, 1, ``, `read the configuration: read ` + regexp.QuoteMeta(filepath.Dir(good)) + `: is a directory\n`},

@@ -78,7 +78,7 @@ func (m *model) ours() Table {
 }
 
 func (m *model) turn() {
-	m.bench.turn()
+	m.bench.pass()
 	m.noteQuiesced()
 }
 
@@ -140,7 +140,7 @@ func (m *model) breakConnection(rt *rapid.T) {
 // disturbed reports whether the kernel refuses at random, or the last exchange with it
 // broke: then its table is incomplete.
 func (m *model) disturbed() bool {
-	return m.kernel.refuse != nil || m.loop.director == nil || m.loop.view.Load().Err != nil && len(m.kernel.noRoute) == 0
+	return m.kernel.refuse != nil || m.loop.kernel.director == nil || m.loop.view.Load().Err != nil && len(m.kernel.noRoute) == 0
 }
 
 // noteQuiesced notes for the model how long rows have been at weight 0. A row that the

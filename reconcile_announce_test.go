@@ -81,15 +81,15 @@ const (
 // know another one. Its packets are taken in all the time.
 func TestLoopRoutesWhatIsServed(t *testing.T) {
 	b, host, configure := routedBench(t)
-	b.turn()
+	b.pass()
 	configure(0)
-	b.turn()
+	b.pass()
 	configure(1)
-	b.turn()
+	b.pass()
 	host.uplink = errors.New("the uplink eth0 has no carrier")
-	b.turn()
+	b.pass()
 	host.uplink = nil
-	b.turn()
+	b.pass()
 	b.kernel.broken = errors.New("the kernel does not answer")
 	b.later(30 * time.Second)
 	if last := host.told[len(host.told)-1]; last != routedShown {
@@ -114,15 +114,15 @@ func TestLoopRoutesWhatIsServed(t *testing.T) {
 // What another hand has taken away is put back without an audit.
 func TestLoopLostAddress(t *testing.T) {
 	b, host, _ := routedBench(t)
-	b.turn()
+	b.pass()
 	before := host.calls
-	b.turn()
+	b.pass()
 	if host.calls != before {
 		t.Error("the host is told again, though nothing has changed")
 	}
 	host.lost = true
-	b.turn()
-	b.turn()
+	b.pass()
+	b.pass()
 	if host.calls != before+1 {
 		t.Errorf("the host is told %d times of an address that was lost, want once", host.calls-before)
 	}
@@ -152,7 +152,7 @@ func (b *bench) confirmed() bool {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	text, _ := os.ReadFile(filepath.Join(b.loop.dir.path, confirmationFile))
+	text, _ := os.ReadFile(filepath.Join(b.loop.state.dir.path, confirmationFile))
 	return string(text) == confirmation(since)
 }
 
@@ -160,7 +160,7 @@ func (b *bench) confirmed() bool {
 // confirmed when it has been carried out and not before.
 func TestLoopDrained(t *testing.T) {
 	b, host, _ := routedBench(t)
-	b.turn()
+	b.pass()
 	if !b.confirmed() {
 		t.Error("that there is no drain is not confirmed")
 	}
@@ -176,8 +176,8 @@ func TestLoopDrained(t *testing.T) {
 		v.Announce, v.Pods, v.TCPServices = AnnounceDummy, PodQuery{}, ConfigMapName{}
 		v.RealServers = []StaticServer{{Address: netip.MustParseAddr("10.1.0.1"), Weight: 1}, {Address: netip.MustParseAddr("10.1.0.2"), Weight: 1}}
 	})}, AuditInterval: time.Hour, AnnounceDevice: "lvs0", Marks: oneMarkRange})
-	b.turn()
-	b.turn()
+	b.pass()
+	b.pass()
 	if b.confirmed() || host.last() != routedShown {
 		t.Errorf("refused by the host, and confirmed: %t; told: %v", b.confirmed(), host.told)
 	}
@@ -190,22 +190,22 @@ func TestLoopDrained(t *testing.T) {
 		t.Errorf("ready says %v", err)
 	}
 	b.again(host)
-	b.turn()
+	b.pass()
 	if host.last() != routedWithdrawn {
 		t.Errorf("announced after a restart: %v", host.told)
 	}
-	const gone = "there is no such order any more"
+	const gone = "that order is gone"
 	if strings.Contains(b.log.String(), gone) {
 		t.Errorf("the order stands, and yet:\n%s", b.log)
 	}
 	b.order(false)
 	b.again(host) // as where cache_dir is another one now
-	b.turn()
+	b.pass()
 	if got := strings.Count(b.log.String(), gone); got != 1 {
 		t.Errorf("said %d times that the order is gone, want once:\n%s", got, b.log)
 	}
 	b.again(host)
-	b.turn()
+	b.pass()
 	if got := strings.Count(b.log.String(), gone); got > 1 {
 		t.Errorf("said again that the order is gone:\n%s", b.log)
 	}
@@ -215,7 +215,7 @@ func TestLoopDrained(t *testing.T) {
 	b.order(true)
 	b.order(false)
 	b.order(true)
-	b.turn()
+	b.pass()
 	if !b.confirmed() {
 		t.Error("another order is not confirmed")
 	}
@@ -227,11 +227,11 @@ func TestLoopDrained(t *testing.T) {
 func TestLoopAnnouncesBeforeTheTable(t *testing.T) {
 	silent := func(t *testing.T) (*bench, *routedHost) {
 		b, host, configure := routedBench(t)
-		b.turn()
+		b.pass()
 		b.again(host)
 		b.kernel.broken = errors.New("the kernel does not answer")
 		configure(1)
-		b.turn()
+		b.pass()
 		if len(host.told) > 0 {
 			t.Fatalf("told at once: %v", host.told)
 		}
@@ -251,7 +251,7 @@ func TestLoopAnnouncesBeforeTheTable(t *testing.T) {
 	t.Run("drained", func(t *testing.T) {
 		b, host := silent(t)
 		b.order(true)
-		b.turn()
+		b.pass()
 		if host.last() != routedWithdrawn || !b.confirmed() {
 			t.Errorf("told %v, confirmed: %t", host.told, b.confirmed())
 		}
@@ -261,7 +261,7 @@ func TestLoopAnnouncesBeforeTheTable(t *testing.T) {
 		cfg := *b.loop.config.Get()
 		cfg.WithdrawHold = time.Millisecond
 		b.loop.config.Set(&cfg)
-		b.loop.withdraw()
+		b.loop.announcer.withdraw()
 		if host.last() != routedWithdrawn {
 			t.Errorf("told %v", host.told)
 		}
@@ -277,19 +277,19 @@ func TestLoopRoutesFormerVIP(t *testing.T) {
 			vip := b.loop.config.Get().VIPs[0]
 			vip.OneMark = oneMark
 			b.loop.config.Set(&Config{VIPs: []VIP{vip}, AuditInterval: 10 * time.Second, AnnounceDevice: "lvs0", Marks: oneMarkRange, WithdrawHold: time.Millisecond})
-			b.turn()
-			for i := range b.loop.have {
-				k := b.loop.have[i].Services[0].ServiceKey
+			b.pass()
+			for i := range b.loop.kernel.have {
+				k := b.loop.kernel.have[i].Services[0].ServiceKey
 				b.kernel.conns[rowOf(k, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1}
 			}
-			b.loop.withdraw()
+			b.loop.announcer.withdraw()
 			b.again(host)
 			b.loop.config.Set(&Config{AuditInterval: 10 * time.Second, AnnounceDevice: "lvs0", Marks: oneMarkRange})
-			b.turn()
+			b.pass()
 			host.uplink = errors.New("the uplink eth0 is down")
-			b.turn()
+			b.pass()
 			host.uplink = nil
-			b.turn()
+			b.pass()
 			clear(b.kernel.conns)
 			b.later(30 * time.Second)
 			if diff := cmp.Diff([]string{routedShown, routedWithdrawn, routedShown, "[] []"}, host.told); diff != "" {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// exchangesAtOnce bounds how many schedulers are exchanged in one turn. Each
+// exchangesAtOnce bounds how many schedulers are exchanged in one pass. Each
 // keeps the kernel busy for an RCU grace period, and newer inputs wait.
 const exchangesAtOnce = 16
 
@@ -26,21 +26,59 @@ func (o op) exchanges() bool {
 	return o.Kind == setService && o.WasService.Scheduler != o.Service.Scheduler
 }
 
-// apply carries out a plan, brings r.have up to what came of it, and logs what
-// was done. What takes capacity away waits for what adds it: a service whose
-// new real servers were refused keeps the old ones.
-func (r *reconciler) apply(p plan, audit bool) []error {
+// exchanges are when services got another scheduler, a moment ago.
+type exchanges map[ServiceKey]time.Time
+
+// some takes out of ops, which edit services, the exchanges of schedulers that are
+// too many for one pass or too soon after another. due is when one of those may
+// come; zero when there is none.
+func (e exchanges) some(ops []op, now time.Time) (some, postponed []op, due time.Time) {
+	if !slices.ContainsFunc(ops, op.exchanges) {
+		return ops, nil, due
+	}
+	maps.DeleteFunc(e, func(_ ServiceKey, at time.Time) bool { return now.Sub(at) >= exchangePause })
+	n := 0
+	for _, o := range ops {
+		if o.exchanges() {
+			next := now
+			last, recent := e[o.Service.ServiceKey]
+			if recent {
+				next = last.Add(exchangePause)
+			} else {
+				n++
+			}
+			if recent || n > exchangesAtOnce {
+				postponed = append(postponed, o)
+				due = earlier(due, next)
+				continue
+			}
+		}
+		some = append(some, o)
+	}
+	return some, postponed, due
+}
+
+// apply carries out the plan of a pass, brings what is known of the kernel's table
+// up to what came of it, and logs what was done. What takes capacity away waits for
+// what adds it: a service whose new real servers were refused keeps the old ones.
+func (r *reconciler) apply(o *passResult) []error {
+	p, k := o.plan, &r.kernel
 	todo := p.ops
 	var (
 		failed []*opError
 		undone []op
+		due    time.Time
 	)
-	todo[setService], undone = r.someExchanges(todo[setService])
+	todo[setService], undone, due = r.exchanged.some(todo[setService], r.now())
+	r.due.plan = earlier(r.due.plan, due)
 	carryOut := func(phases [][]op) error {
 		for _, ops := range phases {
-			refused, err := r.applyHushed(ops)
+			refused, err := r.applyPhase(ops)
 			if err != nil {
-				return r.brokenIn(p, err)
+				// What the kernel has is unknown now. Who is leaving since when is
+				// remembered for when it is read.
+				k.have = p.Parts
+				return k.broken(err)
 			}
 			failed = append(failed, refused...)
 		}
@@ -49,16 +87,15 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 	if err := carryOut(todo[:firstBreak]); err != nil {
 		return []error{err}
 	}
-	starved := starvedServices(failed, p.Parts)
 	// Marks come in between: new connections move to the services that have
 	// just been made before the old ones are quiesced.
-	unmade := r.unmade(failed, starved)
-	markErr := r.mark(p.want, unmade, audit)
-	if len(starved)+len(unmade) > 0 || markErr != nil {
+	w := waiting{owners: r.planner.owners, want: p.want.Parts, starved: starvedServices(failed, p.Parts)}
+	w.unmade = unmadeSets(failed, w.starved, k.have)
+	markErr := r.marks.apply(p.want, w.unmade, r.planner.owners, o.audit)
+	w.unmarked = markErr != nil
+	if len(w.starved)+len(w.unmade) > 0 || w.unmarked {
 		todo = todo.without(func(o *op) bool {
-			waits := phaseOf(o.Kind, o.quiesces()) >= firstBreak &&
-				(starved[o.Service.ServiceKey] || r.replaced(o, p) &&
-					(unmade[r.setOf(o)] || markErr != nil && r.marksMatter(o)))
+			waits := w.waits(o)
 			if waits {
 				undone = append(undone, *o)
 			}
@@ -70,65 +107,57 @@ func (r *reconciler) apply(p plan, audit bool) []error {
 	}
 	for _, f := range failed {
 		undone = append(undone, f.Op)
-		r.stale = r.stale || f.surprising()
+		k.stale = k.stale || f.surprising()
 	}
-	r.have = accepted(p.settled, r.have, undone)
-	done := p.ops
+	k.have = accepted(p.settled, k.have, undone)
+	r.done(p.ops, undone)
+	o.bulk = p.ops.len() >= bulkChange
+	r.counters.Refused.Add(uint64(len(failed)))
+	return append(flatten(markErr), groupErrors(failed)...)
+}
+
+// done counts and logs those of ops that were carried out.
+func (r *reconciler) done(ops phases, undone []op) {
 	if len(undone) > 0 {
 		not := make(map[op]bool, len(undone))
 		for _, o := range undone {
 			not[o] = true
 		}
-		done = done.without(func(o *op) bool { return not[*o] })
+		ops = ops.without(func(o *op) bool { return not[*o] })
 	}
 	now := r.now()
-	for o := range done.all {
+	for o := range ops.all {
 		r.counters.Changes[o.Kind].Add(1)
-		if o.Kind == setService && o.exchanges() {
+		if o.exchanges() {
 			r.exchanged[o.Service.ServiceKey] = now
 		}
 	}
-	r.bulk = r.bulk || p.ops.len() >= bulkChange
-	r.counters.Refused.Add(uint64(len(failed)))
-	logChanges(r.log, &done)
-	return append(flatten(markErr), groupErrors(failed)...)
+	logChanges(r.log, &ops)
 }
 
-// someExchanges takes out of ops, which edit services, the exchanges of
-// schedulers that are too many for one turn or too soon after another, and has
-// a turn come for them.
-func (r *reconciler) someExchanges(ops []op) (some, postponed []op) {
-	if !slices.ContainsFunc(ops, op.exchanges) {
-		return ops, nil
-	}
-	now := r.now()
-	maps.DeleteFunc(r.exchanged, func(_ ServiceKey, at time.Time) bool { return now.Sub(at) >= exchangePause })
-	n := 0
-	for _, o := range ops {
-		if o.exchanges() {
-			due := now
-			last, recent := r.exchanged[o.Service.ServiceKey]
-			if recent {
-				due = last.Add(exchangePause)
-			} else {
-				n++
-			}
-			if recent || n > exchangesAtOnce {
-				postponed = append(postponed, o)
-				r.dueAt = earlier(r.dueAt, due)
-				continue
-			}
-		}
-		some = append(some, o)
-	}
-	return some, postponed
+// waiting is what was refused so far, and what must not be taken away therefore.
+type waiting struct {
+	owners   owners
+	want     parts
+	starved  map[ServiceKey]bool // services without a real server that the kernel accepted
+	unmade   map[workKey]bool    // sets with a new service that does not serve
+	unmarked bool                // the host refused firewall marks
 }
 
-// brokenIn is broken in the midst of carrying out p. What the kernel has is
-// unknown now; who is leaving since when is remembered for when it is read.
-func (r *reconciler) brokenIn(p plan, err error) error {
-	r.have = p.Parts
-	return r.broken(err)
+// waits reports whether o takes away what has no replacement yet.
+func (w *waiting) waits(o *op) bool {
+	if phaseOf(o.Kind, o.quiesces()) < firstBreak {
+		return false
+	}
+	k := o.Service.ServiceKey
+	replaced := w.want.find(k) == nil // another service may be about to take over its ports
+	return w.starved[k] || replaced && (w.unmade[setOf(o)] || w.unmarked && w.marksMatter(o))
+}
+
+// marksMatter reports whether marks decide which service gets o's packets.
+func (w *waiting) marksMatter(o *op) bool {
+	v := w.owners.of(o.Service.ServiceKey)
+	return o.Service.Mark != 0 || v != nil && len(vipGroups(v)) > 0
 }
 
 // accepted is the table of s without the operations that were not carried out,
@@ -218,82 +247,77 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 	return rows
 }
 
-// applyHushed carries out the operations of one phase. While the kernel
-// exchanges the scheduler of a service it has none for one RCU grace period, some
-// tens of milliseconds, and answers new connections with ICMP port unreachable,
-// which a client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without
-// the ICMP error the client sends its SYN again and is served.
-func (r *reconciler) applyHushed(ops []op) ([]*opError, error) {
+// applyPhase carries out the operations of one phase. While the kernel exchanges
+// the scheduler of a service it has none for one RCU grace period, some tens of
+// milliseconds, and answers new connections with ICMP port unreachable, which a
+// client reads as "refused" (ip_vs_edit_service, ip_vs_leave). Without the ICMP
+// error the client sends its SYN again and is served.
+func (r *reconciler) applyPhase(ops []op) ([]*opError, error) {
 	if len(ops) == 0 {
 		return nil, nil
 	}
 	if slices.ContainsFunc(ops, op.exchanges) {
 		defer r.host.Hush(r.config.Get())()
 	}
-	return r.director.Apply(ops)
+	return r.kernel.director.Apply(ops)
 }
 
 // setOf is the set that o's service belongs to.
-func (r *reconciler) setOf(o *op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
+func setOf(o *op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
 
-// unmade are the sets with a new service that the kernel refused, or of which
-// it refused every real server: what served their ports before goes on.
-func (r *reconciler) unmade(failed []*opError, starved map[ServiceKey]bool) map[workKey]bool {
+// unmadeSets are the sets with a new service that the kernel refused, or of which
+// it refused every real server: what served their ports before stays.
+func unmadeSets(failed []*opError, starved map[ServiceKey]bool, have parts) map[workKey]bool {
 	sets := make(map[workKey]bool)
 	for _, f := range failed {
-		if f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && r.have.find(f.Op.Service.ServiceKey) == nil {
-			sets[r.setOf(&f.Op)] = true
+		if f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && have.find(f.Op.Service.ServiceKey) == nil {
+			sets[setOf(&f.Op)] = true
 		}
 	}
 	return sets
 }
 
-// replaced reports whether o takes from a service that is wanted no more, so
-// that another may be about to take over its ports.
-func (r *reconciler) replaced(o *op, p plan) bool {
-	return p.want.Parts.find(o.Service.ServiceKey) == nil
+// hostMarks are the firewall marks that the host gives to packets.
+type hostMarks struct {
+	*loopNeeds
+	marked map[MarkedPort]uint32 // what the host marks; nil until it was asked
+	again  bool                  // the host refused marks, and is asked again
 }
 
-// marksMatter reports whether marks decide which service gets o's packets.
-func (r *reconciler) marksMatter(o *op) bool {
-	v := r.owners.of(o.Service.ServiceKey)
-	return o.Service.Mark != 0 || v != nil && len(vipGroups(v)) > 0
-}
-
-// mark brings the firewall marks up to date, when they have changed or it is
-// time to look after them. Those of sets that were not made, and of VIPs of
-// whose ports too little is known, stay.
-func (r *reconciler) mark(w *wanted, unmade map[workKey]bool, audit bool) error {
-	if r.marked == nil {
+// apply brings the firewall marks up to date, when they have changed or it is time
+// to look at them. Those of sets that were not made, and of VIPs of whose ports too
+// little is known, stay.
+func (m *hostMarks) apply(w *wanted, unmade map[workKey]bool, owners owners, audit bool) error {
+	if m.marked == nil {
 		// What an earlier run has left; without a memory of it, too.
-		have, err := r.host.Marked()
+		have, err := m.host.Marked()
 		if err != nil {
 			return err
 		}
-		r.marked = have
+		m.marked = have
 	}
 	set := func(p MarkedPort) workKey {
-		if v := r.owners.addresses[p.Address]; v != nil {
+		if v := owners.addresses[p.Address]; v != nil {
 			return workKey{v.Name, p.Address.Is6()}
 		}
 		return workKey{}
 	}
 	marks := maps.Clone(w.Marks)
 	maps.DeleteFunc(marks, func(p MarkedPort, _ uint32) bool { return unmade[set(p)] })
-	for p, mark := range r.marked {
+	for p, mark := range m.marked {
 		if _, held := w.Hold[set(p)]; unmade[set(p)] || held && marks[p] == 0 {
 			marks[p] = mark
 		}
 	}
-	ours := len(marks)+len(r.marked)+len(r.state.Marks) > 0
-	if !ours || !audit && !r.remark && maps.Equal(marks, r.marked) {
+	ours := len(marks)+len(m.marked)+len(m.state.Marks) > 0
+	if !ours || !audit && !m.again && maps.Equal(marks, m.marked) {
 		return nil
 	}
-	if err := r.host.Mark(marks); err != nil {
-		r.remark = true
+	if err := m.host.Mark(marks); err != nil {
+		m.again = true
 		return err
 	}
-	r.marked, r.remark = marks, false
+	m.marked, m.again = marks, false
 	return nil
 }
 

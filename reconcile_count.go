@@ -22,94 +22,105 @@ const (
 	// so many times as far away as the last one took.
 	pollShare = 20
 
-	// countAtOnce is how many services are asked about in one turn: a few
+	// countAtOnce is how many services are asked about in one pass: a few
 	// milliseconds.
 	countAtOnce = 64
 )
 
-// counting is a round of counting under way.
-type counting struct {
-	left  []*Service // to ask about; of the table that the round began with
-	took  time.Duration
-	found []idleService
+// drainCount counts connections, in rounds.
+type drainCount struct {
+	atOnce int        // services in one pass
+	left   []*Service // to ask about in this round; of the table that it began with
+	took   time.Duration
+	found  []idleService
 }
 
 // idleService is a service of which real servers have become idle.
 type idleService struct {
 	key  ServiceKey
-	idle []leaving // as they stood when they were counted
+	idle []leaving // as they were when they were counted
 }
 
-// countDraining asks the kernel for the connections of real servers that drain,
-// as part of a round. At its end it marks those that have none.
-func (r *reconciler) countDraining() error {
-	start := r.now()
-	c := &r.counting
+// reset gives up the present round.
+func (c *drainCount) reset() { *c = drainCount{atOnce: c.atOnce} }
+
+// round asks the kernel for the connections of real servers that drain, as a part
+// of a round, and returns when the next part is due. At the end of the round it
+// marks in k those that have none. An error means that the conversation broke.
+func (c *drainCount) round(k *kernelTable, clock func() time.Time) (next time.Time, err error) {
+	start := clock()
 	if len(c.left) == 0 {
-		*c = counting{}
-		for i := range r.have {
-			if p := &r.have[i]; p.Next.IsZero() && p.From != nil {
-				continue // nothing drains
-			}
-			for j := range r.have[i].Services {
-				if s := &r.have[i].Services[j]; s.draining() {
-					c.left = append(c.left, s)
-				}
-			}
-		}
+		c.begin(k.have)
 	}
-	n := min(len(c.left), r.countAtOnce)
+	n := min(len(c.left), c.atOnce)
 	for _, s := range c.left[:n] {
-		if err := r.countService(s); err != nil {
-			*c = counting{}
-			return r.broken(err)
+		if err := c.count(k.director, s); err != nil {
+			c.reset()
+			return time.Time{}, k.broken(err)
 		}
 	}
 	c.left = c.left[n:]
-	c.took += r.now().Sub(start)
+	now := clock()
+	c.took += now.Sub(start)
 	if len(c.left) > 0 {
-		r.pollAt = r.now()
-		return nil
+		return now, nil
 	}
-	r.pollAt = r.now().Add(max(drainPoll, pollShare*c.took))
-	r.markIdle(c.found)
-	*c = counting{}
-	return nil
+	next = now.Add(max(drainPoll, pollShare*c.took))
+	k.have = withIdleServices(k.have, c.found)
+	c.reset()
+	return next, nil
 }
 
-// countService asks about one service.
-func (r *reconciler) countService(s *Service) error {
+// begin lists the services of have that have a real server that drains.
+func (c *drainCount) begin(have parts) {
+	c.reset()
+	for i := range have {
+		p := &have[i]
+		if p.Next.IsZero() && p.From != nil {
+			continue // nothing drains
+		}
+		for j := range p.Services {
+			if s := &p.Services[j]; s.draining() {
+				c.left = append(c.left, s)
+			}
+		}
+	}
+}
+
+// count asks about one service.
+func (c *drainCount) count(kernel director, s *Service) error {
 	var idle []leaving
-	if err := r.director.Servers(s.ServiceKey, func(k KernelServer) {
+	if err := kernel.Servers(s.ServiceKey, func(k KernelServer) {
 		if l := findLeaving(s.Leaving, k.RealServer); l != nil && !l.Idle && k.Weight == 0 && k.Connections.Idle() {
 			idle = append(idle, *l)
 		}
 	}); err != nil || len(idle) == 0 {
 		return err
 	}
-	r.counting.found = append(r.counting.found, idleService{s.ServiceKey, idle})
+	c.found = append(c.found, idleService{s.ServiceKey, idle})
 	return nil
 }
 
-// markIdle notes in the table what a round has found. Of a drain that has begun
-// anew since, and so has another deadline, it says nothing.
-func (r *reconciler) markIdle(found []idleService) {
+// withIdleServices is have with what a round has found. A drain that began again
+// since, and so has another deadline, stays as it is. What does not change is
+// shared with have, which others may still read.
+func withIdleServices(have parts, found []idleService) parts {
 	if len(found) == 0 {
-		return
+		return have
 	}
-	r.have = slices.Clone(r.have) // others look at the old one
-	copied := -1                  // the part whose services are a copy already
-	var was, now []leaving        // the last answer: services share both
+	have = slices.Clone(have)
+	copied := -1           // the part whose services are a copy already
+	var was, now []leaving // the last answer: services share both
 	for _, f := range found {
-		i := r.have.index(f.key)
+		i := have.index(f.key)
 		if i < 0 {
 			continue
 		}
-		at := r.have[i].Services.index(f.key)
+		at := have[i].Services.index(f.key)
 		if at < 0 {
 			continue
 		}
-		before := r.have[i].Services[at].Leaving
+		before := have[i].Services[at].Leaving
 		next, changed := withIdle(before, f.idle)
 		if !changed {
 			continue
@@ -119,10 +130,11 @@ func (r *reconciler) markIdle(found []idleService) {
 		}
 		was, now = before, next
 		if i != copied {
-			r.have[i], copied = part{Services: slices.Clone(r.have[i].Services)}, i
+			have[i], copied = part{Services: slices.Clone(have[i].Services)}, i
 		}
-		r.have[i].Services[at].Leaving = next
+		have[i].Services[at].Leaving = next
 	}
+	return have
 }
 
 // withIdle marks those of all that are the same drains as in idle.

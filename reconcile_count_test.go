@@ -26,16 +26,16 @@ func TestLoopCountsInSlices(t *testing.T) {
 	tcp := manyPorts(services)
 	a, gone, late := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")
 	b.loop.cluster.Set(testCluster(tcp, a, gone))
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(tcp, a))
-	b.turn()
+	b.pass()
 	b.clock = b.clock.Add(drainPoll)
-	b.turn()
+	b.pass()
 	if next := b.loop.next(); next.After(b.clock) {
 		t.Fatalf("the count does not go on at once but in %s", next.Sub(b.clock))
 	}
 	b.loop.cluster.Set(testCluster(tcp, a, late))
-	b.turn()
+	b.pass()
 	if n := b.rowsOf("10.1.0.3"); n != services {
 		t.Errorf("the new node is in %d services while the old one is counted, want %d", n, services)
 	}
@@ -71,9 +71,9 @@ func TestLoopCountsWhatIsSettledEachTurn(t *testing.T) {
 		}
 		b := newBench(t, keep, many)
 		b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-		b.turn()
+		b.pass()
 		b.configure(keep)
-		b.turn()
+		b.pass()
 		b.later(3 * drainPoll)
 		if n := len(b.kernel.services); n != 1 {
 			t.Errorf("%d services are left, none of which has a connection", n-1)
@@ -84,9 +84,9 @@ func TestLoopCountsWhatIsSettledEachTurn(t *testing.T) {
 		tcp := manyPorts(countAtOnce + 1)
 		a, old, fresh := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")
 		b.loop.cluster.Set(testCluster(tcp, a, old))
-		b.turn()
+		b.pass()
 		b.loop.cluster.Set(testCluster(tcp, a, fresh))
-		b.turn()
+		b.pass()
 		b.later(3 * drainPoll)
 		if n := b.rowsOf("10.1.0.2"); n > 0 {
 			t.Errorf("the idle node is still in %d services", n)
@@ -100,13 +100,13 @@ func TestLoopForgetsAnAbandonedRound(t *testing.T) {
 	tcp := manyPorts(3 * countAtOnce)
 	a, gone := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")
 	b.loop.cluster.Set(testCluster(tcp, a, gone))
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(tcp, a))
-	b.turn()
+	b.pass()
 	b.clock = b.clock.Add(drainPoll)
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(tcp, a, gone))
-	b.turn()
+	b.pass()
 	b.later(time.Minute)
 	if n := len(b.loop.counting.left) + len(b.loop.counting.found); n > 0 {
 		t.Errorf("%d services of an old table are held", n)
@@ -121,24 +121,24 @@ func TestLoopForgetsAnOldCount(t *testing.T) {
 	tcp := manyPorts(services)
 	a, gone, busy := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")
 	b.loop.cluster.Set(testCluster(tcp, a, gone, busy))
-	b.turn()
+	b.pass()
 	for id := range b.kernel.servers {
 		if id.Address == busy.Addresses[0] {
 			b.kernel.conns[id] = Connections{Active: 1} // it keeps the round going
 		}
 	}
 	b.loop.cluster.Set(testCluster(tcp, a))
-	b.turn()
+	b.pass()
 	b.clock = b.clock.Add(drainPoll)
-	b.turn() // the first slice finds it idle
-	b.loop.pollAt = b.clock.Add(time.Millisecond)
+	b.pass() // the first slice finds it idle
+	b.loop.due.poll = b.clock.Add(time.Millisecond)
 	b.loop.cluster.Set(testCluster(tcp, a, gone))
-	b.turn()
+	b.pass()
 	for id := range b.kernel.servers {
 		b.kernel.conns[id] = Connections{Active: 1} // clients come
 	}
 	b.loop.cluster.Set(testCluster(tcp, a))
-	b.turn()
+	b.pass()
 	b.later(5 * drainPoll)
 	for id, r := range b.kernel.servers {
 		if id.Address == gone.Addresses[0] && r.Weight != 0 {

@@ -19,22 +19,22 @@ import (
 func TestLoopDoesNotSpinOnFailure(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1}
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.broken = fmt.Errorf("receive: %w", unix.ENOBUFS)
 	b.clock = b.clock.Add(11 * time.Second) // audit due, poll due
 	n := 0
 	for range 50 {
-		b.turn()
+		b.pass()
 		n++
 		if b.loop.next().After(b.clock) {
 			break
 		}
 	}
 	if n > 1 {
-		t.Errorf("%d turns without any wait (%d failures, next %s after now)", n, b.loop.backoff.failures, b.loop.next().Sub(b.clock))
+		t.Errorf("%d turns without any wait (%d failures, next %s after now)", n, b.loop.due.retryWait.failures, b.loop.next().Sub(b.clock))
 	}
 }
 
@@ -42,12 +42,12 @@ func TestLoopDoesNotSpinOnFailure(t *testing.T) {
 func TestLoopCountsDrainsUnderEvents(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	for range 100 {
 		b.clock = b.clock.Add(900 * time.Millisecond)
-		b.turn() // a wake-up by some event
+		b.pass() // a wake-up by some event
 	}
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
@@ -57,11 +57,11 @@ func TestLoopCountsDrainsUnderEvents(t *testing.T) {
 func TestLoopDrainBeginsWithTheQuiescing(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1000}
 	b.kernel.noRoute[addr("10.1.0.2")] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.later(6 * time.Minute)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 	delete(b.kernel.noRoute, addr("10.1.0.2"))
@@ -74,14 +74,14 @@ func TestLoopDrainBeginsWithTheQuiescing(t *testing.T) {
 func TestLoopDrainBeginsWithTheQuiescingAfterACrash(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1000}
 	b.loop.state.Drains[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = drain{Deadline: b.clock.Add(5 * time.Minute)}
-	b.loop.dir.save(b.loop.state)
+	b.loop.state.save()
 	b.restart()
 	b.clock = b.clock.Add(6 * time.Minute)
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
 }
 
@@ -89,12 +89,12 @@ func TestLoopDrainBeginsWithTheQuiescingAfterACrash(t *testing.T) {
 func TestLoopRenamedVIPIsNotEmptied(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(nil))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 	b.configure(testVIP(func(v *VIP) { v.Name = "web" }))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
 
@@ -104,7 +104,7 @@ func TestLoopAdoptsMixedFamilies(t *testing.T) {
 	s := service("10.0.0.1:80/tcp", "10.1.0.1", 1)
 	s.Servers = append(s.Servers, Row{RealServer: RealServer{Address: addr("2001:db8::9"), Forward: Tunnel, Weight: 1}})
 	b.put(s)
-	b.turn()
+	b.pass()
 	b.log.Reset()
 	b.restart()
 	if b.log.Len() > 0 {
@@ -118,7 +118,7 @@ func TestLoopReadyWithoutAScheduler(t *testing.T) {
 	b := newBench(t, testVIP(), second)
 	b.kernel.noSched["mh"] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	if err := b.loop.view.Load().ready(b.clock); err != nil {
 		t.Error(err)
 	}
@@ -129,7 +129,7 @@ func TestLoopReadyWithoutANode(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.kernel.noRoute[addr("10.1.0.2")] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	if err := b.loop.view.Load().ready(b.clock); err != nil {
 		t.Error(err)
 	}
@@ -144,7 +144,7 @@ func TestLoopRefusalsAreGrouped(t *testing.T) {
 		tcp[fmt.Sprint(20000+i)] = "ns/svc:1"
 	}
 	b.loop.cluster.Set(testCluster(tcp, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	log := b.turn()
+	log := b.pass()
 	if n := strings.Count(log, "\n"); n > 5 || !strings.Contains(log, "and the same for 1000 more ports") {
 		t.Errorf("%d log lines:\n%.2000s", n, log)
 	}
@@ -156,10 +156,10 @@ func TestLoopStaticServerStaysRemoved(t *testing.T) {
 	vip := testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.8"), 1}, {addr("10.1.0.9"), 1}} })
 	b := newBench(t, vip)
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.restart()
 	b.configure(testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.8"), 1}} }))
-	b.turn()
+	b.pass()
 	b.later(10 * time.Minute)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.8=1\n")
 }
@@ -169,11 +169,11 @@ func TestLoopStaticServerStaysRemoved(t *testing.T) {
 func TestLoopRefusalBesideADrainReadsLittle(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1}
 	b.kernel.noRoute[addr("10.1.0.3")] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("c", "10.1.0.3")))
-	b.turn()
+	b.pass()
 	d := b.kernel.dumps
 	b.later(time.Minute)
 	if n := b.kernel.dumps - d; n > 8 {
@@ -186,11 +186,11 @@ func TestLoopRefusalBesideADrainReadsLittle(t *testing.T) {
 func TestLoopForeignRowsAreNotRemembered(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.put(service("10.0.0.1:80/tcp", "10.1.0.9", 9))
 	b.later(time.Minute)
 	b.loop.cluster.Set(testCluster(nil))
-	b.turn()
+	b.pass()
 	b.later(10 * time.Minute)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
@@ -210,9 +210,9 @@ func TestLoopSavesBeforeItActs(t *testing.T) {
 		}
 		checked++
 	}
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	if checked != 4 {
 		t.Errorf("%d operations, want 4", checked)
 	}
@@ -223,7 +223,7 @@ func TestLoopOwnsUntilRemoved(t *testing.T) {
 	second := testVIP(func(v *VIP) { v.Name, v.Addresses = "second", []netip.Addr{addr("10.0.0.2")} })
 	b := newBench(t, testVIP(), second)
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.refuse = func(o op) error {
 		if o.Kind == delService {
 			return unix.EBUSY
@@ -235,7 +235,7 @@ func TestLoopOwnsUntilRemoved(t *testing.T) {
 	b.restart()
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
 	b.kernel.refuse = nil
-	b.turn()
+	b.pass()
 	b.later(5 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
@@ -244,10 +244,10 @@ func TestLoopOwnsUntilRemoved(t *testing.T) {
 func TestLoopRemovedVIPDrains(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Persistent: 1}
 	b.configure()
-	b.turn()
+	b.pass()
 	b.later(defaultDrainTimeout - time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=0\n")
 	b.later(3 * time.Second)
@@ -276,9 +276,9 @@ func TestLoopHushesSchedulerExchanges(t *testing.T) {
 		tcp[fmt.Sprint(20000+i)] = "ns/svc:1"
 	}
 	b.loop.cluster.Set(testCluster(tcp, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.configure(testVIP(func(v *VIP) { v.Weight = 5 }))
-	b.turn()
+	b.pass()
 	if len(host.log) > 0 {
 		t.Errorf("without an exchange: %v", host.log)
 	}
@@ -290,7 +290,7 @@ func TestLoopHushesSchedulerExchanges(t *testing.T) {
 	b.configure(testVIP(func(v *VIP) { v.Weight, v.Scheduler = 5, "wlc" }))
 	for range 3 {
 		n := len(b.kernel.applied)
-		b.turn()
+		b.pass()
 		if n := len(b.kernel.applied) - n; n == 0 || n > exchangesAtOnce {
 			t.Errorf("%d exchanges in one turn", n)
 		}
@@ -311,10 +311,10 @@ func TestLoopHushesSchedulerExchanges(t *testing.T) {
 func TestLoopPacesSchedulerExchanges(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	scheduler := func(s string) {
 		b.configure(testVIP(func(v *VIP) { v.Scheduler = s }))
-		b.turn()
+		b.pass()
 	}
 	want := func(s string) {
 		t.Helper()
@@ -368,15 +368,15 @@ func TestLoopAnnouncesWhatIsServed(t *testing.T) {
 	b := newBench(t, testVIP(func(v *VIP) { v.Announce = AnnounceARP }))
 	host := &announcingHost{}
 	b.loop.host = host
-	b.turn()
+	b.pass()
 	if slices.ContainsFunc(host.told, func(s string) bool { return s != "[]" }) {
 		t.Errorf("announced with nobody to serve: %v", host.told)
 	}
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1}
 	b.configure()
-	b.turn()
+	b.pass()
 	b.later(time.Minute)
 	if last := host.told[len(host.told)-1]; last != "[10.0.0.1]" {
 		t.Errorf("given up during the drain: %v", host.told)
@@ -394,11 +394,11 @@ func TestLoopFormerMarkDrainsAsItsVIP(t *testing.T) {
 	b := newBench(t, vip)
 	b.loop.config.Set(&Config{VIPs: []VIP{vip}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.conns[rowOf(MarkKey(7, false), rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1}
 	vip.OneMark = false
 	b.loop.config.Set(&Config{VIPs: []VIP{vip}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
-	if log := b.turn(); !strings.Contains(log, "vip=edge service=mark-7/ipv4") {
+	if log := b.pass(); !strings.Contains(log, "vip=edge service=mark-7/ipv4") {
 		t.Errorf("log:\n%s", log)
 	}
 	b.later(5 * time.Second)
@@ -452,13 +452,13 @@ func TestLoopWithdrawnServiceKeepsItsDeadline(t *testing.T) {
 			b := newBench(t, testVIP())
 			a := readyPod("a", "10.1.0.1")
 			b.loop.cluster.Set(testCluster(map[string]string{"9000": "ns/svc:1"}, a))
-			b.turn()
+			b.pass()
 			b.kernel.conns[rowOf(service(port).ServiceKey, rows("10.1.0.1", 0)[0].RealServer)] = Connections{Active: 1}
 			b.loop.cluster.Set(testCluster(nil, a))
-			b.turn()
+			b.pass()
 			test.last(t, b)
 			b.loop.cluster.Set(testCluster(nil, a))
-			b.turn()
+			b.pass()
 			b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 		})
 	}
@@ -469,7 +469,7 @@ func TestLoopWithdrawnServiceKeepsItsDeadline(t *testing.T) {
 func TestLoopRenamedVIPIsNotEmptiedByARefusal(t *testing.T) {
 	b := newBench(t, testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} }))
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.refuse = func(o op) error {
 		if o.Kind == newService {
 			return unix.ENOMEM
@@ -478,7 +478,7 @@ func TestLoopRenamedVIPIsNotEmptiedByARefusal(t *testing.T) {
 	}
 	web := testVIP(func(v *VIP) { v.Name, v.TCPServices, v.OneMark = "web", ConfigMapName{}, true })
 	b.loop.config.Set(&Config{VIPs: []VIP{web}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
-	b.turn()
+	b.pass()
 	b.later(30 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
@@ -489,12 +489,12 @@ func TestLoopDrainsWhereDhIsMissing(t *testing.T) {
 	b := newBench(t, testVIP())
 	a, gone := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")
 	b.loop.cluster.Set(testCluster(nil, a, gone))
-	b.turn()
+	b.pass()
 	b.kernel.noSched["dh"] = true
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1000}
 	b.configure(testVIP(func(v *VIP) { v.Scheduler = "dh" }))
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(nil, a))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
 }

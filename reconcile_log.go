@@ -29,7 +29,7 @@ type logLine struct {
 	services portList
 }
 
-// covers reports whether o belongs to l, as far as can be told at a glance.
+// covers reports whether o belongs to l, as far as a quick comparison shows.
 func (l *logLine) covers(o *op) bool {
 	return o.Server != nil && l.now == o.Server && l.was == o.WasServer && l.kind == o.Kind &&
 		l.address == o.Service.Address && l.reason == o.Why && l.vip == o.VIP
@@ -246,7 +246,7 @@ func (l warningLog) log(log *slog.Logger, warnings []Warning, now time.Time) {
 }
 
 // flatten gives the parts of errors that were joined, a line each; none for nil. An
-// error that says something of its own about several is one part.
+// error that adds text to several is one part.
 func flatten(err error) []error {
 	if err == nil {
 		return nil
@@ -260,4 +260,22 @@ func flatten(err error) []error {
 		parts = append(parts, flatten(part)...)
 	}
 	return parts
+}
+
+// refusals are what the host refuses, by the kind of thing.
+type refusals map[string]*failureLog
+
+// log logs what the host refuses of one kind, once, and when it is right again.
+func (l refusals) log(needs *loopNeeds, what string, err error) {
+	if l[what] == nil {
+		l[what] = new(failureLog)
+	}
+	switch begins, ends := l[what].note(err); {
+	case ends:
+		needs.log.Info("the host accepts again what it refused", "what", what)
+	case begins:
+		for _, part := range flatten(err) {
+			needs.log.Error("the host refuses a setting that the director needs", "what", what, "err", part)
+		}
+	}
 }

@@ -1,7 +1,7 @@
 // Connection synchronisation: the kernel's sync daemons, which send the connections
 // of this director to the other one of the pair.
 //
-// Used by cmd_cleanup.go. The reconcile loop calls keepDaemons at start, after
+// Used by cmd_cleanup.go. The reconcile loop calls keep at start, after
 // each reload and with each audit. A director runs both roles: the master
 // sends, the backup receives, on whichever director the VIP is. A running
 // daemon cannot be changed (start_sync_thread in
@@ -40,53 +40,56 @@ type syncDaemons interface {
 	StopDaemon(SyncRole) error
 }
 
-// syncMemory is what the loop knows of one role, beside what the state file
-// remembers.
-type syncMemory struct {
+// daemonKeeper keeps the sync daemons as the configuration has them.
+type daemonKeeper struct {
+	*loopNeeds
+	known map[SyncRole]daemonState
+}
+
+// daemonState is what the loop knows of one role, beside what the state file
+// has.
+type daemonState struct {
 	running bool // it ran as configured when last looked at
 	refusal failureLog
 }
 
-// keepDaemons brings the sync daemons to what the configuration asks for: both
-// roles, or with want nil none of those that are ours. What the kernel refuses
-// is logged once and tried again with the next audit; an error means that the
-// conversation broke.
-func (r *reconciler) keepDaemons(want *SyncDaemon) error {
-	if want == nil && len(r.state.Daemons) == 0 {
+// keep brings the sync daemons of the kernel to what the configuration asks for:
+// both roles, or with want nil none of those that are ours. What the kernel
+// refuses is logged once and tried again with the next audit; an error means that
+// the conversation broke.
+func (k *daemonKeeper) keep(kernel syncDaemons, want *SyncDaemon) error {
+	if want == nil && len(k.state.Daemons) == 0 {
 		return nil
 	}
-	have, err := r.director.Daemons()
+	have, err := kernel.Daemons()
 	if err != nil {
-		return r.broken(err)
-	}
-	if r.sync == nil {
-		r.sync = make(map[SyncRole]syncMemory)
+		return err
 	}
 	for _, role := range syncRoles {
-		memory := r.sync[role]
+		known := k.known[role]
 		if want == nil {
-			err = r.retireDaemon(role, daemon(have, role))
+			err = k.retire(kernel, role, daemon(have, role))
 		} else {
 			d := *want
-			d.Role, d.Device = role, r.host.DeviceIndex(want.Interface)
-			err = r.keepDaemon(d, daemon(have, role), memory.running)
+			d.Role, d.Device = role, k.host.DeviceIndex(want.Interface)
+			err = k.run(kernel, d, daemon(have, role), known.running)
 		}
-		memory.running = want != nil && err == nil
-		if begins, _ := memory.refusal.note(err); begins {
-			r.log.Error("the sync daemon is not as it should be", "role", role, "err", err)
+		known.running = want != nil && err == nil
+		if begins, _ := known.refusal.note(err); begins {
+			k.log.Error("the sync daemon does not run as configured", "role", role, "err", err)
 		}
-		r.sync[role] = memory
+		k.known[role] = known
 	}
 	return nil
 }
 
-// keepDaemon has the daemon want run, in place of have. before means that it
+// run has the daemon want run, in place of have. before means that it
 // did when last looked at. While there is no such device, what runs stays.
-func (r *reconciler) keepDaemon(want SyncDaemon, have *SyncDaemon, before bool) error {
+func (k *daemonKeeper) run(kernel syncDaemons, want SyncDaemon, have *SyncDaemon, before bool) error {
 	if want.Device == 0 {
 		return fmt.Errorf("there is no device %s; this is tried again", want.Interface)
 	}
-	asked := daemon(r.state.Daemons, want.Role)
+	asked := daemon(k.state.Daemons, want.Role)
 	why := "configuration"
 	if asked != nil {
 		known := *asked
@@ -94,55 +97,55 @@ func (r *reconciler) keepDaemon(want SyncDaemon, have *SyncDaemon, before bool) 
 		switch {
 		case known != want:
 		case asked.Device != want.Device:
-			why = "its device was made anew"
+			why = "its device was made again"
 		case before:
-			why = "repaired, another hand changed it"
+			why = "repaired, another program changed it"
 		}
 	}
 	if have != nil && have.beside(want, asked) == want {
-		r.rememberDaemon(want)
+		k.remember(want)
 		return nil
 	}
 	message, change := "sync daemon started", []any{"syncid", want.ID, "group", want.Group}
 	if have != nil {
-		if err := r.director.StopDaemon(want.Role); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := kernel.StopDaemon(want.Role); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("stop it to change it: %w", err)
 		}
 		message, change = "sync daemon restarted", []any{"change", have.beside(want, asked).differences(want)}
 	}
-	// Before the kernel: what runs must not be forgotten. The turn's own save
+	// Before the kernel: what runs must not be forgotten. The pass saves again, and
 	// reports what goes wrong.
-	r.rememberDaemon(want)
-	_ = r.dir.save(r.state)
-	if err := r.director.StartDaemon(want); err != nil {
+	k.remember(want)
+	_ = k.state.save()
+	if err := kernel.StartDaemon(want); err != nil {
 		return startError(want, err)
 	}
-	r.log.Info(message, append([]any{"role", want.Role, "interface", want.Interface}, append(change, "why", why)...)...)
+	k.log.Info(message, append([]any{"role", want.Role, "interface", want.Interface}, append(change, "why", why)...)...)
 	return nil
 }
 
-// retireDaemon stops the daemon of a role if it is the one that is ours, and
+// retire stops the daemon of a role if it is the one that is ours, and
 // forgets it.
-func (r *reconciler) retireDaemon(role SyncRole, have *SyncDaemon) error {
-	ours := daemon(r.state.Daemons, role)
+func (k *daemonKeeper) retire(kernel syncDaemons, role SyncRole, have *SyncDaemon) error {
+	ours := daemon(k.state.Daemons, role)
 	if ours == nil {
 		return nil
 	}
 	if have != nil && have.beside(*ours, nil) == *ours {
-		if err := r.director.StopDaemon(role); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := kernel.StopDaemon(role); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("stop it: %w", err)
 		}
-		r.log.Info("sync daemon stopped", "role", role, "interface", ours.Interface, "why", "no [sync] in the configuration")
+		k.log.Info("sync daemon stopped", "role", role, "interface", ours.Interface, "why", "no [sync] in the configuration")
 	}
-	r.state.Daemons = slices.DeleteFunc(slices.Clone(r.state.Daemons), func(d SyncDaemon) bool { return d.Role == role })
+	k.state.Daemons = slices.DeleteFunc(slices.Clone(k.state.Daemons), func(d SyncDaemon) bool { return d.Role == role })
 	return nil
 }
 
-// rememberDaemon makes d ours, in place of another of its role.
-func (r *reconciler) rememberDaemon(d SyncDaemon) {
-	others := slices.DeleteFunc(slices.Clone(r.state.Daemons), func(o SyncDaemon) bool { return o.Role == d.Role })
-	r.state.Daemons = append(others, d)
-	slices.SortFunc(r.state.Daemons, func(a, b SyncDaemon) int { return int(a.Role) - int(b.Role) })
+// remember makes d ours, in place of another of its role.
+func (k *daemonKeeper) remember(d SyncDaemon) {
+	others := slices.DeleteFunc(slices.Clone(k.state.Daemons), func(o SyncDaemon) bool { return o.Role == d.Role })
+	k.state.Daemons = append(others, d)
+	slices.SortFunc(k.state.Daemons, func(a, b SyncDaemon) int { return int(a.Role) - int(b.Role) })
 }
 
 // startError says what an errno means where the kernel's word for it misleads.
@@ -150,7 +153,7 @@ func startError(d SyncDaemon, err error) error {
 	hint := ""
 	switch {
 	case errors.Is(err, unix.EEXIST):
-		hint = " (another hand has started one meanwhile)"
+		hint = " (another program has started one meanwhile)"
 	case errors.Is(err, unix.EINVAL):
 		hint = " (the kernel does not synchronise while a service of one address family has a real server of the other)"
 	}
@@ -174,14 +177,14 @@ func stopDaemons(k syncDaemons, ours []SyncDaemon) error {
 	return err
 }
 
-// syncing says for the view which roles run as configured.
-func (r *reconciler) syncing() map[SyncRole]bool {
-	if r.prepared == nil || r.prepared.Sync == nil {
+// running says which roles run as configured; nil when cfg has no [sync].
+func (k *daemonKeeper) running(cfg *Config) map[SyncRole]bool {
+	if cfg == nil || cfg.Sync == nil {
 		return nil
 	}
 	running := make(map[SyncRole]bool)
-	for role, m := range r.sync {
-		running[role] = m.running
+	for role, known := range k.known {
+		running[role] = known.running
 	}
 	return running
 }

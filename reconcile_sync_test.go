@@ -62,12 +62,12 @@ func logLines(t *testing.T, log string, want ...string) {
 
 func TestSyncDaemons(t *testing.T) {
 	b := newBench(t, testVIP())
-	b.turn()
+	b.pass()
 	b.wantDaemons(nil, nil)
 
 	one := pairSync()
 	b.setSync(one)
-	logLines(t, b.turn(),
+	logLines(t, b.pass(),
 		`INFO msg="sync daemon started" role=master interface=eth1 syncid=1 group=224.0.0.81 why=configuration`,
 		`INFO msg="sync daemon started" role=backup interface=eth1 syncid=1 group=224.0.0.81 why=configuration`)
 	b.wantDaemons(one, one)
@@ -76,11 +76,11 @@ func TestSyncDaemons(t *testing.T) {
 	logLines(t, b.log.String())
 
 	b.restart() // adopted: the kernel's own maxlen is right
-	logLines(t, b.turn())
+	logLines(t, b.pass())
 
 	two := pairSync(func(d *SyncDaemon) { d.ID = 2 })
 	b.setSync(two)
-	logLines(t, b.turn(),
+	logLines(t, b.pass(),
 		`INFO msg="sync daemon restarted" role=master interface=eth1 change="syncid 1 → 2" why=configuration`,
 		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="syncid 1 → 2" why=configuration`)
 	b.wantDaemons(two, two)
@@ -92,23 +92,23 @@ func TestSyncDaemons(t *testing.T) {
 	b.log.Reset()
 	b.later(10 * time.Second)
 	logLines(t, b.log.String(),
-		`INFO msg="sync daemon started" role=master interface=eth1 syncid=2 group=224.0.0.81 why="repaired, another hand changed it"`,
-		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="syncid 9 → 2" why="repaired, another hand changed it"`)
+		`INFO msg="sync daemon started" role=master interface=eth1 syncid=2 group=224.0.0.81 why="repaired, another program changed it"`,
+		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="syncid 9 → 2" why="repaired, another program changed it"`)
 	b.wantDaemons(two, two)
 
 	long := pairSync(func(d *SyncDaemon) { d.ID, d.MaxLen = 2, 9000 })
 	b.setSync(long)
-	b.turn()
+	b.pass()
 	b.wantDaemons(long, long)
 	b.setSync(two) // not 9000 any more: the kernel's choice again
-	logLines(t, b.turn(),
+	logLines(t, b.pass(),
 		`INFO msg="sync daemon restarted" role=master interface=eth1 change="maxlen 9000 → by MTU" why=configuration`,
 		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="maxlen 9000 → by MTU" why=configuration`)
 	b.wantDaemons(two, two)
 
 	b.restart()
 	b.setSync(nil)
-	logLines(t, b.turn(),
+	logLines(t, b.pass(),
 		`INFO msg="sync daemon stopped" role=master interface=eth1 why="no [sync] in the configuration"`,
 		`INFO msg="sync daemon stopped" role=backup interface=eth1 why="no [sync] in the configuration"`)
 	b.wantDaemons(nil, nil)
@@ -130,15 +130,15 @@ func TestSyncDaemonsOfAnotherHand(t *testing.T) {
 		}
 	}
 	put()
-	logLines(t, b.turn())
+	logLines(t, b.pass())
 	b.wantDaemons(theirs, theirs)
 
 	b.setSync(pairSync())
-	b.turn()
+	b.pass()
 	b.wantDaemons(pairSync(), pairSync())
 	put()
 	b.setSync(nil)
-	logLines(t, b.turn())
+	logLines(t, b.pass())
 	b.wantDaemons(theirs, theirs)
 	if len(b.loop.state.Daemons) > 0 {
 		t.Errorf("still remembered: %v", b.loop.state.Daemons)
@@ -153,9 +153,9 @@ func TestSyncDaemonRefused(t *testing.T) {
 	b.kernel.noDaemon = unix.EINVAL
 	b.setSync(pairSync())
 	refused := func(role string) string {
-		return `ERROR msg="the sync daemon is not as it should be" role=` + role + ` err="start it on eth1: invalid argument (the kernel does not synchronise while a service of one address family has a real server of the other)"`
+		return `ERROR msg="the sync daemon does not run as configured" role=` + role + ` err="start it on eth1: invalid argument (the kernel does not synchronise while a service of one address family has a real server of the other)"`
 	}
-	logLines(t, b.turn(), refused("master"), refused("backup"))
+	logLines(t, b.pass(), refused("master"), refused("backup"))
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 	if v := b.loop.view.Load(); v.Err != nil || v.Sync[SyncMaster] || v.Sync[SyncBackup] || v.ready(b.clock) != nil {
 		t.Errorf("view: %+v", v)
@@ -185,21 +185,21 @@ func TestSyncDaemonDevice(t *testing.T) {
 	b := newBench(t, testVIP())
 	number := func(n int) { b.loop.host = noHost{devices: map[string]int{"eth1": n}} }
 	b.setSync(pairSync())
-	b.turn()
+	b.pass()
 
 	number(0)
 	b.log.Reset()
 	b.later(time.Minute)
 	logLines(t, b.log.String(),
-		`ERROR msg="the sync daemon is not as it should be" role=master err="there is no device eth1; this is tried again"`,
-		`ERROR msg="the sync daemon is not as it should be" role=backup err="there is no device eth1; this is tried again"`)
+		`ERROR msg="the sync daemon does not run as configured" role=master err="there is no device eth1; this is tried again"`,
+		`ERROR msg="the sync daemon does not run as configured" role=backup err="there is no device eth1; this is tried again"`)
 	b.wantDaemons(pairSync(), pairSync())
 
 	b.restart()
 	number(7)
-	logLines(t, b.turn(),
-		`INFO msg="sync daemon restarted" role=master interface=eth1 change="device 1 → 7" why="its device was made anew"`,
-		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="device 1 → 7" why="its device was made anew"`)
+	logLines(t, b.pass(),
+		`INFO msg="sync daemon restarted" role=master interface=eth1 change="device 1 → 7" why="its device was made again"`,
+		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="device 1 → 7" why="its device was made again"`)
 	b.log.Reset()
 	b.later(time.Minute)
 	logLines(t, b.log.String())
@@ -207,7 +207,7 @@ func TestSyncDaemonDevice(t *testing.T) {
 	b.restart()
 	number(9)
 	b.setSync(nil)
-	b.turn()
+	b.pass()
 	b.wantDaemons(nil, nil)
 }
 

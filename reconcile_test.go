@@ -66,19 +66,19 @@ func newBench(t *testing.T, vips ...VIP) *bench {
 func (b *bench) restart() {
 	wake := make(chan struct{}, 1)
 	old := b.loop
-	b.loop = &reconciler{
-		log:     slog.New(slog.NewTextHandler(b.log, nil)),
+	log := slog.New(slog.NewTextHandler(b.log, nil))
+	b.loop = newReconciler(&loopNeeds{
+		log:     log,
 		wake:    wake,
 		config:  newLatest[Config](wake),
 		cluster: newLatest[Cluster](wake),
 		dial:    func() (director, error) { return b.kernel, nil },
 		host:    noHost{},
-		dir:     &stateDir{path: b.dir},
+		state:   openState(&stateDir{path: b.dir}, log),
 		now:     func() time.Time { return b.clock },
-	}
-	b.loop.restore()
+	})
 	if b.countAtOnce > 0 {
-		b.loop.countAtOnce = b.countAtOnce
+		b.loop.counting.atOnce = b.countAtOnce
 	}
 	if old != nil {
 		b.loop.config.Set(old.config.Get())
@@ -89,10 +89,10 @@ func (b *bench) configure(vips ...VIP) {
 	b.loop.config.Set(&Config{VIPs: vips, AuditInterval: 10 * time.Second, Sync: b.sync, Marks: MarkRange{First: 0x1000, Count: 0x1000}})
 }
 
-// turn runs the loop once and returns what it logged.
-func (b *bench) turn() string {
+// pass runs the loop once and returns what it logged.
+func (b *bench) pass() string {
 	b.log.Reset()
-	b.loop.turn(context.Background())
+	b.loop.pass(context.Background())
 	return b.log.String()
 }
 
@@ -108,7 +108,7 @@ func (b *bench) later(d time.Duration) {
 		if next.After(b.clock) {
 			b.clock = next
 		}
-		b.loop.turn(context.Background())
+		b.loop.pass(context.Background())
 	}
 	b.clock = end
 }
@@ -134,19 +134,19 @@ func (b *bench) put(services ...Service) {
 func TestLoopLifeOfARealServer(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	log := b.turn()
+	log := b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
 	if n := strings.Count(log, "\n"); n != 3 {
 		t.Errorf("%d log lines for one service and two real servers:\n%s", n, log)
 	}
-	if log := b.turn(); log != "" {
+	if log := b.pass(); log != "" {
 		t.Errorf("an unchanged table is not silent:\n%s", log)
 	}
 
 	leaving := rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)
 	b.kernel.conns[leaving] = Connections{Active: 2}
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), with(readyPod("b", "10.1.0.2"), func(p *Pod) { p.Terminating = true })))
-	if log := b.turn(); !strings.Contains(log, `why="pod b terminating, draining"`) {
+	if log := b.pass(); !strings.Contains(log, `why="pod b terminating, draining"`) {
 		t.Errorf("the log does not say why:\n%s", log)
 	}
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
@@ -160,14 +160,14 @@ func TestLoopLifeOfARealServer(t *testing.T) {
 func TestLoopDrainDeadlineSurvivesACrash(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Inactive: 1}
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.later(4 * time.Minute)
 	b.restart()
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.later(50 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
 	b.later(10 * time.Second)
@@ -177,32 +177,32 @@ func TestLoopDrainDeadlineSurvivesACrash(t *testing.T) {
 func TestLoopNeverEmptyByAccident(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(nil))
-	if log := b.turn(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the last working set stays") {
+	if log := b.pass(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the last working set stays") {
 		t.Errorf("not loud:\n%s", log)
 	}
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
 	b.restart()
 	b.loop.cluster.Set(testCluster(nil))
-	b.turn()
+	b.pass()
 	b.later(time.Hour)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
 	// The operator takes one of them out, before and after a restart the same.
 	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.2", 0)[0].RealServer)] = Connections{Active: 1}
 	b.configure(testVIP(func(v *VIP) { v.RealServers = []StaticServer{{Address: addr("10.1.0.2")}} }))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
 	b.restart()
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
 	b.loop.cluster.Set(testCluster(nil))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
 	clear(b.kernel.conns)
 	b.configure(testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("c", "10.1.0.3")))
-	if log := b.turn(); !strings.Contains(log, "in service again") {
+	if log := b.pass(); !strings.Contains(log, "in service again") {
 		t.Errorf("the end is not logged:\n%s", log)
 	}
 	b.later(2 * time.Second)
@@ -213,13 +213,13 @@ func TestLoopNeverEmptyByAccident(t *testing.T) {
 func TestLoopAdoptsAtStart(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.put(service("10.0.0.1:80/tcp", "10.1.0.1", 1, "10.1.0.9", 1))
-	b.turn() // nothing known of the cluster yet
+	b.pass() // nothing known of the cluster yet
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.9=1\n")
 	if len(b.kernel.applied) != 0 {
 		t.Errorf("operations before the cluster has answered: %v", b.kernel.applied)
 	}
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.9=0\n")
 	b.later(2 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
@@ -236,7 +236,7 @@ func TestLoopAdoptedSetIsTheLastWorkingOne(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.put(service("10.0.0.1:80/tcp", "10.1.0.1", 4))
 	b.loop.cluster.Set(testCluster(nil))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=4\n")
 }
 
@@ -247,7 +247,7 @@ func TestLoopOwnership(t *testing.T) {
 	b.put(foreign)
 	c := testCluster(nil, readyPod("a", "10.1.0.1"))
 	b.loop.cluster.Set(c)
-	b.turn()
+	b.pass()
 	both := "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.2:80/tcp rr: 10.1.0.1=1\n10.9.9.9:80/tcp rr: 10.1.0.1=7\n"
 	b.want(both)
 
@@ -255,7 +255,7 @@ func TestLoopOwnership(t *testing.T) {
 	b.restart()
 	b.configure(testVIP())
 	b.loop.cluster.Set(c)
-	b.turn()
+	b.pass()
 	b.later(2 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.9.9.9:80/tcp rr: 10.1.0.1=7\n")
 
@@ -264,7 +264,7 @@ func TestLoopOwnership(t *testing.T) {
 	b.later(time.Minute)
 	b.restart()
 	b.loop.cluster.Set(c)
-	b.turn()
+	b.pass()
 	b.later(time.Minute)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.2:80/tcp rr: 10.1.0.5=2\n10.9.9.9:80/tcp rr: 10.1.0.1=7\n")
 }
@@ -272,9 +272,9 @@ func TestLoopOwnership(t *testing.T) {
 func TestLoopEditsInPlace(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.configure(testVIP(func(v *VIP) { v.Scheduler, v.Weight = "wlc", 3 }))
-	log := b.turn()
+	log := b.pass()
 	b.want("10.0.0.1:80/tcp wlc: 10.1.0.1=3\n")
 	if n := b.kernel.created[service("10.0.0.1:80/tcp").ServiceKey]; n != 1 {
 		t.Errorf("the service was made %d times: an edit must keep it", n)
@@ -287,12 +287,12 @@ func TestLoopEditsInPlace(t *testing.T) {
 func TestLoopRepairsDrift(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	clear(b.kernel.services) // ipvsadm -C
 	clear(b.kernel.servers)
 	b.later(11 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
-	if !strings.Contains(b.log.String(), "repaired, another hand changed it") {
+	if !strings.Contains(b.log.String(), "repaired, another program changed it") {
 		t.Errorf("the log does not say so:\n%s", b.log)
 	}
 	if n := b.loop.counters.Drifts.Load(); n != 1 {
@@ -306,7 +306,7 @@ func TestLoopRetriesWithoutRoute(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.kernel.noRoute[addr("10.1.0.1")] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	log := b.turn()
+	log := b.pass()
 	if !strings.Contains(log, "vip edge 10.0.0.1:80/tcp: add real server 10.1.0.1: invalid argument (the kernel has no unicast route to 10.1.0.1") {
 		t.Errorf("the log does not explain:\n%s", log)
 	}
@@ -330,10 +330,10 @@ func TestLoopRetriesWithoutRoute(t *testing.T) {
 func TestLoopKeepsTheOldWhenTheNewIsRefused(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.noRoute[addr("10.1.0.2")] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.later(time.Minute)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 	delete(b.kernel.noRoute, addr("10.1.0.2"))
@@ -347,7 +347,7 @@ func TestLoopMissingScheduler(t *testing.T) {
 	b := newBench(t, testVIP(), second)
 	b.kernel.noSched["mh"] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	log := b.turn()
+	log := b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 	if strings.Count(log, "level=ERROR") != 1 || !strings.Contains(log, "module ip_vs_mh is missing") {
 		t.Errorf("log:\n%s", log)
@@ -358,7 +358,7 @@ func TestLoopTimeouts(t *testing.T) {
 	b := newBench(t)
 	b.kernel.timeouts = Timeouts{TCP: 900 * time.Second, TCPFin: 120 * time.Second, UDP: 300 * time.Second}
 	b.loop.config.Set(&Config{VIPs: []VIP{testVIP()}, AuditInterval: 10 * time.Second, Timeouts: Timeouts{TCP: 60 * time.Second}})
-	b.turn()
+	b.pass()
 	if want := (Timeouts{TCP: 60 * time.Second}); b.kernel.timeouts != want {
 		t.Errorf("sent %v, want only what differs: %v", b.kernel.timeouts, want)
 	}
@@ -367,7 +367,7 @@ func TestLoopTimeouts(t *testing.T) {
 // A state file that is torn is refused, said so, and does not stop the start.
 func TestLoopTornStateFile(t *testing.T) {
 	b := newBench(t, testVIP())
-	if err := writeFileAtomic(b.loop.dir.file(), []byte(`{"version":1,"vips":["10.0.`), 0o600); err != nil {
+	if err := writeFileAtomic(b.loop.state.dir.file(), []byte(`{"version":1,"vips":["10.0.`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	b.log.Reset()
@@ -376,7 +376,7 @@ func TestLoopTornStateFile(t *testing.T) {
 		t.Errorf("log:\n%s", b.log)
 	}
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
 
@@ -384,7 +384,7 @@ func TestLoopBrokenConversation(t *testing.T) {
 	b := newBench(t, testVIP())
 	b.kernel.broken = fmt.Errorf("receive from the kernel: %w", unix.ENOBUFS)
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	if log := b.turn(); !strings.Contains(log, "no buffer space available") {
+	if log := b.pass(); !strings.Contains(log, "no buffer space available") {
 		t.Errorf("log:\n%s", log)
 	}
 	b.kernel.broken = nil

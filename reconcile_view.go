@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -19,13 +20,13 @@ type counters struct {
 	Reconciles atomic.Uint64
 	Failures   atomic.Uint64 // reconciles that could not be finished
 	Audits     atomic.Uint64
-	Drifts     atomic.Uint64 // audits that found the table changed by another hand
+	Drifts     atomic.Uint64 // audits that found the table changed by another program
 	Changes    [delService + 1]atomic.Uint64
 	Refused    atomic.Uint64 // operations that the kernel refused
 }
 
-// view is what others may see of the loop: an immutable picture of its last
-// turn.
+// view is what others may see of the loop: a snapshot of its state after its last
+// pass. It does not change.
 type view struct {
 	At        time.Time
 	Config    *Config
@@ -38,6 +39,32 @@ type view struct {
 	Announced []netip.Addr      // VIP addresses that the host has through us
 	Drained   time.Time         // the operator has drained this director since; zero: no
 	Err       error             // what is not in place; nil when all is
+}
+
+// shown is what the loop publishes. It is safe from any goroutine.
+type shown struct {
+	view     atomic.Pointer[view]
+	passed   atomic.Pointer[time.Time] // end of the last pass, whatever came of it
+	counters counters
+}
+
+// show publishes the state after the pass o, which ended now. A pass that came to no
+// plan changes only what it knows, and nothing if that is the same as before.
+func (r *reconciler) show(o *passResult, now time.Time) {
+	r.passed.Store(&now)
+	next := view{}
+	if last := r.view.Load(); last != nil {
+		if a := &r.announcer; o.plan == nil && fmt.Sprint(last.Err) == fmt.Sprint(o.err) && last.Drained.Equal(a.drained) && slices.Equal(last.Announced, a.on) {
+			return
+		}
+		next = *last
+	}
+	next.At, next.Config, next.Drained, next.Announced, next.Err = now, o.cfg, r.announcer.drained, r.announcer.on, o.err
+	if w := o.plan; w != nil && r.kernel.director != nil {
+		next.Compared, next.Parts, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running(r.prepared)
+		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
+	}
+	r.view.Store(&next)
 }
 
 // InService counts virtual services with and without a real server in service.
@@ -92,11 +119,12 @@ func (v *view) ready(now time.Time) error {
 	return nil
 }
 
-// patience is how long a director may go without a look at the kernel's table and
-// still be fit for traffic.
+// patience is how long a director is fit for traffic without having read the
+// kernel's table.
 func patience(cfg *Config) time.Duration { return 3*cfg.AuditInterval + 10*time.Second }
 
-// drainedError is what everybody is told of an operator's drain.
+// drainedError is the reason for which a director is not ready after an operator's
+// drain.
 func drainedError(since time.Time) error {
 	return fmt.Errorf("drained by the operator since %s", since.Format(time.RFC3339))
 }

@@ -62,12 +62,12 @@ func TestVIPStaticServerStartsOnce(t *testing.T) {
 		v.RealServers = []StaticServer{{Address: addr("10.1.0.9"), Weight: 100}}
 	}))
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.9=100\n")
 	low := 0
 	for range 60 {
 		b.later(time.Second)
-		b.turn()
+		b.pass()
 		if !strings.Contains(b.kernelText(), "10.1.0.9=100") {
 			low++
 		}
@@ -140,9 +140,9 @@ func TestVIPNoPodsLeftPortsFromPods(t *testing.T) {
 		})
 		b := newBench(t, v)
 		b.loop.cluster.Set(&Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): refs(with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Ports = []Port{{80, TCP}} }))}})
-		b.turn()
+		b.pass()
 		b.loop.cluster.Set(&Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): {}}})
-		b.turn()
+		b.pass()
 		b.later(3 * time.Second)
 		if !b.kernel.table(func(ServiceKey) bool { return true }).anyInService() {
 			t.Errorf("sorry=%t: nobody is in service: %q", sorry, b.kernelText())
@@ -176,13 +176,13 @@ func TestVIPMarksHeldOverARestart(t *testing.T) {
 	b.loop.host = host
 	b.loop.config.Set(cfg)
 	b.loop.cluster.Set(testCluster(map[string]string{"9000": "ns/svc:1"}, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	if len(host.marks) != 2 {
 		t.Fatal(host.marks)
 	}
 	b.restart() // and the API server is away
 	b.loop.host = host
-	b.turn()
+	b.pass()
 	if len(host.marks) != 2 {
 		t.Errorf("after a restart without an API server the marks are %v, want also that of 9000/tcp", host.marks)
 	}
@@ -197,14 +197,14 @@ func TestVIPMarksHeldOverAFailure(t *testing.T) {
 	b.loop.config.Set(&Config{VIPs: []VIP{v}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
 	whole := testCluster(map[string]string{"9000": "ns/svc:1"}, readyPod("a", "10.1.0.1"))
 	b.loop.cluster.Set(whole)
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(&Cluster{Pods: whole.Pods}) // another ConfigMap, say, not heard of yet
 	host.err = errors.New("nftables table inet lvs-controller: busy")
 	b.clock = b.clock.Add(11 * time.Second)
-	b.turn()
+	b.pass()
 	host.err = nil
 	b.clock = b.clock.Add(time.Second)
-	b.turn()
+	b.pass()
 	if len(host.marks) != 2 {
 		t.Errorf("after a failure the marks are %v, want also that of 9000/tcp", host.marks)
 	}
@@ -220,9 +220,9 @@ func TestVIPMarkFailureDisturbsOthers(t *testing.T) {
 	b.loop.host = &notingHost{err: errNoNFTables}
 	b.loop.config.Set(&Config{VIPs: []VIP{plain, marked}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), with(readyPod("b", "10.1.0.2"), func(p *Pod) { p.Ready = false })))
-	b.turn()
+	b.pass()
 	b.later(30 * time.Second)
 	if got := b.kernelText(); strings.Contains(got, "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1") {
 		t.Errorf("a pod that is not ready stays in service of the other VIP:\n%s", got)
@@ -241,10 +241,10 @@ func TestVIPRefusedMarkServiceKeepsTheOld(t *testing.T) {
 	}
 	set(func(*VIP) {})
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.kernel.noSched["mh"] = true
 	set(func(v *VIP) { v.Scheduler, v.OneMark = "mh", true })
-	b.turn()
+	b.pass()
 	b.later(5 * time.Second)
 	if got := b.kernelText(); !strings.Contains(got, "10.0.0.1:80/tcp rr: 10.1.0.1=1") {
 		t.Errorf("module ip_vs_mh is missing, and port 80 is served no more: %q, marks %v", got, host.marks)
@@ -271,13 +271,13 @@ func TestVIPAnnounceUntilTheMarkServiceHasDrained(t *testing.T) {
 	})
 	b.loop.config.Set(&Config{VIPs: []VIP{v, other}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	if len(host.announced) != 1 {
 		t.Fatal(host.announced)
 	}
 	b.kernel.conns[rowID{MarkKey(7, false), addr("10.1.0.1"), 0}] = Connections{Active: 3}
 	b.loop.config.Set(&Config{VIPs: []VIP{other}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
-	b.turn()
+	b.pass()
 	if len(host.announced) != 1 {
 		t.Errorf("announced %v while three connections drain:\n%s", host.announced, b.kernelText())
 	}
@@ -290,7 +290,7 @@ func TestVIPMarkTableOfAnEarlierRun(t *testing.T) {
 	host := &notingHost{marks: map[MarkedPort]uint32{{addr("10.0.0.1"), Port{80, TCP}}: 7}}
 	b.loop.host = host
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.later(30 * time.Second)
 	if host.marked == 0 {
 		t.Error("nobody has looked for marks of an earlier run")
@@ -343,7 +343,7 @@ func TestVIPAddedGroupDoesNotServeAnothersClients(t *testing.T) {
 	b.loop.config.Set(&Config{VIPs: []VIP{old}, AuditInterval: 10 * time.Second, Marks: r})
 	c := &Cluster{Pods: map[PodQuery][]*Pod{old.PodQuery(): refs(readyPod("z", "10.1.0.1"))}}
 	b.loop.cluster.Set(c)
-	b.turn()
+	b.pass()
 	mark := host.marks[MarkedPort{addr("10.0.0.1"), Port{80, TCP}}]
 	b.kernel.onApply = func(o op) {
 		if o.Kind == newServer && o.Service.Mark == mark && host.marks[MarkedPort{addr("10.0.0.1"), Port{80, TCP}}] == mark {
@@ -352,10 +352,10 @@ func TestVIPAddedGroupDoesNotServeAnothersClients(t *testing.T) {
 	}
 	c = &Cluster{Pods: map[PodQuery][]*Pod{old.PodQuery(): refs(readyPod("z", "10.1.0.1")), added.PodQuery(): refs(readyPod("a", "10.1.0.7"))}}
 	b.loop.config.Set(&Config{VIPs: []VIP{old, added}, AuditInterval: 10 * time.Second, Marks: r})
-	b.turn() // the new query has no answer yet
+	b.pass() // the new query has no answer yet
 	if got := b.loop.state.Memory.Working[workKey{added.Name, false}]; len(got) > 0 {
 		t.Errorf("the new VIP is taken to have been served by %v, real servers of another", names(got))
 	}
 	b.loop.cluster.Set(c)
-	b.turn()
+	b.pass()
 }

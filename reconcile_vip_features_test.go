@@ -171,10 +171,10 @@ func TestPortsFromPods(t *testing.T) {
 func TestLoopSlowStart(t *testing.T) {
 	b := newBench(t, testVIP(func(v *VIP) { v.Scheduler, v.Weight, v.SlowStart = "wrr", 100, 10*time.Second }))
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100\n")
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")))
-	if log := b.turn(); !strings.Contains(log, "slow start 10%") {
+	if log := b.pass(); !strings.Contains(log, "slow start 10%") {
 		t.Errorf("the log does not say why:\n%s", log)
 	}
 	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100 10.1.0.3=10\n")
@@ -182,7 +182,7 @@ func TestLoopSlowStart(t *testing.T) {
 	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100 10.1.0.3=40\n")
 	b.restart()
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")))
-	b.turn()
+	b.pass()
 	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100 10.1.0.3=40\n")
 	b.later(6 * time.Second)
 	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=100 10.1.0.2=100 10.1.0.3=100\n")
@@ -218,16 +218,16 @@ func TestLoopMovesPortsIntoAGroupAndBack(t *testing.T) {
 	configure(single)
 	c := testCluster(nil, readyPod("a", "10.1.0.1"))
 	b.loop.cluster.Set(c)
-	b.turn()
+	b.pass()
 	configure(grouped)
-	b.turn()
+	b.pass()
 	b.want("mark-7/ipv4 rr: 10.1.0.1=1\n10.0.0.1:80/tcp rr: 10.1.0.1=0\n")
 	b.later(2 * time.Second)
 	b.want("mark-7/ipv4 rr: 10.1.0.1=1\n")
 	b.restart() // the marks are remembered as ours
 	configure(single)
 	b.loop.cluster.Set(c)
-	b.turn()
+	b.pass()
 	b.want("mark-7/ipv4 rr: 10.1.0.1=0\n10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 	b.later(2 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
@@ -248,10 +248,10 @@ func TestLoopMovesPortsIntoAGroupAndBack(t *testing.T) {
 func TestLoopMarksRefused(t *testing.T) {
 	b := newBench(t, testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} }))
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	b.turn()
+	b.pass()
 	b.loop.host = &markingHost{kernel: b.kernel, err: fmt.Errorf("nftables table inet lvs-controller: no such file")}
 	b.loop.config.Set(&Config{VIPs: []VIP{testVIP(func(v *VIP) { v.TCPServices, v.OneMark = ConfigMapName{}, true })}, AuditInterval: 10 * time.Second, Marks: oneMarkRange})
-	if log := b.turn(); !strings.Contains(log, "nftables table inet lvs-controller") {
+	if log := b.pass(); !strings.Contains(log, "nftables table inet lvs-controller") {
 		t.Errorf("log:\n%s", log)
 	}
 	b.want("mark-7/ipv4 rr: 10.1.0.1=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1\n")

@@ -72,3 +72,7 @@ func printable(s string) string {
 	}
 	return b.String()
 }
+
+// report is err for the log, the status and a terminal: short, on one line, and
+// without the characters that a terminal obeys.
+func report(err error) string { return printable(shorten(err.Error(), reportedText)) }

@@ -94,7 +94,7 @@ func TestKernelSyncDaemons(t *testing.T) {
 	t.Log("step: stopped by hand")
 	r.director.Run("ipvsadm", "--stop-daemon", "master")
 	r.daemons(seven...)
-	r.logged(1, `msg="sync daemon started" role=master interface=eth0 syncid=7 group=224.0.0.81 why="repaired, another hand changed it"`)
+	r.logged(1, `msg="sync daemon started" role=master interface=eth0 syncid=7 group=224.0.0.81 why="repaired, another program changed it"`)
 
 	t.Log("step: adopted by a new process")
 	stop()
@@ -118,7 +118,7 @@ func TestKernelSyncDaemons(t *testing.T) {
 	unchanged(six...)
 	r.director.Run("ipvsadm", "-D", "-t", "10.0.0.100:80")
 	r.table(row)
-	r.logged(2, "the sync daemon is not as it should be")
+	r.logged(2, "the sync daemon does not run as configured")
 	r.director.Run("ip", "link", "add", "eth9", "type", "dummy")
 	r.director.Run("ip", "link", "set", "eth9", "up")
 	r.director.Run("ip", "address", "add", "10.9.0.1/24", "dev", "eth9")
@@ -133,7 +133,7 @@ func TestKernelSyncDaemons(t *testing.T) {
 	if got := r.director.Run("ip", "maddress", "show", "dev", "eth9"); strings.Contains(got, "224.0.0.81") {
 		t.Errorf("the backup daemon is at the new device by itself:\n%s", got)
 	}
-	r.logged(2, `why="its device was made anew"`)
+	r.logged(2, `why="its device was made again"`)
 	r.daemons(nine...)
 	lab.Within(t, 5*time.Second, func() string {
 		if got := r.director.Run("ip", "maddress", "show", "dev", "eth9"); !strings.Contains(got, "224.0.0.81") {

@@ -113,7 +113,7 @@ func TestKernelTable(t *testing.T) {
 	r.director.Run("ipvsadm", "-A", "-t", "10.0.0.200:80", "-s", "wlc")
 	r.director.Run("ipvsadm", "-a", "-t", "10.0.0.200:80", "-r", "10.0.0.12:8080", "-m", "-w", "5")
 	step("ipvsadm -C by hand", nil, web, row1, row2)
-	r.logged(7, "repaired, another hand changed it: ")
+	r.logged(7, "repaired, another program changed it: ")
 
 	r.Log("step: a VIP removed while the process was down")
 	if err := r.process.Signal(syscall.SIGTERM); err != nil {

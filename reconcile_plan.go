@@ -1,0 +1,256 @@
+// The planner: from what is known of everything, what a pass is to do.
+//
+// Used by cmd_status.go. The loop and the sub-command diff share it, so that diff
+// shows what a controller would do. It reads no clock, does no I/O and logs
+// nothing; what it remembers is in the state, which the loop saves.
+
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// planner decides what a pass does. It belongs to one goroutine.
+type planner struct {
+	state  *state
+	cfg    *Config // the configuration of owners
+	owners owners
+	want   *wanted // the last answer of desired
+}
+
+// plan is what a pass is going to do.
+type plan struct {
+	settled
+	want *wanted
+	ops  phases
+}
+
+// planInputs are what a plan depends on, beside the planner's memory.
+type planInputs struct {
+	cluster *Cluster
+	health  *Health
+	have    parts                 // the kernel's table, as far as it is ours, and who is leaving
+	marked  map[MarkedPort]uint32 // what the host marks; nil: not known yet
+	drift   drift
+	now     time.Time
+}
+
+// own makes the addresses and marks of cfg ours. unread means that the kernel may
+// have services on them that have not been read.
+func (p *planner) own(cfg *Config) (unread bool) {
+	if p.cfg == cfg {
+		return false
+	}
+	p.cfg, p.owners = cfg, newOwners(cfg)
+	for a := range p.owners.addresses {
+		if !p.state.Owned[a] {
+			p.state.Owned[a], unread = true, true
+		}
+	}
+	for m, v := range p.owners.marks {
+		if _, known := p.state.Marks[m]; !known {
+			unread = true
+		}
+		p.state.Marks[m] = v.Name
+	}
+	for m, name := range p.state.Marks {
+		i := slices.IndexFunc(cfg.VIPs, func(v VIP) bool { return v.Name == name })
+		if i >= 0 && p.owners.marks[m] == nil {
+			p.owners.former[m] = &cfg.VIPs[i]
+		}
+	}
+	return unread
+}
+
+// owns reports whether service k is ours.
+func (p *planner) owns(k ServiceKey) bool {
+	if k.Mark != 0 {
+		_, ours := p.state.Marks[k.Mark]
+		return ours
+	}
+	return p.state.Owned[k.Address]
+}
+
+// vipName is the name of the VIP that service k is configured for, "" for one
+// that is configured no more.
+func (p *planner) vipName(k ServiceKey) string {
+	if v := p.owners.latest(k); v != nil {
+		return v.Name
+	}
+	return ""
+}
+
+// renamed is have with the names that the VIPs of its services have now. What does
+// not change is shared with have, which others may still read.
+func (p *planner) renamed(have parts) parts {
+	copied := false
+	for i := range have {
+		first := &have[i].Services[0]
+		name := p.vipName(first.ServiceKey)
+		if first.VIP == name {
+			continue
+		}
+		if !copied {
+			have, copied = slices.Clone(have), true
+		}
+		services := slices.Clone(have[i].Services)
+		for j := range services {
+			services[j].VIP = name
+		}
+		have[i] = part{Services: services}
+	}
+	return have
+}
+
+// adopt gives table, which was read from the kernel, what the kernel does not
+// know: the VIPs of the services and who is leaving them. before is what the
+// table was taken for until now.
+func (p *planner) adopt(table, before parts) {
+	for now, was := range merged(table, before, comparePart) {
+		if now != nil && (was == nil || !same(now.Services, was.Services)) {
+			p.adoptPart(now, was)
+		}
+	}
+	clear(p.state.Drains)
+}
+
+// adoptPart is adopt for one part. Who is leaving is known from the part before or
+// from the state file.
+func (p *planner) adoptPart(now, was *part) {
+	now.From, now.Next = nil, time.Time{}
+	for i := range now.Services {
+		s := &now.Services[i]
+		s.VIP = p.vipName(s.ServiceKey)
+		if was != nil {
+			if old := was.Services.at(s.ServiceKey); old != nil {
+				s.Leaving = old.Leaving
+			}
+		}
+		if len(p.state.Drains) == 0 {
+			continue
+		}
+		for _, row := range s.Servers {
+			if d, draining := p.state.Drains[rowOf(s.ServiceKey, row.RealServer)]; draining && findLeaving(s.Leaving, row.RealServer) == nil {
+				s.Leaving = append(slices.Clip(s.Leaving), leaving{Address: row.Address, Port: row.Port, drain: d})
+			}
+		}
+	}
+}
+
+// plan decides what the pass does, and remembers it.
+func (p *planner) plan(in planInputs) plan {
+	p.seed(in)
+	want := desired(p.want, p.cfg, in.cluster, in.health, p.state.Memory, in.now)
+	want.Owners = p.owners // which know former marks too
+	p.want = &want
+	next := plan{want: &want, settled: settle(&want, in.have, in.now)}
+	next.ops = diff(next.Parts, in.have)
+	if in.drift.services != nil {
+		for o := range next.ops.all {
+			if in.drift.touches(o) {
+				o.Why = "repaired, another program changed it: " + o.Why
+			}
+		}
+	}
+	p.state.Memory, p.state.Leaving = want.Memory, next.Parts
+	p.state.rememberWithdrawn(next.Withdrawn)
+	p.state.Down = want.health.down()
+	return next
+}
+
+// seed remembers as working what the kernel has in service for sets of pods of
+// which nothing is remembered: the table of a controller that kept no state, of
+// another tool whose services are adopted, or of a VIP that has a new name.
+func (p *planner) seed(in planInputs) {
+	found := make(map[workKey][]RealServer)
+	for i := range p.cfg.VIPs {
+		v := &p.cfg.VIPs[i]
+		for _, is6 := range []bool{false, true} {
+			set := workKey{v.Name, is6}
+			inFamily := slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 })
+			if _, remembered := p.state.Memory.Working[set]; !remembered && inFamily && v.Pods.Selector != "" {
+				found[set] = nil
+			}
+		}
+	}
+	if len(found) == 0 {
+		return
+	}
+	for s := range in.have.all {
+		set := workKey{p.vipName(s.ServiceKey), s.Address.Is6()}
+		servers, wanted := found[set]
+		if !wanted || s.Mark != 0 && !p.marksNow(in.marked, s.Mark, set.VIP) {
+			continue
+		}
+		v := p.owners.latest(s.ServiceKey)
+		for _, row := range s.Servers {
+			if row.Weight > 0 && !v.isStatic(row.Address) && row.Port == 0 && row.Address.Is6() == set.Is6 && !slices.ContainsFunc(servers, row.SameServer) {
+				servers = append(servers, row.RealServer)
+			}
+		}
+		found[set] = servers
+	}
+	for set, servers := range found {
+		if len(servers) > 0 {
+			slices.SortFunc(servers, RealServer.Compare)
+			p.state.Memory.Working[set] = servers
+		}
+	}
+}
+
+// marksNow reports whether the host gives mark to packets of the VIP now: a mark
+// that was another VIP's until this configuration tells nothing about it.
+func (p *planner) marksNow(marked map[MarkedPort]uint32, mark uint32, vip string) bool {
+	for at, m := range marked {
+		if v := p.owners.addresses[at.Address]; m == mark && v != nil && v.Name == vip {
+			return true
+		}
+	}
+	return marked == nil // not asked yet: after a start
+}
+
+// forgetEmpty gives up the ownership of addresses and marks that are configured
+// no more and have no service of ours left in have.
+func (p *planner) forgetEmpty(have parts) {
+	addresses, marks := make(map[netip.Addr]bool), make(map[uint32]bool)
+	for i := range have {
+		k := have[i].Services[0].ServiceKey
+		addresses[k.Address], marks[k.Mark] = true, true
+	}
+	for a := range p.state.Owned {
+		if p.owners.addresses[a] == nil && !addresses[a] {
+			delete(p.state.Owned, a)
+		}
+	}
+	for m := range p.state.Marks {
+		if p.owners.marks[m] == nil && !marks[m] {
+			delete(p.state.Marks, m)
+		}
+	}
+}
+
+// drift is what another program changed in our part of the kernel's table.
+type drift struct {
+	services map[ServiceKey]bool
+	rows     map[rowID]bool
+}
+
+// note adds what o would have changed.
+func (d *drift) note(o *op) {
+	if d.services == nil {
+		d.services, d.rows = make(map[ServiceKey]bool), make(map[rowID]bool)
+	}
+	switch o.Kind {
+	case newService, setService, delService:
+		d.services[o.Service.ServiceKey] = true
+	default:
+		d.rows[rowOf(o.Service.ServiceKey, *o.Server)] = true
+	}
+}
+
+// touches reports whether o repairs something of d.
+func (d *drift) touches(o *op) bool {
+	return d.services[o.Service.ServiceKey] || o.Server != nil && d.rows[rowOf(o.Service.ServiceKey, *o.Server)]
+}
