@@ -162,10 +162,10 @@ func (d *benchDirector) set(v benchVIP, a netip.Addr, ready bool) {
 	d.loop.cluster.Set(d.cluster)
 }
 
-// turn runs the loop until it has changed the table. It returns how long that took, and
+// pass runs the loop until it has changed the table. It returns how long that took, and
 // how long until the kernel had acknowledged. One pass is enough except for removals:
 // they wait for a count of connections, which takes several passes in a large table.
-func (d *benchDirector) turn() (whole, acked time.Duration) {
+func (d *benchDirector) pass() (whole, acked time.Duration) {
 	d.Helper()
 	runtime.GC() // what checked the table has left garbage
 	start := time.Now()

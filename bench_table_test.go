@@ -61,7 +61,7 @@ func (b *benchmark) program(table guest.Table) {
 			d := newBenchDirector(b, h, benchVIP{"edge", guest.Address, table.Services, table.Nodes()})
 			defer d.close()
 			b.Quiet()
-			whole, kernel := d.turn()
+			whole, kernel := d.pass()
 			acked = append(acked, guest.MS(kernel))
 			return whole
 		}},
@@ -126,7 +126,7 @@ func TestBenchAudit(t *testing.T) {
 func (b *benchmark) audit(h *lab.Host, table guest.Table) {
 	d := newBenchDirector(b, h, benchVIP{"edge", guest.Address, table.Services, table.Nodes()})
 	defer d.close()
-	d.turn()
+	d.pass()
 	b.Check(h, table)
 	f := floor.Dial(b.T, h)
 	defer f.Close()
@@ -220,7 +220,7 @@ func (b *benchmark) join(c crowd, times int) {
 	var ours, acked, least moves
 	b.inCrowd(c, func(mine *lab.Host, d *benchDirector) {
 		pass := func(whole, kernel *[]float64) {
-			w, k := d.turn()
+			w, k := d.pass()
 			*whole, *kernel = append(*whole, guest.MS(w)), append(*kernel, guest.MS(k))
 		}
 		b.inCrowd(c, func(other *lab.Host, _ *benchDirector) {
@@ -275,7 +275,7 @@ func (b *benchmark) inCrowd(c crowd, f func(*lab.Host, *benchDirector)) {
 	b.InFresh(func(h *lab.Host) {
 		d := newBenchDirector(b, h, c.vips()...)
 		defer d.close()
-		d.turn()
+		d.pass()
 		kernel := floor.Dial(b.T, h)
 		defer kernel.Close()
 		if services := kernel.Services(b.T); services != c.edge.services+c.rest.services {

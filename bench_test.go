@@ -47,8 +47,8 @@ type pipeline struct {
 	have parts
 }
 
-// turn returns the operations that a cluster asks for, and assumes that they succeed.
-func (p *pipeline) turn(c *Cluster) phases {
+// pass returns the operations that a cluster asks for, and assumes that they succeed.
+func (p *pipeline) pass(c *Cluster) phases {
 	before := newMemory()
 	if p.want != nil {
 		before = p.want.Memory
@@ -68,11 +68,11 @@ func BenchmarkPodEvent(b *testing.B) {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
 			cfg, up, down := benchConfig(size.ports, size.pods)
 			p := pipeline{cfg: cfg}
-			p.turn(up)
+			p.pass(up)
 			clusters := []*Cluster{up, down}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if n := ops(p.turn(clusters[(i+1)%2])); n != size.ports {
+				if n := ops(p.pass(clusters[(i+1)%2])); n != size.ports {
 					b.Fatalf("%d operations, want %d", n, size.ports)
 				}
 			}
@@ -96,11 +96,11 @@ func BenchmarkPodEventBeside(b *testing.B) {
 			gone.Ready = false
 			down.Pods[small.PodQuery()] = []*Pod{&gone, pods[1]}
 			p := pipeline{cfg: cfg}
-			p.turn(up)
+			p.pass(up)
 			clusters := []*Cluster{up, down}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if n := ops(p.turn(clusters[(i+1)%2])); n != 1 {
+				if n := ops(p.pass(clusters[(i+1)%2])); n != 1 {
 					b.Fatalf("%d operations, want 1", n)
 				}
 			}
@@ -114,7 +114,7 @@ func BenchmarkFromNothing(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p := pipeline{cfg: cfg}
-		if n := ops(p.turn(up)); n != 51000 {
+		if n := ops(p.pass(up)); n != 51000 {
 			b.Fatalf("%d operations", n)
 		}
 	}
@@ -159,7 +159,7 @@ func (*readyKernel) Servers(ServiceKey, func(KernelServer)) error { return nil }
 
 // A whole pass of the loop without the kernel, with state file and log, when a pod
 // becomes ready, or not ready, on one node of all services.
-func BenchmarkTurn(b *testing.B) {
+func BenchmarkPass(b *testing.B) {
 	for _, size := range []struct{ ports, pods int }{{1, 50}, {1000, 50}, {50, 5000}} {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
 			cfg, up, down := benchConfig(size.ports, size.pods)
@@ -187,7 +187,7 @@ func BenchmarkTurn(b *testing.B) {
 func BenchmarkLog(b *testing.B) {
 	cfg, up, _ := benchConfig(1000, 50)
 	p := pipeline{cfg: cfg}
-	ops := p.turn(up)
+	ops := p.pass(up)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	b.ReportAllocs()
 	for b.Loop() {
