@@ -50,7 +50,7 @@ a Kubernetes cluster through the kernel's IPVS, in direct routing.
                                          print a keepalived.conf that matches the file
   lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
                                          prepare (or undo) a node
-  lvs-controller version                 print the version
+  lvs-controller version
 
 Without a file: lvs-controller -kubeconfig FILE -vip ADDR [-schedname rr]
                                [-nginxserver NAMESPACE] [-timeout TCP-TCPFIN-UDP] [-debug]
@@ -81,6 +81,12 @@ func parse(fs *flag.FlagSet, args []string) (code int, done bool) {
 	return exitOK, false
 }
 
+// fail prints why the program ends, and returns its exit code.
+func fail(stderr io.Writer, why ...any) int {
+	fmt.Fprintln(stderr, why...)
+	return exitFailure
+}
+
 // source is where the configuration comes from: a file, flags alone (the command line
 // of the prototype), or a file some of whose values flags replace.
 type source struct {
@@ -93,23 +99,24 @@ type source struct {
 	set        map[string]bool // flags that were given
 }
 
-// flags adds the flags that describe a configuration.
-func (s *source) flags(fs *flag.FlagSet) {
+// newSource adds the flags of a configuration to those of a sub-command, and parses
+// args. When it returns nil, the program ends with code.
+func newSource(fs *flag.FlagSet, args []string) (s *source, code int) {
+	s = &source{set: make(map[string]bool)}
 	fs.StringVar(&s.path, "config", "", "configuration `file` (default "+defaultConfigPath+" unless -vip is given)")
 	fs.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file`; replaces the configuration's")
 	fs.StringVar(&s.vip, "vip", "", "VIP `address`(es), comma-separated; without -config makes a VIP with ports 80 and 443")
 	fs.StringVar(&s.scheduler, "schedname", "", "IPVS scheduler `name` of every VIP")
 	fs.StringVar(&s.namespace, "nginxserver", "", "`namespace` of the ingress controller")
 	fs.StringVar(&s.timeout, "timeout", "", "connection timeouts in seconds, `TCP-TCPFIN-UDP`, as 120-50-50")
-}
-
-// parsed notes which flags were given, and fills in the default path.
-func (s *source) parsed(fs *flag.FlagSet) {
-	s.set = make(map[string]bool)
+	if code, done := parse(fs, args); done {
+		return nil, code
+	}
 	fs.Visit(func(f *flag.Flag) { s.set[f.Name] = true })
 	if s.path == "" && !s.set["vip"] {
 		s.path = defaultConfigPath
 	}
+	return s, exitOK
 }
 
 // load reads the file, if there is one, and applies the flags to it.
@@ -145,7 +152,7 @@ func (s *source) flagConfig() (*Config, error) {
 	if namespace == "" {
 		namespace = "ingress-nginx"
 	}
-	quoted := make([]string, 0, 1)
+	var quoted []string
 	for _, a := range strings.Split(s.vip, ",") {
 		quoted = append(quoted, strconv.Quote(strings.TrimSpace(a)))
 	}
@@ -217,16 +224,12 @@ func parseTimeouts(text string) (Timeouts, error) {
 // configured parses args into fs, which has the flags of a sub-command, and loads the
 // configuration that they name. When cfg is nil, the program ends with code.
 func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code int) {
-	src = new(source)
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	if src, code = newSource(fs, args); src == nil {
 		return nil, nil, code
 	}
-	src.parsed(fs)
 	cfg, err := src.load()
 	if err != nil {
-		fmt.Fprintln(fs.Output(), err)
-		return nil, nil, exitFailure
+		return nil, nil, fail(fs.Output(), err)
 	}
 	return src, cfg, exitOK
 }

@@ -85,12 +85,10 @@ func runKeepalived(ctx context.Context, args []string, stdout, stderr io.Writer)
 		return text, v.checkPeer()
 	}()
 	if err != nil {
-		fmt.Fprintln(stderr, "lvs-controller keepalived:", err)
-		return exitFailure
+		return fail(stderr, "lvs-controller keepalived:", err)
 	}
 	if _, err := stdout.Write(text); err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return fail(stderr, err)
 	}
 	return exitOK
 }

@@ -39,8 +39,7 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	if err != nil {
 		fmt.Fprintf(stderr, "the controller does not answer (%v); this is the kernel's table, without the reasons\n", err)
 		if st, err = kernelStatus(cfg); err != nil {
-			fmt.Fprintln(stderr, err)
-			return exitFailure
+			return fail(stderr, err)
 		}
 	}
 	if *output == "json" {
@@ -51,8 +50,7 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		err = printStatus(stdout, st)
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return fail(stderr, err)
 	}
 	return exitOK
 }
@@ -66,40 +64,34 @@ const readyTimeout = 2 * time.Second
 func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller ready", stderr)
 	listen := fs.String("listen", "", "`address` of the controller's listener (default the configuration's)")
-	var src source
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	src, code := newSource(fs, args)
+	if src == nil {
 		return code
 	}
-	src.parsed(fs)
 	if *listen == "" {
 		cfg, err := src.load()
 		if err != nil {
-			fmt.Fprintln(stderr, err)
-			return exitFailure
+			return fail(stderr, err)
 		}
 		*listen = cfg.Listen
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	resp, err := askController(ctx, *listen, "/readyz")
-	if err != nil {
-		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
-		return exitFailure
+	var text []byte
+	if err == nil {
+		defer resp.Body.Close()
+		// The controller answers with a line. Another program there may send more.
+		text, err = io.ReadAll(io.LimitReader(resp.Body, 4096))
 	}
-	defer resp.Body.Close()
-	// The controller answers with a line. Another program at this address may send more.
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	switch reason := strings.TrimSpace(string(text)); {
+	switch {
 	case err != nil:
-		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
+		return fail(stderr, "NOT READY: the controller does not answer:", err)
 	case resp.StatusCode != http.StatusOK:
-		fmt.Fprintln(stderr, "NOT READY:", reason)
-	default:
-		fmt.Fprintln(stdout, "ready")
-		return exitOK
+		return fail(stderr, "NOT READY:", strings.TrimSpace(string(text)))
 	}
-	return exitFailure
+	fmt.Fprintln(stdout, "ready")
+	return exitOK
 }
 
 // askController sends one GET request to the running controller.
@@ -166,26 +158,16 @@ func printStatus(w io.Writer, st status) error {
 		state = "NOT READY: " + st.Reason
 	}
 	fmt.Fprintln(w, state)
-	for _, c := range st.Conflicts {
-		fmt.Fprintf(w, "CONFLICT: %s\n", c)
-	}
-	for _, k := range st.Kept {
-		fmt.Fprintf(w, "KEPT: the last working real servers of %s stay in service; by the inputs none would be\n", k)
-	}
-	for _, d := range st.Down {
-		fmt.Fprintf(w, "DOWN: %s\n", d)
-	}
-	for _, o := range st.FailOpen {
-		fmt.Fprintf(w, "PROBES: %s\n", o)
-	}
+	printLines(w, "CONFLICT: %s\n", st.Conflicts)
+	printLines(w, "KEPT: the last working real servers of %s stay in service; by the inputs none would be\n", st.Kept)
+	printLines(w, "DOWN: %s\n", st.Down)
+	printLines(w, "PROBES: %s\n", st.FailOpen)
 	for _, s := range st.Cluster {
 		if s.LastError != "" {
 			fmt.Fprintf(w, "cluster: %s: %s\n", s.Name, s.LastError)
 		}
 	}
-	for _, warning := range st.Warnings {
-		fmt.Fprintf(w, "warning: %s\n", warning)
-	}
+	printLines(w, "warning: %s\n", st.Warnings)
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "VIP\tSERVICE\tREAL SERVER\tWEIGHT\tACTIVE\tINACTIVE\tCONNS/S\tTOTAL\tWHY")
 	for _, s := range st.Services {
@@ -198,6 +180,13 @@ func printStatus(w io.Writer, st status) error {
 	return t.Flush()
 }
 
+// printLines prints each of items in a line with format.
+func printLines[T any](w io.Writer, format string, items []T) {
+	for _, item := range items {
+		fmt.Fprintf(w, format, item)
+	}
+}
+
 // runDiff prints what a controller that starts now would change.
 func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	_, cfg, code := configured(newFlags("lvs-controller diff", stderr), args)
@@ -205,16 +194,11 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return code
 	}
 	changes, warnings, err := pendingChanges(ctx, cfg)
-	for _, w := range warnings {
-		fmt.Fprintln(stderr, "warning:", w)
-	}
+	printLines(stderr, "warning: %s\n", warnings)
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return fail(stderr, err)
 	}
-	for _, line := range changes {
-		fmt.Fprintln(stdout, line)
-	}
+	printLines(stdout, "%s\n", changes)
 	if len(changes) > 0 {
 		return exitChanges
 	}

@@ -98,23 +98,17 @@ func (s *httpServer) writeOwn(e exposition) {
 		changes(float64(c.Changes[kind].Load()), "kind", name)
 	}
 	streams := s.watch.States()
-	synced := e.family("cluster_synced", gauge, "1 once the stream has given a complete answer.")
-	for _, st := range streams {
-		synced(flag01(st.Synced), "stream", st.Name)
+	ofStreams := func(name string, typ metricType, help string, value func(*StreamState) float64) {
+		sample := e.family(name, typ, help)
+		for i := range streams {
+			sample(value(&streams[i]), "stream", streams[i].Name)
+		}
 	}
-	failing := e.family("cluster_failing", gauge, "1 while the stream cannot read from its source; the last answer stays in force.")
-	for _, st := range streams {
-		failing(flag01(st.LastError != ""), "stream", st.Name)
-	}
-	events := e.family("cluster_events_total", counter, "Watch events that the stream received.")
-	for _, st := range streams {
-		events(float64(st.Events), "stream", st.Name)
-	}
+	ofStreams("cluster_synced", gauge, "1 once the stream has given a complete answer.", func(st *StreamState) float64 { return flag01(st.Synced) })
+	ofStreams("cluster_failing", gauge, "1 while the stream cannot read from its source; the last answer stays in force.", func(st *StreamState) float64 { return flag01(st.LastError != "") })
+	ofStreams("cluster_events_total", counter, "Watch events that the stream received.", func(st *StreamState) float64 { return float64(st.Events) })
+	ofStreams("cluster_lists_total", counter, "Complete lists that the stream received.", func(st *StreamState) float64 { return float64(st.Lists) })
 	writeProbes(e, s.probeStats())
-	lists := e.family("cluster_lists_total", counter, "Complete lists that the stream received.")
-	for _, st := range streams {
-		lists(float64(st.Lists), "stream", st.Name)
-	}
 }
 
 // writeProbes writes the counters of the prober.
@@ -192,20 +186,18 @@ func writeVIPs(e exposition, v *view) {
 			inService[at] = inService[at] || row.Weight > 0
 		}
 	}
-	counts := make(map[string][2]int) // draining, in service
+	type vipState struct {
+		vip       string
+		inService bool
+	}
+	counts := make(map[vipState]int)
 	for at, in := range inService {
-		n := counts[at.vip]
-		if in {
-			n[1]++
-		} else {
-			n[0]++
-		}
-		counts[at.vip] = n
+		counts[vipState{at.vip, in}]++
 	}
 	servers := e.family("vip_real_servers", gauge, "Real servers of a VIP over its services, each address once.")
 	for _, vip := range v.Config.VIPs {
-		servers(float64(counts[vip.Name][1]), "vip", vip.Name, "state", "in_service")
-		servers(float64(counts[vip.Name][0]), "vip", vip.Name, "state", "draining")
+		servers(float64(counts[vipState{vip.Name, true}]), "vip", vip.Name, "state", "in_service")
+		servers(float64(counts[vipState{vip.Name, false}]), "vip", vip.Name, "state", "draining")
 	}
 	quiesced := e.family("real_server_quiesced", gauge, "1 for a real server that is quiesced in some service of the VIP, with the reason in the first of them.")
 	for _, at := range slices.SortedFunc(maps.Keys(out), compareVIPServers) {

@@ -183,16 +183,11 @@ FILE:18: vip[1].ports[0]: is true, want a port from 1 to 65535 such as "80/tcp",
 // given is the configuration that args mean to every sub-command.
 func given(t *testing.T, args ...string) (*Config, error) {
 	t.Helper()
-	var (
-		src  source
-		errs bytes.Buffer
-	)
-	fs := newFlags("test", &errs)
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	var errs bytes.Buffer
+	src, code := newSource(newFlags("test", &errs), args)
+	if src == nil {
 		t.Fatalf("%q: exit %d: %s", args, code, &errs)
 	}
-	src.parsed(fs)
 	return src.load()
 }
 
