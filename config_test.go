@@ -1,4 +1,5 @@
-// Which VIP an address, port or mark belongs to, and the mistakes of [vip.health].
+// The allocation of marks, the owners of addresses and marks, and the mistakes of
+// [vip.health].
 
 package main
 
