@@ -12,6 +12,7 @@
 ## bench        the controller beside its peers, into docs/benchmarks.md
 ## bench-short  the same at small sizes, nothing written
 ## fuzz         every fuzz target for FUZZTIME (20s)
+## drawing      docs/architecture.svg, from the text beside it
 ## clean        removes what the targets built, but not the downloads
 ## help         this list
 #
@@ -22,7 +23,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model kernel e2e drill drill-short demo bench bench-short fuzz clean
+.PHONY: build dist help lint test unit model kernel e2e drill drill-short demo bench bench-short fuzz drawing clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -127,6 +128,11 @@ fuzz: $(CACHE)/fuzz.test
 .PHONY: $(CACHE)/fuzz.test
 $(CACHE)/fuzz.test:
 	go test -c -fuzz . -o $@ .
+
+# The text in docs/architecture.dot is the source; the drawing is kept too, for readers.
+drawing:
+	@command -v dot >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends graphviz >/dev/null; }
+	dot -Tsvg -o docs/architecture.svg docs/architecture.dot
 
 .PHONY: vm-setup
 vm-setup:

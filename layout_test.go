@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -240,3 +241,56 @@ func usedBySentence(users []string) string {
 	}
 	return fmt.Sprintf("Used by %s.", strings.Join(names, ", "))
 }
+
+// TestLayoutMap holds docs/architecture.md and its drawing against the code: each
+// family is there, and each function that the page names.
+func TestLayoutMap(t *testing.T) {
+	page, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, format := range map[string]string{"docs/architecture.md": "`%s`", "docs/architecture.dot": "<b>%s</b>", "docs/architecture.svg": ">%s</text>"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, families := range floors {
+			for _, family := range families {
+				if !strings.Contains(string(text), fmt.Sprintf(format, family)) {
+					t.Errorf("%s lacks the family %s", file, family)
+				}
+			}
+		}
+	}
+	functions := make(map[string]bool)
+	for _, f := range readLayout(t).files {
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			functions[fn.Name.Name] = true
+			if fn.Recv == nil {
+				continue
+			}
+			ast.Inspect(fn.Recv.List[0].Type, func(n ast.Node) bool {
+				receiver, ok := n.(*ast.Ident)
+				if ok {
+					functions[receiver.Name+"."+fn.Name.Name] = true
+				}
+				return !ok
+			})
+		}
+	}
+	names := functionName.FindAllSubmatch(page, -1)
+	if len(names) < 40 {
+		t.Errorf("docs/architecture.md names %d functions, want the life of an event", len(names))
+	}
+	for _, m := range names {
+		if !functions[string(m[1])] {
+			t.Errorf("docs/architecture.md names the function %s, which does not exist", m[1])
+		}
+	}
+}
+
+var functionName = regexp.MustCompile("`([a-zA-Z.]+)\\(\\)`")
