@@ -85,7 +85,7 @@ func (r *messageReader) read(d ast.Decl, call *ast.CallExpr) {
 	switch {
 	case logMethods[method] != "" && isLog && len(call.Args) > 0:
 		r.add(d, logMethods[method], call.Args[0])
-	case logMethods[method] != "" && len(call.Args) > 1 && receiver != "http":
+	case logMethods[method] != "" && len(call.Args) > 0 && receiver != "http":
 		r.t.Errorf("%s: is %s a logger? Call it log", r.set.Position(call.Pos()), receiver)
 	case method == "Log" && isLog && len(call.Args) > 2:
 		r.add(d, strings.Join(r.levels(call.Args[1]), " or "), call.Args[2])
@@ -224,9 +224,11 @@ func (r *messageReader) named(name string, d ast.Decl) (all []string) {
 	return all
 }
 
-// lastName is b of a.b, and of b.
+// lastName is b of a.b, of b, and of b().
 func lastName(e ast.Expr) string {
 	switch e := e.(type) {
+	case *ast.CallExpr:
+		return lastName(e.Fun)
 	case *ast.Ident:
 		return e.Name
 	case *ast.SelectorExpr:
