@@ -52,12 +52,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	if len(failed) == 0 {
 		logChanges(log, &ops)
 	}
-	addresses, dummy := newAddresses(st.Addresses, nil, log), newDummyDevice(st.Local, log)
-	errs = append(errs, stopDaemons(d, st.Daemons))
-	_, err = dummy.Look(ctx)
-	errs = append(errs, err, adoptLabelled(ctx, addresses), forgetForeign(ctx, addresses, dummy, cfg.AnnounceDevice),
-		addresses.Apply(ctx, nil, ""), dummy.Tidy(ctx, "", nil, nil))
-	errs = append(errs, newMarkTable(log).Remove())
+	errs = append(errs, stopDaemons(d, st.Daemons), newLinuxHost(log, st.Addresses, st.Local, nil).Clear(ctx, cfg.AnnounceDevice))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

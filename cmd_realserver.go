@@ -3,7 +3,7 @@
 //
 // Used by main.go. A node serves a VIP when the address is local (on lo) and
 // the node does not answer ARP for it (sysctls of the uplink). The command
-// changes the named VIPs, the settings of realServerSysctls and the end of the
+// changes the named VIPs, the settings for useNode (sysctl.go) and the end of the
 // tunnel, and nothing else. It keeps the earlier values in a file under /run,
 // which a reboot removes together with the kernel's settings.
 
@@ -13,7 +13,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -41,13 +40,14 @@ type realserver struct {
 	proc           procSys
 	statePath      string
 	net            nodeNetwork
+	state          realserverState
 	stdout         io.Writer
 	changes        int // lines printed for changes made
 }
 
 // realserverState is the state file.
 type realserverState struct {
-	// Addresses are the VIPs the node was prepared for and not yet undone.
+	// Addresses are the VIPs that the node was prepared for, without those undone.
 	Addresses []VIPAddress `json:"addresses,omitempty"`
 	// Sysctls are the settings of the uplink that were changed.
 	Sysctls []savedSysctl `json:"sysctls,omitempty"`
@@ -74,8 +74,7 @@ func runRealserver(args []string, stdout, stderr io.Writer) int {
 // realserverMain is runRealserver over any network.
 func realserverMain(args []string, stdout, stderr io.Writer, open func() (nodeNetwork, error)) int {
 	rs := realserver{stdout: stdout}
-	flags := flag.NewFlagSet("lvs-controller realserver", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := newFlags("lvs-controller realserver", stderr)
 	flags.Usage = func() {
 		fmt.Fprint(stderr, `usage: lvs-controller realserver -vip ADDR[,ADDR] [-remove | -check] [flags]
 
@@ -87,26 +86,21 @@ ARP settings on the uplink so that only the director answers for it. With
 		flags.PrintDefaults()
 	}
 	vips := flags.String("vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas")
-	flags.StringVar(&rs.device, "dev", "lo", "`device` that holds the addresses")
+	flags.StringVar(&rs.device, "dev", "lo", "`device` that gets the addresses")
 	flags.StringVar(&rs.uplink, "uplink", "", "`device` that answers ARP for this node (default: the default route's)")
-	flags.StringVar(&rs.tunnel.name, "tunnel", "", "take apart what the director's tunnel brings: `type` ipip, gue or gre")
+	flags.StringVar(&rs.tunnel.name, "tunnel", "", "unpack what the director sends through a tunnel: `type` ipip, gue or gre")
 	flags.UintVar(&rs.tunnel.port, "tunnel-port", 6080, "UDP `port` of gue")
 	flags.BoolVar(&rs.tunnel.checksum, "tunnel-checksum", false, "the packets of gre have a checksum")
-	remove := flags.Bool("remove", false, "undo: take the addresses away and, with the last one that needs them, the tunnel's end and the settings")
+	remove := flags.Bool("remove", false, "undo: remove the addresses and, with the last one that needs them, the tunnel's end and the settings")
 	check := flags.Bool("check", false, "change nothing; exit 1 when something is missing")
 	flags.StringVar(&rs.proc.Root, "proc", "/proc/sys", "`directory` of the kernel settings")
-	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` that remembers the settings as they were")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
+	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` for the values that the settings had before")
+	if code, done := parse(flags, args); done {
+		return code
 	}
 
 	var err error
 	switch rs.vips, err = parseVIPs(*vips); {
-	case flags.NArg() > 0:
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case err != nil:
 		err = fmt.Errorf("-vip: %w", err)
 	case *remove && *check:
@@ -119,13 +113,15 @@ ARP settings on the uplink so that only the director answers for it. With
 	if err != nil {
 		fmt.Fprintln(stderr, "lvs-controller realserver:", err)
 		flags.Usage()
-		return 2
+		return exitUsage
 	}
 
 	complete := true
 	if rs.net, err = open(); err == nil {
 		defer rs.net.Close()
+		err = rs.load()
 		switch {
+		case err != nil:
 		case *remove:
 			err = rs.undo()
 		case *check:
@@ -141,9 +137,9 @@ ARP settings on the uplink so that only the director answers for it. With
 		}
 	}
 	if err != nil || !complete {
-		return 1
+		return exitFailure
 	}
-	return 0
+	return exitOK
 }
 
 // parseVIPs reads "10.0.0.1,2001:db8::1". Repeats are dropped.
@@ -179,40 +175,52 @@ func (rs *realserver) sysctls() ([]Sysctl, error) {
 			return nil, err
 		}
 		if rs.uplink == rs.device {
-			return nil, fmt.Errorf("%s holds the default route: an address there would be answered for", rs.device)
+			return nil, fmt.Errorf("%s has the default route: the node would answer ARP for an address there", rs.device)
 		}
 	}
-	return realServerSysctls(rs.uplink), nil
+	release, err := rs.proc.KernelRelease()
+	return sysctlsFor(useNode, rs.uplink, release), err
 }
 
-// lack is what a node needs and does not have.
+// lack is what a device needs and does not have.
 type lack struct {
-	settings []SysctlState // of the uplink
-	vips     []VIPAddress
-	tunnels  []tunnelEnd
+	settings  []SysctlState
+	addresses []VIPAddress
 }
 
-// lacking finds out what the node lacks. state is what earlier runs did.
-func (rs *realserver) lacking(state realserverState) (lack, error) {
+// lines describe what is missing, a line each.
+func (l lack) lines() []string {
+	var lines []string
+	for _, s := range l.settings {
+		lines = append(lines, fmt.Sprintf("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why))
+	}
+	for _, a := range l.addresses {
+		lines = append(lines, fmt.Sprintf("%s is missing", a))
+	}
+	return lines
+}
+
+// lacking finds out what the node lacks: the settings of the uplink and the VIPs, and
+// of each tunnel's end.
+func (rs *realserver) lacking() (l lack, ends []tunnelEnd, err error) {
 	table, err := rs.sysctls()
 	if err != nil {
-		return lack{}, err
+		return l, nil, err
 	}
-	var l lack
 	if l.settings, err = rs.differing(table); err != nil {
-		return lack{}, err
+		return l, nil, err
 	}
 	have, err := rs.net.List(rs.device)
 	if err != nil {
-		return lack{}, err
+		return l, nil, err
 	}
 	for _, addr := range rs.vips {
-		if !slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == addr }) {
-			l.vips = append(l.vips, VIPAddress{Device: rs.device, Address: addr})
+		if addressIn(have, addr) == nil {
+			l.addresses = append(l.addresses, VIPAddress{Device: rs.device, Address: addr})
 		}
 	}
-	l.tunnels, err = rs.tunnelEnds(state)
-	return l, err
+	ends, err = rs.tunnelEnds()
+	return l, ends, err
 }
 
 // differing lists those settings of table that have another value.
@@ -231,23 +239,13 @@ func (rs *realserver) differing(table []Sysctl) ([]SysctlState, error) {
 
 // check reports whether everything is in place and prints what is not.
 func (rs *realserver) check() (bool, error) {
-	state, err := rs.load()
+	l, ends, err := rs.lacking()
 	if err != nil {
 		return false, err
 	}
-	l, err := rs.lacking(state)
-	if err != nil {
-		return false, err
-	}
-	var lines []string
-	for _, s := range l.settings {
-		lines = append(lines, settingLine(s))
-	}
-	for _, v := range l.vips {
-		lines = append(lines, fmt.Sprintf("%s is missing", v))
-	}
-	for _, e := range l.tunnels {
-		lines = append(lines, e.lacks()...)
+	lines := l.lines()
+	for _, e := range ends {
+		lines = append(lines, e.lines()...)
 	}
 	if lines == nil {
 		fmt.Fprintln(rs.stdout, "already in place")
@@ -257,33 +255,21 @@ func (rs *realserver) check() (bool, error) {
 	return false, nil
 }
 
-// settingLine says that a setting has another value.
-func settingLine(s SysctlState) string {
-	return fmt.Sprintf("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why)
-}
-
-// prepare makes the node a real server. The settings come first: a VIP that
-// is on lo for a moment without them is answered for. The tunnel comes last: a
-// packet to a VIP that the node does not have would be routed on.
+// prepare makes the node a real server. The settings come first: without them the
+// node answers ARP for a VIP on lo. The tunnel comes last: the node would forward
+// a packet to a VIP that it does not have.
 func (rs *realserver) prepare() error {
-	state, err := rs.load()
+	l, ends, err := rs.lacking()
 	if err != nil {
 		return err
 	}
-	l, err := rs.lacking(state)
-	if err != nil {
+	if err := rs.remember(l, ends); err != nil {
 		return err
 	}
-	if err := rs.remember(state, l); err != nil {
+	if err := rs.supply(l); err != nil {
 		return err
 	}
-	if err := rs.write(l.settings); err != nil {
-		return err
-	}
-	if err := rs.add(l.vips); err != nil {
-		return err
-	}
-	for _, e := range l.tunnels {
+	for _, e := range ends {
 		if err := e.make(rs); err != nil {
 			return err
 		}
@@ -296,29 +282,24 @@ func (rs *realserver) prepare() error {
 	return nil
 }
 
-// write gives settings their wanted values.
-func (rs *realserver) write(settings []SysctlState) error {
-	for _, s := range settings {
+// supply gives settings their wanted values and puts addresses on their device.
+func (rs *realserver) supply(l lack) error {
+	for _, s := range l.settings {
 		if err := rs.proc.write(s.Key, s.Want); err != nil {
 			return err
 		}
 		rs.changed("%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
 	}
-	return nil
-}
-
-// add puts addresses on their devices.
-func (rs *realserver) add(vips []VIPAddress) error {
-	for _, v := range vips {
-		if _, err := rs.net.Add(v); err != nil {
+	for _, a := range l.addresses {
+		if _, err := rs.net.Add(a); err != nil {
 			return err
 		}
-		rs.changed("added %s", v)
+		rs.changed("added %s", a)
 	}
 	return nil
 }
 
-// take removes an address, if it is there.
+// take removes an address from its device, if it is there.
 func (rs *realserver) take(v VIPAddress) error {
 	removed, err := rs.net.Remove(v)
 	if err != nil && !errors.Is(err, unix.ENODEV) {
@@ -330,23 +311,23 @@ func (rs *realserver) take(v VIPAddress) error {
 	return nil
 }
 
-// remember writes the state file before anything changes, so that a run that
-// is cut short can be undone.
-func (rs *realserver) remember(state realserverState, l lack) error {
-	state.Sysctls = saveFirst(state.Sysctls, l.settings)
+// remember writes the state file before anything changes, so that an interrupted run
+// can be undone.
+func (rs *realserver) remember(l lack, ends []tunnelEnd) error {
+	rs.state.Sysctls = saveFirst(rs.state.Sysctls, l.settings)
 	for _, addr := range rs.vips {
-		if v := (VIPAddress{Device: rs.device, Address: addr}); !slices.Contains(state.Addresses, v) {
-			state.Addresses = append(state.Addresses, v)
+		if v := (VIPAddress{Device: rs.device, Address: addr}); !slices.Contains(rs.state.Addresses, v) {
+			rs.state.Addresses = append(rs.state.Addresses, v)
 		}
 	}
-	for _, e := range l.tunnels {
-		rs.rememberTunnel(&state, e)
+	for _, e := range ends {
+		rs.rememberTunnel(e)
 	}
-	return rs.save(state)
+	return rs.save()
 }
 
-// saveFirst adds settings that are about to change. A setting's first value is
-// kept for good.
+// saveFirst adds settings that will change now. The value that a setting had first
+// is not overwritten.
 func saveFirst(saved []savedSysctl, settings []SysctlState) []savedSysctl {
 	for _, s := range settings {
 		if !slices.ContainsFunc(saved, func(o savedSysctl) bool { return o.Key == s.Key }) {
@@ -356,37 +337,32 @@ func saveFirst(saved []savedSysctl, settings []SysctlState) []savedSysctl {
 	return saved
 }
 
-// undo takes the VIPs away and then what no other VIP needs that the node was
-// prepared for: the ends of tunnels and, without an IPv4 VIP, the settings. In
-// this order, because a VIP on lo is never without the settings.
+// undo removes the VIPs and then what no other VIP of the state file needs: the ends
+// of tunnels and, without an IPv4 VIP, the settings. It keeps this order, because a
+// VIP on lo is never without the settings.
 func (rs *realserver) undo() error {
-	state, err := rs.load()
-	if err != nil {
-		return err
-	}
 	for _, addr := range rs.vips {
 		if err := rs.take(VIPAddress{Device: rs.device, Address: addr}); err != nil {
 			return err
 		}
 	}
-	if state.Addresses, err = rs.remaining(state.Addresses); err != nil {
+	var err error
+	if rs.state.Addresses, err = rs.remaining(rs.state.Addresses); err != nil {
 		return err
 	}
-	if err := rs.undoTunnels(&state); err != nil {
+	if err := rs.undoTunnels(); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(state.Addresses, func(v VIPAddress) bool { return v.Address.Is4() }) {
-		for _, s := range state.Sysctls {
-			if err := rs.restore(s); err != nil {
-				return err
-			}
+	if !slices.ContainsFunc(rs.state.Addresses, func(v VIPAddress) bool { return v.Address.Is4() }) {
+		if err := rs.restore(rs.state.Sysctls); err != nil {
+			return err
 		}
-		state.Sysctls = nil
+		rs.state.Sysctls = nil
 	}
 	if rs.changes == 0 {
 		fmt.Fprintln(rs.stdout, "nothing to undo")
 	}
-	return rs.save(state)
+	return rs.save()
 }
 
 // remaining keeps those of prepared that are not being undone and are still
@@ -401,31 +377,32 @@ func (rs *realserver) remaining(prepared []VIPAddress) ([]VIPAddress, error) {
 		if err != nil && !errors.Is(err, unix.ENODEV) {
 			return nil, err
 		}
-		if slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == v.Address }) {
+		if addressIn(have, v.Address) != nil {
 			rest = append(rest, v)
 		}
 	}
 	return rest, nil
 }
 
-// restore puts one setting back, unless somebody has changed it since or its
-// device is gone.
-func (rs *realserver) restore(s savedSysctl) error {
-	have, err := rs.proc.read(s.Key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// restore puts settings back, without those that another program has changed since,
+// and those of a device that is gone.
+func (rs *realserver) restore(settings []savedSysctl) error {
+	for _, s := range settings {
+		have, err := rs.proc.read(s.Key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err == nil && have != s.After:
+			fmt.Fprintf(rs.stdout, "%s left at %s: another program changed it\n", s.Key, have)
+			continue
+		case err == nil:
+			err = rs.proc.write(s.Key, s.Before)
+		}
+		if err != nil {
+			return err
+		}
+		rs.changed("%s: %s -> %s: as it was before", s.Key, s.After, s.Before)
 	}
-	if err != nil {
-		return err
-	}
-	if have != s.After {
-		fmt.Fprintf(rs.stdout, "%s left at %s: it was changed by another hand\n", s.Key, have)
-		return nil
-	}
-	if err := rs.proc.write(s.Key, s.Before); err != nil {
-		return err
-	}
-	rs.changed("%s: %s -> %s: as it was before", s.Key, s.After, s.Before)
 	return nil
 }
 
@@ -436,31 +413,29 @@ func (rs *realserver) changed(format string, args ...any) {
 }
 
 // load reads the state file; a missing one is empty.
-func (rs *realserver) load() (realserverState, error) {
-	var state realserverState
+func (rs *realserver) load() error {
 	b, err := os.ReadFile(rs.statePath)
 	if errors.Is(err, fs.ErrNotExist) {
-		return state, nil
+		return nil
 	}
 	if err != nil {
-		return state, fmt.Errorf("read state: %w", err)
+		return fmt.Errorf("read state: %w", err)
 	}
-	if err := json.Unmarshal(b, &state); err != nil {
-		return state, fmt.Errorf("read state %s: %w", rs.statePath, err)
+	if err := json.Unmarshal(b, &rs.state); err != nil {
+		return fmt.Errorf("read state %s: %w", rs.statePath, err)
 	}
-	return state, nil
+	return nil
 }
 
-// save replaces the state file, or removes it when nothing is left to
-// remember.
-func (rs *realserver) save(state realserverState) error {
-	if len(state.Addresses)+len(state.Sysctls)+len(state.Devices)+len(state.Ports) == 0 {
+// save replaces the state file, or removes it when there is nothing to undo.
+func (rs *realserver) save() error {
+	if s := &rs.state; len(s.Addresses)+len(s.Sysctls)+len(s.Devices)+len(s.Ports) == 0 {
 		if err := os.Remove(rs.statePath); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove state: %w", err)
 		}
 		return nil
 	}
-	b, err := json.MarshalIndent(state, "", " ")
+	b, err := json.MarshalIndent(rs.state, "", " ")
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(rs.statePath), 0o755)
 	}

@@ -11,7 +11,7 @@
 //	      packet goes on to the device for ipip
 //
 // The sender is the director's own address, and there may be several directors,
-// so the device accepts packets from every address. Answers do not pass it. Only
+// so the device accepts packets from every address. Replies do not pass it. Only
 // devices and ports that the command made are removed.
 
 package main
@@ -34,7 +34,7 @@ type tunnelNetwork interface {
 	CloseGUE(guePort) (bool, error)
 }
 
-// tunnelOption is what -tunnel and its like ask for.
+// tunnelOption is the flags -tunnel, -tunnel-port and -tunnel-checksum.
 type tunnelOption struct {
 	name     string // ipip, gue or gre; "" = no tunnel
 	port     uint   // of gue
@@ -57,7 +57,7 @@ func (o tunnelOption) validate() error {
 // tunnelKind is a kind of device for one family of packets.
 type tunnelKind struct {
 	kind     string // as the kernel calls it
-	fallback string // the device that comes with it and takes what no other does
+	fallback string // the module's own device, which receives what no other device does
 }
 
 // ours is the device that this command makes.
@@ -75,14 +75,11 @@ var tunnelKinds = [...]tunnelKind{
 	{"ip6gre", "ip6gre0"},
 }
 
-// kind is the kind of device that takes the tunnel's packets apart.
+// kind is the kind of device that unpacks the tunnel's packets.
 func (o tunnelOption) kind(is6 bool) tunnelKind {
-	i := 0
+	i := familyIndex(is6)
 	if o.name == "gre" {
-		i = 2
-	}
-	if is6 {
-		i++
+		i += 2
 	}
 	return tunnelKinds[i]
 }
@@ -90,19 +87,18 @@ func (o tunnelOption) kind(is6 bool) tunnelKind {
 // tunnelEnd is one family's end of the tunnel, and what it lacks.
 type tunnelEnd struct {
 	tunnelKind
-	is6       bool
-	device    string // receives the packets
-	missing   bool   // the device has to be made
-	down      bool   // it has to be brought up
-	settings  []SysctlState
-	addresses []VIPAddress // on the device
-	port      uint16       // of GUE, to be opened; 0 = none
+	is6     bool
+	device  string // receives the packets
+	missing bool   // the device has to be made
+	down    bool   // it has to be brought up
+	lack           // of the device
+	port    uint16 // of GUE, to be opened; 0 = none
 }
 
 // receiver finds the device that receives packets of a kind: the one for
-// metadata, else the kernel's own if somebody uses it, else there is none, and
-// ours is to be made. Another's device is used rather than robbed of its
-// packets: a CNI plug-in may need them.
+// metadata, else the kernel's own if it is up, else there is none, and
+// ours must be made. A device of another program is used rather than one of ours
+// that would take its packets away: a CNI plug-in may need them.
 func (rs *realserver) receiver(end *tunnelEnd) error {
 	devices, err := rs.net.TunnelDevices(end.kind)
 	if err != nil {
@@ -122,15 +118,15 @@ func (rs *realserver) receiver(end *tunnelEnd) error {
 	case end.down && !isOurs(d.Name):
 		return fmt.Errorf("device %s would receive the tunnel's packets, but it is down and not ours", d.Name)
 	case isGRE(end.kind) && d.Checksum && !rs.tunnel.checksum:
-		return fmt.Errorf("device %s takes packets with a checksum alone: see -tunnel-checksum", d.Name)
+		return fmt.Errorf("device %s receives only packets with a checksum: see -tunnel-checksum", d.Name)
 	case isGRE(end.kind) && !d.Checksum && rs.tunnel.checksum:
-		return fmt.Errorf("device %s takes packets without a checksum alone: see -tunnel-checksum", d.Name)
+		return fmt.Errorf("device %s receives only packets without a checksum: see -tunnel-checksum", d.Name)
 	}
 	return nil
 }
 
 // tunnelEnds finds what each family's end lacks; none without -tunnel.
-func (rs *realserver) tunnelEnds(state realserverState) ([]tunnelEnd, error) {
+func (rs *realserver) tunnelEnds() ([]tunnelEnd, error) {
 	var ends []tunnelEnd
 	for _, is6 := range []bool{false, true} {
 		if rs.tunnel.name == "" || !slices.ContainsFunc(rs.vips, func(a netip.Addr) bool { return a.Is6() == is6 }) {
@@ -141,7 +137,7 @@ func (rs *realserver) tunnelEnds(state realserverState) ([]tunnelEnd, error) {
 			return nil, err
 		}
 		if !is6 {
-			if err := rs.lacksIPv4(&end, state); err != nil {
+			if err := rs.lacksIPv4(&end); err != nil {
 				return nil, err
 			}
 		}
@@ -162,7 +158,7 @@ func (rs *realserver) tunnelEnds(state realserverState) ([]tunnelEnd, error) {
 // lacksIPv4 finds what IPv4 needs of the device. A loose reverse-path filter
 // drops everything on a device without an IPv4 address (__fib_validate_source
 // in net/ipv4/fib_frontend.c), so a device without one gets the VIPs too.
-func (rs *realserver) lacksIPv4(end *tunnelEnd, state realserverState) error {
+func (rs *realserver) lacksIPv4(end *tunnelEnd) error {
 	var have []deviceAddress
 	if !end.missing {
 		var err error
@@ -174,8 +170,8 @@ func (rs *realserver) lacksIPv4(end *tunnelEnd, state realserverState) error {
 		}
 	}
 	var prepared []netip.Addr
-	if i := state.device(end.device); i >= 0 {
-		prepared = state.Devices[i].VIPs
+	if i := rs.state.device(end.device); i >= 0 {
+		prepared = rs.state.Devices[i].VIPs
 	}
 	if slices.ContainsFunc(have, func(d deviceAddress) bool {
 		return d.Address.Is4() && !slices.Contains(prepared, d.Address) && !slices.Contains(rs.vips, d.Address)
@@ -183,7 +179,7 @@ func (rs *realserver) lacksIPv4(end *tunnelEnd, state realserverState) error {
 		return nil
 	}
 	for _, a := range rs.vips {
-		if a.Is4() && !slices.ContainsFunc(have, func(d deviceAddress) bool { return d.Address == a }) {
+		if a.Is4() && addressIn(have, a) == nil {
 			end.addresses = append(end.addresses, VIPAddress{Device: end.device, Address: a})
 		}
 	}
@@ -196,11 +192,19 @@ func (rs *realserver) tunnelSettings(device string) ([]SysctlState, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rs.differing(tunnelSysctls(device, all))
+	release, err := rs.proc.KernelRelease()
+	if err != nil {
+		return nil, err
+	}
+	wanted := sysctlsFor(useTunnel, device, release)
+	if all == "0" { // then the device's own 0 means no filter
+		wanted[0].Also = []string{"0"}
+	}
+	return rs.differing(wanted)
 }
 
-// lacks describes what is missing, a line each.
-func (e tunnelEnd) lacks() []string {
+// lines describe what is missing, a line each.
+func (e tunnelEnd) lines() []string {
 	var lines []string
 	switch {
 	case e.missing:
@@ -208,12 +212,7 @@ func (e tunnelEnd) lacks() []string {
 	case e.down:
 		lines = append(lines, fmt.Sprintf("%s device %s is down", e.kind, e.device))
 	}
-	for _, s := range e.settings {
-		lines = append(lines, settingLine(s))
-	}
-	for _, a := range e.addresses {
-		lines = append(lines, fmt.Sprintf("%s is missing", a))
-	}
+	lines = append(lines, e.lack.lines()...)
 	if e.port != 0 {
 		lines = append(lines, fmt.Sprintf("%s is closed", guePort{e.port, e.is6}))
 	}
@@ -235,10 +234,7 @@ func (e tunnelEnd) make(rs *realserver) error {
 			}
 		}
 	}
-	if err := rs.write(e.settings); err != nil {
-		return err
-	}
-	if err := rs.add(e.addresses); err != nil {
+	if err := rs.supply(e.lack); err != nil {
 		return err
 	}
 	if e.down {
@@ -276,8 +272,9 @@ func (s *realserverState) device(name string) int {
 	return slices.IndexFunc(s.Devices, func(d savedDevice) bool { return d.Name == name })
 }
 
-// rememberTunnel notes what e is about to change, and which VIPs need it.
-func (rs *realserver) rememberTunnel(state *realserverState, e tunnelEnd) {
+// rememberTunnel adds to the state what e will change, and the VIPs that need it.
+func (rs *realserver) rememberTunnel(e tunnelEnd) {
+	state := &rs.state
 	i := state.device(e.device)
 	if i < 0 {
 		i = len(state.Devices)
@@ -293,7 +290,7 @@ func (rs *realserver) rememberTunnel(state *realserverState, e tunnelEnd) {
 		i = len(state.Ports)
 		state.Ports = append(state.Ports, savedPort{guePort: p})
 	}
-	// A port that is open and not in the file is another's.
+	// Another program opened a port that is open and not in the file.
 	if i >= 0 && rs.tunnel.name == "gue" {
 		state.Ports[i].VIPs = rs.withVIPs(state.Ports[i].VIPs, e.is6)
 	}
@@ -310,7 +307,8 @@ func (rs *realserver) withVIPs(vips []netip.Addr, is6 bool) []netip.Addr {
 }
 
 // undoTunnels removes what no VIP of state.Addresses needs any more.
-func (rs *realserver) undoTunnels(state *realserverState) error {
+func (rs *realserver) undoTunnels() error {
+	state := &rs.state
 	needed := func(a netip.Addr) bool {
 		return slices.ContainsFunc(state.Addresses, func(v VIPAddress) bool { return v.Address == a })
 	}
@@ -350,15 +348,10 @@ func (rs *realserver) undoTunnels(state *realserverState) error {
 	return nil
 }
 
-// undoDevice removes our device, and leaves another's as it was.
+// undoDevice removes our device, or restores the settings of another program's.
 func (rs *realserver) undoDevice(d savedDevice) error {
 	if !isOurs(d.Name) {
-		for _, s := range d.Sysctls {
-			if err := rs.restore(s); err != nil {
-				return err
-			}
-		}
-		return nil
+		return rs.restore(d.Sysctls)
 	}
 	removed, err := rs.net.RemoveDevice(d.Name)
 	if removed {

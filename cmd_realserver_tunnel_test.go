@@ -149,12 +149,12 @@ func TestRealserverTunnelLife(t *testing.T) {
 	step("gre with a checksum", []string{"add 10.0.0.1 on lo", "make gre lvs-gre checksum true", "add 10.0.0.1 on lvs-gre", "up lvs-gre"},
 		"-vip", "10.0.0.1", "-tunnel", "gre", "-tunnel-checksum")
 	code, _, errs := node.run("-vip", "10.0.0.1", "-tunnel", "gre")
-	if code != 1 || !strings.Contains(errs, "device lvs-gre takes packets with a checksum alone: see -tunnel-checksum") {
+	if code != 1 || !strings.Contains(errs, "device lvs-gre receives only packets with a checksum: see -tunnel-checksum") {
 		t.Errorf("gre without a checksum on the same device: exit %d\n%s", code, errs)
 	}
 }
 
-// Another's device goes on receiving, and is left as it was.
+// A device of another program still receives, and is left as it was.
 func TestRealserverTunnelForeignDevice(t *testing.T) {
 	calico := deviceAddress{Address: vipOn("tunl0", "192.168.7.1").Address}
 	for _, tt := range []struct {
@@ -209,7 +209,7 @@ func TestRealserverTunnelForeignDevice(t *testing.T) {
 	}
 }
 
-// A GUE port that somebody else has opened stays open.
+// A GUE port that another program has opened stays open.
 func TestRealserverTunnelForeignPort(t *testing.T) {
 	node := newFakeNode(t)
 	node.ports = []guePort{{Port: 5555}, {Port: 6080, Is6: true}}

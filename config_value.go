@@ -472,11 +472,3 @@ func parseMulticast(s string) (netip.Addr, error) {
 	}
 	return addr.Unmap(), nil
 }
-
-// family names the address family of a.
-func family(a netip.Addr) string {
-	if a.Is4() {
-		return "IPv4"
-	}
-	return "IPv6"
-}

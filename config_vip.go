@@ -490,7 +490,7 @@ func (r *configReader) sorryServers(v, table value, vip *VIP) {
 			return
 		}
 		if slices.ContainsFunc(vip.Sorry, func(a netip.Addr) bool { return a.Is4() == addr.Is4() }) {
-			v.mistake("%s is a second %s address, want one of each family at most", addr, family(addr))
+			v.mistake("%s is a second %s address, want one of each family at most", addr, familyName(addr.Is6()))
 			return
 		}
 		if real[addr] {
@@ -524,7 +524,7 @@ func familiesOf(vip *VIP) map[bool]bool {
 // and notes it for the comparison with the addresses of all VIPs.
 func (r *configReader) placed(v value, addr netip.Addr, role string, families map[bool]bool) bool {
 	if len(families) > 0 && !families[addr.Is4()] {
-		v.mistake("%s is %s, want the family of one of the VIP's addresses", addr, family(addr))
+		v.mistake("%s is %s, want the family of one of the VIP's addresses", addr, familyName(addr.Is6()))
 		return false
 	}
 	r.servers = append(r.servers, placedAddr{addr, v.path, role})

@@ -344,11 +344,7 @@ const maxWoken = 256
 // wakeNeighbours has the kernel look for the real servers of a family, so that
 // it can tell them by their MAC addresses.
 func wakeNeighbours(is6 bool, servers map[netip.Addr]bool) {
-	family := unix.AF_INET
-	if is6 {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(familyNumber(is6), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return
 	}

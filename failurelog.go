@@ -1,9 +1,9 @@
 // A failure is logged when it begins and when its text changes, and its end is
 // logged once: silence in between.
 //
-// Used by kube*.go, conflict_watch.go, snapshot.go, reconcile*.go and http.go.
-// It decides when to log; the caller has the words. It starts no goroutine and
-// reads no clock.
+// Used by kube*.go, conflict_watch.go, host.go, snapshot.go, reconcile*.go and
+// http.go. It decides when to log; the caller has the words. It starts no
+// goroutine and reads no clock.
 
 package main
 

@@ -269,7 +269,7 @@ func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *
 	var (
 		a      = attrs{rest: dest}
 		addr   []byte
-		family = addressFamily(k.Address) // kernels before 3.18 do not say
+		family = uint16(familyNumber(k.Address.Is6())) // kernels before 3.18 do not say
 	)
 	for a.next() {
 		switch a.typ {

@@ -2,8 +2,7 @@
 // family of its module fou.
 //
 // Used by cmd_realserver_tunnel.go. The sub-command realserver calls it by the
-// interface tunnelNetwork. It opens or closes one port at a time, the one that
-// it is given.
+// interface tunnelNetwork. It opens or closes only the port that the caller names.
 
 package main
 
@@ -19,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guePort is a UDP port at which the kernel takes GUE packets apart.
+// guePort is a UDP port at which the kernel unpacks GUE packets.
 type guePort struct {
 	Port uint16 `json:"port"`
 	Is6  bool   `json:"is6,omitempty"`
@@ -34,11 +33,7 @@ func (p guePort) encode() *netlink.AttributeEncoder {
 	attributes := netlink.NewAttributeEncoder()
 	attributes.ByteOrder = binary.BigEndian
 	attributes.Uint16(fouAttrPort, p.Port)
-	family := uint8(unix.AF_INET)
-	if p.Is6 {
-		family = unix.AF_INET6
-	}
-	attributes.Uint8(fouAttrAF, family)
+	attributes.Uint8(fouAttrAF, uint8(familyNumber(p.Is6)))
 	return attributes
 }
 
@@ -127,8 +122,8 @@ func (r *rtnl) CloseGUE(p guePort) (bool, error) {
 	return true, nil
 }
 
-// fou is one exchange with the kernel's GUE, on a socket of its own. The error
-// is ENOENT where there is none.
+// fou is one exchange with the kernel's module fou, on a separate socket. The error
+// is ENOENT where the kernel has not loaded it.
 func (r *rtnl) fou(command uint8, flags netlink.HeaderFlags, attributes *netlink.AttributeEncoder) ([]genetlink.Message, error) {
 	conn, err := genetlink.Dial(nil)
 	if err != nil {

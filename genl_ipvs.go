@@ -200,16 +200,9 @@ func (e *encoder) str(typ uint16, s string) {
 	e.buf = append(e.buf, "\x00\x00\x00\x00"[:4-len(s)%4]...)
 }
 
-func addressFamily(a netip.Addr) uint16 {
-	if a.Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
-}
-
 // key appends the attributes that identify a service.
 func (e *encoder) key(k ServiceKey) {
-	e.u16(svcAttrAF, addressFamily(k.Address))
+	e.u16(svcAttrAF, uint16(familyNumber(k.Address.Is6())))
 	if k.Mark != 0 {
 		e.u32(svcAttrFWMark, k.Mark)
 		return
@@ -261,7 +254,7 @@ func ipv6PrefixLen(bits uint8) uint32 {
 // identity is sent, which is all IPVS_CMD_DEL_DEST reads.
 func (e *encoder) server(k ServiceKey, r RealServer, whole bool) {
 	at := e.nest(cmdAttrDest)
-	e.u16(destAttrAddrFamily, addressFamily(r.Address))
+	e.u16(destAttrAddrFamily, uint16(familyNumber(r.Address.Is6())))
 	e.addr(destAttrAddr, r.Address)
 	port := r.Port
 	if port == 0 {

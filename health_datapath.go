@@ -281,9 +281,9 @@ func openWire(is6 bool) (_ *wire, err error) {
 		}
 	}()
 	const flags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
-	family, anywhere, protocol := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{}), uint16(unix.ETH_P_IP)
+	family, anywhere, protocol := familyNumber(is6), unix.Sockaddr(&unix.SockaddrInet4{}), uint16(unix.ETH_P_IP)
 	if is6 {
-		family, anywhere, protocol = unix.AF_INET6, &unix.SockaddrInet6{}, unix.ETH_P_IPV6
+		anywhere, protocol = &unix.SockaddrInet6{}, unix.ETH_P_IPV6
 	}
 	if w.poker, err = unix.Socket(family, unix.SOCK_DGRAM|flags, 0); err != nil {
 		return nil, fmt.Errorf("UDP socket: %w", err)

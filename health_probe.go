@@ -235,11 +235,7 @@ func (p *prober) begin(t *target) {
 // RST: a director that asks ten thousand times a second must not be left with
 // as many ports in TIME_WAIT.
 func (p *prober) connect(t *target) error {
-	family := unix.AF_INET
-	if t.to.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(familyNumber(t.to.Addr().Is6()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return ownFault{err}
 	}

@@ -21,150 +21,160 @@ import (
 	"sync/atomic"
 )
 
-// preparation is the real host.
-type preparation struct {
+// linuxHost implements host with the kernel of this machine.
+type linuxHost struct {
 	log       *slog.Logger
 	sysctls   procSys
 	addresses *addresses
 	marks     *markTable
 	dummy     *dummyDevice
 	arpDevice string                 // the uplink as the last Prepare found it, for announce = "arp"; "": none
-	noUplink  bool                   // the missing default route has been logged
+	noUplink  failureLog             // the missing default route
 	device    atomic.Pointer[string] // the uplink when it was known last; nil: never
 	guessed   atomic.Bool            // by the default route
-	looking   sync.Mutex             // held while the uplink is looked at
-	seen      atomic.Pointer[error]  // what was seen of the uplink last; nil: nothing yet
-	looked    bool                   // what an earlier run has left is known
-	told      map[string]bool        // settings that have been complained of
+	checking  sync.Mutex             // one goroutine at a time checks the uplink
+	checked   atomic.Pointer[error]  // the result of the last check of the uplink; nil: there was none
+	recovered bool                   // what an earlier run has left is known
+	wrong     map[string]bool        // settings that a warning has named
 
-	// readBack is what the kernel shows for an operator's "name=value", in its
-	// own form, so that a list of processors is not written again and again.
+	// readBack is what the kernel shows for an operator's "name=value". It has its
+	// own form for some, so that a list of processors would be written each time.
 	readBack map[string]string
 }
 
-func newPreparation(log *slog.Logger, devices []VIPAddress, routes []netip.Addr, save func([]VIPAddress) error) *preparation {
-	return &preparation{log: log, sysctls: procSys{Root: "/proc/sys", log: log}, addresses: newAddresses(devices, save, log), dummy: newDummyDevice(routes, log), marks: newMarkTable(log), readBack: make(map[string]string), told: make(map[string]bool)}
+// newLinuxHost starts from the addresses on devices and the local routes of an earlier
+// run. save saves the addresses before they are added.
+func newLinuxHost(log *slog.Logger, devices []VIPAddress, routes []netip.Addr, save func([]VIPAddress) error) *linuxHost {
+	return &linuxHost{
+		log:       log,
+		sysctls:   procSys{Root: "/proc/sys", log: log},
+		addresses: newAddresses(devices, save, log),
+		marks:     newMarkTable(log),
+		dummy:     newDummyDevice(routes, log),
+		wrong:     make(map[string]bool),
+		readBack:  make(map[string]string),
+	}
 }
 
 // Prepare implements host.
-func (p *preparation) Prepare(ctx context.Context, cfg *Config) error {
-	uplink, err := p.uplink(ctx, cfg)
-	p.arpDevice = uplink
-	p.lookAtUplink()
+func (h *linuxHost) Prepare(ctx context.Context, cfg *Config) error {
+	uplink, err := h.uplink(ctx, cfg)
+	h.arpDevice = uplink
+	h.checkUplink()
 	if !cfg.ManageSysctls {
-		return errors.Join(err, p.tellSysctls(uplink, cfg))
+		return errors.Join(err, h.warnSysctls(uplink, cfg))
 	}
-	return errors.Join(err, p.unhush(), p.applySysctls(uplink, cfg))
+	return errors.Join(err, h.restoreICMP(), h.applySysctls(uplink, cfg))
 }
 
-// Announce implements host. Local routes come before addresses and go after
-// them, so that a VIP which moves to another device is this host's throughout.
-func (p *preparation) Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipHolding, error) {
+// Announce implements host. Local routes are added before addresses and removed
+// after them, so that this host accepts packets to a VIP also while the VIP moves
+// to another device.
+func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipsOnHost, error) {
 	configured := newOwners(cfg).addresses
-	if err := p.findOwn(ctx, configured); err != nil {
-		return p.holding(), err
+	if err := h.recover(ctx, configured); err != nil {
+		return h.announced(), err
 	}
-	deviceErr, routeErr := p.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
-	uplink, uplinkErr := p.announceUplink(configured, want.Announced)
-	if err := forgetForeign(ctx, p.addresses, p.dummy, cfg.AnnounceDevice); err != nil {
-		return p.holding(), err
+	deviceErr, routeErr := h.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
+	uplink, uplinkErr := h.announceUplink(configured, want.Announced)
+	if err := h.forgetForeign(ctx, cfg.AnnounceDevice); err != nil {
+		return h.announced(), err
 	}
 	var on []VIPAddress
 	for _, a := range want.Announced {
 		v := VIPAddress{Device: uplink, Address: a}
 		vip := configured[a]
-		stay := vip == nil || vip.Announce == AnnounceARP && uplink == "" // where it is, if anywhere
+		stay := vip == nil || vip.Announce == AnnounceARP && uplink == "" // on its present device, if there is one
 		if vip != nil && vip.Announce == AnnounceDummy || vip == nil && slices.Contains(want.Local, a) {
 			v.Device, stay = cfg.AnnounceDevice, deviceErr != nil
 		}
 		if stay {
-			i := slices.IndexFunc(p.addresses.Owned(), func(o VIPAddress) bool { return o.Address == a })
+			i := slices.IndexFunc(h.addresses.Owned(), func(o VIPAddress) bool { return o.Address == a })
 			if i < 0 {
 				continue
 			}
-			v = p.addresses.Owned()[i]
+			v = h.addresses.Owned()[i]
 		}
 		on = append(on, v)
 	}
 	err := errors.Join(deviceErr, routeErr, uplinkErr,
-		p.addresses.Apply(ctx, on, cfg.AnnounceDevice),
-		p.dummy.Tidy(ctx, cfg.AnnounceDevice, want.Local, p.addresses.Owned()))
+		h.addresses.Apply(ctx, on, cfg.AnnounceDevice),
+		h.dummy.Tidy(ctx, cfg.AnnounceDevice, want.Local, h.addresses.Owned()))
 	if want.Drained {
-		err = errors.Join(err, p.strangers(ctx, configured))
+		err = errors.Join(err, h.notOurs(ctx, configured))
 	}
-	return p.holding(), err
+	return h.announced(), err
 }
 
-// findOwn finds, once, what an earlier run has put on devices, whether it could save
+// recover finds, once, what an earlier run has put on devices, whether it could save
 // that or not.
-func (p *preparation) findOwn(ctx context.Context, configured map[netip.Addr]*VIP) error {
-	if p.looked {
+func (h *linuxHost) recover(ctx context.Context, configured map[netip.Addr]*VIP) error {
+	if h.recovered {
 		return nil
 	}
-	found, err := p.dummy.Look(ctx)
-	if err != nil {
-		return err
-	}
+	found, dummyErr := h.dummy.Recover(ctx)
 	for _, v := range found {
 		if vip := configured[v.Address]; vip != nil && vip.Announce == AnnounceDummy {
-			p.addresses.Adopt(v)
+			h.addresses.Adopt(v)
 		}
 	}
-	if err := adoptLabelled(ctx, p.addresses); err != nil {
-		return err
-	}
-	p.looked = true
-	return nil
-}
-
-// adoptLabelled takes the addresses with our label for those of an earlier run.
-func adoptLabelled(ctx context.Context, a *addresses) error {
 	r, err := openRtnl(ctx)
 	if err != nil {
-		return err
+		return errors.Join(dummyErr, err)
 	}
 	defer r.Close()
 	labelled, err := r.Labelled()
 	for _, v := range labelled {
-		a.Adopt(v)
+		h.addresses.Adopt(v)
 	}
+	err = errors.Join(dummyErr, err)
+	h.recovered = err == nil
 	return err
 }
 
-// forgetForeign leaves alone what we had put on a dummy device of ours, where a
-// device of another hand has its name now.
-func forgetForeign(ctx context.Context, a *addresses, d *dummyDevice, device string) error {
-	foreign, err := d.Foreign(ctx, device, a.Owned())
+// forgetForeign gives up the addresses that we had put on a dummy device of ours,
+// where a device of another program has its name now.
+func (h *linuxHost) forgetForeign(ctx context.Context, device string) error {
+	foreign, err := h.dummy.Foreign(ctx, device, h.addresses.Owned())
 	for _, name := range foreign {
-		a.Forget(name)
+		h.addresses.Forget(name)
 	}
 	return err
 }
 
-// holding is what the host has of ours for VIPs.
-func (p *preparation) holding() vipHolding {
-	return vipHolding{Addresses: p.addresses.Owned(), On: p.addresses.On(), Local: p.dummy.Local()}
+// Clear removes what the controller has put on the host: addresses, the dummy device,
+// local routes and firewall marks. After an error it removes the rest. Kernel settings
+// stay.
+func (h *linuxHost) Clear(ctx context.Context, device string) error {
+	return errors.Join(h.recover(ctx, nil), h.forgetForeign(ctx, device),
+		h.addresses.Apply(ctx, nil, ""), h.dummy.Tidy(ctx, "", nil, nil), h.marks.Remove())
 }
 
-// announceUplink is the device for addresses with announce = "arp", where there are
-// any to announce. It is the one of the last Prepare: a default route that is gone for
-// a moment, when an address is to be put back, moves no VIP to another device.
-func (p *preparation) announceUplink(configured map[netip.Addr]*VIP, announced []netip.Addr) (string, error) {
+// announced is what the host has of ours for VIPs.
+func (h *linuxHost) announced() vipsOnHost {
+	return vipsOnHost{Addresses: h.addresses.Owned(), On: h.addresses.On(), Local: h.dummy.Local()}
+}
+
+// announceUplink is the device for addresses with announce = "arp". It is the one of
+// the last Prepare: when the default route is gone for a moment, an address that is
+// put back does not move to another device.
+func (h *linuxHost) announceUplink(configured map[netip.Addr]*VIP, announced []netip.Addr) (string, error) {
 	for _, a := range announced {
 		if v := configured[a]; v != nil && v.Announce == AnnounceARP {
-			if p.arpDevice == "" {
+			if h.arpDevice == "" {
 				return "", fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name)
 			}
 			break
 		}
 	}
-	return p.arpDevice, nil
+	return h.arpDevice, nil
 }
 
-// strangers says which addresses of VIPs with announce = "arp" are on the uplink
-// though this director is drained: they are not ours to remove.
-func (p *preparation) strangers(ctx context.Context, configured map[netip.Addr]*VIP) error {
-	uplink := p.device.Load()
+// notOurs is an error for each address of a VIP with announce = "arp" that is on the
+// uplink though this director is drained: another program put it there, so it is not
+// removed.
+func (h *linuxHost) notOurs(ctx context.Context, configured map[netip.Addr]*VIP) error {
+	uplink := h.device.Load()
 	if uplink == nil || !slices.ContainsFunc(slices.Collect(maps.Values(configured)), func(v *VIP) bool { return v.Announce == AnnounceARP }) {
 		return nil
 	}
@@ -180,21 +190,21 @@ func (p *preparation) strangers(ctx context.Context, configured map[netip.Addr]*
 	var errs []error
 	for _, d := range have {
 		v := configured[d.Address]
-		if v != nil && v.Announce == AnnounceARP && !slices.Contains(p.addresses.Owned(), VIPAddress{*uplink, d.Address}) {
-			errs = append(errs, fmt.Errorf("vip %s: %s on %s was not put there by this controller: take it away by hand", v.Name, d.Address, *uplink))
+		if v != nil && v.Announce == AnnounceARP && !slices.Contains(h.addresses.Owned(), VIPAddress{*uplink, d.Address}) {
+			errs = append(errs, fmt.Errorf("vip %s: %s is on %s, but this controller did not put it there: remove it by hand", v.Name, d.Address, *uplink))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // LostAddress implements host.
-func (p *preparation) LostAddress() bool { return p.addresses.Lost() }
+func (h *linuxHost) LostAddress() bool { return h.addresses.Lost() }
 
 // Mark implements host.
-func (p *preparation) Mark(marks map[MarkedPort]uint32) error { return p.marks.Apply(marks) }
+func (h *linuxHost) Mark(marks map[MarkedPort]uint32) error { return h.marks.Apply(marks) }
 
 // DeviceIndex implements host.
-func (p *preparation) DeviceIndex(name string) int {
+func (h *linuxHost) DeviceIndex(name string) int {
 	device, err := net.InterfaceByName(name)
 	if err != nil {
 		return 0
@@ -203,13 +213,13 @@ func (p *preparation) DeviceIndex(name string) int {
 }
 
 // Marked implements host.
-func (p *preparation) Marked() (map[MarkedPort]uint32, error) { return p.marks.Read() }
+func (h *linuxHost) Marked() (map[MarkedPort]uint32, error) { return h.marks.Read() }
 
 // uplink is the configured device, else that of the default route, else "".
-func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
-	p.guessed.Store(cfg.Interface == "")
+func (h *linuxHost) uplink(ctx context.Context, cfg *Config) (string, error) {
+	h.guessed.Store(cfg.Interface == "")
 	if cfg.Interface != "" {
-		p.device.Store(&cfg.Interface)
+		h.device.Store(&cfg.Interface)
 		return cfg.Interface, nil
 	}
 	r, err := openRtnl(ctx)
@@ -218,27 +228,25 @@ func (p *preparation) uplink(ctx context.Context, cfg *Config) (string, error) {
 	}
 	defer r.Close()
 	name, err := r.DefaultDevice()
-	if err != nil && !p.noUplink {
-		p.log.Warn("no uplink: its sysctls are left alone; set interface", "err", err)
+	if begins, _ := h.noUplink.note(err); begins {
+		h.log.Warn("the uplink is not known: its kernel settings are not changed; set interface", "err", err)
 	}
-	p.noUplink = err != nil
 	if err == nil {
-		p.device.Store(&name)
+		h.device.Store(&name)
 	}
 	return name, nil
 }
 
-// applySysctls sets the director's sysctls, the operator's own choices above
-// ours.
-func (p *preparation) applySysctls(uplink string, cfg *Config) error {
+// applySysctls sets the director's sysctls. The operator's own choices have priority.
+func (h *linuxHost) applySysctls(uplink string, cfg *Config) error {
 	own := cfg.Sysctls
-	want, err := p.wantedSysctls(uplink, cfg)
+	want, err := h.wantedSysctls(uplink, cfg)
 	if err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
 		s := Sysctl{Key: vsSysctls + name, Want: own[name], Why: "the configuration asks for it"}
-		if r, ok := p.readBack[name+"="+own[name]]; ok {
+		if r, ok := h.readBack[name+"="+own[name]]; ok {
 			s.Also = []string{r}
 		}
 		if name == "drop_entry" || name == "drop_packet" || name == "secure_tcp" {
@@ -246,57 +254,54 @@ func (p *preparation) applySysctls(uplink string, cfg *Config) error {
 		}
 		want = append(want, s)
 	}
-	if err := p.sysctls.Apply(want); err != nil {
+	if err := h.sysctls.Apply(want); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
-		if have, readErr := p.sysctls.read(vsSysctls + name); readErr == nil {
-			p.readBack[name+"="+own[name]] = have
+		if have, readErr := h.sysctls.read(vsSysctls + name); readErr == nil {
+			h.readBack[name+"="+own[name]] = have
 		}
 	}
 	return nil
 }
 
-// tellSysctls says which sysctls are not as a director needs them, where the
-// configuration keeps the controller from changing them. Each once.
-func (p *preparation) tellSysctls(uplink string, cfg *Config) error {
-	want, err := p.wantedSysctls(uplink, cfg)
+// warnSysctls names, each once, the sysctls that have a wrong value where the
+// configuration does not let the controller change them.
+func (h *linuxHost) warnSysctls(uplink string, cfg *Config) error {
+	want, err := h.wantedSysctls(uplink, cfg)
 	if err != nil {
 		return err
 	}
-	for _, s := range p.sysctls.Check(want) {
-		if !s.OK && s.Err == nil && !p.told[s.Key] {
-			p.log.Warn("a kernel setting is not as a director needs it", "key", s.Key, "is", s.Have, "want", s.Want, "why", s.Why)
-			p.told[s.Key] = true
+	for _, s := range h.sysctls.Check(want) {
+		if !s.OK && s.Err == nil && !h.wrong[s.Key] {
+			h.log.Warn("a kernel setting does not have the value that a director needs", "key", s.Key, "is", s.Have, "want", s.Want, "why", s.Why)
+			h.wrong[s.Key] = true
 		}
 	}
 	return nil
 }
 
-// vsSysctls is where IPVS has its settings, below /proc/sys.
-const vsSysctls = "net/ipv4/vs/"
-
-// wantedSysctls are the director's sysctls but for those that the operator has
-// an opinion on; without an uplink only those that belong to no device. Those
-// of the sync daemon work together: an opinion on one is one on all.
-func (p *preparation) wantedSysctls(uplink string, cfg *Config) ([]Sysctl, error) {
-	release, err := p.sysctls.KernelRelease()
+// wantedSysctls are the director's sysctls without those that the operator sets;
+// without an uplink only those of IPVS. Those of the sync daemon work together: where
+// the operator sets one, the controller sets none.
+func (h *linuxHost) wantedSysctls(uplink string, cfg *Config) ([]Sysctl, error) {
+	release, err := h.sysctls.KernelRelease()
 	if err != nil {
 		return nil, err
 	}
 	var want []Sysctl
-	for _, s := range directorSysctls(uplink, release) {
-		name, vs := strings.CutPrefix(s.Key, vsSysctls)
-		if _, chosen := cfg.Sysctls[name]; vs && !chosen || !vs && uplink != "" {
+	for _, s := range sysctlsFor(useDirector, uplink, release) {
+		if uplink != "" || strings.HasPrefix(s.Key, vsSysctls) {
 			want = append(want, s)
 		}
 	}
-	chosen := func(s Sysctl) bool { return cfg.Sysctls[strings.TrimPrefix(s.Key, vsSysctls)] != "" }
-	if sync := syncSysctls(); cfg.Sync != nil && !slices.ContainsFunc(sync, chosen) {
-		want = append(want, sync...)
-	}
 	if slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.anyDirector() }) {
-		want = append(want, slices.DeleteFunc(routedSysctls(), chosen)...)
+		want = append(want, sysctlsFor(useRouted, uplink, release)...)
+	}
+	chosen := func(s Sysctl) bool { return cfg.Sysctls[strings.TrimPrefix(s.Key, vsSysctls)] != "" }
+	want = slices.DeleteFunc(want, chosen)
+	if sync := sysctlsFor(useSync, uplink, release); cfg.Sync != nil && !slices.ContainsFunc(sync, chosen) {
+		want = append(want, sync...)
 	}
 	return want, nil
 }
@@ -305,69 +310,57 @@ func (p *preparation) wantedSysctls(uplink string, cfg *Config) ([]Sysctl, error
 // itself (update_defense_level).
 var automatic = map[string][]string{"1": {"2"}, "2": {"1"}}
 
-// The kernel's pace of ICMP errors to one peer, milliseconds between two
-// (Documentation/networking/ip-sysctl, icmp_ratelimit). Fragmentation-needed
-// messages are not paced, so path MTU discovery goes on.
-var icmpPace = []string{"net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"}
+// icmpLimits are the limits on the kernel's ICMP errors.
+var icmpLimits = sysctlsFor(useExchange, "", "")
 
-const (
-	// hushedPace stops them: an hour is longer than the kernel remembers a
-	// peer. The odd number tells a value of ours, left behind by a kill -9 in
-	// mid-edit, from an operator's.
-	hushedPace = "3599971"
-
-	// kernelPace is the kernel's default.
-	kernelPace = "1000"
-)
-
-// Hush implements host. It does nothing where the configuration keeps the
-// controller away from sysctls.
-func (p *preparation) Hush(cfg *Config) (restore func()) {
+// SuppressICMP implements host. It does nothing where the configuration does not let
+// the controller change sysctls.
+func (h *linuxHost) SuppressICMP(cfg *Config) (restore func()) {
 	if !cfg.ManageSysctls {
 		return func() {}
 	}
 	before := make(map[string]string)
-	for _, key := range icmpPace {
-		if was, err := p.sysctls.read(key); err == nil && p.sysctls.write(key, hushedPace) == nil {
-			before[key] = was
+	for _, s := range icmpLimits {
+		if was, err := h.sysctls.read(s.Key); err == nil && h.sysctls.write(s.Key, s.Want) == nil {
+			before[s.Key] = was
 		}
 	}
 	return func() {
 		for key, was := range before {
-			if err := p.sysctls.write(key, was); err != nil {
-				p.log.Error("the pace of ICMP errors could not be restored", "key", key, "value", was, "err", err)
+			if err := h.sysctls.write(key, was); err != nil {
+				h.log.Error("the rate limit of ICMP errors could not be restored", "key", key, "value", was, "err", err)
 			}
 		}
 	}
 }
 
-// unhush repairs what a kill -9 in the middle of Hush left behind.
-func (p *preparation) unhush() error {
+// restoreICMP repairs what a kill -9 after SuppressICMP left behind.
+func (h *linuxHost) restoreICMP() error {
 	var errs []error
-	for _, key := range icmpPace {
-		if have, err := p.sysctls.read(key); err == nil && have == hushedPace {
-			p.log.Warn("an earlier run ended in mid-edit; the kernel's default pace of ICMP errors is set", "key", key, "value", kernelPace)
-			errs = append(errs, p.sysctls.write(key, kernelPace))
+	for _, s := range icmpLimits {
+		if have, err := h.sysctls.read(s.Key); err == nil && have == s.Want {
+			h.log.Warn("an earlier run ended while it suppressed ICMP errors: the rate limit is set to the kernel's default", "key", s.Key, "value", icmpDefault)
+			errs = append(errs, h.sysctls.write(s.Key, icmpDefault))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// vipAddresses is what the host is to have for VIPs beside their services. Both
+// vipAddresses is what the host must have for VIPs beside their services. Both
 // lists are sorted.
 type vipAddresses struct {
-	Announced []netip.Addr // on a device, for others to see
-	Local     []netip.Addr // taken in on a local route, also when they are on no device: those of announce = "dummy"
-	Drained   bool         // by the operator: an address that stays all the same is an error
+	Announced []netip.Addr // on a device
+	Local     []netip.Addr // with a local route, also when they are on no device: those of announce = "dummy"
+	Drained   bool         // by the operator: an address that is still on the uplink is an error
 }
 
 func (v vipAddresses) equal(o vipAddresses) bool {
 	return v.Drained == o.Drained && slices.Equal(v.Announced, o.Announced) && slices.Equal(v.Local, o.Local)
 }
 
-// vipHolding is what the host has for VIPs through us.
-type vipHolding struct {
+// vipsOnHost is what the controller has put on the host for VIPs.
+type vipsOnHost struct {
 	Addresses []VIPAddress // put on devices by us, now or earlier
-	On        []netip.Addr // on a device, for others to see; sorted
+	On        []netip.Addr // announced from a device; sorted
 	Local     []netip.Addr // with a local route of ours; sorted
 }

@@ -37,14 +37,14 @@ type addressTable interface {
 
 // When an address is announced after it was added: at once and, because one
 // frame may be lost while a switch port is still learning, 1, 2 and 4 s later;
-// then every minute, which repairs a neighbour that heard another claim.
+// then every minute, which repairs a neighbour that received another host's claim.
 var (
 	announceGaps  = [...]time.Duration{time.Second, time.Second, 2 * time.Second}
 	announceEvery = time.Minute
 	announceRetry = 2 * time.Second // after a frame that could not be sent: link down, device gone
 )
 
-// lostPause is how long nobody looks whether an address is there, after one was not.
+// lostPause is the time without a check after an address was missing.
 const lostPause = time.Second
 
 // announcement is the schedule of one address.
@@ -52,10 +52,10 @@ type announcement struct {
 	sent    int       // frames sent since the address was added
 	due     time.Time // of the next one
 	failing bool      // the last attempt failed and was logged
-	silent  bool      // nobody is to be told: the address is on the dummy device
+	silent  bool      // no frame is sent: the address is on the dummy device
 }
 
-// addresses keeps the wanted VIPs on their devices and announced. Its methods
+// addresses keeps the wanted VIPs on their devices and announces them. Its methods
 // are safe for concurrent use.
 type addresses struct {
 	log      *slog.Logger
@@ -63,8 +63,8 @@ type addresses struct {
 	announce func(VIPAddress) error
 	wake     chan struct{} // capacity 1: the schedule has changed
 
-	remember func([]VIPAddress) error // saves what is about to be put on devices, too; nil: nothing does
-	lost     atomic.Bool              // another hand has taken an address away since the last Apply
+	save func([]VIPAddress) error // saves what is on devices and what will be put there now; nil: it is not saved
+	lost atomic.Bool              // another program has removed an address since the last Apply
 
 	mu        sync.Mutex
 	owned     map[VIPAddress]bool // put there by this controller, now or in an earlier run
@@ -75,7 +75,7 @@ type addresses struct {
 // devices (its Owned, from the state file). Apply and Run do the rest.
 func newAddresses(owned []VIPAddress, save func([]VIPAddress) error, log *slog.Logger) *addresses {
 	a := &addresses{
-		remember:  save,
+		save:      save,
 		log:       log,
 		open:      func(ctx context.Context) (addressTable, error) { return openRtnl(ctx) },
 		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },
@@ -89,39 +89,34 @@ func newAddresses(owned []VIPAddress, save func([]VIPAddress) error, log *slog.L
 	return a
 }
 
-// Owned lists the addresses to remember in the state file, sorted. They are
-// removed by the first Apply that does not want them, in this run or a later
-// one.
+// Owned lists the addresses for the state file, sorted. The first Apply that does not
+// want them removes them, in this run or a later one.
 func (a *addresses) Owned() []VIPAddress {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare)
 }
 
-// Adopt takes v, which an earlier run has put on its device, as such.
+// Adopt treats v as an address that an earlier run has put on its device.
 func (a *addresses) Adopt(v VIPAddress) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.adopt(v)
+}
+
+func (a *addresses) adopt(v VIPAddress) {
 	if !a.owned[v] {
 		a.owned[v] = true
 		a.log.Info("VIP address of an earlier run found", "device", v.Device, "address", v.Address)
 	}
 }
 
-// Forget leaves alone what was put on a device that is another hand's now.
+// Forget gives up the addresses on a device that belongs to another program now.
 func (a *addresses) Forget(device string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for v := range a.owned {
-		if v.Device == device {
-			delete(a.owned, v)
-		}
-	}
-	for v := range a.announced {
-		if v.Device == device {
-			delete(a.announced, v)
-		}
-	}
+	maps.DeleteFunc(a.owned, func(v VIPAddress, _ bool) bool { return v.Device == device })
+	maps.DeleteFunc(a.announced, func(v VIPAddress, _ *announcement) bool { return v.Device == device })
 }
 
 // On lists the VIPs that are on a device and wanted there, or could not be
@@ -140,10 +135,10 @@ func (a *addresses) On() []netip.Addr {
 }
 
 // Apply makes want the set of VIPs on devices: it adds what is missing, even
-// when another hand has removed it since the last call, and removes what it
+// when another program has removed it since the last call, and removes what it
 // once added and is no longer wanted. An address that was there before is
 // announced like the others but stays when it is no longer wanted. Those on the
-// device dummy have no neighbours to be told. Unchanged state is silent. The error
+// device dummy are not announced with frames. Unchanged state is silent. The error
 // joins all failures; each address is tried.
 func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) error {
 	a.mu.Lock()
@@ -161,7 +156,7 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 
 	var errs []error
 	found := listings{table: table}
-	if err := a.foresee(&found, want); err != nil {
+	if err := a.saveAhead(&found, want); err != nil {
 		errs = append(errs, err)
 	}
 	announced := make(map[VIPAddress]*announcement)
@@ -172,7 +167,7 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 			continue
 		}
 		announced[v] = a.announced[v]
-		if announced[v] == nil || added { // neighbours may know another host meanwhile
+		if announced[v] == nil || added { // meanwhile neighbours may have learned another host
 			announced[v] = &announcement{silent: v.Device == dummy}
 		}
 	}
@@ -180,7 +175,7 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 	ring(a.wake)
 
 	// Removing comes second: a VIP that moves to another device of this host
-	// stays local throughout.
+	// stays local all the time.
 	for _, v := range slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare) {
 		if slices.Contains(want, v) {
 			continue
@@ -198,8 +193,8 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 	return errors.Join(errs...)
 }
 
-// listings are devices' addresses as they were when they were asked for first: one
-// dump of the kernel's list for each device.
+// listings are the addresses of devices, one dump of the kernel's list for each
+// device, at its first use.
 type listings struct {
 	table addressTable
 	known map[string]listing
@@ -212,24 +207,21 @@ type listing struct {
 
 // of looks for v on its device; nil: it is not there.
 func (l *listings) of(v VIPAddress) (*deviceAddress, error) {
-	d, asked := l.known[v.Device]
-	if !asked {
+	d, listed := l.known[v.Device]
+	if !listed {
 		d.have, d.err = l.table.List(v.Device)
 		if l.known == nil {
 			l.known = make(map[string]listing)
 		}
 		l.known[v.Device] = d
 	}
-	if i := slices.IndexFunc(d.have, func(d deviceAddress) bool { return d.Address == v.Address }); i >= 0 {
-		return &d.have[i], d.err
-	}
-	return nil, d.err
+	return addressIn(d.have, v.Address), d.err
 }
 
-// foresee remembers what Apply is about to add: a process that is killed before it
-// could say what it has added leaves nothing behind that it would not know.
-func (a *addresses) foresee(found *listings, want []VIPAddress) error {
-	if a.remember == nil {
+// saveAhead saves the addresses that Apply will add, before it does: a controller that
+// is killed in between finds them again after its next start.
+func (a *addresses) saveAhead(found *listings, want []VIPAddress) error {
+	if a.save == nil {
 		return nil
 	}
 	all := maps.Clone(a.owned)
@@ -241,10 +233,10 @@ func (a *addresses) foresee(found *listings, want []VIPAddress) error {
 	if len(all) == len(a.owned) {
 		return nil
 	}
-	return a.remember(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
+	return a.save(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
 }
 
-// ensure puts v on its device, or finds out who did.
+// ensure puts v on its device, or finds out whether we did so earlier.
 func (a *addresses) ensure(found *listings, v VIPAddress) (added bool, err error) {
 	there, err := found.of(v)
 	if err != nil {
@@ -265,23 +257,21 @@ func (a *addresses) ensure(found *listings, v VIPAddress) (added bool, err error
 		return false, nil
 	}
 	if there.Label != "" && there.Label == vipLabel(v.Device) {
-		// An earlier run put it there and died before it could save that.
-		a.owned[v] = true
-		a.log.Info("VIP address of an earlier run found", "device", v.Device, "address", v.Address)
+		a.adopt(v) // an earlier run put it there, and was killed before it could save that
 		return false, nil
 	}
-	a.log.Info("VIP address was there already: it is announced, and left alone when no longer wanted",
+	a.log.Info("VIP address was on its device already: it is announced, and not removed when no longer wanted",
 		"device", v.Device, "address", v.Address)
 	return false, nil
 }
 
-// Lost reports whether another hand has taken an address off its device since the
-// last Apply, which puts it back. Only Follow finds out.
+// Lost reports whether another program has removed an address from its device since
+// the last Apply. The next Apply adds it again. Only Follow finds out.
 func (a *addresses) Lost() bool { return a.lost.Load() }
 
-// Follow rings wake when another hand has taken an address off its device, until ctx
-// ends; that is its only way to return, with nil. Who takes it off again and again
-// is answered once in lostPause.
+// Follow rings wake when another program has removed an address from its device, until
+// ctx ends. It returns nil. Of a program that removes it again and again, it notices
+// one removal in lostPause.
 func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
 	err := followKernel(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, func() {
 		if !a.missing(ctx) {
@@ -292,14 +282,14 @@ func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
 		sleepContext(ctx, lostPause)
 	})
 	if err != nil {
-		a.log.Warn("a VIP address that another hand takes away is noticed with the next audit", "err", err)
+		a.log.Warn("a VIP address that another program removes is noticed only by the next audit", "err", err)
 		<-ctx.Done()
 	}
 	return nil
 }
 
-// missing reports whether an announced address is not on its device. What cannot be
-// read is the next audit's matter.
+// missing reports whether an announced address is not on its device. Where the
+// addresses cannot be read, the next audit finds out.
 func (a *addresses) missing(ctx context.Context) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -324,8 +314,8 @@ func (a *addresses) missing(ctx context.Context) bool {
 	return false
 }
 
-// Run sends the announcements that Apply schedules, until ctx ends; that is
-// its only way to return, with nil. Without announced addresses it sleeps.
+// Run sends the announcements that Apply schedules, until ctx ends. It returns nil.
+// Without announced addresses it sleeps.
 func (a *addresses) Run(ctx context.Context) error {
 	for {
 		var fire <-chan time.Time
@@ -341,8 +331,8 @@ func (a *addresses) Run(ctx context.Context) error {
 	}
 }
 
-// sendDue announces what is due at now and returns when the next one is, zero
-// for never. It holds the lock while it sends (about 100 µs for an address),
+// sendDue announces what is due at now and returns the time of the next one, zero
+// for none. The lock is taken while it sends (about 100 µs for an address),
 // so that no address is announced after Apply has removed it.
 func (a *addresses) sendDue(now time.Time) time.Time {
 	a.mu.Lock()
@@ -363,18 +353,18 @@ func (a *addresses) sendDue(now time.Time) time.Time {
 	return next
 }
 
-// send announces v once and schedules the next time. Only the first failure
-// of a row is logged, and its end.
+// send announces v once and schedules the next time. Of failures one after the
+// other, the first is logged, and their end.
 func (a *addresses) send(v VIPAddress, s *announcement, now time.Time) {
 	if err := a.announce(v); err != nil {
 		if !s.failing {
-			a.log.Warn("VIP address not announced; trying again", "device", v.Device, "address", v.Address, "err", err)
+			a.log.Warn("VIP address could not be announced; the controller tries again", "device", v.Device, "address", v.Address, "err", err)
 		}
 		*s = announcement{due: now.Add(announceRetry), failing: true}
 		return
 	}
 	if s.failing {
-		a.log.Info("VIP address announced again", "device", v.Device, "address", v.Address)
+		a.log.Info("VIP address is announced again", "device", v.Device, "address", v.Address)
 	}
 	gap := announceEvery
 	if s.sent < len(announceGaps) {
@@ -383,9 +373,9 @@ func (a *addresses) send(v VIPAddress, s *announcement, now time.Time) {
 	*s = announcement{sent: s.sent + 1, due: now.Add(gap)}
 }
 
-// announceVIP tells the network segment of device that addr is at device's
-// MAC: gratuitous ARP as a request and as a reply, because some hosts and
-// switches learn from only one of them, or an unsolicited neighbour
+// announceVIP announces to the network segment of device that addr has the device's
+// MAC address: with gratuitous ARP, as a request and as a reply, because some hosts
+// and switches learn from only one of them, or with an unsolicited neighbour
 // advertisement.
 func announceVIP(device string, addr netip.Addr) (err error) {
 	defer func() {

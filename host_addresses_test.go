@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,7 +89,7 @@ func TestAddressesApply(t *testing.T) {
 	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": {{Address: netip.MustParseAddr("10.0.0.9")}}}}
 	a, log := newFakeAddresses(table)
 	var remembered []VIPAddress
-	a.remember = func(all []VIPAddress) error {
+	a.save = func(all []VIPAddress) error {
 		if len(table.calls) > 0 {
 			t.Errorf("remembered after %v", table.calls)
 		}
@@ -132,7 +134,7 @@ func TestAddressesApply(t *testing.T) {
 		t.Errorf("three addresses on one device cost %d dumps, want 1", table.lists)
 	}
 
-	table.devices["eth0"] = table.devices["eth0"][:1] // somebody flushed the VIPs
+	table.devices["eth0"] = table.devices["eth0"][:1] // another program flushed the VIPs
 	apply("repair", []VIPAddress{one, two}, []string{"add 10.0.0.1 on eth0", "add 10.0.0.2 on eth0"},
 		[]string{"10.0.0.1 on eth0", "10.0.0.2 on eth0"})
 
@@ -158,7 +160,7 @@ func TestAddressesAdoption(t *testing.T) {
 		{Address: saved.Address},
 	}}}
 	a, log := newFakeAddresses(table, saved)
-	a.remember = func(all []VIPAddress) error {
+	a.save = func(all []VIPAddress) error {
 		t.Errorf("%v are remembered, though nothing is to be added", all)
 		return nil
 	}
@@ -168,7 +170,7 @@ func TestAddressesAdoption(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := strings.Count(log.String(), "was there already"); n != 1 {
+	if n := strings.Count(log.String(), "was on its device already"); n != 1 {
 		t.Errorf("adoption was logged %d times, want once:\n%s", n, log)
 	}
 	if diff := cmp.Diff([]string(nil), table.takeCalls()); diff != "" {
@@ -259,7 +261,7 @@ func TestAddressesRun(t *testing.T) {
 			t.Errorf("one address (-want +got):\n%s", diff)
 		}
 
-		// A second address has a schedule of its own and leaves the first's.
+		// A second address has its own schedule and leaves the first's.
 		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2")}, "lvs0")
 		time.Sleep(60 * time.Second)
 		want = []string{"2m10s 10.0.0.2", "2m11s 10.0.0.2", "2m12s 10.0.0.2", "2m14s 10.0.0.2", "3m4s 10.0.0.1"}
@@ -267,7 +269,7 @@ func TestAddressesRun(t *testing.T) {
 			t.Errorf("second address (-want +got):\n%s", diff)
 		}
 
-		// Where another hand has taken an address away, neighbours may know another
+		// Where another program has removed an address, neighbours may know another
 		// host by it.
 		locked(func() { start, table.devices["eth0"] = time.Now(), nil })
 		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
@@ -302,7 +304,7 @@ func TestAddressesRun(t *testing.T) {
 		if diff := cmp.Diff(want, take()); diff != "" {
 			t.Errorf("after the link came up (-want +got):\n%s", diff)
 		}
-		for line, n := range map[string]int{"not announced": 1, "announced again": 1} {
+		for line, n := range map[string]int{"could not be announced": 1, "is announced again": 1} {
 			if got := strings.Count(log.String(), line); got != n {
 				t.Errorf("%q was logged %d times, want %d:\n%s", line, got, n, log)
 			}
@@ -311,6 +313,133 @@ func TestAddressesRun(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run = %v", err)
+		}
+	})
+}
+
+// The whole way on a real link: Apply puts VIPs on the uplink, Run announces
+// them, the neighbour sees the very frames and its tables follow.
+func TestAnnounceOnTheWire(t *testing.T) {
+	director, client := newNetns(t), newNetns(t)
+	vethPair(t, director, "eth0", client, "eth0")
+	director.run(t, "ip", "address", "add", "10.0.0.9/24", "dev", "eth0")
+	director.run(t, "ip", "address", "add", "2001:db8::9/64", "dev", "eth0", "nodad")
+	client.run(t, "ip", "address", "add", "10.0.0.5/24", "dev", "eth0")
+	client.run(t, "ip", "address", "add", "2001:db8::5/64", "dev", "eth0", "nodad")
+	// What the client learned before: the VIPs are at another director.
+	client.run(t, "ip", "neighbor", "add", "10.0.0.77", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "stale")
+	client.run(t, "ip", "neighbor", "add", "2001:db8::77", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "stale")
+
+	var arp, ipv6 *packet.Conn
+	client.do(t, func() {
+		ifi, err := net.InterfaceByName("eth0")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if arp, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ARP, nil); err != nil {
+			t.Error(err)
+		}
+		if ipv6, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_IPV6, nil); err != nil {
+			t.Error(err)
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	defer arp.Close()
+	defer ipv6.Close()
+
+	log := new(bytes.Buffer)
+	a := newAddresses(nil, nil, slog.New(slog.NewTextHandler(log, nil)))
+	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	defer stop()
+	four, six := vipOn("eth0", "10.0.0.77"), vipOn("eth0", "2001:db8::77")
+	var mac [6]byte
+	director.do(t, func() {
+		if err := a.Apply(ctx, []VIPAddress{four, six}, "lvs0"); err != nil {
+			t.Error(err)
+		}
+		ifi, err := deviceByName("eth0")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		mac = [6]byte(ifi.HardwareAddr)
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	done := make(chan error)
+	go director.do(t, func() { done <- a.Run(ctx) })
+
+	// Two rounds: at once, and a second later.
+	for range 2 {
+		expectFrame(t, arp, gratuitousARP(mac, four.Address, arpRequest))
+		expectFrame(t, arp, gratuitousARP(mac, four.Address, arpReply))
+		expectFrame(t, ipv6, unsolicitedNA(mac, six.Address))
+	}
+	wantNeighbour := net.HardwareAddr(mac[:]).String()
+	for _, addr := range []netip.Addr{four.Address, six.Address} {
+		if got := client.run(t, "ip", "neighbor", "show", addr.String()); !strings.Contains(got, wantNeighbour) {
+			t.Errorf("the client still has %s at %s, want %s", addr, strings.TrimSpace(got), wantNeighbour)
+		}
+	}
+	port := director.listen(t)
+	for _, addr := range []netip.Addr{four.Address, six.Address} {
+		if err := client.connect(t, addr.String(), port); err != nil {
+			t.Errorf("the client does not reach the VIP: %v", err)
+		}
+	}
+
+	director.do(t, func() {
+		if err := a.Apply(ctx, nil, "lvs0"); err != nil {
+			t.Error(err)
+		}
+	})
+	if shown := director.run(t, "ip", "address", "show", "dev", "eth0"); strings.Contains(shown, " 10.0.0.77/") || strings.Contains(shown, " 2001:db8::77/") {
+		t.Errorf("VIPs are left on the uplink:\n%s", shown)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	if strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("warnings:\n%s", log)
+	}
+}
+
+// expectFrame waits for one frame among whatever else is on the wire.
+func expectFrame(t *testing.T, conn *packet.Conn, want []byte) {
+	t.Helper()
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 2048)
+	for {
+		n, _, err := conn.ReadFrom(buf)
+		if err != nil {
+			t.Fatalf("no frame %x: %v", want, err)
+		}
+		if bytes.Equal(buf[:n], want) {
+			return
+		}
+	}
+}
+
+func TestAnnounceVIPErrors(t *testing.T) {
+	ns := newNetns(t)
+	ns.addDevice(t, "eth0") // and leave it down
+	ns.do(t, func() {
+		for device, want := range map[string]string{
+			"gone0": "no such device",
+			"lo":    "no Ethernet address",
+			"eth0":  "network is down",
+		} {
+			err := announceVIP(device, netip.MustParseAddr("10.0.0.77"))
+			if err == nil || !strings.Contains(err.Error(), "announce 10.0.0.77 on "+device) || !strings.Contains(err.Error(), want) {
+				t.Errorf("announceVIP on %s = %v, want %q", device, err, want)
+			}
 		}
 	})
 }

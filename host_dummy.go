@@ -1,21 +1,21 @@
 // The dummy device of announce = "dummy". A routing daemon announces the addresses
 // on it to the routers.
 //
-// Used by cmd_cleanup.go. A device of that name that another program made is never
-// brought up, changed or removed.  When a VIP leaves the device, packets still
-// come until the last router knows, and they belong to connections that this
-// director's kernel has. So each VIP also has a route of ours to lo in the
-// kernel's local table, which no routing daemon reads: with it the kernel accepts
-// the packets and IPVS forwards them. The route does not lead to the dummy device,
-// because a device loses all its IPv4 routes with its last IPv4 address
-// (fib_disable_ip in net/ipv4/fib_frontend.c).
+// Used by host.go. A device of that name that another program made is never brought
+// up, changed or removed.
+//
+// When a VIP leaves the device, packets still come until the last router has removed
+// its route, and they belong to connections that this director's kernel has. So each
+// VIP also has a route of ours to lo in the kernel's local table, which no routing
+// daemon reads: with it the kernel accepts the packets and IPVS forwards them. The route
+// does not lead to the dummy device, because a device loses all its IPv4 routes
+// with its last IPv4 address (fib_disable_ip in net/ipv4/fib_frontend.c).
 
 package main
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -27,8 +27,8 @@ import (
 // dummyDevice keeps the device and the local routes. It belongs to one goroutine.
 type dummyDevice struct {
 	log     *slog.Logger
-	devices map[string]bool     // of ours that there may be: one, but while VIPs move to another
-	routes  map[netip.Addr]bool // local routes that there may be
+	devices map[string]bool     // ours that may exist: one, or two while VIPs move to another
+	routes  map[netip.Addr]bool // local routes that may exist
 }
 
 // newDummyDevice starts from the local routes of an earlier run, from the state file.
@@ -40,25 +40,21 @@ func newDummyDevice(routes []netip.Addr, log *slog.Logger) *dummyDevice {
 	return d
 }
 
-// Look finds what an earlier run has left. It returns the addresses on devices of
-// ours, which nobody else has put there.
-func (d *dummyDevice) Look(ctx context.Context) ([]VIPAddress, error) {
+// Recover finds what an earlier run has left. It returns the addresses on devices of
+// ours: all of them are the controller's.
+func (d *dummyDevice) Recover(ctx context.Context) ([]VIPAddress, error) {
 	r, err := openRtnl(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	links, err := r.conn.Link.List()
+	names, err := r.OurDummies()
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
 	var found []VIPAddress
 	devices := make(map[string]bool)
-	for i := range links {
-		if !isOurDummy(&links[i]) {
-			continue
-		}
-		name := links[i].Attributes.Name
+	for _, name := range names {
 		devices[name] = true
 		have, err := r.List(name)
 		if err != nil {
@@ -77,9 +73,9 @@ func (d *dummyDevice) Look(ctx context.Context) ([]VIPAddress, error) {
 	return found, nil
 }
 
-// Keep sees to the device, that it is up, and to a local route for each of want.
-// It removes nothing; with nothing wanted it does nothing. Without the device
-// there can be no address on it; a route that is refused is one address's matter.
+// Keep makes the device, brings it up, and adds a local route for each of want. It
+// removes nothing; with nothing wanted it does nothing. After a deviceErr no address
+// can be put on the device; after a routeErr those with a route can.
 func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr) (deviceErr, routeErr error) {
 	if len(want) == 0 {
 		return nil, nil
@@ -106,14 +102,14 @@ func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr
 		}
 		d.routes[a] = true
 		if changed {
-			d.log.Info("local route added: packets to the VIP are taken in", "address", a)
+			d.log.Info("local route added: the kernel accepts packets to the VIP", "address", a)
 		}
 	}
 	return nil, errors.Join(errs...)
 }
 
-// Foreign lists the names out of device and the earlier ones that another hand's device
-// has now, where any of owned is on it.
+// Foreign lists those names, of device and of our earlier devices, that a device of
+// another program has now, where one of owned was on it.
 func (d *dummyDevice) Foreign(ctx context.Context, device string, owned []VIPAddress) ([]string, error) {
 	names := make(map[string]bool)
 	for _, v := range owned {
@@ -142,8 +138,9 @@ func (d *dummyDevice) Foreign(ctx context.Context, device string, owned []VIPAdd
 	return foreign, nil
 }
 
-// Tidy removes what is needed no more: local routes that nobody wants, and
-// devices of ours without a wanted route or an address that is still there.
+// Tidy removes what is not needed any more: local routes that are neither in want nor
+// of an address that is there, and devices of ours without an address. device stays
+// while want is not empty.
 func (d *dummyDevice) Tidy(ctx context.Context, device string, want []netip.Addr, there []VIPAddress) error {
 	keep := make(map[string]bool)
 	if len(want) > 0 {
@@ -152,16 +149,10 @@ func (d *dummyDevice) Tidy(ctx context.Context, device string, want []netip.Addr
 	for _, v := range there {
 		keep[v.Device] = true
 	}
-	unwanted := func(a netip.Addr) bool {
-		return !slices.Contains(want, a) && !slices.ContainsFunc(there, func(v VIPAddress) bool { return v.Address == a && d.devices[v.Device] })
-	}
-	var devices []string
-	for _, name := range slices.Sorted(maps.Keys(d.devices)) {
-		if !keep[name] {
-			devices = append(devices, name)
-		}
-	}
-	routes := slices.DeleteFunc(slices.SortedFunc(maps.Keys(d.routes), netip.Addr.Compare), func(a netip.Addr) bool { return !unwanted(a) })
+	devices := slices.DeleteFunc(slices.Sorted(maps.Keys(d.devices)), func(name string) bool { return keep[name] })
+	routes := slices.DeleteFunc(d.Local(), func(a netip.Addr) bool {
+		return slices.Contains(want, a) || slices.ContainsFunc(there, func(v VIPAddress) bool { return v.Address == a && d.devices[v.Device] })
+	})
 	if len(devices)+len(routes) == 0 {
 		return nil
 	}

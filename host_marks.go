@@ -33,7 +33,7 @@ const markTableName = "lvs-controller"
 // errNoNFTables says that the kernel has no nf_tables at all.
 var errNoNFTables = errors.New("the kernel has no nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET): modprobe nf_tables")
 
-// markTable keeps the controller's own nftables table right. It is for one
+// markTable keeps the controller's own nftables table as wanted. It is for one
 // goroutine at a time, and its sockets are in the network namespace of the
 // thread that calls it.
 type markTable struct {
@@ -47,8 +47,8 @@ func newMarkTable(log *slog.Logger) *markTable { return &markTable{log: log} }
 // Apply makes want the content of the table, in one transaction: it creates
 // the table for the first mark, adds and removes only the elements that differ,
 // rebuilds a table whose form is not ours, and deletes the table when want is
-// empty. Unchanged state is silent and writes nothing. A host that wants no
-// marks is looked at once, for what an earlier run may have left.
+// empty. Unchanged state is silent and writes nothing. Where no marks are wanted, the
+// table is read once, because an earlier run may have left one.
 //
 // The table may change at any time without harm to open connections: IPVS finds
 // those by their addresses and ports before it looks for a service by mark.
@@ -61,7 +61,7 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 		return err
 	}
 	defer conn.CloseLasting()
-	if !have.holds(want) {
+	if !have.equals(want) {
 		if err := m.change(conn, have, want); err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 	return nil
 }
 
-// Read returns the marks that the kernel holds, never nil without an error.
+// Read returns the marks that the kernel has, never nil without an error.
 func (m *markTable) Read() (map[MarkedPort]uint32, error) {
 	conn, have, err := openMarks(nil)
 	if err != nil {
@@ -82,17 +82,17 @@ func (m *markTable) Read() (map[MarkedPort]uint32, error) {
 	return marks, nil
 }
 
-// Check reports whether the kernel holds exactly want. It writes nothing.
+// Check reports whether the kernel has exactly want. It writes nothing.
 func (m *markTable) Check(want map[MarkedPort]uint32) (same bool, err error) {
 	conn, have, err := openMarks(want)
 	if err != nil {
 		return false, err
 	}
 	defer conn.CloseLasting()
-	return have.holds(want), nil
+	return have.equals(want), nil
 }
 
-// Remove deletes the table, whoever has made it.
+// Remove deletes the table, also when another program has made it.
 func (m *markTable) Remove() error {
 	m.known = false
 	return m.Apply(nil)
@@ -126,14 +126,14 @@ func (m *markTable) change(conn *nftables.Conn, have markState, want map[MarkedP
 // why is the reason for a change of have.
 func (m *markTable) why(have markState) string {
 	switch {
-	case m.known && have.holds(m.last), !m.known && have.damage == "":
+	case m.known && have.equals(m.last), !m.known && have.damage == "":
 		return "configured"
 	case !m.known:
-		return "found in another form: " + have.damage
+		return "the table had another form: " + have.damage
 	case !have.exists:
 		return "repaired, another program changed it: the table was gone"
 	}
-	return "repaired, another program changed it: " + cmp.Or(have.damage, "the elements were others")
+	return "repaired, another program changed it: " + cmp.Or(have.damage, "the elements were different")
 }
 
 func markError(doing string, err error) error {
@@ -146,8 +146,8 @@ type markElement struct {
 	Mark uint32
 }
 
-// Compare orders by address, mark, then port, so that a group's ports stand
-// together.
+// Compare orders by address, mark, then port, so that a group's ports come one after
+// the other.
 func (e markElement) Compare(f markElement) int {
 	return cmp.Or(e.Address.Compare(f.Address), cmp.Compare(e.Mark, f.Mark), e.Port.Compare(f.Port))
 }
@@ -198,12 +198,12 @@ func describeChange(add, remove []markElement) string {
 // markState is what the kernel has under the table's name.
 type markState struct {
 	exists bool
-	damage string                // how its form differs from ours; "" = it does not
+	damage string                // in what its form differs from ours; "" = it does not
 	marks  map[MarkedPort]uint32 // without damage
 }
 
-// holds reports whether s is exactly what Apply makes of want.
-func (s markState) holds(want map[MarkedPort]uint32) bool {
+// equals reports whether s is exactly what Apply makes of want.
+func (s markState) equals(want map[MarkedPort]uint32) bool {
 	if len(want) == 0 {
 		return !s.exists
 	}
@@ -224,7 +224,7 @@ const (
 )
 
 // openMarks connects to nf_tables and reads the table. A kernel without
-// nf_tables holds no marks, which is an error only if some are wanted.
+// nf_tables has no marks, which is an error only if some are wanted.
 func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
 	var have markState
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
@@ -234,9 +234,9 @@ func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
 	if err != nil {
 		conn = new(nftables.Conn) // not connected, and nothing to close
 	} else {
-		have, err = settledMarks(conn, want)
+		have, err = stableMarks(conn, want)
 	}
-	// The answers of netlink and nfnetlink when nobody is there for them.
+	// The answers of netlink and nfnetlink where the module is not loaded.
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		if len(want) == 0 {
 			return conn, markState{}, nil
@@ -250,11 +250,11 @@ func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
 	return conn, have, nil
 }
 
-// settledMarks reads the table. A dump is no snapshot: a hash table that is
+// stableMarks reads the table. A dump is no snapshot: a hash table that is
 // just growing after many additions, or a transaction between two requests,
-// can hide elements from it. So it is believed when it shows what is wanted
-// anyway, or the same as the dump before.
-func settledMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markState, err error) {
+// can hide elements from it. So a dump counts when it equals what is wanted
+// or the dump before it.
+func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markState, err error) {
 	for try := range 5 {
 		before := have
 		table, err := conn.ListTableOfFamily(markTableName, ourTable.Family)
@@ -266,7 +266,7 @@ func settledMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markSta
 		default:
 			return markState{}, err
 		}
-		if have.holds(want) || try > 0 && reflect.DeepEqual(have, before) {
+		if have.equals(want) || try > 0 && reflect.DeepEqual(have, before) {
 			break
 		}
 	}
@@ -274,7 +274,7 @@ func settledMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markSta
 }
 
 // readMarks reads the marks out of table. Any error, also one of the library
-// about something it does not know, means a form that is not ours.
+// about an object that it does not know, means a form that is not ours.
 func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
 	marks := make(map[MarkedPort]uint32)
 	var damage error
@@ -303,7 +303,7 @@ func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
 		want = append(want, f.rule())
 		set, err := conn.GetSetByName(ourTable, f.set.Name)
 		if err == nil {
-			set.ID, set.Comment = f.set.ID, f.set.Comment // a dump has not the one, the library drops the other
+			set.ID, set.Comment = f.set.ID, f.set.Comment // a dump lacks the ID, the library drops the comment
 		}
 		same("map "+f.set.Name, set, &f.set, err)
 		elements, err := conn.GetSetElements(&f.set)
@@ -329,7 +329,7 @@ func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
 // IPVS takes packets at the same hook, at priority 98 (ip_vs_ops in
 // net/netfilter/ipvs/ip_vs_core.c), so the mark is there in time. Fragments have
 // been put together before: IPv4's on the way to the hook (ip_local_deliver),
-// IPv6's in prerouting, which IPVS sees to as soon as it has an IPv6 service.
+// IPv6's in prerouting, which IPVS turns on as soon as it has an IPv6 service.
 // The director's own packets do not pass the hook: a director is no client of
 // its VIPs, since in direct routing the answer would come from its own address.
 //
@@ -360,8 +360,8 @@ func markMap(id uint32, name string, address nftables.SetDatatype) nftables.Set 
 	key := nftables.MustConcatSetType(address, nftables.TypeInetProto, nftables.TypeInetService)
 	return nftables.Set{
 		Table: ourTable, ID: id, Name: name, IsMap: true, KeyType: key, DataType: nftables.TypeMark,
-		// The library has no way to tell nft so, which then shows 0x1001 as
-		// 0x01100000 where the low byte comes first.
+		// The library cannot set the map's byte order for nft, so nft shows 0x1001
+		// as 0x01100000 where the low byte comes first.
 		Comment: "marks are in this machine's byte order",
 	}
 }
@@ -375,7 +375,7 @@ type markFamily struct {
 }
 
 // rule looks the packet's address, protocol and port up in the map. Registers
-// have the numbers by which the kernel gives them back.
+// have the numbers that the kernel shows in a dump.
 func (f *markFamily) rule() []expr.Any {
 	words := f.address / 4
 	protocol := unix.NFT_REG32_00 + words

@@ -217,7 +217,7 @@ func TestKernelMarkTable(t *testing.T) {
 	}
 }
 
-// Whatever another hand does to the table is put right in one transaction and
+// Whatever another program does to the table is put right in one transaction and
 // one line of log.
 func TestKernelMarkRepair(t *testing.T) {
 	r := newMarkRig(t)
@@ -277,7 +277,7 @@ func TestKernelMarkRepair(t *testing.T) {
 	r.nft("add chain " + table + " other")
 	r.restart()
 	r.apply(want, false)
-	r.logged(`why="found in another form: 4 chains, maps and other objects`)
+	r.logged(`why="the table had another form: 4 chains, maps and other objects`)
 	r.restart()
 	r.nft("add chain " + table + " other")
 	r.director.Do(func() {

@@ -67,7 +67,7 @@ func TestMarkKey(t *testing.T) {
 	}
 }
 
-// What another hand may have put into a map.
+// What another program may have put into a map.
 func TestParseMarkElementRefuses(t *testing.T) {
 	good := markKey(markedPort("10.0.0.1", "80/tcp"))
 	change := func(i int) []byte {
@@ -237,7 +237,7 @@ func connectSCTP(to netip.AddrPort) error {
 	return nil
 }
 
-// sendICMP sends an ICMP packet whose checksum stands where others have their
+// sendICMP sends an ICMP packet whose checksum is where others have their
 // destination port.
 func sendICMP(to netip.Addr, checksum uint16) error {
 	conn, err := net.Dial("ip4:icmp", to.String())

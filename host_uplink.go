@@ -16,36 +16,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Uplink implements host: what was seen when the kernel told of a change last, or
-// with the last audit. The loop wants to know with each turn, so it asks nobody.
-func (p *preparation) Uplink() error {
-	if seen := p.seen.Load(); seen != nil {
-		return *seen
+// Uplink implements host: the result of the last check, at a change that the kernel
+// reported or at an audit. The loop asks in each pass, so it does not ask the kernel.
+func (h *linuxHost) Uplink() error {
+	if checked := h.checked.Load(); checked != nil {
+		return *checked
 	}
 	return nil
 }
 
-// lookAtUplink brings Uplink up to date and reports whether the uplink has begun or
+// checkUplink brings Uplink up to date and reports whether the uplink has begun or
 // ceased to carry traffic.
-func (p *preparation) lookAtUplink() (changed bool) {
-	p.looking.Lock()
-	defer p.looking.Unlock()
-	before, now := p.Uplink(), p.uplinkState()
-	p.seen.Store(&now)
+func (h *linuxHost) checkUplink() (changed bool) {
+	h.checking.Lock()
+	defer h.checking.Unlock()
+	before, now := h.Uplink(), h.uplinkState()
+	h.checked.Store(&now)
 	return (before == nil) != (now == nil)
 }
 
 // uplinkState says why the uplink carries no traffic; nil when it does, and where no
 // uplink has been known yet. The device is that of the last Prepare: with a link
-// that is down the default route is gone too, and with it the device's name. Of
-// several default routes another one may be left. Safe for concurrent use.
-func (p *preparation) uplinkState() error {
-	name := p.device.Load()
+// that is down the default route is gone too, and with it the device's name. Another
+// default route may be left. Safe for concurrent use.
+func (h *linuxHost) uplinkState() error {
+	name := h.device.Load()
 	if name == nil {
 		return nil
 	}
 	err := deviceState(*name)
-	if err == nil || !p.guessed.Load() {
+	if err == nil || !h.guessed.Load() {
 		return err
 	}
 	r, openErr := openRtnl(context.Background())
@@ -54,7 +54,7 @@ func (p *preparation) uplinkState() error {
 	}
 	defer r.Close()
 	if other, otherErr := r.DefaultDevice(); otherErr == nil && other != *name && deviceState(other) == nil {
-		p.device.Store(&other)
+		h.device.Store(&other)
 		return nil
 	}
 	return err
@@ -77,15 +77,15 @@ func deviceState(name string) error {
 }
 
 // FollowUplink rings wake whenever the uplink begins or ceases to carry traffic,
-// until ctx ends; that is its only way to return, with nil.
-func (p *preparation) FollowUplink(ctx context.Context, wake chan<- struct{}) error {
+// until ctx ends. It returns nil.
+func (h *linuxHost) FollowUplink(ctx context.Context, wake chan<- struct{}) error {
 	err := followKernel(ctx, unix.RTMGRP_LINK, func() {
-		if p.lookAtUplink() {
+		if h.checkUplink() {
 			ring(wake)
 		}
 	})
 	if err != nil {
-		p.log.Warn("a change of the uplink is noticed with the next audit", "err", err)
+		h.log.Warn("changes of the uplink are noticed only by the next audit", "err", err)
 		<-ctx.Done()
 	}
 	return nil

@@ -1,4 +1,4 @@
-// A cell that holds the newest value of one input.
+// A cell with the newest value of one input.
 //
 // Used by rtnl.go, kube.go, conflict_watch.go, health*.go, host*.go,
 // snapshot.go, reconcile*.go, http.go, cmd*.go and main.go. A producer calls

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -147,11 +148,7 @@ func MarkKey(mark uint32, is6 bool) ServiceKey {
 // String is "10.0.0.1:80/tcp", or "mark-4096/ipv6".
 func (k ServiceKey) String() string {
 	if k.Mark != 0 {
-		family := "ipv4"
-		if k.Address.Is6() {
-			family = "ipv6"
-		}
-		return "mark-" + strconv.FormatUint(uint64(k.Mark), 10) + "/" + family
+		return "mark-" + strconv.FormatUint(uint64(k.Mark), 10) + "/" + strings.ToLower(familyName(k.Address.Is6()))
 	}
 	return netip.AddrPortFrom(k.Address, k.Port).String() + "/" + k.Protocol.String()
 }
@@ -367,13 +364,7 @@ type workKey struct {
 
 // compareWorkKeys orders sets by VIP, then family.
 func compareWorkKeys(a, b workKey) int {
-	if c := cmp.Compare(a.VIP, b.VIP); c != 0 || a.Is6 == b.Is6 {
-		return c
-	}
-	if b.Is6 {
-		return -1
-	}
-	return 1
+	return cmp.Or(cmp.Compare(a.VIP, b.VIP), cmp.Compare(familyIndex(a.Is6), familyIndex(b.Is6)))
 }
 
 // startKey names a real server of a VIP.
@@ -433,6 +424,14 @@ func (m *macAddress) UnmarshalText(text []byte) error {
 		copy(m[:], mac)
 	}
 	return err
+}
+
+// familyNumber is a family as the kernel has it, AF_INET or AF_INET6.
+func familyNumber(is6 bool) int {
+	if is6 {
+		return syscall.AF_INET6
+	}
+	return syscall.AF_INET
 }
 
 // familyIndex is a family's place in arrays of two.

@@ -52,15 +52,16 @@ var syncRoles = [...]SyncRole{SyncMaster, SyncBackup}
 type SyncDaemon struct {
 	Role      SyncRole   `json:"role"`
 	Interface string     `json:"interface"`
-	ID        uint8      `json:"syncid"` // a backup takes messages of this id alone; one with 0 takes all
+	ID        uint8      `json:"syncid"` // a backup accepts only messages with this id; one with 0 accepts all
 	Group     netip.Addr `json:"group"`
 	Port      uint16     `json:"port"`
 	TTL       uint8      `json:"ttl"`
-	MaxLen    uint16     `json:"maxlen"` // bytes of one message; 0 = the kernel goes by the MTU
+	MaxLen    uint16     `json:"maxlen"` // bytes of one message; 0 = the kernel uses the MTU
 
 	// Device is the kernel's number of Interface when the daemon was started. A
-	// daemon stays at its device: when that is removed and made again under the
-	// same name, it is deaf and mute, and the kernel shows no difference.
+	// daemon stays with its device: when that is removed and made again under the
+	// same name, the daemon sends and receives nothing, and the kernel shows no
+	// difference.
 	Device int `json:"device,omitempty"`
 }
 

@@ -126,7 +126,7 @@ type program struct {
 	saveWake  chan struct{}
 	recheck   chan struct{}
 	earlier   Cluster // what the last-good snapshot has
-	host      *preparation
+	host      *linuxHost
 	watch     *clusterWatch
 	prober    *prober
 	loop      *reconciler
@@ -165,7 +165,7 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 			p.clusters.Set(c)
 		}
 	}
-	p.host = newPreparation(log, st.Addresses, st.Local, st.saveAddresses)
+	p.host = newLinuxHost(log, st.Addresses, st.Local, st.saveAddresses)
 	p.watch = newClusterWatch(log, p.clusters, p.earlier)
 	p.prober = newProber(log, probes, healths)
 	p.loop = newReconciler(&loopNeeds{

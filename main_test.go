@@ -359,8 +359,8 @@ func TestSecondInstance(t *testing.T) {
 	}
 }
 
-// Nor does one with a state directory of its own, in the same network namespace.
-// Anybody may take the name that it is kept away by, and is told from a controller.
+// Nor does one with another state directory, in the same network namespace. Every user
+// may take the socket name; a process that is no controller does not prevent a start.
 func TestSecondInstanceElsewhere(t *testing.T) {
 	file := writeConfig(t, "listen = \"\"\nmanage_sysctls = false\nstate_dir = \""+t.TempDir()+"\"\n"+staticVIP)
 	var log bytes.Buffer
@@ -411,7 +411,7 @@ func TestSecondInstanceElsewhere(t *testing.T) {
 			t.FailNow()
 		}
 		log.Reset()
-		if _, err := lockNamespace(logger); err != nil || strings.Count(log.String(), "but it is taken") != 1 {
+		if _, err := lockNamespace(logger); err != nil || strings.Count(log.String(), "another program has the socket name of a controller") != 1 {
 			t.Errorf("another user who %s keeps the controller away: %v\n%s", what, err, &log)
 		}
 		l.Close()

@@ -1,5 +1,4 @@
-// Network namespaces for tests that need a real kernel. They need root; no
-// test outside *_netns_test.go uses this file.
+// Network namespaces for tests that need a real kernel. They need root.
 
 package main
 

@@ -44,7 +44,7 @@ type host interface {
 	Prepare(ctx context.Context, cfg *Config) error
 	// Announce makes want the VIP addresses that this host has through us, and
 	// returns what it has come to, also with an error.
-	Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipHolding, error)
+	Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipsOnHost, error)
 	// LostAddress reports whether another program has taken a VIP's address away since
 	// the last Announce.
 	LostAddress() bool
@@ -54,8 +54,8 @@ type host interface {
 	Mark(marks map[MarkedPort]uint32) error
 	// Marked is what the host marks now, never nil without an error.
 	Marked() (map[MarkedPort]uint32, error)
-	// Hush keeps the host from sending ICMP errors until restore is called.
-	Hush(cfg *Config) (restore func())
+	// SuppressICMP keeps the host from sending ICMP errors until restore is called.
+	SuppressICMP(cfg *Config) (restore func())
 	// DeviceIndex is the kernel's number of a device, 0 when there is none.
 	DeviceIndex(name string) int
 }

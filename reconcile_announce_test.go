@@ -22,14 +22,14 @@ type routedHost struct {
 	uplink error
 	fail   error
 	lost   bool
-	has    vipHolding
+	has    vipsOnHost
 }
 
 func (h *routedHost) LostAddress() bool { return h.lost }
 
 func (h *routedHost) Uplink() error { return h.uplink }
 
-func (h *routedHost) Announce(_ context.Context, _ *Config, want vipAddresses) (vipHolding, error) {
+func (h *routedHost) Announce(_ context.Context, _ *Config, want vipAddresses) (vipsOnHost, error) {
 	h.calls++
 	if h.fail != nil {
 		return h.has, h.fail
@@ -38,7 +38,7 @@ func (h *routedHost) Announce(_ context.Context, _ *Config, want vipAddresses) (
 	if now := fmt.Sprint(want.Announced, want.Local); len(h.told) == 0 || h.told[len(h.told)-1] != now {
 		h.told = append(h.told, now)
 	}
-	h.has = vipHolding{On: want.Announced, Local: want.Local}
+	h.has = vipsOnHost{On: want.Announced, Local: want.Local}
 	for _, a := range want.Announced {
 		h.has.Addresses = append(h.has.Addresses, VIPAddress{Device: "lvs0", Address: a})
 	}

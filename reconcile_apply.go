@@ -257,7 +257,7 @@ func (r *reconciler) applyPhase(ops []op) ([]*opError, error) {
 		return nil, nil
 	}
 	if slices.ContainsFunc(ops, op.exchanges) {
-		defer r.host.Hush(r.config.Get())()
+		defer r.host.SuppressICMP(r.config.Get())()
 	}
 	return r.kernel.director.Apply(ops)
 }

@@ -254,22 +254,22 @@ func TestLoopRemovedVIPDrains(t *testing.T) {
 	b.want("")
 }
 
-// hushingHost notes when ICMP errors are held back.
-type hushingHost struct {
+// icmpHost notes when ICMP errors are suppressed.
+type icmpHost struct {
 	noHost
 	log []string
 }
 
-func (h *hushingHost) Hush(*Config) func() {
-	h.log = append(h.log, "hush")
+func (h *icmpHost) SuppressICMP(*Config) func() {
+	h.log = append(h.log, "suppress")
 	return func() { h.log = append(h.log, "restore") }
 }
 
 // ICMP errors are held back around the exchange of a scheduler and only then;
 // many exchanges are spread over turns.
-func TestLoopHushesSchedulerExchanges(t *testing.T) {
+func TestLoopSuppressesICMPInSchedulerExchanges(t *testing.T) {
 	b := newBench(t, testVIP())
-	host := &hushingHost{}
+	host := &icmpHost{}
 	b.loop.host = host
 	tcp := map[string]string{}
 	for i := range 2*exchangesAtOnce + 1 {
@@ -283,8 +283,8 @@ func TestLoopHushesSchedulerExchanges(t *testing.T) {
 		t.Errorf("without an exchange: %v", host.log)
 	}
 	b.kernel.onApply = func(o op) {
-		if o.exchanges() && host.log[len(host.log)-1] != "hush" {
-			t.Errorf("%s outside a hush", o)
+		if o.exchanges() && host.log[len(host.log)-1] != "suppress" {
+			t.Errorf("%s without suppressed ICMP errors", o)
 		}
 	}
 	b.configure(testVIP(func(v *VIP) { v.Weight, v.Scheduler = 5, "wlc" }))
@@ -295,7 +295,7 @@ func TestLoopHushesSchedulerExchanges(t *testing.T) {
 			t.Errorf("%d exchanges in one turn", n)
 		}
 	}
-	if got := strings.Join(host.log, " "); got != "hush restore hush restore hush restore" {
+	if got := strings.Join(host.log, " "); got != "suppress restore suppress restore suppress restore" {
 		t.Error(got)
 	}
 	for _, s := range b.kernel.services {
@@ -353,13 +353,13 @@ type announcingHost struct {
 	told []string
 }
 
-func (h *announcingHost) Announce(_ context.Context, _ *Config, want vipAddresses) (vipHolding, error) {
+func (h *announcingHost) Announce(_ context.Context, _ *Config, want vipAddresses) (vipsOnHost, error) {
 	h.told = append(h.told, fmt.Sprint(want.Announced))
 	var owned []VIPAddress
 	for _, a := range want.Announced {
 		owned = append(owned, VIPAddress{Device: "eth0", Address: a})
 	}
-	return vipHolding{Addresses: owned}, nil
+	return vipsOnHost{Addresses: owned}, nil
 }
 
 // An address is claimed once somebody serves it, and given up when the last

@@ -24,8 +24,8 @@ type noHost struct {
 
 func (h noHost) Prepare(context.Context, *Config) error { return h.err }
 
-func (h noHost) Announce(context.Context, *Config, vipAddresses) (vipHolding, error) {
-	return vipHolding{}, nil
+func (h noHost) Announce(context.Context, *Config, vipAddresses) (vipsOnHost, error) {
+	return vipsOnHost{}, nil
 }
 
 func (h noHost) LostAddress() bool { return false }
@@ -42,7 +42,7 @@ func (h noHost) DeviceIndex(name string) int {
 
 func (h noHost) Marked() (map[MarkedPort]uint32, error) { return map[MarkedPort]uint32{}, nil }
 
-func (h noHost) Hush(*Config) func() { return func() {} }
+func (h noHost) SuppressICMP(*Config) func() { return func() {} }
 
 // bench is a loop on a fake kernel, with a clock that stands still.
 type bench struct {

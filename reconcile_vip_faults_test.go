@@ -42,13 +42,13 @@ func (h *notingHost) Marked() (map[MarkedPort]uint32, error) {
 	return marks, nil
 }
 
-func (h *notingHost) Announce(_ context.Context, _ *Config, want vipAddresses) (vipHolding, error) {
+func (h *notingHost) Announce(_ context.Context, _ *Config, want vipAddresses) (vipsOnHost, error) {
 	h.announced = want.Announced
 	h.owned = nil
 	for _, a := range want.Announced {
 		h.owned = append(h.owned, VIPAddress{Device: "eth0", Address: a})
 	}
-	return vipHolding{Addresses: h.owned}, nil
+	return vipsOnHost{Addresses: h.owned}, nil
 }
 
 func (b *bench) kernelText() string {

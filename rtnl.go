@@ -25,12 +25,12 @@ import (
 // the thread that opened it.
 type rtnl struct{ conn *rtnetlink.Conn }
 
-// rtnlTimeout bounds everything done over one connection. The slowest part, a
-// dump of a full routing table, takes about a second.
+// rtnlTimeout bounds everything done over one connection. A dump of a
+// full routing table takes longest, about a second.
 const rtnlTimeout = 5 * time.Second
 
-// openRtnl connects. The connection is good for rtnlTimeout or until ctx's
-// deadline, whichever is sooner.
+// openRtnl connects. The connection can be used for rtnlTimeout, or until ctx's
+// deadline if that is sooner.
 func openRtnl(ctx context.Context) (*rtnl, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open route netlink: %w", err)
@@ -73,7 +73,7 @@ func (r *rtnl) DefaultDevice() (string, error) {
 		}
 		return device.Name, nil
 	}
-	return "", errors.New("there is no default route to tell the uplink by; name the device")
+	return "", errors.New("there is no default route, so the uplink is not known: name the device")
 }
 
 // defaultRouteDevice picks the index of family's default device, 0 for none.
@@ -111,6 +111,19 @@ func deviceByName(name string) (*net.Interface, error) {
 	return nil, fmt.Errorf("device %s: %w", name, unix.ENODEV)
 }
 
+// change sends one message that adds or removes something, and reports whether that
+// changed anything. unchanged is the kernel's errno for "no".
+func (r *rtnl) change(what string, m rtnetlink.Message, messageType uint16, flags netlink.HeaderFlags, unchanged unix.Errno) (bool, error) {
+	_, err := r.conn.Execute(m, messageType, netlink.Request|netlink.Acknowledge|flags)
+	if errors.Is(err, unchanged) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", what, err)
+	}
+	return true, nil
+}
+
 // BringUp sets a device up.
 func (r *rtnl) BringUp(device string) error {
 	ifi, err := deviceByName(device)
@@ -138,8 +151,9 @@ func (r *rtnl) RemoveDevice(device string) (bool, error) {
 	return true, nil
 }
 
-// followKernel calls look after the kernel has told groups of rtnetlink of something,
-// once for what comes in a row, until ctx ends. An error means that it cannot.
+// followKernel calls look after the kernel has sent an event to groups of rtnetlink,
+// once for several events that come together, until ctx ends. An error means that
+// there is no socket for events.
 func followKernel(ctx context.Context, groups uint32, look func()) error {
 	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
 	if err != nil {
@@ -160,8 +174,7 @@ func followKernel(ctx context.Context, groups uint32, look func()) error {
 	}
 }
 
-// followEvents rings moved whenever the kernel tells of anything: of the host's
-// addresses, or of devices (host_uplink.go).
+// followEvents rings moved whenever the kernel sends an event.
 func followEvents(ctx context.Context, events *netlink.Conn, moved chan<- struct{}) {
 	for ctx.Err() == nil {
 		_, err := events.Receive()

@@ -8,17 +8,17 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/jsimonetti/rtnetlink/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// deviceAddress is an address that a device has, whoever put it there.
+// deviceAddress is an address that a device has. Any program may have put it there.
 type deviceAddress struct {
 	Address netip.Addr
 	Label   string // IPv4 only
@@ -30,13 +30,31 @@ func (r *rtnl) List(device string) ([]deviceAddress, error) {
 	if err != nil {
 		return nil, err
 	}
+	var found []deviceAddress
+	err = r.eachAddress(func(index uint32, a deviceAddress) {
+		if int(index) == ifi.Index {
+			found = append(found, a)
+		}
+	})
+	return found, err
+}
+
+// addressIn finds a among a device's addresses; nil: it is not there.
+func addressIn(have []deviceAddress, a netip.Addr) *deviceAddress {
+	if i := slices.IndexFunc(have, func(d deviceAddress) bool { return d.Address == a }); i >= 0 {
+		return &have[i]
+	}
+	return nil
+}
+
+// eachAddress calls do with each address of each device, by the device's index.
+func (r *rtnl) eachAddress(do func(index uint32, a deviceAddress)) error {
 	all, err := r.conn.Address.List()
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return fmt.Errorf("list addresses: %w", err)
 	}
-	var found []deviceAddress
 	for _, m := range all {
-		if int(m.Index) != ifi.Index || m.Attributes == nil {
+		if m.Attributes == nil {
 			continue
 		}
 		// IFA_LOCAL is the device's own address; IPv6 sends it only on
@@ -46,14 +64,14 @@ func (r *rtnl) List(device string) ([]deviceAddress, error) {
 			ip = m.Attributes.Address
 		}
 		if addr, ok := netip.AddrFromSlice(ip); ok {
-			found = append(found, deviceAddress{Address: addr.Unmap(), Label: m.Attributes.Label})
+			do(m.Index, deviceAddress{Address: addr.Unmap(), Label: m.Attributes.Label})
 		}
 	}
-	return found, nil
+	return nil
 }
 
-// Labelled lists the IPv4 addresses that carry vipLabel, but for those on lo, on tunnels
-// and on others' dummy devices, which are a real server's.
+// Labelled lists the IPv4 addresses that have vipLabel. It leaves out those on lo, on
+// tunnels and on dummy devices of other programs, which are a real server's.
 func (r *rtnl) Labelled() ([]VIPAddress, error) {
 	links, err := r.conn.Link.List()
 	if err != nil {
@@ -67,58 +85,35 @@ func (r *rtnl) Labelled() ([]VIPAddress, error) {
 			names[links[i].Index] = a.Name
 		}
 	}
-	all, err := r.conn.Address.List()
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
 	var found []VIPAddress
-	for _, m := range all {
-		name, broadcast := names[m.Index]
-		if !broadcast || m.Attributes == nil || m.Attributes.Label == "" || m.Attributes.Label != vipLabel(name) {
-			continue
+	err = r.eachAddress(func(index uint32, a deviceAddress) {
+		if name, broadcast := names[index]; broadcast && a.Label != "" && a.Label == vipLabel(name) {
+			found = append(found, VIPAddress{Device: name, Address: a.Address})
 		}
-		if addr, ok := netip.AddrFromSlice(m.Attributes.Local); ok {
-			found = append(found, VIPAddress{Device: name, Address: addr.Unmap()})
-		}
-	}
-	return found, nil
+	})
+	return found, err
 }
 
 // Add implements addressTable. An address that is there already, of the same
 // prefix length or (IPv6) of any, counts as unchanged.
 func (r *rtnl) Add(a VIPAddress) (bool, error) {
-	return r.change(a, unix.RTM_NEWADDR, netlink.Create|netlink.Excl, unix.EEXIST)
+	ifi, err := deviceByName(a.Device)
+	if err != nil {
+		return false, err
+	}
+	return r.change(fmt.Sprintf("add address %s", a), newAddressMessage(a, ifi), unix.RTM_NEWADDR, netlink.Create|netlink.Excl, unix.EEXIST)
 }
 
-// Remove implements addressTable. Only the host address goes: where another
-// hand has put the same address with a longer network, that one stays.
+// Remove implements addressTable. It removes only the host address: the same address
+// with a shorter prefix, which another program has put on the device, stays.
 func (r *rtnl) Remove(a VIPAddress) (bool, error) {
-	return r.change(a, unix.RTM_DELADDR, 0, unix.EADDRNOTAVAIL)
-}
-
-// change sends one address message. unchanged is the errno that says that
-// there was nothing to do.
-func (r *rtnl) change(a VIPAddress, messageType uint16, flags netlink.HeaderFlags, unchanged unix.Errno) (bool, error) {
 	ifi, err := deviceByName(a.Device)
 	if err != nil {
 		return false, err
 	}
 	m := newAddressMessage(a, ifi)
-	if messageType == unix.RTM_DELADDR {
-		m.Attributes.Label = "" // the kernel would insist on it
-	}
-	_, err = r.conn.Execute(m, messageType, netlink.Request|netlink.Acknowledge|flags)
-	if errors.Is(err, unchanged) {
-		return false, nil
-	}
-	if err != nil {
-		verb := "add"
-		if messageType == unix.RTM_DELADDR {
-			verb = "remove"
-		}
-		return false, fmt.Errorf("%s address %s: %w", verb, a, err)
-	}
-	return true, nil
+	m.Attributes.Label = "" // with it the kernel removes only an address that has this label
+	return r.change(fmt.Sprintf("remove address %s", a), m, unix.RTM_DELADDR, 0, unix.EADDRNOTAVAIL)
 }
 
 // addressMessage adds to rtnetlink's message the attribute it cannot send:
@@ -131,12 +126,12 @@ func (m *addressMessage) MarshalBinary() ([]byte, error) {
 	if err != nil || m.Family != unix.AF_INET6 {
 		return b, err
 	}
-	const forever = 1<<32 - 1 // INFINITY_LIFE_TIME
+	const unlimited = 1<<32 - 1 // INFINITY_LIFE_TIME
 	attributes := netlink.NewAttributeEncoder()
 	attributes.Do(unix.IFA_CACHEINFO, func() ([]byte, error) {
-		lifetimes := binary.NativeEndian.AppendUint32(nil, 0)            // ifa_prefered, seconds
-		lifetimes = binary.NativeEndian.AppendUint32(lifetimes, forever) // ifa_valid, seconds
-		return binary.NativeEndian.AppendUint64(lifetimes, 0), nil       // cstamp, tstamp: the kernel's
+		lifetimes := binary.NativeEndian.AppendUint32(nil, 0)              // ifa_prefered, seconds
+		lifetimes = binary.NativeEndian.AppendUint32(lifetimes, unlimited) // ifa_valid, seconds
+		return binary.NativeEndian.AppendUint64(lifetimes, 0), nil         // cstamp, tstamp: the kernel's
 	})
 	extra, err := attributes.Encode()
 	return append(b, extra...), err
@@ -154,11 +149,11 @@ func (m *addressMessage) MarshalBinary() ([]byte, error) {
 //
 // IPv6: preferred lifetime 0 makes the address deprecated, which source
 // selection avoids (RFC 6724 section 5, rule 3). No duplicate address
-// detection: real servers hold the same address, and waiting a second before
-// it may be used would only delay a take-over.
+// detection: real servers have the same address, and waiting a second before
+// it may be used would only delay a failover.
 func newAddressMessage(a VIPAddress, ifi *net.Interface) *addressMessage {
 	m := &addressMessage{rtnetlink.AddressMessage{
-		Family:       unix.AF_INET,
+		Family:       uint8(familyNumber(a.Address.Is6())),
 		PrefixLength: uint8(a.Address.BitLen()),
 		Scope:        unix.RT_SCOPE_UNIVERSE,
 		Index:        uint32(ifi.Index),
@@ -169,12 +164,11 @@ func newAddressMessage(a VIPAddress, ifi *net.Interface) *addressMessage {
 		},
 	}}
 	if a.Address.Is6() {
-		m.Family = unix.AF_INET6
 		m.Attributes.Flags |= unix.IFA_F_NODAD
 		return m
 	}
 	m.Attributes.Label = vipLabel(a.Device)
-	if ifi.Flags&net.FlagBroadcast == 0 { // lo and tunnels: nobody there is told of it
+	if ifi.Flags&net.FlagBroadcast == 0 { // lo and tunnels: it is announced to no host there
 		m.Scope = unix.RT_SCOPE_HOST
 	}
 	return m

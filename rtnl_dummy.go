@@ -1,6 +1,6 @@
 // The dummy device of announce = "dummy", and local routes for the VIPs.
 //
-// Used by conflict_watch.go and host_dummy.go. It changes only a device that
+// Used by conflict_watch.go and host*.go. It changes only a device that
 // the controller made (isOurDummy), and only routes in the local table with its
 // own protocol number.
 
@@ -22,13 +22,27 @@ import (
 // with "lvs" in the middle.
 var dummyMAC = macAddress{0x02, 0x6c, 0x76, 0x73, 0x00, 0x01}
 
-// errForeignDevice means that the name is taken by a device that is not ours.
+// errForeignDevice means that a device of another program has the name.
 var errForeignDevice = errors.New("the device is not ours: name another one in announce_device")
 
 // isOurDummy reports whether we have made this device.
 func isOurDummy(link *rtnetlink.LinkMessage) bool {
 	a := link.Attributes
 	return a != nil && a.Info != nil && a.Info.Kind == "dummy" && slices.Equal(a.Address, dummyMAC[:])
+}
+
+// OurDummies lists the names of our dummy devices.
+func (r *rtnl) OurDummies() (names []string, err error) {
+	links, err := r.conn.Link.List()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	for i := range links {
+		if isOurDummy(&links[i]) {
+			names = append(names, links[i].Attributes.Name)
+		}
+	}
+	return names, nil
 }
 
 // dummy looks for a dummy device of ours. The error is unix.ENODEV or
@@ -48,8 +62,8 @@ func (r *rtnl) dummy(device string) (rtnetlink.LinkMessage, error) {
 	return link, nil
 }
 
-// KeepDummy sees to it that there is a dummy device of ours by that name, and
-// that it is up, and reports whether it made one.
+// KeepDummy makes a dummy device of ours with that name, unless there is one, and
+// brings it up. It reports whether it made one.
 func (r *rtnl) KeepDummy(device string) (made bool, err error) {
 	link, err := r.dummy(device)
 	switch {
@@ -112,12 +126,8 @@ func (r *rtnl) LocalRoutes() (map[netip.Addr]bool, error) {
 // ChangeLocalRoute adds or removes a local route and reports whether there was
 // anything to do.
 func (r *rtnl) ChangeLocalRoute(a netip.Addr, add bool) (bool, error) {
-	verb, messageType, flags, unchanged := "remove", uint16(unix.RTM_DELROUTE), netlink.HeaderFlags(0), unix.ESRCH
-	if add {
-		verb, messageType, flags, unchanged = "add", unix.RTM_NEWROUTE, netlink.Create|netlink.Excl, unix.EEXIST
-	}
 	m := &rtnetlink.RouteMessage{
-		Family:    unix.AF_INET,
+		Family:    uint8(familyNumber(a.Is6())),
 		DstLength: uint8(a.BitLen()),
 		Table:     unix.RT_TABLE_LOCAL,
 		Protocol:  localProtocol,
@@ -130,26 +140,19 @@ func (r *rtnl) ChangeLocalRoute(a netip.Addr, add bool) (bool, error) {
 			Table:    unix.RT_TABLE_LOCAL,
 		},
 	}
-	if a.Is6() {
-		m.Family = unix.AF_INET6
+	if add {
+		return r.change(fmt.Sprintf("add local route %s", a), m, unix.RTM_NEWROUTE, netlink.Create|netlink.Excl, unix.EEXIST)
 	}
-	_, err := r.conn.Execute(m, messageType, netlink.Request|netlink.Acknowledge|flags)
-	if errors.Is(err, unchanged) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("%s local route %s: %w", verb, a, err)
-	}
-	return true, nil
+	return r.change(fmt.Sprintf("remove local route %s", a), m, unix.RTM_DELROUTE, 0, unix.ESRCH)
 }
 
 const (
-	// localProtocol marks our local routes (rtm_protocol). Nobody else has this
-	// number in iproute2's rt_protos.
+	// localProtocol marks our local routes (rtm_protocol). iproute2's rt_protos
+	// gives this number to no program.
 	localProtocol = 76
 
-	// localMetric keeps them apart from the kernel's own for an address on a
-	// device, whose metric is 0.
+	// localMetric differs from the metric of the kernel's own local route for an
+	// address on a device, which is 0.
 	localMetric = 9652
 
 	// loopbackIndex is lo's in every network namespace (LOOPBACK_IFINDEX in

@@ -25,8 +25,8 @@ type hop struct {
 	device  int              // index
 	source  netip.Addr       // the director's own address on the way there
 	mac     net.HardwareAddr // nil while the kernel does not know it
-	fresh   bool             // the kernel is sure of mac
-	problem string           // why the node cannot be asked at all; not its fault
+	fresh   bool             // the kernel has confirmed mac lately, or does not need to
+	problem string           // why no probe can be sent to the node; no failure of the node
 }
 
 // route is a hop without its neighbour.
@@ -54,7 +54,7 @@ func (r *rtnl) neighbours() (map[neighbourKey]neighbour, error) {
 	}
 	const (
 		sure = unix.NUD_REACHABLE | unix.NUD_PERMANENT | unix.NUD_NOARP
-		last = unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE // as it was, it is being looked for again or will be
+		last = unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE // the last one; the kernel asks again now or later
 	)
 	known := make(map[neighbourKey]neighbour, len(all))
 	for i := range all {
@@ -72,16 +72,13 @@ func (r *rtnl) neighbours() (map[neighbourKey]neighbour, error) {
 // route asks the kernel how it would reach a node.
 func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
 	request := &rtnetlink.RouteMessage{
-		Family:     unix.AF_INET,
+		Family:     uint8(familyNumber(node.Is6())),
 		DstLength:  uint8(node.BitLen()),
 		Attributes: rtnetlink.RouteAttributes{Dst: node.AsSlice()},
 	}
-	if node.Is6() {
-		request.Family = unix.AF_INET6
-	}
 	answers, err := r.conn.Execute(request, unix.RTM_GETROUTE, netlink.Request)
 	if err == nil && len(answers) == 0 {
-		err = errors.New("the kernel says nothing")
+		err = errors.New("the kernel gives no answer")
 	}
 	if err != nil {
 		return hop{problem: fmt.Sprintf("route to the real server: %v", cmp.Or(errnoOf(err), err))}
@@ -107,13 +104,14 @@ func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
 	return at
 }
 
-// poke is wire.poke over any UDP socket of the node's family.
+// poke sends an empty datagram to a node over fd, a UDP socket of its family. The
+// kernel then asks for the node's MAC address, if it does not know it.
 func poke(fd int, node netip.Addr) {
 	const discard = 9 // RFC 863
 	_ = unix.Sendto(fd, nil, unix.MSG_DONTWAIT, socketAddress(netip.AddrPortFrom(node, discard)))
 }
 
-// socketAddress is a for the kernel.
+// socketAddress is a as system calls take it.
 func socketAddress(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}

@@ -19,11 +19,11 @@ import (
 type tunnelDevice struct {
 	Name string
 	Up   bool
-	// Metadata devices take the packets of every sender that no other device
-	// is for. A network namespace has at most one of each kind.
+	// Metadata devices receive the packets of every sender for which there is no
+	// other device. A network namespace has at most one of each kind.
 	Metadata bool
-	// Checksum devices take packets with a checksum alone, the others those
-	// without alone. GRE only.
+	// Checksum devices receive only packets with a checksum, the others only those
+	// without. GRE only.
 	Checksum bool
 }
 

@@ -1,5 +1,5 @@
-// The locks that keep a second controller away: one file in the state directory,
-// one name in the network namespace.
+// The locks against a second controller: one file in the state directory, one name in
+// the network namespace.
 //
 // Used by main.go. It takes both before anything else. A lock of another user does
 // not prevent a start, and a lock that a controller may have is never taken from
@@ -27,7 +27,7 @@ import (
 )
 
 // errLockMoved says that another process has replaced the lock file meanwhile.
-var errLockMoved = errors.New("the lock file is replaced all the time")
+var errLockMoved = errors.New("other processes replace the lock file again and again")
 
 // lockFile is the state directory's lock.
 type lockFile struct {
@@ -37,7 +37,7 @@ type lockFile struct {
 
 // lock takes the directory for this process, until it ends. The error names
 // the process that has it. The file is nil where a full or read-only directory
-// cannot hold one: that keeps no director from starting.
+// has no room for one: the director starts all the same.
 func (d *stateDir) lock(log *slog.Logger) (*os.File, error) {
 	l := lockFile{filepath.Join(d.path, "lock"), log}
 	f, err := (*os.File)(nil), os.MkdirAll(d.path, 0o755)
@@ -51,7 +51,7 @@ func (d *stateDir) lock(log *slog.Logger) (*os.File, error) {
 		l.writePID(f)
 		return f, nil
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EROFS):
-		log.Warn("there can be no lock file: no second controller with this state directory is kept away", "file", l.path, "err", err)
+		log.Warn("the lock file cannot be written: a second controller with this state directory would not be stopped", "file", l.path, "err", err)
 		return nil, nil
 	}
 	return nil, err
@@ -59,7 +59,7 @@ func (d *stateDir) lock(log *slog.Logger) (*os.File, error) {
 
 // take tries until it has the lock or knows that another controller has it.
 func (l lockFile) take() (f *os.File, err error) {
-	for range 100 { // each time another process has got ahead
+	for range 100 { // each time another process has replaced it first
 		if f, err = l.try(); !errors.Is(err, errLockMoved) {
 			return f, err
 		}
@@ -110,8 +110,8 @@ func (l lockFile) try() (*os.File, error) {
 	if info.Mode().Perm()&0o077 == 0 {
 		return f, nil
 	}
-	// An earlier version let every user open the file. Who has it open can lock it
-	// later, whatever its mode is then.
+	// An earlier version let every user open the file. A process that has it open can
+	// lock it later, whatever its mode is then.
 	fresh, err := l.replace(f, info)
 	if errors.Is(err, errLockMoved) {
 		f.Close()
@@ -180,14 +180,14 @@ func (l lockFile) replaceWith(f *os.File, old os.FileInfo, why string) (*os.File
 		return nil, fmt.Errorf("lock %s: %s, and it cannot be replaced: %w", l.path, why, err)
 	}
 	if err == nil {
-		l.log.Warn("the lock file of the state directory is not of a controller and has been replaced", "file", l.path, "why", why)
+		l.log.Warn("the lock file of the state directory was not a controller's and has been replaced", "file", l.path, "why", why)
 	}
 	return fresh, err
 }
 
 // replace puts a new file, locked, in the place of old, which f has open where that
 // could be the lock of a controller. Both change places in one step, so that there
-// is a lock file at each moment; then f is looked at again, because another
+// is a lock file at each moment; then f is checked again, because another
 // controller may have locked it meanwhile.
 func (l lockFile) replace(f *os.File, old os.FileInfo) (fresh *os.File, err error) {
 	done, err := l.guard()
@@ -235,7 +235,7 @@ func exchange(a, b string) error {
 }
 
 // guard lets one process at a time replace the lock file. No other user can open
-// its file, which is there for that time alone.
+// its file, which exists only during that time.
 func (l lockFile) guard() (done func(), err error) {
 	path := l.path + ".guard"
 	for range 500 {
@@ -260,11 +260,11 @@ func (l lockFile) guard() (done func(), err error) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return nil, fmt.Errorf("%s: another process holds it", path)
+	return nil, fmt.Errorf("%s: another process has locked it", path)
 }
 
-// writePID writes the process id for people and for error messages. What decides
-// is the lock, so that a full disk costs the number alone.
+// writePID writes the process id for people and for error messages. Only the lock
+// decides, so a full disk costs nothing but the number.
 func (l lockFile) writePID(f *os.File) {
 	pid := fmt.Appendln(nil, os.Getpid())
 	_, err := f.WriteAt(pid, 0)
@@ -273,9 +273,9 @@ func (l lockFile) writePID(f *os.File) {
 	}
 }
 
-// lockHolder is who has locked a file.
+// lockHolder is the process that has locked a file.
 type lockHolder struct {
-	pid, uid int  // pid 0 = unknown: a process in another PID namespace, or out of sight
+	pid, uid int  // pid 0 = unknown: a process in another PID namespace, or that this user may not see
 	foreign  bool // it is known to be a process of another user
 }
 
@@ -294,9 +294,9 @@ func (h lockHolder) refuses(f *os.File, dir string) error {
 	return fmt.Errorf("another lvs-controller (pid %s) runs with state directory %s", pid, dir)
 }
 
-// holderOf is who has locked f. A controller locks the whole file for itself and
-// hands its lock to no other process, so one holder of another user is enough to
-// know that no controller has it.
+// holderOf finds the process that has locked f. A controller locks the whole file and
+// hands its lock to no other process, so one process of another user that has the lock
+// is enough to know that no controller has it.
 func holderOf(f *os.File) lockHolder {
 	info, err := f.Stat()
 	if err != nil {
@@ -308,8 +308,9 @@ func holderOf(f *os.File) lockHolder {
 	}
 	holder := holderAmong(openLocks(info, sys.Ino))
 	if holder.pid == 0 {
-		// Without the right to look at the files of other users' processes there is
-		// the kernel's list, which says who has locked, not who still has it open.
+		// Where this process may not see the open files of other users' processes, the
+		// kernel's list names the process that locked the file, which may not be the
+		// one that has it open still.
 		device := fmt.Sprintf("%02x:%02x", unix.Major(sys.Dev), unix.Minor(sys.Dev))
 		holder = holderAmong(listedLocks(device, sys.Ino))
 	}
@@ -359,7 +360,7 @@ func readStart(path string) (string, error) {
 }
 
 // openLocks lists the processes that have the file of info open and locked
-// (proc_pid_fdinfo(5)), as far as this process may look.
+// (proc_pid_fdinfo(5)), of those that this process may see.
 func openLocks(info os.FileInfo, inode uint64) (pids []int) {
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range processes {
@@ -394,9 +395,9 @@ func locks(fdinfo string, inode uint64) bool {
 	return false
 }
 
-// listedLocks lists who has locked the file as /proc/locks has it. Processes of
-// other PID namespaces are missing there, and some file systems have another
-// device number there.
+// listedLocks lists the processes that have locked the file, from /proc/locks.
+// Processes of other PID namespaces are missing there, and some file systems have
+// another device number there.
 func listedLocks(device string, inode uint64) (pids []int) {
 	f, err := os.Open("/proc/locks")
 	if err != nil {
@@ -412,8 +413,8 @@ func listedLocks(device string, inode uint64) (pids []int) {
 	return pids
 }
 
-// parseLock reads "1: FLOCK  ADVISORY  WRITE 708 00:13:17 0 EOF" (proc_locks(5)). One
-// who waits has an arrow behind the number.
+// parseLock reads "1: FLOCK  ADVISORY  WRITE 708 00:13:17 0 EOF" (proc_locks(5)). A
+// process that waits for the lock has an arrow behind the number.
 func parseLock(line string) (pid int, at string, ok bool) {
 	fields := strings.Fields(line)
 	if len(fields) < 6 || fields[1] != "FLOCK" {
@@ -428,12 +429,13 @@ func parseLock(line string) (pid int, at string, ok bool) {
 const namespaceLock = "@lvs-controller"
 
 // lockNamespace takes the network namespace for this process, until release is called
-// or it ends: a second controller with a state directory of its own would take the
-// first one's dummy device and routes for what an earlier run of its own had left.
-// The error names the process that has it. Anybody may take such a name, so that one
-// who is of another user, or does not listen, keeps nobody away: he is no controller.
+// or it ends: a second controller with another state directory would treat the first
+// one's dummy device and routes as left by its own earlier run. The error names the
+// process that has the name. Every user may take an abstract socket name: a process of
+// another user, or one that does not accept connections, is no controller and is
+// ignored.
 func lockNamespace(log *slog.Logger) (release func(), err error) {
-	for range 2 { // its owner may be about to end
+	for range 2 { // the process that has it may be about to end
 		var listener net.Listener
 		listener, err = net.Listen("unix", namespaceLock)
 		if err == nil {
@@ -451,12 +453,12 @@ func lockNamespace(log *slog.Logger) (release func(), err error) {
 			err = fmt.Errorf("process %d of user %d has it", owner.Pid, owner.Uid)
 		}
 	}
-	log.Warn("no controller has taken the name that keeps a second one away, but it is taken", "name", namespaceLock, "err", err)
+	log.Warn("another program has the socket name of a controller: a second controller in this network namespace would not be stopped", "name", namespaceLock, "err", err)
 	return func() {}, nil
 }
 
-// refuse hangs up on all who call, so that there is always room for one more who asks
-// who listens.
+// refuse closes each connection at once, so that the queue has room for the next
+// process that asks which process listens.
 func refuse(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
@@ -467,7 +469,7 @@ func refuse(listener net.Listener) {
 	}
 }
 
-// peerOf is who listens on a Unix socket.
+// peerOf is the process that listens on a Unix socket.
 func peerOf(name string) (owner *unix.Ucred, err error) {
 	conn, err := net.Dial("unix", name)
 	if err != nil {

@@ -22,11 +22,11 @@ import (
 
 const otherUser = 65534
 
-// lockHelper tells a process of the test binary what to do; see TestLockHelper.
+// lockHelper names what a process of the test binary does; see TestLockHelper.
 const lockHelper = "LVS_TEST_LOCK"
 
 // TestLockHelper is no test: another process runs it, to lock a file or a directory.
-// It writes one line about what came of it and ends with its standard input.
+// It writes one line about the result and ends with its standard input.
 func TestLockHelper(t *testing.T) {
 	what, path, _ := strings.Cut(os.Getenv(lockHelper), " ")
 	if what == "" {
@@ -62,7 +62,7 @@ func TestLockHelper(t *testing.T) {
 		fmt.Println("\nheld")
 		os.Exit(0)
 	case "director", "namespace":
-		if what == "namespace" { // with a /proc of its own PID namespace
+		if what == "namespace" { // with the /proc of its PID namespace
 			if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 				t.Fatal(err)
 			}

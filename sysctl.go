@@ -3,8 +3,8 @@
 // Used by host.go and cmd*.go. host.go applies the director's settings at start
 // and with each audit, because the module ip_vs may be loaded late;
 // cmd_realserver.go applies a node's. A setting is written only if it differs,
-// and only the settings of these tables are ever written. Not in the tables, on
-// purpose:
+// and only the settings of sysctlTable, and those that an operator names, are
+// ever written. Not in the table, on purpose:
 //
 //   - ip_forward and ipv6 forwarding: direct routing takes a packet from
 //     LOCAL_IN and sends it through LOCAL_OUT (ip_vs_dr_xmit in
@@ -15,8 +15,6 @@
 //     backup role (sysctl_backup_only in include/net/ip_vs.h). A pair in which
 //     both directors run both roles would balance nothing. It is for an
 //     operator whose backup director is also a real server.
-//
-// routedSysctls are only for active directors behind routers.
 //
 // Sources: Documentation/networking/ip-sysctl.rst and ipvs-sysctl.rst.
 
@@ -30,7 +28,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -43,7 +40,7 @@ type Sysctl struct {
 	Want string
 	// Also lists values that serve as well as Want and are left as they are.
 	Also []string
-	// Why is one sentence for logs and for doctor.
+	// Why is one sentence for the log.
 	Why string
 	// Optional means that the kernel may lack the key: the ip_vs module is not
 	// loaded yet, or the kernel is older than the setting.
@@ -58,148 +55,142 @@ type SysctlState struct {
 	Err  error  // why Have is unknown; nil for an optional, absent key
 }
 
-// directorSysctls is what a director needs. uplink is the name of an existing
-// device; release is the kernel's (procSys.KernelRelease), because the right
-// conn_reuse_mode depends on it.
-func directorSysctls(uplink, release string) []Sysctl {
-	const redirects = "a director that forwards must not tell clients with an old ARP entry to send the VIP's packets to its peer"
-	reuse := Sysctl{
-		Key:      "net/ipv4/vs/conn_reuse_mode",
-		Want:     "3",
-		Also:     []string{"2"}, // the kernel tests bit 2 alone (is_new_conn_expected)
-		Why:      "a director in direct routing sees no FIN from the server, so only bit 2 lets a client's reused port reach another real server",
-		Optional: true,
-	}
-	if !kernelAtLeast(release, 5, 9) {
-		reuse.Want, reuse.Also = "0", nil
-		reuse.Why = "before kernel 5.9 rescheduling a reused port drops its first SYN where conntrack is on, which costs a second"
-	}
-	return []Sysctl{
-		reuse,
-		{
-			Key:      "net/ipv4/vs/expire_nodest_conn",
-			Want:     "1",
-			Why:      "connections to a removed real server end at once instead of being dropped silently until they time out",
-			Optional: true,
-		},
-		{
-			Key:      "net/ipv4/vs/expire_quiescent_template",
-			Want:     "1",
-			Why:      "persistence must not go on sending new connections to a real server of weight 0",
-			Optional: true,
-		},
-		// The kernel takes "all" OR the device's own value, so both must be 0;
-		// with "all" at 0 every other device keeps its own.
-		{Key: "net/ipv4/conf/all/send_redirects", Want: "0", Why: redirects},
-		{Key: confKey(uplink, "send_redirects"), Want: "0", Why: redirects},
-	}
+// sysctlUse is what a setting is needed for.
+type sysctlUse int
+
+const (
+	// useDirector: each director.
+	useDirector sysctlUse = iota
+
+	// useSync: the master daemon of a pair, so that the other director has every
+	// connection that clients would miss. These settings belong together: with a
+	// period of 0 in sync_threshold and no sync_refresh_period the kernel sends
+	// only changes of state (ip_vs_sync_conn_needed in ip_vs_sync.c).
+	useSync
+
+	// useRouted: active directors behind one router, so that each takes over the
+	// connections of one that failed, and receives their ICMP errors.
+	useRouted
+
+	// useExchange: a director, while the kernel exchanges a scheduler. An ICMP
+	// error would end connections that are served a moment later. The value is the
+	// time between two errors to one peer, in milliseconds: an hour is longer than
+	// the kernel remembers a peer. Fragmentation-needed messages are
+	// not limited, so path MTU discovery continues.
+	useExchange
+
+	// useNode: a node, to have an IPv4 VIP on lo without claiming it on the
+	// network. UPLINK answers ARP for the node. The kernel takes the greater of
+	// "all" and the device's own value; "all" is left alone because some CNI
+	// plug-ins need ARP answered on their own devices. IPv6 needs nothing:
+	// neighbour discovery answers only for addresses of the receiving device.
+	useNode
+
+	// useTunnel: the device on which a node receives a tunnel's packets. The
+	// kernel takes the greater of "all" and the device's own value, and 2 is the
+	// greatest: "all", on which other devices depend, is left alone.
+	useTunnel
+)
+
+// sysctlTable has each setting once. docs/sysctls.md has the same rows.
+var sysctlTable = []struct {
+	use           sysctlUse
+	key           string // with UPLINK or DEVICE in the place of a device's name
+	since, before [2]int // the kernels with this value; zero: all
+	want          string
+	also          string // serves as well, "" for no other value
+	why           string
+}{
+	// The kernel tests bit 2 alone (is_new_conn_expected).
+	{use: useDirector, key: "net/ipv4/vs/conn_reuse_mode", since: [2]int{5, 9}, want: "3", also: "2",
+		why: "a director in direct routing sees no FIN from the server, so only bit 2 lets a client's reused port reach another real server"},
+	{use: useDirector, key: "net/ipv4/vs/conn_reuse_mode", before: [2]int{5, 9}, want: "0",
+		why: "before kernel 5.9 rescheduling a reused port drops its first SYN where conntrack is on, which costs a second"},
+	{use: useDirector, key: "net/ipv4/vs/expire_nodest_conn", want: "1",
+		why: "connections to a removed real server end at once; otherwise they are dropped silently until they time out"},
+	{use: useDirector, key: "net/ipv4/vs/expire_quiescent_template", want: "1",
+		why: "persistence must not send new connections to a real server of weight 0"},
+	// The kernel takes "all" OR the device's own value, so both must be 0; with
+	// "all" at 0 every other device keeps its own.
+	{use: useDirector, key: "net/ipv4/conf/all/send_redirects", want: "0", why: noRedirects},
+	{use: useDirector, key: "net/ipv4/conf/UPLINK/send_redirects", want: "0", why: noRedirects},
+
+	{use: useSync, key: "net/ipv4/vs/sync_refresh_period", want: "10",
+		why: "a slow connection must be sent again before it times out at the other director, and a busy one need not be sent every 50 packets"},
+	{use: useSync, key: "net/ipv4/vs/sync_retries", want: "1",
+		why: "sync messages are not acknowledged: after a lost one, the next packet after an eighth of the refresh period sends the connection again"},
+	{use: useSync, key: "net/ipv4/vs/sync_threshold", want: "0\t0",
+		why: "a connection is sent once it is established; a client that waits for the server to speak first never sends the third packet of the kernel's default"},
+
+	{use: useRouted, key: "net/ipv4/vs/sloppy_tcp", want: "1",
+		why: "a connection that routes move here in the middle has sent this director no SYN, and mh finds its real server without one"},
+	{use: useRouted, key: "net/ipv4/vs/schedule_icmp", want: "1",
+		why: "a router's message that an answer is too large for a link may reach another director than the connection, and mh finds its real server all the same"},
+
+	{use: useExchange, key: "net/ipv4/icmp_ratelimit", want: icmpSuppressed, why: noRefusal},
+	{use: useExchange, key: "net/ipv6/icmp/ratelimit", want: icmpSuppressed, why: noRefusal},
+
+	// 2 is stricter than 1: the asker must be in the same subnet.
+	{use: useNode, key: "net/ipv4/conf/UPLINK/arp_ignore", want: "1", also: "2",
+		why: "the node must not answer ARP for a VIP on lo, or it takes the VIP from the director"},
+	{use: useNode, key: "net/ipv4/conf/UPLINK/arp_announce", want: "2",
+		why: "the node must not use a VIP on lo as the sender of its ARP requests, or its neighbours learn the VIP at its MAC"},
+
+	{use: useTunnel, key: "net/ipv4/conf/DEVICE/rp_filter", want: "2",
+		why: "clients are never routed through the tunnel, so a strict reverse-path filter drops all that comes out of it"},
 }
 
-// syncSysctls is what the master daemon of a pair needs, so that the other
-// director has every connection that would be missed. They belong together:
-// with a period of 0 in sync_threshold and no sync_refresh_period only changes
-// of state would be told (ip_vs_sync_conn_needed in ip_vs_sync.c).
-func syncSysctls() []Sysctl {
-	return []Sysctl{
-		{
-			Key:      "net/ipv4/vs/sync_refresh_period",
-			Want:     "10",
-			Why:      "a slow connection must be told again before it times out at the other director, and a busy one need not be told every 50 packets",
-			Optional: true,
-		},
-		{
-			Key:      "net/ipv4/vs/sync_retries",
-			Want:     "1",
-			Why:      "sync messages are not acknowledged: one that is lost is made up for by the next packet after an eighth of the refresh period",
-			Optional: true,
-		},
-		{
-			Key:      "net/ipv4/vs/sync_threshold",
-			Want:     "0\t0",
-			Why:      "a connection is told once it is established; a client that waits for the server to speak first never sends the third packet of the kernel's default",
-			Optional: true,
-		},
-	}
-}
+const (
+	// icmpSuppressed is about an hour, in milliseconds. By the unusual number the
+	// controller knows its own value, which a kill -9 in the middle of an exchange
+	// left behind, from an operator's.
+	icmpSuppressed = "3599971"
 
-// routedSysctls is what active directors behind one router need, so that each
-// takes over the connections of one that went, and what routers have to say of
-// another's.
-func routedSysctls() []Sysctl {
-	return []Sysctl{
-		{
-			Key:      "net/ipv4/vs/sloppy_tcp",
-			Want:     "1",
-			Why:      "a connection that routes move here in the middle has shown this director no SYN, and mh finds its real server without one",
-			Optional: true,
-		},
-		{
-			Key:      "net/ipv4/vs/schedule_icmp",
-			Want:     "1",
-			Why:      "a router's word that an answer is too large for a link may come to another director than the connection, and mh finds its real server all the same",
-			Optional: true,
-		},
-	}
-}
+	// icmpDefault is the kernel's default for the same keys.
+	icmpDefault = "1000"
 
-// realServerSysctls is what a node needs to hold an IPv4 VIP on lo without
-// claiming it on the network. uplink is the name of an existing device: the
-// one that answers ARP for the node. The kernel takes the greater of "all" and
-// the device's own value; "all" is left alone because some CNI plug-ins need
-// ARP answered on their own devices. IPv6 needs nothing: neighbour discovery
-// answers only for addresses of the receiving device.
-func realServerSysctls(uplink string) []Sysctl {
-	return []Sysctl{
-		{
-			Key:  confKey(uplink, "arp_ignore"),
-			Want: "1",
-			Also: []string{"2"}, // stricter still: the asker must be in the same subnet
-			Why:  "the node must not answer ARP for a VIP on lo, or it takes the VIP from the director",
-		},
-		{
-			Key:  confKey(uplink, "arp_announce"),
-			Want: "2",
-			Why:  "the node must not use a VIP on lo as the sender of its ARP requests, or its neighbours learn the VIP at its MAC",
-		},
-	}
-}
+	noRedirects = "a director that forwards must not tell clients with an old ARP entry to send the VIP's packets to its peer"
+	noRefusal   = "while a service has no scheduler, the kernel must not refuse its new connections with an ICMP error"
+)
 
-// tunnelSysctls is what the device needs at which a node takes a tunnel's
-// packets apart. all is the value of net/ipv4/conf/all/rp_filter. The kernel
-// takes the greater of the two, and 2 is the greatest: with it all, on which
-// other devices depend, is left alone.
-func tunnelSysctls(device, all string) []Sysctl {
-	s := Sysctl{
-		Key:  confKey(device, "rp_filter"),
-		Want: "2",
-		Why:  "clients are never routed through the tunnel, so a strict reverse-path filter drops all that comes out of it",
+// vsSysctls is where IPVS has its settings, below /proc/sys. A kernel may lack
+// any of them.
+const vsSysctls = "net/ipv4/vs/"
+
+// sysctlsFor are the settings for one use. device is the name of an existing
+// device, the uplink or a tunnel's; release is the kernel's (KernelRelease).
+func sysctlsFor(use sysctlUse, device, release string) []Sysctl {
+	var wanted []Sysctl
+	for _, row := range sysctlTable {
+		if row.use != use || !kernelAtLeast(release, row.since) || row.before != [2]int{} && kernelAtLeast(release, row.before) {
+			continue
+		}
+		s := Sysctl{
+			Key:      strings.NewReplacer("UPLINK", device, "DEVICE", device).Replace(row.key),
+			Want:     row.want,
+			Why:      row.why,
+			Optional: strings.HasPrefix(row.key, vsSysctls),
+		}
+		if row.also != "" {
+			s.Also = []string{row.also}
+		}
+		wanted = append(wanted, s)
 	}
-	if all == "0" {
-		s.Also = []string{"0"} // no filter at all
-	}
-	return []Sysctl{s}
+	return wanted
 }
 
 // confKey is the key of a per-device IPv4 setting.
 func confKey(device, name string) string { return "net/ipv4/conf/" + device + "/" + name }
 
-// kernelAtLeast reports whether release ("6.1.0-25-amd64") is major.minor or
-// newer. A release that does not begin with two numbers counts as old.
-func kernelAtLeast(release string, major, minor int) bool {
-	first, rest, _ := strings.Cut(release, ".")
-	second := rest
-	if i := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
-		second = rest[:i]
+// kernelAtLeast reports whether release ("6.1.0-25-amd64") is the version least
+// or newer; each is newer than no version. A release that does not begin with two
+// numbers counts as old.
+func kernelAtLeast(release string, least [2]int) bool {
+	var have [2]int
+	if _, err := fmt.Sscanf(release, "%d.%d", &have[0], &have[1]); err != nil {
+		have = [2]int{}
 	}
-	haveMajor, err := strconv.Atoi(first)
-	if err != nil {
-		return false
-	}
-	haveMinor, err := strconv.Atoi(second)
-	if err != nil {
-		return false
-	}
-	return haveMajor > major || haveMajor == major && haveMinor >= minor
+	return slices.Compare(have[:], least[:]) >= 0
 }
 
 // procSys reads and writes kernel settings below Root. The files below net are

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -49,7 +50,7 @@ func TestReleaseAtLeast(t *testing.T) {
 		{"6", false},
 		{"6.x", false},
 	} {
-		if got := kernelAtLeast(tt.release, 5, 9); got != tt.want {
+		if got := kernelAtLeast(tt.release, [2]int{5, 9}); got != tt.want {
 			t.Errorf("kernelAtLeast(%q, 5, 9) = %v, want %v", tt.release, got, tt.want)
 		}
 	}
@@ -58,7 +59,7 @@ func TestReleaseAtLeast(t *testing.T) {
 func TestDirectorSysctls(t *testing.T) {
 	wants := func(release string) map[string]string {
 		m := make(map[string]string)
-		for _, s := range directorSysctls("eth0.100", release) {
+		for _, s := range sysctlsFor(useDirector, "eth0.100", release) {
 			if s.Why == "" {
 				t.Errorf("%s has no reason", s.Key)
 			}
@@ -96,7 +97,7 @@ func TestProcSysApply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := directorSysctls("eth0.100", release)
+	table := sysctlsFor(useDirector, "eth0.100", release)
 
 	var bad []string
 	for _, s := range p.Check(table) {
@@ -149,7 +150,7 @@ func TestProcSysApply(t *testing.T) {
 
 func TestProcSysApplyReportsEveryFailure(t *testing.T) {
 	p, _ := fakeProcSys(t, map[string]string{"net/ipv4/conf/eth0/arp_announce": "0"})
-	table := append(realServerSysctls("eth0"), realServerSysctls("gone0")...)
+	table := append(sysctlsFor(useNode, "eth0", ""), sysctlsFor(useNode, "gone0", "")...)
 
 	err := p.Apply(table)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -187,36 +188,32 @@ func TestProcSysApplyWriteFailure(t *testing.T) {
 	}
 }
 
-// The pair's settings come with [sync], and an opinion on one of them is one
-// on all.
-func TestSyncSysctls(t *testing.T) {
-	sys, _ := fakeProcSys(t, map[string]string{"kernel/osrelease": "6.1.0"})
-	p := &preparation{sysctls: sys}
-	wanted := func(cfg *Config) map[string]string {
-		all, err := p.wantedSysctls("", cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		some := make(map[string]string)
-		for _, s := range all {
-			if name, ok := strings.CutPrefix(s.Key, vsSysctls+"sync_"); ok {
-				some[name] = s.Want
-			}
-		}
-		return some
+// docs/sysctls.md has a row for each setting, with its value.
+func TestSysctlDocs(t *testing.T) {
+	page, err := os.ReadFile("docs/sysctls.md")
+	if err != nil {
+		t.Fatal(err)
 	}
-	pair := map[string]string{"refresh_period": "10", "retries": "1", "threshold": "0\t0"}
-	for _, tt := range []struct {
-		cfg  Config
-		want map[string]string
-	}{
-		{Config{}, map[string]string{}},
-		{Config{Sync: pairSync()}, pair},
-		{Config{Sync: pairSync(), Sysctls: map[string]string{"sync_qlen_max": "9"}}, pair},
-		{Config{Sync: pairSync(), Sysctls: map[string]string{"sync_refresh_period": "0"}}, map[string]string{}},
-	} {
-		if diff := cmp.Diff(tt.want, wanted(&tt.cfg)); diff != "" {
-			t.Errorf("%v (-want +got):\n%s", tt.cfg, diff)
+	last := ""
+	for _, row := range sysctlTable {
+		if row.why == "" {
+			t.Errorf("%s has no reason", row.key)
+		}
+		key := "`" + row.key + "`"
+		if row.key == last { // a second value of the same key
+			key = ""
+		}
+		last = row.key
+		value := strings.ReplaceAll(row.want, "\t", " ")
+		if row.also != "" {
+			value += " (" + row.also + " stays)"
+		}
+		if row.before != [2]int{} {
+			value += fmt.Sprintf(" before kernel %d.%d", row.before[0], row.before[1])
+		}
+		cells := strings.Join(strings.Fields("| "+key+" | "+value+" | "), " ")
+		if n := strings.Count(string(page), "\n"+cells); n != 1 {
+			t.Errorf("docs/sysctls.md has %d rows that begin with %q, want 1", n, cells)
 		}
 	}
 }

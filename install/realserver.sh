@@ -220,7 +220,7 @@ stop() {
 				echo "$path: $after -> $before"
 				changed=yes
 			else
-				echo "$path left at $have: it was changed by another hand"
+				echo "$path left at $have: another program changed it"
 			fi
 		done <"$STATE"
 		grep -v '^setting ' "$STATE" >"$STATE.new" || true

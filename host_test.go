@@ -3,8 +3,11 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"lvs-controller/test/lab"
 )
@@ -14,7 +17,7 @@ import (
 func TestUplink(t *testing.T) {
 	for _, configured := range []bool{true, false} {
 		ns := newNetns(t)
-		p := newPreparation(slog.New(slog.DiscardHandler), nil, nil, nil)
+		h := newLinuxHost(slog.New(slog.DiscardHandler), nil, nil, nil)
 		says := func(when, want string) {
 			t.Helper()
 			cfg := &Config{}
@@ -25,10 +28,10 @@ func TestUplink(t *testing.T) {
 			lab.Within(t, 10*time.Second, func() string {
 				got := "nothing"
 				ns.do(t, func() {
-					if _, err := p.uplink(t.Context(), cfg); err != nil {
+					if _, err := h.uplink(t.Context(), cfg); err != nil {
 						t.Error(err)
 					}
-					if err := p.uplinkState(); err != nil {
+					if err := h.uplinkState(); err != nil {
 						got = err.Error()
 					}
 				})
@@ -58,5 +61,38 @@ func TestUplink(t *testing.T) {
 		says("up again", "nothing")
 		ns.run(t, "ip", "link", "delete", "up0")
 		says("deleted", "the uplink up0 is gone")
+	}
+}
+
+// The pair's settings come with [sync]. An operator who sets one of them sets all.
+func TestSyncSysctls(t *testing.T) {
+	sys, _ := fakeProcSys(t, map[string]string{"kernel/osrelease": "6.1.0"})
+	h := &linuxHost{sysctls: sys}
+	wanted := func(cfg *Config) map[string]string {
+		all, err := h.wantedSysctls("", cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		some := make(map[string]string)
+		for _, s := range all {
+			if name, ok := strings.CutPrefix(s.Key, vsSysctls+"sync_"); ok {
+				some[name] = s.Want
+			}
+		}
+		return some
+	}
+	pair := map[string]string{"refresh_period": "10", "retries": "1", "threshold": "0\t0"}
+	for _, tt := range []struct {
+		cfg  Config
+		want map[string]string
+	}{
+		{Config{}, map[string]string{}},
+		{Config{Sync: pairSync()}, pair},
+		{Config{Sync: pairSync(), Sysctls: map[string]string{"sync_qlen_max": "9"}}, pair},
+		{Config{Sync: pairSync(), Sysctls: map[string]string{"sync_refresh_period": "0"}}, map[string]string{}},
+	} {
+		if diff := cmp.Diff(tt.want, wanted(&tt.cfg)); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.cfg, diff)
+		}
 	}
 }
