@@ -8,7 +8,6 @@
 package main
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -111,48 +110,6 @@ type Persistence struct {
 type StaticServer struct {
 	Address netip.Addr
 	Weight  uint32 // 0 = quiesced by the operator
-}
-
-// Probes is how the real servers of a VIP are asked whether they serve. At
-// least one of HTTP, TCP, Ports and DataPath is set.
-type Probes struct {
-	HTTP     *HTTPProbe // nil = none
-	TCP      uint16     // a port that each real server must accept connections on; 0 = none
-	Ports    bool       // connect to each of the VIP's TCP ports; one that fails is out of service by itself
-	DataPath bool       // connect to each VIP address through the real server
-
-	Interval time.Duration // from the start of a probe to the next of the same kind; 100ms–1h
-	Timeout  time.Duration // longest wait for an answer; 10ms–Interval
-	Rise     uint8         // good answers in a row that bring a real server back; 1–100
-	Fall     uint8         // bad ones in a row that take it out; 1–100
-	// ConnectsPerSecond is the most that Ports may begin for the whole VIP; with
-	// more targets than that their interval grows. 1–10000.
-	ConnectsPerSecond uint32
-}
-
-// HTTPProbe is a GET request to each real server's own address.
-type HTTPProbe struct {
-	Port   uint16
-	Path   string
-	Host   string // Host header and, with TLS, the server name; "" = the address
-	Status []StatusRange
-	TLS    bool // https; the certificate is not verified
-}
-
-// StatusRange are the HTTP status codes from First to Last.
-type StatusRange struct{ First, Last uint16 }
-
-// Compare orders by first, then last code.
-func (r StatusRange) Compare(s StatusRange) int {
-	return cmp.Or(cmp.Compare(r.First, s.First), cmp.Compare(r.Last, s.Last))
-}
-
-// any reports whether p asks for any probe.
-func (p *Probes) any() bool { return p.HTTP != nil || p.TCP != 0 || p.Ports || p.DataPath }
-
-// accepts reports whether a server that answers with code is well.
-func (h *HTTPProbe) accepts(code uint16) bool {
-	return slices.ContainsFunc(h.Status, func(r StatusRange) bool { return r.First <= code && code <= r.Last })
 }
 
 // Drain is how a real server leaves a VIP.

@@ -1,12 +1,22 @@
-// [vip.health] → Probes.
+// [vip.health] → Probes, and the table of the probe kinds.
 //
-// Used by config_vip.go. readProbes reads the table, checkProbes compares it
-// with the rest of the VIP. The keys and their ranges are in the function that
-// reads them, the defaults in defaultProbes and readHTTPProbe. No I/O.
+// Used by health*.go. readProbes reads the keys, checkProbes compares them with
+// the rest of the VIP; config_vip.go calls both. A key and its range are in the
+// function that reads it, the defaults in defaultProbes and readHTTPProbe. No I/O.
+//
+// To add a probe kind, touch:
+//   - here: its field in Probes, its constant and its entry in probeKinds;
+//   - health_NAME.go, new: the methods of its type, see probeMethod in
+//     health_kinds.go;
+//   - config.toml.example.
+//
+// The metrics, the log, the schedule and the recall of results follow from the
+// table. TestProbeKinds fails when an entry is incomplete.
 
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"regexp"
@@ -16,8 +26,115 @@ import (
 	"time"
 )
 
-// The bounds of the two durations. A probe that is started more often than ten
-// times a second finds nothing sooner: what lasts is the answer.
+// Probes says how the real servers of a VIP are probed. At least one kind is set.
+type Probes struct {
+	HTTP     *HTTPProbe // nil = none
+	TCP      uint16     // a port on which each real server must accept connections; 0 = none
+	Ports    bool       // connect to each TCP port of the VIP; a port that fails is out of service alone
+	DataPath bool       // connect to each VIP address through the real server
+
+	Interval time.Duration // from the start of a probe to the next of the same kind; 100ms–1h
+	Timeout  time.Duration // longest wait for an answer; 10ms–Interval
+	Rise     uint8         // good answers in a row that bring a real server back; 1–100
+	Fall     uint8         // bad ones in a row that take it out; 1–100
+	// ConnectsPerSecond is how many connections Ports may begin for the whole VIP;
+	// with more targets than that their interval grows. 1–10000.
+	ConnectsPerSecond uint32
+}
+
+// HTTPProbe is a GET request to each real server's own address.
+type HTTPProbe struct {
+	Port   uint16
+	Path   string
+	Host   string // Host header and, with TLS, the server name; "" = the address
+	Status []StatusRange
+	TLS    bool // https; the certificate is not verified
+}
+
+// StatusRange are the HTTP status codes from First to Last.
+type StatusRange struct{ First, Last uint16 }
+
+// Compare orders by first, then last code.
+func (r StatusRange) Compare(s StatusRange) int {
+	return cmp.Or(cmp.Compare(r.First, s.First), cmp.Compare(r.Last, s.Last))
+}
+
+// probeKind is a way to probe a real server.
+type probeKind uint8
+
+const (
+	probeHTTP     probeKind = iota // GET from the real server's own address
+	probeTCP                       // connect to one port of it
+	probePort                      // connect to one of the VIP's ports on it
+	probeDataPath                  // connect to the VIP through it
+)
+
+// The types of the probe kinds. Their methods are in health_NAME.go.
+type (
+	httpKind     struct{}
+	tcpKind      struct{}
+	portsKind    struct{}
+	dataPathKind struct{}
+)
+
+// probeKinds describes each kind of probe.
+var probeKinds = [...]struct {
+	key   string                   // in [vip.health]
+	usage string                   // how a message names a line with the key
+	label string                   // in the metrics and the log
+	read  func(v value, p *Probes) // reads the key
+	set   func(p *Probes) bool     // reports whether the VIP has this kind of probe
+	// perPort: a probe is about one port of a real server, not about all of it.
+	perPort bool
+	// What the VIP must have for it.
+	needsTCP    string // "" or what the probe does with a TCP port
+	needsDirect bool   // direct routing
+
+	method any // a probeMethod
+}{
+	probeHTTP: {
+		key: "http", usage: "http", label: "http", method: httpKind{},
+		read: func(v value, p *Probes) { p.HTTP = readHTTPProbe(v) },
+		set:  func(p *Probes) bool { return p.HTTP != nil },
+	},
+	probeTCP: {
+		key: "tcp", usage: "tcp", label: "tcp", method: tcpKind{},
+		read: func(v value, p *Probes) { into(&p.TCP, integer[uint16](1, math.MaxUint16))(v) },
+		set:  func(p *Probes) bool { return p.TCP != 0 },
+	},
+	probePort: {
+		key: "ports", usage: "ports = true", label: "port", method: portsKind{},
+		read:    func(v value, p *Probes) { into(&p.Ports, boolean)(v) },
+		set:     func(p *Probes) bool { return p.Ports },
+		perPort: true, needsTCP: "connects to the VIP's TCP ports",
+	},
+	probeDataPath: {
+		key: "datapath", usage: "datapath = true", label: "datapath", method: dataPathKind{},
+		read:     func(v value, p *Probes) { into(&p.DataPath, boolean)(v) },
+		set:      func(p *Probes) bool { return p.DataPath },
+		needsTCP: "asks at one of the VIP's TCP ports", needsDirect: true,
+	},
+}
+
+func (k probeKind) String() string { return probeKinds[k].label }
+
+// kinds lists the kinds of probe that p has.
+func (p *Probes) kinds() (all []probeKind) {
+	for k := range probeKinds {
+		if probeKinds[k].set(p) {
+			all = append(all, probeKind(k))
+		}
+	}
+	return all
+}
+
+// probesWhole reports whether p has a probe of the real server as a whole.
+func (p *Probes) probesWhole() bool {
+	return slices.ContainsFunc(p.kinds(), func(k probeKind) bool { return !probeKinds[k].perPort })
+}
+
+// The bounds of the two durations. More than ten probes a second find nothing
+// sooner: most of the time goes into the answer.
 const (
 	minProbeInterval = 100 * time.Millisecond
 	maxProbeInterval = time.Hour
@@ -31,8 +148,8 @@ func defaultProbes() Probes {
 	return Probes{Interval: 2 * time.Second, Rise: 2, Fall: 3, ConnectsPerSecond: 500}
 }
 
-// defaultProbeTimeout leaves room for the next probe before its turn, so that
-// a silent real server is found within fall intervals.
+// defaultProbeTimeout ends a probe before the next one begins, so that a silent
+// real server is found within fall intervals.
 func defaultProbeTimeout(interval time.Duration) time.Duration {
 	return min(interval/2, time.Second)
 }
@@ -40,17 +157,17 @@ func defaultProbeTimeout(interval time.Duration) time.Duration {
 // readProbes reads [vip.health].
 func readProbes(v value) *Probes {
 	p := defaultProbes()
-	v.table(
-		setting{"http", func(v value) { p.HTTP = readHTTPProbe(v) }},
-		setting{"tcp", into(&p.TCP, integer[uint16](1, math.MaxUint16))},
-		setting{"ports", into(&p.Ports, boolean)},
-		setting{"datapath", into(&p.DataPath, boolean)},
-		setting{"interval", into(&p.Interval, duration(minProbeInterval, maxProbeInterval))},
-		setting{"timeout", into(&p.Timeout, duration(minProbeTimeout, maxProbeTimeout))},
-		setting{"rise", into(&p.Rise, integer[uint8](1, 100))},
-		setting{"fall", into(&p.Fall, integer[uint8](1, 100))},
-		setting{"connects_per_second", into(&p.ConnectsPerSecond, integer[uint32](1, 10_000))},
-	)
+	settings := []setting{
+		{"interval", into(&p.Interval, duration(minProbeInterval, maxProbeInterval))},
+		{"timeout", into(&p.Timeout, duration(minProbeTimeout, maxProbeTimeout))},
+		{"rise", into(&p.Rise, integer[uint8](1, 100))},
+		{"fall", into(&p.Fall, integer[uint8](1, 100))},
+		{"connects_per_second", into(&p.ConnectsPerSecond, integer[uint32](1, 10_000))},
+	}
+	for _, k := range probeKinds {
+		settings = append(settings, setting{k.key, func(v value) { k.read(v, &p) }})
+	}
+	v.table(settings...)
 	if !v.has("timeout") {
 		p.Timeout = defaultProbeTimeout(p.Interval)
 	}
@@ -123,21 +240,26 @@ func checkProbes(v value, vip *VIP) {
 	if p == nil || table.wrong() {
 		return
 	}
-	ports, path := table.child("ports"), table.child("datapath")
-	if !p.any() {
-		table.mistake("has no probe, want at least one of http, tcp, ports = true, datapath = true")
+	kinds := p.kinds()
+	if len(kinds) == 0 {
+		var usages []string
+		for _, k := range probeKinds {
+			usages = append(usages, k.usage)
+		}
+		table.mistake("has no probe, want at least one of %s", strings.Join(usages, ", "))
+	}
+	for _, kind := range kinds {
+		k := &probeKinds[kind]
+		key := table.child(k.key)
+		if k.needsTCP != "" && !vip.mayHaveTCP(v) {
+			key.mistake("%s, and there are none; "+wantTCP, k.needsTCP)
+		}
+		if k.needsDirect && vip.Forward != DirectRoute && !v.child("forward").wrong() {
+			key.mistake(`is for forward = "dr" alone, want that or no %s`, k.key)
+		}
 	}
 	if p.Timeout > p.Interval {
 		table.child("timeout").mistake("is longer than the interval, %s, want at most that", shortDuration(p.Interval))
-	}
-	if p.Ports && !vip.mayHaveTCP(v) {
-		ports.mistake("connects to the VIP's TCP ports, and there are none; " + wantTCP)
-	}
-	if p.DataPath && !vip.mayHaveTCP(v) {
-		path.mistake("asks at one of the VIP's TCP ports, and there are none; " + wantTCP)
-	}
-	if p.DataPath && vip.Forward != DirectRoute && !v.child("forward").wrong() {
-		path.mistake(`is for forward = "dr" alone, want that or no datapath`)
 	}
 }
 

@@ -414,7 +414,7 @@ func checkVIP(t *testing.T, v *VIP) {
 		t.Errorf("sorry servers %v", v.Sorry)
 	}
 	if p := v.Probes; p != nil {
-		if !p.any() || p.Timeout <= 0 || p.Timeout > p.Interval || p.Rise == 0 || p.Fall == 0 || p.ConnectsPerSecond == 0 {
+		if len(p.kinds()) == 0 || p.Timeout <= 0 || p.Timeout > p.Interval || p.Rise == 0 || p.Fall == 0 || p.ConnectsPerSecond == 0 {
 			t.Errorf("probes %+v", p)
 		}
 		if h := p.HTTP; h != nil && (h.Port == 0 || len(h.Status) == 0 || strings.ContainsAny(h.Path+h.Host, " \r\n") || !strings.HasPrefix(h.Path, "/")) {

@@ -1,8 +1,8 @@
 // Records which other hosts claim our VIPs, and decides when that is a conflict.
 //
-// Used by http*.go. conflict_watch.go reports what it receives, with the time;
-// http*.go read the result. It logs, and does no other I/O. It sends no packet
-// and removes no address.
+// Used by http*.go. conflict_watch.go reports each claim with its time; http*.go
+// read the result. It logs, and does no other I/O. It sends no packet and
+// removes no address.
 
 package main
 
@@ -27,7 +27,7 @@ const (
 	// the suspicion, to be over.
 	conflictSilence = 30 * time.Second
 
-	// maxClaimants bounds what is remembered of one address, whatever is sent.
+	// maxClaimants bounds the memory for one address, whatever is sent.
 	maxClaimants = 16
 )
 
@@ -37,8 +37,8 @@ type Conflict struct {
 	Address netip.Addr `json:"address"`
 	Device  string     `json:"device"` // of this director
 	MAC     macAddress `json:"mac"`
-	Host    netip.Addr `json:"host,omitzero"` // the other's own address, if the kernel knows one
-	Why     string     `json:"why"`           // what it is likely to be
+	Host    netip.Addr `json:"host,omitzero"` // the other host's own address, if the kernel knows one
+	Why     string     `json:"why"`           // the likely cause
 	Since   time.Time  `json:"since"`
 }
 
@@ -51,8 +51,8 @@ func (c Conflict) String() string {
 	return fmt.Sprintf("vip %s: %s claims %s on %s since %s: %s", c.VIP, host, c.Address, c.Device, c.Since.Format(time.DateTime), c.Why)
 }
 
-// conflictPicture is what others may see of the book. It is immutable.
-type conflictPicture struct {
+// conflictSnapshot is the state of the record for other tasks. It is immutable.
+type conflictSnapshot struct {
 	Active []Conflict            // sorted
 	Begun  map[netip.Addr]uint64 // conflicts since the process started
 }
@@ -63,8 +63,8 @@ type place struct {
 	address netip.Addr
 }
 
-// holding is a VIP that this director has.
-type holding struct {
+// localVIP is a VIP that this director has.
+type localVIP struct {
 	vip    string
 	device string
 	mac    macAddress // of the device
@@ -76,14 +76,14 @@ type claimant struct {
 	mac macAddress
 }
 
-// suspect is what has been heard of a claimant.
+// suspect is what is known of a claimant.
 type suspect struct {
 	first, last time.Time
-	asks        bool      // nothing but requests for other addresses
+	asks        bool      // it sent nothing but requests for other addresses
 	conflict    *Conflict // nil while it may be a hand-over
 }
 
-// conflicts is the book.
+// conflicts records which other hosts claim our VIPs.
 type conflicts struct {
 	log *slog.Logger
 	// hosts are the neighbours with a MAC address on a device.
@@ -93,68 +93,68 @@ type conflicts struct {
 
 	silence time.Duration // conflictSilence; less in tests
 
-	held     map[place]holding
+	vips     map[place]localVIP
 	own      map[macAddress]bool // of all devices of this host
 	suspects map[claimant]*suspect
 	begun    map[netip.Addr]uint64
-	picture  atomic.Pointer[conflictPicture]
+	snapshot atomic.Pointer[conflictSnapshot]
 }
 
 func newConflicts(log *slog.Logger) *conflicts {
 	return &conflicts{log: log, silence: conflictSilence, suspects: make(map[claimant]*suspect), begun: make(map[netip.Addr]uint64)}
 }
 
-// seen is the newest picture. A nil book has an empty one.
-func (b *conflicts) seen() *conflictPicture {
-	if b != nil {
-		if p := b.picture.Load(); p != nil {
+// seen is the newest snapshot. That of a nil record is empty.
+func (r *conflicts) seen() *conflictSnapshot {
+	if r != nil {
+		if p := r.snapshot.Load(); p != nil {
 			return p
 		}
 	}
-	return new(conflictPicture)
+	return new(conflictSnapshot)
 }
 
-// hold exchanges the VIPs that this director has, and its own MAC addresses. It
-// reports whether there is a new one among them.
-func (b *conflicts) hold(held map[place]holding, own map[macAddress]bool, now time.Time) (more bool) {
-	for p := range held {
-		if _, had := b.held[p]; !had {
+// setVIPs replaces the VIPs that this director has, and its own MAC addresses. It
+// reports whether a VIP is new.
+func (r *conflicts) setVIPs(vips map[place]localVIP, own map[macAddress]bool, now time.Time) (more bool) {
+	for p := range vips {
+		if _, had := r.vips[p]; !had {
 			more = true
 		}
 	}
-	b.held, b.own = held, own
-	b.end("this director does not have the VIP any more", now, func(at claimant, _ *suspect) bool {
-		_, has := held[at.place]
+	r.vips, r.own = vips, own
+	r.end("this director does not have the VIP any more", now, func(at claimant, _ *suspect) bool {
+		_, has := vips[at.place]
 		return !has || own[at.mac]
 	})
 	return more
 }
 
-// hear takes a claim that has arrived at a device. It reports whether this is
+// receive takes a claim that has arrived at a device. It reports whether this is
 // the first of its claimant.
-func (b *conflicts) hear(device int, c claim, now time.Time) (first bool) {
+func (r *conflicts) receive(device int, c claim, now time.Time) (first bool) {
 	at := claimant{place{device, c.Address}, c.MAC}
-	held, has := b.held[at.place]
-	if !has || b.own[c.MAC] {
+	vip, has := r.vips[at.place]
+	if !has || r.own[c.MAC] {
 		return false
 	}
-	s := b.suspects[at]
+	s := r.suspects[at]
 	if s == nil {
-		if b.claimants(at.place) >= maxClaimants {
+		if r.claimants(at.place) >= maxClaimants {
 			return false
 		}
-		b.suspects[at] = &suspect{first: now, last: now, asks: c.Asks}
+		r.suspects[at] = &suspect{first: now, last: now, asks: c.Asks}
 		return true
 	}
 	s.last, s.asks = now, s.asks && c.Asks
 	if s.conflict == nil && now.Sub(s.first) >= conflictGrace {
-		b.begin(at, s, held, now)
+		r.begin(at, s, vip, now)
 	}
 	return false
 }
 
-func (b *conflicts) claimants(p place) (n int) {
-	for at := range b.suspects {
+func (r *conflicts) claimants(p place) (n int) {
+	for at := range r.suspects {
 		if at.place == p {
 			n++
 		}
@@ -162,12 +162,12 @@ func (b *conflicts) claimants(p place) (n int) {
 	return n
 }
 
-// begin makes a suspect a conflict.
-func (b *conflicts) begin(at claimant, s *suspect, held holding, now time.Time) {
-	c := &Conflict{VIP: held.vip, Address: at.address, Device: held.device, MAC: at.mac, Since: now}
-	hosts := b.hosts(at.device, at.mac)
+// begin records that a suspect is a conflict.
+func (r *conflicts) begin(at claimant, s *suspect, local localVIP, now time.Time) {
+	c := &Conflict{VIP: local.vip, Address: at.address, Device: local.device, MAC: at.mac, Since: now}
+	hosts := r.hosts(at.device, at.mac)
 	slices.SortFunc(hosts, netip.Addr.Compare)
-	servers := b.servers()
+	servers := r.servers()
 	server := slices.IndexFunc(hosts, func(a netip.Addr) bool { return servers[a] })
 	switch {
 	case server >= 0:
@@ -177,25 +177,25 @@ func (b *conflicts) begin(at claimant, s *suspect, held holding, now time.Time) 
 	}
 	c.Why = likelyCause(server >= 0, s.asks, at.address.Is6())
 	s.conflict = c
-	b.begun[at.address]++
-	b.log.Error("another host claims the VIP", append(c.attrs(), "why", c.Why)...)
-	b.publish()
+	r.begun[at.address]++
+	r.log.Error("another host claims the VIP", append(c.attrs(), "why", c.Why)...)
+	r.publish()
 }
 
-// likelyCause is what a conflict is likely to be.
+// likelyCause says why two hosts have the address.
 func likelyCause(server, asks, is6 bool) string {
 	switch {
 	case !server:
 		return "two directors have the VIP, or the address is used twice"
 	case is6:
-		return "a real server that has the VIP on its uplink: it belongs on lo alone, see `lvs-controller realserver`"
+		return "a real server that has the VIP on its uplink: move it to lo, see `lvs-controller realserver`"
 	case asks:
 		return "a real server that sends ARP requests from the VIP: its arp_announce is not set, see `lvs-controller realserver`"
 	}
 	return "a real server that answers ARP for the VIP: its arp_ignore is not set, or the VIP is not on its lo alone, see `lvs-controller realserver`"
 }
 
-// attrs are a conflict's in the log.
+// attrs are the attributes of a conflict in the log.
 func (c *Conflict) attrs() []any {
 	all := []any{"vip", c.VIP, "address", c.Address, "device", c.Device, "mac", c.MAC.String()}
 	if c.Host.IsValid() {
@@ -204,19 +204,19 @@ func (c *Conflict) attrs() []any {
 	return all
 }
 
-// expire ends what has been silent for long.
-func (b *conflicts) expire(now time.Time) {
-	b.end("not heard any more", now, func(_ claimant, s *suspect) bool { return now.Sub(s.last) >= b.silence })
+// expire drops the hosts that have been silent for too long.
+func (r *conflicts) expire(now time.Time) {
+	r.end("the host is silent", now, func(_ claimant, s *suspect) bool { return now.Sub(s.last) >= r.silence })
 }
 
-// end drops the suspects that over is true for.
-func (b *conflicts) end(why string, now time.Time, over func(claimant, *suspect) bool) {
+// end drops the suspects for which over reports true.
+func (r *conflicts) end(why string, now time.Time, over func(claimant, *suspect) bool) {
 	var ended []*Conflict
-	for at, s := range b.suspects {
+	for at, s := range r.suspects {
 		if !over(at, s) {
 			continue
 		}
-		delete(b.suspects, at)
+		delete(r.suspects, at)
 		if s.conflict != nil {
 			ended = append(ended, s.conflict)
 		}
@@ -226,20 +226,20 @@ func (b *conflicts) end(why string, now time.Time, over func(claimant, *suspect)
 	}
 	slices.SortFunc(ended, compareConflicts)
 	for _, c := range ended {
-		b.log.Info("the other host does not claim the VIP any more", append(c.attrs(), "after", now.Sub(c.Since).Round(time.Second), "why", why)...)
+		r.log.Info("the other host does not claim the VIP any more", append(c.attrs(), "after", now.Sub(c.Since).Round(time.Second), "why", why)...)
 	}
-	b.publish()
+	r.publish()
 }
 
 func compareConflicts(a, b *Conflict) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Device, b.Device), slices.Compare(a.MAC[:], b.MAC[:]))
 }
 
-// publish makes a new picture.
-func (b *conflicts) publish() {
-	p := &conflictPicture{Begun: make(map[netip.Addr]uint64, len(b.begun))}
+// publish makes a new snapshot.
+func (r *conflicts) publish() {
+	p := &conflictSnapshot{Begun: make(map[netip.Addr]uint64, len(r.begun))}
 	var active []*Conflict
-	for _, s := range b.suspects {
+	for _, s := range r.suspects {
 		if s.conflict != nil {
 			active = append(active, s.conflict)
 		}
@@ -248,8 +248,8 @@ func (b *conflicts) publish() {
 	for _, c := range active {
 		p.Active = append(p.Active, *c)
 	}
-	for a, n := range b.begun {
+	for a, n := range r.begun {
 		p.Begun[a] = n
 	}
-	b.picture.Store(p)
+	r.snapshot.Store(p)
 }

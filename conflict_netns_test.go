@@ -24,7 +24,7 @@ func (ns netns) startConflictWatch(t *testing.T) (*conflictWatch, *lockedBuffer)
 	configs.Set(&Config{VIPs: []VIP{{Name: "edge", Addresses: []netip.Addr{addr("10.0.0.100"), addr("2001:db8::100")}}}})
 	w := newConflictWatch(slog.New(slog.NewTextHandler(log, nil)), configs, changed,
 		func() map[netip.Addr]bool { return map[netip.Addr]bool{addr("10.0.0.12"): true} })
-	w.book.silence = 3 * conflictLookAgain
+	w.record.silence = 3 * conflictLookAgain
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go ns.do(t, func() { done <- w.Run(ctx) })
@@ -118,9 +118,9 @@ func TestConflictOnTheWire(t *testing.T) {
 	logged(logA, claims("2001:db8::100", macs[b]))
 	logged(logB, claims("2001:db8::100", macs[a]))
 	for _, w := range []*conflictWatch{watchA, watchB} {
-		p := w.book.seen()
+		p := w.record.seen()
 		if len(p.Active) != 2 || p.Begun[addr("10.0.0.100")] != 1 || p.Begun[addr("2001:db8::100")] != 1 {
-			t.Errorf("picture: %+v", p)
+			t.Errorf("snapshot: %+v", p)
 		}
 	}
 
@@ -130,7 +130,7 @@ func TestConflictOnTheWire(t *testing.T) {
 		logged(logB, over+address)
 	}
 	lab.Within(t, 10*time.Second, func() string {
-		if p := watchB.book.seen(); len(p.Active) > 0 {
+		if p := watchB.record.seen(); len(p.Active) > 0 {
 			return fmt.Sprintf("still active: %+v", p.Active)
 		}
 		return ""
@@ -146,7 +146,7 @@ func TestConflictOnTheWire(t *testing.T) {
 			return "the end is not logged:\n" + logA.String()
 		})
 	}
-	if p := watchA.book.seen(); len(p.Active) > 0 {
+	if p := watchA.record.seen(); len(p.Active) > 0 {
 		t.Errorf("still active: %+v", p.Active)
 	}
 }
@@ -179,18 +179,18 @@ func TestConflictWatchNeedsPacketSocket(t *testing.T) {
 			}
 		}
 		allowPacketSockets(false)
-		w.follow(ctx, time.Now())
-		w.follow(ctx, time.Now())
+		w.update(ctx, time.Now())
+		w.update(ctx, time.Now())
 		allowPacketSockets(true)
-		w.follow(ctx, time.Now())
-		w.follow(ctx, time.Now())
+		w.update(ctx, time.Now())
+		w.update(ctx, time.Now())
 	})
 	stop()
 	w.close()
 	w.readers.Wait()
 	got := log.String()
-	if strings.Count(got, "\n") != 2 || !strings.Contains(got, `level=WARN msg="VIPs are not watched`) ||
-		!strings.Contains(got, "(it needs CAP_NET_RAW)") || !strings.Contains(got, `level=INFO msg="VIPs are watched again`) {
+	if strings.Count(got, "\n") != 2 || !strings.Contains(got, `level=WARN msg="cannot watch for other hosts that claim a VIP`) ||
+		!strings.Contains(got, "(it needs CAP_NET_RAW)") || !strings.Contains(got, `level=INFO msg="watching for other hosts that claim a VIP again`) {
 		t.Errorf("log:\n%s", got)
 	}
 }

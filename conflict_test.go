@@ -56,16 +56,16 @@ func TestConflicts(t *testing.T) {
 		ends   = `level=INFO msg="the other host does not claim the VIP any more" vip=edge address=`
 	)
 	v4, v6 := addr("10.0.0.100"), addr("2001:db8::100")
-	both := map[place]holding{{2, v4}: {vip: "edge", device: "eth0"}, {2, v6}: {vip: "edge", device: "eth0"}}
+	both := map[place]localVIP{{2, v4}: {vip: "edge", device: "eth0"}, {2, v6}: {vip: "edge", device: "eth0"}}
 	type step struct {
 		at     time.Duration
-		hold   bool // exchange what is held for held
-		held   map[place]holding
+		change bool // the VIPs become vips
+		vips   map[place]localVIP
 		device int
 		claim  claim
 		log    []string // how its lines begin
 	}
-	hears := func(at time.Duration, a netip.Addr, mac macAddress, log ...string) step {
+	claims := func(at time.Duration, a netip.Addr, mac macAddress, log ...string) step {
 		return step{at: at, device: 2, claim: claim{Address: a, MAC: mac}, log: log}
 	}
 	const other4, other6 = "10.0.0.100 device=eth0 mac=02:00:00:00:00:02", "2001:db8::100 device=eth0 mac=02:00:00:00:00:02"
@@ -75,51 +75,51 @@ func TestConflicts(t *testing.T) {
 		active int
 		begun  uint64
 	}{
-		{"one claim", []step{hears(0, v4, otherMAC)}, 0, 0},
-		{"a hand-over: claims within the grace", []step{hears(0, v4, otherMAC), hears(time.Second, v4, otherMAC), hears(1900*time.Millisecond, v4, otherMAC)}, 0, 0},
+		{"one claim", []step{claims(0, v4, otherMAC)}, 0, 0},
+		{"a hand-over: claims within the grace", []step{claims(0, v4, otherMAC), claims(time.Second, v4, otherMAC), claims(1900*time.Millisecond, v4, otherMAC)}, 0, 0},
 		{"it stays", []step{
-			hears(0, v4, otherMAC),
-			hears(2*time.Second, v4, otherMAC, begins+other4+` why="two directors have the VIP, or the address is used twice"`),
-			hears(5*time.Second, v4, otherMAC),
+			claims(0, v4, otherMAC),
+			claims(2*time.Second, v4, otherMAC, begins+other4+` why="two directors have the VIP, or the address is used twice"`),
+			claims(5*time.Second, v4, otherMAC),
 		}, 1, 1},
-		{"over IPv6", []step{hears(0, v6, otherMAC), hears(2*time.Second, v6, otherMAC, begins+other6)}, 1, 1},
-		{"our own MAC address", []step{hears(0, v4, ownMAC), hears(9*time.Second, v4, ownMAC)}, 0, 0},
-		{"an address that is not here", []step{hears(0, addr("10.0.0.7"), otherMAC), hears(9*time.Second, addr("10.0.0.7"), otherMAC)}, 0, 0},
+		{"over IPv6", []step{claims(0, v6, otherMAC), claims(2*time.Second, v6, otherMAC, begins+other6)}, 1, 1},
+		{"our own MAC address", []step{claims(0, v4, ownMAC), claims(9*time.Second, v4, ownMAC)}, 0, 0},
+		{"an address that is not here", []step{claims(0, addr("10.0.0.7"), otherMAC), claims(9*time.Second, addr("10.0.0.7"), otherMAC)}, 0, 0},
 		{"another device", []step{
 			{device: 3, claim: claim{Address: v4, MAC: otherMAC}},
 			{at: 9 * time.Second, device: 3, claim: claim{Address: v4, MAC: otherMAC}},
 		}, 0, 0},
 		{"each host and address is one", []step{
-			hears(0, v4, otherMAC), hears(0, v6, otherMAC), hears(0, v4, macAddress{2, 0, 0, 0, 0, 3}),
-			hears(3*time.Second, v4, otherMAC, begins+other4),
-			hears(3*time.Second, v6, otherMAC, begins+other6),
-			hears(3*time.Second, v4, macAddress{2, 0, 0, 0, 0, 3}, begins),
+			claims(0, v4, otherMAC), claims(0, v6, otherMAC), claims(0, v4, macAddress{2, 0, 0, 0, 0, 3}),
+			claims(3*time.Second, v4, otherMAC, begins+other4),
+			claims(3*time.Second, v6, otherMAC, begins+other6),
+			claims(3*time.Second, v4, macAddress{2, 0, 0, 0, 0, 3}, begins),
 		}, 3, 3},
 		{"silent, and again", []step{
-			hears(0, v4, otherMAC),
-			hears(2*time.Second, v4, otherMAC, begins+other4),
+			claims(0, v4, otherMAC),
+			claims(2*time.Second, v4, otherMAC, begins+other4),
 			{at: 31 * time.Second},
-			{at: 32 * time.Second, log: []string{ends + other4 + ` after=30s why="not heard any more"`}},
-			hears(33*time.Second, v4, otherMAC),
-			hears(36*time.Second, v4, otherMAC, begins+other4),
+			{at: 32 * time.Second, log: []string{ends + other4 + ` after=30s why="the host is silent"`}},
+			claims(33*time.Second, v4, otherMAC),
+			claims(36*time.Second, v4, otherMAC, begins+other4),
 		}, 1, 2},
-		{"two claims far apart", []step{hears(0, v4, otherMAC), {at: 30 * time.Second}, hears(31*time.Second, v4, otherMAC)}, 0, 0},
+		{"two claims far apart", []step{claims(0, v4, otherMAC), {at: 30 * time.Second}, claims(31*time.Second, v4, otherMAC)}, 0, 0},
 		{"this director gives way", []step{
-			hears(0, v4, otherMAC),
-			hears(2*time.Second, v4, otherMAC, begins+other4),
-			{at: 5 * time.Second, hold: true, log: []string{ends + other4 + ` after=3s why="this director does not have the VIP any more"`}},
-			hears(6*time.Second, v4, otherMAC),
-			hears(9*time.Second, v4, otherMAC),
+			claims(0, v4, otherMAC),
+			claims(2*time.Second, v4, otherMAC, begins+other4),
+			{at: 5 * time.Second, change: true, log: []string{ends + other4 + ` after=3s why="this director does not have the VIP any more"`}},
+			claims(6*time.Second, v4, otherMAC),
+			claims(9*time.Second, v4, otherMAC),
 		}, 0, 1},
 		{"a claim from before it was lost", []step{
-			hears(0, v4, otherMAC),
-			{at: time.Second, hold: true},
-			{at: 2 * time.Second, hold: true, held: both},
-			hears(3*time.Second, v4, otherMAC),
+			claims(0, v4, otherMAC),
+			{at: time.Second, change: true},
+			{at: 2 * time.Second, change: true, vips: both},
+			claims(3*time.Second, v4, otherMAC),
 		}, 0, 0},
 		{"a node that answers", []step{
-			hears(0, v4, macAddress{2, 0, 0, 0, 0, 11}),
-			hears(3*time.Second, v4, macAddress{2, 0, 0, 0, 0, 11}, begins+`10.0.0.100 device=eth0 mac=02:00:00:00:00:0b host=10.0.0.11 why="a real server that answers ARP for the VIP: its arp_ignore is not set`),
+			claims(0, v4, macAddress{2, 0, 0, 0, 0, 11}),
+			claims(3*time.Second, v4, macAddress{2, 0, 0, 0, 0, 11}, begins+`10.0.0.100 device=eth0 mac=02:00:00:00:00:0b host=10.0.0.11 why="a real server that answers ARP for the VIP: its arp_ignore is not set`),
 		}, 1, 1},
 		{"a node that asks", []step{
 			{device: 2, claim: claim{Address: v4, MAC: macAddress{2, 0, 0, 0, 0, 11}, Asks: true}},
@@ -127,8 +127,8 @@ func TestConflicts(t *testing.T) {
 				log: []string{begins + `10.0.0.100 device=eth0 mac=02:00:00:00:00:0b host=10.0.0.11 why="a real server that sends ARP requests from the VIP: its arp_announce is not set`}},
 		}, 1, 1},
 		{"a node that advertises", []step{
-			hears(0, v6, macAddress{2, 0, 0, 0, 0, 11}),
-			hears(3*time.Second, v6, macAddress{2, 0, 0, 0, 0, 11}, begins+`2001:db8::100 device=eth0 mac=02:00:00:00:00:0b host=10.0.0.11 why="a real server that has the VIP on its uplink`),
+			claims(0, v6, macAddress{2, 0, 0, 0, 0, 11}),
+			claims(3*time.Second, v6, macAddress{2, 0, 0, 0, 0, 11}, begins+`2001:db8::100 device=eth0 mac=02:00:00:00:00:0b host=10.0.0.11 why="a real server that has the VIP on its uplink`),
 		}, 1, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -148,16 +148,16 @@ func TestConflicts(t *testing.T) {
 			}
 			start := time.Unix(1e9, 0)
 			own := map[macAddress]bool{ownMAC: true}
-			b.hold(both, own, start)
+			b.setVIPs(both, own, start)
 			for i, s := range test.steps {
 				now := start.Add(s.at)
 				log.Reset()
 				b.expire(now)
-				if s.hold {
-					b.hold(s.held, own, now)
+				if s.change {
+					b.setVIPs(s.vips, own, now)
 				}
 				if s.claim != (claim{}) {
-					b.hear(s.device, s.claim, now)
+					b.receive(s.device, s.claim, now)
 				}
 				var lines []string
 				if log.Len() > 0 {
@@ -187,10 +187,10 @@ func TestConflictsAreBounded(t *testing.T) {
 	b.servers = func() map[netip.Addr]bool { return nil }
 	now := time.Unix(1e9, 0)
 	at := place{2, addr("10.0.0.100")}
-	b.hold(map[place]holding{at: {vip: "edge", device: "eth0"}}, nil, now)
+	b.setVIPs(map[place]localVIP{at: {vip: "edge", device: "eth0"}}, nil, now)
 	for range 2 {
 		for i := range 1000 {
-			b.hear(2, claim{Address: at.address, MAC: macAddress{2, 0, 0, 0, byte(i >> 8), byte(i)}}, now)
+			b.receive(2, claim{Address: at.address, MAC: macAddress{2, 0, 0, 0, byte(i >> 8), byte(i)}}, now)
 		}
 		now = now.Add(3 * time.Second)
 	}
@@ -199,7 +199,7 @@ func TestConflictsAreBounded(t *testing.T) {
 	}
 }
 
-// The example of several pairs is valid as it stands, and the two share nothing
+// The example of several pairs is valid as printed, and the two share nothing
 // that two pairs must not share.
 func TestSeveralPairsExample(t *testing.T) {
 	page, err := os.ReadFile("docs/high-availability.md")

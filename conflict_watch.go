@@ -2,9 +2,10 @@
 // that answers ARP, an address that is used twice.
 //
 // Used by main.go. It listens for ARP and neighbour advertisements on the
-// devices that have a VIP, while they have it. From time to time it asks who
-// has the VIP, with packets that change no neighbour's cache. conflict.go
-// decides. It changes no table and no address, and no other task waits for it.
+// devices that have a VIP, while they have it. From time to time it asks for
+// each VIP which host has it, with packets that change no neighbour's cache.
+// conflict.go decides. It changes no table and no address, and no other task
+// waits for it.
 
 package main
 
@@ -27,15 +28,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How often the watch asks who has a VIP, give or take a fifth: two directors
-// that started together do not stay in step.
+// How often the watch asks which host has a VIP, plus or minus a fifth: two
+// directors that start together do not ask at the same times.
 const (
 	conflictLook      = 10 * time.Second
-	conflictLookAgain = 3 * time.Second // while somebody claims one
+	conflictLookAgain = 3 * time.Second // while another host claims one
 
-	// conflictSettle is how long a change of addresses is left alone, as
-	// several come together.
-	conflictSettle = 50 * time.Millisecond
+	// conflictQuiet is how long the watch waits after a change of addresses,
+	// because several come together.
+	conflictQuiet = 50 * time.Millisecond
 )
 
 // conflictWatch is the task. Use newConflictWatch.
@@ -43,42 +44,43 @@ type conflictWatch struct {
 	log     *slog.Logger
 	configs *latest[Config]
 	changed <-chan struct{} // rings after configs has changed
-	book    *conflicts
+	record  *conflicts
 
-	ears    map[earKey]*ear
-	claims  chan heardClaim
-	next    time.Time  // of the next look
-	failing failureLog // why VIPs are not watched
-	readers sync.WaitGroup
+	listeners map[listenerKey]*claimListener
+	claims    chan receivedClaim
+	next      time.Time  // when to ask next
+	failing   failureLog // of update
+	readers   sync.WaitGroup
 }
 
-// earKey is what one socket is for.
-type earKey struct {
+// listenerKey says what one socket receives.
+type listenerKey struct {
 	device int // index
 	is6    bool
 }
 
-// ear is a packet socket with a filter for the VIPs of one family on one device.
-type ear struct {
+// claimListener is a packet socket with a filter for the VIPs of one family on
+// one device.
+type claimListener struct {
 	conn  *packet.Conn
 	addrs []netip.Addr // sorted
 }
 
-// heardClaim is a claim that has arrived.
-type heardClaim struct {
+// receivedClaim is a claim that has arrived.
+type receivedClaim struct {
 	device int
 	claim
 }
 
 // newConflictWatch makes the watch. servers are the real servers' addresses.
 func newConflictWatch(log *slog.Logger, configs *latest[Config], changed <-chan struct{}, servers func() map[netip.Addr]bool) *conflictWatch {
-	w := &conflictWatch{log: log, configs: configs, changed: changed, book: newConflicts(log), ears: make(map[earKey]*ear), claims: make(chan heardClaim)}
-	w.book.servers, w.book.hosts = servers, neighboursWith
+	w := &conflictWatch{log: log, configs: configs, changed: changed, record: newConflicts(log), listeners: make(map[listenerKey]*claimListener), claims: make(chan receivedClaim)}
+	w.record.servers, w.record.hosts = servers, neighboursWith
 	return w
 }
 
-// Run watches until ctx ends; that is its only way to return, with nil. While
-// no VIP is here it sleeps until the kernel tells of a new address.
+// Run watches until ctx ends, and then returns nil. While this director has no
+// VIP it sleeps until the kernel reports a new address.
 func (w *conflictWatch) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer w.readers.Wait()
@@ -86,75 +88,76 @@ func (w *conflictWatch) Run(ctx context.Context) error {
 	defer cancel()
 	moved := make(chan struct{}, 1)
 	var poll <-chan time.Time
+	// The socket is opened here: it belongs to the network namespace of this thread.
 	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR})
 	if err != nil {
-		w.log.Warn("new VIP addresses are noticed late by the watch for other hosts", "err", err)
+		w.log.Warn("cannot follow the addresses of this host: other hosts that claim a new VIP are noticed some seconds late", "err", err)
 		poll = time.Tick(conflictLook)
 	} else {
 		defer events.Close()
 		w.readers.Go(func() { followEvents(ctx, events, moved) })
 	}
-	w.follow(ctx, time.Now())
+	w.update(ctx, time.Now())
 	for {
 		var look <-chan time.Time
-		if len(w.book.held) > 0 {
+		if len(w.record.vips) > 0 {
 			look = time.After(time.Until(w.next))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-w.changed:
-			w.follow(ctx, time.Now())
+			w.update(ctx, time.Now())
 		case <-moved:
-			sleepContext(ctx, conflictSettle)
-			w.follow(ctx, time.Now())
+			sleepContext(ctx, conflictQuiet)
+			w.update(ctx, time.Now())
 		case c := <-w.claims:
-			if w.book.hear(c.device, c.claim, time.Now()) {
-				w.soon(time.Now().Add(conflictGrace))
-				wakeNeighbours(c.Address.Is6(), w.book.servers())
+			if w.record.receive(c.device, c.claim, time.Now()) {
+				w.lookBy(time.Now().Add(conflictGrace))
+				resolveServers(c.Address.Is6(), w.record.servers())
 			}
 		case <-poll:
-			w.follow(ctx, time.Now())
+			w.update(ctx, time.Now())
 		case <-look:
 			w.look(time.Now())
-			w.follow(ctx, time.Now())
+			w.update(ctx, time.Now())
 		}
 	}
 }
 
-// soon has a look at at, if none comes earlier.
-func (w *conflictWatch) soon(at time.Time) {
+// lookBy makes the watch ask at at, if it does not ask earlier.
+func (w *conflictWatch) lookBy(at time.Time) {
 	if at.Before(w.next) {
 		w.next = at
 	}
 }
 
-// follow finds out which VIPs are here and listens for claims to them.
-func (w *conflictWatch) follow(ctx context.Context, now time.Time) {
+// update finds out which VIPs this director has, and listens for claims to them.
+func (w *conflictWatch) update(ctx context.Context, now time.Time) {
 	vips := make(map[netip.Addr]string)
 	for _, v := range w.configs.Get().VIPs {
 		for _, a := range v.Addresses {
 			vips[a] = v.Name
 		}
 	}
-	held, own, err := holdings(ctx, vips)
+	local, own, err := localVIPs(ctx, vips)
 	if err == nil {
-		if len(w.book.held) == 0 {
+		if len(w.record.vips) == 0 {
 			w.next = now.Add(conflictLook)
 		}
-		if w.book.hold(held, own, now) {
-			w.soon(now.Add(conflictGrace))
+		if w.record.setVIPs(local, own, now) {
+			w.lookBy(now.Add(conflictGrace))
 		}
 		err = w.listen(ctx)
 	}
-	if ctx.Err() == nil { // else the end is all that is wrong
-		w.complain(err)
+	if ctx.Err() == nil { // else the end of ctx is the error
+		w.logFailure(err)
 	}
 }
 
-// holdings are the VIPs on the devices of this host that are an Ethernet, and
-// the MAC addresses of all its devices.
-func holdings(ctx context.Context, vips map[netip.Addr]string) (map[place]holding, map[macAddress]bool, error) {
+// localVIPs are the VIPs on the Ethernet devices of this host, and the MAC
+// addresses of all its devices.
+func localVIPs(ctx context.Context, vips map[netip.Addr]string) (map[place]localVIP, map[macAddress]bool, error) {
 	devices, err := net.Interfaces()
 	if err != nil {
 		return nil, nil, fmt.Errorf("list devices: %w", err)
@@ -179,7 +182,7 @@ func holdings(ctx context.Context, vips map[netip.Addr]string) (map[place]holdin
 	if err != nil {
 		return nil, nil, fmt.Errorf("list addresses: %w", err)
 	}
-	held := make(map[place]holding)
+	local := make(map[place]localVIP)
 	for _, m := range addresses {
 		device, ethernet := ethernets[int(m.Index)]
 		if !ethernet || m.Attributes == nil {
@@ -191,45 +194,46 @@ func holdings(ctx context.Context, vips map[netip.Addr]string) (map[place]holdin
 		}
 		a, ok := netip.AddrFromSlice(ip)
 		if vip, ours := vips[a.Unmap()]; ok && ours {
-			held[place{device.Index, a.Unmap()}] = holding{vip, device.Name, macAddress(device.HardwareAddr)}
+			local[place{device.Index, a.Unmap()}] = localVIP{vip, device.Name, macAddress(device.HardwareAddr)}
 		}
 	}
-	return held, own, nil
+	return local, own, nil
 }
 
-// listen has a socket for each family and device with a VIP, and no other.
+// listen opens a socket for each family and device with a VIP, and closes all
+// others.
 func (w *conflictWatch) listen(ctx context.Context) error {
-	want := make(map[earKey][]netip.Addr)
-	for p := range w.book.held {
-		k := earKey{p.device, p.address.Is6()}
+	want := make(map[listenerKey][]netip.Addr)
+	for p := range w.record.vips {
+		k := listenerKey{p.device, p.address.Is6()}
 		want[k] = append(want[k], p.address)
 	}
-	for k, e := range w.ears {
+	for k, l := range w.listeners {
 		slices.SortFunc(want[k], netip.Addr.Compare)
-		if !slices.Equal(e.addrs, want[k]) {
-			e.conn.Close()
-			delete(w.ears, k)
+		if !slices.Equal(l.addrs, want[k]) {
+			l.conn.Close()
+			delete(w.listeners, k)
 		}
 	}
 	var errs []error
 	for k, addrs := range want {
-		if w.ears[k] != nil {
+		if w.listeners[k] != nil {
 			continue
 		}
 		slices.SortFunc(addrs, netip.Addr.Compare)
-		e, err := openEar(k, addrs)
+		l, err := openListener(k, addrs)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		w.ears[k] = e
-		w.readers.Go(func() { e.read(ctx, k.device, w.claims) })
+		w.listeners[k] = l
+		w.readers.Go(func() { l.read(ctx, k.device, w.claims) })
 	}
 	return errors.Join(errs...)
 }
 
-// openEar opens a socket for addrs, which are of one family and sorted.
-func openEar(k earKey, addrs []netip.Addr) (*ear, error) {
+// openListener opens a socket for addrs, which are of one family and sorted.
+func openListener(k listenerKey, addrs []netip.Addr) (*claimListener, error) {
 	device, err := net.InterfaceByIndex(k.device)
 	if err != nil {
 		return nil, fmt.Errorf("device %d: %w", k.device, err)
@@ -250,18 +254,18 @@ func openEar(k earKey, addrs []netip.Addr) (*ear, error) {
 		}
 		return nil, fmt.Errorf("packet socket on %s: %w%s", device.Name, err, hint)
 	}
-	return &ear{conn, addrs}, nil
+	return &claimListener{conn, addrs}, nil
 }
 
-// read passes on what arrives, until the socket is closed.
-func (e *ear) read(ctx context.Context, device int, claims chan<- heardClaim) {
+// read passes on the claims that arrive, until the socket is closed.
+func (l *claimListener) read(ctx context.Context, device int, claims chan<- receivedClaim) {
 	var b [1500]byte
 	for ctx.Err() == nil {
-		n, _, err := e.conn.ReadFrom(b[:])
+		n, _, err := l.conn.ReadFrom(b[:])
 		if errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EBADF) {
 			return
 		}
-		if err != nil { // ENETDOWN: the socket hears again when the device is up again
+		if err != nil { // ENETDOWN: the socket receives again when the device is up again
 			sleepContext(ctx, time.Second)
 			continue
 		}
@@ -270,31 +274,31 @@ func (e *ear) read(ctx context.Context, device int, claims chan<- heardClaim) {
 			continue
 		}
 		select {
-		case claims <- heardClaim{device, c}:
+		case claims <- receivedClaim{device, c}:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// look asks who has the VIPs. What cannot be sent, while the link is down, is
-// nobody's news: the answers are what counts.
+// look asks which hosts have the VIPs. An error of sending, such as while the
+// link is down, is not reported: only the answers matter.
 func (w *conflictWatch) look(now time.Time) {
-	w.book.expire(now)
-	for p, h := range w.book.held {
-		e := w.ears[earKey{p.device, p.address.Is6()}]
-		if e == nil {
+	w.record.expire(now)
+	for p, v := range w.record.vips {
+		l := w.listeners[listenerKey{p.device, p.address.Is6()}]
+		if l == nil {
 			continue
 		}
 		ask := arpProbe
 		if p.address.Is6() {
 			ask = dadSolicitation
 		}
-		frame := ask(h.mac, p.address)
-		_, _ = e.conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
+		frame := ask(v.mac, p.address)
+		_, _ = l.conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
 	}
 	every := conflictLook
-	if len(w.book.suspects) > 0 {
+	if len(w.record.suspects) > 0 {
 		every = conflictLookAgain
 	}
 	w.next = now.Add(every*4/5 + rand.N(every*2/5))
@@ -302,23 +306,22 @@ func (w *conflictWatch) look(now time.Time) {
 
 // close ends all sockets.
 func (w *conflictWatch) close() {
-	for _, e := range w.ears {
-		e.conn.Close()
+	for _, l := range w.listeners {
+		l.conn.Close()
 	}
 }
 
-// complain logs why the watch cannot watch, once, and when it can again.
-func (w *conflictWatch) complain(err error) {
+// logFailure logs why VIPs are not watched, once, and when they are again.
+func (w *conflictWatch) logFailure(err error) {
 	switch begins, ends := w.failing.note(err); {
 	case ends:
-		w.log.Info("VIPs are watched again for other hosts that claim them")
+		w.log.Info("watching for other hosts that claim a VIP again")
 	case begins:
-		w.log.Warn("VIPs are not watched for other hosts that claim them; all else goes on", "err", err)
+		w.log.Warn("cannot watch for other hosts that claim a VIP; everything else works", "err", err)
 	}
 }
 
-// neighboursWith lists the neighbours that have a MAC address, as far as the
-// kernel knows.
+// neighboursWith lists the neighbours that the kernel knows with a MAC address.
 func neighboursWith(device int, mac macAddress) []netip.Addr {
 	r, err := openRtnl(context.Background())
 	if err != nil {
@@ -338,22 +341,22 @@ func neighboursWith(device int, mac macAddress) []netip.Addr {
 	return found
 }
 
-// maxWoken bounds what one claim makes this director send.
-const maxWoken = 256
+// maxResolved bounds how many packets this director sends after one claim.
+const maxResolved = 256
 
-// wakeNeighbours has the kernel look for the real servers of a family, so that
-// it can tell them by their MAC addresses.
-func wakeNeighbours(is6 bool, servers map[netip.Addr]bool) {
+// resolveServers makes the kernel look up the real servers of a family, so that
+// their MAC addresses are known.
+func resolveServers(is6 bool, servers map[netip.Addr]bool) {
 	fd, err := unix.Socket(familyNumber(is6), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
 	defer unix.Close(fd)
-	woken := 0
+	sent := 0
 	for _, a := range slices.SortedFunc(maps.Keys(servers), netip.Addr.Compare) {
-		if a.Is6() == is6 && woken < maxWoken {
-			poke(fd, a)
-			woken++
+		if a.Is6() == is6 && sent < maxResolved {
+			resolveNeighbour(fd, a)
+			sent++
 		}
 	}
 }

@@ -1,10 +1,10 @@
 // What probe results change in the desired table, and which targets the table
 // wants to have probed.
 //
-// Used by reconcile.go. Pure, a part of desired. Probes are the third signal
+// Used by reconcile.go. Pure, as all of desired. Probes are the third signal
 // about a real server, after its pods and the configuration. They quiesce a
-// real server and give the reason. They never add one, and never take out the
-// last one of a VIP.
+// real server and give the reason. They never add one, and never quiesce the last
+// one of a VIP.
 
 package main
 
@@ -14,15 +14,15 @@ import (
 	"slices"
 )
 
-// outage is a real server of a VIP that should get no new connections, or one
-// TCP port of it, by its probes.
+// outage is a real server of a VIP, or one TCP port of it, that should get no new
+// connections because of its probes.
 type outage struct {
 	Address netip.Addr
 	Port    uint16 // 0 = the whole real server
 	Why     string
 }
 
-// outages are those of one VIP, in order.
+// outages are the outages of one VIP, in order.
 func (h *Health) outages(v *VIP) []outage {
 	if h == nil || v.Probes == nil {
 		return nil
@@ -39,9 +39,9 @@ func (h *Health) outages(v *VIP) []outage {
 	return all
 }
 
-// probed notes who would be in service but for their probes, and quiesces those
-// of rows that are down. Where that would leave nobody it quiesces none: it is
-// what the prober will say as soon as it knows of these real servers.
+// probed records which real servers would be in service without their probes, and
+// quiesces those of rows that are down. It quiesces none where none would be left:
+// the prober will say the same as soon as it knows these real servers.
 func (b *build) probed(set *setAnswer, rows []Row) []Row {
 	if b.in.vip.Probes == nil {
 		return rows
@@ -56,7 +56,7 @@ func (b *build) probed(set *setAnswer, rows []Row) []Row {
 }
 
 // without quiesces those of rows that are down, or whose port n is. It returns
-// rows themselves where that is nobody, or everybody who is in service.
+// rows unchanged where that is no real server, or all that are in service.
 func (b *build) without(n uint16, rows []Row) []Row {
 	var fewer []Row
 	for _, o := range b.in.outages {
@@ -79,8 +79,8 @@ func (b *build) without(n uint16, rows []Row) []Row {
 	return fewer
 }
 
-// portRows are the rows for one port: without the nodes that have not got it,
-// and with those quiesced on which it does not answer.
+// portRows are the rows for one port: without the nodes that do not have it, and
+// with those quiesced on which it is down.
 func (b *build) portRows(p vipPort, rows []Row) []Row {
 	rows = p.only(b.in.vip, rows, b.unprobed)
 	if p.Protocol != TCP {
@@ -89,8 +89,7 @@ func (b *build) portRows(p vipPort, rows []Row) []Row {
 	return b.without(p.Number, rows)
 }
 
-// answersEverywhere reports whether p answers on all of rows that are in
-// service.
+// answersEverywhere reports whether p is up on all of rows that are in service.
 func (b *build) answersEverywhere(p Port, rows []Row) bool {
 	return p.Protocol != TCP || !slices.ContainsFunc(b.in.outages, func(o outage) bool {
 		return o.Port == p.Number && slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 && r.Address == o.Address })
@@ -102,7 +101,7 @@ func (b *build) portOutages() bool {
 	return slices.ContainsFunc(b.in.outages, func(o outage) bool { return o.Port != 0 })
 }
 
-// probePlan says whom to ask so that w stays right.
+// probePlan is the probes that w needs.
 func (w *wanted) probePlan() *ProbePlan {
 	plan := new(ProbePlan)
 	for _, v := range w.vips {

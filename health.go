@@ -1,11 +1,11 @@
 // What probe results mean for real servers.
 //
 // Used by desired*.go, state.go, reconcile*.go, http.go, cmd_status.go and
-// main.go. The prober (health_probe.go) judges by these rules and publishes a
+// main.go. The prober (health_probe.go) applies these rules and publishes a
 // Health. The desired table is computed with it; the reconcile loop sends back
 // a ProbePlan with the targets. Pure: no I/O, no clock, no log. A real server
-// without a result stays in service, and never are all real servers of a VIP
-// taken out.
+// without a result stays in service. The rules never take all real servers of a
+// VIP out of service.
 
 package main
 
@@ -18,17 +18,17 @@ import (
 	"strings"
 )
 
-// ProbePlan says whom to ask, and what. It must not be changed once it has
-// been handed over.
+// ProbePlan says which real servers to probe, and how. It must not be changed
+// after the prober got it.
 type ProbePlan struct{ VIPs []ProbedVIP }
 
-// ProbedVIP are the real servers of one VIP that are asked.
+// ProbedVIP are the real servers of one VIP that are probed.
 type ProbedVIP struct {
 	Name      string
 	Probes    *Probes
 	Addresses []netip.Addr // of the VIP, for DataPath
-	// DataPort is the TCP port at which DataPath knocks, one that all Servers
-	// have; 0 = there is none, and DataPath rests.
+	// DataPort is the TCP port to which DataPath connects, one that all Servers
+	// have; 0 = there is none, and DataPath does nothing.
 	DataPort uint16
 	Servers  []ProbedServer
 	// Too little is known of the cluster to name all Servers, or all their Ports.
@@ -41,9 +41,9 @@ type ProbedServer struct {
 	Ports   []uint16 // its TCP ports, for Probes.Ports; several servers may share the slice
 }
 
-// newProbedVIP gathers what v's probes need to know: its ports and the real
-// servers that are in service but for their health. has tells which real server
-// has which port; nil means that each has all.
+// newProbedVIP collects what v's probes need: its ports and the real
+// servers that are in service unless a probe says otherwise. has reports which
+// real server has which port; nil means that each has all.
 func newProbedVIP(v *VIP, ports []Port, servers []netip.Addr, has func(Port, netip.Addr) bool) ProbedVIP {
 	p := ProbedVIP{Name: v.Name, Probes: v.Probes, Addresses: v.Addresses}
 	var all []uint16
@@ -70,7 +70,7 @@ func newProbedVIP(v *VIP, ports []Port, servers []netip.Addr, has func(Port, net
 	return p
 }
 
-// Equal reports whether p and q ask the same of the same.
+// Equal reports whether p and q have the same probes.
 func (p *ProbePlan) Equal(q *ProbePlan) bool {
 	if p == nil || q == nil {
 		return p == q
@@ -96,24 +96,24 @@ func (k HealthKey) Compare(l HealthKey) int {
 	return cmp.Or(cmp.Compare(k.VIP, l.VIP), k.Address.Compare(l.Address), cmp.Compare(k.Port, l.Port))
 }
 
-// Health is what the probes have found out. It is immutable; a nil Health
-// knows of nothing.
+// Health is what the probes have found out. It is immutable; a nil Health is
+// empty.
 type Health struct {
-	// Down holds what should get no new connections, and why. Whatever is not
-	// in it is well or has not been heard of, and both serve.
+	// Down is what should get no new connections, and why. A real server that is
+	// not in it works or has no result yet, and serves.
 	Down map[HealthKey]string
-	// Open lists where nobody is down because everybody would be, in order.
+	// Open lists where no real server is down because all would be, in order.
 	Open []FailOpen
 }
 
 // FailOpen is a set of real servers that all fail at once: those of a VIP's
-// family, or those that have one of its ports. The probes, or whatever lies
-// behind that port, are at fault and not every single node.
+// family, or those that have one of its ports. The likely cause is the probe, or
+// what all of them have in common, and not each node.
 type FailOpen struct {
 	VIP  string
 	Is6  bool
 	Port uint16 // 0 = the real servers as a whole
-	Why  string // what the first of them suffers
+	Why  string // why the first of them fails
 }
 
 // String is "edge IPv4: all real servers fail and stay in service: …".
@@ -130,10 +130,10 @@ func (o FailOpen) compare(p FailOpen) int {
 	return cmp.Or(compareWorkKeys(workKey{o.VIP, o.Is6}, workKey{p.VIP, p.Is6}), cmp.Compare(o.Port, p.Port))
 }
 
-// same reports whether o and p are the same set, whatever it suffers.
+// same reports whether o and p are the same set, for any reason.
 func (o FailOpen) same(p FailOpen) bool { return o.compare(p) == 0 }
 
-// open lists where nobody is down because everybody would be.
+// open lists where no real server is down because all would be.
 func (h *Health) open() []FailOpen {
 	if h == nil {
 		return nil
@@ -141,7 +141,7 @@ func (h *Health) open() []FailOpen {
 	return h.Open
 }
 
-// down holds who is down.
+// down is what is down, and why.
 func (h *Health) down() map[HealthKey]string {
 	if h == nil {
 		return nil
@@ -149,7 +149,7 @@ func (h *Health) down() map[HealthKey]string {
 	return h.Down
 }
 
-// lines says who is down and why, "edge 10.0.0.5: no answer in 1s" each, in
+// lines says what is down and why, "edge 10.0.0.5: no answer in 1s" each, in
 // order.
 func (h *Health) lines() []string {
 	if h == nil {
@@ -162,44 +162,29 @@ func (h *Health) lines() []string {
 	return all
 }
 
-// equal reports whether g says the same as h. A reason of a fail-open may
-// differ: nobody acts on it.
+// equal reports whether g says the same as h. The reason of a fail-open may
+// differ: nothing depends on it.
 func (h *Health) equal(g *Health) bool {
 	return maps.Equal(h.Down, g.Down) && slices.EqualFunc(h.Open, g.Open, FailOpen.same)
 }
 
-// probeKind is a way of asking.
-type probeKind uint8
-
-const (
-	probeHTTP     probeKind = iota // GET from the real server's own address
-	probeTCP                       // connect to one port of it
-	probePort                      // connect to one of the VIP's ports on it
-	probeDataPath                  // connect to the VIP through it
-	probeKinds
-)
-
-func (k probeKind) String() string {
-	return [probeKinds]string{"http", "tcp", "port", "datapath"}[k]
-}
-
-// result is what one probe came to.
+// result is the result of one probe.
 type result uint8
 
 const (
-	noResult result = iota // the director itself could not ask
+	noResult result = iota // the director itself could not probe
 	passed
 	failed
 )
 
-// outcome is the result of one probe.
+// outcome is a result with its reason.
 type outcome struct {
 	result result
 	why    string // of failed and noResult
-	silent bool   // failed because nothing came back: nobody may be there
+	silent bool   // failed because nothing came back: there may be no host
 }
 
-// condition is what is believed of a target.
+// condition is the state of a target.
 type condition uint8
 
 const (
@@ -208,28 +193,28 @@ const (
 	down
 )
 
-// verdict is what the results of one target amount to.
+// verdict is what follows from the results of one target.
 type verdict struct {
 	state  condition
-	streak uint8  // results in a row that speak against state
+	streak uint8  // results in a row that contradict state
 	why    string // of down
 	silent bool   // of down: nothing came back
 
-	// A target that is down may come to suffer from something else. rival has
-	// been seen rivals times in a row.
-	rival  outcome
-	rivals uint8
-	// missed counts results in a row that said nothing.
+	// The reason of a target that is down may change. other has been the outcome
+	// others times in a row.
+	other  outcome
+	others uint8
+	// missed counts probes in a row without a result.
 	missed uint8
 }
 
-// observe takes one more result into account and reports whether state or
-// reason have changed. Unknown becomes up at the first good answer, since
-// neither takes anything out of service.
+// observe adds one result and reports whether state or reason have changed.
+// Unknown becomes up at the first good answer, because neither takes anything
+// out of service.
 func (v *verdict) observe(o outcome, rise, fall uint8) bool {
 	before := *v
 	if o.result == noResult {
-		// What has not been confirmed for so long is not known any more.
+		// A state without a result for so long is not known any more.
 		if v.missed++; v.missed >= fall {
 			*v = verdict{missed: fall}
 		}
@@ -238,7 +223,7 @@ func (v *verdict) observe(o outcome, rise, fall uint8) bool {
 	v.missed = 0
 	switch {
 	case o.result == passed && v.state == down:
-		v.rivals = 0
+		v.others = 0
 		if v.streak++; v.streak >= rise {
 			*v = verdict{state: up}
 		}
@@ -256,73 +241,72 @@ func (v *verdict) observe(o outcome, rise, fall uint8) bool {
 }
 
 // reconsider changes the reason of a target that is down, once the new one has
-// lasted: two that alternate must not be news each time.
+// been the reason for fall results: two that alternate are not a change each time.
 func (v *verdict) reconsider(o outcome, fall uint8) {
 	switch {
 	case o.why == v.why:
-		v.rivals = 0
+		v.others = 0
 		return
-	case o == v.rival:
-		v.rivals++
+	case o == v.other:
+		v.others++
 	default:
-		v.rival, v.rivals = o, 1
+		v.other, v.others = o, 1
 	}
-	if v.rivals >= fall {
+	if v.others >= fall {
 		*v = verdict{state: down, why: o.why, silent: o.silent}
 	}
 }
 
-// inDoubt reports whether the last results speak against the verdict: then the
-// next ones are urgent.
+// inDoubt reports whether the last results contradict the verdict: then the next
+// ones are urgent.
 func (v *verdict) inDoubt() bool { return v.streak > 0 }
 
 // observed is the verdict on one target of a VIP's family.
 type observed struct {
 	server netip.Addr
-	port   uint16 // of probePort; 0 = the probe is about the real server as a whole
+	port   uint16 // 0 = the probe is about the real server as a whole
 	verdict
 }
 
-// findings is what judge says of one VIP's family.
+// findings is what judge decides about one VIP's family.
 type findings struct {
 	VIP     string
-	Servers []netip.Addr         // asked, in the order of the plan
+	Servers []netip.Addr         // probed, in the order of the plan
 	Failing map[HealthKey]string // what is down by itself, and why
-	Down    map[HealthKey]string // what of that is to be out of service
-	Open    []FailOpen           // what is not because all fail
-	// Deferred is how many are not yet because others are in doubt.
+	Down    map[HealthKey]string // what of that gets out of service
+	Open    []FailOpen           // what does not because all fail
+	// Deferred is how many do not yet because others are in doubt.
 	Deferred int
 }
 
-// serverFindings is what all probes of one real server say.
+// serverFindings is the results of all probes of one real server.
 type serverFindings struct {
-	why    string // it is down; "" = it is not
-	asked  bool   // there is a probe of the real server as a whole
-	well   bool   // and one says that it is well
-	doubt  bool   // and the last answers to one speak against it
-	known  bool   // a probe of it, or of one of its ports, says that it is well
-	ports  map[uint16]string
-	listed int // ports that are asked
-	silent int // those of them that are down because nothing came back
-	shaky  int // those of them that are not and may become so
+	why      string // it is down; "" = it is not
+	asked    bool   // there is a probe of the real server as a whole
+	well     bool   // and one succeeds
+	doubt    bool   // and the last answers to one contradict its verdict
+	known    bool   // a probe of it, or of one of its ports, succeeds
+	ports    map[uint16]string
+	listed   int // ports that are probed
+	silent   int // those of them that are down because nothing came back
+	doubtful int // those of them that are not and may become so
 }
 
-// judge decides who is down in one family of a VIP. all is in the order of the
-// plan, before is the Down of last time.
+// judge decides which real servers are down in one family of a VIP. all is in the
+// order of the plan, before is the previous Down.
 //
 //   - A real server is down when one of the probes about it as a whole says so.
-//   - It is also down when there is no such probe to say otherwise and each of
-//     its ports is silent: a port that refuses shows at least that somebody is
-//     there.
+//   - It is also down when no such probe succeeds and each of its ports is
+//     silent: a port that refuses shows at least that the host is there.
 //   - A port that is down is down on its real server alone.
 //   - When all real servers are down at once, none is.
 //   - When a port is down on each real server that is left and has it, it is
 //     down on none.
-//   - What was not down before has to wait until somebody else is known to be up:
-//     one who joins while all fail is no reason to send all clients there.
-//   - What was not down before has to wait while most of the well are in doubt,
-//     until it is clear whether all fail; and when all have failed and some are
-//     well again, while most of the rest are about to be.
+//   - What was not down before has to wait until another one is known to be up:
+//     one that joins while all fail is no reason to send all clients there.
+//   - What was not down before has to wait while most of the others are in doubt,
+//     until it is clear whether all fail. When all have failed and some recover,
+//     it has to wait while most of the rest are about to.
 func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) findings {
 	f := findings{VIP: vip, Failing: make(map[HealthKey]string), Down: make(map[HealthKey]string)}
 	servers := make(map[netip.Addr]*serverFindings)
@@ -342,7 +326,7 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 		s.conclude()
 		whole.add(a, s.why, s.doubt, s.known)
 	}
-	whole.settle(&f, before)
+	whole.judge(&f, before)
 	ports := make(map[uint16]*group)
 	for i := range all {
 		o := &all[i]
@@ -359,13 +343,13 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 			why = portReason(o.port, o.why)
 		}
 		if _, out := f.Down[HealthKey{vip, o.server, 0}]; out {
-			g.apart = append(g.apart, member{server: o.server, why: why})
+			g.whole = append(g.whole, member{server: o.server, why: why})
 			continue
 		}
 		g.add(o.server, why, o.inDoubt(), o.state == up)
 	}
 	for _, n := range slices.Sorted(maps.Keys(ports)) {
-		ports[n].settle(&f, before)
+		ports[n].judge(&f, before)
 	}
 	return f
 }
@@ -373,7 +357,7 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 // portReason is the reason of a port with its name.
 func portReason(n uint16, why string) string { return fmt.Sprintf("port %d/tcp: %s", n, why) }
 
-// add takes one verdict into account.
+// add adds one verdict.
 func (s *serverFindings) add(o *observed) {
 	s.known = s.known || o.state == up
 	switch {
@@ -392,15 +376,15 @@ func (s *serverFindings) add(o *observed) {
 		}
 		s.doubt = s.doubt || !s.asked && o.inDoubt()
 	case o.inDoubt():
-		s.shaky++
+		s.doubtful++
 	}
 	s.listed++
 }
 
 // conclude decides about the real server as a whole.
 func (s *serverFindings) conclude() {
-	if s.listed > 0 && !s.asked && s.silent+s.shaky == s.listed {
-		s.doubt = s.shaky > 0
+	if s.listed > 0 && !s.asked && s.silent+s.doubtful == s.listed {
+		s.doubt = s.doubtful > 0
 	}
 	if s.why != "" || s.well || s.listed == 0 || s.silent < s.listed {
 		return
@@ -413,23 +397,23 @@ func (s *serverFindings) conclude() {
 }
 
 // group are the real servers of one VIP and family, or those that have one
-// port.
+// port. They are judged together.
 type group struct {
 	FailOpen
 	down   []member
-	apart  []member // have the port, but are down as a whole
-	well   int      // not down: up, or not heard of
-	known  int      // those of them that are known to be up
-	doubts int      // of the well
+	whole  []member // have the port, but are down as a whole
+	serve  int      // not down: up or unknown
+	known  int      // those of them that are up
+	doubts int      // those of them that are in doubt
 }
 
 type member struct {
 	server netip.Addr
 	why    string // "" = it is not down
-	rising bool   // it is, but the last answers were good
+	rising bool   // it is down, but the last answers were good
 }
 
-// add takes one real server into account.
+// add adds one real server.
 func (g *group) add(a netip.Addr, why string, doubt, known bool) {
 	if why == "" && known {
 		g.known++
@@ -439,26 +423,26 @@ func (g *group) add(a netip.Addr, why string, doubt, known bool) {
 		g.down = append(g.down, member{a, why, doubt})
 	case doubt:
 		g.doubts++
-		g.well++
+		g.serve++
 	default:
-		g.well++
+		g.serve++
 	}
 }
 
-// settle adds to f who of the group is down.
-func (g *group) settle(f *findings, before map[HealthKey]string) {
-	open := g.well == 0 && len(g.down) > 0
-	fresh, rising := 0, 0
+// judge adds to f what of the group is down.
+func (g *group) judge(f *findings, before map[HealthKey]string) {
+	open := g.serve == 0 && len(g.down) > 0
+	added, rising := 0, 0
 	for _, m := range g.down {
 		if _, known := before[HealthKey{g.VIP, m.server, g.Port}]; !known {
-			fresh++
+			added++
 			if m.rising {
 				rising++
 			}
 		}
 	}
-	wait := 2*g.doubts > g.well || 2*rising > fresh || g.known == 0
-	for _, m := range slices.Concat(g.down, g.apart) {
+	wait := 2*g.doubts > g.serve || 2*rising > added || g.known == 0
+	for _, m := range slices.Concat(g.down, g.whole) {
 		if m.why == "" {
 			continue
 		}
@@ -478,8 +462,8 @@ func (g *group) settle(f *findings, before map[HealthKey]string) {
 	}
 }
 
-// newHealth is the Health of all findings together, and of what is only
-// remembered.
+// newHealth is the Health of all findings, and of recalled, which an earlier run
+// found.
 func newHealth(all []findings, recalled map[HealthKey]string) *Health {
 	h := &Health{Down: make(map[HealthKey]string)}
 	maps.Copy(h.Down, recalled)

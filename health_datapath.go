@@ -31,21 +31,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wireRetry is how long a packet socket that could not be opened is left alone.
-const wireRetry = 30 * time.Second
+// socketRetry is how long to wait after a packet socket could not be opened.
+const socketRetry = 30 * time.Second
 
-// dataPath is the prober's means for probes of the data path.
+// dataPath are the sockets and the state of the data path probes.
 type dataPath struct {
 	prober     *prober
-	neighbours *neighbours // nil until a plan needs it
-	wires      [2]*wire    // IPv4, IPv6; nil until a probe needs it
-	broken     [2]brokenWire
+	neighbours *neighbours   // nil until a plan needs it
+	sockets    [2]*rawSocket // IPv4, IPv6; nil until a probe needs it
+	failures   [2]socketFailure
 	tokens     map[uint32]*target // of SYNs without an answer yet
 	resolving  []*target          // wait for a MAC address
 }
 
-// brokenWire is why there is none.
-type brokenWire struct {
+// socketFailure says why a socket is missing.
+type socketFailure struct {
 	err   error
 	until time.Time
 }
@@ -54,33 +54,33 @@ func newDataPath(p *prober) *dataPath {
 	return &dataPath{prober: p, tokens: make(map[uint32]*target)}
 }
 
-// close ends all but what was spawned.
+// close closes the sockets. The goroutine of neighbours ends with its context.
 func (d *dataPath) close() {
-	for _, w := range d.wires {
-		if w != nil {
-			w.close()
+	for _, r := range d.sockets {
+		if r != nil {
+			r.close()
 		}
 	}
 }
 
-// replan follows the nodes of a new plan.
+// replan takes the nodes of a new plan.
 func (d *dataPath) replan(ctx context.Context, plan *ProbePlan) {
-	where := &whereabouts{vips: make(map[netip.Addr]bool)}
+	nodes := &wantedNodes{vips: make(map[netip.Addr]bool)}
 	for _, v := range plan.VIPs {
 		if v.Probes == nil || !v.Probes.DataPath {
 			continue
 		}
 		for _, a := range v.Addresses {
-			where.vips[a] = true
+			nodes.vips[a] = true
 		}
 		for _, s := range v.Servers {
-			where.nodes = append(where.nodes, s.Address)
+			nodes.nodes = append(nodes.nodes, s.Address)
 		}
 	}
-	slices.SortFunc(where.nodes, netip.Addr.Compare)
-	where.nodes = slices.Compact(where.nodes)
+	slices.SortFunc(nodes.nodes, netip.Addr.Compare)
+	nodes.nodes = slices.Compact(nodes.nodes)
 	if d.neighbours == nil {
-		if len(where.nodes) == 0 {
+		if len(nodes.nodes) == 0 {
 			return
 		}
 		p := d.prober
@@ -91,32 +91,54 @@ func (d *dataPath) replan(ctx context.Context, plan *ProbePlan) {
 			d.neighbours.run(ctx)
 		})
 	}
-	d.neighbours.want(where)
+	d.neighbours.want(nodes)
+}
+
+func (dataPathKind) targets(v *ProbedVIP, s *ProbedServer) (all []question) {
+	for _, a := range v.Addresses {
+		if v.DataPort != 0 && a.Is6() == s.Address.Is6() {
+			all = append(all, question{to: netip.AddrPortFrom(a, v.DataPort), via: a})
+		}
+	}
+	return all
+}
+
+func (dataPathKind) begin(p *prober, t *target) { p.path.begin(t) }
+
+func (dataPathKind) overdue(p *prober, t *target) outcome {
+	if t.attempt.waits == waitsForMAC {
+		return p.path.unresolved(t)
+	}
+	return t.fails(fmt.Errorf("no answer in %s (is the VIP on its lo?)", t.vip.probes.Timeout), true)
+}
+
+func (dataPathKind) reason(t *target, err error) string {
+	return fmt.Sprintf("%s through the node: %v", t.to, err)
 }
 
 // begin starts one probe.
 func (d *dataPath) begin(t *target) {
-	w, err := d.wire(t.server.Is6())
+	r, err := d.socket(t.server.Is6())
 	if err != nil {
 		d.prober.finish(t, outcome{result: noResult, why: err.Error()})
 		return
 	}
 	at := d.neighbours.hop(t.server)
 	if !at.fresh && at.problem == "" {
-		// What is sent through the packet socket does not make the kernel look
-		// for the node, or look again.
-		w.poke(t.server)
+		// A packet through the packet socket does not make the kernel look up the
+		// node.
+		resolveNeighbour(r.udp, t.server)
 	}
 	if at.problem == "" && at.mac == nil {
-		t.flight.step = stepResolve
+		t.attempt.waits = waitsForMAC
 		d.resolving = append(d.resolving, t)
 		d.neighbours.hurry()
 		return
 	}
-	d.send(t, w, at)
+	d.send(t, r, at)
 }
 
-// resume goes on with the probes whose node has been found meanwhile.
+// resume continues the probes whose node has been found meanwhile.
 func (d *dataPath) resume() {
 	if len(d.resolving) == 0 {
 		return
@@ -124,11 +146,11 @@ func (d *dataPath) resume() {
 	waiting := d.resolving
 	d.resolving = nil
 	for _, t := range waiting {
-		if t.flight == nil || t.flight.step != stepResolve {
+		if t.attempt == nil || t.attempt.waits != waitsForMAC {
 			continue // its time was over
 		}
 		if at := d.neighbours.hop(t.server); at.problem != "" || at.mac != nil {
-			d.send(t, d.wires[indexOf(t.server)], at)
+			d.send(t, d.sockets[familyIndex(t.server.Is6())], at)
 			continue
 		}
 		d.resolving = append(d.resolving, t)
@@ -136,20 +158,19 @@ func (d *dataPath) resume() {
 	}
 }
 
-// unresolved is the outcome of a probe that has waited for a MAC address all
-// its time.
+// unresolved is the outcome of a probe that never got a MAC address.
 func (d *dataPath) unresolved(t *target) outcome {
 	if !d.neighbours.hop(t.server).looked {
 		return outcome{result: noResult, why: "the kernel's neighbours are not known in time"}
 	}
 	if t.server.Is6() {
-		return pathFails(t, true, "no answer to neighbour discovery")
+		return t.fails(errors.New("no answer to neighbour discovery"), true)
 	}
-	return pathFails(t, true, "no answer to ARP")
+	return t.fails(errors.New("no answer to ARP"), true)
 }
 
 // send sends the SYN.
-func (d *dataPath) send(t *target, w *wire, at hop) {
+func (d *dataPath) send(t *target, r *rawSocket, at hop) {
 	if at.problem != "" {
 		d.prober.finish(t, outcome{result: noResult, why: at.problem})
 		return
@@ -158,126 +179,110 @@ func (d *dataPath) send(t *target, w *wire, at hop) {
 	for d.tokens[token] != nil {
 		token++
 	}
-	syn := segment{From: netip.AddrPortFrom(at.source, w.port), To: t.to, Seq: token, Flags: tcpSYN}
-	if err := w.send(syn, at.device, at.mac); err != nil {
+	syn := segment{From: netip.AddrPortFrom(at.source, r.port), To: t.to, Seq: token, Flags: tcpSYN}
+	if err := r.send(syn, at.device, at.mac); err != nil {
 		d.prober.finish(t, outcome{result: noResult, why: err.Error()})
 		return
 	}
-	t.flight.step, t.flight.token = stepAnswer, token
+	t.attempt.waits, t.attempt.token = waitsForSYN, token
 	d.tokens[token] = t
 }
 
-// forget drops what belongs to a flight.
-func (d *dataPath) forget(f *flight) {
-	if f.step == stepAnswer {
-		delete(d.tokens, f.token)
+// forget drops the token of a probe.
+func (d *dataPath) forget(a *attempt) {
+	if a.waits == waitsForSYN {
+		delete(d.tokens, a.token)
 	}
 }
 
-// ready reads what has arrived at a wire.
+// ready reads the packets that have arrived at a packet socket.
 func (d *dataPath) ready(fd int) {
-	i := slices.IndexFunc(d.wires[:], func(w *wire) bool { return w != nil && w.fd == fd })
+	i := slices.IndexFunc(d.sockets[:], func(r *rawSocket) bool { return r != nil && r.fd == fd })
 	if i < 0 {
 		return
 	}
-	w := d.wires[i]
+	r := d.sockets[i]
 	var b [1500]byte
-	for range maxBegin { // the others have their turn too
+	for range maxBegin { // then the other sockets are read too
 		n, from, err := unix.Recvfrom(fd, b[:], unix.MSG_DONTWAIT)
 		if err != nil {
 			return
 		}
 		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype != unix.PACKET_OUTGOING {
-			d.answer(w, b[:n], link)
+			d.answer(r, b[:n], link)
 		}
 	}
 }
 
 // answer takes one packet that may be an answer.
-func (d *dataPath) answer(w *wire, b []byte, link *unix.SockaddrLinklayer) {
-	a, ok := parseAnswer(b, w.is6)
+func (d *dataPath) answer(r *rawSocket, b []byte, link *unix.SockaddrLinklayer) {
+	a, ok := parseAnswer(b, r.is6)
 	if !ok {
 		return
 	}
 	s := a.segment
 	if a.expired { // s is our own SYN
-		if t := d.tokens[s.Seq]; t != nil && s.To == t.to && s.From.Port() == w.port {
-			d.prober.finish(t, pathFails(t, false, "the node does not have the VIP on its lo: it would pass the packet on"))
+		if t := d.tokens[s.Seq]; t != nil && s.To == t.to && s.From.Port() == r.port {
+			d.prober.finish(t, t.fails(errors.New("the node does not have the VIP on its lo: it would pass the packet on"), false))
 		}
 		return
 	}
-	if s.To.Port() != w.port {
+	if s.To.Port() != r.port {
 		return
 	}
 	if s.Flags&tcpACK != 0 && s.Flags&tcpRST == 0 {
-		// Ends the connection on the node, be it an old one whose RST was lost.
-		// The kernel's own RST, if it sends any, goes where the VIP is.
+		// Ends the connection on the node, also an old one whose RST was lost. The
+		// kernel's own RST, if it sends one, goes to the host that has the VIP.
 		rst := segment{From: s.To, To: s.From, Seq: s.Ack, Flags: tcpRST}
-		_ = w.send(rst, link.Ifindex, link.Addr[:link.Halen]) // lost: then the next probe's does it
+		_ = r.send(rst, link.Ifindex, link.Addr[:link.Halen]) // if it is lost, the next probe's RST does it
 	}
 	t := d.tokens[s.Ack-1]
 	switch {
 	case t == nil || s.From != t.to || s.Flags&tcpACK == 0:
 	case s.Flags&tcpRST != 0:
-		d.prober.finish(t, pathFails(t, false, "connection refused"))
+		d.prober.finish(t, t.fails(errors.New("connection refused"), false))
 	case s.Flags&tcpSYN != 0:
 		d.prober.finish(t, outcome{result: passed})
 	}
 }
 
-// pathFails is the outcome of a probe of the data path that failed.
-func pathFails(t *target, silent bool, why string) outcome {
-	return outcome{failed, fmt.Sprintf("%s through the node: %s", t.to, why), silent}
-}
-
-// indexOf is where what belongs to a's family is kept.
-func indexOf(a netip.Addr) int {
-	if a.Is6() {
-		return 1
-	}
-	return 0
-}
-
-// wire is what it takes to send and catch the packets of one family.
-type wire struct {
+// rawSocket sends and receives the packets of one family.
+type rawSocket struct {
 	is6      bool
 	fd       int    // the packet socket
-	reserved int    // keeps port from everybody else
+	reserved int    // a TCP socket with port, so that no other socket gets it
 	port     uint16 // the source port of all probes
-	poker    int    // sends datagrams
+	udp      int    // makes the kernel look up nodes
 }
 
-// wire returns the wire of a family, and opens it the first time.
-func (d *dataPath) wire(is6 bool) (*wire, error) {
-	i := 0
-	if is6 {
-		i = 1
-	}
-	if d.wires[i] != nil {
-		return d.wires[i], nil
+// socket returns the packet socket of a family, and opens it the first time.
+func (d *dataPath) socket(is6 bool) (*rawSocket, error) {
+	i := familyIndex(is6)
+	if d.sockets[i] != nil {
+		return d.sockets[i], nil
 	}
 	now := d.prober.now()
-	if b := d.broken[i]; b.err != nil && now.Before(b.until) {
+	if b := d.failures[i]; b.err != nil && now.Before(b.until) {
 		return nil, b.err
 	}
-	w, err := openWire(is6)
+	r, err := openRawSocket(is6)
 	if err == nil {
-		if err = d.prober.poll.add(w.fd, unix.EPOLLIN); err == nil {
-			d.wires[i] = w
-			return w, nil
+		if err = d.prober.poll.add(r.fd, unix.EPOLLIN); err == nil {
+			d.sockets[i] = r
+			return r, nil
 		}
-		w.close()
+		r.close()
 	}
-	d.broken[i] = brokenWire{err, now.Add(wireRetry)}
+	d.failures[i] = socketFailure{err, now.Add(socketRetry)}
 	return nil, err
 }
 
-// openWire opens the sockets of one family.
-func openWire(is6 bool) (_ *wire, err error) {
-	w := &wire{is6: is6, fd: -1, reserved: -1, poker: -1}
+// openRawSocket opens the sockets of one family.
+func openRawSocket(is6 bool) (_ *rawSocket, err error) {
+	r := &rawSocket{is6: is6, fd: -1, reserved: -1, udp: -1}
 	defer func() {
 		if err != nil {
-			w.close()
+			r.close()
 		}
 	}()
 	const flags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
@@ -285,47 +290,47 @@ func openWire(is6 bool) (_ *wire, err error) {
 	if is6 {
 		anywhere, protocol = &unix.SockaddrInet6{}, unix.ETH_P_IPV6
 	}
-	if w.poker, err = unix.Socket(family, unix.SOCK_DGRAM|flags, 0); err != nil {
+	if r.udp, err = unix.Socket(family, unix.SOCK_DGRAM|flags, 0); err != nil {
 		return nil, fmt.Errorf("UDP socket: %w", err)
 	}
-	// A port that is bound is not given to any connection of this host.
-	if w.reserved, err = unix.Socket(family, unix.SOCK_STREAM|flags, 0); err != nil {
+	// The kernel gives a bound port to no connection of this host.
+	if r.reserved, err = unix.Socket(family, unix.SOCK_STREAM|flags, 0); err != nil {
 		return nil, fmt.Errorf("TCP socket: %w", err)
 	}
-	if err = unix.Bind(w.reserved, anywhere); err != nil {
+	if err = unix.Bind(r.reserved, anywhere); err != nil {
 		return nil, fmt.Errorf("reserve a port: %w", err)
 	}
-	bound, err := unix.Getsockname(w.reserved)
+	bound, err := unix.Getsockname(r.reserved)
 	if err != nil {
 		return nil, fmt.Errorf("reserve a port: %w", err)
 	}
 	switch a := bound.(type) {
 	case *unix.SockaddrInet4:
-		w.port = uint16(a.Port)
+		r.port = uint16(a.Port)
 	case *unix.SockaddrInet6:
-		w.port = uint16(a.Port)
+		r.port = uint16(a.Port)
 	}
-	// Of protocol 0, so that nothing arrives before the filter is in place.
-	if w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|flags, 0); err != nil {
+	// Protocol 0: nothing arrives before the filter is attached.
+	if r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|flags, 0); err != nil {
 		hint := ""
 		if errors.Is(err, unix.EPERM) {
 			hint = " (datapath needs CAP_NET_RAW)"
 		}
 		return nil, fmt.Errorf("packet socket: %w%s", err, hint)
 	}
-	filter := answerFilter(is6, w.port)
+	filter := answerFilter(is6, r.port)
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err = unix.SetsockoptSockFprog(w.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+	if err = unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
 		return nil, fmt.Errorf("filter of the packet socket: %w", err)
 	}
-	if err = unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: networkOrder(protocol)}); err != nil {
+	if err = unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: networkOrder(protocol)}); err != nil {
 		return nil, fmt.Errorf("bind the packet socket: %w", err)
 	}
-	return w, nil
+	return r, nil
 }
 
-func (w *wire) close() {
-	for _, fd := range []int{w.fd, w.reserved, w.poker} {
+func (r *rawSocket) close() {
+	for _, fd := range []int{r.fd, r.reserved, r.udp} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -333,31 +338,27 @@ func (w *wire) close() {
 }
 
 // send sends s through a device to a MAC address.
-func (w *wire) send(s segment, device int, mac []byte) error {
+func (r *rawSocket) send(s segment, device int, mac []byte) error {
 	protocol := uint16(unix.ETH_P_IP)
-	if w.is6 {
+	if r.is6 {
 		protocol = unix.ETH_P_IPV6
 	}
 	to := unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: device, Halen: uint8(len(mac))}
 	copy(to.Addr[:], mac)
-	if err := unix.Sendto(w.fd, s.packet(), unix.MSG_DONTWAIT, &to); err != nil {
+	if err := unix.Sendto(r.fd, s.packet(), unix.MSG_DONTWAIT, &to); err != nil {
 		return fmt.Errorf("packet socket: send: %w", err)
 	}
 	return nil
 }
 
-// poke has the kernel look for a node, by an empty datagram to the discard
-// port. The answer, if any, is an ICMP error that nobody reads.
-func (w *wire) poke(node netip.Addr) { poke(w.poker, node) }
-
-// networkOrder is v as it stands in memory in network byte order.
+// networkOrder is v with its bytes in network byte order.
 func networkOrder(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
 
 // answerFilter passes what may answer a probe from port: TCP to it, and ICMP
 // errors about hop limits with a packet from it. It runs for every packet that
-// the host receives, so it decides most in two steps. Offsets are from the
+// the host receives, so it drops most of them in two steps. Offsets are from the
 // network header.
 func answerFilter(is6 bool, port uint16) []unix.SockFilter {
 	const all = 1500
@@ -373,7 +374,7 @@ func answerFilter(is6 bool, port uint16) []unix.SockFilter {
 		bpf.LoadMemShift{Off: 0},
 		bpf.LoadIndirect{Off: 0, Size: 1}, // ICMP type
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmpTimeExceeded, SkipTrue: 3},
-		bpf.LoadIndirect{Off: 8 + 20, Size: 2}, // source port of the packet it is about, ours, without options
+		bpf.LoadIndirect{Off: 8 + 20, Size: 2}, // source port of the packet that it reports, which is ours, without options
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(port), SkipTrue: 1},
 		bpf.RetConstant{Val: all},
 		bpf.RetConstant{Val: 0},
@@ -387,7 +388,7 @@ func answerFilter(is6 bool, port uint16) []unix.SockFilter {
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(port), SkipTrue: 4, SkipFalse: 5},
 			bpf.LoadAbsolute{Off: 40, Size: 1}, // ICMPv6 type
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmp6TimeExceeded, SkipTrue: 3},
-			bpf.LoadAbsolute{Off: 40 + 8 + 40, Size: 2}, // source port of the packet it is about
+			bpf.LoadAbsolute{Off: 40 + 8 + 40, Size: 2}, // source port of the packet that it reports
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(port), SkipTrue: 1},
 			bpf.RetConstant{Val: all},
 			bpf.RetConstant{Val: 0},
@@ -395,7 +396,7 @@ func answerFilter(is6 bool, port uint16) []unix.SockFilter {
 	}
 	raw, err := bpf.Assemble(instructions)
 	if err != nil {
-		panic("answerFilter: " + err.Error()) // the program is a constant but for the port
+		panic("answerFilter: " + err.Error()) // only the port varies
 	}
 	filter := make([]unix.SockFilter, len(raw))
 	for i, r := range raw {

@@ -42,7 +42,7 @@ func TestAnswerFilter(t *testing.T) {
 		}
 		vms[is6] = vm
 	}
-	for _, test := range wirePackets() {
+	for _, test := range answerPackets() {
 		n, err := vms[test.is6].Run(test.packet)
 		if err != nil {
 			t.Fatal(err)
@@ -93,16 +93,16 @@ func TestDataPathAnswers(t *testing.T) {
 		}}}, p.now().Add(-time.Hour))
 		begin, _ := p.schedule.due(p.now())
 		asked := begin[0]
-		asked.flight = &flight{fd: -1, step: stepAnswer, token: token}
+		asked.attempt = &attempt{fd: -1, waits: waitsForSYN, token: token}
 		p.path.tokens[token] = asked
 
-		p.path.answer(&wire{fd: -1, port: 40000}, test.packet, &unix.SockaddrLinklayer{})
+		p.path.answer(&rawSocket{fd: -1, port: 40000}, test.packet, &unix.SockaddrLinklayer{})
 		switch {
 		case test.want == "-":
-			if !asked.inFlight || p.path.tokens[token] != asked {
+			if !asked.running || p.path.tokens[token] != asked {
 				t.Errorf("%s: counts", test.name)
 			}
-		case asked.inFlight || len(p.path.tokens) > 0:
+		case asked.running || len(p.path.tokens) > 0:
 			t.Errorf("%s: does not count", test.name)
 		case asked.why != test.want || (asked.state == up) != (test.want == ""):
 			t.Errorf("%s: %q, want %q", test.name, asked.why, test.want)

@@ -68,7 +68,7 @@ func FuzzParseStatus(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.0 503\n"))
 	f.Add([]byte("HTTP/1.1 1"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		settled, settledErr := uint16(0), error(nil)
+		final, finalErr := uint16(0), error(nil)
 		for n := 0; n <= min(len(b), maxAnswer); n++ {
 			status, err := parseStatus(b[:n])
 			if status != 0 && (status < 100 || status > 999 || err != nil) {
@@ -77,10 +77,10 @@ func FuzzParseStatus(f *testing.F) {
 			if n == maxAnswer && status == 0 && err == nil {
 				t.Fatal("more is wanted than will be read")
 			}
-			if settled != 0 && status != settled || settledErr != nil && err == nil {
-				t.Fatalf("%q: %d, %v after %d, %v", b[:n], status, err, settled, settledErr)
+			if final != 0 && status != final || finalErr != nil && err == nil {
+				t.Fatalf("%q: %d, %v after %d, %v", b[:n], status, err, final, finalErr)
 			}
-			settled, settledErr = status, err
+			final, finalErr = status, err
 		}
 	})
 }

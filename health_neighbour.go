@@ -15,21 +15,21 @@ import (
 )
 
 const (
-	neighboursEvery = time.Second           // so often the neighbours are read
-	neighboursGap   = 50 * time.Millisecond // and no more often, even in a hurry
-	routesEvery     = 10 * time.Second      // so often the route to a node is looked up
+	neighboursEvery = time.Second           // between two reads of the neighbours
+	neighboursGap   = 50 * time.Millisecond // the least time between two reads
+	routesEvery     = 10 * time.Second      // between two look-ups of the route to a node
 )
 
-// whereabouts says which nodes are of interest.
-type whereabouts struct {
+// wantedNodes says to which nodes a way is needed.
+type wantedNodes struct {
 	nodes []netip.Addr
-	vips  map[netip.Addr]bool // no probe may come from them: answers would go to the node itself
+	vips  map[netip.Addr]bool // no probe may come from them: the node would send its answers to itself
 }
 
 // neighbours keeps the hops to nodes current. Use newNeighbours.
 type neighbours struct {
-	wake    func() // called after the hops have been looked up
-	wanted  atomic.Pointer[whereabouts]
+	wake    func() // called after each look-up
+	wanted  atomic.Pointer[wantedNodes]
 	found   atomic.Pointer[map[netip.Addr]hop]
 	hurried chan struct{}
 
@@ -40,18 +40,18 @@ func newNeighbours(wake func()) *neighbours {
 	return &neighbours{wake: wake, hurried: make(chan struct{}, 1), routes: make(map[netip.Addr]route)}
 }
 
-// want exchanges the nodes of interest.
-func (n *neighbours) want(w *whereabouts) {
+// want replaces the nodes.
+func (n *neighbours) want(w *wantedNodes) {
 	n.wanted.Store(w)
 	n.hurry()
 }
 
-// hurry has the kernel asked soon.
+// hurry makes run ask the kernel soon.
 func (n *neighbours) hurry() {
 	ring(n.hurried)
 }
 
-// hop is how to reach a node, as far as is known.
+// hop is how to reach a node; empty while that is not known.
 func (n *neighbours) hop(node netip.Addr) hop {
 	if found := n.found.Load(); found != nil {
 		return (*found)[node]
@@ -80,7 +80,7 @@ func (n *neighbours) run(ctx context.Context) {
 }
 
 // look asks the kernel.
-func (n *neighbours) look(ctx context.Context, w *whereabouts, now time.Time) map[netip.Addr]hop {
+func (n *neighbours) look(ctx context.Context, w *wantedNodes, now time.Time) map[netip.Addr]hop {
 	found := make(map[netip.Addr]hop, len(w.nodes))
 	known, err := n.read(ctx, w, now)
 	for _, node := range w.nodes {
@@ -102,7 +102,7 @@ func (n *neighbours) look(ctx context.Context, w *whereabouts, now time.Time) ma
 
 // read looks up routes that are missing or old, and lists the neighbours whose
 // MAC address the kernel knows.
-func (n *neighbours) read(ctx context.Context, w *whereabouts, now time.Time) (map[neighbourKey]neighbour, error) {
+func (n *neighbours) read(ctx context.Context, w *wantedNodes, now time.Time) (map[neighbourKey]neighbour, error) {
 	conn, err := openRtnl(ctx)
 	if err != nil {
 		return nil, err

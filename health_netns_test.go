@@ -150,7 +150,7 @@ func findTheVIP(t *testing.T, interval time.Duration, beside func(master, good s
 		if diff := cmp.Diff(want, h.Down, compareAddrs); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
-		r.settled(t)
+		r.decided(t)
 		if k := r.Stats().Kinds[probeDataPath]; k.Targets != 10 || k.Down != 8 || k.Passed == 0 {
 			t.Errorf("%s: %+v", name, k)
 		}
@@ -187,7 +187,7 @@ func (h segmentHost) connections(t *testing.T, state string) (lines []string) {
 	return lines
 }
 
-// A node whose cable is pulled out, which nobody tells: no RST, no change of
+// A node whose cable is pulled out, which no packet reports: no RST, no change of
 // the director's own link.
 func TestDeadNodeIsFoundInTime(t *testing.T) {
 	bridge, hosts := newSegment(t, 9, 11, 12)
@@ -209,7 +209,7 @@ func TestDeadNodeIsFoundInTime(t *testing.T) {
 		dead := nodes[1]
 		for try := 1; ; try++ {
 			r.await(t, "all are well", func(h *Health) bool { return h == nil || len(h.Down) == 0 })
-			r.settled(t)
+			r.decided(t)
 			bridge.run(t, "ip", "link", "set", dead.port, "down")
 			cut := time.Now()
 			r.await(t, "the dead one is down", func(h *Health) bool { _, down := h.Server("edge", dead.addr()); return down })
@@ -281,7 +281,7 @@ func TestEachForTheRightReason(t *testing.T) {
 	}
 }
 
-// What the director itself lacks is told once, and held against nobody.
+// What the director itself lacks is logged once, and counts against no real server.
 func TestDataPathOwnFaults(t *testing.T) {
 	_, hosts := newSegment(t, 9, 11)
 	director, node := hosts[0], hosts[1]
@@ -321,7 +321,7 @@ func TestDataPathOwnFaults(t *testing.T) {
 		if h := r.out.Get(); h != nil {
 			t.Errorf("%s: %+v", test.name, h)
 		}
-		want := fmt.Sprintf("level=WARN msg=\"probe: the director cannot ask; the real server stays in service\" vip=edge server=%s probe=datapath err=%q\n", test.server, test.want)
+		want := fmt.Sprintf("level=WARN msg=\"probe: the director cannot probe, which does not count against the real server\" vip=edge server=%s probe=datapath err=%q\n", test.server, test.want)
 		if text := r.text.String(); strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, want) {
 			t.Errorf("%s: log:\n%swant one line:\n%s", test.name, text, want)
 		}

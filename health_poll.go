@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// poller is an epoll instance that can be woken.
+// poller is an epoll instance that another goroutine can wake.
 type poller struct {
 	epoll, event int
 	events       [128]unix.EpollEvent
@@ -43,12 +43,12 @@ func (p *poller) close() {
 	unix.Close(p.epoll)
 }
 
-// add has wait report events of fd until it is removed or closed.
+// add makes wait report events of fd until it is removed or closed.
 func (p *poller) add(fd int, events uint32) error {
 	return p.control(unix.EPOLL_CTL_ADD, fd, events)
 }
 
-// change exchanges the events of fd.
+// change replaces the events of fd.
 func (p *poller) change(fd int, events uint32) error {
 	return p.control(unix.EPOLL_CTL_MOD, fd, events)
 }
@@ -68,13 +68,13 @@ func (p *poller) wake() {
 	_, _ = unix.Write(p.event, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // fails when it is full: then wait ends anyway
 }
 
-// wait calls ready for each event until there is none, but waits no longer than
-// patience for the first; negative is for ever.
-func (p *poller) wait(patience time.Duration, ready func(fd int, events uint32)) error {
-	const longest = time.Minute
+// wait waits for events and calls ready for each. It waits at most longest, or
+// without limit if longest is negative.
+func (p *poller) wait(longest time.Duration, ready func(fd int)) error {
+	const most = time.Minute
 	timeout := -1
-	if patience >= 0 { // in whole milliseconds, and never early: that would be a busy loop
-		timeout = int((min(patience, longest) + time.Millisecond - 1) / time.Millisecond)
+	if longest >= 0 { // in whole milliseconds, and never early: that would be a busy loop
+		timeout = int((min(longest, most) + time.Millisecond - 1) / time.Millisecond)
 	}
 	n, err := unix.EpollWait(p.epoll, p.events[:], timeout)
 	if errors.Is(err, unix.EINTR) {
@@ -89,7 +89,7 @@ func (p *poller) wait(patience time.Duration, ready func(fd int, events uint32))
 			_, _ = unix.Read(p.event, counter[:]) // fails when it is empty already
 			continue
 		}
-		ready(int(e.Fd), e.Events)
+		ready(int(e.Fd))
 	}
 	return nil
 }

@@ -100,8 +100,8 @@ func (r *running) await(t *testing.T, what string, ok func(*Health) bool) *Healt
 	}
 }
 
-// settled waits until no target is unknown any more.
-func (r *running) settled(t *testing.T) {
+// decided waits until no target is unknown any more.
+func (r *running) decided(t *testing.T) {
 	t.Helper()
 	for range 2000 {
 		targets, unknowns := 0, 0
@@ -114,7 +114,7 @@ func (r *running) settled(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("not settled in 20s: %+v\n%s", r.Stats(), r.text)
+	t.Fatalf("not decided in 20s: %+v\n%s", r.Stats(), r.text)
 }
 
 // listenLoopback opens a port on 127.0.0.N for each n, all of the same number.
@@ -147,7 +147,7 @@ func serveStatus(t *testing.T, l net.Listener, status int, secure bool) *httptes
 			status = 418
 		}
 		w.WriteHeader(status)
-		io.WriteString(w, strings.Repeat("x", 100_000)) // nobody reads it
+		io.WriteString(w, strings.Repeat("x", 100_000)) // the prober does not read it
 	}))
 	s.Listener.Close()
 	s.Listener = l
@@ -261,7 +261,7 @@ func TestProbeIPv6(t *testing.T) {
 	})
 	v := ProbedVIP{Name: "edge", Probes: &probes, Servers: []ProbedServer{{at.Addr(), []uint16{at.Port()}}}}
 	r := startProber(t, &ProbePlan{VIPs: []ProbedVIP{v}}, nil)
-	r.settled(t)
+	r.decided(t)
 	stats := r.Stats()
 	for _, k := range stats.Kinds[:probeDataPath] {
 		if k.Targets != 1 || k.Down != 0 || k.Passed == 0 {
@@ -271,7 +271,7 @@ func TestProbeIPv6(t *testing.T) {
 	r.stop()
 }
 
-// A server goes down and comes back; each change is told once.
+// A server goes down and comes back; each change is logged once.
 func TestProbeComesBack(t *testing.T) {
 	port, listeners := listenLoopback(t, 1, 2)
 	say(listeners[0], "", true)
@@ -284,21 +284,21 @@ func TestProbeComesBack(t *testing.T) {
 	}
 	again, err := net.Listen("tcp", address)
 	if err != nil {
-		t.Fatal("somebody else has taken the port: ", err)
+		t.Fatal("another program has taken the port: ", err)
 	}
 	say(again, "", true)
 	r.await(t, "it is back", func(h *Health) bool { return len(h.Down) == 0 })
 	r.stop()
-	var told []string
+	var logged []string
 	for line := range strings.Lines(r.text.String()) {
 		_, line, _ = strings.Cut(strings.TrimSpace(line), " level=")
-		told = append(told, line)
+		logged = append(logged, line)
 	}
 	want := []string{
 		fmt.Sprintf(`WARN msg="probe: real server down" vip=edge server=127.0.0.2 why="connect to 127.0.0.2:%d: connection refused"`, port),
 		`INFO msg="probe: real server not down any more" vip=edge server=127.0.0.2`,
 	}
-	if diff := cmp.Diff(want, told); diff != "" {
+	if diff := cmp.Diff(want, logged); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
 }
@@ -325,14 +325,14 @@ func TestProbePorts(t *testing.T) {
 	if o := h.Open[0]; o.Port != third || o.VIP != "edge" || o.Is6 {
 		t.Errorf("open: %+v", o)
 	}
-	r.settled(t)
+	r.decided(t)
 	if k := r.Stats().Kinds[probePort]; k.Targets != 6 || k.Down != 3 || k.Unknown != 0 || k.Kind != "port" || k.NoResult != 0 {
 		t.Errorf("counters: %+v", k)
 	}
 	r.stop()
 	for _, want := range []string{
 		`msg="probe: ports down" vip=edge server=127.0.0.2 ports=`,
-		fmt.Sprintf(`msg="probe: no real server serves this port: that is no fault of theirs, all stay in service" vip=edge family=IPv4 port=%d/tcp why="127.0.0.1: port %d/tcp: connection refused"`, third, third),
+		fmt.Sprintf(`msg="probe: no real server serves this port, so all stay in service" vip=edge family=IPv4 port=%d/tcp why="127.0.0.1: port %d/tcp: connection refused"`, third, third),
 	} {
 		if strings.Count(r.text.String(), want) == 0 {
 			t.Errorf("no line %s in:\n%s", want, r.text)
@@ -340,7 +340,7 @@ func TestProbePorts(t *testing.T) {
 	}
 }
 
-// All at once: told, and nobody is down. A new plan ends it.
+// All at once: it is logged, and none is down. A new plan ends it.
 func TestProbeFailsOpen(t *testing.T) {
 	port, listeners := listenLoopback(t, 1, 2)
 	for _, l := range listeners {
@@ -356,14 +356,14 @@ func TestProbeFailsOpen(t *testing.T) {
 		t.Errorf("counters: %+v", s)
 	}
 	r.plans.Set(&ProbePlan{})
-	r.await(t, "a plan without anybody", func(h *Health) bool { return !h.FailsOpen("edge", false) })
+	r.await(t, "a plan without real servers", func(h *Health) bool { return !h.FailsOpen("edge", false) })
 	r.stop()
-	if !strings.Contains(r.text.String(), `level=ERROR msg="probe: all real servers fail at once: the probes are at fault, all stay in service" vip=edge family=IPv4 why="127.0.0.1: connect to`) {
+	if !strings.Contains(r.text.String(), `level=ERROR msg="probe: all real servers fail at once, so all stay in service" vip=edge family=IPv4 why="127.0.0.1: connect to`) {
 		t.Errorf("log:\n%s", r.text)
 	}
 }
 
-// Thousands of targets: what is in flight, goroutines and file descriptors
+// Thousands of targets: running probes, goroutines and file descriptors
 // stay few, and the budget holds.
 func TestProbeManyTargets(t *testing.T) {
 	const servers, ports, budget = 200, 100, 1500
@@ -440,7 +440,7 @@ func TestProbeManyTLS(t *testing.T) {
 	if _, down := r.out.Get().Server("edge", loopback(200)); down {
 		t.Error("the good one is down")
 	}
-	// Each connection has a goroutine at the server's end, of this test's own.
+	// Each connection has a goroutine at the server's end, which is the test's.
 	if most > before+2*stuck+maxTLS+20 {
 		t.Errorf("%d goroutines, %d before", most, before)
 	}
@@ -448,7 +448,7 @@ func TestProbeManyTLS(t *testing.T) {
 }
 
 // A probe whose target leaves the plan ends with it, however far it is, and
-// what comes of it later concerns nobody.
+// its result is ignored.
 func TestProbeDropped(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		port, listeners := listenLoopback(t, 1)
@@ -485,12 +485,12 @@ func TestProbeDropped(t *testing.T) {
 	}
 }
 
-// A prober without anybody to ask is silent.
+// A prober without a target is silent.
 func TestProberWithoutPlan(t *testing.T) {
 	r := startProber(t, &ProbePlan{}, nil)
 	time.Sleep(50 * time.Millisecond)
 	if h := r.out.Get(); h != nil {
-		t.Errorf("Health %+v without anybody to ask", h)
+		t.Errorf("Health %+v without a target", h)
 	}
 	r.stop()
 	if r.text.String() != "" {

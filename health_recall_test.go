@@ -9,9 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Who was down before a restart is down after it until it has risen, and nobody
-// else is. What nobody is asked about any more is forgotten, once it is clear
-// that nobody is.
+// A real server that was down before a restart is down after it until it has
+// risen, and no other one is. What no plan names any more is forgotten, once all
+// real servers are known.
 func TestScheduleRecall(t *testing.T) {
 	addr := netip.MustParseAddr
 	first, second, gone := addr("10.0.0.1"), addr("10.0.0.2"), addr("10.0.0.9")
@@ -58,11 +58,11 @@ func TestScheduleRecall(t *testing.T) {
 	p.play(3 * time.Second)
 	expect("after three")
 	if n := len(p.recalled); n > 0 {
-		t.Errorf("%d are remembered for ever", n)
+		t.Errorf("%d are never forgotten", n)
 	}
 	begun := slices.ContainsFunc(p.begun, func(b begun) bool { return b.server == gone })
 	if begun {
-		t.Error("somebody is asked who is in no plan")
+		t.Error("a real server that is in no plan is probed")
 	}
 }
 
@@ -75,7 +75,7 @@ func TestScheduleRecallOfPorts(t *testing.T) {
 		case t.server == dead:
 			return outcome{}, time.Hour
 		case t.port == 3:
-			return outcome{result: failed, why: "refused"}, time.Millisecond // nobody serves it
+			return outcome{result: failed, why: "refused"}, time.Millisecond // no real server serves it
 		}
 		return outcome{result: passed}, time.Millisecond
 	}
@@ -122,7 +122,7 @@ func TestScheduleRecallOfDataPath(t *testing.T) {
 		case 0:
 			plan(false)
 		case 10 * time.Second:
-			plan(false) // something else has changed: what has been heard stands
+			plan(false) // something else has changed: the results stay
 			if tcp := p.targets[targetKey{name: "edge", server: bad, kind: probeTCP}]; tcp.state != up {
 				t.Errorf("the node's own port is %d after ten seconds of good answers", tcp.state)
 			}
@@ -149,7 +149,7 @@ func beginning(ill bool) condition {
 	return unknown
 }
 
-// A restart sends nobody to a node that was down, though its pod is ready.
+// A restart sends no client to a node that was down, though its pod is ready.
 func TestRestartRecallsProbes(t *testing.T) {
 	b := newBench(t, testVIP(func(v *VIP) { v.Probes = &Probes{TCP: 80} }))
 	cluster := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))

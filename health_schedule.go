@@ -1,4 +1,4 @@
-// Decides which target is asked when.
+// Decides when each target is probed.
 //
 // Used by health*.go. The prober has one schedule: it starts the probes that
 // due returns and reports the result of each to finish. A target is in one
@@ -19,17 +19,17 @@ import (
 )
 
 const (
-	// maxInFlight bounds file descriptors and memory. Probes whose target was
+	// maxRunning bounds file descriptors and memory. Probes whose target was
 	// silent last time, and so is likely to take its whole timeout again, share
-	// half of it: a segment full of dead nodes delays nobody else.
-	maxInFlight = 1024
-	maxSilent   = maxInFlight / 2
-	// maxBegin bounds one turn, so that answers are looked at in between.
+	// half of it: a segment full of dead nodes does not delay other probes.
+	maxRunning = 1024
+	maxSilent  = maxRunning / 2
+	// maxBegin bounds one pass, so that answers are read in between.
 	maxBegin = 256
-	// paceSlack is how much of a budget that was not used in time may be made
-	// up for: a turn of the prober comes a little late.
+	// paceSlack is how much of an unused budget may be used later: a pass of the
+	// prober comes a little late.
 	paceSlack = 100 * time.Millisecond
-	// probeJitter is how far an interval may be off, to both sides.
+	// probeJitter is how much an interval may be shorter or longer.
 	probeJitter = 0.1
 )
 
@@ -38,11 +38,11 @@ type targetKey struct {
 	name   string // of the VIP
 	server netip.Addr
 	kind   probeKind
-	via    netip.Addr // of probeDataPath: the VIP's address
-	port   uint16     // of probePort
+	via    netip.Addr // the VIP's address, where a kind asks for each of them
+	port   uint16     // of a kind for single ports
 }
 
-// target is one thing that is asked again and again.
+// target is one thing that is probed repeatedly.
 type target struct {
 	targetKey
 	verdict
@@ -50,22 +50,22 @@ type target struct {
 	vip *vipSchedule
 	set *probedSet
 
-	at        time.Time // when it is due or, in flight, overdue
-	index     int       // in the timers; -1 = not there
+	at        time.Time // when it is due or, while running, overdue
+	index     int       // in the timers; -1 = it is not there
 	queue     *list.List
 	place     *list.Element // in queue
 	began     time.Time     // the last probe
-	inFlight  bool
+	running   bool
 	wasSilent bool // nothing came back last time
 	round     uint64
-	flight    *flight // the prober's own
+	attempt   *attempt // the running probe, for the prober
 }
 
 // probedSet are the targets of a VIP in one family, which are judged together.
 type probedSet struct {
 	is6     bool
 	targets []*target                // in the order of the plan
-	ports   map[netip.Addr][]*target // probePort's, by real server
+	ports   map[netip.Addr][]*target // of single ports, by real server
 	dirty   bool                     // findings are older than a verdict
 	findings
 }
@@ -75,13 +75,13 @@ type vipSchedule struct {
 	name   string
 	probes *Probes
 	pace   pacer
-	urgent *list.List // probePort's targets that are due, in doubt
+	urgent *list.List // targets of single ports that are due, in doubt
 	due    *list.List // and the others
 	taken  uint       // from either
 	sets   [2]*probedSet
 }
 
-// pacer keeps a rate. The zero value has not begun anything.
+// pacer keeps a rate. The zero value has begun nothing.
 type pacer struct {
 	every time.Duration
 	next  time.Time
@@ -105,18 +105,18 @@ type schedule struct {
 	targets map[targetKey]*target
 	vips    []*vipSchedule // in the order of the plan
 	timers  timers
-	// ready may begin as soon as there is room: those that answered last time
-	// and those that did not.
-	ready, silent       *list.List
-	inFlight, inSilence int
-	counts              [probeKinds][down + 1]int // targets by condition
-	round               uint64
-	// recalled are those that an earlier run found down and who cannot be asked
-	// yet, at least not in every way that may have found it.
+	// ready and silent may begin as soon as there is room: those that answered
+	// last time and those that did not.
+	ready, silent          *list.List
+	running, runningSilent int
+	counts                 [len(probeKinds)][down + 1]int // targets by condition
+	round                  uint64
+	// recalled are those that an earlier run found down and that not every kind
+	// of probe which may have found it can probe yet.
 	recalled map[HealthKey]string
 }
 
-// newSchedule returns an empty schedule. recalled is who an earlier run found
+// newSchedule returns an empty schedule. recalled is what an earlier run found
 // down.
 func newSchedule(random func() float64, recalled map[HealthKey]string) *schedule {
 	return &schedule{
@@ -125,8 +125,8 @@ func newSchedule(random func() float64, recalled map[HealthKey]string) *schedule
 	}
 }
 
-// replan makes the targets those of plan. What is known of a target that stays
-// is kept. The targets that went while in flight are returned.
+// replan makes the targets those of plan. A target that stays keeps its verdict.
+// It returns the targets that left during a probe.
 func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 	s.round++
 	before := make(map[string]*vipSchedule, len(s.vips))
@@ -161,7 +161,7 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 	})
 	for key, t := range s.targets {
 		if t.round != s.round {
-			if t.inFlight {
+			if t.running {
 				dropped = append(dropped, t)
 			}
 			s.remove(t)
@@ -174,32 +174,20 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 
 // plan adds the targets of one real server.
 func (s *schedule) plan(p *ProbedVIP, v *vipSchedule, server *ProbedServer, now time.Time) {
-	add := func(key targetKey, to netip.AddrPort) {
-		key.name, key.server = p.Name, server.Address
-		s.add(key, to, v, now)
-	}
-	if h := p.Probes.HTTP; h != nil {
-		add(targetKey{kind: probeHTTP}, netip.AddrPortFrom(server.Address, h.Port))
-	}
-	if n := p.Probes.TCP; n != 0 {
-		add(targetKey{kind: probeTCP}, netip.AddrPortFrom(server.Address, n))
-	}
-	if p.Probes.DataPath && p.DataPort != 0 {
-		for _, a := range p.Addresses {
-			if a.Is6() == server.Address.Is6() {
-				add(targetKey{kind: probeDataPath, via: a}, netip.AddrPortFrom(a, p.DataPort))
+	for _, perPort := range []bool{false, true} { // judge wants those about the whole first
+		for _, kind := range p.Probes.kinds() {
+			if probeKinds[kind].perPort != perPort {
+				continue
 			}
-		}
-	}
-	if p.Probes.Ports {
-		for _, n := range server.Ports {
-			add(targetKey{kind: probePort, port: n}, netip.AddrPortFrom(server.Address, n))
+			for _, q := range kind.methodOf().targets(p, server) {
+				s.add(targetKey{p.Name, server.Address, kind, q.via, q.port}, q.to, v, now)
+			}
 		}
 	}
 }
 
 // add keeps or makes one target. A new one is first due at a random moment of
-// its interval: a start must not ask everybody at once.
+// its interval: a start must not probe all at once.
 func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now time.Time) {
 	t := s.targets[key]
 	switch {
@@ -211,29 +199,26 @@ func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now tim
 		heap.Push(&s.timers, t)
 	case t.round == s.round:
 		return // the plan names it twice
-	case t.index >= 0 && !t.inFlight && t.at.After(now.Add(v.probes.Interval)):
+	case t.index >= 0 && !t.running && t.at.After(now.Add(v.probes.Interval)):
 		t.at = now.Add(v.probes.Interval) // the interval has become shorter
 		heap.Fix(&s.timers, t.index)
 	}
 	t.round, t.to, t.vip = s.round, to, v
-	which := 0
-	if key.server.Is6() {
-		which = 1
-	}
-	set := v.sets[which]
+	is6 := key.server.Is6()
+	set := v.sets[familyIndex(is6)]
 	if set == nil {
-		set = &probedSet{is6: which == 1, ports: make(map[netip.Addr][]*target), dirty: true}
-		v.sets[which] = set
+		set = &probedSet{is6: is6, ports: make(map[netip.Addr][]*target), dirty: true}
+		v.sets[familyIndex(is6)] = set
 	}
 	t.set = set
 	set.targets = append(set.targets, t)
-	if key.kind == probePort {
+	if key.port != 0 {
 		set.ports[key.server] = append(set.ports[key.server], t)
 	}
 }
 
-// recall begins v's targets with what an earlier run found of them: a restart
-// must not send clients to a node that is down until that is found out anew.
+// recall gives v's targets the verdicts of an earlier run: a restart must not
+// send clients to a node that is down until that is found out again.
 func (s *schedule) recall(v *vipSchedule, p *ProbedVIP) {
 	for _, set := range v.sets {
 		if set == nil {
@@ -241,15 +226,15 @@ func (s *schedule) recall(v *vipSchedule, p *ProbedVIP) {
 		}
 		for _, t := range set.targets {
 			if !t.began.IsZero() {
-				continue // it has been asked since
+				continue // it has been probed since
 			}
 			node := HealthKey{v.name, t.server, 0}
 			whole, out := s.recalled[node]
 			key := HealthKey{v.name, t.server, t.port}
 			why, found := s.recalled[key]
-			if !found && out && !v.probes.askWhole() {
-				// It was out because no port answered; one that has no entry of its
-				// own had none anywhere, or is new.
+			if !found && out && !v.probes.probesWhole() {
+				// It was out because no port answered. A port without an entry was
+				// silent on all, or is new.
 				why, found = portReason(t.port, "no answer before the restart"), true
 			}
 			if !found {
@@ -266,36 +251,41 @@ func (s *schedule) recall(v *vipSchedule, p *ProbedVIP) {
 			s.counts[t.kind][t.state]++
 		}
 	}
-	ports := make(map[netip.Addr]int, len(p.Servers))
+	servers := make(map[netip.Addr]*ProbedServer, len(p.Servers))
 	for i := range p.Servers {
-		ports[p.Servers[i].Address] = len(p.Servers[i].Ports)
+		servers[p.Servers[i].Address] = &p.Servers[i]
 	}
 	maps.DeleteFunc(s.recalled, func(k HealthKey, _ string) bool {
 		if k.VIP != v.name {
 			return false
 		}
-		n, named := ports[k.Address]
+		server := servers[k.Address]
 		switch {
-		case !named:
+		case server == nil:
 			return !p.ServersUnknown
 		case k.Port != 0:
 			return !p.PortsUnknown || s.targets[portTarget(k)] != nil
 		}
-		cannotAsk := v.probes.DataPath && p.DataPort == 0 || !v.probes.askWhole() && n == 0
-		return !p.PortsUnknown || !cannotAsk
+		return !p.PortsUnknown || p.canProbe(server)
 	})
 }
 
-// askWhole reports whether there is a probe of the real server as a whole.
-func (p *Probes) askWhole() bool { return p.HTTP != nil || p.TCP != 0 || p.DataPath }
+// canProbe reports whether each kind that may find server down as a whole has a
+// target. Probes of single ports are such a kind where there is no other.
+func (p *ProbedVIP) canProbe(server *ProbedServer) bool {
+	whole := p.Probes.probesWhole()
+	return !slices.ContainsFunc(p.Probes.kinds(), func(k probeKind) bool {
+		return probeKinds[k].perPort != whole && len(k.methodOf().targets(p, server)) == 0
+	})
+}
 
-// remove takes t out of wherever it is.
+// remove takes t out of the timers, the queues and the running probes.
 func (s *schedule) remove(t *target) {
 	if t.index >= 0 {
 		heap.Remove(&s.timers, t.index)
 	}
 	s.unqueue(t)
-	s.land(t)
+	s.stopRunning(t)
 }
 
 // enqueue puts t at the end of a queue.
@@ -311,26 +301,26 @@ func (s *schedule) unqueue(t *target) {
 	}
 }
 
-// land ends t's flight, if it is in one.
-func (s *schedule) land(t *target) {
-	if !t.inFlight {
+// stopRunning ends t's probe, if one runs.
+func (s *schedule) stopRunning(t *target) {
+	if !t.running {
 		return
 	}
-	t.inFlight = false
-	s.inFlight--
+	t.running = false
+	s.running--
 	if t.wasSilent {
-		s.inSilence--
+		s.runningSilent--
 	}
 }
 
-// due hands out the targets to begin now, and those in flight whose time is
-// over. Every one of the latter has to be finished.
+// due returns the targets to begin now, and the running ones whose time is over.
+// The caller has to finish each of the latter.
 func (s *schedule) due(now time.Time) (begin, overdue []*target) {
 	for len(s.timers) > 0 && !s.timers[0].at.After(now) {
 		switch t := heap.Pop(&s.timers).(*target); {
-		case t.inFlight:
+		case t.running:
 			overdue = append(overdue, t)
-		case t.kind != probePort:
+		case t.port == 0:
 			s.admit(t)
 		case t.inDoubt():
 			s.enqueue(t, t.vip.urgent)
@@ -351,11 +341,11 @@ func (s *schedule) due(now time.Time) (begin, overdue []*target) {
 			break
 		}
 		s.unqueue(t)
-		t.inFlight, t.began, t.at = true, now, now.Add(t.vip.probes.Timeout)
+		t.running, t.began, t.at = true, now, now.Add(t.vip.probes.Timeout)
 		heap.Push(&s.timers, t)
-		s.inFlight++
+		s.running++
 		if t.wasSilent {
-			s.inSilence++
+			s.runningSilent++
 		}
 		begin = append(begin, t)
 	}
@@ -363,7 +353,7 @@ func (s *schedule) due(now time.Time) (begin, overdue []*target) {
 }
 
 // first picks the next target of a VIP's budget. Targets in doubt go first, but
-// not alone: there may be more of them than the budget is good for.
+// not alone: there may be more of them than the budget allows.
 func (v *vipSchedule) first() *target {
 	v.taken++
 	front := v.urgent.Front()
@@ -385,17 +375,17 @@ func (s *schedule) admit(t *target) {
 // first is the next target there is room for, nil when there is none.
 func (s *schedule) first() *target {
 	front := s.ready.Front()
-	if front == nil && s.inSilence < maxSilent {
+	if front == nil && s.runningSilent < maxSilent {
 		front = s.silent.Front()
 	}
-	if front == nil || s.inFlight >= maxInFlight {
+	if front == nil || s.running >= maxRunning {
 		return nil
 	}
 	return front.Value.(*target)
 }
 
-// next is when due has something to hand out, zero for not before a probe ends
-// or the plan changes.
+// next is when due has something to return; zero = not before a probe ends or the
+// plan changes.
 func (s *schedule) next(now time.Time) time.Time {
 	if s.first() != nil {
 		return now
@@ -412,16 +402,16 @@ func (s *schedule) next(now time.Time) time.Time {
 	return next
 }
 
-// prolong moves the deadline of a probe in flight.
+// prolong moves the deadline of a running probe.
 func (s *schedule) prolong(t *target, deadline time.Time) {
 	t.at = deadline
 	heap.Fix(&s.timers, t.index)
 }
 
-// finish notes how a probe that was begun has ended, and plans the next. It
-// reports whether that may make a difference to the findings.
+// finish takes the outcome of a probe, and plans the next one. It reports whether
+// the findings may change.
 func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
-	s.land(t)
+	s.stopRunning(t)
 	if t.index >= 0 {
 		heap.Remove(&s.timers, t.index)
 	}
@@ -431,10 +421,10 @@ func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
 	changed = t.observe(o, p.Rise, p.Fall)
 	s.counts[t.kind][before]--
 	s.counts[t.kind][t.state]++
-	if t.kind == probePort && before == unknown && t.state == up {
-		changed = false // as good as before, and at a start there are thousands of it
+	if t.port != 0 && before == unknown && t.state == up {
+		changed = false // it serves as before, and at a start there are thousands
 	}
-	// What has been deferred depends on the doubts, which change each time.
+	// Deferred findings depend on the doubts, which change each time.
 	if changed = changed || t.set.Deferred > 0; changed {
 		t.set.dirty = true
 	}
@@ -447,19 +437,19 @@ func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
 		t.at = now
 	}
 	heap.Push(&s.timers, t)
-	if t.kind == probePort && o.silent && t.streak == 1 && t.state != down {
+	if t.port != 0 && o.silent && t.streak == 1 && t.state != down {
 		s.hurry(t)
 	}
 	return changed
 }
 
-// hurry asks at the other ports of a real server at once, after one of them
-// has fallen silent: with many ports it would take long until a dead node has
-// been found dead at each.
+// hurry probes the other ports of a real server at once, after one of them has
+// become silent: with many ports it would take long until a dead node has been
+// found dead at each.
 func (s *schedule) hurry(t *target) {
 	for _, o := range t.set.ports[t.server] {
-		if o.inFlight || o.inDoubt() || o.state == down || !o.began.Before(t.began) || o.queue != nil && o.queue != o.vip.due {
-			continue // known, or about to be: it is asked at this moment, has been since, or is urgent already
+		if o.running || o.inDoubt() || o.state == down || !o.began.Before(t.began) || o.queue != nil && o.queue != o.vip.due {
+			continue // its result is known or comes soon: it runs, has run since, or is urgent already
 		}
 		if o.index >= 0 {
 			heap.Remove(&s.timers, o.index)
@@ -469,7 +459,7 @@ func (s *schedule) hurry(t *target) {
 	}
 }
 
-// judge brings the findings of every set up to date and returns them.
+// judge updates the findings of every set and returns them.
 func (s *schedule) judge() (all []findings) {
 	for _, v := range s.vips {
 		for _, set := range v.sets {
@@ -485,7 +475,7 @@ func (s *schedule) judge() (all []findings) {
 	return all
 }
 
-// why is what a port suffers, without its name.
+// why is the reason of a port, without its name.
 func (s *schedule) why(k HealthKey) string {
 	if t := s.targets[portTarget(k)]; t != nil {
 		return t.verdict.why
@@ -502,7 +492,7 @@ func (set *probedSet) observed() []observed {
 	return all
 }
 
-// timers is a heap of targets by when their time comes.
+// timers is a heap of targets by their time.
 type timers []*target
 
 func (h timers) Len() int           { return len(h) }
@@ -529,29 +519,7 @@ func (h *timers) Pop() any {
 	return t
 }
 
-// portTarget is the target of a port.
+// portTarget is the target of a port. probePort is the only kind for single ports.
 func portTarget(k HealthKey) targetKey {
 	return targetKey{name: k.VIP, server: k.Address, kind: probePort, port: k.Port}
 }
-
-// flight is one probe that has begun.
-type flight struct {
-	step   flightStep
-	fd     int    // -1 = none (any more)
-	rest   []byte // of the request, to be sent
-	answer []byte // as far as it has been read
-	token  uint32 // of a probe of the data path
-}
-
-// flightStep is what a flight waits for.
-type flightStep uint8
-
-const (
-	stepConnect flightStep = iota
-	stepSend               // room for the rest of the request
-	stepRead               // the answer
-	stepWaitTLS            // a TLS exchange may begin
-	stepTLS                // a TLS exchange
-	stepResolve            // the data path: the node's MAC address
-	stepAnswer             // the data path: an answer to its SYN
-)

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// playground plays a schedule on a clock of its own. respond says how a probe
+// playground plays a schedule on its own clock. respond says how a probe
 // ends and after how long; later than the timeout means never.
 type playground struct {
 	*schedule
 	now     time.Time
 	respond func(*target) (outcome, time.Duration)
 	begun   []begun
-	most    int // in flight at a time
+	most    int // running at a time
 	ends    ends
 }
 
@@ -33,7 +33,7 @@ type end struct {
 	outcome
 }
 
-// ends is a heap of probes in flight by their ends.
+// ends is a heap of running probes by their ends.
 type ends []end
 
 func (h ends) Len() int           { return len(h) }
@@ -67,9 +67,9 @@ func (p *playground) play(until time.Duration) {
 				heap.Push(&p.ends, end{t, p.now.Add(after), o})
 			}
 		}
-		p.most = max(p.most, p.inFlight)
+		p.most = max(p.most, p.running)
 		next := p.next(p.now)
-		for len(p.ends) > 0 && !p.ends[0].target.inFlight {
+		for len(p.ends) > 0 && !p.ends[0].target.running {
 			heap.Pop(&p.ends)
 		}
 		if len(p.ends) > 0 && (next.IsZero() || !next.Before(p.ends[0].at)) {
@@ -144,7 +144,7 @@ func TestScheduleSpreads(t *testing.T) {
 		}
 	}
 	if p.most > 20 {
-		t.Errorf("%d probes in flight, want about 1000 targets x 1ms a second", p.most)
+		t.Errorf("%d running probes, want about 1000 targets x 1ms a second", p.most)
 	}
 }
 
@@ -198,7 +198,7 @@ func TestScheduleDoubtIsNotAll(t *testing.T) {
 	probes := sure(func(p *Probes) { p.Ports, p.ConnectsPerSecond, p.Fall = true, 100, 100 })
 	p := newPlayground(fleet(probes, 2, 200), func(t *target) (outcome, time.Duration) {
 		if t.server.As4()[3] == 1 {
-			return outcome{result: failed, why: "refused"}, time.Millisecond // in doubt for ever, with this fall
+			return outcome{result: failed, why: "refused"}, time.Millisecond // always in doubt, with this fall
 		}
 		return outcome{result: passed}, time.Millisecond
 	})
@@ -214,7 +214,7 @@ func TestScheduleDoubtIsNotAll(t *testing.T) {
 	}
 }
 
-// A silent target costs its own timeout and nobody else's: however many there
+// A silent target costs its own timeout and no other one's: however many there
 // are, those that answer are asked in time.
 func TestScheduleSilenceDelaysNobody(t *testing.T) {
 	probes := sure(func(p *Probes) { p.TCP, p.Timeout = 80, p.Interval })
@@ -226,10 +226,10 @@ func TestScheduleSilenceDelaysNobody(t *testing.T) {
 		return outcome{result: passed}, time.Millisecond
 	})
 	p.play(30 * time.Second)
-	if p.most > maxInFlight {
-		t.Errorf("%d probes in flight, want %d at the most", p.most, maxInFlight)
+	if p.most > maxRunning {
+		t.Errorf("%d running probes, want %d at the most", p.most, maxRunning)
 	}
-	// At the start nothing is known of anybody, and the first thousand silent
+	// At the start no target is known, and the first thousand silent
 	// ones are in the way.
 	checked := 0
 	for key, gaps := range p.gaps(10 * time.Second) {
@@ -341,7 +341,7 @@ func TestScheduleAllAtOnce(t *testing.T) {
 }
 
 // One that had to wait because the other was in doubt goes down when the other
-// turns out to be well, though nobody's condition changes then.
+// works, although no condition changes then.
 func TestScheduleDeferred(t *testing.T) {
 	deferred := 0
 	for _, bad := range []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")} {
@@ -364,7 +364,7 @@ func TestScheduleDeferred(t *testing.T) {
 		}
 	}
 	if deferred == 0 {
-		t.Error("nobody ever had to wait")
+		t.Error("no real server ever had to wait")
 	}
 }
 
@@ -390,7 +390,7 @@ func TestScheduleReplan(t *testing.T) {
 	plan := fleet(faster, 4, 3)
 	plan.VIPs[0].Servers = plan.VIPs[0].Servers[1:] // the first goes, a fourth comes
 	if dropped := p.replan(plan, p.now); len(dropped) > 0 {
-		t.Errorf("%d dropped, none was in flight", len(dropped))
+		t.Errorf("%d dropped, none was running", len(dropped))
 	}
 	h := newHealth(p.judge(), nil)
 	if why, down := h.Server("edge", bad); !down || why != "refused" {
@@ -409,16 +409,16 @@ func TestScheduleReplan(t *testing.T) {
 		t.Errorf("%d of 12 targets were asked in the new interval", len(seen))
 	}
 
-	// One in flight is handed back, and all places are free again.
+	// A running one is returned, and all places are free again.
 	p.respond = func(t *target) (outcome, time.Duration) { return outcome{}, time.Hour }
-	for at := 5*time.Hour + 1500*time.Millisecond; p.inFlight == 0; at += 10 * time.Millisecond {
+	for at := 5*time.Hour + 1500*time.Millisecond; p.running == 0; at += 10 * time.Millisecond {
 		p.play(at)
 	}
-	flying := p.inFlight
-	if dropped := p.replan(&ProbePlan{}, p.now); len(dropped) != flying {
-		t.Errorf("%d dropped, %d were in flight", len(dropped), flying)
+	running := p.running
+	if dropped := p.replan(&ProbePlan{}, p.now); len(dropped) != running {
+		t.Errorf("%d dropped, %d were running", len(dropped), running)
 	}
-	if p.inFlight != 0 || p.inSilence != 0 || len(p.targets) != 0 || len(p.timers) != 0 || p.ready.Len()+p.silent.Len() != 0 || !p.next(p.now).IsZero() {
+	if p.running != 0 || p.runningSilent != 0 || len(p.targets) != 0 || len(p.timers) != 0 || p.ready.Len()+p.silent.Len() != 0 || !p.next(p.now).IsZero() {
 		t.Errorf("something is left: %+v", p.schedule)
 	}
 }
@@ -435,8 +435,8 @@ func TestScheduleInvariants(t *testing.T) {
 		if i%10 == 9 {
 			p.replan(fleet(probes, 1+random.IntN(9), random.IntN(9)), p.now)
 		}
-		flying, silent, timed, queued := 0, 0, 0, 0
-		var counts [probeKinds][down + 1]int
+		running, silent, timed, queued := 0, 0, 0, 0
+		var counts [len(probeKinds)][down + 1]int
 		for _, target := range p.targets {
 			counts[target.kind][target.state]++
 			places := 0
@@ -444,15 +444,15 @@ func TestScheduleInvariants(t *testing.T) {
 				timed++
 				places++
 				if p.timers[target.index] != target {
-					t.Fatal("a timer has another index than it believes")
+					t.Fatal("a timer has another index than it has recorded")
 				}
 			}
 			if target.queue != nil {
 				queued++
 				places++
 			}
-			if target.inFlight {
-				flying++
+			if target.running {
+				running++
 				if target.wasSilent {
 					silent++
 				}
@@ -471,9 +471,9 @@ func TestScheduleInvariants(t *testing.T) {
 		for _, v := range p.vips {
 			queues += v.urgent.Len() + v.due.Len()
 		}
-		if flying != p.inFlight || silent != p.inSilence || timed != len(p.timers) || queued != queues {
-			t.Fatalf("%d in flight, %d of them silent, %d timers, %d queued; counted %d, %d, %d, %d",
-				flying, silent, timed, queued, p.inFlight, p.inSilence, len(p.timers), queues)
+		if running != p.running || silent != p.runningSilent || timed != len(p.timers) || queued != queues {
+			t.Fatalf("%d running, %d of them silent, %d timers, %d queued; counted %d, %d, %d, %d",
+				running, silent, timed, queued, p.running, p.runningSilent, len(p.timers), queues)
 		}
 	}
 }
@@ -499,7 +499,7 @@ func TestPacer(t *testing.T) {
 	}
 }
 
-// What a turn of the schedule costs, with all targets answering.
+// What a pass of the schedule costs, with all targets answering.
 func BenchmarkSchedule(b *testing.B) {
 	for _, size := range []struct{ servers, ports int }{{20, 10}, {200, 100}} {
 		b.Run(fmt.Sprintf("targets=%d", size.servers*size.ports), func(b *testing.B) {

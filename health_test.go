@@ -38,7 +38,7 @@ func TestVerdict(t *testing.T) {
 		{"another reason, once it lasts", "---5-555", 2, 3, "u u D* D D D D D*", "500"},
 		{"reasons that alternate are no news", "---5s5s5s", 2, 3, "u u D* D D D D D D", "refused"},
 		{"a good answer between the new reasons", "---55+5-", 2, 3, "u u D* D D D D D", "refused"},
-		{"the director cannot ask", "000000", 2, 3, "u u u u u u", ""},
+		{"the director cannot probe", "000000", 2, 3, "u u u u u u", ""},
 		{"what is known lasts for a while", "+00+00-00", 2, 3, "U* U U U U U U U U", ""},
 		{"and is not known any more", "+000", 2, 3, "U* U U u*", ""},
 		{"nor that it is down", "---000---", 2, 3, "u u D* D D u* u u D*", "refused"},
@@ -92,8 +92,8 @@ func TestJudge(t *testing.T) {
 		down string // "ADDRESS[:PORT] why", one a line, sorted
 		open string // "PORT why", one a line
 	}{
-		{"nobody is asked", nil, "", ""},
-		{"nobody has answered yet", []observed{see(a, 0, "?"), see(b, 0, "?"), see(a, 80, "?")}, "", ""},
+		{"no real server", nil, "", ""},
+		{"no answer yet", []observed{see(a, 0, "?"), see(b, 0, "?"), see(a, 80, "?")}, "", ""},
 		{"one of two", []observed{see(a, 0, "500"), see(b, 0, "")}, "10.0.0.1 500", ""},
 		{"the other is unknown", []observed{see(a, 0, "500"), see(b, 0, "?")}, "", ""},
 		{"all at once", []observed{see(a, 0, "500"), see(b, 0, "!silence")}, "", "0 10.0.0.1: 500"},
@@ -120,7 +120,7 @@ func TestJudge(t *testing.T) {
 			"10.0.0.1:443 port 443/tcp: refused\n10.0.0.1:80 port 80/tcp: silence", ""},
 		{"no port answers, another probe passes", []observed{see(a, 0, ""), see(a, 80, "!silence"), see(b, 0, ""), see(b, 80, "")},
 			"10.0.0.1:80 port 80/tcp: silence", ""},
-		{"no port answers, of nobody", []observed{see(a, 80, "!silence"), see(b, 80, "!silence")}, "", "0 10.0.0.1: port 80/tcp: silence\n80 10.0.0.1: port 80/tcp: silence"},
+		{"no port answers, on all", []observed{see(a, 80, "!silence"), see(b, 80, "!silence")}, "", "0 10.0.0.1: port 80/tcp: silence\n80 10.0.0.1: port 80/tcp: silence"},
 	} {
 		h := newHealth([]findings{judge("edge", false, test.all, nil)}, nil)
 		var got, open []string
@@ -175,7 +175,7 @@ func TestJudgeDefers(t *testing.T) {
 		{"all", []observed{see(a, 0, "500"), see(b, 0, "500")}, []HealthKey{at(a, 0)}, nil, 0},
 		{"one joins while all fail", []observed{see(a, 0, "500"), see(b, 0, "500"), see(c, 0, "?")}, nil, nil, 2},
 		{"one joins beside one that is well", []observed{see(a, 0, "500"), see(b, 0, ""), see(c, 0, "?")}, nil, []HealthKey{at(a, 0)}, 0},
-		{"the last known one is heard of no more", []observed{see(a, 0, "500"), see(b, 0, "?")}, []HealthKey{at(a, 0)}, []HealthKey{at(a, 0)}, 0},
+		{"the last known one becomes unknown", []observed{see(a, 0, "500"), see(b, 0, "?")}, []HealthKey{at(a, 0)}, []HealthKey{at(a, 0)}, 0},
 		{"a port, one joins while all fail", []observed{see(a, 9, "refused"), see(b, 9, "refused"), see(c, 9, "?"), see(a, 80, ""), see(b, 80, ""), see(c, 80, "")}, nil, nil, 2},
 		{"the first is back, the others are about to be", []observed{see(a, 0, ""), see(b, 0, "^500"), see(c, 0, "^500")}, nil, nil, 2},
 		{"the first is back, another is about to be", []observed{see(a, 0, ""), see(b, 0, "500"), see(c, 0, "^500")}, nil, []HealthKey{at(b, 0), at(c, 0)}, 0},

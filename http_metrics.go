@@ -140,7 +140,7 @@ func writeSync(e exposition, v *view) {
 }
 
 // writeConflicts writes which other hosts claim a VIP that this director has.
-func writeConflicts(e exposition, cfg *Config, p *conflictPicture) {
+func writeConflicts(e exposition, cfg *Config, p *conflictSnapshot) {
 	now := e.family("vip_conflict", gauge, "1 while another host claims a VIP that this director has.")
 	for _, c := range p.Active {
 		now(1, "vip", c.VIP, "address", c.Address.String(), "device", c.Device, "mac", c.MAC.String())

@@ -224,7 +224,7 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 	b.pass()
 	s := newBenchServer(b)
 	s.conflicts = newConflicts(s.log)
-	s.conflicts.picture.Store(&conflictPicture{Active: []Conflict{
+	s.conflicts.snapshot.Store(&conflictSnapshot{Active: []Conflict{
 		{VIP: "edge", Address: addr("10.0.0.1"), Device: "eth0", MAC: macAddress{2, 0, 0, 0, 0, 9}},
 	}})
 	key := streamKey{configMap: ConfigMapName{"ingress-nginx", "tcp-services"}}

@@ -27,7 +27,7 @@ type claim struct {
 	Address netip.Addr
 	MAC     macAddress
 	// Asks: an ARP request for another address, which names Address as its
-	// sender in passing.
+	// sender.
 	Asks bool
 }
 
@@ -39,7 +39,7 @@ func arpProbe(mac [6]byte, addr netip.Addr) []byte {
 
 // dadSolicitation builds the neighbour solicitation of RFC 4862 section 5.4.2,
 // from the unspecified address to the solicited-node multicast address (RFC
-// 4291 section 2.7.1). Whoever has addr tells all nodes.
+// 4291 section 2.7.1). A host that has addr answers to all nodes.
 func dadSolicitation(mac [6]byte, addr netip.Addr) []byte {
 	target := addr.As16()
 	solicited := [16]byte{0: 0xff, 1: 0x02, 11: 1, 12: 0xff, 13: target[13], 14: target[14], 15: target[15]}
@@ -66,9 +66,9 @@ const (
 // protocol type, be32.
 const arpKind = 1<<16 | unix.ETH_P_IP
 
-// parseClaim reads an Ethernet frame. What it believes is the MAC address that
-// the packet names, not the one that it came from: that is what neighbours
-// learn, and a switch that answers in our stead names ours.
+// parseClaim reads an Ethernet frame. The MAC address is the one that the packet
+// names, not the sender of the frame: neighbours learn the former, and a switch
+// that answers for this host names the MAC address of this host.
 func parseClaim(b []byte) (claim, bool) {
 	if len(b) < frameBody {
 		return claim{}, false
@@ -103,9 +103,9 @@ func parseARP(b []byte) (claim, bool) {
 }
 
 // parseAdvertisement reads a neighbour advertisement, by the rules of RFC 4861
-// section 7.1.2 but for the checksum: that is the kernel's business, and between
-// virtual devices it may be missing. Without the option that names a MAC
-// address, the frame's own counts.
+// section 7.1.2 except for the checksum: the kernel checks it, and between virtual
+// devices it may be missing. Without the option that names a MAC
+// address, the frame's sender counts.
 func parseAdvertisement(b []byte) (claim, bool) {
 	if len(b) < ndOptions || b[frameBody]>>4 != 6 || b[ip6NextHeader] != unix.IPPROTO_ICMPV6 || b[ip6HopLimit] != 255 ||
 		b[ndType] != neighbourAdvertisement || b[ndType+1] != 0 {
@@ -137,12 +137,12 @@ func parseAdvertisement(b []byte) (claim, bool) {
 // all claims: the kernel bounds a filter's size (net.core.optmem_max).
 const maxFiltered = 128
 
-// conflictFilter passes claims to addrs, which are of one family. It sees ARP
-// alone, or IPv6 alone; of the latter every packet that the host receives, so it
-// decides most in two steps.
+// conflictFilter passes claims to addrs, which are of one family. Its socket
+// receives only ARP or only IPv6. It runs for every IPv6 packet that the host
+// receives, so it drops most of them in two steps.
 func conflictFilter(is6 bool, addrs []netip.Addr) ([]bpf.RawInstruction, error) {
 	drop, pass := bpf.RetConstant{Val: 0}, bpf.RetConstant{Val: 1500}
-	// need drops what has not value at offset.
+	// need drops packets without value at offset.
 	need := func(offset uint32, size int, value uint32) []bpf.Instruction {
 		return []bpf.Instruction{
 			bpf.LoadAbsolute{Off: offset, Size: size},

@@ -74,7 +74,7 @@ func TestParseClaim(t *testing.T) {
 	}
 }
 
-// The filter lets through claims to its addresses, wherever they stand in the
+// The filter lets through claims to its addresses, at any place of the
 // list, and all claims when there are too many addresses to compare.
 func TestConflictFilter(t *testing.T) {
 	lists := map[bool][]netip.Addr{
@@ -110,7 +110,7 @@ func TestConflictFilter(t *testing.T) {
 	}
 }
 
-// Whatever is on the wire: no byte is looked at that is not there, and a claim
+// For any packet: no byte is read that is not there, and a claim
 // is one that could be sent again.
 func FuzzParseClaim(f *testing.F) {
 	for _, c := range claimFrames() {

@@ -39,7 +39,7 @@ type segment struct {
 }
 
 // packet builds s as an IP packet. A SYN names the segment size that fits any
-// Ethernet, as some firewalls drop those that name none.
+// Ethernet, because some firewalls drop those that name none.
 func (s segment) packet() []byte {
 	is6 := s.From.Addr().Is6()
 	tcp := binary.BigEndian.AppendUint16(nil, s.From.Port())
@@ -81,15 +81,15 @@ func (s segment) packet() []byte {
 	return append(ip, tcp...)
 }
 
-// answer is what may have come back.
+// answer is a packet that may answer a probe.
 type answer struct {
 	segment
-	// expired: segment is one that was sent, without Ack and Flags, and was
-	// dropped on its way.
+	// expired: segment is a probe, without Ack and Flags, that a router dropped
+	// on its way.
 	expired bool
 }
 
-// parseAnswer takes an IP packet apart. Checksums are the kernel's business,
+// parseAnswer reads an IP packet. It ignores checksums: the kernel checks them,
 // and between virtual devices they may be missing.
 func parseAnswer(b []byte, is6 bool) (answer, bool) {
 	protocol, from, to, b, ok := parseIP(b, is6)
@@ -106,7 +106,7 @@ func parseAnswer(b []byte, is6 bool) (answer, bool) {
 	case protocol == unix.IPPROTO_ICMP && !is6 && b[0] == icmpTimeExceeded,
 		protocol == unix.IPPROTO_ICMPV6 && is6 && b[0] == icmp6TimeExceeded:
 		protocol, from, to, b, ok = parseIP(b[8:], is6)
-		if !ok || protocol != unix.IPPROTO_TCP || len(b) < 8 { // at least as much of it is sent back
+		if !ok || protocol != unix.IPPROTO_TCP || len(b) < 8 { // a router sends back at least 8 bytes of it
 			return answer{}, false
 		}
 		return answer{segment: parseTCP(b, from, to), expired: true}, true
@@ -123,8 +123,8 @@ func parseTCP(b []byte, from, to netip.Addr) segment {
 	}
 }
 
-// parseIP reads an IP header and returns what follows it. Fragments but the
-// first, and IPv6 packets with extension headers, are nothing of ours.
+// parseIP reads an IP header and returns what follows it. It rejects fragments
+// except the first, and IPv6 packets with extension headers.
 func parseIP(b []byte, is6 bool) (protocol uint8, from, to netip.Addr, rest []byte, ok bool) {
 	if is6 {
 		if len(b) < 40 || b[0]>>4 != 6 {

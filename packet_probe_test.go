@@ -30,9 +30,9 @@ func TestProbePackets(t *testing.T) {
 	}
 }
 
-// wirePackets are packets as they may arrive, and what they mean to a prober
+// answerPackets are packets as they may arrive, and what they mean to a prober
 // with port 40000.
-func wirePackets() []struct {
+func answerPackets() []struct {
 	name   string
 	packet []byte
 	is6    bool
@@ -90,7 +90,7 @@ func wirePackets() []struct {
 }
 
 func TestParseAnswer(t *testing.T) {
-	for _, test := range wirePackets() {
+	for _, test := range answerPackets() {
 		got, ok := parseAnswer(test.packet, test.is6)
 		if ok != (test.want != nil) || ok && got != *test.want {
 			t.Errorf("%s: %+v, %t; want %+v", test.name, got, ok, test.want)
@@ -98,10 +98,10 @@ func TestParseAnswer(t *testing.T) {
 	}
 }
 
-// Whatever is on the wire: no byte is looked at that is not there, and what the
+// For any packet: no byte is read that is not there, and what the
 // prober sends is understood.
 func FuzzParseAnswer(f *testing.F) {
-	for _, p := range wirePackets() {
+	for _, p := range answerPackets() {
 		f.Add(p.packet, p.is6)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, is6 bool) {

@@ -1,8 +1,8 @@
 // Routes and neighbours: the way to a node.
 //
 // Used by conflict_watch.go and health*.go. It reads the kernel's tables and
-// changes nothing. poke sends an empty datagram, which makes the kernel look up
-// a neighbour.
+// changes nothing. resolveNeighbour sends an empty datagram, which makes
+// the kernel look up a neighbour.
 
 package main
 
@@ -104,9 +104,10 @@ func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
 	return at
 }
 
-// poke sends an empty datagram to a node over fd, a UDP socket of its family. The
-// kernel then asks for the node's MAC address, if it does not know it.
-func poke(fd int, node netip.Addr) {
+// resolveNeighbour makes the kernel look up a node, by an empty datagram to the
+// discard port. fd is a UDP socket of the node's family. The answer, if any, is
+// an ICMP error, which the program does not read.
+func resolveNeighbour(fd int, node netip.Addr) {
 	const discard = 9 // RFC 863
 	_ = unix.Sendto(fd, nil, unix.MSG_DONTWAIT, socketAddress(netip.AddrPortFrom(node, discard)))
 }
