@@ -34,15 +34,15 @@ type ConfigMapName struct {
 func (n ConfigMapName) String() string { return n.Namespace + "/" + n.Name }
 
 // ClusterQuery is everything the configuration wants to know, and from where.
-// It holds each query once, in a stable order.
+// It has each key once, in a stable order.
 type ClusterQuery struct {
 	Kubeconfig  string // path; "" = the pod's own service account
 	ClusterFile string // path; when set, this file replaces the API server
 	Pods        []PodQuery
 	ConfigMaps  []ConfigMapName
-	// Brakes are the shares of the pods that served, in percent, beyond which
-	// their vanishing all at once has to be confirmed; 0 = it is believed.
-	Brakes map[PodQuery]uint8
+	// Guards are the shares of the pods that served, in percent. When more vanish
+	// at once, a second answer has to confirm it; 0 = the guard is off.
+	Guards map[PodQuery]uint8
 }
 
 // Pod is one pod that a PodQuery selected.
@@ -72,8 +72,7 @@ type Pod struct {
 func (p *Pod) serves() bool { return p.HostNetwork && p.Ready && !p.Terminating }
 
 // ConfigMap is one ConfigMap's data. Exists is false when the API server (or
-// the file) has answered that there is no such object, which is knowledge, not
-// a failure.
+// the file) has answered that there is no such object, which is no failure.
 type ConfigMap struct {
 	Exists bool
 	// Data are the entries whose keys are ports, and a few others, which are for
@@ -82,7 +81,7 @@ type ConfigMap struct {
 	More int `json:",omitempty"`
 }
 
-// same reports whether two ConfigMaps are the same memory.
+// same reports whether two ConfigMaps share their data. It compares no content.
 func (c ConfigMap) same(o ConfigMap) bool {
 	return c.Exists == o.Exists && reflect.ValueOf(c.Data).Pointer() == reflect.ValueOf(o.Data).Pointer()
 }
@@ -96,6 +95,14 @@ type Cluster struct {
 	Pods       map[PodQuery][]*Pod
 	ConfigMaps map[ConfigMapName]ConfigMap
 }
+
+// newCluster returns a snapshot in which nothing is known yet.
+func newCluster() *Cluster {
+	return &Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}}
+}
+
+// answers is how many keys c knows.
+func (c *Cluster) answers() int { return len(c.Pods) + len(c.ConfigMaps) }
 
 // comparePods gives the snapshot its order. It is 0 for two pods that cannot
 // exist at the same time, so UIDs never decide.

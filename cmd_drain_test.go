@@ -51,7 +51,7 @@ func TestDrainWithAMistakeInTheFile(t *testing.T) {
 	for _, more := range []string{manyMistakes, "interface = 7\nvip = 7\n", ""} {
 		for _, args := range [][]string{nil, {"-undo"}} {
 			dir, file, code, stdout, stderr := drainOf(t, more, args...)
-			want := fmt.Sprintf("there is a mistake in %s, see `lvs-controller check`; the order is given all the same, in %s\n", file, dir)
+			want := fmt.Sprintf("there is a mistake in %s, see `lvs-controller check`; the order is written nevertheless, in %s\n", file, dir)
 			if code != exitOK || stderr != want || !strings.Contains(stdout, "drained") {
 				t.Errorf("%q %s: exit %d, stdout %q, stderr %q", args, more, code, stdout, stderr)
 			}
@@ -63,7 +63,7 @@ func TestDrainWithAMistakeInTheFile(t *testing.T) {
 	for what, more := range map[string]string{"no TOML": "[[vip]\n", "a key twice": "state_dir = \"/run\"\n"} {
 		for how, args := range map[string][]string{"touch": nil, "rm": {"-undo"}} {
 			dir, file, code, stdout, stderr := drainOf(t, more, args...)
-			want := fmt.Sprintf("no order was given; with the default cache_dir `%s /var/lib/lvs-controller/drained` does the same\n", how)
+			want := fmt.Sprintf("the order to drain is not written; with the default cache_dir `%s /var/lib/lvs-controller/drained` does the same\n", how)
 			if code != exitFailure || stdout != "" || !strings.HasPrefix(stderr, file+":3: syntax: ") || !strings.HasSuffix(stderr, "\n"+want) {
 				t.Errorf("%s, %q: exit %d, stdout %q, stderr %q", what, args, code, stdout, stderr)
 			}
@@ -74,12 +74,12 @@ func TestDrainWithAMistakeInTheFile(t *testing.T) {
 	}
 	file := writeConfig(t, "cache_dir = \"cache\"\ncolor = 7\n"+staticVIP)
 	code, stdout, stderr := cli(t, "drain", "-config", file)
-	if want := file + ":1: cache_dir: is \"cache\", want an absolute path such as \"/var/lib/lvs-controller\"\nno order was given; with the default cache_dir `touch /var/lib/lvs-controller/drained` does the same\n"; code != exitFailure || stdout != "" || stderr != want {
+	if want := file + ":1: cache_dir: is \"cache\", want an absolute path such as \"/var/lib/lvs-controller\"\nthe order to drain is not written; with the default cache_dir `touch /var/lib/lvs-controller/drained` does the same\n"; code != exitFailure || stdout != "" || stderr != want {
 		t.Errorf("a directory that is wrong itself: exit %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 	for _, mistake := range []string{"cach_dir = \"/srv\"\n", "[timeouts]\ncache_dir = \"/srv\"\n"} {
 		code, stdout, stderr := cli(t, "drain", "-config", writeConfig(t, mistake+staticVIP))
-		if code != exitFailure || stdout != "" || strings.Count(stderr, "cache_dir") != 2 || !strings.Contains(stderr, "no order was given") {
+		if code != exitFailure || stdout != "" || strings.Count(stderr, "cache_dir") != 2 || !strings.Contains(stderr, "the order to drain is not written") {
 			t.Errorf("%q: exit %d, stdout %q, stderr %q", mistake, code, stdout, stderr)
 		}
 	}

@@ -168,15 +168,15 @@ func (c *Config) ClusterSource() string {
 
 // ClusterQuery gathers what all VIPs want to know of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
-	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Brakes: make(map[PodQuery]uint8)}
+	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Guards: make(map[PodQuery]uint8)}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
 		if pods := v.PodQuery(); pods.Selector != "" && !slices.Contains(q.Pods, pods) {
 			q.Pods = append(q.Pods, pods)
 		}
-		// VIPs that share their pods share the strictest brake.
-		if b := q.Brakes[v.PodQuery()]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
-			q.Brakes[v.PodQuery()] = v.RemovalBrake
+		// VIPs that share their pods share the strictest guard.
+		if b := q.Guards[v.PodQuery()]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
+			q.Guards[v.PodQuery()] = v.RemovalBrake
 		}
 		for _, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 			if name != (ConfigMapName{}) && !slices.Contains(q.ConfigMaps, name) {

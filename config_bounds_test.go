@@ -138,7 +138,7 @@ func checkMistakeBounds(t *testing.T, mistakes ConfigErrors) {
 		}
 	}
 	var line strings.Builder
-	slog.New(slog.NewTextHandler(&line, nil)).Error("configuration rejected, the last good one stays in force", "file", "c.toml", "err", mistakes)
+	slog.New(slog.NewTextHandler(&line, nil)).Error("the configuration file is rejected; the last good one stays in force", "file", "c.toml", "err", mistakes)
 	if line.Len() > 8192 {
 		t.Errorf("the log line has %d bytes, want 8192 at most", line.Len())
 	}
@@ -287,7 +287,7 @@ func TestCheckAll(t *testing.T) {
 		}
 	}
 	// A misspelt cache_dir may be among the mistakes that are not kept.
-	if code, _, stderr := cli(t, "drain", "-wait", "1ms", "-config", path); code != exitFailure || !strings.Contains(stderr, "no order was given") {
+	if code, _, stderr := cli(t, "drain", "-wait", "1ms", "-config", path); code != exitFailure || !strings.Contains(stderr, "the order to drain is not written") {
 		t.Errorf("drain: code %d, %.200s", code, stderr)
 	}
 }

@@ -18,8 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 const (
@@ -39,13 +37,13 @@ func drainedSince(dir string) (time.Time, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return time.Time{}, nil
 	case err != nil:
-		return time.Time{}, fmt.Errorf("look for an operator's drain: %w", err)
+		return time.Time{}, fmt.Errorf("read the order to drain: %w", err)
 	}
 	return info.ModTime().Round(0), nil
 }
 
-// setDrained writes an order into dir, or removes it. One that stands keeps its
-// time.
+// setDrained writes an order into dir, or removes it. One that is in force keeps
+// its time.
 func setDrained(dir string, drained bool) error {
 	path := filepath.Join(dir, drainedFile)
 	if !drained {
@@ -64,8 +62,8 @@ func setDrained(dir string, drained bool) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// confirmation is what dir has to say of the order of since, zero for none, once it
-// has been carried out.
+// confirmation is the content of the file that confirms the order of since, zero for
+// none, once it has been carried out.
 func confirmation(since time.Time) string {
 	if since.IsZero() {
 		return "not drained\n"
@@ -73,7 +71,7 @@ func confirmation(since time.Time) string {
 	return "drained since " + since.UTC().Format(time.RFC3339Nano) + "\n"
 }
 
-// confirm says in dir that the order of since, zero for none, has been carried out.
+// confirm writes into dir that the order of since, zero for none, has been carried out.
 func confirm(dir string, since time.Time) error {
 	return writeFileAtomic(filepath.Join(dir, confirmationFile), []byte(confirmation(since)), 0o644)
 }
@@ -92,34 +90,23 @@ func removeConfirmation(dir string) error {
 	return nil
 }
 
-// followDrain rings wake when it begins, and whenever the order in dir has changed,
-// until ctx ends; that is its only way to return, with nil. Where the kernel cannot
-// tell of changes the loop finds out with its next audit.
+// followDrain rings wake when it begins, and whenever the order in dir has changed.
+// It returns nil when ctx ends. Where the kernel cannot notify of changes the next
+// audit finds them.
 func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- struct{}) error {
-	path := filepath.Join(dir, drainedFile)
-	n := &notifications{}
-	defer n.stop()
-	watcher, err := fsnotify.NewWatcher()
-	if err == nil {
-		n.watcher, n.events, n.errors = watcher, watcher.Events, watcher.Errors
-		err = n.follow(path)
+	since, _ := drainedSince(dir) // the loop logs what cannot be read
+	ring(wake)
+	watch := &fileWatch[time.Time]{
+		path: filepath.Join(dir, drainedFile),
+		look: func() (time.Time, func(bool) time.Time) {
+			now, _ := drainedSince(dir)
+			return now, func(bool) time.Time { ring(wake); return now }
+		},
+		taken: since,
+		unwatchable: func(err error) {
+			log.Warn("the order of `lvs-controller drain` cannot be watched; each audit reads it", "err", err)
+		},
 	}
-	seen, first := time.Time{}, true
-	for err == nil {
-		// Other files in there change too. What cannot be read the loop complains of.
-		if now, _ := drainedSince(dir); first || !now.Equal(seen) {
-			seen, first = now, false
-			ring(wake)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-n.events:
-			err = n.follow(path)
-		case <-n.errors: // events were lost
-		}
-	}
-	log.Warn("`lvs-controller drain` is noticed with the next audit", "err", err)
-	<-ctx.Done()
+	watch.run(ctx)
 	return nil
 }

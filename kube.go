@@ -2,11 +2,11 @@
 // they fill together.
 //
 // Used by config_vip.go, http*.go, cmd_status.go and main.go. A clusterWatch
-// runs beside the reconcile loop and publishes the newest Cluster. A stream is
-// one pod query or one ConfigMap, followed at an API server (kube_watch.go) or
-// in a file (kube_file.go). An incomplete answer is never published, and what
-// is known stays while a source is away. No error ends the watch. Only the
-// kube*.go files import k8s.io packages.
+// runs beside the reconcile loop and publishes the newest Cluster. A stream
+// follows one key of one kind (kube_kinds.go), at an API server (kube_watch.go)
+// or in a file (kube_file.go). An incomplete answer is never published, and the
+// last known state stays in force while a source cannot be read. No error ends
+// the watch. Only the kube*.go files import k8s.io packages.
 
 package main
 
@@ -32,51 +32,50 @@ func canonicalSelector(s string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("label selector %q: %w", s, err)
 	}
-	// Keys and values hold no "=", so this is the one operator with two names.
+	// Keys and values have no "=", so this is the one operator with two names.
 	return strings.ReplaceAll(parsed.String(), "==", "="), nil
 }
 
-// pace is every waiting time of the watch, in one place so that a test can be
-// quick.
+// pace has every waiting time of the watch, so that a test can shorten them.
 type pace struct {
-	firstRetry   time.Duration // ceiling of the first wait after a failure
-	retryAway    time.Duration // ceiling while nobody answers
-	retryDenied  time.Duration // ceiling while the answer is no: 401, 403
-	retryOther   time.Duration // ceiling for answers that make no sense
-	retryAfter   time.Duration // longest wait a server may ask for
-	healthy      time.Duration // a watch this old was a success: the next retry is quick again
-	answer       time.Duration // for one page of a list, and for a watch's headers
-	list         time.Duration // for all pages of a list: etcd forgets its version after 5 minutes
-	silence      time.Duration // a watch that has said nothing for so long is not trusted
-	watchFor     time.Duration // shortest life asked of a watch; the longest is twice that
-	overdue      time.Duration // how long past its life a watch is left to close by itself
-	filePatience time.Duration // a file must look the same for so long before it is read
-	filePoll     time.Duration // look at the file even if nothing was notified
-	repeatLog    time.Duration // the same failure is logged again after this
-	brakeWindow  time.Duration // removals within so long count as one
-	confirm      time.Duration // wait for the answer that confirms a mass removal
+	firstRetry  time.Duration // longest first wait after a failure
+	retryAway   time.Duration // longest wait while the server does not answer
+	retryDenied time.Duration // longest wait while the answer is 401 or 403
+	retryOther  time.Duration // longest wait after answers that make no sense
+	retryAfter  time.Duration // longest wait a server may ask for
+	healthy     time.Duration // a watch that lasted so long was a success: the next retry is quick again
+	answer      time.Duration // for one page of a list, and for a watch's headers
+	list        time.Duration // for all pages of a list: etcd forgets its version after 5 minutes
+	silence     time.Duration // a watch without an event or bookmark for so long is not trusted
+	watchFor    time.Duration // shortest time asked of a watch; the longest is twice that
+	overdue     time.Duration // how long after that time the server may take to end it
+	fileQuiet   time.Duration // a file must be unchanged for so long before it is read
+	filePoll    time.Duration // look at the file although no change was notified
+	repeatLog   time.Duration // the same failure is logged again after so long
+	guardWindow time.Duration // removals within so long count as one
+	confirm     time.Duration // wait for the answer that confirms a mass removal
 }
 
 // defaultPace is what a director runs with. An API server that comes back is
 // noticed within retryAway, two seconds on average. API servers send a bookmark
-// a minute, so silence is twice that.
+// each minute; silence is twice that.
 var defaultPace = pace{
-	firstRetry:   250 * time.Millisecond,
-	retryAway:    4 * time.Second,
-	retryDenied:  15 * time.Second,
-	retryOther:   15 * time.Second,
-	retryAfter:   2 * time.Minute,
-	healthy:      5 * time.Second,
-	answer:       30 * time.Second,
-	list:         10 * time.Minute,
-	silence:      2 * time.Minute,
-	watchFor:     5 * time.Minute,
-	overdue:      30 * time.Second,
-	filePatience: 200 * time.Millisecond,
-	filePoll:     10 * time.Second,
-	repeatLog:    time.Minute,
-	brakeWindow:  10 * time.Second,
-	confirm:      2 * time.Second,
+	firstRetry:  250 * time.Millisecond,
+	retryAway:   4 * time.Second,
+	retryDenied: 15 * time.Second,
+	retryOther:  15 * time.Second,
+	retryAfter:  2 * time.Minute,
+	healthy:     5 * time.Second,
+	answer:      30 * time.Second,
+	list:        10 * time.Minute,
+	silence:     2 * time.Minute,
+	watchFor:    5 * time.Minute,
+	overdue:     30 * time.Second,
+	fileQuiet:   200 * time.Millisecond,
+	filePoll:    10 * time.Second,
+	repeatLog:   time.Minute,
+	guardWindow: 10 * time.Second,
+	confirm:     2 * time.Second,
 }
 
 // clusterWatch keeps one Cluster snapshot current.
@@ -99,8 +98,8 @@ type clusterWatch struct {
 	wanted   map[streamKey]bool
 	streams  map[streamKey]*stream // one per wanted key
 	snapshot Cluster               // newest published; immutable
-	// earlier is what a run before this one knew last. It is not published: until
-	// all pods are known anew it tells the brakes who served.
+	// earlier is what a run before this one knew last. It is not published. Until
+	// all pods are known again the mass-removal guards take from it which served.
 	earlier Cluster
 }
 
@@ -110,9 +109,9 @@ type clusterSource struct {
 	clusterFile string
 }
 
-// newClusterWatch returns a watch that publishes to out. If out holds a
+// newClusterWatch returns a watch that publishes to out. If out has a
 // snapshot already (the last good one of an earlier run), that is what is known
-// until complete answers replace it, query by query.
+// until complete answers replace it, key by key.
 func newClusterWatch(log *slog.Logger, out *latest[Cluster], earlier Cluster) *clusterWatch {
 	return &clusterWatch{
 		log:     log,
@@ -129,7 +128,7 @@ func newClusterWatch(log *slog.Logger, out *latest[Cluster], earlier Cluster) *c
 
 // Run serves the newest query until ctx ends, and then returns nil once every
 // stream has stopped. It is the only reader of queries' wake channel. Streams
-// that a new query still wants, from the same source, go on undisturbed.
+// that a new query still wants, from the same source, continue.
 func (w *clusterWatch) Run(ctx context.Context, queries *latest[ClusterQuery]) error {
 	defer w.running.Wait()
 	if seed := w.out.Get(); seed != nil {
@@ -147,17 +146,14 @@ func (w *clusterWatch) Run(ctx context.Context, queries *latest[ClusterQuery]) e
 	}
 }
 
-// serve makes the running streams those of q.
+// serve starts and stops streams until they are those of q.
 func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 
 	wanted := map[streamKey]bool{}
-	for _, p := range q.Pods {
-		wanted[streamKey{pods: p}] = true
-	}
-	for _, name := range q.ConfigMaps {
-		wanted[streamKey{configMap: name}] = true
+	for _, key := range allKeys(&q) {
+		wanted[key] = true
 	}
 	source := clusterSource{q.Kubeconfig, q.ClusterFile}
 
@@ -179,15 +175,19 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 	var fresh []*stream
 	for key := range wanted {
 		if w.streams[key] == nil {
-			s := &stream{key: key, owner: w, told: map[faultTopic]time.Time{}}
+			s := &stream{key: key, owner: w, logged: map[faultTopic]time.Time{}}
 			s.state = StreamState{Name: key.String(), Since: w.now()}
-			s.brake.published = podsLike(key.pods, before, w.earlier)
+			if pods, guarded := key.guarded(); guarded {
+				s.guard.published = podsLike(pods, &before, &w.earlier)
+			}
 			w.streams[key] = s
 			fresh = append(fresh, s)
 		}
 	}
 	for key, s := range w.streams {
-		s.brake.share.Store(uint32(q.Brakes[key.pods]))
+		if pods, guarded := key.guarded(); guarded {
+			s.guard.share.Store(uint32(q.Guards[pods]))
+		}
 	}
 	switch {
 	case len(fresh) == 0:
@@ -214,67 +214,62 @@ func (w *clusterWatch) start(ctx context.Context, streams []*stream, follow func
 }
 
 // forget publishes a snapshot without the keys that are no longer wanted. The
-// caller holds mu.
+// caller has locked mu.
 func (w *clusterWatch) forget() {
-	next := Cluster{Pods: maps.Clone(w.snapshot.Pods), ConfigMaps: maps.Clone(w.snapshot.ConfigMaps)}
-	maps.DeleteFunc(next.Pods, func(q PodQuery, _ []*Pod) bool { return !w.wanted[streamKey{pods: q}] })
-	maps.DeleteFunc(next.ConfigMaps, func(n ConfigMapName, _ ConfigMap) bool { return !w.wanted[streamKey{configMap: n}] })
-	if len(next.Pods) == len(w.snapshot.Pods) && len(next.ConfigMaps) == len(w.snapshot.ConfigMaps) {
+	next := w.wantedOf(&w.snapshot)
+	if next.answers() == w.snapshot.answers() {
 		return
 	}
-	w.snapshot = next
-	w.set(&next)
+	w.snapshot = *next
+	w.set(next)
+}
+
+// wantedOf returns a copy of what c knows of the wanted keys.
+func (w *clusterWatch) wantedOf(c *Cluster) *Cluster {
+	next := newCluster()
+	for key := range w.wanted {
+		key.copyKnown(next, c)
+	}
+	return next
 }
 
 // publish puts c, a complete answer, into the snapshot as what is known of s.
-// Nothing is published when it was known already, or when s was dropped while
-// its answer was on the way.
-func (w *clusterWatch) publish(s *stream, c content) {
+// Nothing is published when it was known already, or when s was dropped before
+// its answer arrived.
+func (w *clusterWatch) publish(s *stream, c collection) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.streams[s.key] != s {
 		return
 	}
-	isPods := s.key.configMap == ConfigMapName{}
-	var known content
-	var ok bool
-	if isPods {
-		known.pods, ok = w.snapshot.Pods[s.key.pods]
-	} else {
-		known.configMap, ok = w.snapshot.ConfigMaps[s.key.configMap]
-	}
-	changed := !ok || !known.equal(c)
+	changed := !c.storedIn(&w.snapshot)
 	s.counted(c, changed)
 	if !changed {
 		return
 	}
-	// The maps are small, one entry a stream, and readers hold on to the old.
-	next := Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}}
-	maps.Copy(next.Pods, w.snapshot.Pods)
-	maps.Copy(next.ConfigMaps, w.snapshot.ConfigMaps)
-	if isPods {
-		if next.Pods[s.key.pods] = c.pods; w.allPodsIn(next) {
-			w.earlier = Cluster{}
-		}
-	} else {
-		next.ConfigMaps[s.key.configMap] = c.configMap
+	// The maps are small, one entry for each stream, and readers keep the old ones.
+	next := w.wantedOf(&w.snapshot)
+	c.store(next)
+	if w.allGuardedIn(next) {
+		w.earlier = Cluster{}
 	}
-	w.snapshot = next
-	w.set(&next)
+	w.snapshot = *next
+	w.set(next)
 }
 
-// allPodsIn reports whether c knows of all pods that are wanted.
-func (w *clusterWatch) allPodsIn(c Cluster) bool {
+// allGuardedIn reports whether c knows the answers to all keys with a mass-removal
+// guard.
+func (w *clusterWatch) allGuardedIn(c *Cluster) bool {
 	for key := range w.wanted {
-		if _, known := c.Pods[key.pods]; !known && key.configMap == (ConfigMapName{}) {
+		if _, guarded := key.guarded(); guarded && !key.known(c) {
 			return false
 		}
 	}
 	return true
 }
 
-// States says, for people, how each stream fares, in the order of their names.
-// It is safe from any goroutine.
+// States returns the state of each stream, in the order of their names. It is safe
+// from any goroutine.
 func (w *clusterWatch) States() []StreamState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -288,32 +283,32 @@ func (w *clusterWatch) States() []StreamState {
 	return states
 }
 
-// StreamState is how one stream fares. It is current when Synced is set and
-// LastError is empty.
+// StreamState is the state of one stream, for people. It is current when Synced is
+// set and LastError is empty.
 type StreamState struct {
 	Name      string    `json:"name"`                // "pods ingress-nginx app=web" or "configmap ingress-nginx/tcp-services"
-	Synced    bool      `json:"synced"`              // the present source has given a complete answer, which stands
+	Synced    bool      `json:"synced"`              // the present source has given a complete answer, which is in force
 	Since     time.Time `json:"since"`               // since when the stream has been current, or has not
 	LastError string    `json:"lastError,omitempty"` // what is wrong now
 	Changed   time.Time `json:"changed,omitzero"`    // when the stream last changed the snapshot
 	Objects   int       `json:"objects"`             // in the newest answer
-	Events    uint64    `json:"events"`              // objects the watch has told of, without bookmarks
+	Events    uint64    `json:"events"`              // events of the watch, without bookmarks
 	Lists     uint64    `json:"lists"`               // complete answers taken: the first, and each relist
 }
 
-// stream is one key's part of the watch. Only the goroutine that follows it
-// changes it; States reads along.
+// stream follows one key. Only the goroutine that runs it changes it; States reads
+// it meanwhile.
 type stream struct {
 	key   streamKey
 	owner *clusterWatch
 	stop  context.CancelFunc
-	brake brake
+	guard removalGuard
 
 	mu         sync.Mutex
 	state      StreamState
 	current    bool                     // the state is good and its changes arrive
-	introduced bool                     // has been current before
-	told       map[faultTopic]time.Time // when a failure of each topic was last logged
+	introduced bool                     // it has been current before
+	logged     map[faultTopic]time.Time // when a failure of each topic was last logged
 	announced  bool                     // the present failure has been logged, so its end will be
 }
 
@@ -328,9 +323,9 @@ func (s *stream) follows() {
 	log := s.owner.log.With("stream", s.state.Name, "objects", s.state.Objects)
 	switch {
 	case s.announced:
-		log.Info("the cluster is followed again", "away", now.Sub(s.state.Since).Round(time.Millisecond))
+		log.Info("the stream follows the cluster again", "away", now.Sub(s.state.Since).Round(time.Millisecond))
 	case !s.introduced:
-		log.Info("the cluster is followed")
+		log.Info("the stream follows the cluster")
 	}
 	s.current, s.introduced, s.announced = true, true, false
 	s.state.Since, s.state.LastError = now, ""
@@ -346,29 +341,26 @@ func (s *stream) fails(err error) {
 	s.state.LastError = report(err)
 }
 
-// complains logs f, unless one of its topic was logged a short while ago: an API
+// reports logs f, unless a failure of its topic was logged a short time ago: an API
 // server that is away is one line a minute, however often it is tried.
-func (s *stream) complains(f *fault) {
+func (s *stream) reports(f *fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.owner.now()
-	if last, ok := s.told[f.topic]; ok && now.Sub(last) < s.owner.pace.repeatLog {
+	if last, ok := s.logged[f.topic]; ok && now.Sub(last) < s.owner.pace.repeatLog {
 		return
 	}
-	s.told[f.topic] = now
+	s.logged[f.topic] = now
 	s.announced = true
-	s.owner.log.Log(context.Background(), f.level(), "the cluster is not followed; what is known stays",
+	s.owner.log.Log(context.Background(), f.level(), "cannot follow the cluster; the last known state stays in force",
 		"stream", s.state.Name, "err", report(f))
 }
 
 // counted notes a complete answer, and whether it changed the snapshot.
-func (s *stream) counted(c content, changed bool) {
+func (s *stream) counted(c collection, changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state.Objects = len(c.pods)
-	if c.configMap.Exists {
-		s.state.Objects = 1
-	}
+	s.state.Objects = c.len()
 	if changed {
 		s.state.Changed = s.owner.now()
 	}
@@ -382,8 +374,8 @@ func (s *stream) listed() {
 	s.state.Lists++
 }
 
-// reported counts one object that a watch has told of.
-func (s *stream) reported() {
+// event counts one event of a watch.
+func (s *stream) event() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Events++
@@ -393,15 +385,15 @@ func (s *stream) reported() {
 type faultKind int
 
 const (
-	faultAway   faultKind = iota // nobody answers, or not to the end
+	faultAway   faultKind = iota // no answer, or not to the end
 	faultConfig                  // the kubeconfig cannot be used
-	faultDenied                  // 401 and 403: the answer is no
+	faultDenied                  // 401 and 403
 	faultOther                   // an answer that makes no sense
-	faultStale                   // nothing is wrong, but only a list can tell what is true now
+	faultStale                   // nothing is wrong, but only a list shows the present state
 )
 
-// faultTopic tells failures apart for the log. Their texts will not do: many
-// hold a port number that changes with every attempt.
+// faultTopic distinguishes failures for the log. Their texts do not: many have a
+// port number that changes with every attempt.
 type faultTopic struct {
 	kind faultKind
 	verb string // "list" or "watch", when the server refused it
@@ -411,15 +403,15 @@ type faultTopic struct {
 // fault is why a stream is not current.
 type fault struct {
 	topic      faultTopic
-	relist     bool          // the watch cannot go on from where it was
-	retryAfter time.Duration // as the server wished; 0 = it did not say
+	relist     bool          // the watch cannot continue at its resource version
+	retryAfter time.Duration // that the server asked for; 0 = none
 	err        error
 }
 
 func (f *fault) Error() string { return f.err.Error() }
 func (f *fault) Unwrap() error { return f.err }
 
-// level is how loudly to log it. What passes by itself is a warning.
+// level is the log level of f. A failure that passes by itself is a warning.
 func (f *fault) level() slog.Level {
 	if f.topic.kind == faultAway {
 		return slog.LevelWarn
@@ -441,8 +433,7 @@ func (b *streamBackoff) reset() { b.kind, b.failures = faultAway, 0 }
 // next returns the wait after problem.
 func (b *streamBackoff) next(problem *fault) time.Duration {
 	if b.kind != problem.topic.kind {
-		// Another kind is news, and often better news: a server that
-		// refuses is at least there.
+		// Another kind is often progress: a server that refuses is up.
 		b.kind, b.failures = problem.topic.kind, min(b.failures, 2)
 	}
 	b.first, b.most = b.pace.firstRetry, b.pace.retryOther

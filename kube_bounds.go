@@ -7,10 +7,10 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"unicode"
 )
@@ -29,7 +29,7 @@ const (
 	maxYAML = 64 << 20
 
 	// maxObjects is the most objects that one answer, of all its pages, may
-	// have: three times what a cluster of Kubernetes is tested with.
+	// have: three times what Kubernetes is tested with.
 	maxObjects = 500_000
 
 	// maxName is the longest name of an object, namespace or node (RFC 1123
@@ -51,8 +51,8 @@ const (
 	// no ports. They are named in a warning; the others are counted.
 	maxBadEntries = shownWarnings
 
-	// maxInterned is how many strings an interner keeps before it starts again.
-	// Clusters of Kubernetes are tested with 5,000 nodes.
+	// maxInterned is how many strings an interner keeps before it forgets all.
+	// Kubernetes is tested with 5,000 nodes.
 	maxInterned = 1 << 14
 )
 
@@ -94,24 +94,29 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// check returns an error when o lacks a name, or has one that no API server
-// gives out.
-func (o *object) check() error {
-	m := &o.Metadata
-	if m.Name == "" {
+// check is object.check for what all kinds have.
+func (m *objectMeta) check() error {
+	o := &m.Metadata
+	if o.Name == "" {
 		return fmt.Errorf("%w object: no name", errMalformed)
 	}
-	for _, name := range []struct{ what, is string }{
-		{"name", m.Name}, {"namespace", m.Namespace}, {"uid", m.UID}, {"node name", o.Spec.NodeName},
-	} {
-		if len(name.is) > maxName {
-			return fmt.Errorf("%w object: its %s %q has %d bytes, more than %d", errMalformed, name.what, shorten(name.is, quotedText), len(name.is), maxName)
-		}
-		if strings.ContainsFunc(name.is, unicode.IsControl) {
-			return fmt.Errorf("%w object: its %s %q has a control character", errMalformed, name.what, name.is)
-		}
+	return cmp.Or(
+		checkName("name", o.Name),
+		checkName("namespace", o.Namespace),
+		checkName("uid", o.UID),
+		checkVersion("resourceVersion", o.ResourceVersion),
+	)
+}
+
+// checkName returns an error when a name is none that an API server gives out.
+func checkName(what, name string) error {
+	if len(name) > maxName {
+		return fmt.Errorf("%w object: its %s %q has %d bytes, more than %d", errMalformed, what, shorten(name, quotedText), len(name), maxName)
 	}
-	return checkVersion("resourceVersion", m.ResourceVersion)
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return fmt.Errorf("%w object: its %s %q has a control character", errMalformed, what, name)
+	}
+	return nil
 }
 
 // checkVersion returns an error when a resource version or continue token is
@@ -121,49 +126,4 @@ func checkVersion(what, is string) error {
 		return fmt.Errorf("%w answer: its %s has %d bytes, more than %d", errMalformed, what, len(is), maxVersion)
 	}
 	return nil
-}
-
-// keptWeight is what is kept of an annotation that names a weight. A number has
-// five digits at most; of anything else the beginning is kept for the warning.
-func keptWeight(text string, names interner) string {
-	// The clone leaves the white space around it behind.
-	text = strings.Clone(shorten(strings.TrimSpace(text), quotedText))
-	if len(text) <= len("65535") && strings.Trim(text, "0123456789") == "" {
-		return names.intern(text)
-	}
-	return text
-}
-
-// keptConfigMap is what is kept of a ConfigMap with these entries: all whose
-// keys are ports, and few others. Values are cut.
-func keptConfigMap(data map[string]string) ConfigMap {
-	// A map does not shrink: one that loses most of its entries keeps their room.
-	cm := ConfigMap{Exists: true}
-	if data != nil {
-		cm.Data = make(map[string]string)
-	}
-	keep := func(key, value string) {
-		if len(value) > maxEntry {
-			value = strings.Clone(value[:maxEntry])
-		}
-		cm.Data[key] = value
-	}
-	var bad []string
-	for key, value := range data {
-		if _, err := ParsePortNumber(key); err != nil {
-			bad = append(bad, key)
-		} else {
-			keep(key, value)
-		}
-	}
-	slices.Sort(bad)
-	for i, key := range bad {
-		short := shorten(key, quotedText)
-		if _, taken := cm.Data[short]; taken || i >= maxBadEntries {
-			cm.More++
-		} else {
-			keep(short, data[key])
-		}
-	}
-	return cm
 }

@@ -212,8 +212,8 @@ func TestAnswersAreBounded(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			before := allocated()
-			answer := contentBuilder{key: streamKey{pods: edgePods}, names: interner{}}
-			_, err := decodePage(io.MultiReader(strings.NewReader(tt.begin), &repeat{text: tt.more}), "PodList", answer.add)
+			answer := podKind.collect(edgePods)
+			_, err := decodePage(io.MultiReader(strings.NewReader(tt.begin), &repeat{text: tt.more}), answer)
 			if err == nil || !malformed(err) || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("error %v, want %q", shorten(fmt.Sprint(err), 300), tt.want)
 			}
@@ -233,7 +233,7 @@ func TestBoundsOfFastReader(t *testing.T) {
 	pods := func(size, n int) string {
 		return podsOf + strings.TrimSuffix(strings.Repeat(fmt.Sprintf(`{"kind":"Pod","metadata":{"name":"a","namespace":"web","labels":{"x":"%s"}}},`, strings.Repeat("x", size)), n), ",") + "]}"
 	}
-	keys := []streamKey{{pods: PodQuery{Namespace: "web"}}}
+	keys := []streamKey{podKind.key(PodQuery{Namespace: "web"})}
 	for _, tt := range []struct {
 		name, text string
 		refused    bool
@@ -255,7 +255,7 @@ func TestBoundsOfFastReader(t *testing.T) {
 			if strings.Contains(tt.text, "YAML") || strings.HasSuffix(tt.text, "\n") {
 				return
 			}
-			_, err = decodePage(strings.NewReader(tt.text), "PodList", func(*object) error { return nil })
+			_, err = decodePage(strings.NewReader(tt.text), podKind.collect(PodQuery{}))
 			judge("page", err)
 		})
 	}
@@ -275,7 +275,7 @@ func TestEventsAreBounded(t *testing.T) {
 		"an object":   {`{"type":"ADDED","object":{"metadata":{"name":"a","annotations":{"x":"`, "x"},
 		"a type":      {`{"type":"`, "x"},
 	} {
-		_, err := newEventDecoder(io.MultiReader(strings.NewReader(text[0]), &repeat{text: text[1]})).next()
+		_, err := newEventDecoder(io.MultiReader(strings.NewReader(text[0]), &repeat{text: text[1]}), podKind.new).next()
 		if err == nil || !malformed(err) || !strings.Contains(err.Error(), "larger than 16 MiB") {
 			t.Errorf("%s: error %v", name, shorten(fmt.Sprint(err), 300))
 		}
@@ -287,7 +287,7 @@ func TestEventsAreBounded(t *testing.T) {
 	}
 	// Many small events are no large one.
 	event := tells(eventModified, testPod{name: "a", version: 12, noise: strings.Repeat("x", 1<<20)})
-	d := newEventDecoder(&repeat{text: event})
+	d := newEventDecoder(&repeat{text: event}, podKind.new)
 	for range 40 {
 		if _, err := d.next(); err != nil {
 			t.Fatal(err)
@@ -317,12 +317,12 @@ func TestNamesAreBounded(t *testing.T) {
 	}
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := decodePage(strings.NewReader(podsOf+text+"]}"), "PodList", func(*object) error { return nil })
+			_, err := decodePage(strings.NewReader(podsOf+text+"]}"), podKind.collect(PodQuery{}))
 			if !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
 				t.Errorf("list: error %s", shorten(fmt.Sprint(err), 300))
 			}
 			event := `{"type":"ADDED","object":` + strings.Replace(text, `"metadata":{`, `"metadata":{"resourceVersion":"8",`, 1) + "}"
-			if _, err := newEventDecoder(strings.NewReader(event)).next(); !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
+			if _, err := newEventDecoder(strings.NewReader(event), podKind.new).next(); !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
 				t.Errorf("event: error %s", shorten(fmt.Sprint(err), 300))
 			}
 		})
@@ -332,7 +332,7 @@ func TestNamesAreBounded(t *testing.T) {
 		fmt.Sprintf(`{"kind":"PodList","metadata":{"resourceVersion":"7","continue":%q},"items":[]}`, long),
 		fmt.Sprintf(`{"kind":%q,"metadata":{"resourceVersion":"7"},"items":[]}`, long),
 	} {
-		if _, err := decodePage(strings.NewReader(head), "PodList", nil); !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
+		if _, err := decodePage(strings.NewReader(head), podKind.collect(PodQuery{})); !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
 			t.Errorf("head: error %s", shorten(fmt.Sprint(err), 300))
 		}
 	}
@@ -399,7 +399,7 @@ func TestReportsAreBounded(t *testing.T) {
 		"a wrong number": says(`{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[{"metadata":{"name":` + strings.Repeat("1", 60_000) + `}}]}`),
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := follow(t, respond, func(_ *latest[Cluster], log string) bool { return strings.Contains(log, "is not followed") })
+			f := follow(t, respond, func(_ *latest[Cluster], log string) bool { return strings.Contains(log, "cannot follow") })
 			for line := range strings.Lines(f.log.String()) {
 				if len(line) > 2_000 {
 					t.Errorf("a line of %d bytes: %s", len(line), line[:200])
@@ -428,7 +428,7 @@ func TestErrorEventsAreBounded(t *testing.T) {
 		}
 	}
 	f := follow(t, respond, func(*latest[Cluster], string) bool { return n.Load() > 30 })
-	if lines := strings.Count(f.log.String(), "is not followed"); lines == 0 || lines > 2 {
+	if lines := strings.Count(f.log.String(), "cannot follow"); lines == 0 || lines > 2 {
 		t.Errorf("%d lines about two streams:\n%s", lines, shorten(f.log.String(), 2000))
 	}
 }

@@ -1,7 +1,7 @@
-// Decodes what an API server or a cluster file sends, and keeps only what is
-// needed.
+// Decodes what an API server or a cluster file sends: lists, watch events, and the
+// parts of them.
 //
-// Used by kube*.go. The bytes come from outside and may be anything. Objects
+// Used by snapshot.go. The bytes come from outside and may be anything. Objects
 // are decoded one at a time into structs with only the needed fields, so a long
 // list or managedFields are never in memory as a whole. Pure: no I/O except the
 // given reader, no log, no k8s.io packages. A decoder never returns a part of
@@ -15,25 +15,29 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"net/netip"
-	"slices"
 )
 
-// errMalformed marks an answer that was read to the letter and makes no sense.
+// errMalformed marks an answer that was read completely and makes no sense.
 // Answers that were cut short are io.ErrUnexpectedEOF or the reader's error.
 var errMalformed = errors.New("malformed")
 
-// malformed reports whether err is the fault of the bytes, not of the reading.
+// malformed reports whether err is a fault of the bytes, not of reading them.
 func malformed(err error) bool {
 	var syntax *json.SyntaxError
 	var mismatch *json.UnmarshalTypeError
 	return errors.As(err, &syntax) || errors.As(err, &mismatch) || errors.Is(err, errMalformed)
 }
 
-// object is a Pod or a ConfigMap, reduced to what is kept of either.
-type object struct {
-	Kind     string `json:"kind"` // absent from the items of a typed list
+// object is one object of a kind, reduced to the fields that are read.
+type object interface {
+	meta() *objectMeta
+	// check returns an error when the object lacks a name, or has one that no API
+	// server gives out.
+	check() error
+}
+
+// objectMeta is what objects of all kinds have.
+type objectMeta struct {
 	Metadata struct {
 		Name              string            `json:"name"`
 		Namespace         string            `json:"namespace"`
@@ -42,126 +46,12 @@ type object struct {
 		DeletionTimestamp *string           `json:"deletionTimestamp"`
 		Annotations       map[string]string `json:"annotations"`
 	} `json:"metadata"`
-	Spec struct {
-		NodeName    string `json:"nodeName"`
-		HostNetwork bool   `json:"hostNetwork"`
-		Containers  []struct {
-			Ports []containerPort `json:"ports"`
-		} `json:"containers"`
-	} `json:"spec"`
-	Status struct {
-		Phase      string `json:"phase"`
-		HostIP     string `json:"hostIP"`
-		HostIPs    []ip   `json:"hostIPs"`
-		PodIP      string `json:"podIP"`
-		PodIPs     []ip   `json:"podIPs"`
-		Conditions []struct {
-			Type   string `json:"type"`
-			Status string `json:"status"`
-		} `json:"conditions"`
-	} `json:"status"`
-	Data map[string]string `json:"data"`
 }
 
-// containerPort is a port that a container declares.
-type containerPort struct {
-	ContainerPort int    `json:"containerPort"`
-	HostPort      int    `json:"hostPort"`
-	Protocol      string `json:"protocol"` // TCP when absent
-}
+func (m *objectMeta) meta() *objectMeta { return m }
 
-// ip is an element of a pod's hostIPs and podIPs.
-type ip struct {
-	IP string `json:"ip"`
-}
-
-// pod returns what is kept of o, a Pod.
-func (o *object) pod(q PodQuery, names interner) *Pod {
-	p := &Pod{
-		UID:         o.Metadata.UID,
-		Namespace:   names.intern(o.Metadata.Namespace),
-		Name:        o.Metadata.Name,
-		Node:        names.intern(o.Spec.NodeName),
-		HostNetwork: o.Spec.HostNetwork,
-		Addresses:   o.addresses(),
-		Terminating: o.Metadata.DeletionTimestamp != nil || o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed",
-	}
-	if q.Annotation != "" {
-		p.Weight = keptWeight(o.Metadata.Annotations[q.Annotation], names)
-	}
-	if q.Ports {
-		p.Ports = o.ports()
-	}
-	for _, c := range o.Status.Conditions {
-		if c.Type == "Ready" {
-			p.Ready = c.Status == "True"
-		}
-	}
-	return p
-}
-
-// ports are the ports at which o, a Pod, says it can be reached on its node.
-func (o *object) ports() []Port {
-	var ports []Port
-	for _, c := range o.Spec.Containers {
-		for _, cp := range c.Ports {
-			n := cp.HostPort
-			if n == 0 && o.Spec.HostNetwork {
-				n = cp.ContainerPort
-			}
-			p := Port{Protocol: TCP}
-			switch cp.Protocol {
-			case "", "TCP":
-			case "UDP":
-				p.Protocol = UDP
-			case "SCTP":
-				p.Protocol = SCTP
-			default:
-				continue
-			}
-			if n < 1 || n > 65535 {
-				continue
-			}
-			p.Number = uint16(n)
-			ports = append(ports, p)
-		}
-	}
-	slices.SortFunc(ports, Port.Compare)
-	// Those that were the same leave their room behind.
-	return slices.Clone(slices.Compact(ports))
-}
-
-// addresses are the node's, then the pod's own, each once. The plural fields
-// hold the singular ones when they are there at all. What is no address is left
-// out: better a pod without an address than one at a wrong one.
-func (o *object) addresses() []netip.Addr {
-	s := &o.Status
-	if len(s.HostIPs) == 0 {
-		s.HostIPs = []ip{{s.HostIP}}
-	}
-	if len(s.PodIPs) == 0 {
-		s.PodIPs = []ip{{s.PodIP}}
-	}
-	var addrs []netip.Addr
-	for _, list := range [][]ip{s.HostIPs, s.PodIPs} {
-		for _, each := range list {
-			if len(addrs) == maxAddresses {
-				return addrs
-			}
-			a, err := netip.ParseAddr(each.IP)
-			if a.Zone() != "" {
-				continue // it names a device of the node, in any number of bytes
-			}
-			if a = a.Unmap(); err == nil && !a.IsUnspecified() && !slices.Contains(addrs, a) {
-				addrs = append(addrs, a)
-			}
-		}
-	}
-	return addrs
-}
-
-// interner keeps one copy of strings that thousands of pods share. A watch that
-// goes on for months meets ever new ones: it forgets them all now and then.
+// interner keeps one copy of strings that thousands of objects share. A watch of
+// months meets new ones again and again, so it forgets all when it is full.
 type interner map[string]string
 
 func (n interner) intern(s string) string {
@@ -173,100 +63,6 @@ func (n interner) intern(s string) string {
 	}
 	n[s] = s
 	return s
-}
-
-// content is everything known for one stream's key.
-type content struct {
-	pods      []*Pod // in comparePods order, each once
-	configMap ConfigMap
-}
-
-// equal reports whether nothing that is kept differs.
-func (c content) equal(d content) bool {
-	same := func(a, b *Pod) bool { return a == b || samePod(a, b) }
-	return slices.EqualFunc(c.pods, d.pods, same) && sameConfigMap(c.configMap, d.configMap)
-}
-
-func samePod(a, b *Pod) bool {
-	return a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
-		a.HostNetwork == b.HostNetwork && a.Ready == b.Ready && a.Terminating == b.Terminating &&
-		a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
-}
-
-func sameConfigMap(a, b ConfigMap) bool {
-	return a.Exists == b.Exists && a.More == b.More && maps.Equal(a.Data, b.Data)
-}
-
-// contentBuilder gathers a complete answer for key, object by object.
-type contentBuilder struct {
-	key   streamKey
-	names interner
-	content
-}
-
-// add takes o into the answer. An object that key does not ask for is passed
-// over: some proxies and old servers ignore field selectors. The error means that
-// the answer has more objects than it may have.
-func (b *contentBuilder) add(o *object) error {
-	if !b.key.covers(o) {
-		return nil
-	}
-	if b.key.configMap != (ConfigMapName{}) {
-		b.configMap = keptConfigMap(o.Data)
-		return nil
-	}
-	if len(b.pods) == maxObjects {
-		return errTooMany
-	}
-	b.pods = append(b.pods, o.pod(b.key.pods, b.names))
-	return nil
-}
-
-// done puts the answer in order. Of two pods of one name, which only a file can
-// hold, the later one counts.
-func (b *contentBuilder) done() content {
-	slices.Reverse(b.pods)
-	slices.SortStableFunc(b.pods, comparePods)
-	b.pods = slices.CompactFunc(b.pods, func(p, q *Pod) bool { return comparePods(p, q) == 0 })
-	return content{pods: slices.Clip(b.pods), configMap: b.configMap}
-}
-
-// covers reports whether o is in the place that k asks about. Label selectors
-// are the source's business.
-func (k streamKey) covers(o *object) bool {
-	if k.configMap != (ConfigMapName{}) {
-		return o.Metadata.Namespace == k.configMap.Namespace && o.Metadata.Name == k.configMap.Name
-	}
-	return k.pods.Namespace == "" || o.Metadata.Namespace == k.pods.Namespace
-}
-
-// with returns c after one watch event, without changing c.
-func (c content) with(key streamKey, e *event, names interner) content {
-	if !key.covers(&e.object) {
-		return c
-	}
-	gone := e.kind == eventDeleted
-	if key.configMap != (ConfigMapName{}) {
-		if gone {
-			return content{}
-		}
-		return content{configMap: keptConfigMap(e.object.Data)}
-	}
-	p := e.object.pod(key.pods, names)
-	i, found := slices.BinarySearchFunc(c.pods, p, comparePods)
-	if gone && !found || !gone && found && samePod(c.pods[i], p) {
-		return c
-	}
-	after := i
-	if found {
-		after++
-	}
-	next := make([]*Pod, 0, len(c.pods)+1) // the pods themselves are shared
-	next = append(next, c.pods[:i]...)
-	if !gone {
-		next = append(next, p)
-	}
-	return content{pods: append(next, c.pods[after:]...)}
 }
 
 // The types of watch events (k8s.io/apimachinery/pkg/watch).
@@ -281,11 +77,11 @@ const (
 // event is one message of a watch.
 type event struct {
 	kind   string
-	object object
+	object object    // nil for an eventError
 	status apiStatus // of an eventError
 }
 
-// apiStatus is the API's way to say why not (metav1.Status).
+// apiStatus is how the API reports an error (metav1.Status).
 type apiStatus struct {
 	Code    int    `json:"code"`
 	Message string `json:"message"`
@@ -294,14 +90,18 @@ type apiStatus struct {
 // eventDecoder reads the messages of one watch.
 type eventDecoder struct {
 	dec *json.Decoder
+	new func() object
 	raw struct {
 		Type   string          `json:"type"`
 		Object json.RawMessage `json:"object"` // what it is depends on Type
 	}
 }
 
-// newEventDecoder returns a decoder of the watch in r.
-func newEventDecoder(r io.Reader) *eventDecoder { return &eventDecoder{dec: newBoundedDecoder(r, 0)} }
+// newEventDecoder returns a decoder of the watch in r, whose objects are decoded
+// into what object returns.
+func newEventDecoder(r io.Reader, object func() object) *eventDecoder {
+	return &eventDecoder{dec: newBoundedDecoder(r, 0), new: object}
+}
 
 // next returns the next message: io.EOF when the watch ended between two of
 // them, another error when it broke or makes no sense.
@@ -311,9 +111,11 @@ func (d *eventDecoder) next() (*event, error) {
 		return nil, err
 	}
 	e := &event{kind: d.raw.Type}
-	var into any = &e.object
+	var into any
 	switch e.kind {
 	case eventAdded, eventModified, eventDeleted, eventBookmark:
+		e.object = d.new()
+		into = e.object
 	case eventError:
 		into = &e.status
 	default:
@@ -325,10 +127,11 @@ func (d *eventDecoder) next() (*event, error) {
 	if e.kind == eventError {
 		return e, nil
 	}
-	if e.object.Metadata.ResourceVersion == "" {
+	version := e.object.meta().Metadata.ResourceVersion
+	if version == "" {
 		return nil, fmt.Errorf("%w watch event of type %s: no resourceVersion", errMalformed, e.kind)
 	}
-	err := checkVersion("resourceVersion", e.object.Metadata.ResourceVersion)
+	err := checkVersion("resourceVersion", version)
 	if e.kind != eventBookmark {
 		err = e.object.check()
 	}
@@ -348,10 +151,11 @@ type listHead struct {
 	hasItems bool
 }
 
-// decodePage reads one page of a list of the given kind ("PodList") and calls
-// each for every item in turn; the object is each's to keep. The caller must
-// forget the items if an error comes after them.
-func decodePage(r io.Reader, kind string, each func(*object) error) (listHead, error) {
+// decodePage reads one page of a list and adds its items to answer, which must not
+// be used if there is an error.
+func decodePage(r io.Reader, answer collection) (listHead, error) {
+	names := answer.names()
+	kind := names.list()
 	dec := newBoundedDecoder(r, maxPage)
 	var head listHead
 	err := walkObject(dec, func(name string) error {
@@ -363,14 +167,14 @@ func decodePage(r io.Reader, kind string, each func(*object) error) (listHead, e
 		case "items":
 			head.hasItems = true
 			return walkArray(dec, func() error {
-				o := new(object)
+				o := names.new()
 				if err := dec.Decode(o); err != nil {
 					return err
 				}
 				if err := o.check(); err != nil {
 					return err
 				}
-				return each(o)
+				return answer.add(o)
 			})
 		}
 		return skip(dec)
@@ -378,14 +182,14 @@ func decodePage(r io.Reader, kind string, each func(*object) error) (listHead, e
 	if err != nil {
 		return listHead{}, fmt.Errorf("%s: %w", kind, err)
 	}
-	// A proxy's own "{}" must not pass for an empty cluster.
+	// The "{}" of a proxy must not count as an empty cluster.
 	if head.Kind != kind || !head.hasItems || head.Metadata.ResourceVersion == "" {
 		return listHead{}, fmt.Errorf("%w answer: kind %q, not a complete %s", errMalformed, shorten(head.Kind, quotedText), kind)
 	}
 	if err := cmp.Or(checkVersion("resourceVersion", head.Metadata.ResourceVersion), checkVersion("continue token", head.Metadata.Continue)); err != nil {
 		return listHead{}, err
 	}
-	// Reading to the end lets the connection be used again.
+	// The transport uses a connection again only after the body's end was read.
 	if _, err := dec.Token(); err != io.EOF {
 		return listHead{}, fmt.Errorf("%w answer: something follows the %s", errMalformed, kind)
 	}
@@ -453,36 +257,10 @@ func skip(dec *json.Decoder) error {
 	return dec.Decode(&value)
 }
 
-// cut turns an end that comes inside a value into an error nobody takes for a
-// regular end.
+// cut makes an end inside a value an error that is different from a regular end.
 func cut(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// streamKey is what one stream asks for: pods, or one ConfigMap. The other
-// field is zero.
-type streamKey struct {
-	pods      PodQuery
-	configMap ConfigMapName
-}
-
-// resource is the name the API has for what is asked for.
-func (k streamKey) resource() string {
-	if k.configMap != (ConfigMapName{}) {
-		return "configmaps"
-	}
-	return "pods"
-}
-
-// namespace is where it is asked for; "" = everywhere.
-func (k streamKey) namespace() string { return k.pods.Namespace + k.configMap.Namespace }
-
-func (k streamKey) String() string {
-	if k.configMap != (ConfigMapName{}) {
-		return "configmap " + k.configMap.String()
-	}
-	return "pods " + k.pods.Namespace + " " + k.pods.Selector
 }

@@ -17,7 +17,6 @@ import (
 // exactly compares whole values, addresses included.
 var exactly = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}),
-	cmp.AllowUnexported(content{}),
 }
 
 // testPod is a pod as a scenario sees it.
@@ -94,51 +93,67 @@ func TestPodKeepsWhatMatters(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			body := fmt.Sprintf(`{"items":[{"metadata":{"name":"p","namespace":"web","uid":"u"%s},"spec":{%s},"status":{%s}}],
 				"metadata":{"resourceVersion":"1"},"kind":"PodList"}`, tt.meta, tt.spec, tt.status)
-			b := contentBuilder{key: streamKey{pods: PodQuery{Namespace: "web"}}, names: interner{}}
-			if _, err := decodePage(strings.NewReader(body), "PodList", b.add); err != nil {
+			b := podKind.collect(PodQuery{Namespace: "web"})
+			if _, err := decodePage(strings.NewReader(body), b); err != nil {
 				t.Fatal(err)
 			}
 			tt.want.Namespace, tt.want.Name, tt.want.UID = "web", "p", "u"
-			if diff := cmp.Diff([]*Pod{&tt.want}, b.done().pods, exactly); diff != "" {
+			b.complete()
+			if diff := cmp.Diff([]*Pod{&tt.want}, b.kept, exactly); diff != "" {
 				t.Error(diff)
 			}
 		})
 	}
 }
 
-func TestContentBuilder(t *testing.T) {
-	names := func(key streamKey, objects ...object) content {
-		b := contentBuilder{key: key, names: interner{}}
-		for i := range objects {
-			b.add(&objects[i])
+func TestCollectList(t *testing.T) {
+	names := func(q PodQuery, pods ...*podObject) []*Pod {
+		c := podKind.collect(q)
+		for _, p := range pods {
+			c.add(p)
 		}
-		return b.done()
+		c.complete()
+		return c.kept
 	}
-	at := func(ns, name, uid string) (o object) {
+	at := func(ns, name, uid string) *podObject {
+		o := new(podObject)
 		o.Metadata.Namespace, o.Metadata.Name, o.Metadata.UID = ns, name, uid
 		return o
 	}
-	got := names(streamKey{pods: PodQuery{Namespace: ""}}, at("b", "x", "1"), at("a", "y", "2"), at("b", "x", "3"), at("a", "x", "4"))
-	want := content{pods: []*Pod{{Namespace: "a", Name: "x", UID: "4"}, {Namespace: "a", Name: "y", UID: "2"}, {Namespace: "b", Name: "x", UID: "3"}}}
+	got := names(PodQuery{Namespace: ""}, at("b", "x", "1"), at("a", "y", "2"), at("b", "x", "3"), at("a", "x", "4"))
+	want := []*Pod{{Namespace: "a", Name: "x", UID: "4"}, {Namespace: "a", Name: "y", UID: "2"}, {Namespace: "b", Name: "x", UID: "3"}}
 	if diff := cmp.Diff(want, got, exactly); diff != "" {
 		t.Errorf("all namespaces, one pod twice: %s", diff)
 	}
-	got = names(streamKey{pods: PodQuery{Namespace: "a"}}, at("b", "x", "1"), at("a", "y", "2"))
-	if diff := cmp.Diff(content{pods: []*Pod{{Namespace: "a", Name: "y", UID: "2"}}}, got, exactly); diff != "" {
+	got = names(PodQuery{Namespace: "a"}, at("b", "x", "1"), at("a", "y", "2"))
+	if diff := cmp.Diff([]*Pod{{Namespace: "a", Name: "y", UID: "2"}}, got, exactly); diff != "" {
 		t.Errorf("one namespace: %s", diff)
 	}
-	key := streamKey{configMap: ConfigMapName{"a", "tcp"}}
-	if got = names(key, at("a", "udp", ""), at("b", "tcp", "")); got.configMap.Exists {
+	exists := func(objects ...*configMapObject) bool {
+		c := configMapKind.collect(ConfigMapName{"a", "tcp"})
+		for _, o := range objects {
+			c.add(o)
+		}
+		c.complete()
+		cluster := newCluster()
+		c.store(cluster)
+		return cluster.ConfigMaps[ConfigMapName{"a", "tcp"}].Exists
+	}
+	named := func(ns, name string) *configMapObject {
+		o := new(configMapObject)
+		o.Metadata.Namespace, o.Metadata.Name = ns, name
+		return o
+	}
+	if exists(named("a", "udp"), named("b", "tcp")) {
 		t.Error("another ConfigMap was taken for the one asked for")
 	}
-	if got = names(key, at("a", "tcp", "")); !got.configMap.Exists {
+	if !exists(named("a", "tcp")) {
 		t.Error("the ConfigMap was not found")
 	}
 }
 
-func TestContentWithEvent(t *testing.T) {
-	key := streamKey{pods: PodQuery{Namespace: "web"}}
-	before := content{pods: []*Pod{testPod{name: "a"}.kept(), testPod{name: "c"}.kept()}}
+func TestCollectEvent(t *testing.T) {
+	before := []*Pod{testPod{name: "a"}.kept(), testPod{name: "c"}.kept()}
 	tests := []struct {
 		name string
 		kind string
@@ -155,24 +170,27 @@ func TestContentWithEvent(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			held := append([]*Pod(nil), before.pods...)
+			was := append([]*Pod(nil), before...)
 			message := fmt.Sprintf(`{"type":%q,"object":%s}`, tt.kind, testPod{name: tt.pod.name, version: 9, notReady: tt.pod.notReady, leaving: tt.pod.leaving}.json())
-			e, err := newEventDecoder(strings.NewReader(message)).next()
+			e, err := newEventDecoder(strings.NewReader(message), podKind.new).next()
 			if err != nil {
 				t.Fatal(err)
 			}
-			var want content
+			var want []*Pod
 			for _, p := range tt.want {
-				want.pods = append(want.pods, p.kept())
+				want = append(want, p.kept())
 			}
-			got := before.with(key, e, interner{})
+			c := podKind.collect(PodQuery{Namespace: "web"})
+			c.kept = before
+			c.apply(e.object, e.kind == eventDeleted)
+			got := c.kept
 			if diff := cmp.Diff(want, got, exactly); diff != "" {
 				t.Error(diff)
 			}
-			if same := cmp.Equal(want, before, exactly); same != (&got.pods[0] == &before.pods[0]) {
+			if same := cmp.Equal(want, before, exactly); same != (&got[0] == &before[0]) {
 				t.Errorf("unchanged: %v, but copied: %v", same, same)
 			}
-			if diff := cmp.Diff(held, before.pods, exactly); diff != "" {
+			if diff := cmp.Diff(was, before, exactly); diff != "" {
 				t.Errorf("the published content was written to: %s", diff)
 			}
 		})
@@ -199,18 +217,18 @@ func TestDecodePageRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := decodePage(strings.NewReader(tt.body), "PodList", func(*object) error { return nil })
+			_, err := decodePage(strings.NewReader(tt.body), podKind.collect(PodQuery{}))
 			if err == nil || malformed(err) == tt.cut || errors.Is(err, io.EOF) {
 				t.Errorf("error %v; malformed: %v", err, malformed(err))
 			}
 		})
 	}
 	for i := range good {
-		if _, err := decodePage(strings.NewReader(good[:i]), "PodList", func(*object) error { return nil }); !errors.Is(err, io.ErrUnexpectedEOF) {
+		if _, err := decodePage(strings.NewReader(good[:i]), podKind.collect(PodQuery{})); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("a list cut short after %d bytes: error %v", i, err)
 		}
 	}
-	if _, err := decodePage(strings.NewReader(`{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":null}`), "PodList", nil); err != nil {
+	if _, err := decodePage(strings.NewReader(`{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":null}`), podKind.collect(PodQuery{})); err != nil {
 		t.Errorf("an empty list may be null: %v", err)
 	}
 }
@@ -228,7 +246,7 @@ func TestEventDecoderRefuses(t *testing.T) {
 		"garbage":                        `!`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newEventDecoder(strings.NewReader(`{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"1"}}}` + message))
+			d := newEventDecoder(strings.NewReader(`{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"1"}}}`+message), podKind.new)
 			if _, err := d.next(); err != nil {
 				t.Fatal(err)
 			}
@@ -246,15 +264,16 @@ func FuzzDecodePage(f *testing.F) {
 	f.Add([]byte(`{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":"p"},"status":{"podIP":"fe80::1%eth0"}}]}`))
 	f.Add([]byte(`{"items":[[]`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b := contentBuilder{names: interner{}}
-		head, err := decodePage(strings.NewReader(string(data)), "PodList", b.add)
+		b := podKind.collect(PodQuery{})
+		head, err := decodePage(strings.NewReader(string(data)), b)
 		if err != nil {
 			return
 		}
 		if head.Kind != "PodList" || head.Metadata.ResourceVersion == "" {
 			t.Errorf("took %+v", head)
 		}
-		checkContent(t, b.done())
+		b.complete()
+		checkContent(t, b.kept)
 	})
 }
 
@@ -267,32 +286,32 @@ func FuzzEvents(f *testing.F) {
 	f.Add([]byte(`{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}{"type":"ERROR","object":{"code":410,"status":"Failure","message":"too old"}}`))
 	f.Add([]byte(`{"type":"ADDED","object":{"metadata":{"name":"tcp","resourceVersion":"1"},"data":{"9000":"web/svc:80"}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var pods, configMap content
-		d := newEventDecoder(strings.NewReader(string(data)))
-		for {
-			e, err := d.next()
-			if err != nil {
-				return
+		for _, into := range []collection{podKind.collect(PodQuery{}), configMapKind.collect(ConfigMapName{"", "tcp"})} {
+			d := newEventDecoder(strings.NewReader(string(data)), into.names().new)
+			for {
+				e, err := d.next()
+				if err != nil {
+					break
+				}
+				if e.kind == eventError || e.kind == eventBookmark {
+					continue
+				}
+				into.apply(e.object, e.kind == eventDeleted)
+				checkContent(t, into.pods())
 			}
-			if e.kind == eventError || e.kind == eventBookmark {
-				continue
-			}
-			pods = pods.with(streamKey{}, e, interner{})
-			configMap = configMap.with(streamKey{configMap: ConfigMapName{"", "tcp"}}, e, interner{})
-			checkContent(t, pods)
 		}
 	})
 }
 
 // checkContent checks what readers of a snapshot rely on.
-func checkContent(t *testing.T, c content) {
+func checkContent(t *testing.T, pods []*Pod) {
 	t.Helper()
-	for i, p := range c.pods {
+	for i, p := range pods {
 		if p.Name == "" {
 			t.Errorf("a pod without a name: %+v", p)
 		}
-		if i > 0 && comparePods(c.pods[i-1], p) >= 0 {
-			t.Errorf("out of order: %s/%s, %s/%s", c.pods[i-1].Namespace, c.pods[i-1].Name, p.Namespace, p.Name)
+		if i > 0 && comparePods(pods[i-1], p) >= 0 {
+			t.Errorf("out of order: %s/%s, %s/%s", pods[i-1].Namespace, pods[i-1].Name, p.Namespace, p.Name)
 		}
 		for _, a := range p.Addresses {
 			if !plainAddress(a) {

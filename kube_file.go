@@ -1,6 +1,6 @@
 // Follows a file instead of an API server: the output of `kubectl get
-// pods,configmaps -o json` (or yaml), for trials, tests and clusters that a
-// director may not ask.
+// pods,configmaps -o json` (or yaml), for trials, tests and clusters whose API a
+// director may not use.
 //
 // Used by kube.go. One followFile serves all streams. The file is read again
 // after any change (write, rename over it, symlink swap), and is accepted as a
@@ -20,12 +20,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"k8s.io/apimachinery/pkg/labels"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
@@ -37,7 +35,6 @@ type fileFollower struct {
 	owner   *clusterWatch
 	path    string
 	streams []*stream
-	read    fileStamp  // of the file that was last read
 	failing failureLog // of the content
 }
 
@@ -61,85 +58,47 @@ func stampOf(info os.FileInfo) fileStamp {
 // followFile keeps streams current from the file at path until ctx ends.
 func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*stream) {
 	f := &fileFollower{owner: w, path: path, streams: streams}
-	f.take(ctx)
-
-	// The directory is watched, because a rename or a symlink swap replaces
-	// the file. The poll sees what inotify cannot: a symlink's far end, a
-	// directory that is still to come, an exhausted inotify quota.
-	var events chan fsnotify.Event
-	var overflows chan error
-	notify, err := fsnotify.NewWatcher()
-	if err != nil {
-		w.log.Warn("no notifications of changes to the cluster file; looking now and then", "file", path, "every", w.pace.filePoll, "err", err)
-	} else {
-		defer notify.Close()
-		events, overflows = notify.Events, notify.Errors
-	}
-
-	var seen fileStamp // a change that has been seen once
-	var settling bool  // and is to be seen the same once more
-	look := time.NewTimer(0)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-events:
-		case <-overflows:
-		case <-look.C:
-			if notify != nil {
-				// Needed again whenever the directory itself was replaced. If
-				// it is not there, the next look tries again.
-				_ = notify.Add(filepath.Dir(path))
-			}
+	watch := &fileWatch[fileStamp]{
+		path: path,
+		look: func() (fileStamp, func(bool) fileStamp) {
 			now := fileStamp{}
 			if info, err := os.Stat(path); err == nil {
 				now = stampOf(info)
 			}
-			switch {
-			case now == f.read:
-				settling = false
-			case !settling || now != seen:
-				seen, settling = now, true // it may be half written
-			default:
-				f.take(ctx)
-				settling = false
-			}
-			look.Reset(w.pace.filePoll)
-			if settling {
-				look.Reset(w.pace.filePatience)
-			}
-			continue
-		}
-		if !settling {
-			look.Reset(0)
-		}
+			return now, func(bool) fileStamp { return f.take(ctx) }
+		},
+		taken:     f.take(ctx),
+		quiet:     w.pace.fileQuiet,
+		poll:      w.pace.filePoll,
+		pollBlind: w.pace.filePoll,
+		unwatchable: func(err error) {
+			w.log.Warn("the cluster file cannot be watched and is read at an interval", "file", path, "every", w.pace.filePoll, "err", err)
+		},
 	}
+	watch.run(ctx)
 }
 
-// take reads the file and publishes what it says for every stream.
-func (f *fileFollower) take(ctx context.Context) {
+// take reads the file and publishes its answer for every stream. It returns the
+// stamp of the file that it has read.
+func (f *fileFollower) take(ctx context.Context) fileStamp {
 	keys := make([]streamKey, len(f.streams))
 	for i, s := range f.streams {
 		keys[i] = s.key
 	}
-	var answers []content
-	var sum []byte
-	var err error
-	answers, sum, f.read, err = readClusterFile(f.path, keys)
+	answers, sum, stamp, err := readClusterFile(f.path, keys)
 	if err != nil {
 		err = fmt.Errorf("cluster file %s: %w", f.path, err)
 		for _, s := range f.streams {
 			s.fails(err)
 		}
 		if begins, _ := f.failing.noteText(string(sum) + report(err)); begins {
-			f.owner.log.Error("the cluster file is not taken; what is known stays", "err", report(err))
+			f.owner.log.Error("the cluster file is rejected; the last known state stays in force", "err", report(err))
 		}
-		return
+		return stamp
 	}
 	doubt := false
 	for i, s := range f.streams {
-		if s.checkRemoval(answers[i]) != nil {
+		if s.checkRemoval(answers[i].pods()) != nil {
 			doubt = true
 			continue
 		}
@@ -148,20 +107,21 @@ func (f *fileFollower) take(ctx context.Context) {
 		s.follows()
 	}
 	if _, ends := f.failing.note(nil); ends {
-		f.owner.log.Info("the cluster file is taken again", "file", f.path)
+		f.owner.log.Info("the cluster file is valid again", "file", f.path)
 	}
 	if doubt {
 		f.owner.sleep(ctx, f.owner.pace.confirm)
 		if ctx.Err() == nil {
-			f.take(ctx)
+			return f.take(ctx)
 		}
 	}
+	return stamp
 }
 
-// readClusterFile returns the file's answer for each of keys, and what tells
-// this content and this file from others. The sum is that of the whole content
-// even when there is an error, so long as it could be read and is not too large.
-func readClusterFile(path string, keys []streamKey) (answers []content, sum []byte, stamp fileStamp, err error) {
+// readClusterFile returns the file's answer for each of keys, and what identifies
+// this content and this file. The sum is that of the whole content even when there
+// is an error, if it could be read and is not too large.
+func readClusterFile(path string, keys []streamKey) (answers []collection, sum []byte, stamp fileStamp, err error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, nil, fileStamp{}, err
@@ -178,50 +138,51 @@ func readClusterFile(path string, keys []streamKey) (answers []content, sum []by
 	in := io.TeeReader(file, hash)
 	answers, err = decodeClusterFile(in, keys)
 	if err != nil {
-		_, _ = io.CopyN(io.Discard, in, maxPage) // a content that cannot be read has err alone to be told by
+		_, _ = io.CopyN(io.Discard, in, maxPage) // a content that cannot be read is identified by err alone
 	}
 	return answers, hash.Sum(nil), stampOf(info), err
 }
 
 // decodeClusterFile reads JSON or YAML documents: lists of any mixture, or
-// single objects. Kinds other than Pod and ConfigMap are passed over.
-func decodeClusterFile(r io.Reader, keys []streamKey) ([]content, error) {
+// single objects. Objects of kinds that no stream follows are passed over.
+func decodeClusterFile(r io.Reader, keys []streamKey) ([]collection, error) {
 	d := &fileDecoder{}
 	for _, key := range keys {
-		selector, err := labels.Parse(key.pods.Selector)
+		selector, err := labels.Parse(key.scope().selector)
 		if err != nil {
-			return nil, fmt.Errorf("label selector %q: %w", key.pods.Selector, err)
+			return nil, fmt.Errorf("label selector %q: %w", key.scope().selector, err)
 		}
-		d.answers = append(d.answers, fileAnswer{contentBuilder{key: key, names: interner{}}, selector})
+		d.answers = append(d.answers, fileAnswer{key.collect(), selector})
 	}
 	if err := d.documents(r); err != nil {
 		return nil, err
 	}
 	if !d.found {
-		return nil, errors.New("it holds no list, Pod or ConfigMap")
+		return nil, errors.New("it has no list, Pod or ConfigMap")
 	}
-	var contents []content
-	for i := range d.answers {
-		contents = append(contents, d.answers[i].done())
+	var answers []collection
+	for _, a := range d.answers {
+		a.complete()
+		answers = append(answers, a.collection)
 	}
-	return contents, nil
+	return answers, nil
 }
 
 // fileDecoder gathers the answers to all streams in one pass over a file.
 type fileDecoder struct {
 	answers []fileAnswer
-	found   bool // anything of a kind that is wanted
+	found   bool // a list, or an object of a kind in streamKinds
 }
 
 // fileAnswer is the answer to one stream.
 type fileAnswer struct {
-	contentBuilder
+	collection
 	selector labels.Selector
 }
 
-// documents reads all documents of r. JSON goes by object by object, so that a
-// file of thousands of pods needs no more memory than a list from a server;
-// YAML has to be in memory as a whole.
+// documents reads all documents of r. JSON is decoded one object at a time, so that
+// a file of thousands of pods needs no more memory than a list from a server. YAML
+// has to be in memory as a whole.
 func (d *fileDecoder) documents(r io.Reader) error {
 	in := bufio.NewReader(r)
 	first, err := firstByte(in)
@@ -252,8 +213,8 @@ func (d *fileDecoder) documents(r io.Reader) error {
 		return fmt.Errorf("%w YAML: it is larger than %d MiB; JSON may have %d MiB", errMalformed, maxYAML>>20, maxPage>>20)
 	}
 	// YAML cut short is often still YAML, with an address that lacks its last
-	// digit. The end of the last line is what can be asked for; kubectl's
-	// lists also end with their kind, which document insists on.
+	// digit. A complete file has the end of its last line; kubectl's lists also end
+	// with their kind, which document requires.
 	if raw[len(raw)-1] != '\n' {
 		return errors.New("its last line has no end: it is cut short, or half written")
 	}
@@ -300,7 +261,7 @@ func (d *fileDecoder) document(dec *json.Decoder) error {
 	var kind string
 	var hasItems bool
 	var item json.RawMessage      // its buffer is used again for every item
-	var unnamed []json.RawMessage // items that have no kind of their own
+	var unnamed []json.RawMessage // items that have no kind
 	single := map[string]json.RawMessage{}
 	err := walkObject(dec, func(name string) error {
 		switch name {
@@ -323,31 +284,33 @@ func (d *fileDecoder) document(dec *json.Decoder) error {
 				}
 				return d.object(own, item)
 			})
-		case "metadata", "spec", "status", "data":
-			var value json.RawMessage
-			err := dec.Decode(&value)
-			single[name] = value
-			return err
 		}
-		return skip(dec)
+		if !objectField(name) {
+			return skip(dec)
+		}
+		var value json.RawMessage
+		err := dec.Decode(&value)
+		single[name] = value
+		return err
 	})
 	if err != nil {
 		return err
 	}
 
-	switch kind {
-	case "":
+	items, list := strings.CutSuffix(kind, "List")
+	switch {
+	case kind == "":
 		return fmt.Errorf("%w document: no kind; it may be cut short", errMalformed)
-	case "List", "PodList", "ConfigMapList":
+	case list && (items == "" || kindNamed(items) != nil):
 		if !hasItems {
 			return fmt.Errorf("%w %s: no items; it may be cut short", errMalformed, kind)
 		}
 		d.found = true
 		for _, item := range unnamed {
-			if kind == "List" {
+			if items == "" {
 				return fmt.Errorf("%w List: an item has no kind", errMalformed)
 			}
-			if err := d.object(strings.TrimSuffix(kind, "List"), item); err != nil {
+			if err := d.object(items, item); err != nil {
 				return err
 			}
 		}
@@ -369,38 +332,42 @@ func kindOf(raw []byte) (string, error) {
 	return o.Kind, err
 }
 
+// objectField reports whether a field of an object is one that a stream needs.
+func objectField(name string) bool {
+	return name == "metadata" || slices.ContainsFunc(streamKinds, func(k streamKind) bool {
+		return slices.Contains(k.names().fields, name)
+	})
+}
+
 // object adds one object to the answers it belongs to.
 func (d *fileDecoder) object(kind string, raw []byte) error {
-	if kind != "Pod" && kind != "ConfigMap" {
+	k := kindNamed(kind)
+	if k == nil {
 		return nil
 	}
 	d.found = true
-	var o object
+	o := k.names().new()
+	m := &o.meta().Metadata
 	var labelled struct {
 		Metadata struct {
 			Labels map[string]string `json:"labels"`
 		} `json:"metadata"`
 	}
-	if err := errors.Join(json.Unmarshal(raw, &o), json.Unmarshal(raw, &labelled)); err != nil {
-		return fmt.Errorf("%s %s: %w", kind, shorten(o.Metadata.Name, quotedText), err)
+	if err := errors.Join(json.Unmarshal(raw, o), json.Unmarshal(raw, &labelled)); err != nil {
+		return fmt.Errorf("%s %s: %w", kind, shorten(m.Name, quotedText), err)
 	}
-	if o.Metadata.Name == "" {
+	if m.Name == "" {
 		return fmt.Errorf("%w %s: no name; the file may be cut short", errMalformed, kind)
 	}
 	if err := o.check(); err != nil {
 		return err
 	}
-	if o.Metadata.Namespace == "" {
-		o.Metadata.Namespace = "default" // where kubectl would put it
+	if m.Namespace == "" {
+		m.Namespace = "default" // where kubectl would put it
 	}
-	for i := range d.answers {
-		a := &d.answers[i]
-		wants := "Pod"
-		if a.key.configMap != (ConfigMapName{}) {
-			wants = "ConfigMap"
-		}
-		if kind == wants && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
-			if err := a.add(&o); err != nil {
+	for _, a := range d.answers {
+		if a.names() == k.names() && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
+			if err := a.add(o); err != nil {
 				return err
 			}
 		}

@@ -15,10 +15,10 @@ import (
 
 // fileKeys are the queries that the files of these tests are read for.
 var fileKeys = []streamKey{
-	{pods: edgePods},
-	{pods: PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}},
-	{configMap: tcpMap},
-	{configMap: ConfigMapName{"web", "udp"}},
+	podKind.key(edgePods),
+	podKind.key(PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}),
+	configMapKind.key(tcpMap),
+	configMapKind.key(ConfigMapName{"web", "udp"}),
 }
 
 // kubectlYAML is what `kubectl get pods,configmaps -A -o yaml` writes.
@@ -87,38 +87,50 @@ const kubectlJSON = `{
 
 func TestDecodeClusterFile(t *testing.T) {
 	a := testPod{name: "a"}.kept()
-	tcp := content{configMap: ConfigMap{Exists: true, Data: map[string]string{"9000": "web/svc:80"}}}
-	usual := []content{{pods: []*Pod{a}}, {}, tcp, {}}
+	tcp := ConfigMap{Exists: true, Data: map[string]string{"9000": "web/svc:80"}}
+	type answers struct {
+		pods      [2][]*Pod
+		configMap [2]ConfigMap
+	}
+	usual := answers{pods: [2][]*Pod{{a}}, configMap: [2]ConfigMap{tcp}}
 	tests := []struct {
 		name, file string
-		want       []content
+		want       answers
 	}{
 		{"kubectl's JSON", kubectlJSON, usual},
 		{"kubectl's YAML", kubectlYAML, usual},
 		{"kubectl's YAML, from Windows", strings.ReplaceAll(kubectlYAML, "\n", "\r\n"), usual},
-		{"an empty List is an answer", `{"apiVersion":"v1","items":[],"kind":"List"}`, make([]content, 4)},
+		{"an empty List is an answer", `{"apiVersion":"v1","items":[],"kind":"List"}`, answers{}},
 		{"the API's own list, in its order", podList("7", "", testPod{name: "a"}, testPod{name: "c", leaving: true}),
-			[]content{{pods: []*Pod{a, testPod{name: "c", leaving: true}.kept()}}, {}, {}, {}}},
+			answers{pods: [2][]*Pod{{a, testPod{name: "c", leaving: true}.kept()}}}},
 		{"a typed list whose kind comes last", `{"items":[{"metadata":{"name":"tcp","namespace":"web"},"data":{"9000":"web/svc:80"}}],"kind":"ConfigMapList"}`,
-			[]content{{}, {}, tcp, {}}},
+			answers{configMap: [2]ConfigMap{tcp}}},
 		{"several documents", "# a comment\n---\n" + kubectlYAML + "---\n# nothing\n---\nkind: ConfigMap\nmetadata: {name: udp, namespace: web}\n---\nkind: Deployment\nspec: 7\n",
-			[]content{{pods: []*Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true}}}},
+			answers{pods: [2][]*Pod{{a}}, configMap: [2]ConfigMap{tcp, {Exists: true}}}},
 		{"several JSON documents", kubectlJSON + `{"kind":"ConfigMap","metadata":{"name":"udp","namespace":"web"},"data":{"53":"a/b:53"}}`,
-			[]content{{pods: []*Pod{a}}, {}, tcp, {configMap: ConfigMap{Exists: true, Data: map[string]string{"53": "a/b:53"}}}}},
+			answers{pods: [2][]*Pod{{a}}, configMap: [2]ConfigMap{tcp, {Exists: true, Data: map[string]string{"53": "a/b:53"}}}}},
 		{"no namespace is the default one; sets and absence select", `kind: List
 items:
 - {kind: Pod, metadata: {name: x, labels: {app: edge}}}
 - {kind: Pod, metadata: {name: canary, labels: {app: edge, canary: "1"}}}
 - {kind: Pod, metadata: {name: z}}
-`, []content{{}, {pods: []*Pod{{Namespace: "default", Name: "x"}}}, {}, {}}},
+`, answers{pods: [2][]*Pod{nil, {{Namespace: "default", Name: "x"}}}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := decodeClusterFile(strings.NewReader(tt.file), fileKeys)
+			all, err := decodeClusterFile(strings.NewReader(tt.file), fileKeys)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.want, got, exactly); diff != "" {
+			c := newCluster()
+			for _, answer := range all {
+				answer.store(c)
+			}
+			got := answers{
+				[2][]*Pod{c.Pods[edgePods], c.Pods[PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}]},
+				[2]ConfigMap{c.ConfigMaps[tcpMap], c.ConfigMaps[ConfigMapName{"web", "udp"}]},
+			}
+			if diff := cmp.Diff(tt.want, got, exactly, cmp.AllowUnexported(answers{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -164,7 +176,7 @@ func TestDecodeClusterFileRefuses(t *testing.T) {
 // TestFollowFile: every way a file changes.
 func TestFollowFile(t *testing.T) {
 	w := newWatchTest(t)
-	w.pace.filePatience = 20 * time.Millisecond
+	w.pace.fileQuiet = 20 * time.Millisecond
 	w.pace.filePoll = time.Hour // notifications alone
 	file := func(pod string) []byte {
 		return fmt.Appendf(nil, `{"kind":"List","items":[{"kind":"Pod","metadata":{"name":%q,"namespace":"web","labels":{"app":"edge"}}}]}`, pod)
@@ -188,7 +200,7 @@ func TestFollowFile(t *testing.T) {
 
 	lists := w.States()[0].Lists
 	w.write(t, "unrelated", []byte("x"))
-	time.Sleep(3 * w.pace.filePatience)
+	time.Sleep(3 * w.pace.fileQuiet)
 	if again := w.States()[0].Lists; again != lists {
 		t.Errorf("read %d times more because of another file", again-lists)
 	}
@@ -241,7 +253,7 @@ func TestFollowFile(t *testing.T) {
 	failing("did not find expected")
 	before := w.States()[0]
 	w.write(t, "cluster.json", []byte("kind: {\n")) // again the same
-	time.Sleep(3 * w.pace.filePatience)
+	time.Sleep(3 * w.pace.fileQuiet)
 	if diff := cmp.Diff(before, w.States()[0]); diff != "" {
 		t.Errorf("the same content again: %s", diff)
 	}
@@ -254,7 +266,7 @@ func TestFollowFile(t *testing.T) {
 	until(t, "both streams", w.current)
 	w.stop()
 
-	if n := strings.Count(w.log(), "level=ERROR"); n != 2 || strings.Count(w.log(), "taken again") != 1 {
+	if n := strings.Count(w.log(), "level=ERROR"); n != 2 || strings.Count(w.log(), "valid again") != 1 {
 		t.Errorf("%d errors are logged, want 2 and the end of them:\n%s", n, w.log())
 	}
 }
@@ -263,7 +275,7 @@ func TestFollowFile(t *testing.T) {
 // of, but the poll finds the file.
 func TestFileDirectoryAppears(t *testing.T) {
 	w := newWatchTest(t)
-	w.pace.filePatience, w.pace.filePoll = time.Millisecond, 5*time.Millisecond
+	w.pace.fileQuiet, w.pace.filePoll = time.Millisecond, 5*time.Millisecond
 	path := filepath.Join(w.dir, "later", "cluster.yaml")
 	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}})
 	w.run(t)
@@ -295,7 +307,7 @@ func FuzzClusterFile(f *testing.F) {
 			t.Fatalf("%d answers to %d questions", len(answers), len(fileKeys))
 		}
 		for _, c := range answers {
-			checkContent(t, c)
+			checkContent(t, c.pods())
 		}
 	})
 }

@@ -286,11 +286,13 @@ func TestSeed(t *testing.T) {
 // the meantime must not bring its key back.
 func TestDroppedStreamIsMute(t *testing.T) {
 	w := newClusterWatch(slog.New(slog.DiscardHandler), newLatest[Cluster](make(chan struct{}, 1)), Cluster{})
-	key := streamKey{pods: edgePods}
+	key := podKind.key(edgePods)
 	s := &stream{key: key, owner: w}
-	w.publish(s, content{pods: []*Pod{{Name: "a"}}})
+	answer := podKind.collect(edgePods)
+	answer.kept = []*Pod{{Name: "a"}}
+	w.publish(s, answer)
 	w.streams[key] = &stream{key: key, owner: w}
-	w.publish(s, content{pods: []*Pod{{Name: "a"}}})
+	w.publish(s, answer)
 	if got := w.out.Get(); got != nil {
 		t.Errorf("published %v", got)
 	}
@@ -302,7 +304,7 @@ func TestRepeatedFailures(t *testing.T) {
 	w := newWatchTest(t)
 	clock := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	w.now = func() time.Time { return clock }
-	s := &stream{key: streamKey{pods: edgePods}, owner: w.clusterWatch, told: map[faultTopic]time.Time{}, state: StreamState{Name: "S", Since: clock}}
+	s := &stream{key: podKind.key(edgePods), owner: w.clusterWatch, logged: map[faultTopic]time.Time{}, state: StreamState{Name: "S", Since: clock}}
 	away := func(text string) *fault { return &fault{err: fmt.Errorf("%s", text)} }
 	denied := &fault{topic: faultTopic{faultDenied, "list", 403}, err: fmt.Errorf("no")}
 	for _, step := range []struct {
@@ -321,15 +323,15 @@ func TestRepeatedFailures(t *testing.T) {
 			continue
 		}
 		s.fails(step.f)
-		s.complains(step.f)
+		s.reports(step.f)
 	}
-	want := `level=INFO msg="the cluster is followed" stream=S objects=0
-level=WARN msg="the cluster is not followed; what is known stays" stream=S err="port 1"
-level=ERROR msg="the cluster is not followed; what is known stays" stream=S err=no
-level=WARN msg="the cluster is not followed; what is known stays" stream=S err="port 3"
-level=INFO msg="the cluster is followed again" stream=S objects=0 away=1m30s
-level=ERROR msg="the cluster is not followed; what is known stays" stream=S err=no
-level=INFO msg="the cluster is followed again" stream=S objects=0 away=1s
+	want := `level=INFO msg="the stream follows the cluster" stream=S objects=0
+level=WARN msg="cannot follow the cluster; the last known state stays in force" stream=S err="port 1"
+level=ERROR msg="cannot follow the cluster; the last known state stays in force" stream=S err=no
+level=WARN msg="cannot follow the cluster; the last known state stays in force" stream=S err="port 3"
+level=INFO msg="the stream follows the cluster again" stream=S objects=0 away=1m30s
+level=ERROR msg="cannot follow the cluster; the last known state stays in force" stream=S err=no
+level=INFO msg="the stream follows the cluster again" stream=S objects=0 away=1s
 `
 	if diff := cmp.Diff(want, w.log()); diff != "" {
 		t.Error(diff)

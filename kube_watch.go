@@ -35,8 +35,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// pageLimit is how many objects one page of a list holds: half a thousand pods
-// are 3 MB on the wire.
+// pageLimit is how many objects one page of a list has at most: 500 pods are 3 MB
+// of JSON.
 const pageLimit = 500
 
 // serverFollower keeps one stream current from an API server. It belongs to one
@@ -45,10 +45,9 @@ type serverFollower struct {
 	*stream
 	api     *apiServer
 	conn    *connection
-	content content
-	names   interner
-	// version is the newest resource version heard of. mustList is set when a
-	// watch cannot go on from there.
+	content collection
+	// version is the newest known resource version. mustList is set when a watch
+	// cannot continue there.
 	version  string
 	mustList bool
 }
@@ -79,14 +78,14 @@ func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stre
 		f.mustList = f.mustList || problem.relist
 		switch again := retry.kind == problem.topic.kind; {
 		case problem.topic.kind == faultStale:
-			w.log.Debug("listing again", "stream", s.key.String(), "why", problem)
+			w.log.Debug("the stream lists its objects again", "stream", s.key.String(), "why", problem)
 		case problem.topic.kind == faultDenied && !again:
-			// An API server that has just come up refuses everyone until it
-			// has read its roles. Only a second "no" is worth an alarm.
+			// An API server that has just started refuses every client until it
+			// has read its roles. Only a second refusal is logged.
 			s.fails(problem)
 		default:
 			s.fails(problem)
-			s.complains(problem)
+			s.reports(problem)
 		}
 		pause, cancel := f.conn.during(ctx)
 		w.sleep(pause, retry.next(problem))
@@ -117,16 +116,16 @@ func (f *serverFollower) listAndWatch(ctx context.Context) (lived time.Duration,
 	return f.watch(ctx)
 }
 
-// list reads every page and publishes them as one answer. No resourceVersion is
-// asked for: only that makes the answer as new as the newest write. With
-// resourceVersion=0 a server that has just come up might answer from a cache
-// older than what is known here, and take a director back in time.
+// list reads every page and publishes them as one answer. It asks for no
+// resourceVersion: only then the answer is as new as the newest write. With
+// resourceVersion=0 a server that has just started may answer from a cache that is
+// older than what is known here.
 func (f *serverFollower) list(ctx context.Context) error {
-	answer := contentBuilder{key: f.key, names: interner{}}
+	answer := f.key.collect()
 	version, token := "", ""
 	deadline := f.owner.now().Add(f.owner.pace.list)
 	for {
-		head, err := f.page(ctx, token, &answer)
+		head, err := f.page(ctx, token, answer)
 		if err != nil {
 			return err
 		}
@@ -134,8 +133,8 @@ func (f *serverFollower) list(ctx context.Context) error {
 			return f.badAnswer("list", fmt.Errorf("%w answer: it does not end within %s", errMalformed, f.owner.pace.list))
 		}
 		if version == "" {
-			// All pages are of one version. Should a server break that
-			// promise, a watch from the first misses nothing.
+			// All pages have one version. If a server does not keep to that, a
+			// watch from the first version misses nothing.
 			version = head.Metadata.ResourceVersion
 		}
 		if head.Metadata.Continue == "" {
@@ -147,11 +146,12 @@ func (f *serverFollower) list(ctx context.Context) error {
 		token = head.Metadata.Continue
 	}
 	if older(version, f.version) {
-		f.owner.log.Warn("the cluster went back in time; taking its word for it (restored from a backup?)",
+		f.owner.log.Warn("the resource version went backwards, as after a restore from a backup; the new answer is used",
 			"stream", f.key.String(), "resourceVersion", shorten(version, quotedText), "before", shorten(f.version, quotedText))
 	}
-	f.content, f.names, f.version = answer.done(), answer.names, version
-	if err := f.checkRemoval(f.content); err != nil {
+	answer.complete()
+	f.content, f.version = answer, version
+	if err := f.checkRemoval(answer.pods()); err != nil {
 		f.owner.sleep(ctx, f.owner.pace.confirm)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -164,7 +164,7 @@ func (f *serverFollower) list(ctx context.Context) error {
 }
 
 // page reads the page that token names into answer.
-func (f *serverFollower) page(ctx context.Context, token string, answer *contentBuilder) (listHead, error) {
+func (f *serverFollower) page(ctx context.Context, token string, answer collection) (listHead, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, f.owner.pace.answer, errNoAnswer)
 	defer cancel()
 	query := url.Values{"limit": {strconv.Itoa(pageLimit)}}
@@ -176,18 +176,14 @@ func (f *serverFollower) page(ctx context.Context, token string, answer *content
 		return listHead{}, err
 	}
 	defer resp.Body.Close()
-	kind := "PodList"
-	if f.key.resource() == "configmaps" {
-		kind = "ConfigMapList"
-	}
-	head, err := decodePage(resp.Body, kind, answer.add)
+	head, err := decodePage(resp.Body, answer)
 	if err != nil {
 		return listHead{}, f.badAnswer("list", because(ctx, err))
 	}
 	return head, nil
 }
 
-// badAnswer is an answer that was begun well and is cut short or makes no sense.
+// badAnswer is the fault of an answer that is cut short or makes no sense.
 func (f *serverFollower) badAnswer(verb string, err error) *fault {
 	kind := faultAway
 	if malformed(err) {
@@ -218,15 +214,15 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 		return 0, err
 	}
 	defer resp.Body.Close()
-	// A resource version from the future (etcd restored from a backup) is
-	// watched in silence for ever. A sound watch has at least bookmarks.
+	// A watch from a resource version in the future (etcd restored from a backup)
+	// never has an event. A working watch has at least bookmarks.
 	silent := limit(pace.silence, errSilent)
 	defer silent.Stop()
 	defer limit(life+pace.overdue, errOverdue).Stop()
 
 	f.follows()
 	opened := f.owner.now()
-	events := newEventDecoder(resp.Body)
+	events := newEventDecoder(resp.Body, f.key.names().new)
 	for {
 		e, err := events.next()
 		if err == nil {
@@ -249,22 +245,22 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 func (f *serverFollower) take(e *event) error {
 	if e.kind == eventError {
 		if http.StatusText(e.status.Code) == "" {
-			e.status.Code = 0 // no status of HTTP: each would be a topic of the log
+			e.status.Code = 0 // no status of HTTP: each number would be a topic of the log
 		}
 		problem := f.conn.refusal("watch", f.key, e.status.Code, e.status.Message)
 		problem.relist = true
 		return problem
 	}
-	f.version = e.object.Metadata.ResourceVersion
+	f.version = e.object.meta().Metadata.ResourceVersion
 	if e.kind == eventBookmark {
 		return nil
 	}
-	f.reported()
-	f.content = f.content.with(f.key, e, f.names)
-	if len(f.content.pods) > maxObjects {
+	f.event()
+	f.content.apply(e.object, e.kind == eventDeleted)
+	if f.content.len() > maxObjects {
 		return errTooMany
 	}
-	if err := f.checkRemoval(f.content); err != nil {
+	if err := f.checkRemoval(f.content.pods()); err != nil {
 		return &fault{topic: faultTopic{kind: faultStale}, relist: true, retryAfter: f.owner.pace.confirm, err: err}
 	}
 	f.owner.publish(f.stream, f.content)
@@ -279,14 +275,14 @@ func older(a, b string) bool {
 	return errA == nil && errB == nil && m < n
 }
 
-// Why a request was given up here.
+// Why a request ended here.
 var (
 	errNoAnswer = errors.New("no answer in time")
-	errSilent   = errors.New("the watch has said nothing, not even a bookmark: not trusted")
+	errSilent   = errors.New("the watch has sent nothing, not even a bookmark, and is not trusted")
 	errOverdue  = errors.New("the server did not end the watch when it should have")
 )
 
-// because returns why ctx was ended, if it was, and otherwise err.
+// because returns why ctx ended, if it did, and otherwise err.
 func because(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -294,14 +290,14 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// apiServer is where the streams connect to and as whom.
+// apiServer is where the streams connect to, and with which credentials.
 type apiServer struct {
 	kubeconfig string // "" = the pod's service account
 	userAgent  string
 
 	mu      sync.Mutex
-	current *connection // nil until the first kubeconfig that could be used
-	failing failureLog  // of a kubeconfig that replaces a good one
+	current *connection // nil until the first usable kubeconfig
+	failing failureLog  // of a kubeconfig that replaced a usable one
 }
 
 // connection is one set of credentials in use.
@@ -310,12 +306,12 @@ type connection struct {
 	base        *url.URL
 	credentials string          // where they come from, for messages
 	fingerprint [32]byte        // of everything they are made of
-	replaced    context.Context // ends when newer credentials take over
+	replaced    context.Context // ends when newer credentials are in use
 	replace     context.CancelFunc
 }
 
-// during returns a context that ends with ctx, or as soon as c is replaced. A
-// nil connection never is.
+// during returns a context that ends with ctx, or as soon as c is replaced. A nil
+// connection is never replaced.
 func (c *connection) during(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	if c == nil {
@@ -328,9 +324,9 @@ func (c *connection) during(ctx context.Context) (context.Context, context.Cance
 	}
 }
 
-// connect returns the connection to use. It reads the kubeconfig each time, for
-// a token or certificate may have been rotated; when it has changed, all other
-// streams are sent here too. A kubeconfig gone bad does not end a connection.
+// connect returns the connection to use. It reads the kubeconfig each time, because
+// a token or certificate may have been rotated. When it has changed, all other
+// streams connect again too. A kubeconfig that cannot be used ends no connection.
 func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -340,7 +336,7 @@ func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
 		return nil, err
 	case err != nil:
 		if begins, _ := a.failing.note(err); begins {
-			log.Error("the kubeconfig cannot be used any more; going on with what it was before", "err", report(err))
+			log.Error("the kubeconfig cannot be used; the last good one stays in force", "err", report(err))
 		}
 	case a.current == nil || a.current.fingerprint != next.fingerprint:
 		if a.current != nil {
@@ -376,14 +372,14 @@ func (a *apiServer) read() (*connection, error) {
 		}
 		cfg, err = clientcmd.NewDefaultClientConfig(*loaded, &clientcmd.ConfigOverrides{}).ClientConfig()
 		if clientcmd.IsEmptyConfig(err) {
-			err = errors.New("it names no cluster") // client-go would propose a variable that means nothing here
+			err = errors.New("it names no cluster") // client-go's own text proposes a variable that has no effect here
 		}
 		if err != nil {
 			return nil, fmt.Errorf("kubeconfig %s: %w", a.kubeconfig, err)
 		}
 	}
-	// The certificates are read here, and not reloaded by client-go, so that
-	// they are part of the fingerprint. A token file client-go does reload.
+	// The certificates are read here, not by client-go, so that they are part of the
+	// fingerprint. client-go reads a token file again when it changes.
 	if err := rest.LoadTLSFiles(cfg); err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
 	}
@@ -401,8 +397,8 @@ func (a *apiServer) read() (*connection, error) {
 	cfg.UserAgent = a.userAgent
 	cfg.Timeout = 0 // each request has its own
 	cfg.Dial = (&net.Dialer{
-		// A SYN lost while the API server is down is sent again only after
-		// longer and longer waits; dialing anew is quicker.
+		// A SYN lost while the API server is down is sent again only after longer
+		// and longer waits. A new connection is quicker.
 		Timeout:         5 * time.Second,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}).DialContext
@@ -410,12 +406,12 @@ func (a *apiServer) read() (*connection, error) {
 		return nil, fmt.Errorf("server of %s: %w", c.credentials, err)
 	}
 	if c.base.Scheme != "https" && cfg.Proxy == nil {
-		// The environment's proxy would read the credentials. Through TLS it
-		// cannot; a proxy-url in the kubeconfig is the operator's own word.
+		// The environment's proxy could read the credentials, which it cannot with
+		// TLS. A proxy-url in the kubeconfig is the operator's decision.
 		cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 	}
-	// No http.Client: it follows redirects, which takes the credentials to wherever
-	// one points, and the answer from there would be believed.
+	// No http.Client: it follows redirects. That sends the credentials to any host,
+	// whose answer would be used.
 	if c.transport, err = rest.TransportFor(cfg); err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
 	}
@@ -425,17 +421,18 @@ func (a *apiServer) read() (*connection, error) {
 
 // get asks for what key wants. The error is a *fault.
 func (c *connection) get(ctx context.Context, verb string, key streamKey, query url.Values) (*http.Response, error) {
-	u := c.base.JoinPath("api", "v1")
-	if ns := key.namespace(); ns != "" {
-		u = u.JoinPath("namespaces", url.PathEscape(ns))
+	names, of := key.names(), key.scope()
+	u := c.base.JoinPath(names.api)
+	if of.namespace != "" {
+		u = u.JoinPath("namespaces", url.PathEscape(of.namespace))
 	}
-	u = u.JoinPath(key.resource())
-	if key.pods.Selector != "" {
-		query.Set("labelSelector", key.pods.Selector)
+	u = u.JoinPath(names.resource)
+	if of.selector != "" {
+		query.Set("labelSelector", of.selector)
 	}
-	if key.configMap != (ConfigMapName{}) {
+	if of.name != "" {
 		// This is what a Role limited by resourceNames allows to list and watch.
-		query.Set("fieldSelector", "metadata.name="+key.configMap.Name)
+		query.Set("fieldSelector", "metadata.name="+of.name)
 	}
 	u.RawQuery = query.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -458,21 +455,21 @@ func (c *connection) get(ctx context.Context, verb string, key streamKey, query 
 	if 300 <= resp.StatusCode && resp.StatusCode < 400 {
 		return nil, c.redirected(verb, key, resp)
 	}
-	said := apiStatus{Message: http.StatusText(resp.StatusCode)}
+	status := apiStatus{Message: http.StatusText(resp.StatusCode)}
 	// A body that is no Status (a proxy's page) leaves the standard text.
-	_ = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&said)
-	problem := c.refusal(verb, key, resp.StatusCode, said.Message)
+	_ = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&status)
+	problem := c.refusal(verb, key, resp.StatusCode, status.Message)
 	if seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 32); err == nil {
 		problem.retryAfter = time.Duration(seconds) * time.Second
 	}
 	return nil, problem
 }
 
-// redirected says where the server wanted to send us.
+// redirected is the fault of a redirect. It names the target.
 func (c *connection) redirected(verb string, key streamKey, resp *http.Response) *fault {
 	where := "nowhere"
 	if to := resp.Header.Get("Location"); to != "" {
-		// What stands before "@" or after "?" and "#" may hold secrets.
+		// What comes before "@" or after "?" and "#" may be a secret.
 		if u, err := resp.Request.URL.Parse(to); err == nil && u.Opaque == "" {
 			u.User, u.RawQuery, u.Fragment = nil, "", ""
 			where = shorten(u.String(), 2*quotedText)
@@ -485,12 +482,12 @@ func (c *connection) redirected(verb string, key streamKey, resp *http.Response)
 	return &fault{
 		topic:  faultTopic{kind: faultOther, verb: verb, code: resp.StatusCode},
 		relist: true,
-		err: fmt.Errorf("%s %s: %s answers %d, a redirect to %s; no redirect is followed: want the API server's own address in %s",
+		err: fmt.Errorf("%s %s: %s answers %d, a redirect to %s; redirects are not followed: the address in %s must be that of the API server",
 			verb, key, c.base.Host, resp.StatusCode, where, c.credentials),
 	}
 }
 
-// refusal puts the server's "no" into words that say what to do about it.
+// refusal is the fault of an answer with an error, and says what to do about it.
 func (c *connection) refusal(verb string, key streamKey, code int, message string) *fault {
 	f := &fault{topic: faultTopic{kind: faultOther, verb: verb, code: code}, relist: true}
 	message = shorten(message, 4*quotedText)
@@ -502,21 +499,22 @@ func (c *connection) refusal(verb string, key streamKey, code int, message strin
 		return f
 	case code == http.StatusForbidden:
 		f.topic.kind, f.relist = faultDenied, false
-		what := strconv.Quote(key.resource())
-		if key.configMap.Name != "" {
-			what += " " + strconv.Quote(key.configMap.Name)
+		resource, of := key.names().resource, key.scope()
+		what := strconv.Quote(resource)
+		if of.name != "" {
+			what += " " + strconv.Quote(of.name)
 		}
-		if ns := key.namespace(); ns != "" {
-			what += " in namespace " + strconv.Quote(ns)
+		if of.namespace != "" {
+			what += " in namespace " + strconv.Quote(of.namespace)
 		}
 		f.err = fmt.Errorf("%s is forbidden: the account of %s may not %q %s: grant it in the Role of install/rbac.yaml (server: %s)",
-			key.resource(), c.credentials, verb, what, message)
+			resource, c.credentials, verb, what, message)
 		return f
 	case code == http.StatusGone:
 		f.topic.kind = faultStale
 	case code == http.StatusTooManyRequests || code >= 500:
-		// Too busy, or nobody behind the load balancer. A 500 may be about
-		// the very version asked for.
+		// Too busy, or no server behind the load balancer. A 500 may be about the
+		// version that was asked for.
 		f.topic.kind, f.relist = faultAway, code == http.StatusInternalServerError
 	}
 	f.err = fmt.Errorf("%s %s: the API server answers %d: %s", verb, key, code, message)

@@ -30,7 +30,7 @@ var (
 type followTest struct {
 	name      string
 	pace      func(*pace)
-	brake     uint8 // of the query
+	guard     uint8 // of the query
 	script    []reply
 	requests  []string // before the one that exhausts the script, and that one
 	published [][]testPod
@@ -64,7 +64,7 @@ func TestFollowPods(t *testing.T) {
 			},
 			requests:  []string{list, list + " continue=p2", watch + "10", watch + "30", watch + "31"},
 			published: [][]testPod{{a, b, c}, {aDown, b, c}, {aDown, bLeaving, c}, {aDown, c}, {aDown, c, {name: "d"}}},
-			log:       []string{"the cluster is followed"},
+			log:       []string{"the stream follows the cluster"},
 		},
 		{
 			name:      "an event that changes nothing kept is silent",
@@ -85,7 +85,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, watch + "10", list, watch + "20"},
 			published: [][]testPod{{a}, {a, b}, {c}},
 			waits:     wait(first),
-			log:       []string{"the cluster is followed"},
+			log:       []string{"the stream follows the cluster"},
 		},
 		{
 			name:      "another error by event: list again, and say so",
@@ -100,7 +100,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, list + " continue=p2", list, watch + "11"},
 			published: [][]testPod{{b}},
 			waits:     wait(first),
-			log:       []string{"level=WARN msg=\"the cluster is not followed; what is known stays\"", "the cluster is followed again"},
+			log:       []string{"level=WARN msg=\"cannot follow the cluster; the last known state stays in force\"", "the stream follows the cluster again"},
 		},
 		{
 			name:      "the token of the second page expired: start again",
@@ -122,7 +122,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, list, list, list, watch + "11"},
 			published: [][]testPod{{b}},
 			waits:     wait(first, 2*first, 4*first),
-			log:       []string{"level=ERROR", "the cluster is followed again"},
+			log:       []string{"level=ERROR", "the stream follows the cluster again"},
 		},
 		{
 			name:      "garbage for an event: what came before it counts, then list again",
@@ -144,7 +144,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, watch + "10", watch + "11", watch + "11"},
 			published: [][]testPod{{a}},
 			waits:     wait(first, 2*first),
-			log:       []string{"the cluster is followed", "it ended after", "the cluster is followed again"},
+			log:       []string{"the stream follows the cluster", "it ended after", "the stream follows the cluster again"},
 		},
 		{
 			name:      "403 to list",
@@ -152,7 +152,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, list, list, watch + "11"},
 			published: [][]testPod{{b}},
 			waits:     wait(first, 2*first),
-			log:       []string{`level=ERROR`, "the cluster is followed again"},
+			log:       []string{`level=ERROR`, "the stream follows the cluster again"},
 		},
 		{
 			name:      "a server that has just come up says 403 once",
@@ -160,7 +160,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, list, watch + "11"},
 			published: [][]testPod{{b}},
 			waits:     wait(first),
-			log:       []string{"the cluster is followed"},
+			log:       []string{"the stream follows the cluster"},
 		},
 		{
 			name:      "403 to watch: what is known stays, no more lists",
@@ -168,7 +168,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, watch + "11", watch + "11", watch + "11", watch + "3"},
 			published: [][]testPod{{b}, {b, c}},
 			waits:     wait(first, 2*first),
-			log:       []string{`may not \"watch\" \"pods\" in namespace \"web\": grant it in the Role of install/rbac.yaml (server: no)`, "the cluster is followed again"},
+			log:       []string{`may not \"watch\" \"pods\" in namespace \"web\": grant it in the Role of install/rbac.yaml (server: no)`, "the stream follows the cluster again"},
 		},
 		{
 			name:      "429 says when to come again",
@@ -190,7 +190,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, watch + "100", list, watch + "50"},
 			published: [][]testPod{{a, b}, {a}},
 			waits:     wait(first),
-			log:       []string{"the cluster went back in time", "the cluster is followed"},
+			log:       []string{"the resource version went backwards", "the stream follows the cluster"},
 		},
 		{
 			name:      "a watch without a sign of life is not trusted",
@@ -199,7 +199,7 @@ func TestFollowPods(t *testing.T) {
 			requests:  []string{list, watch + "100", list, watch + "50", watch + "51"},
 			published: [][]testPod{{a, b}, {a}},
 			waits:     wait(first),
-			log:       []string{"the cluster is followed", "the cluster went back in time"},
+			log:       []string{"the stream follows the cluster", "the resource version went backwards"},
 		},
 		{
 			name:      "no answer to a list, then none to a watch",
@@ -229,7 +229,7 @@ func followPods(t *testing.T, tests []followTest) {
 			if tt.pace != nil {
 				tt.pace(&w.pace)
 			}
-			w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Brakes: map[PodQuery]uint8{edgePods: tt.brake}})
+			w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Guards: map[PodQuery]uint8{edgePods: tt.guard}})
 			w.run(t)
 			// The last reply of some scripts does not end by itself.
 			until(t, "all requests", func() bool { return len(api.seen()) >= len(tt.requests) })
@@ -420,7 +420,7 @@ func TestNewCredentialsMoveAllStreams(t *testing.T) {
 	if n := count("watch web/configmaps", "old"); n != 1 {
 		t.Errorf("the ConfigMap's watch was opened %d times before", n)
 	}
-	if got := strings.Count(w.log(), "cannot be used any more"); got != 1 {
+	if got := strings.Count(w.log(), "the kubeconfig cannot be used; the last good one stays in force"); got != 1 {
 		t.Errorf("the broken kubeconfig is mentioned %d times:\n%s", got, w.log())
 	}
 	if len(w.waits) != 0 {
@@ -535,8 +535,8 @@ func TestServerComesBack(t *testing.T) {
 		t.Errorf("the longest wait is %v, want %v", longest, w.pace.retryAway)
 	}
 	lines := strings.Split(strings.TrimSpace(w.log()), "\n")
-	if len(lines) != 3 || !strings.Contains(lines[1], "not followed") || !strings.Contains(lines[2], "followed again") || !strings.Contains(lines[2], "away=") {
-		t.Errorf("the log is not: followed, not followed, followed again:\n%s", w.log())
+	if len(lines) != 3 || !strings.Contains(lines[1], "cannot follow") || !strings.Contains(lines[2], "follows the cluster again") || !strings.Contains(lines[2], "away=") {
+		t.Errorf("the log is not: follows, cannot follow, follows again:\n%s", w.log())
 	}
 	if len(w.published) != 1 {
 		t.Errorf("%d snapshots, want 1", len(w.published))
@@ -586,7 +586,7 @@ func TestOlder(t *testing.T) {
 // TestFaultUnwraps: causes stay visible.
 func TestFaultUnwraps(t *testing.T) {
 	c := &connection{credentials: "k"}
-	if err := error(c.refusal("list", streamKey{pods: edgePods}, 400, "bad selector")); !strings.Contains(err.Error(), "400: bad selector") {
+	if err := error(c.refusal("list", podKind.key(edgePods), 400, "bad selector")); !strings.Contains(err.Error(), "400: bad selector") {
 		t.Error(err)
 	}
 	_, err := (&apiServer{kubeconfig: "/nowhere/at/all"}).connect(slog.New(slog.DiscardHandler))

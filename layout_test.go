@@ -19,7 +19,7 @@ import (
 // the family with the longest name that its own begins with. It may use its
 // family and those on the floors below, and no other.
 var floors = [][]string{
-	{"backoff", "failurelog", "latest", "text", "version"}, // tools that know nothing of the job
+	{"backoff", "failurelog", "filewatch", "latest", "text", "version"}, // tools that know nothing of the job
 	{"lvs", "sysctl"},                      // nouns of IPVS; kernel settings
 	{"cluster", "packet", "rtnl", "table"}, // nouns of the cluster, raw frames, rtnetlink, rows
 	{"diff", "kube"},                       // operations; the cluster as a source
@@ -40,6 +40,7 @@ var reserved = map[string]string{
 	"github.com/mdlayher/genetlink":   "genl",
 	"github.com/BurntSushi/toml":      "config",
 	"github.com/jsimonetti/rtnetlink": "rtnl",
+	"github.com/fsnotify/fsnotify":    "filewatch",
 	"os/exec":                         "",
 }
 

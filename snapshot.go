@@ -10,6 +10,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,9 +22,9 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -35,23 +37,18 @@ const (
 	snapshotPause = 5 * time.Second
 )
 
-// The file is lines of JSON, so that neither writing nor reading it holds more
-// than one pod at a time: a head; for each query a line and, below a pod query,
-// its pods; and at the end the checksum of all that stands before it.
-type (
-	snapshotHead struct {
-		Version int       `json:"lvs_controller_cluster"`
-		Source  string    `json:"source"` // Config.ClusterSource
-		Saved   time.Time `json:"saved"`
-	}
-	snapshotLine struct {
-		Pods      *PodQuery      `json:"pods,omitempty"`
-		Pod       *Pod           `json:"pod,omitempty"`
-		ConfigMap *ConfigMapName `json:"configmap,omitempty"`
-		Content   *ConfigMap     `json:"content,omitempty"` // of ConfigMap
-		Sum       string         `json:"sha256,omitempty"`
-	}
-)
+// snapshotHead is the first line of the file. The file is lines of JSON, so that
+// neither writing nor reading it needs more than one object in memory at a time: a
+// head; for each key a line with the kind's name and, for a key of several objects,
+// a line for each; and at the end the checksum of all lines before it.
+type snapshotHead struct {
+	Version int       `json:"lvs_controller_cluster"`
+	Source  string    `json:"source"` // Config.ClusterSource
+	Saved   time.Time `json:"saved"`
+}
+
+// snapshotSum is the name of the checksum in the last line.
+const snapshotSum = "sha256"
 
 // snapshotFile is where the cluster cache directory keeps it.
 func snapshotFile(cacheDir string) string { return filepath.Join(cacheDir, "cluster.json") }
@@ -60,19 +57,28 @@ func snapshotFile(cacheDir string) string { return filepath.Join(cacheDir, "clus
 func writeSnapshot(w io.Writer, c *Cluster, source string, now time.Time) error {
 	sum := sha256.New()
 	buffered := bufio.NewWriter(w)
-	enc := json.NewEncoder(io.MultiWriter(buffered, sum))
-	errs := []error{enc.Encode(snapshotHead{snapshotVersion, source, now.UTC()})}
-	for q, pods := range c.Pods {
-		errs = append(errs, enc.Encode(snapshotLine{Pods: &q}))
-		for _, p := range pods {
-			errs = append(errs, enc.Encode(snapshotLine{Pod: p}))
+	out := io.MultiWriter(buffered, sum)
+	failed := json.NewEncoder(out).Encode(snapshotHead{snapshotVersion, source, now.UTC()})
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	line := func(values ...savedValue) {
+		text.Reset()
+		separator := "{"
+		for _, v := range values {
+			text.WriteString(separator + strconv.Quote(v.name) + ":")
+			failed = cmp.Or(failed, enc.Encode(v.value))
+			text.Truncate(text.Len() - 1) // the end of the line
+			separator = ","
 		}
+		text.WriteString("}\n")
+		_, err := text.WriteTo(out)
+		failed = cmp.Or(failed, err)
 	}
-	for name, cm := range c.ConfigMaps {
-		errs = append(errs, enc.Encode(snapshotLine{ConfigMap: &name, Content: &cm}))
+	for _, k := range streamKinds {
+		k.save(c, line)
 	}
-	errs = append(errs, json.NewEncoder(buffered).Encode(snapshotLine{Sum: hex.EncodeToString(sum.Sum(nil))}), buffered.Flush())
-	return errors.Join(errs...)
+	line(savedValue{snapshotSum, hex.EncodeToString(sum.Sum(nil))})
+	return cmp.Or(failed, buffered.Flush())
 }
 
 // errTornSnapshot means that the file does not end as it was written.
@@ -80,13 +86,8 @@ var errTornSnapshot = errors.New("the file is torn or not ours")
 
 // readSnapshot is the inverse of writeSnapshot.
 func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
-	var (
-		c     = &Cluster{Pods: make(map[PodQuery][]*Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
-		lines = bufio.NewReader(r)
-		sum   = sha256.New()
-		head  snapshotHead
-		query *PodQuery
-	)
+	lines, sum := bufio.NewReader(r), sha256.New()
+	var head snapshotHead
 	if line, err := lines.ReadBytes('\n'); err != nil || json.Unmarshal(line, &head) != nil {
 		return nil, head, errTornSnapshot
 	} else if head.Version != snapshotVersion {
@@ -96,33 +97,49 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 	} else {
 		sum.Write(line)
 	}
+	load := snapshotLoader{cluster: newCluster()}
+	var in bytes.Buffer
+	dec := json.NewDecoder(&in) // it never reads beyond the end of a whole line
 	for {
 		text, err := lines.ReadBytes('\n')
-		var line snapshotLine
-		if err != nil || json.Unmarshal(text, &line) != nil {
+		in.Write(text)
+		if err != nil || walkObject(dec, func(name string) error { return load.value(name, dec) }) != nil {
 			return nil, head, errTornSnapshot
 		}
-		switch {
-		case line.Sum != "":
-			if !sealed(line.Sum, sum, lines) {
+		if load.sum != "" {
+			if !sealed(load.sum, sum, lines) {
 				return nil, head, errTornSnapshot
 			}
-			return c, head, nil
-		case line.Pods != nil:
-			query = line.Pods
-			c.Pods[*query] = []*Pod{}
-		case line.Pod != nil && query != nil:
-			if !all(line.Pod.Addresses, plainAddress) {
-				return nil, head, errTornSnapshot
-			}
-			c.Pods[*query] = append(c.Pods[*query], line.Pod)
-		case line.ConfigMap != nil && line.Content != nil:
-			c.ConfigMaps[*line.ConfigMap] = *line.Content
-		default:
-			return nil, head, errTornSnapshot
+			return load.cluster, head, nil
 		}
 		sum.Write(text)
 	}
+}
+
+// snapshotLoader takes the named values of a snapshot file, in their order.
+type snapshotLoader struct {
+	cluster *Cluster
+	kind    streamKind                // of the last key
+	item    func(*json.Decoder) error // takes an object of the last key
+	sum     string
+}
+
+// value reads one value.
+func (l *snapshotLoader) value(name string, dec *json.Decoder) (err error) {
+	if name == snapshotSum {
+		return dec.Decode(&l.sum)
+	}
+	if l.kind != nil && name == l.kind.names().item {
+		return l.item(dec)
+	}
+	for _, k := range streamKinds {
+		if name == k.names().stream {
+			l.kind = k
+			l.item, err = k.load(l.cluster, dec)
+			return err
+		}
+	}
+	return errTornSnapshot
 }
 
 // sealed reports whether want is the checksum so far and the file ends here.
@@ -158,18 +175,18 @@ func loadSnapshot(cacheDir, source string, log *slog.Logger) (*Cluster, time.Tim
 }
 
 // saveSnapshots writes each new state of the cluster, with a pause in between,
-// until ctx ends. What was unheard of in the last one does not wait for the pause:
-// a snapshot that lacks it is half of one. earlier is what is on disk for the
-// present configuration: after a restart it stands in for what is unheard. A disk that refuses
-// is logged once; the data plane does not depend on it.
+// until ctx ends. What was unknown in the last one does not wait for the pause: a
+// snapshot that lacks it is incomplete. earlier is what is on disk for the present
+// configuration: after a restart it replaces what is unknown. A disk that refuses is
+// logged once; the data plane does not depend on it.
 func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster, clusters *latest[Cluster], wake <-chan struct{}, log *slog.Logger) error {
 	var last *Cluster
 	var failing failureLog
 	cacheDir, source := configs.Get().CacheDir, configs.Get().ClusterSource()
-	unheard := 0 // of what was saved last
+	unknown := 0 // of what was saved last
 	closesGap := func() bool {
 		_, n := clusters.Get().filled(configs.Get().ClusterQuery(), Cluster{})
-		return n < unheard
+		return n < unknown
 	}
 	save := func() {
 		c := clusters.Get()
@@ -182,7 +199,7 @@ func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster
 			source, earlier = now, Cluster{}
 		}
 		var whole *Cluster
-		if whole, unheard = c.filled(cfg.ClusterQuery(), earlier); unheard == 0 {
+		if whole, unknown = c.filled(cfg.ClusterQuery(), earlier); unknown == 0 {
 			earlier = Cluster{}
 		}
 		err := saveSnapshot(cacheDir, source, whole)
@@ -191,47 +208,36 @@ func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster
 		}
 	}
 	var pause <-chan time.Time // nil: none
-	news := false
+	changed := false
 	for {
 		select {
 		case <-ctx.Done():
 			save()
 			return nil
 		case <-wake:
-			news = true
+			changed = true
 		case <-pause:
 			pause = nil
 		}
-		if news && (pause == nil || closesGap()) {
+		if changed && (pause == nil || closesGap()) {
 			save()
-			news, pause = false, time.After(snapshotPause)
+			changed, pause = false, time.After(snapshotPause)
 		}
 	}
 }
 
-// filled is c with what from knows of those things that q asks for and c does
-// not know yet; unheard is how many those are.
-func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, unheard int) {
-	whole = &Cluster{Pods: maps.Clone(c.Pods), ConfigMaps: maps.Clone(c.ConfigMaps)}
-	for _, p := range q.Pods {
-		if _, known := c.Pods[p]; known {
-			continue
+// filled is what c knows of the keys of q, and what from knows of the others;
+// unknown is how many those are.
+func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, unknown int) {
+	whole = newCluster()
+	for _, key := range allKeys(&q) {
+		if !key.known(c) {
+			unknown++
+			key.copyKnown(whole, &from)
 		}
-		unheard++
-		if pods, had := from.Pods[p]; had {
-			whole.Pods[p] = pods
-		}
+		key.copyKnown(whole, c)
 	}
-	for _, n := range q.ConfigMaps {
-		if _, known := c.ConfigMaps[n]; known {
-			continue
-		}
-		unheard++
-		if m, had := from.ConfigMaps[n]; had {
-			whole.ConfigMaps[n] = m
-		}
-	}
-	return whole, unheard
+	return whole, unknown
 }
 
 // saveSnapshot writes c whole or not at all, and to the disk itself.

@@ -1,7 +1,7 @@
 // A table of services with their real servers, and what is remembered about rows
 // between two passes.
 //
-// Used by diff.go, kube_brake.go, genl*.go, desired*.go, state.go,
+// Used by diff.go, kube_guard.go, genl*.go, desired*.go, state.go,
 // reconcile*.go and http*.go. Pure: no I/O, no clock, no log.
 
 package main

@@ -18,7 +18,6 @@ import (
 func TestAnnotationsAreBounded(t *testing.T) {
 	const events, size = 3_000, 100_000
 	query := PodQuery{Namespace: "web", Selector: "app=edge", Annotation: "lvs-controller/weight"}
-	key := streamKey{pods: query}
 	pad := strings.Repeat("w", size)
 	one := func(i int) string {
 		return fmt.Sprintf(`{"type":"MODIFIED","object":{"metadata":{"name":"a","namespace":"web","uid":"a","resourceVersion":"%d","annotations":{"lvs-controller/weight":"%d%s","other":"%d%s"}},"spec":{"nodeName":"n","hostNetwork":true},"status":{"hostIP":"10.1.0.1","conditions":[{"type":"Ready","status":"True"}]}}}`+"\n", i+10, i, pad, i, pad)
@@ -34,8 +33,8 @@ func TestAnnotationsAreBounded(t *testing.T) {
 	cfg.VIPs[0].Pods, cfg.VIPs[0].WeightAnnotation = PodQuery{Namespace: "web", Selector: "app=edge"}, query.Annotation
 	var text strings.Builder
 	log, logged := slog.New(slog.NewTextHandler(&text, nil)), make(warningLog)
-	d, names, now := newEventDecoder(in), interner{}, testTime
-	c := content{}
+	d, now := newEventDecoder(in, podKind.new), testTime
+	c := podKind.collect(query)
 	var w wanted
 	before := allocated()
 	for i := 0; ; i++ {
@@ -46,9 +45,9 @@ func TestAnnotationsAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c = c.with(key, e, names)
+		c.apply(e.object, e.kind == eventDeleted)
 		now = now.Add(10 * time.Millisecond)
-		w = desired(&w, cfg, &Cluster{Pods: map[PodQuery][]*Pod{cfg.VIPs[0].PodQuery(): c.pods}}, nil, newMemory(), now)
+		w = desired(&w, cfg, &Cluster{Pods: map[PodQuery][]*Pod{cfg.VIPs[0].PodQuery(): c.kept}}, nil, newMemory(), now)
 		logged.log(log, w.Warnings, now)
 	}
 	if more := int64(allocated()) - int64(before); more > 5_000_000 {
@@ -90,11 +89,11 @@ func TestKeptIsSmall(t *testing.T) {
 	}
 	for name, pod := range tests {
 		t.Run(name, func(t *testing.T) {
-			b := contentBuilder{key: streamKey{pods: PodQuery{Annotation: "weight", Ports: true}}, names: interner{}}
+			b := podKind.collect(PodQuery{Annotation: "weight", Ports: true})
 			before := allocated()
 			for i := range pods {
 				text := podsOf + pod(i) + "]}"
-				if _, err := decodePage(strings.NewReader(text), "PodList", b.add); err != nil {
+				if _, err := decodePage(strings.NewReader(text), b); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -105,7 +104,7 @@ func TestKeptIsSmall(t *testing.T) {
 		})
 	}
 	// A zone names a device of the node: it is no address to send to.
-	o := new(object)
+	o := new(podObject)
 	o.Status.HostIPs = []ip{{"fe80::1%eth0"}, {"::ffff:10.1.0.9%eth0"}, {"10.1.0.1"}}
 	if got := o.addresses(); len(got) != 1 || got[0] != addr("10.1.0.1") {
 		t.Errorf("addresses %v", got)
@@ -118,7 +117,7 @@ func TestKeptIsSmall(t *testing.T) {
 		for i := range 50_000 {
 			data[fmt.Sprint("key-", i)] = ""
 		}
-		maps = append(maps, keptConfigMap(data))
+		maps = append(maps, *keptConfigMap(data))
 	}
 	if more := int64(allocated()) - int64(before); more > 1_000_000 {
 		t.Errorf("%d bytes are kept of %d ConfigMaps", more, len(maps))
@@ -152,7 +151,7 @@ func TestConfigMapIsBounded(t *testing.T) {
 			for i := range tt.bad {
 				data[tt.key(i)] = tt.value
 			}
-			cm := keptConfigMap(data)
+			cm := *keptConfigMap(data)
 			cluster := testCluster(nil, readyPod("a", "10.1.0.1"))
 			cluster.ConfigMaps[ConfigMapName{"ingress-nginx", "tcp-services"}] = cm
 			kept := 0

@@ -104,7 +104,7 @@ func TestDrillPair(t *testing.T) {
 			p.restart(end)
 			p.bring(one)
 			for _, m := range []*twin{one, two} {
-				m.logged(3, "the cluster is not followed; what is known stays") // pods and two ConfigMaps
+				m.logged(3, "cannot follow the cluster; the last known state stays in force") // pods and two ConfigMaps
 			}
 		}
 	})

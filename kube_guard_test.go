@@ -10,7 +10,7 @@ import (
 )
 
 // Most of the pods gone all at once: another answer decides.
-func TestBrake(t *testing.T) {
+func TestGuard(t *testing.T) {
 	const list, watch, first = listPods, watchPods, firstWait
 	a, b, c := testPod{name: "a", version: 1}, testPod{name: "b", version: 2}, testPod{name: "c", version: 3}
 	d, e := testPod{name: "d", version: 4}, testPod{name: "e", version: 5}
@@ -20,25 +20,25 @@ func TestBrake(t *testing.T) {
 	followPods(t, []followTest{
 		{
 			name:      "most pods missing from a list: only the second list is believed",
-			brake:     50,
+			guard:     50,
 			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "", a)), says(podList("21", "", a))},
 			requests:  []string{list, watch + "10", list, list, watch + "21"},
 			published: [][]testPod{{a, b, c}, {a}},
 			waits:     wait(first, confirm),
-			log:       []string{"gone all at once; asking again before it is believed\" stream=\"pods web app=edge\" gone=2 of=3", "the second answer says so too", "the cluster is followed"},
+			log:       []string{"missing at once; a second answer must confirm that before they are removed\" stream=\"pods web app=edge\" gone=2 of=3", "a second answer confirms it", "the stream follows the cluster"},
 		},
 		{
 			name:      "most pods missing from one list alone",
-			brake:     50,
+			guard:     50,
 			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "")), says(podList("21", "", a, b, c))},
 			requests:  []string{list, watch + "10", list, list, watch + "21"},
 			published: [][]testPod{{a, b, c}},
 			waits:     wait(first, confirm),
-			log:       []string{"gone=3 of=3", "not gone after all", "the cluster is followed"},
+			log:       []string{"gone=3 of=3", "not missing any more", "the stream follows the cluster"},
 		},
 		{
 			name:      "no second list to be had: what is known stays",
-			brake:     50,
+			guard:     50,
 			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "")), refuses(403, "no"), says(podList("21", "", a, b))},
 			requests:  []string{list, watch + "10", list, list, list, watch + "21"},
 			published: [][]testPod{{a, b, c}, {a, b}},
@@ -46,33 +46,33 @@ func TestBrake(t *testing.T) {
 		},
 		{
 			name:  "events add up, and a list decides",
-			brake: 50,
+			guard: 50,
 			script: []reply{says(podList("10", "", a, b, c)),
 				says(tells(eventDeleted, a) + tells(eventDeleted, b) + tells(eventDeleted, c)), says(podList("20", "", c))},
 			requests:  []string{list, watch + "10", list, watch + "20"},
 			published: [][]testPod{{a, b, c}, {b, c}, {c}},
 			waits:     wait(confirm + first),
-			log:       []string{"the cluster is followed", "gone=2 of=3", "the second answer says so too"},
+			log:       []string{"the stream follows the cluster", "gone=2 of=3", "a second answer confirms it"},
 		},
 		{
 			name:  "pods that were seen to leave do not count",
-			brake: 50,
+			guard: 50,
 			script: []reply{says(podList("10", "", a, bLeaving, c)),
 				says(tells(eventModified, testPod{name: "a", version: 14, leaving: true}) + tells(eventDeleted, a) + tells(eventDeleted, c))},
 			requests:  []string{list, watch + "10", watch + "3"},
 			published: [][]testPod{{a, bLeaving, c}, {{name: "a", leaving: true}, bLeaving, c}, {bLeaving, c}, {bLeaving}},
-			log:       []string{"the cluster is followed"},
+			log:       []string{"the stream follows the cluster"},
 		},
 		{
 			name:      "half is not more than half, and one pod is not many",
-			brake:     50,
+			guard:     50,
 			script:    []reply{says(podList("10", "", a, b)), says(tells(eventDeleted, b))},
 			requests:  []string{list, watch + "10", watch + "2"},
 			published: [][]testPod{{a, b}, {a}},
 		},
 		{
 			name:      "the second answer lacks even more: a third decides",
-			brake:     50,
+			guard:     50,
 			script:    []reply{says(podList("10", "", a, b, c, d, e)), refuses(410, "too old"), says(podList("20", "", a, b)), says(podList("21", "")), says(podList("22", ""))},
 			requests:  []string{list, watch + "10", list, list, list, watch + "22"},
 			published: [][]testPod{{a, b, c, d, e}, nil},
@@ -80,14 +80,14 @@ func TestBrake(t *testing.T) {
 		},
 		{
 			name:      "the second answer lacks the last one, too",
-			brake:     50,
+			guard:     50,
 			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "", a)), says(podList("21", "")), says(podList("22", "", a))},
 			requests:  []string{list, watch + "10", list, list, list, watch + "22"},
 			published: [][]testPod{{a, b, c}, {a}},
 			waits:     wait(first, confirm, confirm),
 		},
 		{
-			name:      "no brake: the first answer is believed",
+			name:      "no guard: the first answer is used",
 			script:    []reply{says(podList("10", "", a, b, c)), refuses(410, "too old"), says(podList("20", "", a))},
 			requests:  []string{list, watch + "10", list, watch + "20"},
 			published: [][]testPod{{a, b, c}, {a}},
@@ -98,9 +98,9 @@ func TestBrake(t *testing.T) {
 
 // Of a file the second reading decides, and what is not doubted is taken at
 // once.
-func TestBrakeInAFile(t *testing.T) {
+func TestGuardInAFile(t *testing.T) {
 	w := newWatchTest(t)
-	w.pace.filePatience = 20 * time.Millisecond
+	w.pace.fileQuiet = 20 * time.Millisecond
 	paused, goOn := make(chan struct{}, 1), make(chan struct{})
 	w.sleep = func(ctx context.Context, d time.Duration) {
 		if d != w.pace.confirm {
@@ -118,7 +118,7 @@ func TestBrakeInAFile(t *testing.T) {
 	const tcp = `{"kind":"ConfigMap","metadata":{"name":"tcp","namespace":"web"}}`
 	a, b, c := testPod{name: "a"}, testPod{name: "b"}, testPod{name: "c"}
 	path := w.write(t, "cluster.json", file("", a, b, c))
-	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}, ConfigMaps: []ConfigMapName{tcpMap}, Brakes: map[PodQuery]uint8{edgePods: 50}})
+	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}, ConfigMaps: []ConfigMapName{tcpMap}, Guards: map[PodQuery]uint8{edgePods: 50}})
 	w.run(t)
 	w.untilKnown(t, "app=edge: a", "app=edge: b", "app=edge: c", "web/tcp: false")
 
@@ -139,15 +139,15 @@ func TestBrakeInAFile(t *testing.T) {
 	}
 }
 
-// An edit of what else is asked of the pods releases no brake; an edit of the
-// brake itself asks nothing anew.
-func TestBrakeOutlivesAnEdit(t *testing.T) {
+// An edit of what else is asked of the pods does not disable the guard; an edit of
+// the guard itself asks nothing again.
+func TestGuardOutlivesAnEdit(t *testing.T) {
 	a, b, c := testPod{name: "a", version: 1}, testPod{name: "b", version: 2}, testPod{name: "c", version: 3}
 	api := newFakeAPI(t, says(podList("10", "", a, b, c)), goesOn(bookmark("11")), says(podList("20", "", a)), says(podList("21", "", a, b)), goesOn(bookmark("22")))
 	w := newWatchTest(t)
 	kubeconfig := w.write(t, "kubeconfig", api.kubeconfig("secret"))
-	ask := func(q PodQuery, brake uint8) {
-		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Brakes: map[PodQuery]uint8{q: brake}})
+	ask := func(q PodQuery, guard uint8) {
+		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Guards: map[PodQuery]uint8{q: guard}})
 	}
 	ask(edgePods, 0)
 	w.run(t)
@@ -163,14 +163,14 @@ func TestBrakeOutlivesAnEdit(t *testing.T) {
 	}
 }
 
-// After a restart nothing is published, and the brake knows all the same who
+// After a restart nothing is published, and the guard knows all the same which pods
 // served before it.
-func TestBrakeOutlivesARestart(t *testing.T) {
+func TestGuardOutlivesARestart(t *testing.T) {
 	a, b, c := testPod{name: "a", version: 1}, testPod{name: "b", version: 2}, testPod{name: "c", version: 3}
 	api := newFakeAPI(t, says(podList("10", "", a)), says(podList("11", "", a, b, c)), goesOn(bookmark("12")))
 	w := newWatchTest(t)
 	w.earlier = Cluster{Pods: map[PodQuery][]*Pod{edgePods: {a.kept(), b.kept(), c.kept()}}}
-	w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Brakes: map[PodQuery]uint8{edgePods: 50}})
+	w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Guards: map[PodQuery]uint8{edgePods: 50}})
 	w.run(t)
 	w.untilKnown(t, "app=edge: a", "app=edge: b", "app=edge: c")
 	w.stop()
@@ -182,7 +182,7 @@ func TestBrakeOutlivesARestart(t *testing.T) {
 
 // What an earlier run knew is of use until the pods are known: an edit before the
 // first answer does not lose it.
-func TestBrakeOutlivesAnEditAfterARestart(t *testing.T) {
+func TestGuardOutlivesAnEditAfterARestart(t *testing.T) {
 	a, b, c := testPod{name: "a", version: 1}, testPod{name: "b", version: 2}, testPod{name: "c", version: 3}
 	api := newFakeAPI(t, refuses(403, "no"), says(podList("10", "", a)), says(podList("11", "", a, b, c)), goesOn(bookmark("12")))
 	w := newWatchTest(t)
@@ -194,7 +194,7 @@ func TestBrakeOutlivesAnEditAfterARestart(t *testing.T) {
 	}
 	kubeconfig := w.write(t, "kubeconfig", api.kubeconfig("secret"))
 	ask := func(q PodQuery) {
-		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Brakes: map[PodQuery]uint8{q: 50}})
+		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Guards: map[PodQuery]uint8{q: 50}})
 	}
 	ask(edgePods)
 	w.run(t)
@@ -208,6 +208,6 @@ func TestBrakeOutlivesAnEditAfterARestart(t *testing.T) {
 		t.Errorf("%d snapshots, want only the whole one", len(w.published))
 	}
 	if w.earlier.Pods != nil {
-		t.Error("what an earlier run knew is kept for ever")
+		t.Error("what an earlier run knew is kept without end")
 	}
 }

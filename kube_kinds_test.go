@@ -1,0 +1,71 @@
+package main
+
+import (
+	"reflect"
+	"testing"
+)
+
+// Every entry of the table is complete, and every field of ClusterQuery and Cluster
+// has an entry: a kind that lacks one would be asked for and never followed, saved or
+// forgotten.
+func TestStreamKindsAreComplete(t *testing.T) {
+	optional := map[string]bool{"valid": true}
+	taken := map[string]string{}
+	for _, k := range streamKinds {
+		entry := reflect.ValueOf(k).Elem()
+		for i := range entry.NumField() {
+			if name := entry.Type().Field(i).Name; entry.Field(i).IsZero() && !optional[name] {
+				t.Errorf("%s has no %s", k.names().object, name)
+			}
+		}
+		n := k.names()
+		names := reflect.ValueOf(*n)
+		for i := range names.NumField() {
+			field := names.Type().Field(i).Name
+			if names.Field(i).IsZero() && field != "single" && field != "guarded" {
+				t.Errorf("%s has no %s", n.object, field)
+			}
+		}
+		// The names of a snapshot file's values, of objects, and of paths are unique.
+		for _, name := range []string{"in a snapshot: " + n.stream, "in a snapshot: " + n.item, "object: " + n.object, "path: " + n.api + "/" + n.resource} {
+			if other := taken[name]; other != "" {
+				t.Errorf("%s and %s have one name, %s", other, n.object, name)
+			}
+			taken[name] = n.object
+		}
+		if kindNamed(n.object) != k {
+			t.Errorf("%s is not found by its name", n.object)
+		}
+	}
+
+	var q ClusterQuery
+	fields := 0
+	for query, i := reflect.ValueOf(&q).Elem(), 0; i < query.NumField(); i++ {
+		if f := query.Field(i); f.Kind() == reflect.Slice {
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+			fields++
+		}
+	}
+	keys := map[streamKey]bool{}
+	for _, key := range allKeys(&q) {
+		keys[key] = true
+		c := newCluster()
+		key.collect().store(c)
+		copied := newCluster()
+		key.copyKnown(copied, c)
+		if !key.known(copied) || copied.answers() != 1 {
+			t.Errorf("%s is stored; then %d answers are known", key, copied.answers())
+		}
+	}
+	if len(keys) != fields || len(streamKinds) != fields {
+		t.Errorf("ClusterQuery has %d lists of keys, %d of them are followed; there are %d kinds", fields, len(keys), len(streamKinds))
+	}
+	for c, i := reflect.ValueOf(newCluster()).Elem(), 0; i < c.NumField(); i++ {
+		if c.Field(i).IsNil() {
+			t.Errorf("newCluster makes no %s", c.Type().Field(i).Name)
+		}
+	}
+	if n := reflect.TypeFor[Cluster]().NumField(); n != fields {
+		t.Errorf("Cluster has %d fields, ClusterQuery %d lists of keys", n, fields)
+	}
+}

@@ -1,0 +1,173 @@
+// Pods as a kind that a stream follows: what is asked and what is kept.
+//
+// Used by kube_kinds.go. A stream asks for the pods of one PodQuery. Pure: no I/O,
+// no log, no k8s.io packages.
+
+package main
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// podKind describes the streams of pods.
+var podKind = &objectKind[PodQuery, Pod, []*Pod]{
+	kindNames: kindNames{
+		stream: "pods", item: "pod",
+		api: "api/v1", resource: "pods", object: "Pod", fields: []string{"spec", "status"},
+		new:     func() object { return new(podObject) },
+		guarded: true,
+	},
+	keep: func(o object, q PodQuery, names interner) *Pod { return o.(*podObject).pod(q, names) },
+	valid: func(p *Pod) bool {
+		return !slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return !plainAddress(a) })
+	},
+	scopeOf: func(q PodQuery) scope { return scope{namespace: q.Namespace, selector: q.Selector} },
+	compare: comparePods,
+	same: func(a, b *Pod) bool {
+		return a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
+			a.HostNetwork == b.HostNetwork && a.Ready == b.Ready && a.Terminating == b.Terminating &&
+			a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
+	},
+	asked:  func(q *ClusterQuery) []PodQuery { return q.Pods },
+	field:  func(c *Cluster) *map[PodQuery][]*Pod { return &c.Pods },
+	pack:   func(pods []*Pod) []*Pod { return pods },
+	unpack: func(pods []*Pod) []*Pod { return pods },
+}
+
+// podObject is a Pod as the API writes it.
+type podObject struct {
+	objectMeta
+	Spec struct {
+		NodeName    string `json:"nodeName"`
+		HostNetwork bool   `json:"hostNetwork"`
+		Containers  []struct {
+			Ports []containerPort `json:"ports"`
+		} `json:"containers"`
+	} `json:"spec"`
+	Status struct {
+		Phase      string `json:"phase"`
+		HostIP     string `json:"hostIP"`
+		HostIPs    []ip   `json:"hostIPs"`
+		PodIP      string `json:"podIP"`
+		PodIPs     []ip   `json:"podIPs"`
+		Conditions []struct {
+			Type   string `json:"type"`
+			Status string `json:"status"`
+		} `json:"conditions"`
+	} `json:"status"`
+}
+
+// containerPort is a port that a container declares.
+type containerPort struct {
+	ContainerPort int    `json:"containerPort"`
+	HostPort      int    `json:"hostPort"`
+	Protocol      string `json:"protocol"` // TCP when absent
+}
+
+// ip is an element of a pod's hostIPs and podIPs.
+type ip struct {
+	IP string `json:"ip"`
+}
+
+func (o *podObject) check() error {
+	return cmp.Or(o.objectMeta.check(), checkName("node name", o.Spec.NodeName))
+}
+
+// pod returns what is kept of o, a Pod.
+func (o *podObject) pod(q PodQuery, names interner) *Pod {
+	p := &Pod{
+		UID:         o.Metadata.UID,
+		Namespace:   names.intern(o.Metadata.Namespace),
+		Name:        o.Metadata.Name,
+		Node:        names.intern(o.Spec.NodeName),
+		HostNetwork: o.Spec.HostNetwork,
+		Addresses:   o.addresses(),
+		Terminating: o.Metadata.DeletionTimestamp != nil || o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed",
+	}
+	if q.Annotation != "" {
+		p.Weight = keptWeight(o.Metadata.Annotations[q.Annotation], names)
+	}
+	if q.Ports {
+		p.Ports = o.ports()
+	}
+	for _, c := range o.Status.Conditions {
+		if c.Type == "Ready" {
+			p.Ready = c.Status == "True"
+		}
+	}
+	return p
+}
+
+// ports are the ports at which o, a Pod, says it can be reached on its node.
+func (o *podObject) ports() []Port {
+	var ports []Port
+	for _, c := range o.Spec.Containers {
+		for _, cp := range c.Ports {
+			n := cp.HostPort
+			if n == 0 && o.Spec.HostNetwork {
+				n = cp.ContainerPort
+			}
+			p := Port{Protocol: TCP}
+			switch cp.Protocol {
+			case "", "TCP":
+			case "UDP":
+				p.Protocol = UDP
+			case "SCTP":
+				p.Protocol = SCTP
+			default:
+				continue
+			}
+			if n < 1 || n > 65535 {
+				continue
+			}
+			p.Number = uint16(n)
+			ports = append(ports, p)
+		}
+	}
+	slices.SortFunc(ports, Port.Compare)
+	// The clone has no room for those that were repeated.
+	return slices.Clone(slices.Compact(ports))
+}
+
+// addresses are the node's, then the pod's own, each once. The plural fields
+// contain the singular ones if they exist. What is no address is left out: a pod
+// without an address is better than a pod with a wrong one.
+func (o *podObject) addresses() []netip.Addr {
+	s := &o.Status
+	if len(s.HostIPs) == 0 {
+		s.HostIPs = []ip{{s.HostIP}}
+	}
+	if len(s.PodIPs) == 0 {
+		s.PodIPs = []ip{{s.PodIP}}
+	}
+	var addrs []netip.Addr
+	for _, list := range [][]ip{s.HostIPs, s.PodIPs} {
+		for _, each := range list {
+			if len(addrs) == maxAddresses {
+				return addrs
+			}
+			a, err := netip.ParseAddr(each.IP)
+			if a.Zone() != "" {
+				continue // it names a device of the node, in any number of bytes
+			}
+			if a = a.Unmap(); err == nil && !a.IsUnspecified() && !slices.Contains(addrs, a) {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	return addrs
+}
+
+// keptWeight is what is kept of an annotation that names a weight. A number has
+// five digits at most; of anything else the beginning is kept for the warning.
+func keptWeight(text string, names interner) string {
+	// The clone leaves the white space around it behind.
+	text = strings.Clone(shorten(strings.TrimSpace(text), quotedText))
+	if len(text) <= len("65535") && strings.Trim(text, "0123456789") == "" {
+		return names.intern(text)
+	}
+	return text
+}
