@@ -76,6 +76,8 @@ var hostileConfigs = []struct {
 	{"no UTF-8", filled("a='", "\xff", "'\n"), "1: syntax: invalid UTF-8 byte: 0xff"},
 	{"UTF-16", filled("\xff\xfe", "a\x00", ""), "1: syntax: the file is UTF-16, want UTF-8 text"},
 	{"UTF-16, big end first", filled("\xfe\xff", "\x00a", ""), "1: syntax: the file is UTF-16, want UTF-8 text"},
+	{"dotted keys behind the mark of UTF-16", "\xff\xfe" + strings.Repeat("k.", 8000) + "k = 1\n", "1: syntax: the file is UTF-16, want UTF-8 text"},
+	{"dotted keys behind two marks", "\ufeff\xfe\xff" + strings.Repeat("k.", 8000) + "k = 1\n", "1: syntax: the file is UTF-16, want UTF-8 text"},
 	{"UTF-16 without its mark", filled("", "a\x00", ""), "1: syntax: the file is UTF-16, want UTF-8 text"},
 }
 

@@ -148,10 +148,10 @@ func (r *configReader) parse(text string) (*Config, error) {
 // decode returns text's top level. It notes where everything stands. What
 // would cost the decoder more than a moment never gets there.
 func (r *configReader) decode(text string) (value, error) {
+	text = strings.TrimPrefix(text, "\ufeff") // byte order mark: the decoder's offsets are without it
 	if isUTF16(text) {
 		return value{}, r.refuse(1, "syntax", "the file is UTF-16, want UTF-8 text")
 	}
-	text = strings.TrimPrefix(text, "\ufeff") // byte order mark: the decoder's offsets are without it
 	lines, excess := scanKeyLines(text)
 	if excess != nil {
 		return value{}, r.refuse(excess.line, excess.path, excess.text)
@@ -170,11 +170,12 @@ func (r *configReader) refuse(line int, key, msg string) error {
 }
 
 // isUTF16 reports whether text looks like UTF-16: a byte order mark or two
-// characters of ASCII. Editors and PowerShell on Windows write it.
+// characters of ASCII. Editors and PowerShell on Windows write it. The decoder
+// skips that mark, whatever follows; scanKeyLines does not.
 func isUTF16(text string) bool {
 	head := text[:min(len(text), 8)]
 	if strings.HasPrefix(head, "\xff\xfe") || strings.HasPrefix(head, "\xfe\xff") {
-		return strings.Contains(head, "\x00")
+		return true
 	}
 	zero := func(i int) bool { return head[i] == 0 }
 	return len(head) >= 4 && zero(0) != zero(1) && zero(0) == zero(2) && zero(1) == zero(3)

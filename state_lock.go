@@ -107,11 +107,12 @@ func (l lockFile) try() (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", l.path, err)
 	}
-	if info.Mode().Perm()&0o077 == 0 {
+	if info.Mode().Perm()&0o077 == 0 && onlyName(info) {
 		return f, nil
 	}
 	// An earlier version let every user open the file. A process that has it open can
-	// lock it later, whatever its mode is then.
+	// lock it later, whatever its mode is then. A file with a second name is replaced
+	// too: it may be another program's, and is not written to.
 	fresh, err := l.replace(f, info)
 	if errors.Is(err, errLockMoved) {
 		f.Close()
@@ -159,6 +160,12 @@ func oddLock(info os.FileInfo) string {
 		return fmt.Sprintf("it belongs to user %d", sys.Uid)
 	}
 	return ""
+}
+
+// onlyName reports whether a file has no second hard link.
+func onlyName(info os.FileInfo) bool {
+	sys, ok := info.Sys().(*syscall.Stat_t)
+	return !ok || sys.Nlink == 1
 }
 
 // trusted reports whether a controller of user uid may be one of ours.
@@ -273,6 +280,9 @@ func (l lockFile) writePID(f *os.File) {
 	}
 }
 
+// maxPID is the greatest process id that a kernel gives (PID_MAX_LIMIT).
+const maxPID = 1 << 22
+
 // lockHolder is the process that has locked a file.
 type lockHolder struct {
 	pid, uid int  // pid 0 = unknown: a process in another PID namespace, or that this user may not see
@@ -287,7 +297,7 @@ func (h lockHolder) refuses(f *os.File, dir string) error {
 	} else {
 		b := make([]byte, 16)
 		n, _ := f.ReadAt(b, 0)
-		if n, err := strconv.Atoi(string(bytes.TrimSpace(b[:n]))); err == nil {
+		if n, err := strconv.Atoi(string(bytes.TrimSpace(b[:n]))); err == nil && n > 0 && n <= maxPID {
 			pid = strconv.Itoa(n)
 		}
 	}

@@ -203,6 +203,31 @@ func TestLockOfEarlierVersion(t *testing.T) {
 	checkLocked(t, dir, f)
 }
 
+// A file that has another name too is not overwritten, but while a controller has
+// it locked no second one starts.
+func TestLockWithSecondName(t *testing.T) {
+	dir, path := oldLock(t)
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(path), os.Link(other, path)); err != nil {
+		t.Fatal(err)
+	}
+	f, _, err := lockIn(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkLocked(t, dir, f)
+	if b, err := os.ReadFile(other); err != nil || string(b) != "precious" {
+		t.Errorf("the other name's file says %q, %v", b, err)
+	}
+	if err := os.Link(path, filepath.Join(t.TempDir(), "second")); err != nil {
+		t.Fatal(err)
+	}
+	checkLocked(t, dir, f)
+}
+
 func TestLockHeldByOtherUser(t *testing.T) {
 	requireRoot(t)
 	for _, what := range []string{"hold", "share", "leave"} {
@@ -282,12 +307,14 @@ func TestLockHeldByController(t *testing.T) {
 		if _, said, _ := lockElsewhere(t, "namespace", dir, unix.CLONE_NEWPID|unix.CLONE_NEWNS); said != want {
 			t.Errorf("%s; want %s", said, want)
 		}
-		if err := os.Truncate(path, 0); err != nil {
-			t.Fatal(err)
-		}
 		want = strings.Replace(want, strconv.Itoa(os.Getpid()), "unknown", 1)
-		if _, said, _ := lockElsewhere(t, "namespace", dir, unix.CLONE_NEWPID|unix.CLONE_NEWNS); said != want {
-			t.Errorf("%s; want %s", said, want)
+		for _, word := range []string{"", "-1", "0", "4194305", "12345678901234567890"} {
+			if err := os.WriteFile(path, []byte(word), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, said, _ := lockElsewhere(t, "namespace", dir, unix.CLONE_NEWPID|unix.CLONE_NEWNS); said != want {
+				t.Errorf("%q: %s; want %s", word, said, want)
+			}
 		}
 		f.Close()
 	})
