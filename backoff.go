@@ -24,7 +24,7 @@ func (b *backoff) next() time.Duration {
 func (b *backoff) reset() { b.failures = 0 }
 
 // jittered is a random part of d ("full jitter"), so that two directors or two
-// streams that failed together do not come back together. random is in [0,1).
+// streams that failed together do not try again together. random is in [0,1).
 func jittered(d time.Duration, random float64) time.Duration {
 	return time.Duration(random * float64(d))
 }

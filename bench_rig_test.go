@@ -44,7 +44,7 @@ type timedKernel struct {
 	changed func(weight uint32, called, returned time.Time)
 }
 
-func (k *timedKernel) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
+func (k *timedKernel) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
 	start := time.Now()
 	defer func() { k.read = time.Since(start) }()
 	return k.director.Table(owned, known)

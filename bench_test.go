@@ -44,7 +44,7 @@ func withFirstPod(c *Cluster, edit func(*Pod)) *Cluster {
 type pipeline struct {
 	cfg  *Config
 	want *wanted
-	have parts
+	have shards
 }
 
 // pass returns the operations that a cluster asks for, and assumes that they succeed.
@@ -54,9 +54,9 @@ func (p *pipeline) pass(c *Cluster) phases {
 		before = p.want.Memory
 	}
 	want := desired(p.want, p.cfg, c, nil, before, testTime)
-	s := settle(&want, p.have, testTime)
-	ops := diff(s.Parts, p.have)
-	p.want, p.have = &want, s.Parts
+	s := computeTarget(&want, p.have, testTime)
+	ops := diff(s.Shards, p.have)
+	p.want, p.have = &want, s.Shards
 	return ops
 }
 
@@ -151,7 +151,7 @@ func BenchmarkDecode(b *testing.B) {
 // A kernel that accepts everything at once: what is measured is the loop's work.
 type readyKernel struct{ fakeKernel }
 
-func (*readyKernel) Table(_ func(ServiceKey) bool, known parts) (parts, error) { return known, nil }
+func (*readyKernel) Table(_ func(ServiceKey) bool, known shards) (shards, error) { return known, nil }
 
 func (*readyKernel) Apply([]op) ([]*opError, error) { return nil, nil }
 

@@ -92,7 +92,7 @@ func aboutDirectory(e ConfigError) bool {
 // does not say which VIPs there are.
 func drainedText(cfg *Config, unknown bool) string {
 	const text = "drained: this director is not ready, and announces no VIP"
-	if unknown || slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.Announce == AnnounceNone }) {
+	if unknown || slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return !v.Announce.method().byController() }) {
 		return text + `; keepalived hands over those with announce = "none" within seconds, if the other director is ready`
 	}
 	return text

@@ -222,7 +222,7 @@ func (v *vrrp) left(cfg *Config) (addresses []netip.Addr, names map[netip.Addr]s
 				if a == v.Peer || a == v.Source {
 					return nil, nil, fmt.Errorf("%s is an address of VIP %q, want a director's own", a, vip.Name)
 				}
-				if vip.Announce == AnnounceNone && a.Is6() == is6 {
+				if !vip.Announce.method().byController() && a.Is6() == is6 {
 					addresses = append(addresses, a)
 					names[a] = vip.Name
 				}

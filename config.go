@@ -20,7 +20,7 @@ type Config struct {
 	ClusterFile    string        // replaces the API server when set
 	Interface      string        // uplink; "" = the device of the default route
 	AnnounceDevice string        // dummy device for announce = "dummy"
-	WithdrawHold   time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0 leaves them
+	WithdrawHold   time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0: they stay
 	Listen         string        // host:port of the HTTP listener; "" = off
 	AuditInterval  time.Duration // full compare with the kernel's table; 1s–1h
 	ManageSysctls  bool          // whether sysctl.go may write to /proc/sys
@@ -29,25 +29,59 @@ type Config struct {
 	Timeouts       Timeouts
 	Marks          MarkRange
 	Sync           *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
-	// Sysctls are the operator's own choices below net/ipv4/vs, name to value
-	// as the kernel prints it, above the controller's. nil when there are none.
+	// Sysctls are the operator's settings below net/ipv4/vs, name to value as the
+	// kernel prints it. They replace the controller's. nil when there are none.
 	Sysctls map[string]string
 	VIPs    []VIP // in file order; names and addresses are unique
 	// Warnings are about keys that are valid and may mean something else than
-	// they seem to, in file order.
+	// the operator expects, in file order.
 	Warnings []ConfigError
 }
 
-// Announcement is who puts a VIP's address on the network.
+// Announcement is who makes a VIP's addresses reachable, and how.
 type Announcement string
 
 const (
-	AnnounceNone Announcement = "none" // keepalived or a router owns the address
-	AnnounceARP  Announcement = "arp"  // the controller puts it on the uplink
-	// The controller puts it on a dummy device, for a routing daemon to
-	// redistribute, while somebody serves it.
-	AnnounceDummy Announcement = "dummy"
+	AnnounceNone  Announcement = "none"  // keepalived or a router does
+	AnnounceARP   Announcement = "arp"   // the controller, on the uplink
+	AnnounceDummy Announcement = "dummy" // the controller, on the dummy device: a routing daemon redistributes it
 )
+
+// announceMethod is what the program knows of a value of announce.
+type announceMethod struct {
+	name Announcement
+	// onUplink and onDummy: the controller adds the addresses to this device. At
+	// most one of them is true; neither means that another program has them.
+	onUplink, onDummy bool
+	// shared: several directors may have the addresses at the same time.
+	shared bool
+	// needsFit: a director that is not fit to serve withdraws the addresses, and
+	// adds them again when it is fit and a real server is in service. Without it
+	// an address stays from the first real server to the last connection, unless
+	// an operator drains the director.
+	needsFit bool
+}
+
+// announceMethods are the values of announce. A new one is a line here, and in
+// config.toml.example.
+var announceMethods = []announceMethod{
+	{name: AnnounceNone},
+	{name: AnnounceARP, onUplink: true},
+	{name: AnnounceDummy, onDummy: true, shared: true, needsFit: true},
+}
+
+// method is how a is carried out. One that is not known is not announced.
+func (a Announcement) method() announceMethod {
+	for _, m := range announceMethods {
+		if m.name == a {
+			return m
+		}
+	}
+	return announceMethod{name: a}
+}
+
+// byController reports whether the controller adds and removes the addresses.
+func (m announceMethod) byController() bool { return m.onUplink || m.onDummy }
 
 // VIP is one [[vip]]: a group of addresses that share ports and real servers.
 type VIP struct {
@@ -62,14 +96,14 @@ type VIP struct {
 	UDPServices ConfigMapName // zero = none
 	RealServers []StaticServer
 	Drain       Drain
-	// RemovalBrake is the share of the pods that serve, in percent, beyond which
-	// their vanishing all at once is believed only when a second answer says the
-	// same; 0 = at once.
+	// RemovalBrake is the mass-removal guard: a share of the pods that serve, in
+	// percent. When more than that disappear at once, the API server is asked a
+	// second time. 0 = never.
 	RemovalBrake uint8
-	Probes       *Probes // nil = no [vip.health]: nobody is asked
+	Probes       *Probes // nil = no [vip.health]: no probes
 
-	// Flags are the scheduler's own (sh-port, sh-fallback, mh-port,
-	// mh-fallback) and, for UDP services alone, one-packet scheduling.
+	// Flags are those of the scheduler (serviceFlags) and, for UDP services alone,
+	// one-packet scheduling.
 	Flags       ServiceFlags
 	Persistence Persistence
 	// Groups are sets of ports that share one firewall-mark service, so that a
@@ -83,8 +117,8 @@ type VIP struct {
 	// not those of ExcludePorts (sorted).
 	PortsFromPods bool
 	ExcludePorts  []Port
-	// WeightAnnotation names a pod annotation that holds the weight of the
-	// pod's real server, 1–65535; "" = none.
+	// WeightAnnotation names a pod annotation with the weight of the pod's real
+	// server, 1–65535; "" = none.
 	WeightAnnotation string
 	Upper            uint32 // connections at which a real server gets no new ones; 0 = no limit
 	Lower            uint32 // connections below which it gets some again; 0 = three quarters of Upper
@@ -93,15 +127,15 @@ type VIP struct {
 	SlowStart time.Duration
 	Forward   ForwardingMethod // DirectRoute or Tunnel
 	Tunnel    TunnelSettings   // for Forward == Tunnel
-	// Sorry is used while nothing else is in service; an entry per family at
-	// most.
+	// Sorry are the sorry servers, in service while no other real server is; at most
+	// one of each family.
 	Sorry []netip.Addr
 }
 
 // Persistence keeps a client on its real server.
 type Persistence struct {
 	Timeout time.Duration // whole seconds; 0 = no persistence
-	Prefix4 uint8         // clients of one IPv4 prefix go together, 1–32; 32 = each alone
+	Prefix4 uint8         // clients of one IPv4 prefix get one real server, 1–32; 32 = each its own
 	Prefix6 uint8         // the same for IPv6, 1–128
 	Engine  string        // persistence engine for UDP services, "sip"; "" = none
 }
@@ -125,7 +159,8 @@ const defaultDrainTimeout = 5 * time.Minute
 // can take it over: its address is routed to several directors, and each finds
 // the same real server by the client's address and port.
 func (v *VIP) anyDirector() bool {
-	return v.Announce == AnnounceDummy && v.Scheduler == "mh" && v.Flags&FlagSched2 != 0
+	s := findScheduler(v.Scheduler)
+	return v.Announce.method().shared && s.consistent && v.Flags&s.spreads != 0
 }
 
 // UsesCluster reports whether v takes anything from a cluster.
@@ -142,20 +177,23 @@ func (v *VIP) PodQuery() PodQuery {
 
 // refusesWhileDraining reports whether v's scheduler has no real server for the
 // new clients of one that drains.
-func (v *VIP) refusesWhileDraining() bool { return hashes(v.Scheduler) && v.Flags&FlagSched1 == 0 }
+func (v *VIP) refusesWhileDraining() bool {
+	fallback := findScheduler(v.Scheduler).fallback
+	return fallback != 0 && v.Flags&fallback == 0
+}
 
 // realServer is a real server of v as the kernel sees it.
 func (v *VIP) realServer(a netip.Addr, weight uint32) RealServer {
 	return RealServer{Address: a, Weight: weight, Forward: v.Forward, Tunnel: v.Tunnel, Upper: v.Upper, Lower: v.Lower}
 }
 
-// isStatic reports whether the operator wrote a down as a real server of v.
+// isStatic reports whether a is a static real server of v.
 func (v *VIP) isStatic(a netip.Addr) bool {
 	return slices.ContainsFunc(v.RealServers, func(s StaticServer) bool { return s.Address == a })
 }
 
-// ClusterSource names where the cluster is followed, for telling a snapshot of
-// another cluster.
+// ClusterSource names the source of the cluster, so that a snapshot of another
+// cluster is recognised.
 func (c *Config) ClusterSource() string {
 	switch {
 	case c.ClusterFile != "":
@@ -166,7 +204,7 @@ func (c *Config) ClusterSource() string {
 	return "service account"
 }
 
-// ClusterQuery gathers what all VIPs want to know of the cluster.
+// ClusterQuery is what all VIPs together ask of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
 	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Guards: make(map[PodQuery]uint8)}
 	for i := range c.VIPs {
@@ -174,7 +212,7 @@ func (c *Config) ClusterQuery() ClusterQuery {
 		if pods := v.PodQuery(); pods.Selector != "" && !slices.Contains(q.Pods, pods) {
 			q.Pods = append(q.Pods, pods)
 		}
-		// VIPs that share their pods share the strictest guard.
+		// VIPs that share their pods share the strictest mass-removal guard.
 		if b := q.Guards[v.PodQuery()]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
 			q.Guards[v.PodQuery()] = v.RemovalBrake
 		}
@@ -199,6 +237,6 @@ func (c *Config) markCount() uint64 {
 	return n
 }
 
-// slowSteps is in how many steps a real server's weight rises. The first comes
-// at once: a weight of 0 would be a quiesced real server.
+// slowSteps is the number of steps in which a real server's weight rises. The
+// first is at once: a weight of 0 would be a quiesced real server.
 const slowSteps = 10

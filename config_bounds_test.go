@@ -102,7 +102,7 @@ func cpuSpent(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// A file of 1 MB is refused in a moment, whatever it holds, and with little
+// A file of 1 MB is refused in a short time, whatever its content, and with little
 // text. The bound is many times what was measured.
 func TestHostileConfigs(t *testing.T) {
 	const moment = 5 * time.Second

@@ -89,8 +89,8 @@ type mistakes struct {
 	found int
 }
 
-// mistake is one of them. Its text is not made before it is known to be kept:
-// a file can have a hundred thousand.
+// mistake is one of them. Its text is formatted only when it is kept: a file can
+// have a hundred thousand mistakes.
 type mistake struct {
 	line int
 	path string

@@ -13,27 +13,19 @@ import (
 	"strings"
 )
 
-// The bounds. Of our own keys the deepest has 6 levels and the longest path has
-// 40 bytes; 1 MB of [[vip]] with the usual keys holds 80,000.
+// The bounds. Of the keys that the program knows the deepest has 6 levels, and the
+// longest path has 40 bytes; 1 MB of [[vip]] with the usual keys has 80,000 keys.
 const (
 	maxKeyLevels = 8       // keys in keys and lists in lists, together
 	maxKeyPath   = 128     // bytes of a path
-	maxKeys      = 100_000 // keys, each part of a dotted one, tables and list elements
+	maxKeys      = 100_000 // keys, each name of a dotted one, tables and list elements
 )
 
-// excess is where a text exceeds a bound, and which.
-type excess struct {
-	line int
-	path string
-	text string
-}
-
-// keyLines maps a key path, "vip[1].drain.timeout", to the line it stands on,
-// counted from 1.
+// keyLines maps a key path, "vip[1].drain.timeout", to its line, counted from 1.
 type keyLines map[string]int
 
 // line returns the line of path or, when the text has no such key, of the
-// nearest enclosing table or list that has one, and 1 as the last resort.
+// nearest enclosing table or list that has one, and 1 if none has.
 func (l keyLines) line(path string) int {
 	for path != "" {
 		if n, ok := l[path]; ok {
@@ -85,9 +77,9 @@ func isBareKeyRune(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-'
 }
 
-// scanKeyLines notes the line of every key, table and list element in text, up
-// to where it exceeds a bound.
-func scanKeyLines(text string) (keyLines, *excess) {
+// scanKeyLines notes the line of every key, table and list element in text. If the
+// text exceeds a bound, it stops there and returns the mistake.
+func scanKeyLines(text string) (keyLines, *ConfigError) {
 	s := keyScanner{text: text, lineNo: 1, lines: keyLines{}, elements: map[string]int{}}
 	if strings.HasPrefix(text, "\ufeff") {
 		s.pos = len("\ufeff")
@@ -102,8 +94,8 @@ func scanKeyLines(text string) (keyLines, *excess) {
 		default:
 			s.pair(s.table)
 		}
-		// In valid text only blanks and a comment are left here. In other
-		// text this is what guarantees progress.
+		// In valid text only blanks and a comment are left here. In other text this
+		// makes sure that the loop ends.
 		s.skipLine()
 	}
 }
@@ -117,8 +109,8 @@ type keyScanner struct {
 	pos      int            // offset of the next byte
 	lineNo   int            // line of the next byte
 	lines    keyLines       // the result
-	keys     int            // keys, tables and list elements so far; each part of a dotted key is one
-	excess   *excess        // the bound that ended the walk
+	keys     int            // keys, tables and list elements so far; each name of a dotted key is one
+	excess   *ConfigError   // the bound that ended the walk, without File
 	table    keyPlace       // what the last header opened
 	elements map[string]int // path of an [[array of tables]] → elements so far
 }
@@ -132,7 +124,7 @@ type keyPlace struct {
 // refuse ends the walk: the text exceeds a bound at path.
 func (s *keyScanner) refuse(path string, line int, format string, args ...any) {
 	if s.excess == nil {
-		s.excess = &excess{line, path, fmt.Sprintf(format, args...)}
+		s.excess = &ConfigError{Line: line, Key: path, Msg: fmt.Sprintf(format, args...)}
 	}
 	s.pos = len(s.text)
 }
@@ -185,8 +177,8 @@ func (s *keyScanner) skipBlank() {
 	}
 }
 
-// note records that the key at path stands on line n. The first place counts:
-// a table that is opened again, or implied by a dotted key, keeps its line.
+// note records that the key at path is on line n. The first place counts: a table
+// that is opened again, or implied by a dotted key, keeps its line.
 func (s *keyScanner) note(path string, n int) {
 	s.keys++
 	_, ok := s.lines[path]
@@ -200,8 +192,8 @@ func (s *keyScanner) note(path string, n int) {
 	}
 }
 
-// descend notes the key inside p and returns its place, going on into the
-// newest element when the key is an array of tables.
+// descend notes the key inside p and returns its place: that of the newest element
+// when the key is an array of tables.
 func (s *keyScanner) descend(p keyPlace, key string, line int) keyPlace {
 	p = keyPlace{joinPath(p.path, key), p.levels + 1}
 	s.note(p.path, line)
@@ -406,8 +398,8 @@ func (s *keyScanner) multiline(quotes string) {
 	}
 }
 
-// unescapeKey resolves the escapes of a quoted key. What is no TOML escape
-// comes back as it was written.
+// unescapeKey resolves the escapes of a quoted key. A key with an escape that TOML
+// does not have is returned as it is written.
 func unescapeKey(raw string) string {
 	var b strings.Builder
 	for rest := raw; rest != ""; {

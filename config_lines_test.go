@@ -68,7 +68,7 @@ func TestKeyLinesDeep(t *testing.T) {
 		"b = 1\n" + strings.Repeat("k.", depth) + "k = 1\n",
 	} {
 		lines, excess := scanKeyLines(text)
-		if excess == nil || excess.line != 2 {
+		if excess == nil || excess.Line != 2 {
 			t.Errorf("%.10q…: excess %+v, want one in line 2", text, excess)
 		}
 		if got := lines.line("b"); got != 1 {
@@ -104,8 +104,8 @@ func FuzzKeyLines(f *testing.F) {
 			}
 		}
 		if excess != nil {
-			if excess.line < 1 || excess.line > len(byNumber) {
-				t.Fatalf("refused on line %d of %d", excess.line, len(byNumber))
+			if excess.Line < 1 || excess.Line > len(byNumber) {
+				t.Fatalf("refused on line %d of %d", excess.Line, len(byNumber))
 			}
 			return
 		}
@@ -117,7 +117,7 @@ func FuzzKeyLines(f *testing.F) {
 	})
 }
 
-// checkKeyLines verifies that every key below v has a line of its own and that
+// checkKeyLines verifies that every key below v has its own line and that
 // the key can be read there.
 func checkKeyLines(t *testing.T, lines keyLines, byNumber []string, path string, v any) {
 	switch v := v.(type) {

@@ -12,14 +12,14 @@ import (
 	"strings"
 )
 
-// owners maps addresses and marks to the VIPs they are configured for.
+// owners are the VIPs for which addresses and marks are configured.
 type owners struct {
 	addresses map[netip.Addr]*VIP
 	marks     map[uint32]*VIP
 	former    map[uint32]*VIP // marks that a VIP had and has no more
 }
 
-// of returns the VIP that k belongs to, nil when it is configured no more.
+// of returns the VIP that k belongs to, nil when none is configured for it.
 func (o owners) of(k ServiceKey) *VIP {
 	if k.Mark != 0 {
 		return o.marks[k.Mark]
@@ -27,7 +27,7 @@ func (o owners) of(k ServiceKey) *VIP {
 	return o.addresses[k.Address]
 }
 
-// latest is of, and for a mark that its VIP has no more that VIP all the same.
+// latest is of. It also finds the VIP that had a mark earlier.
 func (o owners) latest(k ServiceKey) *VIP {
 	if v := o.of(k); v != nil || k.Mark == 0 {
 		return v
@@ -35,7 +35,7 @@ func (o owners) latest(k ServiceKey) *VIP {
 	return o.former[k.Mark]
 }
 
-// newOwners lists what cfg makes ours.
+// newOwners lists the addresses and marks of cfg.
 func newOwners(cfg *Config) owners {
 	o := owners{addresses: make(map[netip.Addr]*VIP), marks: make(map[uint32]*VIP), former: make(map[uint32]*VIP)}
 	for i := range cfg.VIPs {
@@ -87,11 +87,11 @@ func configMarks(cfg *Config) map[GroupName]uint32 {
 	return allocateMarks(cfg.Marks, names)
 }
 
-// allocateMarks gives each group a mark of its own out of r. The result depends
-// on the set of groups alone, not on their order. A group alone at its home has
-// it whatever else is configured; of several the first in Compare order has it,
-// and the others take the next marks that are nobody's home. r is at least as
-// large as the number of groups.
+// allocateMarks gives each group a separate mark out of r. The result depends on
+// the set of groups alone, not on their order. A group that is alone at its home
+// mark has it, whatever else is configured. Of several the first in Compare order
+// has it, and the others take the next marks that are the home of no group. r is
+// at least as large as the number of groups.
 func allocateMarks(r MarkRange, groups []GroupName) map[GroupName]uint32 {
 	groups = slices.Compact(slices.SortedFunc(slices.Values(groups), GroupName.Compare))
 	marks := make(map[GroupName]uint32, len(groups))
@@ -116,8 +116,8 @@ func allocateMarks(r MarkRange, groups []GroupName) map[GroupName]uint32 {
 
 // home is the mark that g has when no other group wants it: the 64-bit FNV-1a
 // hash of the VIP's name, a zero byte and the group's name, modulo the size of
-// the range. Two directors, maybe of different versions, must come to the same
-// mark for their connection tables to be in step, so this never changes.
+// the range. Two directors, maybe of different versions, must compute the same
+// mark so that their connection tables agree. So this never changes.
 func (g GroupName) home(r MarkRange) uint32 {
 	h := fnv.New64a()
 	h.Write([]byte(g.VIP + "\x00" + g.Group))

@@ -52,7 +52,7 @@ func TestAllocateMarksProperties(t *testing.T) {
 		}
 		for g, mark := range marks {
 			if home := g.home(r); homes[home] == 1 && mark != home {
-				t.Fatalf("%v has mark %d, but nobody else wants its home %d", g, mark, home)
+				t.Fatalf("%v has mark %d, but no other group has its home %d", g, mark, home)
 			}
 		}
 		shuffled := rapid.Permutation(append(slices.Clone(groups), groups...)).Draw(t, "order")

@@ -3,8 +3,8 @@
 // Used by cmd*.go. The result is a whole valid Config, or every mistake in the
 // file at once. LoadDirectories, for the sub-command drain, accepts a file with
 // most mistakes. The keys of each table and their ranges are in the function
-// that reads the table, the defaults in defaultConfig and defaultVIP. A key
-// that no function reads is unknown, and that is a mistake.
+// that reads the table, the defaults in defaultConfig and defaultVIP. A key that
+// no function reads is unknown, which is a mistake.
 //
 // Only this file imports the TOML library. It reads the one file that it is given
 // and does no other I/O: it does not check whether a kubeconfig or a device
@@ -35,7 +35,7 @@ const maxConfigSize = 1 << 20
 // INT_MAX jiffies at 1000 Hz (ip_vs_set_timeout), rounded down to hours.
 const maxTimeout = 596 * time.Hour
 
-// defaultConfig is a configuration without any VIP, all else at its default.
+// defaultConfig is a configuration without any VIP, with all other defaults.
 func defaultConfig() *Config {
 	return &Config{
 		AnnounceDevice: "lvs0",
@@ -59,7 +59,7 @@ func LoadConfig(path string) (*Config, error) {
 	return ParseConfig(path, text)
 }
 
-// readConfigFile returns the content of the file at path, if its size is sane.
+// readConfigFile returns the content of the file at path, if it is not too large.
 func readConfigFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -82,8 +82,9 @@ func ParseConfig(path string, text []byte) (*Config, error) {
 	return newConfigReader(path).parse(string(text))
 }
 
-// LoadDirectories reads state_dir and cache_dir alone from the file at path, all
-// else is at its default. Whatever other keys say, the file has to be TOML.
+// LoadDirectories reads state_dir and cache_dir alone from the file at path; all
+// other values are defaults. The file has to be TOML, but other keys may have
+// mistakes.
 func LoadDirectories(path string) (*Config, error) {
 	text, err := readConfigFile(path)
 	if err != nil {
@@ -106,7 +107,7 @@ func LoadDirectories(path string) (*Config, error) {
 	return c, nil
 }
 
-// configReader reads one file, collecting mistakes as it goes.
+// configReader reads one file and collects its mistakes.
 type configReader struct {
 	file     string
 	lines    keyLines
@@ -118,7 +119,7 @@ type configReader struct {
 
 	// What has to be unique over all VIPs, or compared with all of them.
 	names     map[string]string    // VIP name → path of its key
-	addresses map[netip.Addr]owner // VIP address → who has it
+	addresses map[netip.Addr]owner // VIP address → VIP that has it
 	servers   []placedAddr         // every static real server and sorry server
 }
 
@@ -145,8 +146,8 @@ func (r *configReader) parse(text string) (*Config, error) {
 	return c, nil
 }
 
-// decode returns text's top level. It notes where everything stands. What
-// would cost the decoder more than a moment never gets there.
+// decode returns text's top level and notes the line of each key. A text that
+// would keep the decoder busy for long is refused before.
 func (r *configReader) decode(text string) (value, error) {
 	text = strings.TrimPrefix(text, "\ufeff") // byte order mark: the decoder's offsets are without it
 	if isUTF16(text) {
@@ -154,7 +155,7 @@ func (r *configReader) decode(text string) (value, error) {
 	}
 	lines, excess := scanKeyLines(text)
 	if excess != nil {
-		return value{}, r.refuse(excess.line, excess.path, excess.text)
+		return value{}, r.refuse(excess.Line, excess.Key, excess.Msg)
 	}
 	r.lines = lines
 	raw := map[string]any{}
@@ -164,7 +165,7 @@ func (r *configReader) decode(text string) (value, error) {
 	return value{r: r, raw: raw}, nil
 }
 
-// refuse makes the one mistake of a file that is read no further.
+// refuse is the one mistake of a file that is read no further.
 func (r *configReader) refuse(line int, key, msg string) error {
 	return ConfigErrors{First: []ConfigError{{r.file, line, shorten(key, quotedText), msg}}}
 }
@@ -181,9 +182,9 @@ func isUTF16(text string) bool {
 	return len(head) >= 4 && zero(0) != zero(1) && zero(0) == zero(2) && zero(1) == zero(3)
 }
 
-// syntaxError makes one line of the decoder's error about text. The decoder's
-// own line is where it gave up, which after an unfinished header is the next
-// one: the line on which the offending piece begins is what to look at.
+// syntaxError is the decoder's error about text, on one line. The decoder's own
+// line is where it stopped, which after an unfinished header is the next line.
+// The operator has to look at the line on which the wrong piece begins.
 func (r *configReader) syntaxError(text string, err error) error {
 	line, msg := 1, ""
 	if parse, ok := errors.AsType[toml.ParseError](err); ok {
@@ -296,8 +297,8 @@ func syncMaxLen(v value) (uint16, error) {
 }
 
 // readSysctls reads [sysctl], settings below net/ipv4/vs, with the values that
-// the kernel accepts (net/netfilter/ipvs/ip_vs_ctl.c; Linux 6.1 was asked). It
-// takes any integer for a switch; here it is 0 or 1.
+// the kernel accepts (net/netfilter/ipvs/ip_vs_ctl.c; tried with Linux 6.1). The
+// kernel takes any integer for a switch; here it is 0 or 1.
 func readSysctls(v value) map[string]string {
 	var (
 		values  = map[string]string{}

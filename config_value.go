@@ -3,7 +3,7 @@
 // Used by config*.go. A table is described as a list of settings: a key and a
 // reader, made by into and one of text, duration, integer and so on. A reader
 // says in one line what is wrong and what is allowed; the line number is added
-// here. This file knows no key of ours and does no I/O.
+// here. This file does not know the program's keys. No I/O.
 
 package main
 
@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// value is one TOML value and where it stands.
+// value is one TOML value and its place in the file.
 type value struct {
 	r    *configReader
 	path string
@@ -119,7 +119,7 @@ func (v value) has(key string) bool {
 	return table[key] != nil
 }
 
-// blank reports whether v has no such key, or it says nothing: "" or [].
+// blank reports whether v has no such key, or its value is "" or [].
 func (v value) blank(key string) bool {
 	table, _ := v.raw.(map[string]any)
 	switch raw := table[key].(type) {
@@ -134,17 +134,17 @@ func (v value) blank(key string) bool {
 }
 
 // wrong reports whether a mistake has been found in v. It is for checks that
-// compare keys: one that is wrong in itself is not compared.
+// compare keys: a key with a mistake is not compared.
 func (v value) wrong() bool { return v.r.wrong[v.path] }
 
-// line returns the line v stands on.
+// line returns the line of v.
 func (v value) line() int { return v.r.lines.line(v.path) }
 
 // mistake adds a mistake about v.
 func (v value) mistake(format string, args ...any) { v.r.mistake(v.path, format, args...) }
 
 // warning adds a warning about v: the file is valid, and may mean something else
-// than it seems to.
+// than the operator expects.
 func (v value) warning(format string, args ...any) {
 	v.r.warnings = append(v.r.warnings, ConfigError{v.r.file, v.line(), v.path, fmt.Sprintf(format, args...)})
 }
@@ -176,8 +176,8 @@ func into[T any](dst *T, read func(value) (T, error)) func(value) {
 	}
 }
 
-// errMisfit is the error of a parse function that has nothing to add to what
-// is wanted.
+// errMisfit is the error of a parse function for a value that is not what is
+// wanted, when there is nothing more to say about it.
 var errMisfit = errors.New("misfit")
 
 // parsed reads a string through parse. want says what parse accepts.
@@ -255,7 +255,7 @@ func durationOf(what string, unit, low, high time.Duration) func(value) (time.Du
 	})
 }
 
-// shortDuration writes d as a person would: "1h", not "1h0m0s".
+// shortDuration writes d in short: "1h", not "1h0m0s".
 func shortDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -326,7 +326,7 @@ func nearest(key string, allowed []string) string {
 	near, least := "", 2+len(key)/4
 	for _, other := range allowed {
 		if max(len(key)-len(other), len(other)-len(key)) >= least {
-			continue // so is their distance, and a long key takes long to compare
+			continue // their distance is at least that, and long keys take long to compare
 		}
 		if d := distance(key, other); d < least {
 			near, least = other, d
@@ -370,7 +370,7 @@ var (
 	devices     = regexp.MustCompile(`^[^/:\s\x00]{1,15}$`)                    // dev_valid_name, net/core/dev.c
 	cpuLists    = regexp.MustCompile(`^(all|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?$`)
 
-	// The parts of an annotation's key, "prefix/name" (IsQualifiedName in
+	// The two parts of an annotation's key, "prefix/name" (IsQualifiedName in
 	// k8s.io/apimachinery/pkg/util/validation).
 	keyPrefixes = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 	keyNames    = regexp.MustCompile(`^[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$`)
@@ -396,8 +396,8 @@ func parseDevice(s string) (string, error) {
 }
 
 // parseListen accepts ADDRESS:PORT with an IP address, localhost or nothing
-// before the colon, and "". A name that needs DNS could make a director fail
-// to start when it is needed most.
+// before the colon, and "". With a name that needs DNS a director could not start
+// while DNS is away.
 func parseListen(s string) (string, error) {
 	if s == "" {
 		return "", nil

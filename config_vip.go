@@ -22,8 +22,8 @@ import (
 // order.
 const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
 
-// maxSelector is the length in bytes of the longest selector. It becomes a part
-// of a URL, and takes some time to judge.
+// maxSelector is the length in bytes of the longest selector. It becomes part of
+// a URL, and a long one takes long to match.
 const maxSelector = 4096
 
 // parsePodSelector accepts a label selector, and "" for no pods.
@@ -35,48 +35,17 @@ func parsePodSelector(s string) (string, error) {
 		return "", fmt.Errorf("longer than %d bytes", maxSelector)
 	}
 	canonical, err := canonicalSelector(s)
-	if err == nil && canonical == "" { // blanks: neither plainly "" nor a selector
+	if err == nil && canonical == "" { // only blanks: neither "" nor a selector
 		err = errMisfit
 	}
 	return canonical, err
 }
 
-// serviceFlags are the words of flags.
-var serviceFlags = []struct {
-	word      string
-	bit       ServiceFlags
-	scheduler string // the only one that knows it; "" = it is for UDP, whatever the scheduler
-}{
-	{"sh-port", FlagSched2, "sh"},     // IP_VS_SVC_F_SCHED_SH_PORT
-	{"sh-fallback", FlagSched1, "sh"}, // IP_VS_SVC_F_SCHED_SH_FALLBACK
-	{"mh-port", FlagSched2, "mh"},     // IP_VS_SVC_F_SCHED_MH_PORT
-	{"mh-fallback", FlagSched1, "mh"}, // IP_VS_SVC_F_SCHED_MH_FALLBACK
-	{"ops", FlagOnePacket, ""},
-}
-
-// defaultFlags are the flags of a scheduler when the file names none.
-func defaultFlags(scheduler string) ServiceFlags {
-	if hashes(scheduler) {
-		return FlagSched1
-	}
-	return 0
-}
-
-// sharingSchedulers give a real server a share of the clients that grows with
-// its weight. To fo and ovf it is a rank and a limit, to the others only 0
-// means something.
-var sharingSchedulers = []string{"wrr", "wlc", "sed", "nq", "lblc", "lblcr", "sh", "mh", "twos"}
-
 // sticksByItself reports whether v's scheduler alone sends all of a client's
 // connections, whatever their port, to one real server.
 func (v *VIP) sticksByItself() bool {
-	switch v.Scheduler {
-	case "sh", "mh":
-		return v.Flags&FlagSched2 == 0
-	case "dh":
-		return true
-	}
-	return false
+	s := findScheduler(v.Scheduler)
+	return s.sticks && v.Flags&s.spreads == 0
 }
 
 // defaultPersistence is that of an empty [vip.persistence].
@@ -84,17 +53,18 @@ func defaultPersistence() Persistence {
 	return Persistence{Timeout: 5 * time.Minute, Prefix4: 32, Prefix6: 128}
 }
 
-// SetScheduler exchanges v's scheduler and what depends on it: the old one's
-// flags and a slow start that means nothing to the new one are dropped, the
-// new one's default flags are set, and groups that stuck through the old one
-// get the default persistence.
+// SetScheduler exchanges v's scheduler and what depends on it: the old one's flags
+// are dropped, and a slow start that the new one does not support; the new one's
+// default flags are set, and groups for which the old one was enough get the
+// default persistence.
 func (v *VIP) SetScheduler(name string) {
 	if name == v.Scheduler {
 		return
 	}
+	s := findScheduler(name)
 	v.Scheduler = name
-	v.Flags = v.Flags&FlagOnePacket | defaultFlags(name)
-	if !slices.Contains(sharingSchedulers, name) {
+	v.Flags = v.Flags&FlagOnePacket | s.fallback
+	if !s.byWeight {
 		v.SlowStart = 0
 	}
 	if len(v.Groups) > 0 && v.Persistence.Timeout == 0 && !v.sticksByItself() {
@@ -105,9 +75,9 @@ func (v *VIP) SetScheduler(name string) {
 // gueDefaultPort is the UDP port of GUE (gue in the registry of IANA).
 const gueDefaultPort = 6080
 
-// defaultVIP is a VIP without name, addresses and ports, all else at its
-// default. The default selector is left to the caller: a VIP with static real
-// servers has none.
+// defaultVIP is a VIP without name, addresses and ports, with all other defaults.
+// The caller decides on the default selector: a VIP with static real servers has
+// none.
 func defaultVIP() VIP {
 	return VIP{
 		Scheduler:        "rr",
@@ -121,24 +91,34 @@ func defaultVIP() VIP {
 	}
 }
 
+// announceNames are the values of announce.
+func announceNames() []Announcement {
+	var names []Announcement
+	for _, m := range announceMethods {
+		names = append(names, m.name)
+	}
+	return names
+}
+
 // owner is the VIP that has an address.
 type owner struct {
 	name string // of the VIP
 	path string // of the address
 }
 
-// placedAddr is a server's address and the path of the key that holds it.
+// placedAddr is a server's address and the path of its key.
 type placedAddr struct {
 	netip.Addr
 	path string
 	role string // "real" or "sorry"
 }
 
-// maxVIPs is how many [[vip]] there may be: all of them are read, and their
-// mistakes found, within a moment.
+// maxVIPs is the largest number of [[vip]]: reading so many, and finding their
+// mistakes, takes a short time.
 const maxVIPs = 10_000
 
-// vips reads every [[vip]], then compares what only all of them together show.
+// vips reads every [[vip]], then compares their addresses with each other's real
+// servers.
 func (r *configReader) vips(v value) []VIP {
 	if n := v.len(); n > maxVIPs {
 		v.mistake("has %d elements, want at most %d", n, maxVIPs)
@@ -161,7 +141,7 @@ func (r *configReader) vip(v value) VIP {
 	isTable := v.table(
 		setting{"name", func(v value) { r.vipName(v, &vip) }},
 		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
-		setting{"scheduler", into(&vip.Scheduler, oneOf(schedulers...))},
+		setting{"scheduler", into(&vip.Scheduler, oneOf(schedulerNames(func(scheduler) bool { return true })...))},
 		setting{"flags", func(flags value) { readFlags(flags, v, &vip) }},
 		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[Port]string{}) }},
 		setting{"ports_from", into(&vip.PortsFromPods, wordOf(word[bool]{"config", false}, word[bool]{"pods", true}))},
@@ -169,7 +149,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},
 		setting{"one_mark", into(&vip.OneMark, boolean)},
 		setting{"persistence", func(v value) { readPersistence(v, &vip.Persistence) }},
-		setting{"announce", into(&vip.Announce, oneOf(AnnounceNone, AnnounceARP, AnnounceDummy))},
+		setting{"announce", into(&vip.Announce, oneOf(announceNames()...))},
 		setting{"weight", into(&vip.Weight, integer[uint32](1, math.MaxUint16))},
 		setting{"weight_annotation", into(&vip.WeightAnnotation, parsed(`an annotation's "NAME" or "PREFIX/NAME" such as "lvs-controller/weight", or "" for none`, parseAnnotation))},
 		setting{"upper_threshold", into(&vip.Upper, integer[uint32](0, math.MaxUint32))},
@@ -208,10 +188,10 @@ func (r *configReader) vip(v value) VIP {
 	return vip
 }
 
-// selectPods decides which pods the VIP at v selects when its selector says
-// nothing. A key that names something of the cluster asks for pods: real_servers
-// beside it add to them. A VIP of real_servers alone has no pods, and says so in
-// a warning: it reads as if the default selector were in force.
+// selectPods decides which pods the VIP at v selects when it has no selector. A key
+// that names something of the cluster asks for pods; real_servers beside it add
+// to them. A VIP of real_servers alone has no pods. A warning says so, because an
+// operator may expect the default selector.
 func selectPods(v value, vip *VIP) {
 	selector := v.child("selector")
 	switch {
@@ -254,8 +234,8 @@ func (r *configReader) vipAddresses(v value, vip *VIP) {
 	})
 }
 
-// readPorts reads a list of ports and sorts it. seen holds the ports that the
-// list may not repeat, and where they stand; those of the list are added.
+// readPorts reads a list of ports and sorts it. seen are the ports that the list
+// may not repeat, with their paths; those of the list are added.
 func readPorts(v value, seen map[Port]string) []Port {
 	const rule = `a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`
 	var ports []Port
@@ -280,8 +260,8 @@ func readPorts(v value, seen map[Port]string) []Port {
 	return ports
 }
 
-// readGroups reads groups and sorts them, so that their order in the file
-// means nothing. Where each port stands is added to grouped.
+// readGroups reads groups and sorts them, so that their order in the file has no
+// effect. The path of each port is added to grouped.
 func readGroups(v value, grouped map[Port]string) [][]Port {
 	var groups [][]Port
 	v.each(`a list of lists of ports such as [["80/tcp", "443/tcp"]]`, func(v value) {
@@ -350,7 +330,7 @@ func readTunnel(v value, t *TunnelSettings) {
 	}
 }
 
-// checkPorts checks what says which ports there are.
+// checkPorts checks the keys that say which ports there are.
 func checkPorts(v value, vip *VIP, grouped map[Port]string) {
 	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
 		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`)
@@ -384,13 +364,13 @@ func (v *VIP) mayHaveUDP(at value) bool {
 	return slices.ContainsFunc(v.Ports, isUDP) || v.PortsFromPods || !at.blank("udp_services") || at.child("ports").wrong()
 }
 
-// checkSticking checks what keeps a client on its real server, and fills in
-// what flags and persistence are by default.
+// checkSticking checks the keys that keep a client on its real server, and fills
+// in the defaults of flags and persistence.
 func checkSticking(v value, vip *VIP) {
 	const wantUDP = `want a port such as "53/udp", udp_services or ports_from = "pods"`
-	flags, groups := v.child("flags"), v.child("groups")
+	flags, groups, scheduler := v.child("flags"), v.child("groups"), findScheduler(vip.Scheduler)
 	if !v.has("flags") {
-		vip.Flags = defaultFlags(vip.Scheduler)
+		vip.Flags = scheduler.fallback
 	}
 	if vip.Flags&FlagOnePacket != 0 && !vip.mayHaveUDP(v) {
 		flags.mistake("ops is for UDP alone, " + wantUDP)
@@ -398,8 +378,8 @@ func checkSticking(v value, vip *VIP) {
 	if vip.Persistence.Engine != "" && !vip.mayHaveUDP(v) {
 		v.child("persistence").child("engine").mistake("is %q, which is for UDP alone, "+wantUDP, vip.Persistence.Engine)
 	}
-	if len(vip.Groups) > 0 && vip.Flags&FlagSched2 != 0 && !flags.wrong() {
-		flags.mistake("%s-port excludes groups (line %d), whose ports it sends to different real servers; want one of the two", vip.Scheduler, groups.line())
+	if len(vip.Groups) > 0 && vip.Flags&scheduler.spreads != 0 && !flags.wrong() {
+		flags.mistake("%s excludes groups (line %d), whose ports it sends to different real servers; want one of the two", scheduler.word(scheduler.spreads), groups.line())
 	}
 	if len(vip.Groups) > 0 && !v.has("persistence") && !vip.sticksByItself() {
 		vip.Persistence = defaultPersistence()
@@ -419,8 +399,9 @@ func checkWeights(v value, vip *VIP) {
 	if vip.SlowStart == 0 {
 		return
 	}
-	if !slices.Contains(sharingSchedulers, vip.Scheduler) && !v.child("scheduler").wrong() {
-		slow.mistake("scheduler %s does not share by weight, want one of %s", vip.Scheduler, strings.Join(sharingSchedulers, ", "))
+	if !findScheduler(vip.Scheduler).byWeight && !v.child("scheduler").wrong() {
+		byWeight := schedulerNames(func(s scheduler) bool { return s.byWeight })
+		slow.mistake("scheduler %s does not share by weight, want one of %s", vip.Scheduler, strings.Join(byWeight, ", "))
 	}
 	if vip.Weight < slowSteps && !v.child("weight").wrong() {
 		slow.mistake("a weight of %d cannot rise in %d steps, want weight = %d or more", vip.Weight, slowSteps, slowSteps)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		wantMap      = `want a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`
 		wantSelector = `want a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`
 	)
-	_, emptyRequirement := canonicalSelector("app=nginx,,") // in the words of whoever judges selectors
+	_, emptyRequirement := canonicalSelector("app=nginx,,") // in the words of the package that parses selectors
 	if emptyRequirement == nil {
 		t.Fatal("a selector with an empty requirement is accepted")
 	}
@@ -147,8 +148,8 @@ func TestParseServiceMistakes(t *testing.T) {
 		{vipLine("upper_threshold = 'x'\nlower_threshold = 5"), `5: vip[0].upper_threshold: is "x", want an integer from 0 to 4294967295`},
 		{vipLine("scheduler = 'wrr'\nweight = 10\nslow_start = '61m'"), `7: vip[0].slow_start: is "61m", ` + wantSlow},
 		{vipLine("scheduler = 'wrr'\nweight = 10\nslow_start = '5ns'"), `7: vip[0].slow_start: is "5ns", ` + wantSlow},
-		{vipLine("weight = 10\nslow_start = '1m'"), `6: vip[0].slow_start: scheduler rr does not share by weight, want one of wrr, wlc, sed, nq, lblc, lblcr, sh, mh, twos`},
-		{vipLine("weight = 10\nscheduler = 'fo'\nslow_start = '1m'"), `7: vip[0].slow_start: scheduler fo does not share by weight, want one of wrr, wlc, sed, nq, lblc, lblcr, sh, mh, twos`},
+		{vipLine("weight = 10\nslow_start = '1m'"), `6: vip[0].slow_start: scheduler rr does not share by weight, want one of wrr, wlc, lblc, lblcr, sh, sed, nq, mh, twos`},
+		{vipLine("weight = 10\nscheduler = 'fo'\nslow_start = '1m'"), `7: vip[0].slow_start: scheduler fo does not share by weight, want one of wrr, wlc, lblc, lblcr, sh, sed, nq, mh, twos`},
 		{vipLine("scheduler = 'wrr'\nweight = 9\nslow_start = '1m'"), `7: vip[0].slow_start: a weight of 9 cannot rise in 10 steps, want weight = 10 or more`},
 		{vipLine("scheduler = 'wrr'\nweight = 0\nslow_start = '1m'"), `6: vip[0].weight: is the integer 0, want an integer from 1 to 65535`},
 
@@ -511,9 +512,67 @@ func TestReloadWithRealServerKeepsPods(t *testing.T) {
 				w = desired(nil, cfg, cluster, nil, w.Memory, testTime)
 			}
 			want := "10.0.0.1:80/tcp rr: " + tt.want + "\n10.0.0.1:9000/tcp rr: " + tt.want + "\n"
-			if got := w.Parts.table().text(); got != want {
+			if got := w.Shards.table().text(); got != want {
 				t.Errorf("table:\n%swant:\n%s", got, want)
 			}
 		})
+	}
+}
+
+// The documents name every scheduler and every flag, in the order of the tables
+// of lvs_scheduler.go, and no others. They have every value of announce.
+func TestKindsAreDocumented(t *testing.T) {
+	example, err := os.ReadFile("config.toml.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	features, err := os.ReadFile("docs/features.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// words are those between two phrases, without marks.
+	words := func(text []byte, from, to string) string {
+		_, rest, _ := strings.Cut(strings.ReplaceAll(string(text), "\n#", ""), from)
+		rest, _, _ = strings.Cut(rest, to)
+		return strings.Join(strings.Fields(strings.NewReplacer("`", "", ",", "", "\"", "").Replace(rest)), " ")
+	}
+	all := strings.Join(schedulerNames(func(scheduler) bool { return true }), " ")
+	byWeight := strings.Join(schedulerNames(func(s scheduler) bool { return s.byWeight }), " ")
+	var flags []string
+	for _, f := range serviceFlags {
+		if f.scheduler != "" {
+			flags = append(flags, f.word)
+		}
+		if !knownScheduler(f.scheduler) && f.scheduler != "" {
+			t.Errorf("flag %s is for scheduler %q, which is none", f.word, f.scheduler)
+		}
+		if !strings.Contains(string(example), `"`+f.word+`"`) {
+			t.Errorf("config.toml.example does not name the flag %s", f.word)
+		}
+	}
+	for _, s := range schedulers {
+		for _, bit := range []ServiceFlags{s.fallback, s.spreads} {
+			if (s.word(bit) == "") != (bit == 0) {
+				t.Errorf("scheduler %s: bit %#x has the word %q", s.name, bit, s.word(bit))
+			}
+		}
+	}
+	for _, m := range announceMethods {
+		if m.onUplink && m.onDummy {
+			t.Errorf("announce = %q is on two devices", m.name)
+		}
+		if !strings.Contains(words(example, "How the addresses come to the network.", "# announce ="), string(m.name)+" = ") {
+			t.Errorf("config.toml.example does not describe announce = %q", m.name)
+		}
+	}
+	for _, test := range []struct{ where, got, want string }{
+		{"config.toml.example, scheduler", words(example, "picks a real server: one of", ". Default"), all},
+		{"config.toml.example, slow_start", words(example, "shares by weight: one of", ". Range"), byWeight},
+		{"docs/features.md, schedulers", words(features, "| Schedulers |", ", with"), all},
+		{"docs/features.md, flags", words(features, "mh twos, with", "|"), strings.Join(flags, " ")},
+	} {
+		if test.got != test.want {
+			t.Errorf("%s: %q, want %q", test.where, test.got, test.want)
+		}
 	}
 }

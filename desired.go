@@ -17,9 +17,9 @@ import (
 
 // wanted is desired's answer.
 type wanted struct {
-	// Parts are the services to reach, those of weight 0 included. From and Next
-	// of a part are not used.
-	Parts parts
+	// Shards are the desired table, real servers of weight 0 included. From and Next
+	// of a shard are not used.
+	Shards shards
 	// Marks are the packets that get a firewall mark, for port groups. Equal
 	// answers in a row share the map.
 	Marks map[MarkedPort]uint32
@@ -27,10 +27,10 @@ type wanted struct {
 	Memory memory
 	// Kept lists the sets that fell back on their memory, in order.
 	Kept []workKey
-	// Hold has an entry for each set of which too little is known to remove
-	// anything: what the kernel has there stays.
-	Hold map[workKey]hold
-	// Warnings are complaints about the inputs, sorted.
+	// Retained has an entry for each set whose inputs are incomplete: nothing of
+	// it is removed.
+	Retained map[workKey]retained
+	// Warnings are about the inputs, sorted.
 	Warnings []Warning
 	// Owners tell which VIP a service of the kernel belongs to.
 	Owners owners
@@ -44,18 +44,18 @@ type wanted struct {
 	vips   []*vipAnswer // for each of cfg.VIPs
 }
 
-// hold says what is known of a set whose inputs are incomplete.
-type hold struct {
-	// Servers are the real servers for services that only the kernel knows.
-	// nil when the pods are unknown too: then those services stay as they are.
+// retained is what stays of a set whose inputs are incomplete.
+type retained struct {
+	// Servers are the real servers for services that only the kernel has. nil when
+	// the pods are unknown too: then those services stay as they are.
 	Servers []Row
 }
 
 // desired computes the table that cfg asks for at the time now, given the
-// newest cluster (nil when nothing has been heard), what probes have found (nil
-// for nothing) and what came before. last is an earlier answer, nil for none: it
-// changes nothing about this one, but that what depends on nothing that has
-// changed since is the same memory.
+// newest cluster (nil when nothing is known of it), what probes have found (nil
+// for nothing) and the memory of earlier passes. last is an earlier answer, nil
+// for none. The result does not depend on last; shards whose inputs have not
+// changed are shared with it.
 func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before memory, now time.Time) wanted {
 	if cluster == nil {
 		cluster = &Cluster{}
@@ -75,7 +75,7 @@ func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before
 		} else {
 			in.outages = health.outages(in.vip)
 		}
-		if last != nil && last.vips[i].stands(in, now) {
+		if last != nil && last.vips[i].validFor(in, now) {
 			w.vips[i] = last.vips[i]
 			continue
 		}
@@ -99,13 +99,13 @@ func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before
 func (w *wanted) gather() {
 	w.Marks = make(map[MarkedPort]uint32)
 	w.Memory = newMemory()
-	w.Hold = make(map[workKey]hold)
+	w.Retained = make(map[workKey]retained)
 	var warnings faultList
 	for _, v := range w.vips {
 		for _, is6 := range []bool{false, true} {
 			set := v.set(is6)
-			for i := range set.parts {
-				w.Parts = append(w.Parts, part{Services: set.parts[i]})
+			for i := range set.shards {
+				w.Shards = append(w.Shards, shard{Services: set.shards[i]})
 			}
 			maps.Copy(w.Marks, set.marks)
 			key := workKey{v.in.vip.Name, is6}
@@ -116,27 +116,26 @@ func (w *wanted) gather() {
 			if set.kept {
 				w.Kept = append(w.Kept, key)
 			}
-			if set.held {
-				w.Hold[key] = set.hold
+			if set.incomplete {
+				w.Retained[key] = set.retained
 			}
 			w.Next = earlier(w.Next, set.next)
 			warnings.merge(set.warnings)
 		}
 		warnings.merge(v.portWarnings)
 	}
-	slices.SortFunc(w.Parts, comparePart)
+	slices.SortFunc(w.Shards, compareShards)
 	w.Warnings = warnings.warnings()
 }
 
-// vipInputs is all that the answer for one VIP depends on, the time and what
-// starts slowly apart. Slices and maps stand for themselves, not for their
-// content.
+// vipInputs is all that the answer for one VIP depends on, the time and the slow
+// starts apart. Slices and maps are compared by identity, not by content.
 type vipInputs struct {
 	vip       *VIP
 	pods      []*Pod
 	podsKnown bool
 	maps      [2]ConfigMap // tcp-services and udp-services
-	heard     [2]bool      // of each
+	known     [2]bool      // whether each is
 	working   [2][]RealServer
 	outages   []outage
 }
@@ -145,7 +144,7 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 	in := vipInputs{vip: v}
 	in.pods, in.podsKnown = cluster.Pods[v.PodQuery()]
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
-		in.maps[i], in.heard[i] = cluster.ConfigMaps[name]
+		in.maps[i], in.known[i] = cluster.ConfigMaps[name]
 	}
 	for _, is6 := range []bool{false, true} {
 		in.working[familyIndex(is6)] = before.Working[workKey{v.Name, is6}]
@@ -156,12 +155,12 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 // samePorts reports whether the ports that the configuration and the ConfigMaps
 // name are those of o.
 func (in *vipInputs) samePorts(o *vipInputs) bool {
-	return in.vip == o.vip && in.heard == o.heard &&
+	return in.vip == o.vip && in.known == o.known &&
 		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1])
 }
 
-// vipAnswer is the part of an answer that one VIP gives. Nothing of it is
-// written to once it is whole.
+// vipAnswer is the answer for one VIP. Nothing of it is written to once it is
+// whole.
 type vipAnswer struct {
 	in           vipInputs
 	ports        []vipPort
@@ -173,29 +172,28 @@ type vipAnswer struct {
 // set is the answer for one family.
 func (v *vipAnswer) set(is6 bool) *setAnswer { return &v.sets[familyIndex(is6)] }
 
-// setAnswer is the part of an answer that the real servers of a VIP in one
-// family give.
+// setAnswer is the answer for the real servers of a VIP in one family.
 type setAnswer struct {
 	fromInputs []Row        // as pods and configuration have it
 	candidates []netip.Addr // in service but for their probes; of a VIP that has probes
-	parts      []Table      // one for each address, and one for each mark
+	shards     []Table      // one for each address, and one for each mark
 	marks      map[MarkedPort]uint32
 	working    []RealServer
 	started    map[startKey]time.Time
 	kept       bool
-	held       bool
-	hold       hold
+	incomplete bool
+	retained   retained // when incomplete
 	next       time.Time
 	warnings   faultList // about real servers
 }
 
-// stands reports whether the answer is right for inputs in at the time now, too.
-func (v *vipAnswer) stands(in vipInputs, now time.Time) bool {
+// validFor reports whether the answer is right for inputs in at the time now, too.
+func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
 	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || !same(v.in.pods, in.pods) || !slices.Equal(v.in.outages, in.outages) {
 		return false
 	}
 	for f := range v.sets {
-		// What was answered is remembered, and comes back as what was before.
+		// The memory of this answer is an input of the next one.
 		if next := v.sets[f].next; !next.IsZero() && !now.Before(next) || !same(in.working[f], v.sets[f].working) && !same(in.working[f], v.in.working[f]) {
 			return false
 		}
@@ -203,18 +201,18 @@ func (v *vipAnswer) stands(in vipInputs, now time.Time) bool {
 	return true
 }
 
-// build is desired at work on one VIP.
+// build computes the answer for one VIP.
 type build struct {
 	*vipAnswer
 	last     *vipAnswer // under the same configuration; nil when there is none
-	unprobed []Row      // the real servers of the present set but for their probes; nil: nobody probes
+	unprobed []Row      // the real servers of the present set, before the results of probes; nil: no probes
 	before   memory
 	now      time.Time
 	marks    map[GroupName]uint32
 	warnings faultList // since they were last taken
 }
 
-// warn notes one fault of the present VIP. A text that is not kept is not made.
+// warn notes one fault of the present VIP. Only a text that is kept is formatted.
 func (b *build) warn(kind warningKind, about, format string, args ...any) {
 	f := b.warnings.find(b.in.vip.Name, kind, about)
 	if f.count++; len(f.texts) < shownWarnings {
@@ -229,13 +227,13 @@ func (b *build) takeWarnings() faultList {
 	return w
 }
 
-// vip answers for the VIP in each family it has.
+// vip computes the answer for the VIP in each family it has.
 func (b *build) vip() {
 	v, pods := b.in.vip, b.in.pods
 	known := b.in.podsKnown || v.Pods.Selector == ""
 	b.answerPorts()
-	// When no pod is ready, pods that are gone may have had ports that nobody
-	// declares now: what the kernel has stays, as its real servers do.
+	// When no pod is ready, pods that are gone may have had ports that no pod
+	// declares now: these services stay in the kernel, as the real servers do.
 	portsKnown := b.portsKnown && (!v.PortsFromPods || known && slices.ContainsFunc(pods, (*Pod).serves))
 	for _, is6 := range []bool{false, true} {
 		set := b.set(is6)
@@ -249,14 +247,14 @@ func (b *build) vip() {
 		if !known {
 			servers = addMissing(slices.Clone(servers), b.workedBefore(key), "in service before, the cluster has not answered yet")
 			if len(servers) == 0 {
-				set.held = true
+				set.incomplete = true
 				set.warnings = b.takeWarnings()
 				continue
 			}
 		}
 		servers = b.inService(set, key, servers)
 		if !portsKnown {
-			set.held, set.hold = true, hold{Servers: servers}
+			set.incomplete, set.retained = true, retained{Servers: servers}
 		}
 		b.services(set, is6, servers)
 		set.warnings = b.takeWarnings()
@@ -270,15 +268,16 @@ func (b *build) answerPorts() {
 		return
 	}
 	if v := b.in.vip; v.refusesWhileDraining() {
-		b.warn(warnScheduler, "", "without %s-fallback among its flags, scheduler %[1]s refuses the new clients of a real server that drains", v.Scheduler)
+		s := findScheduler(v.Scheduler)
+		b.warn(warnScheduler, "", "without %s among its flags, scheduler %s refuses the new clients of a real server that drains", s.word(s.fallback), s.name)
 	}
 	b.ports, b.portsKnown = b.findPorts()
 	b.portWarnings = b.takeWarnings()
 }
 
-// inService sees to it that somebody serves the set: the real servers that
-// can, else the sorry server, else those that could last. What probes say is no
-// part of the memory: it is asked again.
+// inService finds the real servers that serve the set: those that can, else the
+// sorry server, else those of the last working set. Results of probes are not
+// part of the memory: they are applied again.
 func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	v, before := b.in.vip, b.before.Working[key]
 	set.working = before
@@ -305,9 +304,9 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 // each group of ports that share a mark.
 func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 	v := b.in.vip
-	if b.last != nil && len(b.ports) > 0 && same(b.ports, b.last.ports) && len(vipGroups(v)) == 0 && len(b.last.set(is6).parts) > 0 {
+	if b.last != nil && len(b.ports) > 0 && same(b.ports, b.last.ports) && len(vipGroups(v)) == 0 && len(b.last.set(is6).shards) > 0 {
 		// The same services as before, with other real servers.
-		for _, services := range b.last.set(is6).parts {
+		for _, services := range b.last.set(is6).shards {
 			services = slices.Clone(services)
 			some := b.portOutages()
 			for i := range services {
@@ -316,7 +315,7 @@ func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 					services[i].Servers = b.without(k.Port, servers)
 				}
 			}
-			set.parts = append(set.parts, services)
+			set.shards = append(set.shards, services)
 		}
 		return
 	}
@@ -333,13 +332,13 @@ func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 			}
 		}
 		if len(services) > 0 {
-			set.parts = append(set.parts, services)
+			set.shards = append(set.shards, services)
 		}
 	}
 }
 
 // groups adds the firewall-mark services of the VIP's family and returns the
-// ports that they stand for.
+// ports whose packets they get.
 func (b *build) groups(set *setAnswer, is6 bool, servers []Row) map[Port]bool {
 	v := b.in.vip
 	grouped := make(map[Port]bool)
@@ -350,9 +349,9 @@ func (b *build) groups(set *setAnswer, is6 bool, servers []Row) map[Port]bool {
 			if grouped[p.Port] || g.ports != nil && !slices.Contains(g.ports, p.Port) {
 				continue
 			}
-			// In the midst of a roll-out only some nodes have the port. Ports that
-			// need not stick together do without the mark until then; those that
-			// must are for the nodes that have all of them.
+			// During a roll-out only some nodes have the port. With one_mark the port
+			// has its own service until all have it. The ports of a group must have one
+			// real server for a client: the nodes that have all of them.
 			if g.ports == nil && !(p.everywhere(servers) && b.answersEverywhere(p.Port, servers)) {
 				continue
 			}
@@ -368,7 +367,7 @@ func (b *build) groups(set *setAnswer, is6 bool, servers []Row) map[Port]bool {
 			}
 		}
 		if found {
-			set.parts = append(set.parts, Table{{VirtualService: virtualService(v, MarkKey(mark, is6)), VIP: v.Name, Servers: members}})
+			set.shards = append(set.shards, Table{{VirtualService: virtualService(v, MarkKey(mark, is6)), VIP: v.Name, Servers: members}})
 		}
 	}
 	return grouped

@@ -1,45 +1,45 @@
 // How a real server leaves: it is quiesced first, and removed when it has no
 // connections left or its deadline has passed.
 //
-// Used by reconcile*.go. settle runs between desired and diff. Pure: the
+// Used by reconcile*.go. computeTarget runs between desired and diff. Pure: the
 // kernel's table, the counts, the drains and the time go in; the table to reach
 // and its drains come out. It does not write to its inputs.
 
 package main
 
-import (
-	"time"
-)
+import "time"
 
-// settled is settle's answer.
-type settled struct {
-	Parts parts
-	// Withdrawn are services that go as a whole now, and who has drained from
-	// them: should they not go after all, the deadlines are still known.
+// targetTable is the table that the kernel must have after this pass.
+type targetTable struct {
+	Shards shards
+	// Withdrawn are services that are removed as a whole now, and the real servers
+	// that have drained from them: if the kernel refuses the removal, the
+	// deadlines are still known.
 	Withdrawn map[ServiceKey][]leaving
 	// Next is the earliest deadline, zero when there is none.
 	Next time.Time
 }
 
-// settle turns what is wanted into what the kernel's table should be right
-// now. have is the kernel's table as far as it is ours, with who is leaving.
-func settle(w *wanted, have parts, now time.Time) settled {
-	s := settling{wanted: w, now: now}
-	var done settled
-	for want, has := range merged(w.Parts, have, comparePart) {
-		var p part
+// computeTarget merges the desired table with the real servers that still drain.
+// have is the kernel's table as far as it is ours, with the real servers that
+// leave.
+func computeTarget(w *wanted, have shards, now time.Time) targetTable {
+	s := merger{wanted: w, now: now, scheduler: &otherScheduler}
+	var done targetTable
+	for want, has := range merged(w.Shards, have, compareShards) {
+		var p shard
 		switch {
-		case want != nil && has != nil && w.settledAlready(want, has, now):
+		case want != nil && has != nil && w.upToDate(want, has, now):
 			p = *has
 		case want != nil && has != nil:
-			p = s.part(want.Services, has.Services)
+			p = s.shard(want.Services, has.Services)
 		case want != nil:
-			p = s.part(want.Services, nil)
+			p = s.shard(want.Services, nil)
 		default:
-			p = s.part(nil, has.Services)
+			p = s.shard(nil, has.Services)
 		}
 		if len(p.Services) > 0 {
-			done.Parts = append(done.Parts, p)
+			done.Shards = append(done.Shards, p)
 			done.Next = earlier(done.Next, p.Next)
 		}
 	}
@@ -47,33 +47,34 @@ func settle(w *wanted, have parts, now time.Time) settled {
 	return done
 }
 
-// settledAlready reports whether has was made from want, and nothing has become
-// due since.
-func (w *wanted) settledAlready(want, has *part, now time.Time) bool {
+// upToDate reports whether has was computed from want, and no deadline has passed
+// since.
+func (w *wanted) upToDate(want, has *shard, now time.Time) bool {
 	if !same(want.Services, has.From) || !has.Next.IsZero() && !now.Before(has.Next) {
 		return false
 	}
-	_, held := w.heldFor(has.Services[0].ServiceKey)
-	return !held
+	_, incomplete := w.retainedFor(has.Services[0].ServiceKey)
+	return !incomplete
 }
 
-// settling is settle at work.
-type settling struct {
+// merger is the state of computeTarget.
+type merger struct {
 	*wanted
 	now time.Time
-	// Services that have the same real servers lose them the same way, and go on
-	// sharing them: the last few answers are at hand for the next service.
+	// Services that have the same real servers lose them the same way, and still
+	// share them afterwards: the last few answers are kept for the next service.
 	answers   [4]exitAnswer
 	withdrawn map[ServiceKey][]leaving
 	newest    int
-	timeout   time.Duration // to drain, of the part's VIP
+	timeout   time.Duration // to drain, of the shard's VIP
+	scheduler *scheduler    // of the last service in the kernel
 }
 
-// part settles the services of one part; either side may be empty.
-func (s *settling) part(want, have Table) part {
-	// The wanted table itself will often do. It is copied when the first
-	// service differs.
-	p := part{Services: want, From: want}
+// shard merges the services of one shard; either side may be empty.
+func (s *merger) shard(want, have Table) shard {
+	// Often the target is the wanted table, and shares it. It is copied when the
+	// first service differs.
+	p := shard{Services: want, From: want}
 	if len(want) > 0 {
 		s.timeout = s.policy(want[0].ServiceKey).Timeout
 	} else {
@@ -96,19 +97,18 @@ func (s *settling) part(want, have Table) part {
 		case w != nil:
 			service = *w
 			s.leave(&service, w.Servers, has, noPod, &p.Next)
-			if w.Scheduler == "dh" && has.Scheduler != "dh" {
-				p.From = nil // once it has dh, nobody drains
+			if w.Scheduler != has.Scheduler && findScheduler(w.Scheduler).atOnce {
+				p.From = nil // once it has this scheduler, no real server drains
 			}
 		default:
 			differ(i)
-			if h, held := s.heldFor(has.ServiceKey); held && h.Servers == nil {
-				service = *has // exactly as the kernel has it
-			} else if held {
-				service = *has
+			service = *has
+			if h, incomplete := s.retainedFor(has.ServiceKey); incomplete && h.Servers == nil {
+				// It stays exactly as the kernel has it.
+			} else if incomplete {
 				service.VIP = s.Owners.of(has.ServiceKey).Name
 				s.leave(&service, h.Servers, has, noPod, &p.Next)
 			} else {
-				service = *has
 				s.leave(&service, nil, has, noService, &p.Next)
 				if len(service.Servers) == 0 { // they have drained, the whole service goes
 					if s.withdrawn == nil {
@@ -132,8 +132,8 @@ func (s *settling) part(want, have Table) part {
 	return p
 }
 
-// policy is how real servers leave a service; that of a VIP which is configured
-// no more is the default.
+// policy is how real servers leave a service: the default for a VIP that is
+// configured no more.
 func (w *wanted) policy(k ServiceKey) Drain {
 	if v := w.Owners.latest(k); v != nil {
 		return v.Drain
@@ -141,28 +141,26 @@ func (w *wanted) policy(k ServiceKey) Drain {
 	return Drain{Timeout: defaultDrainTimeout}
 }
 
-// heldFor is what is known of the set that k belongs to, if that is too little.
-func (w *wanted) heldFor(k ServiceKey) (hold, bool) {
-	if len(w.Hold) == 0 {
-		return hold{}, false
+// retainedFor is what stays of the set that k belongs to, if its inputs are
+// incomplete.
+func (w *wanted) retainedFor(k ServiceKey) (r retained, incomplete bool) {
+	if len(w.Retained) > 0 {
+		if v := w.Owners.of(k); v != nil {
+			r, incomplete = w.Retained[workKey{v.Name, k.Address.Is6()}]
+		}
 	}
-	v := w.Owners.of(k)
-	if v == nil {
-		return hold{}, false
-	}
-	h, held := w.Hold[workKey{v.Name, k.Address.Is6()}]
-	return h, held
+	return r, incomplete
 }
 
 // exit is all that decides how the real servers of a service leave it, the time
-// apart. Slices stand for themselves, not for their content.
+// apart. Slices are compared by identity, not by content.
 type exit struct {
 	want    []Row
 	have    []Row
 	leaving []leaving
 	why     string        // for a row that is not wanted at all
 	timeout time.Duration // to drain
-	// atOnce: nothing is gained by quiescing first.
+	// atOnce: a real server is removed and not quiesced first.
 	atOnce bool
 }
 
@@ -171,7 +169,7 @@ func (e *exit) same(o *exit) bool {
 		e.why == o.why && e.timeout == o.timeout && e.atOnce == o.atOnce
 }
 
-// exitAnswer is what exit.settle makes of it.
+// exitAnswer is the result of exit.merge.
 type exitAnswer struct {
 	exit    exit
 	rows    []Row
@@ -180,15 +178,16 @@ type exitAnswer struct {
 }
 
 // leave gives service, which the kernel has as has, the wanted real servers and
-// those that are leaving.
-func (s *settling) leave(service *Service, want []Row, has *Service, why string, next *time.Time) {
+// those that leave.
+func (s *merger) leave(service *Service, want []Row, has *Service, why string, next *time.Time) {
+	if s.scheduler.name != has.Scheduler { // seldom
+		s.scheduler = findScheduler(has.Scheduler)
+	}
 	q := exit{
 		want: want, have: has.Servers, leaving: has.Leaving, why: why, timeout: s.timeout,
 		// A quiesced UDP real server keeps its flows for as long as clients send,
-		// so quiescing would not move them: it goes at once. So it does with dh,
-		// which sends a VIP's clients to one real server and, while that one is
-		// quiesced, refuses them all (ip_vs_dh_schedule).
-		atOnce: has.Protocol == UDP || has.Scheduler == "dh",
+		// so quiescing would not move them: it goes at once.
+		atOnce: has.Protocol == UDP || s.scheduler.atOnce,
 	}
 	a := s.answer(&q)
 	service.Servers, service.Leaving = a.rows, a.leaving
@@ -197,23 +196,23 @@ func (s *settling) leave(service *Service, want []Row, has *Service, why string,
 	}
 }
 
-// answer answers q, from what is at hand if it can.
-func (s *settling) answer(q *exit) *exitAnswer {
-	for i := range s.answers { // the newest first: mostly it is the same again
+// answer answers q, with one of the last answers if q is the same.
+func (s *merger) answer(q *exit) *exitAnswer {
+	for i := range s.answers { // the newest first: most often it is the one
 		if a := &s.answers[(s.newest+i)%len(s.answers)]; a.exit.same(q) {
 			return a
 		}
 	}
 	s.newest = (s.newest + len(s.answers) - 1) % len(s.answers)
 	a := &s.answers[s.newest]
-	*a = q.settle(s.now)
+	*a = q.merge(s.now)
 	return a
 }
 
-// settle merges the wanted rows with those the kernel has. A wanted real server
-// of weight 0 that the kernel has not is left out: it would get no connection.
-// The rows are the wanted ones themselves when nothing is on its way out.
-func (e *exit) settle(now time.Time) exitAnswer {
+// merge merges the wanted rows with those the kernel has. A wanted real server
+// of weight 0 that the kernel does not have is left out: it would get no
+// connection. The wanted rows are shared when no real server leaves.
+func (e *exit) merge(now time.Time) exitAnswer {
 	leaves := len(e.want) != len(e.have)
 	for i := range e.want {
 		if leaves = leaves || e.want[i].Weight == 0 || !e.want[i].SameServer(e.have[i].RealServer); leaves {
@@ -262,8 +261,8 @@ func (e *exit) leave(has RealServer, why string, now time.Time) leaving {
 		l.drain = before.drain
 	}
 	// The time to drain begins when the kernel has quiesced the real server, not
-	// when somebody wished it. A deadline further away than the policy allows
-	// was set under an older configuration or another clock.
+	// when that was wanted. A deadline that is later than the policy allows was set
+	// under an older configuration or another clock.
 	if latest := now.Add(e.timeout); before == nil || l.Deadline.IsZero() || has.Weight > 0 || l.Deadline.After(latest) {
 		l.Deadline = latest
 	}

@@ -136,12 +136,12 @@ func TestSettle(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := owned
-			w.Parts = split(tt.want)
+			w.Shards = split(tt.want)
 			for i := range tt.have {
 				tt.have[i].Leaving = leavingOf(&tt.have[i], tt.drains)
 			}
-			s := settle(&w, split(tt.have), testTime)
-			if diff := cmp.Diff(tt.table, s.Parts.table().text()); diff != "" {
+			s := computeTarget(&w, split(tt.have), testTime)
+			if diff := cmp.Diff(tt.table, s.Shards.table().text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}
 			if tt.draining == nil {
@@ -158,7 +158,7 @@ func TestSettle(t *testing.T) {
 					}
 				}
 			}
-			for s := range s.Parts.all {
+			for s := range s.Shards.all {
 				note(s.ServiceKey, s.Leaving)
 			}
 			for k, all := range s.Withdrawn {
@@ -168,7 +168,7 @@ func TestSettle(t *testing.T) {
 				t.Errorf("drains (-want +got):\n%s", diff)
 			}
 			removed := map[rowID]string{}
-			ops := diff(s.Parts, split(tt.have))
+			ops := diff(s.Shards, split(tt.have))
 			for o := range ops.all {
 				if o.Kind == delServer {
 					removed[rowOf(o.Service.ServiceKey, *o.Server)] = o.Why

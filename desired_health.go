@@ -123,7 +123,7 @@ func (w *wanted) probePlan() *ProbePlan {
 		}
 		p := newProbedVIP(v.in.vip, ports, servers, has)
 		p.ServersUnknown = v.in.vip.Pods.Selector != "" && !v.in.podsKnown
-		p.PortsUnknown = v.sets[0].held || v.sets[1].held
+		p.PortsUnknown = v.sets[0].incomplete || v.sets[1].incomplete
 		plan.VIPs = append(plan.VIPs, p)
 	}
 	return plan

@@ -133,7 +133,7 @@ func TestDesiredWithProbes(t *testing.T) {
 			c := testCluster(tcp, tt.pods...)
 			c.Pods[v.PodQuery()] = refs(tt.pods...)
 			w := desired(nil, &Config{Marks: oneMarkRange, VIPs: []VIP{v}}, c, &Health{Down: tt.down}, newMemory(), testTime)
-			table := w.Parts.table()
+			table := w.Shards.table()
 			if diff := cmp.Diff(tt.want, table.text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}

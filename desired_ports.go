@@ -21,9 +21,9 @@ type vipPort struct {
 }
 
 // only returns those of v's rows that have the port. If none of them is in
-// service, while others are, they stay in service all the same: the others
-// would refuse. Those come first that only probes took out; unprobed has the
-// rows as they are without.
+// service, while others are, they are kept in service: the others would refuse.
+// Those come first that only probes took out of service; unprobed has the rows
+// before the results of probes.
 func (p vipPort) only(v *VIP, rows, unprobed []Row) []Row {
 	if p.nodes == nil {
 		return rows
@@ -45,7 +45,7 @@ func (p vipPort) only(v *VIP, rows, unprobed []Row) []Row {
 	}
 	for i := range some {
 		if kept || v.isStatic(some[i].Address) {
-			continue // of weight 0 by the operator's word
+			continue // the operator gave it weight 0
 		}
 		some[i].Weight = v.Weight
 		some[i].Why += ", kept, no other real server has the port"
@@ -70,7 +70,7 @@ var reservedPorts = map[uint16]string{
 }
 
 // findPorts returns all ports of the VIP, sorted and each once. known is false
-// while a ConfigMap has not been heard of: then there may be more.
+// while a ConfigMap is not known: then there may be more.
 func (b *build) findPorts() (ports []vipPort, known bool) {
 	v := b.in.vip
 	whole := make(map[Port]bool)
@@ -86,7 +86,7 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 			continue
 		}
 		cm := b.in.maps[i]
-		if !b.in.heard[i] {
+		if !b.in.known[i] {
 			known = false
 			continue
 		}
@@ -141,7 +141,7 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 	}
 	nodes := make(map[Port]map[netip.Addr]bool)
 	for _, pod := range pods {
-		// Beside a ready pod the ports of one that leaves or comes do not count.
+		// Beside a ready pod the ports of one that starts or ends do not count.
 		if !pod.serves() && slices.ContainsFunc(pod.Addresses, func(a netip.Addr) bool { return serves[a] }) {
 			continue
 		}
@@ -160,7 +160,7 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 	var ports []vipPort
 	for p, n := range nodes {
 		for _, s := range v.RealServers {
-			n[s.Address] = true // the operator's real servers have every port
+			n[s.Address] = true // static real servers have every port
 		}
 		for _, a := range v.Sorry {
 			n[a] = true
@@ -172,8 +172,8 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 
 // configMapPort checks one entry of a tcp-services or udp-services ConfigMap,
 // "PORT": "NAMESPACE/SERVICE:PORT[:…]", and returns its port. Where the traffic
-// goes behind the ingress controller is the ingress controller's business, so
-// of the value only the form is checked.
+// goes behind the ingress controller does not matter here, so only the form of
+// the value is checked.
 func configMapPort(key, value string, protocol Protocol) (uint16, error) {
 	n, err := ParsePortNumber(key)
 	if err != nil {

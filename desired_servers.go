@@ -35,7 +35,7 @@ func (b *build) servers(is6 bool) []Row {
 		if s.Address.Is6() != is6 {
 			continue
 		}
-		// The operator's word on a node stands above the pods'.
+		// What the configuration says of a node replaces what its pods say.
 		r := Row{RealServer: v.realServer(s.Address, s.Weight), Why: "static"}
 		if s.Weight == 0 {
 			r.Why = "static, weight 0"
@@ -50,21 +50,52 @@ func (b *build) servers(is6 bool) []Row {
 const fewPods = 16
 
 // changedServers is servers by way of the last answer: only the rows of nodes
-// whose pods have changed are looked at. ok is false where that cannot be done.
+// whose pods have changed are computed. ok is false where that cannot be done.
 func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 	if b.last == nil || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
 		return nil, false
 	}
-	v, last := b.in.vip, b.last.set(is6).fromInputs
+	last := b.last.set(is6).fromInputs
 	if same(b.in.pods, b.last.in.pods) {
 		return last, true
 	}
-	var nodes []netip.Addr
-	changed := 0
-	touch := func(p *Pod) {
-		if p == nil {
-			return
+	nodes, ok := b.changedNodes(is6)
+	if !ok {
+		b.warnings = nil // servers finds them again
+		return nil, false
+	}
+	sets := make([]podSet, len(nodes))
+	for _, p := range b.in.pods {
+		for _, at := range p.Addresses {
+			// Most pods are on none of the nodes: that is found out first.
+			if i := slices.Index(nodes, at); i >= 0 {
+				if a, serves := b.nodeAddress(b.in.vip, p, is6); serves && a == at {
+					sets[i] = sets[i].with(p, b.podWeight(b.in.vip, p))
+				}
+			}
 		}
+	}
+	rows = append(make([]Row, 0, len(last)+len(nodes)), last...)
+	for i, a := range nodes {
+		at, there := slices.BinarySearchFunc(rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
+		switch stays := sets[i].best > 0; {
+		case stays && there:
+			rows[at] = sets[i].row(b.in.vip, a)
+		case stays:
+			rows = slices.Insert(rows, at, sets[i].row(b.in.vip, a))
+		case there:
+			rows = slices.Delete(rows, at, at+1)
+		}
+	}
+	return rows, true
+}
+
+// changedNodes are the nodes of the pods that have changed since the last answer,
+// static real servers apart. ok is false when the pods are too many, or one needs
+// a warning.
+func (b *build) changedNodes(is6 bool) (nodes []netip.Addr, ok bool) {
+	v, changed := b.in.vip, 0
+	add := func(p *Pod) {
 		if a, serves := b.nodeAddress(v, p, is6); serves && !slices.Contains(nodes, a) && !v.isStatic(a) {
 			nodes = append(nodes, a)
 		}
@@ -74,48 +105,21 @@ func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 			continue
 		}
 		if changed++; changed > fewPods {
-			b.warnings = nil
 			return nil, false
 		}
 		if was != nil {
-			touch(*was)
+			add(*was)
+			b.warnings = nil // about a pod that is no more
 		}
-		b.warnings = nil // those about a pod that was
 		if now != nil {
-			touch(*now)
+			add(*now)
 			b.podWeight(v, *now)
 		}
 		if len(b.warnings) > 0 {
-			b.warnings = nil
 			return nil, false
 		}
 	}
-	sets := make([]podSet, len(nodes))
-	for _, p := range b.in.pods {
-		for _, at := range p.Addresses {
-			// Most pods are on none of them; the rest of the look is for those that are.
-			if i := slices.Index(nodes, at); i >= 0 {
-				if a, serves := b.nodeAddress(v, p, is6); serves && a == at {
-					sets[i] = sets[i].with(p, b.podWeight(v, p))
-				}
-			}
-		}
-	}
-	rows = make([]Row, 0, len(last)+len(nodes))
-	rows = append(rows, last...)
-	for i, a := range nodes {
-		at, there := slices.BinarySearchFunc(rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
-		switch gone := sets[i].best == 0; {
-		case gone && there:
-			rows = slices.Delete(rows, at, at+1)
-		case gone:
-		case there:
-			rows[at] = sets[i].row(v, a)
-		default:
-			rows = slices.Insert(rows, at, sets[i].row(v, a))
-		}
-	}
-	return rows, true
+	return nodes, true
 }
 
 // nodeAddress is the address at which p serves v, if it can.
@@ -154,10 +158,10 @@ func (b *build) podWeight(v *VIP, p *Pod) uint32 {
 	return uint32(n)
 }
 
-// podSet is what the selected pods of one node amount to.
+// podSet counts the selected pods of one node.
 type podSet struct {
 	ready, terminating, notReady int
-	name                         string // of the pod that speaks for the node
+	name                         string // of the pod that is named in messages
 	best                         int    // that pod's rank
 	weight                       uint32 // greatest of the ready pods'
 }
@@ -181,7 +185,7 @@ func (s podSet) with(p *Pod, weight uint32) podSet {
 	return s
 }
 
-// row is the real server of v that the pods at address a make.
+// row is the real server of v for the pods at address a.
 func (s podSet) row(v *VIP, a netip.Addr) Row {
 	r := Row{RealServer: v.realServer(a, 0), Why: s.why()}
 	if s.ready > 0 {
@@ -226,7 +230,7 @@ func (v *VIP) podServers(rows []Row, before []RealServer) []RealServer {
 }
 
 // workedBefore are the real servers that were in service last, as the VIP is
-// configured now: of the past only who they were and at what weight counts.
+// configured now: of the past only their addresses and weights are used.
 func (b *build) workedBefore(set workKey) []RealServer {
 	servers := slices.Clone(b.before.Working[set])
 	for i, s := range servers {
@@ -235,9 +239,9 @@ func (b *build) workedBefore(set workKey) []RealServer {
 	return servers
 }
 
-// keepWorking puts what was in service last back into service, beside the
-// rows, none of which is. Nodes to which the operator has given weight 0 since
-// are among them only if there were no others.
+// keepWorking puts the real servers that were in service last back into service,
+// beside the rows, none of which is. Nodes to which the operator has given weight
+// 0 since are among them only if there were no others.
 func (v *VIP) keepWorking(rows []Row, before []RealServer) []Row {
 	if fromPods := slices.DeleteFunc(slices.Clone(before), func(s RealServer) bool { return v.isStatic(s.Address) }); len(fromPods) > 0 {
 		before = fromPods
@@ -260,8 +264,8 @@ func addMissing(rows []Row, servers []RealServer, why string) []Row {
 }
 
 // slowStart lowers the weights of real servers that joined a set which was
-// already serving, or are back from an outage, and notes when they will be due
-// for more. An outage is remembered as a start at no time.
+// already in service, or are back from an outage, and notes when the weights rise
+// next. An outage is remembered as a start at the zero time.
 func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
 	v, before := b.in.vip, b.before.Working[of]
 	if v.SlowStart == 0 {
@@ -280,7 +284,7 @@ func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
 	for i := range rows {
 		r := &rows[i]
 		if r.Weight == 0 || v.isStatic(r.Address) {
-			continue // the operator's word on a static one holds at once
+			continue // a static one has its configured weight at once
 		}
 		key := startKey{v.Name, r.Address}
 		started, starting := b.before.Started[key]
@@ -291,7 +295,7 @@ func (b *build) slowStart(set *setAnswer, of workKey, rows []Row) []Row {
 			started = b.now
 		}
 		if started.IsZero() || started.After(b.now) {
-			started = b.now // a clock that was set back must not prolong the start
+			started = b.now // a clock that was set back must not make the start longer
 		}
 		reached := b.now.Sub(started)/step + 1
 		if reached >= slowSteps {

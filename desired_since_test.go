@@ -14,7 +14,7 @@ import (
 
 // TestDesiredSince drives desired with random histories and checks that an
 // answer made from the last one is the answer that would be made from nothing,
-// and likewise for settle, which passes over parts that have not changed.
+// and likewise for computeTarget, which skips shards that have not changed.
 func TestDesiredSince(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		h := &history{cfg: randomConfig(rt), cluster: &Cluster{}, memory: newMemory(), now: testTime}
@@ -44,7 +44,7 @@ type history struct {
 	memory  memory
 	now     time.Time
 	last    *wanted
-	have    parts
+	have    shards
 }
 
 func (h *history) check(rt *rapid.T) {
@@ -57,18 +57,18 @@ func (h *history) check(rt *rapid.T) {
 	for i := range forgetful {
 		forgetful[i].From = nil
 	}
-	settled, anew := settle(&got, h.have, h.now), settle(&want, forgetful, h.now)
-	if diff := cmp.Diff(describeParts(anew.Parts), describeParts(settled.Parts)); diff != "" {
-		rt.Fatalf("settled (-anew +since):\n%s", diff)
+	since, anew := computeTarget(&got, h.have, h.now), computeTarget(&want, forgetful, h.now)
+	if diff := cmp.Diff(describeShards(anew.Shards), describeShards(since.Shards)); diff != "" {
+		rt.Fatalf("target (-anew +since):\n%s", diff)
 	}
-	if !anew.Next.Equal(settled.Next) {
-		rt.Fatalf("next deadline %s, want %s", settled.Next, anew.Next)
+	if !anew.Next.Equal(since.Next) {
+		rt.Fatalf("next deadline %s, want %s", since.Next, anew.Next)
 	}
-	ops := diff(settled.Parts, h.have)
-	if diff := cmp.Diff(describeOps(diffTables(anew.Parts.table(), h.have.table())), describeOps(slices.Concat(ops[:]...))); diff != "" {
-		rt.Fatalf("operations (-of tables +of parts):\n%s", diff)
+	ops := diff(since.Shards, h.have)
+	if diff := cmp.Diff(describeOps(diffTables(anew.Shards.table(), h.have.table())), describeOps(slices.Concat(ops[:]...))); diff != "" {
+		rt.Fatalf("operations (-of tables +of shards):\n%s", diff)
 	}
-	h.last, h.memory, h.have = &got, got.Memory, settled.Parts
+	h.last, h.memory, h.have = &got, got.Memory, since.Shards
 }
 
 // becomeIdle is what counting connections does to some that drain.
@@ -82,7 +82,7 @@ func (h *history) becomeIdle(rt *rapid.T) {
 				for n := range services[j].Leaving {
 					services[j].Leaving[n].Idle = true
 				}
-				h.have[i] = part{Services: services}
+				h.have[i] = shard{Services: services}
 			}
 		}
 	}
@@ -211,7 +211,7 @@ func randomConfig(rt *rapid.T) *Config {
 	return cfg
 }
 
-func describeParts(ps parts) []string {
+func describeShards(ps shards) []string {
 	var all []string
 	for s := range ps.all {
 		line := fmt.Sprintf("%s %s %s %v:", s.VIP, s.ServiceKey, s.Scheduler, s.Flags)
@@ -245,8 +245,8 @@ func describePlan(p *ProbePlan) []string {
 }
 
 func describeWanted(w wanted) []string {
-	all := describeParts(w.Parts)
+	all := describeShards(w.Shards)
 	return append(all,
 		fmt.Sprint("marks ", w.Marks), fmt.Sprint("working ", w.Memory.Working), fmt.Sprint("started ", w.Memory.Started),
-		fmt.Sprint("kept ", w.Kept), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("hold ", w.Hold), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
+		fmt.Sprint("kept ", w.Kept), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("retained ", w.Retained), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
 }

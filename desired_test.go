@@ -41,7 +41,7 @@ func readyPod(name string, addresses ...string) Pod {
 
 func with(p Pod, edit func(*Pod)) Pod { edit(&p); return p }
 
-// refs are pods as a Cluster holds them.
+// refs are pods as a Cluster has them.
 func refs(pods ...Pod) []*Pod {
 	all := make([]*Pod, len(pods))
 	for i := range pods {
@@ -81,7 +81,7 @@ func TestDesired(t *testing.T) {
 		cluster  *Cluster
 		before   map[workKey][]RealServer
 		want     string   // the table
-		warnings []string // parts of them, in order
+		warnings []string // pieces of them, in order
 		kept     int
 	}{
 		{
@@ -181,13 +181,13 @@ func TestDesired(t *testing.T) {
 			warnings: []string{"no IPv4 real server is in service"},
 		},
 		{
-			name:    "cluster not heard of: nothing is concluded",
+			name:    "cluster not known: nothing is concluded",
 			vip:     testVIP(),
 			cluster: nil,
 			want:    "",
 		},
 		{
-			name:    "cluster not heard of, real servers remembered",
+			name:    "cluster not known, real servers remembered",
 			vip:     testVIP(),
 			cluster: nil,
 			before:  map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
@@ -211,7 +211,7 @@ func TestDesired(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := desiredAnew(&Config{VIPs: []VIP{tt.vip}}, tt.cluster, memory{Working: tt.before}, testTime)
-			if diff := cmp.Diff(tt.want, got.Parts.table().text()); diff != "" {
+			if diff := cmp.Diff(tt.want, got.Shards.table().text()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}
 			if len(got.Warnings) != len(tt.warnings) {
@@ -237,7 +237,7 @@ func TestDesiredReasons(t *testing.T) {
 		with(readyPod("d", "10.1.0.3"), func(p *Pod) { p.Terminating = true }))
 	v := testVIP(func(v *VIP) { v.RealServers = []StaticServer{{addr("10.1.0.9"), 1}} })
 	var got []string
-	for _, r := range desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Parts.table()[0].Servers {
+	for _, r := range desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime).Shards.table()[0].Servers {
 		got = append(got, r.Name()+": "+r.Why)
 	}
 	want := []string{
@@ -251,7 +251,7 @@ func TestDesiredReasons(t *testing.T) {
 	}
 }
 
-// Until its ConfigMap has been heard of, a VIP keeps the ports that the kernel
+// Until its ConfigMap is known, a VIP keeps the ports that the kernel
 // has, with the real servers that are known.
 func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 	c := testCluster(nil, readyPod("a", "10.1.0.1"))
@@ -261,9 +261,9 @@ func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 		VirtualService: VirtualService{ServiceKey: ServiceKey{Address: addr("10.0.0.1"), Protocol: TCP, Port: 9000}, Scheduler: "wlc"},
 		Servers:        []Row{{RealServer: RealServer{Address: addr("10.1.0.7"), Forward: DirectRoute, Weight: 1}}},
 	}}
-	s := settle(&w, split(have), testTime)
+	s := computeTarget(&w, split(have), testTime)
 	want := "10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.0.0.1:9000/tcp wlc: 10.1.0.1=1 10.1.0.7=0\n"
-	if diff := cmp.Diff(want, s.Parts.table().text()); diff != "" {
+	if diff := cmp.Diff(want, s.Shards.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }

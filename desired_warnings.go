@@ -2,8 +2,8 @@
 //
 // Used by reconcile*.go and cmd_status.go. desired*.go finds something wrong with
 // a pod, a ConfigMap or a VIP. Whatever the number of faults, a VIP has one
-// warning of each kind: who may write a ConfigMap or annotate a pod does not
-// decide how much is kept or printed. Pure; no I/O.
+// warning of each kind: what a tenant writes into a ConfigMap or an annotation
+// does not decide how much is kept or printed. Pure; no I/O.
 
 package main
 
@@ -80,7 +80,7 @@ type Warning struct {
 	Text    string // whole sentences on one line
 }
 
-// warnings puts the faults into words, in the order of the words.
+// warnings are the faults as warnings, sorted by text.
 func (l faultList) warnings() []Warning {
 	var all []Warning
 	for _, f := range l {

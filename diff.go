@@ -25,8 +25,8 @@ const (
 	delService               // IPVS_CMD_DEL_SERVICE, its real servers with it
 )
 
-// op is one change to the kernel's table. What it points to stands in a table
-// and is never written to: thousands of operations are made in one turn.
+// op is one change to the kernel's table. What it points to is in a table and is
+// never written to: one pass can make thousands of operations.
 type op struct {
 	Kind       opKind
 	VIP        string          // name of the [[vip]], "" when it is configured no more
@@ -93,7 +93,7 @@ func (o op) String() string {
 	return line
 }
 
-// serviceChange says in words what an edit changes.
+// serviceChange is the text for what an edit changes.
 func serviceChange(was, now VirtualService) string {
 	var c changes
 	c.add(was.Scheduler != now.Scheduler, "scheduler %s → %s", was.Scheduler, now.Scheduler)
@@ -104,7 +104,7 @@ func serviceChange(was, now VirtualService) string {
 	return c.String()
 }
 
-// prefixName says which clients persistence takes for one.
+// prefixName says which clients persistence treats as one.
 func prefixName(bits uint8) string {
 	switch bits {
 	case 0:
@@ -115,7 +115,7 @@ func prefixName(bits uint8) string {
 	return fmt.Sprintf("/%d", bits)
 }
 
-// serverChange says in words what an edit changes.
+// serverChange is the text for what an edit changes.
 func serverChange(was, now RealServer) string {
 	var c changes
 	c.add(was.Weight != now.Weight, "weight %d → %d", was.Weight, now.Weight)
@@ -141,13 +141,13 @@ func (c *changes) add(changed bool, format string, args ...any) {
 
 func (c changes) String() string { return string(c) }
 
-// diff lists what turns have into want. Where several real servers or services
-// change at once, additions come first and removals last, so that a service is
-// never emptier in between than in both tables. A part that is the same memory
-// in both costs nothing.
-func diff(want, have parts) phases {
+// diff lists the operations that change have into want. Where several real
+// servers or services change at once, additions come first and removals last, so
+// that a service never has fewer real servers in between than in both tables. A
+// shard that both tables share costs nothing.
+func diff(want, have shards) phases {
 	var d differ
-	for w, h := range merged(want, have, comparePart) {
+	for w, h := range merged(want, have, compareShards) {
 		switch {
 		case w == nil:
 			d.services(nil, h.Services)
@@ -160,9 +160,9 @@ func diff(want, have parts) phases {
 	return d.phases
 }
 
-// phases are operations in the order of execution, cut where what one kind
-// depends on may have been refused to another. They stay apart because tens of
-// thousands of operations are dear to copy.
+// phases are operations in the order of execution, cut where one kind of
+// operation depends on another that the kernel may have refused. They are apart
+// because it takes long to copy tens of thousands of operations.
 type phases [numPhases][]op
 
 const (
@@ -194,7 +194,7 @@ func (p *phases) len() int {
 	return n
 }
 
-// without returns the operations but for those of which not holds.
+// without returns the operations for which not reports false.
 func (p *phases) without(not func(*op) bool) phases {
 	var some phases
 	for i := range p {
@@ -216,15 +216,15 @@ func phaseOf(k opKind, quiesces bool) int {
 	return int(k)
 }
 
-// differ is diff at work.
+// differ is the state of diff.
 type differ struct {
 	phases phases
 	// Services that share their real servers change the same way: the last
-	// answer is at hand for the next service.
+	// answer is kept for the next service.
 	want, have []Row
 	leaving    []leaving
 	changes    []rowChange
-	left       int // services of the part from the present one on
+	left       int // services of the shard from the present one on
 }
 
 // rowChange is an operation on a real server, of whatever service.
@@ -235,7 +235,7 @@ type rowChange struct {
 	why      string
 }
 
-// phase is the place of c in a batch: with its service, where that is fresh.
+// phase is the place of c in a batch: with its service, if that is new.
 func (c *rowChange) phase(fresh bool) int {
 	if fresh {
 		return int(newService)
@@ -243,14 +243,14 @@ func (c *rowChange) phase(fresh bool) int {
 	return phaseOf(c.kind, c.quiesces)
 }
 
-// services adds what turns the services have into want.
+// services adds the operations that change the services have into want.
 func (d *differ) services(want, have Table) {
 	d.left = len(want)
 	for w, h := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
 		switch {
 		case h == nil:
-			// Its real servers come right behind it: it is not there without them
-			// for longer than need be, and the kernel has it at hand.
+			// Its real servers follow it at once: the service is without them for
+			// as short as possible, and the kernel finds it faster.
 			d.add(newService, op{VIP: w.VIP, Service: &w.VirtualService, Why: "new virtual service"})
 			d.servers(w, nil, true)
 		case w == nil:
@@ -274,8 +274,8 @@ func (d *differ) add(kind opKind, o op) {
 	*phase = append(*phase, o)
 }
 
-// servers adds what turns the real servers have into those of w, which is fresh
-// when it is made in the same batch.
+// servers adds the operations that change the real servers have into those of w,
+// which is fresh when it is added in the same batch.
 func (d *differ) servers(w *Service, have []Row, fresh bool) {
 	if same(w.Servers, have) {
 		return // the very rows that were applied last
@@ -283,7 +283,7 @@ func (d *differ) servers(w *Service, have []Row, fresh bool) {
 	if !same(w.Servers, d.want) || !same(have, d.have) || !same(w.Leaving, d.leaving) {
 		d.want, d.have, d.leaving = w.Servers, have, w.Leaving
 		d.compare()
-		// Most likely the other services of the part change the same way.
+		// Most likely the other services of the shard change the same way.
 		var more [numPhases]int
 		for i := range d.changes {
 			more[d.changes[i].phase(fresh)] += d.left
@@ -302,7 +302,7 @@ func (d *differ) servers(w *Service, have []Row, fresh bool) {
 	}
 }
 
-// compare lists what turns the real servers d.have into d.want.
+// compare lists the changes from the real servers d.have to d.want.
 func (d *differ) compare() {
 	d.changes = d.changes[:0]
 	for n, o := range merged(d.want, d.have, func(a, b Row) int { return a.Compare(b.RealServer) }) {

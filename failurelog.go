@@ -1,9 +1,9 @@
 // A failure is logged when it begins and when its text changes, and its end is
-// logged once: silence in between.
+// logged once. In between nothing is logged.
 //
 // Used by kube*.go, conflict_watch.go, host.go, snapshot.go, reconcile*.go and
-// http.go. It decides when to log; the caller has the words. It starts no
-// goroutine and reads no clock.
+// http.go. It decides when to log; the caller writes the message. It starts
+// no goroutine and reads no clock.
 
 package main
 
@@ -11,7 +11,7 @@ package main
 // value is for a thing that has not failed.
 type failureLog struct{ text string }
 
-// note takes the present state, err, nil for none. begins means that err is news
+// note takes the present state, err, nil for none. begins means that err is new
 // and has to be logged; ends that the failure which was logged is over.
 func (f *failureLog) note(err error) (begins, ends bool) {
 	text := ""

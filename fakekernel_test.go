@@ -86,7 +86,7 @@ func (k *fakeKernel) StopDaemon(role SyncRole) error {
 }
 
 // Table shares with known what is unchanged, as ipvsConn does.
-func (k *fakeKernel) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
+func (k *fakeKernel) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
 	if k.broken != nil {
 		return nil, k.broken
 	}
@@ -227,21 +227,21 @@ func (k *fakeKernel) do(o op) error {
 }
 
 // split divides a table.
-func split(t Table) parts {
-	var ps parts
+func split(t Table) shards {
+	var ps shards
 	for i := 0; i < len(t); {
 		end := i + 1
 		for end < len(t) && t[end].Address == t[i].Address && t[end].Mark == t[i].Mark {
 			end++
 		}
-		ps = append(ps, part{Services: t[i:end:end]})
+		ps = append(ps, shard{Services: t[i:end:end]})
 		i = end
 	}
 	return ps
 }
 
-// table joins the parts.
-func (ps parts) table() Table {
+// table joins the shards.
+func (ps shards) table() Table {
 	var t Table
 	for i := range ps {
 		t = append(t, ps[i].Services...)

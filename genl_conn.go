@@ -25,7 +25,7 @@ const (
 	batchMessages = 1024
 
 	// opening is how many messages the first of several batches has, so that the
-	// kernel is soon at work and the encoder beside it.
+	// kernel begins early and the next batch is encoded meanwhile.
 	opening = 64
 
 	// batchBytes ends a batch early.
@@ -36,21 +36,21 @@ const (
 
 	// errorFootprint is what one refusal takes of a receive buffer: struct
 	// nlmsgerr with an extended acknowledgement and the overhead of its skb,
-	// rounded up generously.
+	// rounded up.
 	errorFootprint = 2 << 10
 
-	// socketBuffer is asked for both directions with the FORCE options: it
-	// holds a whole batch, and 1024 error messages as the kernel accounts them
-	// (skb overhead included).
+	// socketBuffer is the size of both buffers, set with the FORCE options: a whole
+	// batch fits, and 1024 error messages as the kernel counts them (skb overhead
+	// included).
 	socketBuffer = 4 << 20
 
 	// receiveBytes is twice what the kernel puts into one dump message
 	// (netlink_dump caps at 32 KiB).
 	receiveBytes = 64 << 10
 
-	// exchangeTimeout bounds the wait for an answer. The kernel works inside our
-	// sendmsg, which may take its time, so an answer is ready when that returns;
-	// this only ends a wait for one that was lost.
+	// exchangeTimeout bounds the wait for an answer. The kernel does the work inside
+	// sendmsg, however long that takes, so an answer is ready when it returns. This
+	// only ends the wait for an answer that was lost.
 	exchangeTimeout = 10 * time.Second
 )
 
@@ -79,7 +79,7 @@ type ipvsConn struct {
 	// Buffers of Table.
 	dumped []VirtualService
 	found  []Row // of one service
-	order  []int // where the rows of the last known service stand in its table
+	order  []int // where the rows of the last known service are in its table
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error
@@ -171,7 +171,7 @@ func sizeBuffers(raw syscall.RawConn) (batchLimits, error) {
 }
 
 // limitsFor returns the batches that fit into a send and a receive buffer of so
-// many bytes, by the kernel's own account (twice what was asked for).
+// many bytes, as the kernel counts them (twice what was asked for).
 func limitsFor(send, receive int) batchLimits {
 	return batchLimits{
 		messages: max(1, min(batchMessages, receive/errorFootprint)),
@@ -182,8 +182,10 @@ func limitsFor(send, receive int) batchLimits {
 // Close closes the socket.
 func (c *ipvsConn) Close() error { return c.genl.Close() }
 
-// nextSeq returns a sequence number that no open exchange uses.
-func (c *ipvsConn) nextSeq() uint32 {
+// request empties the encoder for one request and returns the sequence number
+// for it, which no open exchange uses.
+func (c *ipvsConn) request() uint32 {
+	c.enc.buf = c.enc.buf[:0]
 	c.seq++
 	return c.seq
 }
@@ -205,8 +207,8 @@ func (c *ipvsConn) send() error {
 func (c *ipvsConn) receive() ([]byte, error) {
 	err := c.raw.Read(c.tryRead)
 	if err == nil && c.sysErr == unix.EAGAIN {
-		// Seldom: the kernel answers while it is written to. A deadline for every
-		// read would cost more than the read.
+		// This is rare: the kernel answers inside the write. A deadline for every read
+		// would cost more than the read.
 		err = c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout))
 		if err == nil {
 			err = errors.Join(c.raw.Read(c.read), c.genl.SetReadDeadline(time.Time{}))
@@ -231,12 +233,11 @@ type replies struct {
 	first, last uint32 // sequence numbers of the requests
 	rest        []byte
 	done        bool
-	err         error // the conversation is broken
+	err         error // the exchange failed
 }
 
-// exchange sends the encoder's buffer, which holds the requests with the
-// sequence numbers first to last. All replies must be walked before the next
-// exchange.
+// exchange sends the encoder's buffer, which has the requests with the sequence
+// numbers first to last. All replies must be walked before the next exchange.
 func (c *ipvsConn) exchange(first, last uint32) replies {
 	return replies{conn: c, first: first, last: last, err: c.send()}
 }
@@ -269,7 +270,7 @@ func (a *replies) answer() bool {
 }
 
 // ask sends the one request in the encoder, which carries sequence number seq,
-// and passes the bodies of its answer to each. The first error, the kernel's
+// and passes the bodies of its answer to each, unless that is nil. The first error, the kernel's
 // or each's own, is returned once the answer has been read to its end, so that
 // the socket stays usable.
 func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
@@ -280,14 +281,14 @@ func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
 		case first != nil:
 		case a.errno != 0:
 			first = kernelError(a.kernelReply)
-		case a.answer():
+		case a.answer() && each != nil:
 			first = each(a.body)
 		}
 	}
 	return errors.Join(a.err, first)
 }
 
-// kernelError keeps the errno (errors.Is works) and the kernel's own words.
+// kernelError keeps the errno (errors.Is works) and the kernel's own text.
 func kernelError(r kernelReply) error {
 	if r.extack == "" {
 		return r.errno
@@ -311,15 +312,14 @@ func (e *opError) Error() string {
 
 func (e *opError) Unwrap() error { return e.Err }
 
-// hint says what an errno means for this operation where the kernel's word for
-// it misleads.
+// hint says what an errno means for this operation where its usual text misleads.
 func (e *opError) hint() string {
 	switch {
 	case e.Op.Kind <= setService && errors.Is(e.Err, unix.ENOENT):
 		if e.Op.Service.Engine != "" {
 			return fmt.Sprintf("the kernel lacks scheduler %q (module ip_vs_%[1]s) or persistence engine %[2]q (module ip_vs_pe_%[2]s)", e.Op.Service.Scheduler, e.Op.Service.Engine)
 		}
-		return fmt.Sprintf("the kernel has no scheduler %q: module ip_vs_%[1]s is missing", e.Op.Service.Scheduler)
+		return missingScheduler(e.Op.Service.Scheduler)
 	case e.Op.Kind == newServer && errors.Is(e.Err, unix.EINVAL):
 		return fmt.Sprintf("the kernel has no unicast route to %s at the moment; this is tried again", e.Op.Server.Address)
 	case errors.Is(e.Err, unix.EPERM):
@@ -328,16 +328,16 @@ func (e *opError) hint() string {
 	return ""
 }
 
-// surprising reports whether the refusal means that the table is not what we
-// took it for.
+// surprising reports whether the refusal means that the kernel's table is not as
+// it was known.
 func (e *opError) surprising() bool {
 	return errors.Is(e.Err, unix.EEXIST) || errors.Is(e.Err, unix.ESRCH) || e.Op.Kind >= newServer && errors.Is(e.Err, unix.ENOENT)
 }
 
 // Apply carries out ops in order, as many in one system call as the limits
 // allow, and returns those that the kernel refused; the others have been done.
-// An error means that the conversation broke: what was done is unknown then.
-// While the kernel works on one batch the next is encoded.
+// An error means that the exchange failed: what was done is unknown then. While
+// the kernel works on one batch the next is encoded.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 	if len(ops) == 0 {
 		return nil, nil
@@ -408,10 +408,9 @@ func (c *ipvsConn) Timeouts() (Timeouts, error) {
 
 // SetTimeouts changes those connection timeouts that are not zero.
 func (c *ipvsConn) SetTimeouts(t Timeouts) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
+	seq := c.request()
 	c.enc.timeouts(t, seq)
-	if err := c.ask(seq, func([]byte) error { return nil }); err != nil {
+	if err := c.ask(seq, nil); err != nil {
 		return fmt.Errorf("set the connection timeouts: %w", err)
 	}
 	return nil
@@ -420,9 +419,8 @@ func (c *ipvsConn) SetTimeouts(t Timeouts) error {
 // Daemons reads the sync daemons of the network namespace, none, one or two.
 func (c *ipvsConn) Daemons() ([]SyncDaemon, error) {
 	var all []SyncDaemon
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
-	c.enc.dumpDaemons(seq)
+	seq := c.request()
+	c.enc.command(cmdGetDaemon, unix.NLM_F_DUMP, seq)
 	err := c.ask(seq, func(body []byte) error {
 		d, err := decodeDaemon(body)
 		all = append(all, d)
@@ -436,19 +434,17 @@ func (c *ipvsConn) Daemons() ([]SyncDaemon, error) {
 
 // StartDaemon starts a sync daemon. The error is the kernel's errno.
 func (c *ipvsConn) StartDaemon(d SyncDaemon) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
+	seq := c.request()
 	c.enc.newDaemon(d, seq)
-	return c.ask(seq, func([]byte) error { return nil })
+	return c.ask(seq, nil)
 }
 
 // StopDaemon stops the sync daemon of a role. The error is the kernel's errno,
 // ESRCH when there is none.
 func (c *ipvsConn) StopDaemon(role SyncRole) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
+	seq := c.request()
 	c.enc.delDaemon(role, seq)
-	return c.ask(seq, func([]byte) error { return nil })
+	return c.ask(seq, nil)
 }
 
 // Info reads the kernel's IPVS version and connection-table size.
@@ -466,9 +462,7 @@ func (c *ipvsConn) Info() (KernelInfo, error) {
 
 // get sends a request that is nothing but a command and reads its one answer.
 func (c *ipvsConn) get(cmd uint8, read func(body []byte) error) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
-	c.enc.begin(cmd, unix.NLM_F_ACK, seq)
-	c.enc.end()
+	seq := c.request()
+	c.enc.command(cmd, unix.NLM_F_ACK, seq)
 	return c.ask(seq, read)
 }

@@ -73,7 +73,8 @@ func (a *attrs) u32() uint32  { return binary.NativeEndian.Uint32(a.sized(4)) }
 func (a *attrs) u64() uint64  { return binary.NativeEndian.Uint64(a.sized(8)) }
 func (a *attrs) port() uint16 { return binary.BigEndian.Uint16(a.sized(2)) }
 
-// str returns a NUL-terminated string, taken from known when it stands there.
+// str returns a NUL-terminated string: of a scheduler the name that schedulers
+// has.
 func (a *attrs) str() string {
 	b := a.data
 	for i, c := range b {
@@ -82,8 +83,8 @@ func (a *attrs) str() string {
 			break
 		}
 	}
-	if s, ok := knownSchedulers[string(b)]; ok { // no allocation: map look-up by converted bytes
-		return s
+	if s := schedulersByName[string(b)]; s != nil { // no allocation: map look-up by converted bytes
+		return s.name
 	}
 	return string(b)
 }
@@ -98,16 +99,6 @@ func (a *attrs) name() string {
 	}
 	return s
 }
-
-// knownSchedulers gives each scheduler's name one string, so that a dump of a
-// large table does not make one per service.
-var knownSchedulers = func() map[string]string {
-	m := make(map[string]string)
-	for _, s := range []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"} {
-		m[s] = s
-	}
-	return m
-}()
 
 // inetAddr reads a union nf_inet_addr of the given family.
 func inetAddr(b []byte, family uint16) netip.Addr {
@@ -156,18 +147,19 @@ func (a *attrs) traffic(t *Traffic) {
 	}
 }
 
-// nested finds the attribute of type want at the top level of a message body.
-func nested(body []byte, want uint16) ([]byte, error) {
+// nested walks the attributes inside the one of type want, at the top level of a
+// message body.
+func nested(body []byte, want uint16) attrs {
 	a := attrs{rest: body}
 	for a.next() {
 		if a.typ == want {
-			return a.data, nil
+			return attrs{rest: a.data}
 		}
 	}
-	if a.err != nil {
-		return nil, a.err
+	if a.err == nil {
+		a.err = fmt.Errorf("attribute %d is missing: %w", want, errTruncated)
 	}
-	return nil, fmt.Errorf("attribute %d is missing: %w", want, errTruncated)
+	return a
 }
 
 // decodeService reads one message of an IPVS_CMD_GET_SERVICE dump into v, and
@@ -179,11 +171,7 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 		addr   []byte
 		mask   [4]byte
 	)
-	svc, err := nested(body, cmdAttrService)
-	if err != nil {
-		return fmt.Errorf("service: %w", err)
-	}
-	a := attrs{rest: svc}
+	a := nested(body, cmdAttrService)
 	for a.next() {
 		switch a.typ {
 		case svcAttrAF:
@@ -213,15 +201,14 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 	if a.err != nil {
 		return fmt.Errorf("service: %w", a.err)
 	}
-	if v.Mark != 0 && (family == unix.AF_INET || family == unix.AF_INET6) {
-		v.ServiceKey = MarkKey(v.Mark, family == unix.AF_INET6)
-		v.Netmask = prefixBits(mask, family)
-		return nil
-	}
-	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
+	switch {
+	case v.Mark == 0 && addr == nil || family != unix.AF_INET && family != unix.AF_INET6:
 		return fmt.Errorf("service: no address of a known family (%d): %w", family, errTruncated)
+	case v.Mark != 0:
+		v.ServiceKey = MarkKey(v.Mark, family == unix.AF_INET6)
+	default:
+		v.Address = inetAddr(addr, family)
 	}
-	v.Address = inetAddr(addr, family)
 	v.Netmask = prefixBits(mask, family)
 	return nil
 }
@@ -261,13 +248,9 @@ type KernelServer struct {
 // most of the work.
 func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *Traffic) error {
 	fail := func(err error) error { return fmt.Errorf("service %s: real server: %w", k, err) }
-	dest, err := nested(body, cmdAttrDest)
-	if err != nil {
-		return fail(err)
-	}
 	*r = RealServer{}
 	var (
-		a      = attrs{rest: dest}
+		a      = nested(body, cmdAttrDest)
 		addr   []byte
 		family = uint16(familyNumber(k.Address.Is6())) // kernels before 3.18 do not say
 	)
@@ -351,11 +334,7 @@ func decodeTimeouts(body []byte) (Timeouts, error) {
 // decodeDaemon reads one message of an IPVS_CMD_GET_DAEMON dump.
 func decodeDaemon(body []byte) (SyncDaemon, error) {
 	var d SyncDaemon
-	inner, err := nested(body, cmdAttrDaemon)
-	if err != nil {
-		return d, fmt.Errorf("sync daemon: %w", err)
-	}
-	a := attrs{rest: inner}
+	a := nested(body, cmdAttrDaemon)
 	for a.next() {
 		switch a.typ {
 		case daemonAttrState:
@@ -363,7 +342,7 @@ func decodeDaemon(body []byte) (SyncDaemon, error) {
 		case daemonAttrIFN:
 			d.Interface = a.name()
 		case daemonAttrSyncID:
-			d.ID = uint8(a.u32()) // a byte on the wire between directors
+			d.ID = uint8(a.u32()) // a byte in the messages between directors
 		case daemonAttrMaxLen:
 			d.MaxLen = a.u16()
 		case daemonAttrGroup:
@@ -416,7 +395,7 @@ type kernelReply struct {
 	extack string     // NLMSGERR_ATTR_MSG, "" when the kernel said nothing more
 }
 
-// next reads the first message of b, which holds what one recvmsg returned, and
+// next reads the first message of b, which is what one recvmsg returned, and
 // returns the rest.
 func (r *kernelReply) next(b []byte) (rest []byte, err error) {
 	if len(b) < unix.NLMSG_HDRLEN {

@@ -9,17 +9,17 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // services dumps all virtual services. The counters are read if they are asked
 // for.
 func (c *ipvsConn) services(counters bool, visit func(*VirtualService, Traffic)) error {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
-	c.enc.dumpServices(seq)
+	seq := c.request()
+	c.enc.command(cmdGetService, unix.NLM_F_DUMP, seq)
 	var (
 		v    VirtualService
 		t    Traffic
@@ -42,47 +42,35 @@ func (c *ipvsConn) services(counters bool, visit func(*VirtualService, Traffic))
 	return nil
 }
 
-// listServers asks for the real servers of service k. A service that does not
-// exist has none.
-func (c *ipvsConn) listServers(k *ServiceKey) replies {
-	seq := c.nextSeq()
-	c.enc.buf = c.enc.buf[:0]
+// listServers passes each message about a real server of service k to each. A
+// service that does not exist has none.
+func (c *ipvsConn) listServers(k *ServiceKey, each func(body []byte) error) error {
+	seq := c.request()
 	c.enc.dumpServers(*k, seq)
-	return c.exchange(seq, seq)
+	if err := c.ask(seq, each); err != nil {
+		return fmt.Errorf("list real servers of %s: %w", k, err)
+	}
+	return nil
 }
 
 // servers passes the real servers of service k to visit, with their connections
 // and, if asked for, the other counters.
 func (c *ipvsConn) servers(k *ServiceKey, counters bool, visit func(*KernelServer)) error {
 	var (
-		s     KernelServer
-		t     *Traffic
-		first error
+		s KernelServer
+		t *Traffic
 	)
 	if counters {
 		t = &s.Traffic
 	}
-	a := c.listServers(k)
-	for a.next() {
-		switch {
-		case first != nil:
-		case a.errno != 0:
-			first = kernelError(a.kernelReply)
-		case a.answer():
-			s.Connections, s.Traffic = Connections{}, Traffic{}
-			if first = decodeServer(a.body, k, &s.RealServer, &s.Connections, t); first == nil {
-				visit(&s)
-			}
+	return c.listServers(k, func(body []byte) error {
+		s.Connections, s.Traffic = Connections{}, Traffic{}
+		err := decodeServer(body, k, &s.RealServer, &s.Connections, t)
+		if err == nil {
+			visit(&s)
 		}
-	}
-	return listed(k, errors.Join(a.err, first))
-}
-
-func listed(k *ServiceKey, err error) error {
-	if err != nil {
-		return fmt.Errorf("list real servers of %s: %w", k, err)
-	}
-	return nil
+		return err
+	})
 }
 
 // Servers implements director.
@@ -90,11 +78,11 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 	return c.servers(&k, false, func(s *KernelServer) { visit(*s) })
 }
 
-// Table dumps the services that owned accepts, with their real servers. Others'
-// services are not looked into. Services that have the same real servers share
-// them, and a part that is as known has it comes back as that very part: an
-// audit that finds nothing leaves no garbage.
-func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error) {
+// Table dumps the services that owned accepts, with their real servers. The real
+// servers of other services are not read. Services that have the same real
+// servers share them, and a shard that is as known has it is shared with known:
+// an audit that finds nothing leaves no garbage.
+func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
 	keys := c.dumped[:0]
 	if err := c.services(false, func(v *VirtualService, _ Traffic) {
 		if owned(v.ServiceKey) {
@@ -111,22 +99,22 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error
 	// A table that changes during the dump can show a service twice.
 	keys = slices.CompactFunc(keys, func(a, b VirtualService) bool { return a.ServiceKey == b.ServiceKey })
 
-	var all parts
+	var all shards
 	at := 0 // in known
 	for len(keys) > 0 {
 		n := 1
 		for n < len(keys) && keys[n].Address == keys[0].Address && keys[n].Mark == keys[0].Mark {
 			n++
 		}
-		first := part{Services: Table{{VirtualService: keys[0]}}}
-		for at < len(known) && comparePart(known[at], first) < 0 {
+		first := shard{Services: Table{{VirtualService: keys[0]}}}
+		for at < len(known) && compareShards(known[at], first) < 0 {
 			at++
 		}
-		var was part
-		if at < len(known) && comparePart(known[at], first) == 0 {
+		var was shard
+		if at < len(known) && compareShards(known[at], first) == 0 {
 			was = known[at]
 		}
-		p, err := c.part(keys[:n], was)
+		p, err := c.shard(keys[:n], was)
 		if err != nil {
 			return nil, err
 		}
@@ -136,9 +124,9 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known parts) (parts, error
 	return all, nil
 }
 
-// part dumps the real servers of services, which make up one part. was is what
-// the part is known as, empty when it is not.
-func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
+// shard dumps the real servers of services, which make up one shard. was is the
+// shard as it is known, empty when it is not.
+func (c *ipvsConn) shard(services []VirtualService, was shard) (shard, error) {
 	var (
 		fresh Table // nil while everything is as it was
 		rows  []Row // of the last service that was not
@@ -146,7 +134,7 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 	for i := range services {
 		v := &services[i]
 		if err := c.rows(&v.ServiceKey); err != nil {
-			return part{}, err
+			return shard{}, err
 		}
 		if fresh == nil {
 			if i < len(was.Services) && was.Services[i].VirtualService == *v && c.foundAgain(was.Services[i].Servers) {
@@ -170,33 +158,24 @@ func (c *ipvsConn) part(services []VirtualService, was part) (part, error) {
 	}
 	switch {
 	case fresh != nil:
-		return part{Services: fresh}, nil
+		return shard{Services: fresh}, nil
 	case len(services) == len(was.Services):
 		return was, nil
 	}
-	return part{Services: slices.Clone(was.Services[:len(services)])}, nil
+	return shard{Services: slices.Clone(was.Services[:len(services)])}, nil
 }
 
 // rows dumps the real servers of service k into c.found, in the kernel's order.
 func (c *ipvsConn) rows(k *ServiceKey) error {
 	c.found = c.found[:0]
-	var first error
-	a := c.listServers(k)
-	for a.next() {
-		switch {
-		case first != nil:
-		case a.errno != 0:
-			first = kernelError(a.kernelReply)
-		case a.answer():
-			c.found = append(c.found, Row{})
-			first = decodeServer(a.body, k, &c.found[len(c.found)-1].RealServer, nil, nil)
-		}
-	}
-	return listed(k, errors.Join(a.err, first))
+	return c.listServers(k, func(body []byte) error {
+		c.found = append(c.found, Row{})
+		return decodeServer(body, k, &c.found[len(c.found)-1].RealServer, nil, nil)
+	})
 }
 
 // foundAgain reports whether c.found is known, which is in table order. The
-// kernel has an order of its own, by age; services tend to have the same one.
+// kernel's order is another one, by age; most services have the same.
 func (c *ipvsConn) foundAgain(known []Row) bool {
 	n := len(c.found)
 	if n != len(known) {

@@ -327,7 +327,7 @@ func keep(all *[]wireAttr, types ...uint16) {
 }
 
 // meant are the differences between ipvsadm's messages and ours that are on
-// purpose. edit turns ipvsadm's message into ours; what is left after all edits
+// purpose. edit changes ipvsadm's message into the program's; what is left after all edits
 // must be equal byte for byte. No edit touches what another one does.
 var meant = []struct {
 	theirs, ours, why string
@@ -563,7 +563,7 @@ func TestGoldenNotEncodedYet(t *testing.T) {
 	}
 }
 
-// The golden file holds the capture script's cases, all of them.
+// The golden file has the capture script's cases, all of them.
 func TestGoldenCases(t *testing.T) {
 	_, list, _ := strings.Cut(captureScript, "cat <<'END'\n")
 	list, _, _ = strings.Cut(list, "\nEND\n")

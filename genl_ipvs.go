@@ -5,7 +5,7 @@
 // allocates nothing once the buffer has grown. It never builds IPVS_CMD_FLUSH:
 // other programs have services in the kernel's table too.
 //
-// Names, numbers and wire types are those of include/uapi/linux/ip_vs.h and
+// Names, numbers and types are those of include/uapi/linux/ip_vs.h and
 // the policies in net/netfilter/ipvs/ip_vs_ctl.c. Integers are in host order
 // unless marked be16 or be32.
 
@@ -114,7 +114,7 @@ const (
 )
 
 // encoder appends whole netlink messages to buf. Its methods are called in the
-// order of the wire; begin and end pairs patch lengths in place.
+// order of the message; begin and end pairs patch lengths in place.
 type encoder struct {
 	buf    []byte
 	family uint16 // the number the kernel gave the IPVS family
@@ -234,7 +234,7 @@ func (e *encoder) service(v VirtualService) {
 	e.unnest(at)
 }
 
-// ipv4Mask turns a prefix length (0 = whole address) into a mask.
+// ipv4Mask is the mask of a prefix length (0 = whole address).
 func ipv4Mask(bits uint8) uint32 {
 	if bits == 0 {
 		bits = 32
@@ -275,44 +275,41 @@ func (e *encoder) server(k ServiceKey, r RealServer, whole bool) {
 	e.unnest(at)
 }
 
+// opCommands are the commands for the kinds of operations.
+var opCommands = [...]uint8{
+	newService: cmdNewService,
+	setService: cmdSetService,
+	newServer:  cmdNewDest,
+	setServer:  cmdSetDest,
+	delServer:  cmdDelDest,
+	delService: cmdDelService,
+}
+
 // op appends the message for one operation.
 func (e *encoder) op(o *op, flags uint16, seq uint32) {
+	e.begin(opCommands[o.Kind], flags, seq)
 	switch o.Kind {
 	case newService, setService:
-		cmd := uint8(cmdNewService)
-		if o.Kind == setService {
-			cmd = cmdSetService
-		}
-		e.begin(cmd, flags, seq)
 		e.service(*o.Service)
 	case delService:
-		e.begin(cmdDelService, flags, seq)
 		e.serviceKey(o.Service.ServiceKey)
 	case newServer, setServer, delServer:
-		cmd := uint8(cmdNewDest)
-		switch o.Kind {
-		case setServer:
-			cmd = cmdSetDest
-		case delServer:
-			cmd = cmdDelDest
-		}
-		e.begin(cmd, flags, seq)
 		e.serviceKey(o.Service.ServiceKey)
 		e.server(o.Service.ServiceKey, *o.Server, o.Kind != delServer)
 	}
 	e.end()
 }
 
-// serviceKey appends a nested service that holds only its identity.
+// serviceKey appends a nested service that has only its identity.
 func (e *encoder) serviceKey(k ServiceKey) {
 	at := e.nest(cmdAttrService)
 	e.key(k)
 	e.unnest(at)
 }
 
-// dumpServices appends a request for all services of the network namespace.
-func (e *encoder) dumpServices(seq uint32) {
-	e.begin(cmdGetService, unix.NLM_F_DUMP, seq)
+// command appends a request that is nothing but a command.
+func (e *encoder) command(cmd uint8, flags uint16, seq uint32) {
+	e.begin(cmd, flags, seq)
 	e.end()
 }
 
@@ -382,10 +379,4 @@ func (e *encoder) daemonID(role SyncRole, device string, id uint8) {
 	e.u32(daemonAttrState, uint32(role))
 	e.str(daemonAttrIFN, device)
 	e.u32(daemonAttrSyncID, uint32(id))
-}
-
-// dumpDaemons appends a request for the sync daemons that run.
-func (e *encoder) dumpDaemons(seq uint32) {
-	e.begin(cmdGetDaemon, unix.NLM_F_DUMP, seq)
-	e.end()
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // Messages are compared byte for byte, on a little-endian machine, against
@@ -91,7 +92,7 @@ func TestEncode(t *testing.T) {
 				"08000300 03000000 08000400 07000000 08000500 64000000 08000600 32000000",
 		},
 		{
-			"set destination IPv6, tunnelled, with a port of its own",
+			"set destination IPv6, tunnelled, with another port",
 			func(e *encoder) { e.op(&op{Kind: setServer, Service: &v6, Server: &server6}, 0, 9) },
 			"a4000000 1c00 0100 09000000 00000000 06010000" + "30000180" + key6 +
 				"60000280" + "06000b00 0a00 0000" +
@@ -109,7 +110,7 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			"dump services",
-			func(e *encoder) { e.dumpServices(9) },
+			func(e *encoder) { e.command(cmdGetService, unix.NLM_F_DUMP, 9) },
 			"14000000 1c00 0103 09000000 00000000 04010000",
 		},
 		{

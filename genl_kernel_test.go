@@ -83,7 +83,7 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	same, err := conn.Table(all, known)
 	lab.Must(t, err)
 	if len(same) != len(known) || &same[0].Services[0] != &known[0].Services[0] {
-		t.Error("a table that is as known does not come back as the same memory")
+		t.Error("a table that is as known is not shared with it")
 	}
 
 	// A few for the whole, none for each of 2000 rows or 40 services.

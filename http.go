@@ -214,7 +214,7 @@ func (s *httpServer) status() (status, error) {
 	}
 	st.Down = v.Health.lines()
 	st.Warnings = v.Warnings
-	err := observe(v.Parts, func(s *KernelService, known *Service) {
+	err := observe(v.Shards, func(s *KernelService, known *Service) {
 		one := newServiceStatus(s)
 		one.VIP = known.VIP
 		for j := range one.Servers {
@@ -232,7 +232,7 @@ func (s *httpServer) status() (status, error) {
 
 // observe reads the counters of known services from the kernel, and calls visit for
 // each with its desired state.
-func observe(known parts, visit func(s *KernelService, known *Service)) error {
+func observe(known shards, visit func(s *KernelService, known *Service)) error {
 	return observeKernel(
 		func(k ServiceKey) bool { return known.find(k) != nil },
 		func(s *KernelService) { visit(s, known.find(s.ServiceKey)) })

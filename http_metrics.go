@@ -72,7 +72,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		writeSync(e, v)
 		writeConflicts(e, v.Config, s.conflicts.seen())
 		var k kernelCounters
-		err := observe(v.Parts, k.add)
+		err := observe(v.Shards, k.add)
 		if err != nil {
 			k = kernelCounters{} // a sum over only some services would mislead
 		}
@@ -169,7 +169,7 @@ func writeVIPs(e exposition, v *view) {
 	announced := e.family("vip_announced", gauge, "1 while the controller has the VIP's address on the uplink or the dummy device.")
 	for _, vip := range v.Config.VIPs {
 		for _, a := range vip.Addresses {
-			if vip.Announce != AnnounceNone {
+			if vip.Announce.method().byController() {
 				announced(flag01(slices.Contains(v.Announced, a)), "vip", vip.Name, "address", a.String())
 			}
 		}
@@ -177,7 +177,7 @@ func writeVIPs(e exposition, v *view) {
 	e.family("warnings", gauge, "Warnings about the present inputs.")(float64(len(v.Warnings)))
 	inService := make(map[vipServer]bool)
 	out := make(map[vipServer]string)
-	for svc := range v.Parts.all {
+	for svc := range v.Shards.all {
 		for _, row := range svc.Servers {
 			at := vipServer{svc.VIP, row.Address}
 			if row.Weight == 0 && out[at] == "" {

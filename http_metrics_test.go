@@ -215,6 +215,7 @@ func scrape(t *testing.T, write func(*bytes.Buffer)) (own map[string]metricFamil
 func metricsBench(t *testing.T) (*bench, *httpServer) {
 	six := testVIP(func(v *VIP) {
 		v.Name, v.Addresses, v.TCPServices = "six", []netip.Addr{addr("2001:db8::1")}, ConfigMapName{}
+		v.Announce = AnnounceARP
 	})
 	b := newBench(t, testVIP(), six)
 	b.setSync(pairSync())

@@ -1,4 +1,4 @@
-// The nouns of IPVS: services, real servers, marks, addresses and their parts.
+// The nouns of IPVS: services, real servers, marks, addresses.
 //
 // Used by cluster.go, packet_claim.go, rtnl*.go, table*.go, diff.go, kube*.go,
 // config*.go, genl*.go, conflict*.go, health*.go, desired*.go, state*.go,
@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,23 +59,26 @@ func (p Port) Compare(q Port) int {
 func ParsePort(s string) (Port, error) {
 	num, proto, found := strings.Cut(s, "/")
 	p := Port{Protocol: TCP}
+	var err error
 	if found {
-		switch proto {
-		case "tcp":
-		case "udp":
-			p.Protocol = UDP
-		case "sctp":
-			p.Protocol = SCTP
-		default:
-			return Port{}, fmt.Errorf("protocol %q is not tcp, udp or sctp", shorten(proto, quotedText))
+		if p.Protocol, err = parseProtocol(proto); err != nil {
+			return Port{}, err
 		}
 	}
-	n, err := ParsePortNumber(num)
-	if err != nil {
+	if p.Number, err = ParsePortNumber(num); err != nil {
 		return Port{}, err
 	}
-	p.Number = n
 	return p, nil
+}
+
+// parseProtocol reads what Protocol.String writes.
+func parseProtocol(s string) (Protocol, error) {
+	for _, p := range []Protocol{TCP, UDP, SCTP} {
+		if p.String() == s {
+			return p, nil
+		}
+	}
+	return 0, fmt.Errorf("protocol %q is not tcp, udp or sctp", shorten(s, quotedText))
 }
 
 // ParsePortNumber reads a decimal port, 1–65535, of five digits at most, without
@@ -105,17 +107,9 @@ const (
 )
 
 func (f ForwardingMethod) String() string {
-	switch f {
-	case Masq:
-		return "masq"
-	case Local:
-		return "local"
-	case Tunnel:
-		return "tunnel"
-	case DirectRoute:
-		return "dr"
-	case Bypass:
-		return "bypass"
+	names := [...]string{Masq: "masq", Local: "local", Tunnel: "tunnel", DirectRoute: "dr", Bypass: "bypass"}
+	if int(f) < len(names) {
+		return names[f]
 	}
 	return "fwd-" + strconv.Itoa(int(f))
 }
@@ -146,17 +140,16 @@ func MarkKey(mark uint32, is6 bool) ServiceKey {
 }
 
 // String is "10.0.0.1:80/tcp", or "mark-4096/ipv6".
-func (k ServiceKey) String() string {
-	if k.Mark != 0 {
-		return "mark-" + strconv.FormatUint(uint64(k.Mark), 10) + "/" + strings.ToLower(familyName(k.Address.Is6()))
-	}
-	return netip.AddrPortFrom(k.Address, k.Port).String() + "/" + k.Protocol.String()
-}
+func (k ServiceKey) String() string { return string(k.appendTo(nil)) }
 
 // appendTo appends what String gives.
 func (k ServiceKey) appendTo(b []byte) []byte {
 	if k.Mark != 0 {
-		return append(b, k.String()...)
+		b = strconv.AppendUint(append(b, "mark-"...), uint64(k.Mark), 10)
+		if k.Address.Is6() {
+			return append(b, "/ipv6"...)
+		}
+		return append(b, "/ipv4"...)
 	}
 	b = netip.AddrPortFrom(k.Address, k.Port).AppendTo(b)
 	b = append(b, '/')
@@ -184,13 +177,12 @@ func (k *ServiceKey) UnmarshalText(text []byte) error {
 	if err != nil {
 		return fmt.Errorf("virtual service %q: %w", text, err)
 	}
-	for _, p := range []Protocol{TCP, UDP, SCTP} {
-		if p.String() == proto {
-			*k = ServiceKey{Address: ap.Addr(), Protocol: p, Port: ap.Port()}
-			return nil
-		}
+	p, err := parseProtocol(proto)
+	if err != nil {
+		return fmt.Errorf("virtual service %q: %w", text, err)
 	}
-	return fmt.Errorf("virtual service %q: protocol %q is not tcp, udp or sctp", text, proto)
+	*k = ServiceKey{Address: ap.Addr(), Protocol: p, Port: ap.Port()}
+	return nil
 }
 
 // Compare gives the table its order: address (that of marks is unspecified),
@@ -225,8 +217,8 @@ const (
 	FlagPersistent ServiceFlags = 0x01 // IP_VS_SVC_F_PERSISTENT
 	FlagHashed     ServiceFlags = 0x02 // IP_VS_SVC_F_HASHED, set by the kernel alone
 	FlagOnePacket  ServiceFlags = 0x04 // IP_VS_SVC_F_ONEPACKET
-	FlagSched1     ServiceFlags = 0x08 // IP_VS_SVC_F_SCHED1 (sh-fallback, mh-fallback)
-	FlagSched2     ServiceFlags = 0x10 // IP_VS_SVC_F_SCHED2 (sh-port, mh-port)
+	FlagSched1     ServiceFlags = 0x08 // IP_VS_SVC_F_SCHED1; each scheduler has its meanings for these three
+	FlagSched2     ServiceFlags = 0x10 // IP_VS_SVC_F_SCHED2
 	FlagSched3     ServiceFlags = 0x20 // IP_VS_SVC_F_SCHED3
 
 	// settableFlags are the bits a user decides; all others are the kernel's.
@@ -293,11 +285,11 @@ func (t TunnelSettings) effective(forward ForwardingMethod) TunnelSettings {
 type RealServer struct {
 	Address netip.Addr `json:"address"`
 	// Port is 0 when the real server listens on the virtual service's own
-	// port, which is the only possibility in direct routing. Rows that differ
-	// come from other hands and are recognised by a non-zero Port.
+	// port, which is the only possibility in direct routing. A row with another
+	// port was added by another program or an operator.
 	Port    uint16           `json:"port,omitempty"`
 	Forward ForwardingMethod `json:"forward"`
-	Weight  uint32           `json:"weight"`          // 0 = quiesced: existing connections go on, no new ones
+	Weight  uint32           `json:"weight"`          // 0 = quiesced: existing connections continue, no new ones
 	Upper   uint32           `json:"upper,omitempty"` // IPVS_DEST_ATTR_U_THRESH: connections; 0 = no limit
 	Lower   uint32           `json:"lower,omitempty"` // IPVS_DEST_ATTR_L_THRESH: connections; 0 = three quarters of Upper
 	Tunnel  TunnelSettings   `json:"tunnel,omitzero"`
@@ -309,8 +301,8 @@ func (r RealServer) SameServer(o RealServer) bool {
 	return r.Address == o.Address && r.Port == o.Port
 }
 
-// Compare orders real servers by address, then port: the order of the table,
-// and so the order in which the kernel is told of them.
+// Compare orders real servers by address, then port: the order of the table, and
+// of the operations that are sent to the kernel.
 func (r RealServer) Compare(o RealServer) int {
 	if r.Address != o.Address {
 		return r.Address.Compare(o.Address)
@@ -334,7 +326,7 @@ type Connections struct {
 	Persistent uint32 `json:"persistent"` // IPVS_DEST_ATTR_PERSIST_CONNS
 }
 
-// Idle reports whether nothing holds on to the real server any more.
+// Idle reports whether the real server has no connections left.
 func (c Connections) Idle() bool { return c.Active == 0 && c.Inactive == 0 && c.Persistent == 0 }
 
 // Timeouts are the kernel's connection timeouts (IPVS_CMD_SET_CONFIG). 0
@@ -344,17 +336,6 @@ type Timeouts struct {
 	TCPFin time.Duration // IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, whole seconds
 	UDP    time.Duration // IPVS_CMD_ATTR_TIMEOUT_UDP, whole seconds
 }
-
-// schedulers are the kernel's IPVS schedulers, kernel 6.1.
-var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
-
-// knownScheduler reports whether the kernel has a scheduler of that name.
-func knownScheduler(name string) bool { return slices.Contains(schedulers, name) }
-
-// hashes reports whether scheduler has a place for each real server, and keeps
-// it while that one is quiesced. Without its fallback it refuses new clients
-// then (ip_vs_sh_get; ip_vs_mh_get, and last_weight in __ip_vs_update_dest).
-func hashes(scheduler string) bool { return scheduler == "sh" || scheduler == "mh" }
 
 // workKey names a set of real servers: those of one VIP in one family.
 type workKey struct {
@@ -379,7 +360,7 @@ type MarkRange struct {
 	Count uint32 // at least the number of groups; First+Count-1 fits 32 bits
 }
 
-// MarkedPort is one port of a VIP address that a firewall mark stands for.
+// MarkedPort is one port of a VIP address whose packets get a firewall mark.
 type MarkedPort struct {
 	Address netip.Addr // unmapped, without a zone
 	Port    Port
@@ -449,6 +430,6 @@ func familyName(is6 bool) string {
 	return "IPv4"
 }
 
-// oddNetmask stands for a netmask that no prefix length describes. Another
-// hand made it; it equals nothing a configuration can ask for.
+// oddNetmask is a netmask that no prefix length describes. Another program set
+// it; no configuration can ask for it.
 const oddNetmask = 255

@@ -59,9 +59,9 @@ type SyncDaemon struct {
 	MaxLen    uint16     `json:"maxlen"` // bytes of one message; 0 = the kernel uses the MTU
 
 	// Device is the kernel's number of Interface when the daemon was started. A
-	// daemon stays with its device: when that is removed and made again under the
-	// same name, the daemon sends and receives nothing, and the kernel shows no
-	// difference.
+	// daemon stays with that device. When the device is removed and made again
+	// under the same name, the daemon neither sends nor receives, and the kernel
+	// shows no difference.
 	Device int `json:"device,omitempty"`
 }
 

@@ -340,7 +340,7 @@ func (m *model) check(rt *rapid.T) {
 	}
 	w := m.wanted()
 	ours := m.ours()
-	for _, s := range w.Parts.table() {
+	for _, s := range w.Shards.table() {
 		kernel, ok := ours.Find(s.ServiceKey)
 		if ok && kernel.InService() {
 			m.served[s.VIP] = m.served[s.VIP] || m.servedByPods(s.VIP, kernel.Servers)
@@ -392,13 +392,13 @@ func (m *model) calm(rt *rapid.T) {
 	clear(m.kernel.noRoute)
 	m.kernel.refuse = nil
 	m.turn()
-	if got, want := inServiceText(m.ours()), inServiceText(m.wanted().Parts.table()); got != want {
+	if got, want := inServiceText(m.ours()), inServiceText(m.wanted().Shards.table()); got != want {
 		rt.Fatalf("one pass does not put in service:\n%s\nwant:\n%s\nlog:\n%s", got, want, m.log)
 	}
 	clear(m.kernel.conns)
 	m.advance(time.Minute)
 	w := m.wanted()
-	wanted := w.Parts.table()
+	wanted := w.Shards.table()
 	for i := range wanted {
 		wanted[i].Servers = slices.DeleteFunc(slices.Clone(wanted[i].Servers), func(r Row) bool { return r.Weight == 0 })
 	}

@@ -24,9 +24,9 @@ const bulkChange = 2_500
 // director is the kernel's IPVS as the loop needs it. *ipvsConn is the real
 // one.
 type director interface {
-	// Table reads the services that owned accepts. A part that is as known has it
-	// comes back as that very part.
-	Table(owned func(ServiceKey) bool, known parts) (parts, error)
+	// Table reads the services that owned accepts. A shard that is as known has it
+	// is shared with known.
+	Table(owned func(ServiceKey) bool, known shards) (shards, error)
 	Servers(k ServiceKey, visit func(KernelServer)) error
 	// Apply returns the operations that the kernel refused; the error means
 	// that the conversation broke, and it is unknown what was done.
@@ -119,7 +119,7 @@ func newReconciler(needs *loopNeeds) *reconciler {
 // kernelTable is what the loop knows of the kernel's table.
 type kernelTable struct {
 	director director  // nil: there is no open conversation
-	have     parts     // the table as far as it is ours, and who is leaving; while stale, what it was taken for last
+	have     shards    // the table as far as it is ours, and who is leaving; while stale, what it was taken for last
 	stale    bool      // have must be read from the kernel
 	compared time.Time // when have was last read from the kernel; zero: not yet
 }

@@ -35,7 +35,7 @@ type announcer struct {
 type announceInputs struct {
 	cfg      *Config
 	owners   owners
-	have     parts
+	have     shards
 	compared time.Time // when the kernel's table was read last; zero: not yet
 	audit    bool
 	now      time.Time

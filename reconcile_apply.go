@@ -77,7 +77,7 @@ func (r *reconciler) apply(o *passResult) []error {
 			if err != nil {
 				// What the kernel has is unknown now. Who is leaving since when is
 				// remembered for when it is read.
-				k.have = p.Parts
+				k.have = p.Shards
 				return k.broken(err)
 			}
 			failed = append(failed, refused...)
@@ -89,7 +89,7 @@ func (r *reconciler) apply(o *passResult) []error {
 	}
 	// Marks come in between: new connections move to the services that have
 	// just been made before the old ones are quiesced.
-	w := waiting{owners: r.planner.owners, want: p.want.Parts, starved: starvedServices(failed, p.Parts)}
+	w := waiting{owners: r.planner.owners, want: p.want.Shards, starved: starvedServices(failed, p.Shards)}
 	w.unmade = unmadeSets(failed, w.starved, k.have)
 	markErr := r.marks.apply(p.want, w.unmade, r.planner.owners, o.audit)
 	w.unmarked = markErr != nil
@@ -109,7 +109,7 @@ func (r *reconciler) apply(o *passResult) []error {
 		undone = append(undone, f.Op)
 		k.stale = k.stale || f.surprising()
 	}
-	k.have = accepted(p.settled, k.have, undone)
+	k.have = accepted(p.targetTable, k.have, undone)
 	r.done(p.ops, undone)
 	o.bulk = p.ops.len() >= bulkChange
 	r.counters.Refused.Add(uint64(len(failed)))
@@ -138,7 +138,7 @@ func (r *reconciler) done(ops phases, undone []op) {
 // waiting is what was refused so far, and what must not be taken away therefore.
 type waiting struct {
 	owners   owners
-	want     parts
+	want     shards
 	starved  map[ServiceKey]bool // services without a real server that the kernel accepted
 	unmade   map[workKey]bool    // sets with a new service that does not serve
 	unmarked bool                // the host refused firewall marks
@@ -162,21 +162,21 @@ func (w *waiting) marksMatter(o *op) bool {
 
 // accepted is the table of s without the operations that were not carried out,
 // given the table before.
-func accepted(s settled, before parts, undone []op) parts {
-	target := s.Parts
+func accepted(s targetTable, before shards, undone []op) shards {
+	target := s.Shards
 	if len(undone) == 0 {
 		return target
 	}
 	byService := make(map[ServiceKey][]op)
-	touched := make(map[ServiceKey]bool) // parts, by what all their services have in common
+	touched := make(map[ServiceKey]bool) // shards, by what all their services have in common
 	common := func(k ServiceKey) ServiceKey { return ServiceKey{Address: k.Address, Mark: k.Mark} }
 	for _, o := range undone {
 		byService[o.Service.ServiceKey] = append(byService[o.Service.ServiceKey], o)
 		touched[common(o.Service.ServiceKey)] = true
 	}
-	var ps parts
-	for now, was := range merged(target, before, comparePart) {
-		var p, old part
+	var ps shards
+	for now, was := range merged(target, before, compareShards) {
+		var p, old shard
 		if now != nil {
 			p = *now
 		}
@@ -190,13 +190,13 @@ func accepted(s settled, before parts, undone []op) parts {
 			continue
 		}
 		if services := acceptedServices(p.Services, old.Services, byService, s.Withdrawn); len(services) > 0 {
-			ps = append(ps, part{Services: services})
+			ps = append(ps, shard{Services: services})
 		}
 	}
 	return ps
 }
 
-// acceptedServices is accepted for one part.
+// acceptedServices is accepted for one shard.
 func acceptedServices(target, before Table, undone map[ServiceKey][]op, withdrawn map[ServiceKey][]leaving) Table {
 	var t Table
 	for now, was := range merged(target, before, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
@@ -267,7 +267,7 @@ func setOf(o *op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
 
 // unmadeSets are the sets with a new service that the kernel refused, or of which
 // it refused every real server: what served their ports before stays.
-func unmadeSets(failed []*opError, starved map[ServiceKey]bool, have parts) map[workKey]bool {
+func unmadeSets(failed []*opError, starved map[ServiceKey]bool, have shards) map[workKey]bool {
 	sets := make(map[workKey]bool)
 	for _, f := range failed {
 		if f.Op.Kind == newService || starved[f.Op.Service.ServiceKey] && have.find(f.Op.Service.ServiceKey) == nil {
@@ -305,7 +305,7 @@ func (m *hostMarks) apply(w *wanted, unmade map[workKey]bool, owners owners, aud
 	marks := maps.Clone(w.Marks)
 	maps.DeleteFunc(marks, func(p MarkedPort, _ uint32) bool { return unmade[set(p)] })
 	for p, mark := range m.marked {
-		if _, held := w.Hold[set(p)]; unmade[set(p)] || held && marks[p] == 0 {
+		if _, held := w.Retained[set(p)]; unmade[set(p)] || held && marks[p] == 0 {
 			marks[p] = mark
 		}
 	}
@@ -323,7 +323,7 @@ func (m *hostMarks) apply(w *wanted, unmade map[workKey]bool, owners owners, aud
 
 // starvedServices are services to which the kernel refused a real server and
 // which have no other in service in target.
-func starvedServices(failed []*opError, target parts) map[ServiceKey]bool {
+func starvedServices(failed []*opError, target shards) map[ServiceKey]bool {
 	refused := make(map[rowID]bool)
 	services := make(map[ServiceKey]bool)
 	for _, f := range failed {

@@ -3,7 +3,7 @@
 // Used by reconcile.go. IPVS can only be asked for all real servers of a
 // service, so a node that leaves thousands of services needs thousands of
 // questions. Each pass asks a few, and newer inputs come in between. It decides
-// nothing: settle in desired_drain.go reads the counts.
+// nothing: computeTarget in desired_drain.go reads the counts.
 
 package main
 
@@ -72,7 +72,7 @@ func (c *drainCount) round(k *kernelTable, clock func() time.Time) (next time.Ti
 }
 
 // begin lists the services of have that have a real server that drains.
-func (c *drainCount) begin(have parts) {
+func (c *drainCount) begin(have shards) {
 	c.reset()
 	for i := range have {
 		p := &have[i]
@@ -104,12 +104,12 @@ func (c *drainCount) count(kernel director, s *Service) error {
 // withIdleServices is have with what a round has found. A drain that began again
 // since, and so has another deadline, stays as it is. What does not change is
 // shared with have, which others may still read.
-func withIdleServices(have parts, found []idleService) parts {
+func withIdleServices(have shards, found []idleService) shards {
 	if len(found) == 0 {
 		return have
 	}
 	have = slices.Clone(have)
-	copied := -1           // the part whose services are a copy already
+	copied := -1           // the shard whose services are a copy already
 	var was, now []leaving // the last answer: services share both
 	for _, f := range found {
 		i := have.index(f.key)
@@ -130,7 +130,7 @@ func withIdleServices(have parts, found []idleService) parts {
 		}
 		was, now = before, next
 		if i != copied {
-			have[i], copied = part{Services: slices.Clone(have[i].Services)}, i
+			have[i], copied = shard{Services: slices.Clone(have[i].Services)}, i
 		}
 		have[i].Services[at].Leaving = next
 	}

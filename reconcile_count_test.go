@@ -60,8 +60,8 @@ func (b *bench) rowsOf(address string) int {
 	return n
 }
 
-// Whatever else has the loop settle a service again and again does not put its
-// counting off: here, that nobody wants it any more, or slow start.
+// Whatever else makes the loop compute a service again and again does not put its
+// counting off: here, that its VIP is removed, or slow start.
 func TestLoopCountsWhatIsSettledEachTurn(t *testing.T) {
 	t.Run("a VIP removed", func(t *testing.T) {
 		keep := testVIP()
@@ -177,8 +177,8 @@ func TestLoopCoalesces(t *testing.T) {
 	}
 	close(free)
 	lab.Within(t, 10*time.Second, func() string {
-		if v := b.loop.view.Load(); v != nil && v.Parts.find(service("10.0.0.1:80/tcp").ServiceKey) != nil {
-			for _, r := range v.Parts[0].Services[0].Servers {
+		if v := b.loop.view.Load(); v != nil && v.Shards.find(service("10.0.0.1:80/tcp").ServiceKey) != nil {
+			for _, r := range v.Shards[0].Services[0].Servers {
 				if r.Address == addr("10.1.1.100") {
 					return ""
 				}

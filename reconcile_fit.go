@@ -14,7 +14,7 @@ import (
 // addressFacts is what decides which VIP addresses the host should have.
 type addressFacts struct {
 	owners    owners
-	have      parts        // the kernel's table, as far as it is ours
+	have      shards       // the kernel's table, as far as it is ours
 	known     bool         // that table has been read since the process began
 	devices   []VIPAddress // addresses that the controller has put on devices, now or earlier
 	local     []netip.Addr // addresses with a local route of the controller's: those of the dummy device
@@ -111,7 +111,7 @@ func (f *addressFacts) ours() (ours, onDummy map[netip.Addr]bool) {
 // not known yet, or a service drains whose mark belongs to no VIP any more, so that
 // its addresses are not known.
 func (f *addressFacts) keepAll() bool {
-	return !f.known || slices.ContainsFunc(f.have, func(p part) bool {
+	return !f.known || slices.ContainsFunc(f.have, func(p shard) bool {
 		k := p.Services[0].ServiceKey
 		return k.Mark != 0 && f.owners.of(k) == nil
 	})

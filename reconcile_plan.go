@@ -22,7 +22,7 @@ type planner struct {
 
 // plan is what a pass is going to do.
 type plan struct {
-	settled
+	targetTable
 	want *wanted
 	ops  phases
 }
@@ -31,7 +31,7 @@ type plan struct {
 type planInputs struct {
 	cluster *Cluster
 	health  *Health
-	have    parts                 // the kernel's table, as far as it is ours, and who is leaving
+	have    shards                // the kernel's table, as far as it is ours, and who is leaving
 	marked  map[MarkedPort]uint32 // what the host marks; nil: not known yet
 	drift   drift
 	now     time.Time
@@ -84,7 +84,7 @@ func (p *planner) vipName(k ServiceKey) string {
 
 // renamed is have with the names that the VIPs of its services have now. What does
 // not change is shared with have, which others may still read.
-func (p *planner) renamed(have parts) parts {
+func (p *planner) renamed(have shards) shards {
 	copied := false
 	for i := range have {
 		first := &have[i].Services[0]
@@ -99,7 +99,7 @@ func (p *planner) renamed(have parts) parts {
 		for j := range services {
 			services[j].VIP = name
 		}
-		have[i] = part{Services: services}
+		have[i] = shard{Services: services}
 	}
 	return have
 }
@@ -107,18 +107,18 @@ func (p *planner) renamed(have parts) parts {
 // adopt gives table, which was read from the kernel, what the kernel does not
 // know: the VIPs of the services and who is leaving them. before is what the
 // table was taken for until now.
-func (p *planner) adopt(table, before parts) {
-	for now, was := range merged(table, before, comparePart) {
+func (p *planner) adopt(table, before shards) {
+	for now, was := range merged(table, before, compareShards) {
 		if now != nil && (was == nil || !same(now.Services, was.Services)) {
-			p.adoptPart(now, was)
+			p.adoptShard(now, was)
 		}
 	}
 	clear(p.state.Drains)
 }
 
-// adoptPart is adopt for one part. Who is leaving is known from the part before or
+// adoptShard is adopt for one shard. Who is leaving is known from the shard before or
 // from the state file.
-func (p *planner) adoptPart(now, was *part) {
+func (p *planner) adoptShard(now, was *shard) {
 	now.From, now.Next = nil, time.Time{}
 	for i := range now.Services {
 		s := &now.Services[i]
@@ -145,8 +145,8 @@ func (p *planner) plan(in planInputs) plan {
 	want := desired(p.want, p.cfg, in.cluster, in.health, p.state.Memory, in.now)
 	want.Owners = p.owners // which know former marks too
 	p.want = &want
-	next := plan{want: &want, settled: settle(&want, in.have, in.now)}
-	next.ops = diff(next.Parts, in.have)
+	next := plan{want: &want, targetTable: computeTarget(&want, in.have, in.now)}
+	next.ops = diff(next.Shards, in.have)
 	if in.drift.services != nil {
 		for o := range next.ops.all {
 			if in.drift.touches(o) {
@@ -154,7 +154,7 @@ func (p *planner) plan(in planInputs) plan {
 			}
 		}
 	}
-	p.state.Memory, p.state.Leaving = want.Memory, next.Parts
+	p.state.Memory, p.state.Leaving = want.Memory, next.Shards
 	p.state.rememberWithdrawn(next.Withdrawn)
 	p.state.Down = want.health.down()
 	return next
@@ -213,7 +213,7 @@ func (p *planner) marksNow(marked map[MarkedPort]uint32, mark uint32, vip string
 
 // forgetEmpty gives up the ownership of addresses and marks that are configured
 // no more and have no service of ours left in have.
-func (p *planner) forgetEmpty(have parts) {
+func (p *planner) forgetEmpty(have shards) {
 	addresses, marks := make(map[netip.Addr]bool), make(map[uint32]bool)
 	for i := range have {
 		k := have[i].Services[0].ServiceKey

@@ -31,7 +31,7 @@ type view struct {
 	At        time.Time
 	Config    *Config
 	Compared  time.Time // when the kernel's table was last read; zero: not yet
-	Parts     parts     // what the kernel has, with the reasons
+	Shards    shards    // what the kernel has, with the reasons
 	Kept      []workKey
 	Health    *Health // what probes have found; nil: nothing
 	Warnings  []string
@@ -61,7 +61,7 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 	}
 	next.At, next.Config, next.Drained, next.Announced, next.Err = now, o.cfg, r.announcer.drained, r.announcer.on, o.err
 	if w := o.plan; w != nil && r.kernel.director != nil {
-		next.Compared, next.Parts, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running(r.prepared)
+		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running(r.prepared)
 		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
 	}
 	r.view.Store(&next)
@@ -69,7 +69,7 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 
 // InService counts virtual services with and without a real server in service.
 func (v *view) InService() (with, without int) {
-	for s := range v.Parts.all {
+	for s := range v.Shards.all {
 		if s.InService() {
 			with++
 		} else {
@@ -85,7 +85,7 @@ func (v *view) RealServers() map[netip.Addr]bool {
 	if v == nil {
 		return all
 	}
-	for s := range v.Parts.all {
+	for s := range v.Shards.all {
 		for _, row := range s.Servers {
 			all[row.Address] = true
 		}

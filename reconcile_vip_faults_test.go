@@ -89,7 +89,7 @@ func TestVIPSlowStartClockSetBack(t *testing.T) {
 	c := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
 	w := desiredAnew(cfg, c, m, testTime)
 	w = desiredAnew(cfg, c, w.Memory, testTime.Add(11*time.Second))
-	if got := w.Parts.table().text(); !strings.Contains(got, "10.1.0.2=100") {
+	if got := w.Shards.table().text(); !strings.Contains(got, "10.1.0.2=100") {
 		t.Errorf("11 s after the clock was set back an hour: %s", got)
 	}
 }
@@ -106,7 +106,7 @@ func TestVIPOneMarkWithPortsOfSomeNodes(t *testing.T) {
 	)}}
 	w := desiredAnew(&Config{Marks: oneMarkRange, VIPs: []VIP{v}}, c, newMemory(), testTime)
 	mark := w.Marks[MarkedPort{addr("10.0.0.1"), Port{8443, TCP}}]
-	s, _ := w.Parts.table().Find(MarkKey(7, false))
+	s, _ := w.Shards.table().Find(MarkKey(7, false))
 	if mark == 7 && slices.ContainsFunc(s.Servers, func(r Row) bool { return r.Address == addr("10.1.0.1") && r.Weight > 0 }) {
 		t.Errorf("8443, which node a has not, is balanced to it:\n%s", describeTable(w))
 	}
@@ -124,7 +124,7 @@ func TestVIPPortsOfATerminatingPod(t *testing.T) {
 		with(readyPod("b", "10.1.0.2"), ports(Port{8080, TCP})),
 	)}}
 	w := desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
-	if got := w.Parts.table().text(); strings.Contains(got, "8080/tcp rr: 10.1.0.1=1") {
+	if got := w.Shards.table().text(); strings.Contains(got, "8080/tcp rr: 10.1.0.1=1") {
 		t.Errorf("8080 of a node whose ready pod has it no more is in service:\n%s", got)
 	}
 }
@@ -163,7 +163,7 @@ func TestVIPStaticWeightZeroAndPortsOfSomeNodes(t *testing.T) {
 		with(readyPod("b", "10.1.0.2"), func(p *Pod) { p.Ports, p.Ready = []Port{{8443, TCP}}, false }),
 	)}}
 	w := desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
-	if got := w.Parts.table().text(); strings.Contains(got, "10.1.0.9=1") {
+	if got := w.Shards.table().text(); strings.Contains(got, "10.1.0.9=1") {
 		t.Errorf("a real server taken out by hand is in service:\n%s", got)
 	}
 }
@@ -302,7 +302,7 @@ func TestVIPKeptServersFollowTheConfiguration(t *testing.T) {
 	before := memory{Working: map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.1"), Forward: DirectRoute, Weight: 1, Upper: 5}}}}
 	v := testVIP(func(v *VIP) { v.TCPServices, v.Forward = ConfigMapName{}, Tunnel })
 	w := desiredAnew(&Config{VIPs: []VIP{v}}, testCluster(nil), before, testTime)
-	if r := w.Parts.table()[0].Servers[0]; r.Forward != Tunnel || r.Upper != 0 {
+	if r := w.Shards.table()[0].Servers[0]; r.Forward != Tunnel || r.Upper != 0 {
 		t.Errorf("kept as %+v, want a tunnel without a threshold", r.RealServer)
 	}
 }

@@ -16,7 +16,7 @@ import (
 // can be told.
 func describeTable(w wanted) string {
 	var b strings.Builder
-	for _, s := range w.Parts.table() {
+	for _, s := range w.Shards.table() {
 		fmt.Fprintf(&b, "%s %s", s.ServiceKey, s.Scheduler)
 		if s.Flags != 0 {
 			fmt.Fprintf(&b, " flags=%#x", uint32(s.Flags))
@@ -149,7 +149,7 @@ func TestPortsFromPods(t *testing.T) {
 	c := &Cluster{Pods: map[PodQuery][]*Pod{query: refs(a, b)}}
 	want := "10.0.0.1:53/udp rr: 10.1.0.2=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n10.0.0.1:8443/tcp rr: 10.1.0.2=1\n"
 	got := desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
-	if diff := cmp.Diff(want, got.Parts.table().text()); diff != "" {
+	if diff := cmp.Diff(want, got.Shards.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 	// The only node with a port is not ready: better it than a node without.
@@ -157,12 +157,12 @@ func TestPortsFromPods(t *testing.T) {
 	c = &Cluster{Pods: map[PodQuery][]*Pod{query: refs(a, b)}}
 	want = "10.0.0.1:53/udp rr: 10.1.0.2=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n10.0.0.1:8443/tcp rr: 10.1.0.2=1\n"
 	got = desiredAnew(&Config{VIPs: []VIP{v}}, c, newMemory(), testTime)
-	if diff := cmp.Diff(want, got.Parts.table().text()); diff != "" {
+	if diff := cmp.Diff(want, got.Shards.table().text()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 	// Until the pods are known there may be more ports than are known.
-	if w := desiredAnew(&Config{VIPs: []VIP{v}}, nil, newMemory(), testTime); len(w.Hold) != 1 {
-		t.Errorf("hold = %v", w.Hold)
+	if w := desiredAnew(&Config{VIPs: []VIP{v}}, nil, newMemory(), testTime); len(w.Retained) != 1 {
+		t.Errorf("retained = %v", w.Retained)
 	}
 }
 

@@ -6,8 +6,8 @@
 // reconcile loop loads it at start and saves it before it changes the kernel.
 // The file is in the state directory under /run, which a reboot empties
 // together with the kernel's table. A file that cannot be read is refused with
-// a log line and replaced; it never stops the controller. The locks against a
-// second controller are here too.
+// a log line and replaced; it never stops the controller. state_lock.go has the
+// locks against a second controller.
 
 package main
 
@@ -36,9 +36,9 @@ type state struct {
 	Owned   map[netip.Addr]bool // addresses whose services are ours to remove
 	Marks   map[uint32]string   // firewall marks whose services are ours to remove, and their VIPs
 	Memory  memory
-	Leaving parts // who drains, in the services of the table
-	// Drains are those whose services are not in Leaving: who drained when the file
-	// was written, until the table has been read, and whose service goes as a
+	Leaving shards // the table; its services have the real servers that drain
+	// Drains are drains of services that are not in Leaving: those of the file,
+	// until the table has been read, and those of services that are removed as a
 	// whole.
 	Drains    map[rowID]drain
 	Down      map[HealthKey]string // Health.Down; must not be changed
@@ -90,7 +90,7 @@ type (
 )
 
 // encode gives the file's bytes, the same for the same state, in place of into's
-// content. What can be long, the real servers that work and those that leave, is
+// content. The long lists, real servers in service and those that leave, are
 // written entry by entry and kept in texts for the next time.
 func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	f := stateFile{
@@ -137,7 +137,7 @@ func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	return append(b, "]}\n"...), nil
 }
 
-// appendComma begins an entry on a line of its own.
+// appendComma begins an entry on a new line.
 func appendComma(b []byte, another bool) []byte {
 	if another {
 		b = append(b, ',')
@@ -145,11 +145,11 @@ func appendComma(b []byte, another bool) []byte {
 	return append(b, '\n')
 }
 
-// stateTexts are the long parts of a state file as they were written last.
-// Slices stand for themselves: what they hold does not change.
+// stateTexts are the long lists of a state file as they were written last. Slices
+// are compared by identity: their content does not change.
 type stateTexts struct {
-	sets  map[workKey]workingText
-	parts map[ServiceKey]drainsText // by what all services of a part have in common
+	sets   map[workKey]workingText
+	shards map[ServiceKey]drainsText // by what all services of a shard have in common
 }
 
 type workingText struct {
@@ -186,34 +186,31 @@ func (t *stateTexts) working(set workKey, servers []RealServer) []byte {
 
 // appendServer appends r in a form that encoding/json reads.
 func appendServer(b []byte, r *RealServer) []byte {
-	b = append(b, `{"address":"`...)
-	b = r.Address.AppendTo(b)
-	b = append(b, `","forward":`...)
-	b = strconv.AppendUint(b, uint64(r.Forward), 10)
-	b = append(b, `,"weight":`...)
-	b = strconv.AppendUint(b, uint64(r.Weight), 10)
-	for _, n := range [...]struct {
-		name  string
-		value uint32
-	}{{"port", uint32(r.Port)}, {"upper", r.Upper}, {"lower", r.Lower}} {
-		if n.value != 0 {
-			b = append(b, `,"`...)
-			b = append(b, n.name...)
-			b = append(b, `":`...)
-			b = strconv.AppendUint(b, uint64(n.value), 10)
-		}
-	}
+	b = r.Address.AppendTo(append(b, `{"address":"`...))
+	b = strconv.AppendUint(append(b, `","forward":`...), uint64(r.Forward), 10)
+	b = appendNumber(b, `,"weight":`, r.Weight)
+	b = appendNumber(b, `,"port":`, uint32(r.Port))
+	b = appendNumber(b, `,"upper":`, r.Upper)
+	b = appendNumber(b, `,"lower":`, r.Lower)
 	if r.Tunnel != (TunnelSettings{}) {
 		b = fmt.Appendf(b, `,"tunnel":{"type":%d,"port":%d,"flags":%d}`, r.Tunnel.Type, r.Tunnel.Port, r.Tunnel.Flags)
 	}
 	return append(b, '}')
 }
 
-// drains are the entries of one part, without a comma at either end.
-func (t *stateTexts) drains(p part) []byte {
+// appendNumber appends key and n, nothing for 0.
+func appendNumber(b []byte, key string, n uint32) []byte {
+	if n == 0 {
+		return b
+	}
+	return strconv.AppendUint(append(b, key...), uint64(n), 10)
+}
+
+// drains are the entries of one shard, without a comma at either end.
+func (t *stateTexts) drains(p shard) []byte {
 	first := p.Services[0].ServiceKey
 	key := ServiceKey{Address: first.Address, Mark: first.Mark}
-	known, ok := t.parts[key]
+	known, ok := t.shards[key]
 	if ok && same(known.services, p.Services) {
 		return known.text
 	}
@@ -222,7 +219,7 @@ func (t *stateTexts) drains(p part) []byte {
 		s := &p.Services[i]
 		for _, l := range s.Leaving {
 			if l.Deadline.IsZero() {
-				continue // gone without a drain
+				continue // removed without a drain
 			}
 			if len(b) > 0 {
 				b = append(b, ",\n"...)
@@ -230,27 +227,19 @@ func (t *stateTexts) drains(p part) []byte {
 			b = appendDrain(b, rowID{s.ServiceKey, l.Address, l.Port}, l.Deadline)
 		}
 	}
-	if t.parts == nil {
-		t.parts = make(map[ServiceKey]drainsText)
+	if t.shards == nil {
+		t.shards = make(map[ServiceKey]drainsText)
 	}
-	t.parts[key] = drainsText{p.Services, b}
+	t.shards[key] = drainsText{p.Services, b}
 	return b
 }
 
 // appendDrain appends one drainEntry in a form that encoding/json reads.
 func appendDrain(b []byte, id rowID, deadline time.Time) []byte {
-	b = append(b, `{"service":"`...)
-	b = id.Service.appendTo(b)
-	b = append(b, `","server":"`...)
-	b = id.Address.AppendTo(b)
-	if id.Port != 0 {
-		b = append(b, `","port":`...)
-		b = strconv.AppendUint(b, uint64(id.Port), 10)
-		b = append(b, `,"deadline":"`...)
-	} else {
-		b = append(b, `","deadline":"`...)
-	}
-	b = deadline.Round(0).UTC().AppendFormat(b, time.RFC3339Nano)
+	b = id.Service.appendTo(append(b, `{"service":"`...))
+	b = id.Address.AppendTo(append(b, `","server":"`...))
+	b = appendNumber(append(b, '"'), `,"port":`, uint32(id.Port))
+	b = deadline.Round(0).UTC().AppendFormat(append(b, `,"deadline":"`...), time.RFC3339Nano)
 	return append(b, `"}`...)
 }
 
@@ -259,8 +248,8 @@ func (t *stateTexts) forget(s *state) {
 	if len(t.sets) > len(s.Memory.Working) {
 		maps.DeleteFunc(t.sets, func(set workKey, _ workingText) bool { return s.Memory.Working[set] == nil })
 	}
-	if len(t.parts) > len(s.Leaving) {
-		clear(t.parts)
+	if len(t.shards) > len(s.Leaving) {
+		clear(t.shards)
 	}
 }
 
@@ -275,32 +264,24 @@ func decodeState(b []byte) (*state, error) {
 		return nil, fmt.Errorf("version %d, want %d", f.Version, stateVersion)
 	}
 	s := newState()
+	var err error
+	if s.Memory, err = f.memory(); err != nil {
+		return nil, err
+	}
+	if s.Drains, err = f.drains(); err != nil {
+		return nil, err
+	}
 	for _, a := range f.Owned {
 		if !plainAddress(a) {
 			return nil, fmt.Errorf("vips: bad address %q", a)
 		}
 		s.Owned[a] = true
 	}
-	for _, e := range f.Working {
-		for _, r := range e.Servers {
-			if !plainAddress(r.Address) || r.Address.Is6() != e.IPv6 || r.Weight == 0 {
-				return nil, fmt.Errorf("working: vip %s: bad real server %q", e.VIP, r.Address)
-			}
-			set := workKey{e.VIP, e.IPv6}
-			s.Memory.Working[set] = append(s.Memory.Working[set], r)
-		}
-	}
 	for _, m := range f.Marks {
 		if m.Mark == 0 {
 			return nil, errors.New("marks: 0 is no mark")
 		}
 		s.Marks[m.Mark] = m.VIP
-	}
-	for _, e := range f.Started {
-		if !plainAddress(e.Address) || !savable(e.Since) {
-			return nil, fmt.Errorf("slow_starts: vip %s: bad address %q or time", e.VIP, e.Address)
-		}
-		s.Memory.Started[startKey{e.VIP, e.Address}] = e.Since.UTC()
 	}
 	for _, e := range f.Down {
 		if !plainAddress(e.Address) {
@@ -310,15 +291,6 @@ func decodeState(b []byte) (*state, error) {
 			s.Down = make(map[HealthKey]string)
 		}
 		s.Down[HealthKey{e.VIP, e.Address, e.Port}] = e.Why
-	}
-	for _, e := range f.Drains {
-		if e.Service == (ServiceKey{}) {
-			return nil, fmt.Errorf("drains: %q: no service", e.Address)
-		}
-		if !plainAddress(e.Address) || !savable(e.Deadline) {
-			return nil, fmt.Errorf("drains: %s: bad address %q or time", e.Service, e.Address)
-		}
-		s.Drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline.UTC()}
 	}
 	for _, a := range f.Addresses {
 		if !plainAddress(a.Address) {
@@ -338,18 +310,54 @@ func decodeState(b []byte) (*state, error) {
 	return s, nil
 }
 
-// savable reports whether t has a year that JSON can hold, also in UTC.
+// memory is what the file says of the real servers that served last.
+func (f *stateFile) memory() (memory, error) {
+	m := newMemory()
+	for _, e := range f.Working {
+		for _, r := range e.Servers {
+			if !plainAddress(r.Address) || r.Address.Is6() != e.IPv6 || r.Weight == 0 {
+				return m, fmt.Errorf("working: vip %s: bad real server %q", e.VIP, r.Address)
+			}
+			set := workKey{e.VIP, e.IPv6}
+			m.Working[set] = append(m.Working[set], r)
+		}
+	}
+	for _, e := range f.Started {
+		if !plainAddress(e.Address) || !savable(e.Since) {
+			return m, fmt.Errorf("slow_starts: vip %s: bad address %q or time", e.VIP, e.Address)
+		}
+		m.Started[startKey{e.VIP, e.Address}] = e.Since.UTC()
+	}
+	return m, nil
+}
+
+// drains are the real servers that drained when the file was written.
+func (f *stateFile) drains() (map[rowID]drain, error) {
+	drains := make(map[rowID]drain)
+	for _, e := range f.Drains {
+		if e.Service == (ServiceKey{}) {
+			return nil, fmt.Errorf("drains: %q: no service", e.Address)
+		}
+		if !plainAddress(e.Address) || !savable(e.Deadline) {
+			return nil, fmt.Errorf("drains: %s: bad address %q or time", e.Service, e.Address)
+		}
+		drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline.UTC()}
+	}
+	return drains, nil
+}
+
+// savable reports whether JSON has a form for the year of t, also in UTC.
 func savable(t time.Time) bool {
 	y := t.UTC().Year()
 	return y >= 0 && y <= 9999
 }
 
-// all reports whether ok holds for each of list.
+// all reports whether ok is true for each of list.
 func all[T any](list []T, ok func(T) bool) bool {
 	return !slices.ContainsFunc(list, func(v T) bool { return !ok(v) })
 }
 
-// rememberWithdrawn replaces Drains by who has drained from services that go as
+// rememberWithdrawn replaces Drains by the drains of services that are removed as
 // a whole.
 func (s *state) rememberWithdrawn(withdrawn map[ServiceKey][]leaving) {
 	clear(s.Drains)
@@ -371,11 +379,11 @@ func newState() *state {
 	}
 }
 
-// stateDir is the directory that the state lives in.
+// stateDir is the directory of the state file.
 type stateDir struct {
 	path  string
-	last  []byte // what the file holds, so that an unchanged state is not written
-	spare []byte // for what it may hold next: each turn looks
+	last  []byte // the content of the file, so that an unchanged state is not written
+	spare []byte // for the next content: each pass encodes it
 	texts stateTexts
 }
 

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Row is a real server in a table: the kernel's part, and why its weight is
+// Row is a real server in a table: what the kernel has, and why its weight is
 // what it is. Why is for people (logs, status) and is never compared.
 type Row struct {
 	RealServer
@@ -21,21 +21,19 @@ type Row struct {
 }
 
 // Service is a virtual service with its real servers in Compare order. Servers
-// and Leaving are shared between services that have the same ones and are never
-// written to once they stand in a table.
+// and Leaving are shared between services that have the same ones. They are never
+// written to once they are in a table.
 type Service struct {
 	VirtualService
 	VIP     string // name of the [[vip]] it belongs to; "" for a service only the kernel has
 	Servers []Row
-	Leaving []leaving // those of Servers that are on their way out, and those that go now
+	Leaving []leaving // those of Servers that drain, and those that are removed now
 }
 
 // InService reports whether any real server would get a new connection.
-func (s Service) InService() bool {
-	return slices.ContainsFunc(s.Servers, func(r Row) bool { return r.Weight > 0 })
-}
+func (s Service) InService() bool { return inService(s.Servers) }
 
-// draining reports whether any of s's real servers is still to be waited for.
+// draining reports whether any of s's real servers drains.
 func (s *Service) draining() bool {
 	return slices.ContainsFunc(s.Leaving, func(l leaving) bool { return !l.Gone })
 }
@@ -98,19 +96,19 @@ func (id rowID) compare(o rowID) int {
 
 func rowOf(k ServiceKey, r RealServer) rowID { return rowID{k, r.Address, r.Port} }
 
-// drain is the state of a row that is on its way out.
+// drain is the state of a row that drains.
 type drain struct {
 	Deadline time.Time // removed then at the latest
 	Idle     bool      // quiesced, and counted without connections since
 }
 
-// leaving is a real server of a service that is on its way out.
+// leaving is a real server that leaves a service.
 type leaving struct {
 	Address netip.Addr
 	Port    uint16
 	drain
-	// Gone: it is removed now. The entry stands until settle looks at the service
-	// again: should the kernel refuse the removal, its deadline is still known.
+	// Gone: it is removed now. The entry stays until the next target is computed:
+	// if the kernel refuses the removal, the deadline is still known.
 	Gone bool
 	Why  string // it leaves, or is removed
 }
@@ -134,8 +132,8 @@ const (
 // memory is what desired needs to know of the past.
 type memory struct {
 	// Working are the real servers that were in service last because of their
-	// pods, with their whole weights: what a VIP falls back on rather than serve
-	// nobody. Static ones are the operator's word and not remembered.
+	// pods, with their whole weights. A VIP falls back on them when no real server
+	// is left. Static ones are configured and not remembered.
 	Working map[workKey][]RealServer
 	// Started is when real servers that are still in slow start joined.
 	Started map[startKey]time.Time

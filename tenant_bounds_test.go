@@ -162,7 +162,7 @@ func TestConfigMapIsBounded(t *testing.T) {
 				t.Errorf("%d entries of %d bytes are kept", len(cm.Data), kept)
 			}
 			w := desiredAnew(&Config{VIPs: []VIP{testVIP()}}, cluster, newMemory(), testTime)
-			if got := w.Parts.table().text(); strings.Count(got, "10.0.0.1:900") != 2 {
+			if got := w.Shards.table().text(); strings.Count(got, "10.0.0.1:900") != 2 {
 				t.Errorf("the good entries are disturbed:\n%s", got)
 			}
 			if len(tt.warnings) == 0 {

@@ -1,5 +1,5 @@
-// Bounds for text from outside: what is quoted in a message, a log line or the
-// status is short, whatever its source sends.
+// Bounds for text from outside: what a message, a log line or the status quotes is
+// short, whatever its source sends.
 //
 // Used by lvs.go, kube*.go, config*.go and desired*.go. It knows nothing of what
 // the text means. Pure; no I/O.
