@@ -35,15 +35,15 @@ import (
 // benchLabels select the pods of the benchmark's VIP.
 var benchLabels = map[string]string{"app": "edge"}
 
-// benchChange is one change of a pod's readiness, as the controller carried it out.
+// benchChange is one change of a pod's readiness, with the times of the controller.
 type benchChange struct {
 	weight           uint32
 	published        time.Time // the watch had made its snapshot
-	called, returned time.Time // around the call that told the kernel
+	called, returned time.Time // around the call to the kernel
 }
 
-// followed is a controller that follows a real API server, and the sight that
-// others have of that.
+// followed is a controller that follows a real API server, and the client that changes
+// the pods there.
 type followed struct {
 	*benchmark
 	info  *cluster.Info
@@ -52,9 +52,9 @@ type followed struct {
 	host  string // where the API server is
 }
 
-// With -native no kernel takes part, and no emulation: a model stands for the kernel,
-// which costs half a millisecond even emulated. Else the kernel is real, and so is the
-// price of emulation.
+// With -native there is no emulation, and a model in place of the kernel, whose share
+// is half a millisecond even emulated. Otherwise the kernel is real, on an emulated
+// processor.
 func TestBenchE2ELatency(t *testing.T) {
 	e := followed{benchmark: newBenchmark(t), name: "latency", host: cluster.GuestHost}
 	if *args.Native {
@@ -75,7 +75,7 @@ func TestBenchE2ELatency(t *testing.T) {
 // latencyVIP has one service; its pods and its ConfigMap are at the API server.
 var latencyVIP = benchVIP{name: "edge", address: guest.Address, services: 1}
 
-// latency makes what latencyVIP asks for, has d follow it, and measures.
+// latency makes what latencyVIP asks for, lets d follow it, and measures.
 func (e followed) latency(d *benchDirector, times int) {
 	t := e.T
 	ctx, cancel := context.WithCancel(t.Context())
@@ -112,7 +112,7 @@ func (e followed) change(namespace string, changes <-chan benchChange, times int
 	var bare, ours, beyond, publishing, deciding, telling []float64
 	for i := range times {
 		ready := i%2 == 1
-		// Not in step with anything that has a period.
+		// At random times, so that nothing periodic in the system falls together with it.
 		time.Sleep(time.Duration(20+rand.IntN(40)) * time.Millisecond)
 		start := time.Now()
 		lab.Must(b.T, e.admin.SetPodStatus(b.Context(), namespace, "pod-1", ready))
@@ -156,9 +156,8 @@ type sighting struct {
 	err      error
 }
 
-// watchBare watches the pods with nothing but an HTTP client: the time is taken
-// when a line has come in, and of the line only the pod's readiness is looked
-// for.
+// watchBare watches the pods with only an HTTP client. It takes the time when a line has
+// arrived, and looks for the pod's readiness in the line and nothing else.
 func (e followed) watchBare(namespace string) <-chan sighting {
 	b := e.benchmark
 	roots := x509.NewCertPool()

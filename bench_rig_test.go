@@ -1,11 +1,9 @@
 //go:build bench || plane
 
-// The controller inside a benchmark: its loop on the real kernel, without a
-// process around it. The only file of the benchmarks that knows the insides of
-// the controller.
+// The controller inside a benchmark: its loop on the real kernel, without a process
+// around it. The only file of the benchmarks that uses the internals of the loop.
 //
-// bench_join_test.go, bench_program_test.go, bench_audit_test.go and
-// bench_e2e_test.go drive it.
+// Used by bench_table_test.go and bench_e2e_test.go.
 
 package main
 
@@ -31,14 +29,14 @@ import (
 // benchmark is a test that measures.
 type benchmark struct{ *guest.Benchmark }
 
-// newBenchmark makes a benchmark whose garbage is collected as main does it.
+// newBenchmark makes a benchmark with the garbage collection of main.
 func newBenchmark(t *testing.T) *benchmark {
 	t.Helper()
 	debug.SetGCPercent(50)
 	return &benchmark{guest.New(t)}
 }
 
-// timedKernel is the loop's director with a watch in hand.
+// timedKernel is the loop's director, and measures its calls.
 type timedKernel struct {
 	director
 	applied time.Time     // when Apply returned last
@@ -86,7 +84,7 @@ func (v benchVIP) vip() VIP {
 	}
 }
 
-// benchDirector is a controller at work in a namespace.
+// benchDirector is a controller in a network namespace.
 type benchDirector struct {
 	*benchmark
 	loop    *reconciler
@@ -95,7 +93,7 @@ type benchDirector struct {
 	cluster *Cluster
 }
 
-// newBenchDirector makes a loop on the kernel of h that has not turned yet.
+// newBenchDirector makes a loop on the kernel of h that has made no pass yet.
 func newBenchDirector(b *benchmark, h *lab.Host, vips ...benchVIP) *benchDirector {
 	b.Helper()
 	var (
@@ -152,7 +150,7 @@ func benchPod(a netip.Addr, ready bool) *Pod {
 }
 
 // set makes the pod on node a of the VIP ready or not, as the cluster watch
-// does: a new snapshot, which shares with the old one all that is as it was.
+// does: a new snapshot, which shares with the old one all that has not changed.
 func (d *benchDirector) set(v benchVIP, a netip.Addr, ready bool) {
 	vip := v.vip()
 	q := vip.PodQuery()
@@ -164,11 +162,10 @@ func (d *benchDirector) set(v benchVIP, a netip.Addr, ready bool) {
 	d.loop.cluster.Set(d.cluster)
 }
 
-// pass runs the loop until it has changed the table, and returns how long that
-// took, and how long it was until the kernel had been told. One turn is enough,
-// but for removals: they wait for a count of connections, which takes several in
-// a large table.
-func (d *benchDirector) turn() (whole, told time.Duration) {
+// pass runs the loop until it has changed the table. It returns how long that took, and
+// how long until the kernel had acknowledged. One pass is enough except for removals:
+// they wait for a count of connections, which takes several passes in a large table.
+func (d *benchDirector) pass() (whole, acked time.Duration) {
 	d.Helper()
 	runtime.GC() // what checked the table has left garbage
 	start := time.Now()
@@ -181,15 +178,15 @@ func (d *benchDirector) turn() (whole, told time.Duration) {
 			return time.Since(start), d.kernel.applied.Sub(start)
 		}
 	}
-	d.Fatal("the kernel was told nothing")
+	d.Fatal("the loop has sent nothing to the kernel")
 	return 0, 0
 }
 
-// drained moves the clock to where real servers that were quiesced are counted.
+// drained moves the clock to the next count of connections.
 func (d *benchDirector) drained() { d.ahead += drainPoll + time.Millisecond }
 
-// audit has the loop compare the kernel's table, which is as it should be. It
-// returns how long that took, and the reading alone.
+// audit lets the loop compare the kernel's table, which is right. It returns how long
+// that took, and the reading alone.
 func (d *benchDirector) audit() (whole, reading time.Duration) {
 	d.Helper()
 	d.ahead += time.Hour + time.Second
@@ -206,9 +203,9 @@ func (d *benchDirector) audit() (whole, reading time.Duration) {
 
 func (d *benchDirector) close() { d.kernel.Close() }
 
-// follow runs the cluster watch and the loop until ctx ends; stopped waits for
-// that. published is called before the loop learns of a new snapshot, changed
-// after the kernel was told of a real server's weight.
+// follow runs the cluster watch and the loop until ctx ends; stopped waits for that.
+// published is called before the loop gets a new snapshot, changed after the kernel has
+// acknowledged the weight of a real server.
 func (d *benchDirector) follow(ctx context.Context, kubeconfig, namespace string, published func(time.Time), changed func(weight uint32, called, returned time.Time)) (stopped func()) {
 	cfg := *d.loop.config.Get()
 	cfg.Kubeconfig = kubeconfig

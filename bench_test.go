@@ -1,5 +1,5 @@
-// Micro-benchmarks of what stands between an event and the system call: codec,
-// desired, computeTarget and diff. `go test -bench . -run '^$'`.
+// Micro-benchmarks of the way from an event to the system call: codec, desired table,
+// target and diff. `go test -bench . -run '^$'`.
 
 package main
 
@@ -40,16 +40,15 @@ func withFirstPod(c *Cluster, edit func(*Pod)) *Cluster {
 	return next
 }
 
-// pipeline is what stands between an event and the kernel, with what it
-// remembers.
+// pipeline is the way from an event to the operations, with its memory.
 type pipeline struct {
 	cfg  *Config
 	want *wanted
 	have shards
 }
 
-// turn returns the operations that a cluster asks for, and takes them as done.
-func (p *pipeline) turn(c *Cluster) phases {
+// pass returns the operations that a cluster asks for, and assumes that they succeed.
+func (p *pipeline) pass(c *Cluster) phases {
 	before := newMemory()
 	if p.want != nil {
 		before = p.want.Memory
@@ -63,18 +62,17 @@ func (p *pipeline) turn(c *Cluster) phases {
 
 func ops(p phases) int { return p.len() }
 
-// From inputs to operations, for a table that is already in place: what a turn
-// costs when a pod becomes ready, or not ready, on one node of all services.
+// From inputs to operations, for a table that is right: what a pass costs when a pod becomes ready, or not ready, on one node of all services.
 func BenchmarkPodEvent(b *testing.B) {
 	for _, size := range []struct{ ports, pods int }{{20, 50}, {1000, 50}, {4000, 50}, {50, 5000}} {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
 			cfg, up, down := benchConfig(size.ports, size.pods)
 			p := pipeline{cfg: cfg}
-			p.turn(up)
+			p.pass(up)
 			clusters := []*Cluster{up, down}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if n := ops(p.turn(clusters[(i+1)%2])); n != size.ports {
+				if n := ops(p.pass(clusters[(i+1)%2])); n != size.ports {
 					b.Fatalf("%d operations, want %d", n, size.ports)
 				}
 			}
@@ -98,11 +96,11 @@ func BenchmarkPodEventBeside(b *testing.B) {
 			gone.Ready = false
 			down.Pods[small.PodQuery()] = []*Pod{&gone, pods[1]}
 			p := pipeline{cfg: cfg}
-			p.turn(up)
+			p.pass(up)
 			clusters := []*Cluster{up, down}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if n := ops(p.turn(clusters[(i+1)%2])); n != 1 {
+				if n := ops(p.pass(clusters[(i+1)%2])); n != 1 {
 					b.Fatalf("%d operations, want 1", n)
 				}
 			}
@@ -116,7 +114,7 @@ func BenchmarkFromNothing(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p := pipeline{cfg: cfg}
-		if n := ops(p.turn(up)); n != 51000 {
+		if n := ops(p.pass(up)); n != 51000 {
 			b.Fatalf("%d operations", n)
 		}
 	}
@@ -150,7 +148,7 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// A kernel that takes everything at once: what is left is the loop's own work.
+// A kernel that accepts everything at once: what is measured is the loop's work.
 type readyKernel struct{ fakeKernel }
 
 func (*readyKernel) Table(_ func(ServiceKey) bool, known shards) (shards, error) { return known, nil }
@@ -159,9 +157,9 @@ func (*readyKernel) Apply([]op) ([]*opError, error) { return nil, nil }
 
 func (*readyKernel) Servers(ServiceKey, func(KernelServer)) error { return nil }
 
-// A whole turn of the loop without the kernel: state file, log and all, when a
-// pod comes to, or leaves, one node of all services.
-func BenchmarkTurn(b *testing.B) {
+// A whole pass of the loop without the kernel, with state file and log, when a pod
+// becomes ready, or not ready, on one node of all services.
+func BenchmarkPass(b *testing.B) {
 	for _, size := range []struct{ ports, pods int }{{1, 50}, {1000, 50}, {50, 5000}} {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
 			cfg, up, down := benchConfig(size.ports, size.pods)
@@ -189,7 +187,7 @@ func BenchmarkTurn(b *testing.B) {
 func BenchmarkLog(b *testing.B) {
 	cfg, up, _ := benchConfig(1000, 50)
 	p := pipeline{cfg: cfg}
-	ops := p.turn(up)
+	ops := p.pass(up)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	b.ReportAllocs()
 	for b.Loop() {

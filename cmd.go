@@ -1,8 +1,8 @@
-// What all sub-commands share: exit codes, the help text, flags, and a
-// configuration from a file, from flags or from both.
+// What all sub-commands share: exit codes, the help text, flags, and a configuration
+// from a file, from flags or from both.
 //
-// Used by main.go. The configuration file is the only thing that is read here,
-// and nothing is changed.
+// Used by main.go. It reads the configuration file and nothing else, and changes
+// nothing.
 
 package main
 
@@ -32,18 +32,22 @@ const usage = `lvs-controller brings outside traffic to the ready hostNetwork in
 a Kubernetes cluster through the kernel's IPVS, in direct routing.
 
   lvs-controller -config FILE            run
-  lvs-controller -config FILE -cleanup   remove what it put into the kernel
+  lvs-controller -config FILE -cleanup   remove from the kernel what the controller
+                                         put there
   lvs-controller check [-all] -config FILE
-                                         validate the file; 1 = mistakes
-  lvs-controller diff -config FILE       what would change in the kernel now; 2 = changes
+                                         check the file; 1 = it has mistakes
+  lvs-controller diff -config FILE       show what would change in the kernel now;
+                                         2 = changes
   lvs-controller status [-config FILE] [-o json]
-                                         services, real servers, reasons, connections
+                                         show services, real servers, reasons and
+                                         connections
   lvs-controller ready [-config FILE | -listen ADDR:PORT]
-                                         does /readyz say ok? 0 = yes, 1 = no
+                                         ask whether /readyz says ok; 0 = yes, 1 = no
   lvs-controller drain [-undo] [-config FILE]
-                                         take this director's traffic away, or back
+                                         move the traffic away from this director;
+                                         -undo ends that
   lvs-controller keepalived -config FILE -peer ADDR [-source ADDR] [-priority N]
-                                         a keepalived.conf that goes with the file
+                                         print a keepalived.conf that matches the file
   lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
                                          prepare (or undo) a node
   lvs-controller version
@@ -52,7 +56,7 @@ Without a file: lvs-controller -kubeconfig FILE -vip ADDR [-schedname rr]
                                [-nginxserver NAMESPACE] [-timeout TCP-TCPFIN-UDP] [-debug]
 `
 
-// newFlags makes a flag set that speaks on stderr and never exits by itself.
+// newFlags makes a flag set that writes to stderr and never ends the process.
 func newFlags(name string, stderr io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
@@ -63,7 +67,7 @@ func newFlags(name string, stderr io.Writer) *flag.FlagSet {
 	return fs
 }
 
-// parse reads args. done means that the program is over, with code.
+// parse reads args. When done, the program ends with code.
 func parse(fs *flag.FlagSet, args []string) (code int, done bool) {
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -77,8 +81,14 @@ func parse(fs *flag.FlagSet, args []string) (code int, done bool) {
 	return exitOK, false
 }
 
-// source is where the configuration comes from: a file, flags alone (the
-// command line of the prototype), or a file with flags on top.
+// fail prints why the program ends, and returns its exit code.
+func fail(stderr io.Writer, why ...any) int {
+	fmt.Fprintln(stderr, why...)
+	return exitFailure
+}
+
+// source is where the configuration comes from: a file, flags alone (the command line
+// of the prototype), or a file some of whose values flags replace.
 type source struct {
 	path       string
 	kubeconfig string
@@ -89,30 +99,30 @@ type source struct {
 	set        map[string]bool // flags that were given
 }
 
-// flags adds the flags that describe a configuration.
-func (s *source) flags(fs *flag.FlagSet) {
+// newSource adds the flags of a configuration to those of a sub-command, and parses
+// args. When it returns nil, the program ends with code.
+func newSource(fs *flag.FlagSet, args []string) (s *source, code int) {
+	s = &source{set: make(map[string]bool)}
 	fs.StringVar(&s.path, "config", "", "configuration `file` (default "+defaultConfigPath+" unless -vip is given)")
 	fs.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file`; replaces the configuration's")
 	fs.StringVar(&s.vip, "vip", "", "VIP `address`(es), comma-separated; without -config makes a VIP with ports 80 and 443")
 	fs.StringVar(&s.scheduler, "schedname", "", "IPVS scheduler `name` of every VIP")
 	fs.StringVar(&s.namespace, "nginxserver", "", "`namespace` of the ingress controller")
 	fs.StringVar(&s.timeout, "timeout", "", "connection timeouts in seconds, `TCP-TCPFIN-UDP`, as 120-50-50")
-}
-
-// parsed notes which flags were given and settles the path.
-func (s *source) parsed(fs *flag.FlagSet) {
-	s.set = make(map[string]bool)
+	if code, done := parse(fs, args); done {
+		return nil, code
+	}
 	fs.Visit(func(f *flag.Flag) { s.set[f.Name] = true })
 	if s.path == "" && !s.set["vip"] {
 		s.path = defaultConfigPath
 	}
+	return s, exitOK
 }
 
-// load reads the file, if there is one, and lays the flags over it.
+// load reads the file, if there is one, and applies the flags to it.
 func (s *source) load() (*Config, error) {
 	if s.path == "" {
-		cfg, err := s.flagConfig()
-		return cfg, err
+		return s.flagConfig()
 	}
 	if s.set["vip"] {
 		return nil, errors.New("-vip: a configuration file names its own VIPs; give either -config or -vip")
@@ -142,7 +152,7 @@ func (s *source) flagConfig() (*Config, error) {
 	if namespace == "" {
 		namespace = "ingress-nginx"
 	}
-	quoted := make([]string, 0, 1)
+	var quoted []string
 	for _, a := range strings.Split(s.vip, ",") {
 		quoted = append(quoted, strconv.Quote(strings.TrimSpace(a)))
 	}
@@ -156,7 +166,7 @@ func (s *source) flagConfig() (*Config, error) {
 	return s.overlay(cfg)
 }
 
-// overlay returns a copy of cfg with the flags laid over it.
+// overlay returns a copy of cfg with the values of the flags.
 func (s *source) overlay(cfg *Config) (*Config, error) {
 	c := *cfg
 	c.VIPs = append([]VIP(nil), cfg.VIPs...)
@@ -211,20 +221,15 @@ func parseTimeouts(text string) (Timeouts, error) {
 	return Timeouts{TCP: d[0], TCPFin: d[1], UDP: d[2]}, nil
 }
 
-// configured parses args into fs, which has the flags of a sub-command, and
-// loads the configuration that they name. When cfg is nil the program is over,
-// with code.
+// configured parses args into fs, which has the flags of a sub-command, and loads the
+// configuration that they name. When cfg is nil, the program ends with code.
 func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code int) {
-	src = new(source)
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	if src, code = newSource(fs, args); src == nil {
 		return nil, nil, code
 	}
-	src.parsed(fs)
 	cfg, err := src.load()
 	if err != nil {
-		fmt.Fprintln(fs.Output(), err)
-		return nil, nil, exitFailure
+		return nil, nil, fail(fs.Output(), err)
 	}
 	return src, cfg, exitOK
 }

@@ -1,10 +1,11 @@
 // The sub-command check: is a configuration file valid?
 //
-// Used by main.go. It reads the file and nothing else.
+// Used by main.go. It reads the file and nothing else, and changes nothing.
 
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -13,30 +14,23 @@ import (
 // runCheck validates a configuration file.
 func runCheck(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller check", stderr)
-	all := fs.Bool("all", false, fmt.Sprintf("print the first %d mistakes, not the first %d alone", maxMistakes, mistakesInCheck))
-	src := new(source)
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	all := fs.Bool("all", false, fmt.Sprintf("print the first %d mistakes, not only the first %d", maxMistakes, mistakesInCheck))
+	src, code := newSource(fs, args)
+	if src == nil {
 		return code
 	}
-	src.parsed(fs)
 	cfg, err := src.load()
 	n := mistakesInCheck
 	if *all {
 		n = maxMistakes
 	}
 	if mistakes, ok := errors.AsType[ConfigErrors](err); ok {
-		fmt.Fprintln(stderr, mistakes.Text(n))
-		return exitFailure
+		return fail(stderr, mistakes.Text(n))
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return fail(stderr, err)
 	}
-	name, s := src.path, "s"
-	if name == "" {
-		name = "command line"
-	}
+	name, s := cmp.Or(src.path, "command line"), "s"
 	if len(cfg.VIPs) == 1 {
 		s = ""
 	}

@@ -1,7 +1,7 @@
-// The flag -cleanup: takes out of the kernel what the controller put there.
+// The flag -cleanup: removes from the kernel what the controller put there.
 //
-// Used by main.go. It removes the services, marks, sync daemons, addresses and
-// the dummy device that the state file and the configuration name as ours, and
+// Used by main.go. It removes the services, marks, sync daemons, addresses and the
+// dummy device that are the controller's by its state file or the configuration, and
 // nothing else. It never flushes a table.
 
 package main
@@ -12,13 +12,13 @@ import (
 	"log/slog"
 )
 
-// cleanUp removes the services on every address that is or was ours, the sync
-// daemons that are ours, the addresses that the controller put on devices, and
-// its dummy device. Nothing else is touched.
+// cleanUp removes the services on each address that is or was the controller's, its
+// sync daemons, the addresses that it put on devices, and its dummy device. It touches
+// nothing else.
 func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) error {
 	st, err := dir.load()
 	if err != nil {
-		log.Error("clean up without remembered state", "err", err)
+		log.Error("the saved state cannot be used: what it alone names is not removed", "err", err)
 	}
 	o := newOwners(cfg)
 	d, err := dialIPVS()
@@ -57,7 +57,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 		return err
 	}
 	if since, err := drainedSince(cfg.CacheDir); err == nil && !since.IsZero() {
-		log.Warn("the operator's drain stands: a controller that is started again begins drained", "since", since)
+		log.Warn("the operator's drain stays in force: a controller that starts again is drained", "since", since)
 	}
 	return errors.Join(removeConfirmation(dir.path), dir.save(newState()))
 }

@@ -26,12 +26,10 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	fs := newFlags("lvs-controller drain", stderr)
 	undo := fs.Bool("undo", false, "the director may get traffic again")
 	patience := fs.Duration("wait", drainPatience, "how `long` to wait until the controller has done it")
-	src := new(source)
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	src, code := newSource(fs, args)
+	if src == nil {
 		return code
 	}
-	src.parsed(fs)
 	cfg, err := src.load()
 	// With a mistake in the file the controller continues, and its operator may need
 	// the drain at that moment.

@@ -1,14 +1,15 @@
-// The sub-command keepalived: prints a keepalived.conf that fits config.toml.
+// The sub-command keepalived: prints a keepalived.conf that matches config.toml.
 //
-// Used by main.go. The output has VRRP for the VIPs whose address the
-// controller does not announce, and no IPVS: that is the controller's work. It
-// reads from the kernel this host's addresses and the default of -interface. It
-// writes to stdout only.
+// Used by main.go. The output has VRRP for the VIPs whose address the controller
+// does not announce, and no IPVS, which the controller programs. It reads from the
+// kernel this host's addresses and the default of -interface. It writes to stdout
+// only.
 
 package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -23,16 +24,16 @@ import (
 	"unicode"
 )
 
-// vrrp is what the directors of a pair agree on beside config.toml.
+// vrrp is what a pair of directors needs for VRRP and config.toml does not say.
 type vrrp struct {
 	Interface string
-	Peer      netip.Addr    // where the other director is told; its family is that of VRRP
-	Source    netip.Addr    // where from; invalid = the device's first address
+	Peer      netip.Addr    // the other director, where advertisements go; its family is that of VRRP
+	Source    netip.Addr    // of this director; invalid = the first address of the device
 	Router    uint          // VRRP virtual router id, 1–255 (RFC 5798 section 5.2.3)
-	Priority  uint          // 2–254; 255 is an address owner's, 1 is a director's that is not ready
+	Priority  uint          // 2–254; 255 is for the owner of an address, 1 for a director that is not ready
 	Interval  time.Duration // of advertisements, in hundredths of a second (RFC 5798 section 5.2.7)
-	State     string        // in which keepalived starts: BACKUP or MASTER
-	NoPreempt bool          // keepalived's own nopreempt in place of equal priorities
+	State     string        // of keepalived at its start: BACKUP or MASTER
+	NoPreempt bool          // keepalived's nopreempt in place of equal priorities
 	Binary    string        // the controller, for the track script
 	Flags     string        // of the command that prints this file
 }
@@ -43,8 +44,8 @@ const (
 	maxAdvertisement = 4095 * 10 * time.Millisecond
 )
 
-// plainWord is what keepalived takes literally anywhere in its file: nothing
-// that begins a comment, a block, a quotation or a definition.
+// plainWord is what keepalived reads literally everywhere in its file: it begins no
+// comment, block, quotation or definition.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9._:/\[\]-]+$`)
 
 // runKeepalived prints a keepalived.conf.
@@ -58,46 +59,46 @@ func runKeepalived(ctx context.Context, args []string, stdout, stderr io.Writer)
 	fs.StringVar(&source, "source", "", "this director's own `address` towards it (default the device's first)")
 	fs.StringVar(&v.Interface, "interface", "", "`device` of the VIPs (default the configuration's, else that of the default route)")
 	fs.UintVar(&v.Router, "router-id", 51, "VRRP virtual router `id`, 1 to 255: the same on both directors, another for each pair")
-	fs.UintVar(&v.Priority, "priority", 100, "VRRP `priority`, 2 to 254: the same on both, so that a director that comes back takes nothing back")
+	fs.UintVar(&v.Priority, "priority", 100, "VRRP `priority`, 2 to 254: the same on both, so that a director that comes back does not take the VIPs back")
 	fs.DurationVar(&v.Interval, "interval", 200*time.Millisecond, "`time` between two advertisements, 10ms to 40.95s in steps of 10ms: the same on both")
 	fs.StringVar(&v.State, "state", "BACKUP", "`state` to start in, BACKUP or MASTER")
-	fs.BoolVar(&v.NoPreempt, "nopreempt", false, "for directors of different priorities; then one that is not ready gives its VIPs up even if the other is not ready either")
+	fs.BoolVar(&v.NoPreempt, "nopreempt", false, "for directors of different priorities; then a director that is not ready gives up its VIPs even if the other is not ready either")
 	fs.StringVar(&v.Binary, "binary", "/usr/local/sbin/lvs-controller", "`path` of the controller on the director")
 	src, cfg, code := configured(fs, args)
 	if cfg == nil {
 		return code
 	}
 	text, err := func() ([]byte, error) {
-		if err := v.settle(ctx, cfg, peer, source); err != nil {
+		if err := v.fillIn(ctx, cfg, peer, source); err != nil {
 			return nil, err
 		}
-		if err := v.recall(fs, src.path); err != nil {
+		if err := v.check(cfg.Listen); err != nil {
+			return nil, err
+		}
+		if err := v.noteFlags(fs, src.path); err != nil {
 			return nil, err
 		}
 		text, err := v.conf(cfg)
 		if err != nil {
 			return nil, err
 		}
-		return text, v.elsewhere()
+		return text, v.checkPeer()
 	}()
 	if err != nil {
-		fmt.Fprintln(stderr, "lvs-controller keepalived:", err)
-		return exitFailure
+		return fail(stderr, "lvs-controller keepalived:", err)
 	}
 	if _, err := stdout.Write(text); err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return fail(stderr, err)
 	}
 	return exitOK
 }
 
-// settle fills v with what the flags left to the configuration and the host,
-// and refuses what VRRP cannot do.
-func (v *vrrp) settle(ctx context.Context, cfg *Config, peer, source string) error {
+// fillIn completes v: addresses from their flags, and the device from the
+// configuration or the host where -interface is not given.
+func (v *vrrp) fillIn(ctx context.Context, cfg *Config, peer, source string) (err error) {
 	if peer == "" {
 		return errors.New("-peer is missing: the other director's address")
 	}
-	var err error
 	if v.Peer, err = parseHost("-peer", peer); err != nil {
 		return err
 	}
@@ -109,19 +110,23 @@ func (v *vrrp) settle(ctx context.Context, cfg *Config, peer, source string) err
 			return fmt.Errorf("-source %s: want this director's own address, of the family of -peer %s", v.Source, v.Peer)
 		}
 	}
-	if v.Interface == "" {
-		v.Interface = cfg.Interface
+	if v.Interface = cmp.Or(v.Interface, cfg.Interface); v.Interface != "" {
+		return nil
 	}
-	if v.Interface == "" {
-		r, err := openRtnl(ctx)
-		if err != nil {
-			return fmt.Errorf("find the device of the VIPs: %w", err)
-		}
-		defer r.Close()
-		if v.Interface, err = r.DefaultDevice(); err != nil {
-			return fmt.Errorf("no interface is known: set interface in the configuration, or give -interface (%w)", err)
-		}
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return fmt.Errorf("find the device of the VIPs: %w", err)
 	}
+	defer r.Close()
+	if v.Interface, err = r.DefaultDevice(); err != nil {
+		return fmt.Errorf("no interface is known: set interface in the configuration, or give -interface (%w)", err)
+	}
+	return nil
+}
+
+// check refuses what VRRP cannot do and what keepalived would not read as it is
+// meant.
+func (v *vrrp) check(listen string) error {
 	switch {
 	case v.Router < 1 || v.Router > 255:
 		return fmt.Errorf("-router-id %d: want 1 to 255", v.Router)
@@ -132,13 +137,13 @@ func (v *vrrp) settle(ctx context.Context, cfg *Config, peer, source string) err
 	case v.State != "BACKUP" && v.State != "MASTER":
 		return fmt.Errorf("-state %q: want BACKUP or MASTER", v.State)
 	case v.State == "MASTER" && v.NoPreempt:
-		return errors.New("-state MASTER: a director with -nopreempt has to start as BACKUP")
-	case cfg.Listen == "":
-		return errors.New("listen is off in the configuration: nobody could be asked whether the director is ready")
+		return errors.New("-state MASTER: a director with -nopreempt must start as BACKUP")
+	case listen == "":
+		return errors.New("listen is off in the configuration: keepalived could not ask whether the director is ready")
 	}
-	for _, word := range []struct{ what, text string }{{"interface", v.Interface}, {"listen", cfg.Listen}, {"-binary", v.Binary}} {
+	for _, word := range []struct{ what, text string }{{"interface", v.Interface}, {"listen", listen}, {"-binary", v.Binary}} {
 		if !plainWord.MatchString(word.text) {
-			return fmt.Errorf("%s %q: keepalived.conf can hold letters, digits and . _ : / - only", word.what, word.text)
+			return fmt.Errorf("%s %q: keepalived.conf can have only letters, digits and . _ : / - there", word.what, word.text)
 		}
 	}
 	if !strings.HasPrefix(v.Binary, "/") {
@@ -147,9 +152,9 @@ func (v *vrrp) settle(ctx context.Context, cfg *Config, peer, source string) err
 	return nil
 }
 
-// elsewhere refuses a peer that is this host: it would hear nobody, and be master
-// beside the other director.
-func (v *vrrp) elsewhere() error {
+// checkPeer refuses a peer that is this host. Such a director would get no
+// advertisements, and be master beside the other director.
+func (v *vrrp) checkPeer() error {
 	own, err := net.InterfaceAddrs()
 	if err != nil {
 		return fmt.Errorf("list this host's addresses: %w", err)
@@ -162,9 +167,9 @@ func (v *vrrp) elsewhere() error {
 	return nil
 }
 
-// recall notes the flags of fs that were given and are not their defaults, in
-// words of a shell; config is the configuration's path, "" for none.
-func (v *vrrp) recall(fs *flag.FlagSet, config string) error {
+// noteFlags notes the flags of fs that were given and differ from their defaults,
+// as words of a shell. config is the configuration's path, "" for none.
+func (v *vrrp) noteFlags(fs *flag.FlagSet, config string) error {
 	words := []string{"-peer", v.Peer.String()}
 	if config != "" {
 		path, err := filepath.Abs(config)
@@ -186,7 +191,7 @@ func (v *vrrp) recall(fs *flag.FlagSet, config string) error {
 	})
 	for i, word := range words {
 		if strings.ContainsFunc(word, unicode.IsControl) {
-			return fmt.Errorf("%s %q: the first lines of keepalived.conf cannot hold it", words[i-1], word)
+			return fmt.Errorf("%s %q: the first lines of keepalived.conf cannot contain it", words[i-1], word)
 		}
 		if !plainWord.MatchString(word) {
 			words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
@@ -196,7 +201,7 @@ func (v *vrrp) recall(fs *flag.FlagSet, config string) error {
 	return nil
 }
 
-// parseHost reads an address that one host has.
+// parseHost reads an address of one host.
 func parseHost(flag, text string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(text)
 	a = a.Unmap()
@@ -206,9 +211,8 @@ func parseHost(flag, text string) (netip.Addr, error) {
 	return a, nil
 }
 
-// left are cfg's addresses that somebody else puts on the network, with the
-// names of their VIPs, in the order of the file. Those of the family of VRRP
-// come first.
+// left are cfg's addresses that the controller does not announce, with the names of
+// their VIPs, in the order of the file. Those of the family of VRRP come first.
 func (v *vrrp) left(cfg *Config) (addresses []netip.Addr, names map[netip.Addr]string, err error) {
 	names = make(map[netip.Addr]string)
 	for _, is6 := range []bool{v.Peer.Is6(), !v.Peer.Is6()} {
@@ -227,17 +231,17 @@ func (v *vrrp) left(cfg *Config) (addresses []netip.Addr, names map[netip.Addr]s
 	}
 	switch {
 	case len(addresses) == 0:
-		return nil, nil, errors.New(`no VIP has announce = "none": the controller puts all of them on the network itself`)
+		return nil, nil, errors.New(`no VIP has announce = "none": the controller announces all of them`)
 	case addresses[0].Is6() != v.Peer.Is6():
-		return nil, nil, fmt.Errorf("-peer %s: no VIP that is left to keepalived has an %s address; name the other director by its %s address",
+		return nil, nil, fmt.Errorf("-peer %s: no VIP with announce = \"none\" has an %s address; name the other director by its %s address",
 			v.Peer, familyName(v.Peer.Is6()), familyName(addresses[0].Is6()))
 	}
 	return addresses, names, nil
 }
 
-// patience is how long a director is silent before the other one takes over:
-// three intervals and the skew time of RFC 5798 section 6.1.
-func (v *vrrp) patience() time.Duration {
+// silence is how long a director sends no advertisement before the other one takes
+// over: three intervals and the skew time of RFC 5798 section 6.1.
+func (v *vrrp) silence() time.Duration {
 	return 3*v.Interval + time.Duration(256-v.Priority)*v.Interval/256
 }
 
@@ -248,84 +252,102 @@ func (v *vrrp) conf(cfg *Config) ([]byte, error) {
 		return nil, err
 	}
 	var b bytes.Buffer
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	fmt.Fprintf(&b, confHead, v.Flags)
+	v.writeScript(&b, cfg.Listen)
+	v.writeInstance(&b)
 	address := func(a netip.Addr) {
-		line("        %s    # %s", netip.PrefixFrom(a, a.BitLen()), names[a])
+		fmt.Fprintf(&b, "        %s    # %s\n", netip.PrefixFrom(a, a.BitLen()), names[a])
 	}
-	line(`# keepalived.conf of a director: VRRP for the VIPs that config.toml leaves to
+	b.WriteString("    virtual_ipaddress {\n")
+	address(addresses[0])
+	b.WriteString("    }\n")
+	if len(addresses) > 1 {
+		b.WriteString(confExcluded)
+		for _, a := range addresses[1:] {
+			address(a)
+		}
+		b.WriteString("    }\n")
+	}
+	b.WriteString("    track_script {\n        lvs_controller\n    }\n}\n")
+	return b.Bytes(), nil
+}
+
+const confHead = `# keepalived.conf of a director: VRRP for the VIPs that config.toml leaves to
 # keepalived. Printed by
 #   lvs-controller keepalived %s
-# Print it again, with these flags, after a change of addresses, announce, interface
-# or listen there. On the other director unicast_peer is this one; all else is the
-# same. Nothing here is about IPVS: lvs-controller programs it on both directors at
-# all times.
+# Print it again with these flags after a change of addresses, announce, interface
+# or listen in config.toml. On the other director unicast_peer is the address of this
+# one; the rest is the same. IPVS is not configured here: lvs-controller programs it
+# on both directors at all times.
 
 global_defs {
     vrrp_version 3
-    # Needs no right at all, but with another user keepalived 2.2.7 --config-test
-    # ends by killing itself.
+    # The script needs no privileges, but with another user keepalived 2.2.7
+    # --config-test kills itself at its end.
     script_user root
     enable_script_security
 }
-`, v.Flags)
+
+`
+
+const confExcluded = `    # They move together with the first, whatever their family, but are not in the
+    # advertisements: two directors may differ in them for a time, as during a reload.
+    virtual_ipaddress_excluded {
+`
+
+// writeScript writes the script that asks whether the director is ready.
+func (v *vrrp) writeScript(w io.Writer, listen string) {
+	effect, weight := `A director that is not ready falls to
+# priority 1, below one that is. If neither is ready, the VIPs stay where they are:
+# the kernel continues to forward.`, fmt.Sprintf("    weight -%d\n", v.Priority-1)
 	if v.NoPreempt {
-		line(`# A director is ready when its table has been read, a real server is in service
-# and its uplink is up. One that is not gives the VIPs up.
-vrrp_script lvs_controller {`)
-	} else {
-		line(`# A director is ready when its table has been read, a real server is in service
-# and its uplink is up. One that is not falls to priority 1, below one that is;
-# if neither is, the VIPs stay where they are, for the kernel goes on forwarding.
-vrrp_script lvs_controller {`)
+		effect, weight = "A director that is not ready gives up the VIPs.", ""
 	}
-	line(`    script "%s ready -listen %s"`, v.Binary, cfg.Listen)
-	line(`    interval 1    # seconds
+	fmt.Fprintf(w, `# A director is ready when it has read the kernel's table, a real server is in
+# service and its uplink is up. %s
+vrrp_script lvs_controller {
+    script "%s ready -listen %s"
+    interval 1    # seconds
     timeout 2
-    fall 3        # a restart of the controller is over sooner
-    rise 2`)
-	if !v.NoPreempt {
-		line("    weight -%d", v.Priority-1)
-	}
-	line("    init_fail\n}\n\nvrrp_instance lvs {\n    state %s", v.State)
+    fall 3        # a restart of the controller takes less time
+    rise 2
+%s    init_fail
+}
+
+`, effect, v.Binary, listen, weight)
+}
+
+// writeInstance writes the VRRP instance up to its addresses.
+func (v *vrrp) writeInstance(w io.Writer) {
+	preempt, source := `    # The same on both directors: a director that comes back does not take the VIPs
+    # back. nopreempt would do that too, but would leave the VIPs with a director that
+    # is not ready.`, ""
 	if v.NoPreempt {
-		line("    nopreempt")
-	} else {
-		line(`    # The same on both directors: who comes back takes nothing back (nopreempt would
-    # say so too, but keep a director that is not ready in office).`)
+		preempt = "    nopreempt"
 	}
-	line(`    priority %d
+	if v.Source.IsValid() {
+		source = fmt.Sprintf("    unicast_src_ip %s\n", v.Source)
+	}
+	fmt.Fprintf(w, `vrrp_instance lvs {
+    state %s
+%s
+    priority %d
     interface %s
     virtual_router_id %d
 
-    # Seconds. The other director takes over when it has heard nothing for %s s.
-    advert_int %s`, v.Priority, v.Interface, v.Router, seconds(v.patience()), seconds(v.Interval))
-	if v.Source.IsValid() {
-		line("    unicast_src_ip %s", v.Source)
-	}
-	line(`    unicast_peer {
+    # Seconds. The other director takes over after %s s without an advertisement.
+    advert_int %s
+%s    unicast_peer {
         %s
     }
     check_unicast_src
 
-    # Gratuitous ARP and neighbour advertisements: at the take-over, a second
-    # later, and every minute, which repairs a neighbour that heard another claim.
+    # Gratuitous ARP and neighbour advertisements: at the take-over, a second later,
+    # and every minute, which repairs a neighbour that has learned another MAC address.
     garp_master_delay 1
     garp_master_refresh 60
 
-    virtual_ipaddress {`, v.Peer)
-	address(addresses[0])
-	line("    }")
-	if len(addresses) > 1 {
-		line(`    # They move together with the first, whatever their family, but are not in the
-    # advertisements: a director that has one more since its reload is understood.
-    virtual_ipaddress_excluded {`)
-		for _, a := range addresses[1:] {
-			address(a)
-		}
-		line("    }")
-	}
-	line("    track_script {\n        lvs_controller\n    }\n}")
-	return b.Bytes(), nil
+`, v.State, preempt, v.Priority, v.Interface, v.Router, seconds(v.silence()), seconds(v.Interval), source, v.Peer)
 }
 
 // seconds writes d as keepalived reads it, in hundredths at the finest.

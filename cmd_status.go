@@ -1,8 +1,8 @@
 // The sub-commands status, ready and diff. They change nothing.
 //
-// Used by main.go. status asks the kernel and, for the reasons, the running
-// controller. ready asks the controller only. diff computes one pass of the
-// reconcile loop and prints the operations instead of sending them.
+// Used by main.go. status asks the running controller or, when that does not answer,
+// the kernel. ready asks the controller only. diff computes one pass of the reconcile
+// loop, and prints the operations where the loop would send them.
 
 package main
 
@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// clusterPatience is how long diff waits for the cluster's answer.
-const clusterPatience = 15 * time.Second
+// clusterTimeout is how long diff waits for the cluster's answer.
+const clusterTimeout = 15 * time.Second
 
 // runStatus prints the table with reasons and counters.
 func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -37,10 +37,9 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	}
 	st, err := fetchStatus(ctx, cfg.Listen)
 	if err != nil {
-		fmt.Fprintf(stderr, "the controller does not answer (%v); this is the kernel's table alone\n", err)
+		fmt.Fprintf(stderr, "the controller does not answer (%v); this is the kernel's table, without the reasons\n", err)
 		if st, err = kernelStatus(cfg); err != nil {
-			fmt.Fprintln(stderr, err)
-			return exitFailure
+			return fail(stderr, err)
 		}
 	}
 	if *output == "json" {
@@ -51,55 +50,48 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		err = printStatus(stdout, st)
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return fail(stderr, err)
 	}
 	return exitOK
 }
 
-// readyPatience is how long ready waits for the controller's answer.
-const readyPatience = 2 * time.Second
+// readyTimeout is how long ready waits for the controller's answer.
+const readyTimeout = 2 * time.Second
 
-// runReady tells by its exit code whether this director should get traffic, for
-// a program such as keepalived to ask once a second. With -listen it reads no
-// configuration: one that is being edited says nothing about the director.
+// runReady says by its exit code whether this director should get traffic. A program
+// such as keepalived asks it once a second. With -listen it reads no configuration: a
+// mistake in a file that is being edited does not make the director less ready.
 func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller ready", stderr)
 	listen := fs.String("listen", "", "`address` of the controller's listener (default the configuration's)")
-	var src source
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	src, code := newSource(fs, args)
+	if src == nil {
 		return code
 	}
-	src.parsed(fs)
 	if *listen == "" {
 		cfg, err := src.load()
 		if err != nil {
-			fmt.Fprintln(stderr, err)
-			return exitFailure
+			return fail(stderr, err)
 		}
 		*listen = cfg.Listen
 	}
-	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	resp, err := askController(ctx, *listen, "/readyz")
-	if err != nil {
-		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
-		return exitFailure
+	var text []byte
+	if err == nil {
+		defer resp.Body.Close()
+		// The controller answers with a line. Another program there may send more.
+		text, err = io.ReadAll(io.LimitReader(resp.Body, 4096))
 	}
-	defer resp.Body.Close()
-	// A sentence; whoever listens there instead may have more to say.
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	switch said := strings.TrimSpace(string(text)); {
+	switch {
 	case err != nil:
-		fmt.Fprintln(stderr, "NOT READY: the controller does not answer:", err)
+		return fail(stderr, "NOT READY: the controller does not answer:", err)
 	case resp.StatusCode != http.StatusOK:
-		fmt.Fprintln(stderr, "NOT READY:", said)
-	default:
-		fmt.Fprintln(stdout, "ready")
-		return exitOK
+		return fail(stderr, "NOT READY:", strings.TrimSpace(string(text)))
 	}
-	return exitFailure
+	fmt.Fprintln(stdout, "ready")
+	return exitOK
 }
 
 // askController sends one GET request to the running controller.
@@ -132,8 +124,8 @@ func fetchStatus(ctx context.Context, listen string) (status, error) {
 	return st, json.NewDecoder(resp.Body).Decode(&st)
 }
 
-// dialable turns a listen address into one to connect to: a wildcard host
-// becomes this host.
+// dialable is the address to connect to for a listen address: this host in place of a
+// wildcard.
 func dialable(listen string) string {
 	ap, err := netip.ParseAddrPort(listen)
 	switch {
@@ -147,7 +139,7 @@ func dialable(listen string) string {
 	return listen
 }
 
-// kernelStatus is what can be known without the controller.
+// kernelStatus is what the kernel knows, without the controller.
 func kernelStatus(cfg *Config) (status, error) {
 	o := newOwners(cfg)
 	st := status{Reason: "the controller does not answer", Services: []serviceStatus{}}
@@ -166,26 +158,16 @@ func printStatus(w io.Writer, st status) error {
 		state = "NOT READY: " + st.Reason
 	}
 	fmt.Fprintln(w, state)
-	for _, c := range st.Conflicts {
-		fmt.Fprintf(w, "CONFLICT: %s\n", c)
-	}
-	for _, k := range st.Kept {
-		fmt.Fprintf(w, "KEPT: %s serves with its last working real servers; none would be in service\n", k)
-	}
-	for _, d := range st.Down {
-		fmt.Fprintf(w, "DOWN: %s\n", d)
-	}
-	for _, o := range st.FailOpen {
-		fmt.Fprintf(w, "PROBES: %s\n", o)
-	}
+	printLines(w, "CONFLICT: %s\n", st.Conflicts)
+	printLines(w, "KEPT: the last working real servers of %s stay in service; by the inputs none would be\n", st.Kept)
+	printLines(w, "DOWN: %s\n", st.Down)
+	printLines(w, "PROBES: %s\n", st.FailOpen)
 	for _, s := range st.Cluster {
 		if s.LastError != "" {
 			fmt.Fprintf(w, "cluster: %s: %s\n", s.Name, s.LastError)
 		}
 	}
-	for _, warning := range st.Warnings {
-		fmt.Fprintf(w, "warning: %s\n", warning)
-	}
+	printLines(w, "warning: %s\n", st.Warnings)
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "VIP\tSERVICE\tREAL SERVER\tWEIGHT\tACTIVE\tINACTIVE\tCONNS/S\tTOTAL\tWHY")
 	for _, s := range st.Services {
@@ -198,23 +180,25 @@ func printStatus(w io.Writer, st status) error {
 	return t.Flush()
 }
 
-// runDiff prints what a controller started now would change.
+// printLines prints each of items in a line with format.
+func printLines[T any](w io.Writer, format string, items []T) {
+	for _, item := range items {
+		fmt.Fprintf(w, format, item)
+	}
+}
+
+// runDiff prints what a controller that starts now would change.
 func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	_, cfg, code := configured(newFlags("lvs-controller diff", stderr), args)
 	if cfg == nil {
 		return code
 	}
 	changes, warnings, err := pendingChanges(ctx, cfg)
-	for _, w := range warnings {
-		fmt.Fprintln(stderr, "warning:", w)
-	}
+	printLines(stderr, "warning: %s\n", warnings)
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return fail(stderr, err)
 	}
-	for _, line := range changes {
-		fmt.Fprintln(stdout, line)
-	}
+	printLines(stdout, "%s\n", changes)
 	if len(changes) > 0 {
 		return exitChanges
 	}
@@ -257,7 +241,7 @@ func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
 	if len(q.Pods)+len(q.ConfigMaps) == 0 {
 		return &Cluster{}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, clusterPatience)
+	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
 	defer cancel()
 	wake := make(chan struct{}, 1)
 	clusters := newLatest[Cluster](wake)
@@ -279,10 +263,10 @@ func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
 		case <-ctx.Done():
 			for _, s := range watch.States() {
 				if !s.Synced {
-					return nil, fmt.Errorf("the cluster did not answer within %s: %s: %s", clusterPatience, s.Name, s.LastError)
+					return nil, fmt.Errorf("the cluster did not answer within %s: %s: %s", clusterTimeout, s.Name, s.LastError)
 				}
 			}
-			return nil, fmt.Errorf("the cluster did not answer within %s", clusterPatience)
+			return nil, fmt.Errorf("the cluster did not answer within %s", clusterTimeout)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func shownStatus() status {
 }
 
 const shownText = `ready
-KEPT: six IPv6 serves with its last working real servers; none would be in service
+KEPT: the last working real servers of six IPv6 stay in service; by the inputs none would be
 cluster: pods ingress-nginx app=nginx: list pods: connection refused
 warning: vip edge: ConfigMap ingress-nginx/tcp-services: entry "abc" is skipped: port "abc" is not a number from 1 to 65535
 VIP   SERVICE               REAL SERVER         WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY

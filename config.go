@@ -212,7 +212,7 @@ func (c *Config) ClusterQuery() ClusterQuery {
 		if pods := v.PodQuery(); pods.Selector != "" && !slices.Contains(q.Pods, pods) {
 			q.Pods = append(q.Pods, pods)
 		}
-		// VIPs that share their pods share the strictest guard.
+		// VIPs that share their pods share the strictest mass-removal guard.
 		if b := q.Guards[v.PodQuery()]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
 			q.Guards[v.PodQuery()] = v.RemovalBrake
 		}

@@ -1,3 +1,5 @@
+// A kernel for tests, and helpers that make and compare tables.
+
 package main
 
 import (
@@ -5,18 +7,19 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// fakeKernel is IPVS as the loop sees it: it keeps a table, refuses what the
-// kernel would refuse, and can be told to refuse more. The real kernel's tests
-// are in test/director; this one is for what they cannot steer.
+// fakeKernel is IPVS for the loop: it has a table, refuses what the kernel would refuse,
+// and can refuse more on request. The tests on a real kernel are in test/director; this
+// one is for what they cannot cause.
 type fakeKernel struct {
 	services map[ServiceKey]VirtualService
 	servers  map[rowID]RealServer
 	conns    map[rowID]Connections
-	created  map[ServiceKey]int // how often a service was made, to tell an edit from a re-creation
+	created  map[ServiceKey]int // how often a service was made, which distinguishes an edit from a re-creation
 	timeouts Timeouts
 	noRoute  map[netip.Addr]bool // real servers that NEW_DEST refuses
 	noSched  map[string]bool
@@ -26,7 +29,7 @@ type fakeKernel struct {
 	dumps    int                     // tables read
 	broken   error                   // returned by Table
 	onApply  func(op)
-	breakAt  func(op) bool // where the conversation breaks
+	breakAt  func(op) bool // where the connection breaks
 	refuse   func(op) error
 }
 
@@ -82,7 +85,7 @@ func (k *fakeKernel) StopDaemon(role SyncRole) error {
 	return nil
 }
 
-// Table gives what is as known back as the same memory, as ipvsConn does.
+// Table shares with known what is unchanged, as ipvsConn does.
 func (k *fakeKernel) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
 	if k.broken != nil {
 		return nil, k.broken
@@ -221,4 +224,38 @@ func (k *fakeKernel) do(o op) error {
 		return fmt.Errorf("unknown operation %d", o.Kind)
 	}
 	return nil
+}
+
+// split divides a table.
+func split(t Table) shards {
+	var ps shards
+	for i := 0; i < len(t); {
+		end := i + 1
+		for end < len(t) && t[end].Address == t[i].Address && t[end].Mark == t[i].Mark {
+			end++
+		}
+		ps = append(ps, shard{Services: t[i:end:end]})
+		i = end
+	}
+	return ps
+}
+
+// table joins the shards.
+func (ps shards) table() Table {
+	var t Table
+	for i := range ps {
+		t = append(t, ps[i].Services...)
+	}
+	return t
+}
+
+// desiredAnew is desired without an earlier result and without probes.
+func desiredAnew(cfg *Config, cluster *Cluster, before memory, now time.Time) wanted {
+	return desired(nil, cfg, cluster, nil, before, now)
+}
+
+// diffTables is diff for whole tables, as one list.
+func diffTables(want, have Table) []op {
+	ops := diff(split(want), split(have))
+	return slices.Concat(ops[:]...)
 }

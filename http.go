@@ -1,7 +1,7 @@
 // The HTTP listener: /healthz, /readyz, /metrics and /status.json.
 //
-// Used by cmd_status.go and main.go. It reads what the other tasks publish and
-// asks the kernel through its own socket. It changes nothing, and none of its
+// Used by cmd_status.go and main.go. It reads what the other tasks publish and reads
+// the kernel's table through a separate socket. It changes nothing, and none of its
 // errors ends the controller.
 
 package main
@@ -19,27 +19,27 @@ import (
 	"time"
 )
 
-// listenRetry is how long a listener that could not be opened (port taken)
-// waits for the next try.
+// listenRetry is the time between two attempts to open the listener, as while another
+// program uses the port.
 const listenRetry = 5 * time.Second
 
-// httpServer serves what others may see of a running controller.
+// httpServer answers requests about a running controller.
 type httpServer struct {
 	log     *slog.Logger
 	loop    *reconciler
 	watch   *clusterWatch
 	configs *latest[Config]
-	// reloaded rings after configs has changed; nil where it never does.
+	// reloaded receives after configs has changed; nil where it never changes.
 	reloaded <-chan struct{}
 	started  time.Time
-	prober   *prober      // nil: nobody probes
-	uplink   func() error // why the uplink carries no traffic; nil: nobody cares
-	// conflicts is nil where nobody watches for them.
+	prober   *prober      // nil: no probes run
+	uplink   func() error // why the uplink carries no traffic; nil: not checked
+	// conflicts is nil where they are not looked for.
 	conflicts *conflicts
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
-	bad      atomic.Bool   // the file on disk is refused right now
+	bad      atomic.Bool   // the file on disk is refused at present
 }
 
 // Run listens where the newest configuration says, until ctx ends.
@@ -55,7 +55,7 @@ func (s *httpServer) Run(ctx context.Context) error {
 		begins, _ := failing.note(err)
 		if err != nil {
 			if begins {
-				s.log.Error("the HTTP listener cannot be opened; the table does not depend on it", "err", err)
+				s.log.Error("cannot listen for HTTP requests; the IPVS table does not depend on it", "err", err)
 			}
 			s.untilListenChanges(ctx, listen, listenRetry)
 			continue
@@ -77,17 +77,17 @@ func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) 
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		done <- server.Serve(ln)
-		cancel() // a listener that ended by itself is opened again
+		cancel() // a listener that ended on an error is opened again
 	}()
 	s.untilListenChanges(ctx, listen, 0)
 	server.Close()
 	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-		s.log.Error("the HTTP listener ended", "err", err)
+		s.log.Error("the HTTP listener ended and is opened again", "err", err)
 	}
 }
 
-// untilListenChanges waits until listen is no longer what the configuration
-// says, ctx ends, or atMost (0 = for ever) has passed.
+// untilListenChanges waits until the configuration names another address than listen,
+// ctx ends, or atMost (0 = no limit) has passed.
 func (s *httpServer) untilListenChanges(ctx context.Context, listen string, atMost time.Duration) {
 	var end <-chan time.Time
 	if atMost > 0 {
@@ -116,7 +116,7 @@ func (s *httpServer) handler() http.Handler {
 	return mux
 }
 
-// answer turns a check into 200 or 503 with one line that says why.
+// answer makes a handler of a check: 200, or 503 with one line that says why.
 func (s *httpServer) answer(check func() error) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -129,7 +129,7 @@ func (s *httpServer) answer(check func() error) http.HandlerFunc {
 	}
 }
 
-// healthy fails when the loop has stopped turning: it audits at least every
+// healthy fails when the loop makes no more passes: it makes at least one each
 // audit_interval.
 func (s *httpServer) healthy() error {
 	last := s.started
@@ -137,13 +137,14 @@ func (s *httpServer) healthy() error {
 		last = *at
 	}
 	if age, most := time.Since(last), 3*s.configs.Get().AuditInterval+30*time.Second; age > most {
-		return fmt.Errorf("the reconcile loop has not turned for %s", age.Round(time.Second))
+		return fmt.Errorf("the reconcile loop has made no pass for %s", age.Round(time.Second))
 	}
 	return nil
 }
 
-// ready succeeds when the table has been read, somebody serves and the uplink is
-// up. It does not depend on the API server: the kernel's table does not either.
+// ready succeeds when the table has been read, a real server is in service, the
+// director is not drained and the uplink is up. It does not depend on the API server:
+// the kernel's table does not either.
 func (s *httpServer) ready() error {
 	if err := s.loop.view.Load().ready(s.loop.now()); err != nil || s.uplink == nil {
 		return err
@@ -157,10 +158,10 @@ type status struct {
 	Reason    string       `json:"reason,omitempty"`      // why not ready
 	Since     time.Time    `json:"since,omitzero"`        // of the process
 	Drained   time.Time    `json:"drained,omitzero"`      // by the operator, since
-	Announced []netip.Addr `json:"announced,omitempty"`   // VIP addresses that the controller keeps on a device
-	Kept      []string     `json:"kept,omitempty"`        // sets that serve with their last working real servers
-	FailOpen  []string     `json:"fail_open,omitempty"`   // who fails their probes all at once, and so stays in service
-	Down      []string     `json:"probed_down,omitempty"` // real servers, or ports of theirs, that are out by their probes, also when they have drained and gone
+	Announced []netip.Addr `json:"announced,omitempty"`   // VIP addresses that the controller has put on a device
+	Kept      []string     `json:"kept,omitempty"`        // sets whose last working real servers stay in service
+	FailOpen  []string     `json:"fail_open,omitempty"`   // sets of real servers that all fail their probes, and so stay in service
+	Down      []string     `json:"probed_down,omitempty"` // real servers, or their ports, that fail their probes, also after they have drained and are removed
 	// Conflicts are the other hosts that claim a VIP which this director has.
 	Conflicts []Conflict      `json:"conflicts,omitempty"`
 	Warnings  []string        `json:"warnings,omitempty"`
@@ -178,7 +179,7 @@ type serviceStatus struct {
 
 type serverStatus struct {
 	Address     netip.Addr  `json:"address"`
-	Port        uint16      `json:"port,omitempty"` // where it differs from the service's
+	Port        uint16      `json:"port,omitempty"` // if it is not the port of the service
 	Weight      uint32      `json:"weight"`
 	Why         string      `json:"why,omitempty"`
 	Connections Connections `json:"connections"`
@@ -193,7 +194,7 @@ func (s *httpServer) probeStats() ProbeStats {
 	return s.prober.Stats()
 }
 
-// status joins the view's reasons with the kernel's counters.
+// status joins the reasons of the loop's snapshot with the kernel's counters.
 func (s *httpServer) status() (status, error) {
 	v := s.loop.view.Load()
 	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Services: []serviceStatus{}}
@@ -229,15 +230,15 @@ func (s *httpServer) status() (status, error) {
 	return st, err
 }
 
-// observe reads the counters of known services from the kernel, and passes each
-// to visit with what is known of it.
+// observe reads the counters of known services from the kernel, and calls visit for
+// each with its desired state.
 func observe(known shards, visit func(s *KernelService, known *Service)) error {
 	return observeKernel(
 		func(k ServiceKey) bool { return known.find(k) != nil },
 		func(s *KernelService) { visit(s, known.find(s.ServiceKey)) })
 }
 
-// observeKernel reads services and their counters through a socket of its own.
+// observeKernel reads services and their counters through a separate socket.
 func observeKernel(owned func(ServiceKey) bool, visit func(*KernelService)) error {
 	c, err := dialIPVS()
 	if err != nil {
@@ -247,7 +248,7 @@ func observeKernel(owned func(ServiceKey) bool, visit func(*KernelService)) erro
 	return c.Observe(owned, visit)
 }
 
-// newServiceStatus is what the kernel says of a service.
+// newServiceStatus is the state of a service in the kernel.
 func newServiceStatus(k *KernelService) serviceStatus {
 	s := serviceStatus{Service: k.ServiceKey, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: make([]serverStatus, 0, len(k.Servers))}
 	for _, r := range k.Servers {
@@ -264,6 +265,6 @@ func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(st); err != nil {
-		s.log.Debug("a status answer was cut short", "err", err)
+		s.log.Debug("an answer to /status.json could not be sent completely", "err", err)
 	}
 }

@@ -3,7 +3,7 @@
 // Used by http.go. The names are part of the interface: docs/metrics.md lists
 // them, and a test compares the two. The text format is written here
 // (prometheus.io/docs/instrumenting/exposition_formats), because the client
-// library would be a sixth of the binary. It changes nothing.
+// library would be a sixth of the binary's size. It changes nothing.
 
 package main
 
@@ -27,7 +27,7 @@ const (
 	counter metricType = "counter"
 )
 
-// exposition writes metric families. Samples of a family follow its head.
+// exposition writes metric families. The samples of a family follow its head.
 type exposition struct{ w io.Writer }
 
 // family writes a head and returns a function that writes one sample, with
@@ -65,7 +65,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 	e := exposition{w}
 	v := s.loop.view.Load()
 	e.family("info", gauge, "The running version.")(1, "version", version)
-	e.family("ready", gauge, "1 when the kernel's table has been read lately, a real server is in service, the uplink is up and the director is not drained.")(flag01(s.ready() == nil))
+	e.family("ready", gauge, "1 when the kernel's table has been read recently, a real server is in service, the uplink is up and the director is not drained.")(flag01(s.ready() == nil))
 	s.writeOwn(e)
 	if v != nil {
 		writeVIPs(e, v)
@@ -74,7 +74,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		var k kernelCounters
 		err := observe(v.Shards, k.add)
 		if err != nil {
-			k = kernelCounters{} // half a sum is worse than none
+			k = kernelCounters{} // a sum over only some services would mislead
 		}
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
 		k.write(e)
@@ -82,56 +82,50 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 	metrics.WriteProcessMetrics(w)
 }
 
-// writeOwn writes what the controller counts about itself and its inputs.
+// writeOwn writes what the controller counts of its work and its inputs.
 func (s *httpServer) writeOwn(e exposition) {
 	c := &s.loop.counters
-	e.family("config_ok", gauge, "0 while the configuration file is refused and the last good one stays.")(flag01(!s.bad.Load()))
+	e.family("config_ok", gauge, "0 while the configuration file is refused and the last good one stays in force.")(flag01(!s.bad.Load()))
 	e.family("config_reloads_total", counter, "Configurations applied after the first.")(float64(s.reloads.Load()))
 	e.family("config_rejected_total", counter, "Configurations refused.")(float64(s.rejected.Load()))
-	e.family("reconciles_total", counter, "Turns of the reconcile loop.")(float64(c.Reconciles.Load()))
-	e.family("reconcile_failures_total", counter, "Turns that left the table not in place.")(float64(c.Failures.Load()))
+	e.family("reconciles_total", counter, "Passes of the reconcile loop.")(float64(c.Reconciles.Load()))
+	e.family("reconcile_failures_total", counter, "Passes after which the kernel's table was not as it should be.")(float64(c.Failures.Load()))
 	e.family("audits_total", counter, "Full comparisons with the kernel's table.")(float64(c.Audits.Load()))
-	e.family("drifts_total", counter, "Audits that found the table changed by another hand.")(float64(c.Drifts.Load()))
+	e.family("drifts_total", counter, "Audits that found a change by another program or an operator.")(float64(c.Drifts.Load()))
 	e.family("changes_refused_total", counter, "Changes that the kernel refused.")(float64(c.Refused.Load()))
 	changes := e.family("changes_total", counter, "Changes made to the kernel's table.")
 	for kind, name := range changeKinds {
 		changes(float64(c.Changes[kind].Load()), "kind", name)
 	}
 	streams := s.watch.States()
-	synced := e.family("cluster_synced", gauge, "1 when the stream has given a complete answer, which stands.")
-	for _, st := range streams {
-		synced(flag01(st.Synced), "stream", st.Name)
+	ofStreams := func(name string, typ metricType, help string, value func(*StreamState) float64) {
+		sample := e.family(name, typ, help)
+		for i := range streams {
+			sample(value(&streams[i]), "stream", streams[i].Name)
+		}
 	}
-	failing := e.family("cluster_failing", gauge, "1 while the stream cannot follow its source; the last answer stands.")
-	for _, st := range streams {
-		failing(flag01(st.LastError != ""), "stream", st.Name)
-	}
-	events := e.family("cluster_events_total", counter, "Watch events that the stream received.")
-	for _, st := range streams {
-		events(float64(st.Events), "stream", st.Name)
-	}
+	ofStreams("cluster_synced", gauge, "1 once the stream has given a complete answer.", func(st *StreamState) float64 { return flag01(st.Synced) })
+	ofStreams("cluster_failing", gauge, "1 while the stream cannot read from its source; the last answer stays in force.", func(st *StreamState) float64 { return flag01(st.LastError != "") })
+	ofStreams("cluster_events_total", counter, "Watch events that the stream received.", func(st *StreamState) float64 { return float64(st.Events) })
+	ofStreams("cluster_lists_total", counter, "Complete lists that the stream received.", func(st *StreamState) float64 { return float64(st.Lists) })
 	writeProbes(e, s.probeStats())
-	lists := e.family("cluster_lists_total", counter, "Complete lists that the stream received.")
-	for _, st := range streams {
-		lists(float64(st.Lists), "stream", st.Name)
-	}
 }
 
-// writeProbes writes what the prober counts.
+// writeProbes writes the counters of the prober.
 func writeProbes(e exposition, p ProbeStats) {
-	results := e.family("probes_total", counter, "Probes by their result; none is one that the director itself could not do.")
+	results := e.family("probes_total", counter, "Probes by their result; none: the director could not send the probe.")
 	for _, k := range p.Kinds {
 		results(float64(k.Passed), "kind", k.Kind, "result", "passed")
 		results(float64(k.Failed), "kind", k.Kind, "result", "failed")
 		results(float64(k.NoResult), "kind", k.Kind, "result", "none")
 	}
-	targets := e.family("probe_targets", gauge, "What is probed, by what is believed of it.")
+	targets := e.family("probe_targets", gauge, "What is probed, by its present state.")
 	for _, k := range p.Kinds {
 		targets(float64(k.Targets-k.Down-k.Unknown), "kind", k.Kind, "state", "up")
 		targets(float64(k.Down), "kind", k.Kind, "state", "down")
 		targets(float64(k.Unknown), "kind", k.Kind, "state", "unknown")
 	}
-	e.family("probe_fail_open", gauge, "Sets of real servers, or ports, that fail on all at once and so stay in service.")(float64(p.FailOpen))
+	e.family("probe_fail_open", gauge, "Sets of real servers, or ports, that fail on all at once and therefore stay in service.")(float64(p.FailOpen))
 }
 
 // writeSync writes whether the sync daemons run.
@@ -169,10 +163,10 @@ func compareVIPServers(a, b vipServer) int {
 	return cmp.Or(cmp.Compare(a.vip, b.vip), a.addr.Compare(b.addr))
 }
 
-// writeVIPs writes what the view alone knows of each VIP.
+// writeVIPs writes what the loop's snapshot says of each VIP.
 func writeVIPs(e exposition, v *view) {
 	e.family("drained", gauge, "1 while the operator has drained this director.")(flag01(!v.Drained.IsZero()))
-	announced := e.family("vip_announced", gauge, "1 while the controller keeps the VIP's address on a device, for others to see.")
+	announced := e.family("vip_announced", gauge, "1 while the controller has the VIP's address on the uplink or the dummy device.")
 	for _, vip := range v.Config.VIPs {
 		for _, a := range vip.Addresses {
 			if vip.Announce.method().byController() {
@@ -180,7 +174,7 @@ func writeVIPs(e exposition, v *view) {
 			}
 		}
 	}
-	e.family("warnings", gauge, "Complaints about the inputs that hold right now.")(float64(len(v.Warnings)))
+	e.family("warnings", gauge, "Warnings about the present inputs.")(float64(len(v.Warnings)))
 	inService := make(map[vipServer]bool)
 	out := make(map[vipServer]string)
 	for svc := range v.Shards.all {
@@ -192,26 +186,24 @@ func writeVIPs(e exposition, v *view) {
 			inService[at] = inService[at] || row.Weight > 0
 		}
 	}
-	counts := make(map[string][2]int) // draining, in service
+	type vipState struct {
+		vip       string
+		inService bool
+	}
+	counts := make(map[vipState]int)
 	for at, in := range inService {
-		n := counts[at.vip]
-		if in {
-			n[1]++
-		} else {
-			n[0]++
-		}
-		counts[at.vip] = n
+		counts[vipState{at.vip, in}]++
 	}
 	servers := e.family("vip_real_servers", gauge, "Real servers of a VIP over its services, each address once.")
 	for _, vip := range v.Config.VIPs {
-		servers(float64(counts[vip.Name][1]), "vip", vip.Name, "state", "in_service")
-		servers(float64(counts[vip.Name][0]), "vip", vip.Name, "state", "draining")
+		servers(float64(counts[vipState{vip.Name, true}]), "vip", vip.Name, "state", "in_service")
+		servers(float64(counts[vipState{vip.Name, false}]), "vip", vip.Name, "state", "draining")
 	}
 	quiesced := e.family("real_server_quiesced", gauge, "1 for a real server that is quiesced in some service of the VIP, with the reason in the first of them.")
 	for _, at := range slices.SortedFunc(maps.Keys(out), compareVIPServers) {
 		quiesced(1, "vip", at.vip, "server", at.addr.String(), "why", out[at])
 	}
-	kept := e.family("vip_kept", gauge, "1 while a VIP serves with its last working real servers because none would be in service.")
+	kept := e.family("vip_kept", gauge, "1 while the last working real servers of a VIP stay in service because by the inputs none would be.")
 	for _, vip := range v.Config.VIPs {
 		for _, is6 := range []bool{false, true} {
 			if slices.ContainsFunc(vip.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 }) {
@@ -221,9 +213,9 @@ func writeVIPs(e exposition, v *view) {
 	}
 }
 
-// kernelCounters are the kernel's counters: per service, and per VIP and real
-// server summed over the services, so that a VIP of 1000 ports and 50 nodes
-// does not give 50,000 series, nor take their memory for each scrape.
+// kernelCounters are the kernel's counters: per service, and per VIP and real server
+// summed over the services. A VIP of 1000 ports and 50 nodes would else give 50,000
+// series, and need memory for them at each scrape.
 type kernelCounters struct {
 	services []serviceTraffic
 	servers  map[vipServer]serverSum

@@ -106,10 +106,10 @@ func TestHealthz(t *testing.T) {
 		says    string
 	}{
 		{"just started", *ago(0), nil, 200, "ok"},
-		{"started long ago and never turned", *ago(time.Hour), nil, 503, "the reconcile loop has not turned for 1h0m0s"},
+		{"started long ago and never turned", *ago(time.Hour), nil, 503, "the reconcile loop has made no pass for 1h0m0s"},
 		{"turned just now", *ago(time.Hour), ago(time.Second), 200, "ok"},
 		{"between two audits", *ago(time.Hour), ago(50 * time.Second), 200, "ok"},
-		{"stuck", *ago(time.Hour), ago(2 * time.Minute), 503, "the reconcile loop has not turned for 2m0s"},
+		{"stuck", *ago(time.Hour), ago(2 * time.Minute), 503, "the reconcile loop has made no pass for 2m0s"},
 	} {
 		b := newBench(t, testVIP()) // its audit_interval is 10 s
 		server := newBenchServer(b)

@@ -76,25 +76,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // runDirector is the controller itself.
 func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
-	var (
-		src     source
-		debug   bool
-		cleanup bool
-	)
 	fs := newFlags("lvs-controller", stderr)
-	src.flags(fs)
-	fs.BoolVar(&debug, "debug", false, "log more")
-	fs.BoolVar(&cleanup, "cleanup", false, "remove what the controller put into the kernel, and exit")
-	if code, done := parse(fs, args); done {
+	debug := fs.Bool("debug", false, "log more")
+	cleanup := fs.Bool("cleanup", false, "remove from the kernel what the controller put there, and exit")
+	src, cfg, code := configured(fs, args)
+	if cfg == nil {
 		return code
 	}
-	src.parsed(fs)
-	log := newLogger(stderr, debug)
-	cfg, err := src.load()
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailure
-	}
+	log := newLogger(stderr, *debug)
 	dir := &stateDir{path: cfg.StateDir}
 	lock, err := dir.lock(log)
 	if err != nil {
@@ -108,7 +97,7 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 		return exitFailure
 	}
 	defer release()
-	if cleanup {
+	if *cleanup {
 		if err := cleanUp(ctx, log, cfg, dir); err != nil {
 			log.Error("not everything could be removed", "err", err)
 			return exitFailure
@@ -119,7 +108,7 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
 	logWarnings(log, cfg)
-	if err := direct(ctx, log, &src, cfg, dir); err != nil {
+	if err := direct(ctx, log, src, cfg, dir); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
 	}

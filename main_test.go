@@ -183,16 +183,11 @@ FILE:18: vip[1].ports[0]: is true, want a port from 1 to 65535 such as "80/tcp",
 // given is the configuration that args mean to every sub-command.
 func given(t *testing.T, args ...string) (*Config, error) {
 	t.Helper()
-	var (
-		src  source
-		errs bytes.Buffer
-	)
-	fs := newFlags("test", &errs)
-	src.flags(fs)
-	if code, done := parse(fs, args); done {
+	var errs bytes.Buffer
+	src, code := newSource(newFlags("test", &errs), args)
+	if src == nil {
 		t.Fatalf("%q: exit %d: %s", args, code, &errs)
 	}
-	src.parsed(fs)
 	return src.load()
 }
 
@@ -304,7 +299,7 @@ func TestLooksIntoTheKernel(t *testing.T) {
 	file := writeConfig(t, "listen = \"\"\nstate_dir = \""+state+"\"\n"+staticVIP)
 	const (
 		noIPVS = "the kernel has no IPVS (module ip_vs is not loaded and could not be)\n"
-		alone  = "the controller does not answer (listen is off); this is the kernel's table alone\n"
+		alone  = "the controller does not answer (listen is off); this is the kernel's table, without the reasons\n"
 	)
 	wants := map[string]struct {
 		code           int

@@ -13,16 +13,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestModel drives the loop with random sequences of events over a fake kernel
-// and checks after each what must always hold:
+// TestModel drives the loop with random sequences of events over a fake kernel, and
+// checks after each of them what must always be true:
 //
-//   - what is not ours is never touched;
+//   - services on other addresses are never touched;
 //   - a service that the loop serves is never without a real server in service
 //     once its VIP has had one, unless the kernel refuses them all;
 //   - nothing is quiesced for longer than the drain timeout;
-//   - a second turn with the same inputs changes nothing;
-//   - one turn after the last disturbance, who is in service is what the inputs
-//     ask for; a while later the whole table is.
+//   - a second pass with the same inputs changes nothing;
+//   - one pass after the last disturbance, the real servers in service are those that
+//     the inputs ask for; a minute later the whole table is.
 //
 // `make model` runs 20,000 sequences.
 func TestModel(t *testing.T) {
@@ -37,13 +37,13 @@ func TestModel(t *testing.T) {
 			"routes":    m.changeRoutes,
 			"probes":    m.changeProbes,
 			"refusals":  m.changeRefusals,
-			"break":     m.breakConversation,
+			"break":     m.breakConnection,
 			"clients":   m.changeConnections,
 			"time":      m.passTime,
 			"blackout":  m.crashWithoutCluster,
-			"turn only": func(*rapid.T) { m.turn() },
+			"pass only": func(*rapid.T) { m.turn() },
 		})
-		m.settleDown(rt)
+		m.calm(rt)
 	})
 }
 
@@ -59,7 +59,7 @@ const modelNodes = 4
 
 func newModel(t *testing.T, rt *rapid.T) *model {
 	m := &model{bench: newBench(t, testVIP()), quiesced: make(map[rowID]time.Time), served: make(map[string]bool)}
-	// Rounds of counting span turns, as they do in a large table.
+	// A count of connections takes several passes, as in a large table.
 	m.countAtOnce = rapid.SampledFrom([]int{0, 1}).Draw(rt, "services counted at once")
 	m.restartProbed()
 	foreign := service("10.9.9.9:80/tcp", "10.1.0.1", 7, "10.1.0.9", 0)
@@ -82,7 +82,7 @@ func (m *model) turn() {
 	m.noteQuiesced()
 }
 
-// restartProbed is restart with a prober that goes by what was found before.
+// restartProbed is restart with the results of the earlier probes.
 func (m *model) restartProbed() {
 	m.restart()
 	m.loop.health, m.loop.probes = newLatest[Health](m.loop.wake), newLatest[ProbePlan]()
@@ -94,8 +94,8 @@ func (m *model) wanted() wanted {
 	return desired(nil, m.loop.config.Get(), m.cluster, m.loop.health.Get(), m.loop.state.Memory, m.clock)
 }
 
-// changeProbes lets probes find something, however wrong: the prober's own rule
-// against taking out everybody is not relied on.
+// changeProbes gives random results of probes, also ones that take out all real servers:
+// the loop must not depend on the prober's rule against that.
 func (m *model) changeProbes(rt *rapid.T) {
 	h := &Health{Down: make(map[HealthKey]string)}
 	for _, vip := range []string{"edge", "vip0", "vip1"} {
@@ -113,7 +113,7 @@ func (m *model) changeProbes(rt *rapid.T) {
 	m.turn()
 }
 
-// changeRefusals has the kernel refuse some operations at random, or none.
+// changeRefusals makes the kernel refuse some operations at random, or none.
 func (m *model) changeRefusals(rt *rapid.T) {
 	m.kernel.refuse = nil
 	if rapid.Bool().Draw(rt, "refuses") {
@@ -128,24 +128,24 @@ func (m *model) changeRefusals(rt *rapid.T) {
 	m.turn()
 }
 
-// breakConversation ends the next conversation with the kernel in the middle,
-// and has another hand change something so that there is one.
-func (m *model) breakConversation(rt *rapid.T) {
+// breakConnection breaks the next exchange with the kernel in the middle, and changes
+// the table as another program would, so that there is an exchange.
+func (m *model) breakConnection(rt *rapid.T) {
 	left := rapid.IntRange(0, 3).Draw(rt, "operations before the break")
 	m.kernel.breakAt = func(op) bool { left--; return left < 0 }
 	m.drift(rt)
 	m.kernel.breakAt = nil
 }
 
-// disturbed reports whether the kernel refuses at random, or the last
-// conversation with it broke: what it has is in the making.
+// disturbed reports whether the kernel refuses at random, or the last exchange with it
+// broke: then its table is incomplete.
 func (m *model) disturbed() bool {
 	return m.kernel.refuse != nil || m.loop.kernel.director == nil || m.loop.view.Load().Err != nil && len(m.kernel.noRoute) == 0
 }
 
-// noteQuiesced keeps the model's own account of how long rows have been at
-// weight 0. One that the loop wants back, though the kernel may refuse, is not on
-// its way out: it drains anew when it is wanted no more.
+// noteQuiesced notes for the model how long rows have been at weight 0. A row that the
+// loop wants back, though the kernel may refuse that, does not drain: its time begins
+// again when it is no longer wanted.
 func (m *model) noteQuiesced() {
 	back := make(map[rowID]bool)
 	for s := range m.loop.state.Leaving.all {
@@ -222,7 +222,7 @@ func (m *model) changeConfig(rt *rapid.T) {
 		}
 	}
 	m.configure(vips...)
-	clear(m.quiesced) // a new policy counts from its first turn
+	clear(m.quiesced) // a new policy counts from its first pass
 	m.turn()
 }
 
@@ -256,7 +256,7 @@ func (m *model) inService() int {
 	return n
 }
 
-// drift is another hand in our part of the table.
+// drift changes the controller's services as another program would.
 func (m *model) drift(rt *rapid.T) {
 	for _, s := range m.ours() {
 		if rapid.IntRange(0, 3).Draw(rt, "drop "+s.ServiceKey.String()) == 0 {
@@ -278,7 +278,7 @@ func (m *model) drift(rt *rapid.T) {
 		}
 	}
 	m.put(service("10.0.0.1:7777/tcp", "10.1.0.3", 1))
-	m.noteQuiesced() // whom that hand sent new clients to drains anew
+	m.noteQuiesced() // rows that this put in service begin their drain again
 	m.advance(11 * time.Second)
 }
 
@@ -308,7 +308,7 @@ func (m *model) passTime(rt *rapid.T) {
 	m.advance(time.Duration(rapid.IntRange(1, 400).Draw(rt, "seconds")) * time.Second)
 }
 
-// advance is later with the model's account kept at each step.
+// advance is later with noteQuiesced at each step.
 func (m *model) advance(d time.Duration) {
 	end := m.clock.Add(d)
 	for {
@@ -326,13 +326,13 @@ func (m *model) advance(d time.Duration) {
 
 func (m *model) check(rt *rapid.T) {
 	if got := m.foreignRows(); got != m.foreign {
-		rt.Fatalf("foreign rows were touched:\n%s", got)
+		rt.Fatalf("rows on other addresses were touched:\n%s", got)
 	}
 	if m.loop.view.Load().Err == nil {
 		n := len(m.kernel.applied)
 		m.turn()
 		for _, o := range m.kernel.applied[n:] {
-			rt.Fatalf("a second turn changes something: %s", o)
+			rt.Fatalf("a second pass changes something: %s", o)
 		}
 	}
 	if m.disturbed() {
@@ -346,8 +346,8 @@ func (m *model) check(rt *rapid.T) {
 			m.served[s.VIP] = m.served[s.VIP] || m.servedByPods(s.VIP, kernel.Servers)
 			continue
 		}
-		// Not asked of desired alone: what once served has to go on serving,
-		// whatever the inputs say.
+		// desired is not the only measure: a service that once served must continue to
+		// serve, whatever the inputs say.
 		if m.served[s.VIP] && len(m.kernel.noRoute) == 0 || s.InService() && !m.allRefused(s) {
 			rt.Fatalf("%s is empty although %v could serve\n%s\n%s", s.ServiceKey, s.Servers, ours.text(), m.log)
 		}
@@ -366,8 +366,8 @@ func (m *model) check(rt *rapid.T) {
 	}
 }
 
-// servedByPods reports whether a pod's node is in service: static real servers
-// may go when the operator says so, and sorry servers when others come.
+// servedByPods reports whether a pod's node is in service: static real servers may leave
+// by the configuration, and sorry servers when others join.
 func (m *model) servedByPods(vip string, rows []Row) bool {
 	i := slices.IndexFunc(m.loop.config.Get().VIPs, func(v VIP) bool { return v.Name == vip })
 	v := &m.loop.config.Get().VIPs[i]
@@ -387,13 +387,13 @@ func (m *model) allRefused(s Service) bool {
 	return true
 }
 
-// settleDown ends all disturbances and compares the table with the inputs.
-func (m *model) settleDown(rt *rapid.T) {
+// calm ends all disturbances and compares the table with the inputs.
+func (m *model) calm(rt *rapid.T) {
 	clear(m.kernel.noRoute)
 	m.kernel.refuse = nil
 	m.turn()
 	if got, want := inServiceText(m.ours()), inServiceText(m.wanted().Shards.table()); got != want {
-		rt.Fatalf("one turn does not put in service:\n%s\nwant:\n%s\nlog:\n%s", got, want, m.log)
+		rt.Fatalf("one pass does not put in service:\n%s\nwant:\n%s\nlog:\n%s", got, want, m.log)
 	}
 	clear(m.kernel.conns)
 	m.advance(time.Minute)
@@ -407,8 +407,8 @@ func (m *model) settleDown(rt *rapid.T) {
 	}
 }
 
-// inServiceText is who gets new connections, one service a line, whatever its
-// scheduler: exchanges of those are paced.
+// inServiceText are the real servers that get new connections, one service a line,
+// without the scheduler: its exchanges wait two seconds.
 func inServiceText(t Table) string {
 	in := slices.Clone(t)
 	for i := range in {

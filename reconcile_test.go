@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -390,4 +392,18 @@ func TestLoopBrokenConversation(t *testing.T) {
 	b.kernel.broken = nil
 	b.later(time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+}
+
+// Errors that were joined are a line each, at any depth; one that says something
+// about several is one.
+func TestFlatten(t *testing.T) {
+	a, b, c := errors.New("a"), errors.New("b"), errors.New("c")
+	about := fmt.Errorf("%w (%w)", a, b)
+	got := flatten(errors.Join(errors.Join(a, about), nil, c))
+	if want := []error{a, about, c}; !slices.Equal(got, want) {
+		t.Errorf("flatten gives %v, want %v", got, want)
+	}
+	if got := flatten(nil); got != nil {
+		t.Errorf("flatten of nothing gives %v", got)
+	}
 }
