@@ -208,7 +208,7 @@ func TestLoopFollowsProbes(t *testing.T) {
 		t.Error(log)
 	}
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0\n")
-	if diff := cmp.Diff([]string{"edge 10.1.0.2: no answer in 1s"}, b.loop.view.Load().Health.lines()); diff != "" {
+	if diff := cmp.Diff([]string{"edge 10.1.0.2: no answer in 1s"}, b.loop.published.Load().Health.lines()); diff != "" {
 		t.Errorf("who is down (-want +got):\n%s", diff)
 	}
 	families, _ := scrape(t, func(w *bytes.Buffer) { newBenchServer(b).writeMetrics(w) })
@@ -229,7 +229,7 @@ func TestLoopFollowsProbes(t *testing.T) {
 	// All at once: what the prober says then is for status and metrics.
 	b.loop.health.Set(&Health{Open: []FailOpen{{VIP: "edge", Why: "10.1.0.1: refused"}}})
 	b.pass()
-	if v := b.loop.view.Load(); len(v.Health.Open) != 1 || v.Health.Open[0].String() != "edge IPv4: all real servers fail and stay in service: 10.1.0.1: refused" {
-		t.Errorf("view: %+v", v.Health)
+	if v := b.loop.published.Load(); len(v.Health.Open) != 1 || v.Health.Open[0].String() != "edge IPv4: all real servers fail and stay in service: 10.1.0.1: refused" {
+		t.Errorf("state: %+v", v.Health)
 	}
 }

@@ -84,8 +84,8 @@ func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses
 	for _, a := range want.Announced {
 		v := VIPAddress{Device: uplink, Address: a}
 		vip := configured[a]
-		stay := vip == nil || vip.Announce == AnnounceARP && uplink == "" // on its present device, if there is one
-		if vip != nil && vip.Announce == AnnounceDummy || vip == nil && slices.Contains(want.Local, a) {
+		stay := vip == nil || vip.Announce.method().onUplink && uplink == "" // on its present device, if there is one
+		if vip != nil && vip.Announce.method().onDummy || vip == nil && slices.Contains(want.Local, a) {
 			v.Device, stay = cfg.AnnounceDevice, deviceErr != nil
 		}
 		if stay {
@@ -114,7 +114,7 @@ func (h *linuxHost) recover(ctx context.Context, configured map[netip.Addr]*VIP)
 	}
 	found, dummyErr := h.dummy.Recover(ctx)
 	for _, v := range found {
-		if vip := configured[v.Address]; vip != nil && vip.Announce == AnnounceDummy {
+		if vip := configured[v.Address]; vip != nil && vip.Announce.method().onDummy {
 			h.addresses.Adopt(v)
 		}
 	}
@@ -160,7 +160,7 @@ func (h *linuxHost) announced() vipsOnHost {
 // put back does not move to another device.
 func (h *linuxHost) announceUplink(configured map[netip.Addr]*VIP, announced []netip.Addr) (string, error) {
 	for _, a := range announced {
-		if v := configured[a]; v != nil && v.Announce == AnnounceARP {
+		if v := configured[a]; v != nil && v.Announce.method().onUplink {
 			if h.arpDevice == "" {
 				return "", fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name)
 			}
@@ -175,7 +175,7 @@ func (h *linuxHost) announceUplink(configured map[netip.Addr]*VIP, announced []n
 // removed.
 func (h *linuxHost) notOurs(ctx context.Context, configured map[netip.Addr]*VIP) error {
 	uplink := h.device.Load()
-	if uplink == nil || !slices.ContainsFunc(slices.Collect(maps.Values(configured)), func(v *VIP) bool { return v.Announce == AnnounceARP }) {
+	if uplink == nil || !slices.ContainsFunc(slices.Collect(maps.Values(configured)), func(v *VIP) bool { return v.Announce.method().onUplink }) {
 		return nil
 	}
 	r, err := openRtnl(ctx)
@@ -190,7 +190,7 @@ func (h *linuxHost) notOurs(ctx context.Context, configured map[netip.Addr]*VIP)
 	var errs []error
 	for _, d := range have {
 		v := configured[d.Address]
-		if v != nil && v.Announce == AnnounceARP && !slices.Contains(h.addresses.Owned(), VIPAddress{*uplink, d.Address}) {
+		if v != nil && v.Announce.method().onUplink && !slices.Contains(h.addresses.Owned(), VIPAddress{*uplink, d.Address}) {
 			errs = append(errs, fmt.Errorf("vip %s: %s is on %s, but this controller did not put it there: remove it by hand", v.Name, d.Address, *uplink))
 		}
 	}

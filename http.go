@@ -146,7 +146,7 @@ func (s *httpServer) healthy() error {
 // director is not drained and the uplink is up. It does not depend on the API server:
 // the kernel's table does not either.
 func (s *httpServer) ready() error {
-	if err := s.loop.view.Load().ready(s.loop.now()); err != nil || s.uplink == nil {
+	if err := s.loop.published.Load().ready(s.loop.now()); err != nil || s.uplink == nil {
 		return err
 	}
 	return s.uplink()
@@ -196,7 +196,7 @@ func (s *httpServer) probeStats() ProbeStats {
 
 // status joins the reasons of the loop's snapshot with the kernel's counters.
 func (s *httpServer) status() (status, error) {
-	v := s.loop.view.Load()
+	v := s.loop.published.Load()
 	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Services: []serviceStatus{}}
 	if err := s.ready(); err != nil {
 		st.Reason = err.Error()

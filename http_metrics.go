@@ -63,7 +63,7 @@ var changeKinds = [...]string{
 // for our services, and the process's.
 func (s *httpServer) writeMetrics(w io.Writer) {
 	e := exposition{w}
-	v := s.loop.view.Load()
+	v := s.loop.published.Load()
 	e.family("info", gauge, "The running version.")(1, "version", version)
 	e.family("ready", gauge, "1 when the kernel's table has been read recently, a real server is in service, the uplink is up and the director is not drained.")(flag01(s.ready() == nil))
 	s.writeOwn(e)
@@ -129,7 +129,7 @@ func writeProbes(e exposition, p ProbeStats) {
 }
 
 // writeSync writes whether the sync daemons run.
-func writeSync(e exposition, v *view) {
+func writeSync(e exposition, v *loopState) {
 	if v.Sync == nil {
 		return
 	}
@@ -164,7 +164,7 @@ func compareVIPServers(a, b vipServer) int {
 }
 
 // writeVIPs writes what the loop's snapshot says of each VIP.
-func writeVIPs(e exposition, v *view) {
+func writeVIPs(e exposition, v *loopState) {
 	e.family("drained", gauge, "1 while the operator has drained this director.")(flag01(!v.Drained.IsZero()))
 	announced := e.family("vip_announced", gauge, "1 while the controller has the VIP's address on the uplink or the dummy device.")
 	for _, vip := range v.Config.VIPs {

@@ -174,7 +174,7 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 		dial: func() (director, error) { return dialDirector(log) },
 		host: p.host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
 	})
-	p.conflicts = newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.view.Load().RealServers() })
+	p.conflicts = newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() })
 	p.server = &httpServer{log: log, loop: p.loop, watch: p.watch, configs: p.configs, reloaded: listenWake, started: time.Now(), prober: p.prober, uplink: p.host.uplinkState, conflicts: p.conflicts.record}
 	return p
 }

@@ -140,7 +140,7 @@ func (m *model) breakConnection(rt *rapid.T) {
 // disturbed reports whether the kernel refuses at random, or the last exchange with it
 // broke: then its table is incomplete.
 func (m *model) disturbed() bool {
-	return m.kernel.refuse != nil || m.loop.kernel.director == nil || m.loop.view.Load().Err != nil && len(m.kernel.noRoute) == 0
+	return m.kernel.refuse != nil || m.loop.kernel.director == nil || m.loop.published.Load().Err != nil && len(m.kernel.noRoute) == 0
 }
 
 // noteQuiesced notes for the model how long rows have been at weight 0. A row that the
@@ -328,7 +328,7 @@ func (m *model) check(rt *rapid.T) {
 	if got := m.foreignRows(); got != m.foreign {
 		rt.Fatalf("rows on other addresses were touched:\n%s", got)
 	}
-	if m.loop.view.Load().Err == nil {
+	if m.loop.published.Load().Err == nil {
 		n := len(m.kernel.applied)
 		m.turn()
 		for _, o := range m.kernel.applied[n:] {
@@ -360,7 +360,7 @@ func (m *model) check(rt *rapid.T) {
 			}
 		}
 		// Retries after a refusal may come this much later.
-		if age := m.clock.Sub(since); age > limit+retryMost && m.loop.view.Load().Err == nil {
+		if age := m.clock.Sub(since); age > limit+retryMost && m.loop.published.Load().Err == nil {
 			rt.Fatalf("%v has been quiesced for %s, the limit is %s\n%s", id, age, limit, ours.text())
 		}
 	}

@@ -186,7 +186,7 @@ func TestLoopDrained(t *testing.T) {
 	if !b.confirmed() || host.last() != routedWithdrawn {
 		t.Errorf("not tried again within a second; confirmed: %t; told: %v", b.confirmed(), host.told)
 	}
-	if err := b.loop.view.Load().ready(b.loop.now()); err == nil || err.Error() != "drained by the operator since "+ordered.Local().Format(time.RFC3339) {
+	if err := b.loop.published.Load().ready(b.loop.now()); err == nil || err.Error() != "drained by the operator since "+ordered.Local().Format(time.RFC3339) {
 		t.Errorf("ready says %v", err)
 	}
 	b.again(host)
@@ -244,8 +244,8 @@ func TestLoopAnnouncesBeforeTheTable(t *testing.T) {
 			t.Errorf("told after half a minute: %v", host.told)
 		}
 		b.later(20 * time.Second)
-		if host.last() != routedWithdrawn || len(b.loop.view.Load().Announced) > 0 {
-			t.Errorf("told %v, shows %v", host.told, b.loop.view.Load().Announced)
+		if host.last() != routedWithdrawn || len(b.loop.published.Load().Announced) > 0 {
+			t.Errorf("told %v, shows %v", host.told, b.loop.published.Load().Announced)
 		}
 	})
 	t.Run("drained", func(t *testing.T) {

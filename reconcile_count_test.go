@@ -177,7 +177,7 @@ func TestLoopCoalesces(t *testing.T) {
 	}
 	close(free)
 	lab.Within(t, 10*time.Second, func() string {
-		if v := b.loop.view.Load(); v != nil && v.Shards.find(service("10.0.0.1:80/tcp").ServiceKey) != nil {
+		if v := b.loop.published.Load(); v != nil && v.Shards.find(service("10.0.0.1:80/tcp").ServiceKey) != nil {
 			for _, r := range v.Shards[0].Services[0].Servers {
 				if r.Address == addr("10.1.1.100") {
 					return ""

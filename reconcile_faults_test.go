@@ -119,7 +119,7 @@ func TestLoopReadyWithoutAScheduler(t *testing.T) {
 	b.kernel.noSched["mh"] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
 	b.pass()
-	if err := b.loop.view.Load().ready(b.clock); err != nil {
+	if err := b.loop.published.Load().ready(b.clock); err != nil {
 		t.Error(err)
 	}
 }
@@ -130,7 +130,7 @@ func TestLoopReadyWithoutANode(t *testing.T) {
 	b.kernel.noRoute[addr("10.1.0.2")] = true
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
 	b.pass()
-	if err := b.loop.view.Load().ready(b.clock); err != nil {
+	if err := b.loop.published.Load().ready(b.clock); err != nil {
 		t.Error(err)
 	}
 }

@@ -42,16 +42,18 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 		maps.Copy(used, ours)
 	}
 	for a, v := range f.owners.addresses {
+		m := v.Announce.method()
+		routed = routed || m.needsFit
+		if m.onDummy && used[a] {
+			want.Local = append(want.Local, a)
+		}
 		switch {
-		case v.Announce == AnnounceDummy:
-			routed = true
-			if used[a] {
-				want.Local = append(want.Local, a)
-			}
+		case !m.byController():
+		case m.needsFit:
 			if serving[a] && f.fit {
 				want.Announced = append(want.Announced, a)
 			}
-		case v.Announce == AnnounceARP && !f.drained && (serving[a] || ours[a] || slices.Contains(f.announced, a)):
+		case !f.drained && (serving[a] || ours[a] || slices.Contains(f.announced, a)):
 			want.Announced = append(want.Announced, a)
 		}
 	}

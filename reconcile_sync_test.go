@@ -157,8 +157,8 @@ func TestSyncDaemonRefused(t *testing.T) {
 	}
 	logLines(t, b.pass(), refused("master"), refused("backup"))
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
-	if v := b.loop.view.Load(); v.Err != nil || v.Sync[SyncMaster] || v.Sync[SyncBackup] || v.ready(b.clock) != nil {
-		t.Errorf("view: %+v", v)
+	if v := b.loop.published.Load(); v.Err != nil || v.Sync[SyncMaster] || v.Sync[SyncBackup] || v.ready(b.clock) != nil {
+		t.Errorf("state: %+v", v)
 	}
 	b.log.Reset()
 	b.later(time.Minute)
@@ -168,8 +168,8 @@ func TestSyncDaemonRefused(t *testing.T) {
 	b.log.Reset()
 	b.later(10 * time.Second)
 	b.wantDaemons(pairSync(), pairSync())
-	if v := b.loop.view.Load(); !v.Sync[SyncMaster] || !v.Sync[SyncBackup] {
-		t.Errorf("view: %+v", v)
+	if v := b.loop.published.Load(); !v.Sync[SyncMaster] || !v.Sync[SyncBackup] {
+		t.Errorf("state: %+v", v)
 	}
 
 	clear(b.kernel.daemons)

@@ -312,7 +312,7 @@ func TestLoopRetriesWithoutRoute(t *testing.T) {
 	if !strings.Contains(log, "vip edge 10.0.0.1:80/tcp: add real server 10.1.0.1: invalid argument (the kernel has no unicast route to 10.1.0.1") {
 		t.Errorf("the log does not explain:\n%s", log)
 	}
-	if err := b.loop.view.Load().ready(b.clock); err == nil {
+	if err := b.loop.published.Load().ready(b.clock); err == nil {
 		t.Error("ready without a real server")
 	}
 	b.log.Reset()
@@ -323,7 +323,7 @@ func TestLoopRetriesWithoutRoute(t *testing.T) {
 	delete(b.kernel.noRoute, addr("10.1.0.1"))
 	b.later(retryMost)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
-	if err := b.loop.view.Load().ready(b.clock); err != nil {
+	if err := b.loop.published.Load().ready(b.clock); err != nil {
 		t.Errorf("not ready: %v", err)
 	}
 }

@@ -25,9 +25,9 @@ type counters struct {
 	Refused    atomic.Uint64 // operations that the kernel refused
 }
 
-// view is what others may see of the loop: a snapshot of its state after its last
+// loopState is what others may see of the loop: a snapshot of its state after its last
 // pass. It does not change.
-type view struct {
+type loopState struct {
 	At        time.Time
 	Config    *Config
 	Compared  time.Time // when the kernel's table was last read; zero: not yet
@@ -43,17 +43,17 @@ type view struct {
 
 // shown is what the loop publishes. It is safe from any goroutine.
 type shown struct {
-	view     atomic.Pointer[view]
-	passed   atomic.Pointer[time.Time] // end of the last pass, whatever came of it
-	counters counters
+	published atomic.Pointer[loopState]
+	passed    atomic.Pointer[time.Time] // end of the last pass, whatever came of it
+	counters  counters
 }
 
 // show publishes the state after the pass o, which ended now. A pass that came to no
 // plan changes only what it knows, and nothing if that is the same as before.
 func (r *reconciler) show(o *passResult, now time.Time) {
 	r.passed.Store(&now)
-	next := view{}
-	if last := r.view.Load(); last != nil {
+	next := loopState{}
+	if last := r.published.Load(); last != nil {
 		if a := &r.announcer; o.plan == nil && fmt.Sprint(last.Err) == fmt.Sprint(o.err) && last.Drained.Equal(a.drained) && slices.Equal(last.Announced, a.on) {
 			return
 		}
@@ -64,11 +64,11 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running(r.prepared)
 		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
 	}
-	r.view.Store(&next)
+	r.published.Store(&next)
 }
 
 // InService counts virtual services with and without a real server in service.
-func (v *view) InService() (with, without int) {
+func (v *loopState) InService() (with, without int) {
 	for s := range v.Shards.all {
 		if s.InService() {
 			with++
@@ -80,7 +80,7 @@ func (v *view) InService() (with, without int) {
 }
 
 // RealServers are the addresses of all real servers.
-func (v *view) RealServers() map[netip.Addr]bool {
+func (v *loopState) RealServers() map[netip.Addr]bool {
 	all := make(map[netip.Addr]bool)
 	if v == nil {
 		return all
@@ -96,7 +96,7 @@ func (v *view) RealServers() map[netip.Addr]bool {
 // ready says why a director in this state should get no traffic; nil when it
 // should. One VIP without its scheduler or one node without a route is no
 // reason: the other director has the same, and the rest is served.
-func (v *view) ready(now time.Time) error {
+func (v *loopState) ready(now time.Time) error {
 	if v == nil {
 		return errors.New("the kernel's table has not been read yet")
 	}
