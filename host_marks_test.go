@@ -2,19 +2,13 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -177,94 +171,4 @@ func TestDescribeChange(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", got, tt.text)
 		}
 	}
-}
-
-// The rest is for the tests on a real kernel.
-
-func oneSpace(s string) string { return strings.Join(strings.Fields(s), " ") }
-
-// nftMark is a mark in a map as nft shows it.
-func nftMark(mark uint32) string {
-	return fmt.Sprintf("0x%08x", binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, mark)))
-}
-
-// nftTable is the whole table with these elements, in nft's order.
-func nftTable(marks4, marks6 string) string {
-	for _, m := range []*string{&marks4, &marks6} {
-		if *m != "" {
-			*m = "elements = { " + *m + " }"
-		}
-	}
-	const comment = `comment "marks are in this machine's byte order"`
-	return oneSpace(`table inet lvs-controller {
-		map marks4 { type ipv4_addr . inet_proto . inet_service : mark ` + comment + " " + marks4 + ` }
-		map marks6 { type ipv6_addr . inet_proto . inet_service : mark ` + comment + " " + marks6 + ` }
-		chain input {
-			type filter hook input priority mangle; policy accept;
-			meta mark set ip daddr . meta l4proto . th dport map @marks4
-			meta mark set ip6 daddr . meta l4proto . th dport map @marks6
-		}
-	}`)
-}
-
-func sendUDP(t *testing.T, to netip.AddrPort, size int) {
-	conn, err := net.Dial("udp", to.String())
-	if err == nil {
-		_, err = conn.Write(make([]byte, size))
-		conn.Close()
-	}
-	if err != nil {
-		t.Errorf("%d bytes of UDP to %s: %v", size, to, err)
-	}
-}
-
-// connectSCTP sends an INIT and does not wait for an answer.
-func connectSCTP(to netip.AddrPort) error {
-	family, addr := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(to.Port())})
-	if to.Addr().Is4() {
-		addr.(*unix.SockaddrInet4).Addr = to.Addr().As4()
-	} else {
-		family, addr = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.Connect(fd, addr); err != unix.EINPROGRESS {
-		return err
-	}
-	return nil
-}
-
-// sendICMP sends an ICMP packet whose checksum is where others have their
-// destination port.
-func sendICMP(to netip.Addr, checksum uint16) error {
-	conn, err := net.Dial("ip4:icmp", to.String())
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	packet := binary.BigEndian.AppendUint16([]byte{8, 0}, checksum)
-	_, err = conn.Write(append(packet, 0, 0, 0, 0))
-	return err
-}
-
-// askLarge sends one datagram and returns what the answer says.
-func askLarge(to netip.AddrPort, size int) string {
-	conn, err := net.Dial("udp", to.String())
-	if err != nil {
-		return err.Error()
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(3 * time.Second))
-	if _, err := conn.Write(make([]byte, size)); err != nil {
-		return err.Error()
-	}
-	answer := make([]byte, 100)
-	n, err := conn.Read(answer)
-	if err != nil && err != io.EOF {
-		return err.Error()
-	}
-	return string(answer[:n])
 }

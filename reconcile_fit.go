@@ -47,13 +47,7 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 		if m.onDummy && used[a] {
 			want.Local = append(want.Local, a)
 		}
-		switch {
-		case !m.byController():
-		case m.needsFit:
-			if serving[a] && f.fit {
-				want.Announced = append(want.Announced, a)
-			}
-		case !f.drained && (serving[a] || ours[a] || slices.Contains(f.announced, a)):
+		if f.announces(m, serving[a], ours[a] || slices.Contains(f.announced, a)) {
 			want.Announced = append(want.Announced, a)
 		}
 	}
@@ -72,6 +66,18 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 	slices.SortFunc(want.Announced, netip.Addr.Compare)
 	slices.SortFunc(want.Local, netip.Addr.Compare)
 	return want, routed
+}
+
+// announces reports whether an address with method m should be announced. had means
+// that it was until now.
+func (f *addressFacts) announces(m announceMethod, serving, had bool) bool {
+	switch {
+	case !m.byController():
+		return false
+	case m.needsFit:
+		return serving && f.fit
+	}
+	return !f.drained && (serving || had)
 }
 
 // served are the addresses that have a service, and those of them that have one

@@ -103,7 +103,7 @@ func cpuTicks(t *testing.T) (idle, all int) {
 	return idle, all
 }
 
-// The first port and real server of a Table; the others follow.
+// Port is the first port of a Table; the others follow.
 const Port = 20000
 
 var (
