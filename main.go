@@ -188,6 +188,11 @@ func (p *program) publish(c *Config) {
 
 // run runs all parts until ctx ends.
 func (p *program) run(ctx context.Context, src *source, cfg *Config) error {
+	// Also without a file to reload: if nothing received SIGHUP, it would end the
+	// process.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	group, ctx := errgroup.WithContext(ctx)
 	// The listener answers whether this director is ready for as long as the end of
 	// the loop takes: routers get the time to follow.
@@ -212,9 +217,6 @@ func (p *program) run(ctx context.Context, src *source, cfg *Config) error {
 		group.Go(func() error { return task(ctx) })
 	}
 	if cfg.Path != "" {
-		hup := make(chan os.Signal, 1)
-		signal.Notify(hup, syscall.SIGHUP)
-		defer signal.Stop(hup)
 		group.Go(func() error { return p.watchConfig(src, cfg, hup).Run(ctx) })
 	}
 	return group.Wait()

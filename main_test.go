@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -334,6 +337,57 @@ func TestLooksIntoTheKernel(t *testing.T) {
 	}
 	if left, err := os.ReadDir(state); err != nil || len(left) > 0 {
 		t.Errorf("looking left %v in the state directory, %v", left, err)
+	}
+}
+
+// hangupDirectory is set where TestHangupWithoutFile runs itself as a controller.
+const hangupDirectory = "LVS_TEST_HANGUP"
+
+// A controller that flags alone configure has no file to reload. SIGHUP changes
+// nothing: it must not end the process.
+func TestHangupWithoutFile(t *testing.T) {
+	if dir := os.Getenv(hangupDirectory); dir != "" {
+		text := fmt.Sprintf("listen = \"\"\nmanage_sysctls = false\nstate_dir = %q\ncache_dir = %q\n%s", dir, dir, staticVIP)
+		cfg, err := ParseConfig("command line", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Path = ""
+		ctx, stop := signal.NotifyContext(t.Context(), unix.SIGTERM)
+		defer stop()
+		if err := direct(ctx, newLogger(os.Stderr, false), new(source), cfg, &stateDir{path: dir}); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	ns := newNetns(t)
+	cmd := exec.Command("ip", "netns", "exec", string(ns), os.Args[0], "-test.run=^TestHangupWithoutFile$")
+	cmd.Env = append(os.Environ(), hangupDirectory+"="+t.TempDir())
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill() }()
+	sent, stopped := false, false
+	for lines := bufio.NewScanner(log); lines.Scan(); {
+		switch line := lines.Text(); {
+		case strings.Contains(line, "IPVS") && !sent: // the first pass has begun
+			sent = true
+			for _, s := range []os.Signal{unix.SIGHUP, unix.SIGTERM} {
+				if err := cmd.Process.Signal(s); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(200 * time.Millisecond) // one at a time
+			}
+		case strings.Contains(line, `msg="stopped; `):
+			stopped = true
+		}
+	}
+	if err := cmd.Wait(); err != nil || !stopped {
+		t.Errorf("the controller ended with %v, told that it stopped: %v; want it to end by SIGTERM only", err, stopped)
 	}
 }
 
