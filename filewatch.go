@@ -77,13 +77,16 @@ func (w *fileWatch[S]) run(ctx context.Context) {
 		case <-poll:
 		case <-w.recheck:
 		case _, open := <-notify.events:
-			if err = notify.follow(w.path); !open {
+			if !open {
 				err = fsnotify.ErrClosed
 			}
 		case failure := <-notify.errors:
 			if !errors.Is(failure, fsnotify.ErrEventOverflow) { // lost events: look, as after any event
 				err = failure
 			}
+		}
+		if err == nil {
+			err = notify.follow(w.path)
 		}
 		now, take := w.look()
 		changed := now != seen
@@ -137,10 +140,14 @@ func (n *notifications) stop() {
 }
 
 // follow makes the watched directories those that path leads through now. It
-// is called after every event, as any may have been a symlink swap, and adds
-// directories that are watched already: one may have been replaced by another
-// of the same name.
+// is called before every look: an event may have been a symlink swap, and there
+// is no event when a directory above is replaced, or something is mounted over
+// one. It adds directories that are watched already: one may have been replaced
+// by another of the same name.
 func (n *notifications) follow(path string) error {
+	if n.watcher == nil {
+		return nil
+	}
 	dirs, err := watchDirs(path)
 	for range 10 { // the path may change while it is being followed; later changes are events again
 		if err != nil {
