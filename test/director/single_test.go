@@ -112,7 +112,7 @@ func TestKernelDrainLeavesAStranger(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "no controller has confirmed it") {
 		t.Errorf("drain with the VIP on the uplink: %v: %s", err, out)
 	}
-	r.logged(1, "2001:db8::100 on eth0 was not put there by this controller: take it away by hand")
+	r.logged(1, "2001:db8::100 is on eth0, but this controller did not put it there: remove it by hand")
 	r.ready("NOT READY: drained by the operator since ")
 	r.director.Run("ip", "address", "del", "2001:db8::100/128", "dev", "eth0")
 	r.subcommand("drain")
