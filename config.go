@@ -58,12 +58,14 @@ type announceMethod struct {
 	// needsFit: a director that is not fit to serve withdraws the addresses, and
 	// adds them again when it is fit and a real server is in service. Without it
 	// an address stays from the first real server to the last connection, unless
-	// an operator drains the director.
+	// an operator drains the director. On the dummy device it also leaves at the
+	// end of the process, and while the director is not fit once its VIP has been
+	// removed from the configuration.
 	needsFit bool
 }
 
-// announceMethods are the values of announce. A new one is a line here, and in
-// config.toml.example.
+// announceMethods are the values of announce. A new one is a line here, and what
+// docs/architecture.md names for it.
 var announceMethods = []announceMethod{
 	{name: AnnounceNone},
 	{name: AnnounceARP, onUplink: true},

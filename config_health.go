@@ -5,10 +5,11 @@
 // function that reads it, the defaults in defaultProbes and readHTTPProbe. No I/O.
 //
 // To add a probe kind, touch:
-//   - here: its field in Probes, its constant and its entry in probeKinds;
+//   - here: its field in Probes, its constant, its type and its entry in
+//     probeKinds;
 //   - health_NAME.go, new: the methods of its type, see probeMethod in
 //     health_kinds.go;
-//   - config.toml.example.
+//   - config.toml.example, docs/probes.md and docs/metrics.md.
 //
 // The metrics, the log, the schedule and the recall of results follow from the
 // table. TestProbeKinds fails when an entry is incomplete.
@@ -80,7 +81,7 @@ type (
 // probeKinds describes each kind of probe.
 var probeKinds = [...]struct {
 	key   string                   // in [vip.health]
-	usage string                   // how a message names a line with the key
+	usage string                   // how a message names a line with the key: TOML, except for http and tcp
 	label string                   // in the metrics and the log
 	read  func(v value, p *Probes) // reads the key
 	set   func(p *Probes) bool     // reports whether the VIP has this kind of probe

@@ -13,8 +13,8 @@ import (
 )
 
 // streamKinds are all kinds. To add one: a type in cluster.go with its fields in
-// ClusterQuery and Cluster, a file kube_KIND.go, a line here, and its use in
-// config*.go and desired*.go.
+// ClusterQuery and Cluster, newCluster and answers, a file kube_NAME.go, an element
+// here, and its use in config*.go and desired*.go.
 var streamKinds = []streamKind{podKind, configMapKind}
 
 // streamKind is an objectKind of any types.
