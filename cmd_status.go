@@ -238,7 +238,8 @@ func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []strin
 
 // askCluster waits until every query has an answer.
 func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
-	if len(q.Pods)+len(q.ConfigMaps) == 0 {
+	asked := len(allKeys(&q))
+	if asked == 0 {
 		return &Cluster{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
@@ -257,7 +258,7 @@ func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
 	for {
 		select {
 		case <-wake:
-			if c := clusters.Get(); len(c.Pods) == len(q.Pods) && len(c.ConfigMaps) == len(q.ConfigMaps) {
+			if c := clusters.Get(); c.answers() == asked {
 				return c, nil
 			}
 		case <-ctx.Done():

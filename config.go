@@ -165,11 +165,6 @@ func (v *VIP) anyDirector() bool {
 	return v.Announce.method().shared && s.consistent && v.Flags&s.spreads != 0
 }
 
-// UsesCluster reports whether v takes anything from a cluster.
-func (v *VIP) UsesCluster() bool {
-	return v.Pods.Selector != "" || v.TCPServices != (ConfigMapName{}) || v.UDPServices != (ConfigMapName{})
-}
-
 // PodQuery is what v asks of the cluster's pods.
 func (v *VIP) PodQuery() PodQuery {
 	q := v.Pods

@@ -180,7 +180,7 @@ real_servers = [{ address = "10.0.0.3" }]
 	if a := got.VIPs[0]; a.TCPServices != (ConfigMapName{"ingress-nginx", "tcp-services"}) || a.UDPServices != (ConfigMapName{}) || len(a.Ports) > 0 {
 		t.Errorf("VIP a: %+v", a)
 	}
-	if b := got.VIPs[1]; b.UsesCluster() {
+	if b := got.VIPs[1]; b.Pods.Selector != "" || b.TCPServices != (ConfigMapName{}) || b.UDPServices != (ConfigMapName{}) {
 		t.Errorf("VIP b uses the cluster: %+v", b)
 	}
 }

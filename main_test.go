@@ -271,7 +271,7 @@ func TestFlagsOnTopOfAFile(t *testing.T) {
 	if a, b := first.VIPs[0].Scheduler, first.VIPs[1].Scheduler; a != "lc" || b != "lc" {
 		t.Errorf("-schedname: %s and %s, want lc for each VIP", a, b)
 	}
-	if first.VIPs[0].UsesCluster() || first.VIPs[1].Pods.Namespace != "two" {
+	if first.VIPs[0].Pods.Selector != "" || first.VIPs[1].Pods.Namespace != "two" {
 		t.Errorf("-nginxserver: %+v and %+v", first.VIPs[0].Pods, first.VIPs[1].Pods)
 	}
 }
