@@ -1,9 +1,9 @@
 // The kinds of objects that streams follow, and what all kinds have in common.
 //
-// Used by snapshot.go and cmd_status.go. A kind is described by one objectKind, in its own file
-// (kube_pods.go, kube_configmaps.go), and has one line in streamKinds. The rest of
-// the kube*.go files and snapshot.go know no kind by name: they use streamKind,
-// streamKey and collection. Pure: no I/O, no k8s.io packages.
+// Used by snapshot.go and cmd_status.go. A kind is described by one objectKind, in
+// its own file (kube_pods.go, kube_configmaps.go), and has one line in streamKinds.
+// The rest of the kube*.go files and snapshot.go know no kind by name: they use
+// streamKind, streamKey and collection. Pure: no I/O, no k8s.io packages.
 
 package main
 
