@@ -104,7 +104,7 @@ func TestSyncSysctls(t *testing.T) {
 
 // An order is noticed at once, also where its directory is still to come, or was
 // removed and made again. The directory is not made for it, and other files in there
-// wake nobody.
+// ring nothing.
 func TestFollowDrain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "cache")
 	wake := make(chan struct{}, 1)

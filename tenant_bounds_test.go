@@ -199,6 +199,35 @@ func TestPodWarningsAreBounded(t *testing.T) {
 	}
 }
 
+// The families of a VIP may have different pods with the same kind of fault: all are
+// counted, and as few are named as in one family.
+func TestWarningOfBothFamiliesIsBounded(t *testing.T) {
+	v := testVIP()
+	v.Addresses = append(v.Addresses, addr("2001:db8::1"))
+	var pods []Pod
+	for i := range 30 {
+		address := fmt.Sprintf("10.1.0.%d", i+1)
+		if i >= 15 {
+			address = fmt.Sprintf("2001:db8:1::%d", i)
+		}
+		pods = append(pods, with(readyPod(fmt.Sprintf("p%02d", i), address), func(p *Pod) { p.Weight = "much" }))
+	}
+	w := desiredAnew(&Config{VIPs: []VIP{v}}, testCluster(nil, pods...), newMemory(), testTime)
+	n := 0
+	for _, warning := range w.Warnings {
+		if !strings.Contains(warning.Text, "is not a weight") {
+			continue
+		}
+		n++
+		if named := strings.Count(warning.Text, "is not a weight"); named != 20 || !strings.HasSuffix(warning.Text, "; and 10 more") {
+			t.Errorf("%d are named: %s", named, warning.Text)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d warnings about weights, want 1: %q", n, w.Warnings)
+	}
+}
+
 // A warning is logged when it begins and when its words change, and again after it
 // was over; one that flaps has a few lines a minute.
 func TestWarningLog(t *testing.T) {
