@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -506,5 +507,22 @@ func TestLockWithoutRoom(t *testing.T) {
 				t.Errorf("a second controller: %v", err)
 			}
 		})
+	}
+}
+
+// A link that replaces the lock between the look at it and the opening is not
+// followed: its target is not made.
+func TestLockOpensNoLink(t *testing.T) {
+	dir := t.TempDir()
+	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "lock")
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := openLock(link); !errors.Is(err, errLockMoved) {
+		f.Close()
+		t.Errorf("error %v, want %v", err, errLockMoved)
+	}
+	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the target of the link: error %v, want that it does not exist", err)
 	}
 }
