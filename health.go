@@ -261,13 +261,6 @@ func (v *verdict) reconsider(o outcome, fall uint8) {
 // ones are urgent.
 func (v *verdict) inDoubt() bool { return v.streak > 0 }
 
-// observed is the verdict on one target of a VIP's family.
-type observed struct {
-	server netip.Addr
-	port   uint16 // 0 = the probe is about the real server as a whole
-	verdict
-}
-
 // findings is what judge decides about one VIP's family.
 type findings struct {
 	VIP     string
@@ -285,6 +278,7 @@ type serverFindings struct {
 	asked    bool   // there is a probe of the real server as a whole
 	well     bool   // and one succeeds
 	doubt    bool   // and the last answers to one contradict its verdict
+	rising   bool   // the last answers of a port that is down were good
 	known    bool   // a probe of it, or of one of its ports, succeeds
 	ports    map[uint16]string
 	listed   int // ports that are probed
@@ -292,8 +286,8 @@ type serverFindings struct {
 	doubtful int // those of them that are not and may become so
 }
 
-// judge decides which real servers are down in one family of a VIP. all is in the
-// order of the plan, before is the previous Down.
+// judge decides which real servers are down in one family of a VIP, by the verdicts
+// on its targets. all is in the order of the plan, before is the previous Down.
 //
 //   - A real server is down when one of the probes about it as a whole says so.
 //   - It is also down when no such probe succeeds and each of its ports is
@@ -307,11 +301,10 @@ type serverFindings struct {
 //   - What was not down before has to wait while most of the others are in doubt,
 //     until it is clear whether all fail. When all have failed and some recover,
 //     it has to wait while most of the rest are about to.
-func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) findings {
+func judge(vip string, is6 bool, all []*target, before map[HealthKey]string) findings {
 	f := findings{VIP: vip, Failing: make(map[HealthKey]string), Down: make(map[HealthKey]string)}
 	servers := make(map[netip.Addr]*serverFindings)
-	for i := range all {
-		o := &all[i]
+	for _, o := range all {
 		s := servers[o.server]
 		if s == nil {
 			s = &serverFindings{ports: make(map[uint16]string)}
@@ -328,8 +321,7 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 	}
 	whole.judge(&f, before)
 	ports := make(map[uint16]*group)
-	for i := range all {
-		o := &all[i]
+	for _, o := range all {
 		if o.port == 0 {
 			continue
 		}
@@ -358,7 +350,7 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 func portReason(n uint16, why string) string { return fmt.Sprintf("port %d/tcp: %s", n, why) }
 
 // add adds one verdict.
-func (s *serverFindings) add(o *observed) {
+func (s *serverFindings) add(o *target) {
 	s.known = s.known || o.state == up
 	switch {
 	case o.port == 0:
@@ -374,7 +366,7 @@ func (s *serverFindings) add(o *observed) {
 		if o.silent {
 			s.silent++
 		}
-		s.doubt = s.doubt || !s.asked && o.inDoubt()
+		s.rising = s.rising || o.inDoubt()
 	case o.inDoubt():
 		s.doubtful++
 	}
@@ -383,6 +375,7 @@ func (s *serverFindings) add(o *observed) {
 
 // conclude decides about the real server as a whole.
 func (s *serverFindings) conclude() {
+	s.doubt = s.doubt || !s.asked && s.rising
 	if s.listed > 0 && !s.asked && s.silent+s.doubtful == s.listed {
 		s.doubt = s.doubtful > 0
 	}
