@@ -1,6 +1,6 @@
 // What probe results mean for real servers.
 //
-// Used by desired*.go, state.go, reconcile*.go, http.go, cmd_status.go and
+// Used by desired*.go, state.go, reconcile*.go, http*.go, cmd_status.go and
 // main.go. The prober (health_probe.go) applies these rules and publishes a
 // Health. The desired table is computed with it; the reconcile loop sends back
 // a ProbePlan with the targets. Pure: no I/O, no clock, no log. A real server
@@ -15,7 +15,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // ProbePlan says which real servers to probe, and how. It must not be changed
@@ -133,30 +132,18 @@ func (o FailOpen) compare(p FailOpen) int {
 // same reports whether o and p are the same set, for any reason.
 func (o FailOpen) same(p FailOpen) bool { return o.compare(p) == 0 }
 
-// open lists where no real server is down because all would be.
-func (h *Health) open() []FailOpen {
+// orEmpty is h, or an empty Health for nil.
+func (h *Health) orEmpty() *Health {
 	if h == nil {
-		return nil
+		return new(Health)
 	}
-	return h.Open
-}
-
-// down is what is down, and why.
-func (h *Health) down() map[HealthKey]string {
-	if h == nil {
-		return nil
-	}
-	return h.Down
+	return h
 }
 
 // lines says what is down and why, "edge 10.0.0.5: no answer in 1s" each, in
 // order.
-func (h *Health) lines() []string {
-	if h == nil {
-		return nil
-	}
-	var all []string
-	for _, k := range slices.SortedFunc(maps.Keys(h.Down), HealthKey.Compare) {
+func (h *Health) lines() (all []string) {
+	for _, k := range slices.SortedFunc(maps.Keys(h.orEmpty().Down), HealthKey.Compare) {
 		all = append(all, fmt.Sprintf("%s %s: %s", k.VIP, k.Address, h.Down[k]))
 	}
 	return all
@@ -466,13 +453,4 @@ func newHealth(all []findings, recalled map[HealthKey]string) *Health {
 	}
 	slices.SortFunc(h.Open, FailOpen.compare)
 	return h
-}
-
-// joinPorts writes port numbers as "80/tcp,443/tcp".
-func joinPorts(ports []uint16) string {
-	words := make([]string, len(ports))
-	for i, n := range ports {
-		words[i] = Port{n, TCP}.String()
-	}
-	return strings.Join(words, ",")
 }

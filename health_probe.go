@@ -51,12 +51,12 @@ type prober struct {
 
 	mu     sync.Mutex
 	posted []func() // for the prober's goroutine
+	stats  ProbeStats
 
 	changed   bool // a verdict or the plan has changed since the last publish
 	published time.Time
 	health    *Health
 	logged    probeLog
-	counters  probeCounters
 }
 
 // newProber returns a prober that follows plans, whose wake channel it alone
@@ -69,10 +69,9 @@ func newProber(log *slog.Logger, plans *latest[ProbePlan], out *latest[Health]) 
 		out:      out,
 		now:      time.Now,
 		spawn:    func(f func()) { go f() },
-		health:   &Health{Down: out.Get().down()},
-		schedule: newSchedule(rand.Float64, out.Get().down()),
+		health:   &Health{Down: out.Get().orEmpty().Down},
+		schedule: newSchedule(rand.Float64, out.Get().orEmpty().Down),
 		logged:   probeLog{log: log, faults: make(map[string]time.Time)},
-		counters: probeCounters{stats: newProbeStats()},
 	}
 }
 
@@ -121,7 +120,6 @@ func (p *prober) run(ctx context.Context) (err error) {
 		p.path.resume()
 		p.startTLS()
 		p.publish(now)
-		p.counters.update(p.schedule, p.health)
 		if err := p.poll.wait(p.idle(), p.ready); err != nil {
 			return err
 		}
@@ -226,7 +224,9 @@ func (p *prober) finish(t *target, o outcome) {
 	if p.schedule.finish(t, o, p.now()) {
 		p.changed = true
 	}
-	p.counters.count(t.kind, o.result)
+	p.mu.Lock()
+	p.stats.Kinds[t.kind].Results[o.result]++
+	p.mu.Unlock()
 	if o.result == noResult && o.why != "" {
 		p.logged.fault(t, o.why, p.now())
 	}
