@@ -334,8 +334,8 @@ func kindOf(raw []byte) (string, error) {
 
 // objectField reports whether a field of an object is one that a stream needs.
 func objectField(name string) bool {
-	return name == "metadata" || slices.ContainsFunc(streamKinds, func(k streamKind) bool {
-		return slices.Contains(k.names().fields, name)
+	return name == "metadata" || slices.ContainsFunc(streamKinds, func(k *streamKind) bool {
+		return slices.Contains(k.fields, name)
 	})
 }
 
@@ -346,7 +346,7 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 		return nil
 	}
 	d.found = true
-	o := k.names().new()
+	o := k.new()
 	m := &o.meta().Metadata
 	var labelled struct {
 		Metadata struct {
@@ -366,7 +366,7 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 		m.Namespace = "default" // where kubectl would put it
 	}
 	for _, a := range d.answers {
-		if a.names() == k.names() && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
+		if a.kind() == k && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
 			if err := a.add(o); err != nil {
 				return err
 			}
