@@ -273,17 +273,18 @@ func (a *addresses) Lost() bool { return a.lost.Load() }
 // ctx ends. It returns nil. Of a program that removes it again and again, it notices
 // one removal in lostPause.
 func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
-	err := followKernel(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, func() {
-		if !a.missing(ctx) {
-			return
-		}
-		a.lost.Store(true)
-		ring(wake)
-		sleepContext(ctx, lostPause)
-	})
+	moved, err := kernelEvents(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR)
 	if err != nil {
 		a.log.Warn("a VIP address that another program removes is noticed only by the next audit", "err", err)
 		<-ctx.Done()
+		return nil
+	}
+	for range moved {
+		if a.missing(ctx) {
+			a.lost.Store(true)
+			ring(wake)
+			sleepContext(ctx, lostPause)
+		}
 	}
 	return nil
 }
