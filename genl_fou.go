@@ -1,8 +1,8 @@
 // The UDP ports on which the kernel receives GUE, set through the generic netlink
 // family of its module fou.
 //
-// Used by cmd_realserver_tunnel.go. The sub-command realserver calls it by the
-// interface tunnelNetwork. It opens or closes only the port that the caller names.
+// Used by cmd*.go. The sub-command realserver calls it by the interface
+// nodeNetwork. It opens or closes only the port that the caller names.
 
 package main
 

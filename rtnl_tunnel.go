@@ -1,8 +1,7 @@
 // Devices that receive a tunnel's packets.
 //
-// Used by cmd_realserver_tunnel.go. The sub-command realserver calls it by the
-// interface tunnelNetwork. Devices are made by name; a device that exists is
-// not changed.
+// Used by cmd*.go. The sub-command realserver calls it by the interface
+// nodeNetwork. Devices are made by name; a device that exists is not changed.
 
 package main
 
