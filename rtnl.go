@@ -140,12 +140,14 @@ func (r *rtnl) RemoveDevice(device string) (bool, error) {
 }
 
 // followKernel calls look after the kernel has sent an event to groups of rtnetlink,
-// once for several events that come together, until ctx ends. An error means that
-// there is no socket for events.
-func followKernel(ctx context.Context, groups uint32, look func()) error {
+// once for several events that come together, until ctx ends. Where there is no socket
+// for events it calls failed once.
+func followKernel(ctx context.Context, groups uint32, look func(), failed func(error)) {
 	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
 	if err != nil {
-		return err
+		failed(err)
+		<-ctx.Done()
+		return
 	}
 	changed := make(chan struct{}, 1)
 	var reader sync.WaitGroup
@@ -155,7 +157,7 @@ func followKernel(ctx context.Context, groups uint32, look func()) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-changed:
 			look()
 		}
