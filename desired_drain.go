@@ -88,7 +88,7 @@ func (s *merger) shard(want, have Table) shard {
 		}
 	}
 	i := 0 // of want
-	for w, has := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+	for w, has := range merged(want, have, compareServices) {
 		var service Service
 		switch {
 		case w != nil && has == nil:
@@ -223,7 +223,7 @@ func (e *exit) merge(now time.Time) exitAnswer {
 		return exitAnswer{exit: *e, rows: e.want}
 	}
 	a := exitAnswer{exit: *e, rows: make([]Row, 0, max(len(e.want), len(e.have)))}
-	for n, o := range merged(e.want, e.have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
+	for n, o := range merged(e.want, e.have, compareRows) {
 		switch {
 		case n != nil && n.Weight > 0:
 			a.rows = append(a.rows, *n)

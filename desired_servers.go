@@ -42,7 +42,7 @@ func (b *build) servers(is6 bool) []Row {
 		}
 		rows = append(slices.DeleteFunc(rows, func(o Row) bool { return o.Address == s.Address }), r)
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	return rows
 }
 
@@ -259,7 +259,7 @@ func addMissing(rows []Row, servers []RealServer, why string) []Row {
 			rows = append(rows, Row{RealServer: s, Why: why})
 		}
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	return rows
 }
 

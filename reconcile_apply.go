@@ -146,7 +146,7 @@ type waiting struct {
 
 // waits reports whether o takes away what has no replacement yet.
 func (w *waiting) waits(o *op) bool {
-	if phaseOf(o.Kind, o.quiesces()) < firstBreak {
+	if o.phase() < firstBreak {
 		return false
 	}
 	k := o.Service.ServiceKey
@@ -199,7 +199,7 @@ func accepted(s targetTable, before shards, undone []op) shards {
 // acceptedServices is accepted for one shard.
 func acceptedServices(target, before Table, undone map[ServiceKey][]op, withdrawn map[ServiceKey][]leaving) Table {
 	var t Table
-	for now, was := range merged(target, before, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+	for now, was := range merged(target, before, compareServices) {
 		service := now
 		if now == nil {
 			service = was
@@ -243,7 +243,7 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 			rows = append(rows, was.Servers[i])
 		}
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	return rows
 }
 

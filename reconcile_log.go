@@ -87,20 +87,7 @@ func logChanges(log *slog.Logger, ops *phases) {
 
 // line puts o into words.
 func (o *op) line() changeLine {
-	l := changeLine{kind: o.Kind, vip: o.VIP, address: o.Service.Address, reason: o.Why}
-	switch o.Kind {
-	case newService:
-		l.change = "scheduler " + o.Service.Scheduler
-	case setService:
-		l.change = serviceChange(*o.WasService, *o.Service)
-	case newServer:
-		l.server, l.change = o.Server.Name(), fmt.Sprintf("weight %d", o.Server.Weight)
-	case setServer:
-		l.server, l.change = o.Server.Name(), serverChange(*o.WasServer, *o.Server)
-	case delServer:
-		l.server = o.Server.Name()
-	}
-	return l
+	return changeLine{o.Kind, o.VIP, o.Service.Address, o.serverName(), o.change(), o.Why}
 }
 
 // groupErrors makes one error of operations that were refused alike, so that a

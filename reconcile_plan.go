@@ -147,7 +147,7 @@ func (p *planner) plan(in planInputs) plan {
 	p.want = &want
 	next := plan{want: &want, targetTable: computeTarget(&want, in.have, in.now)}
 	next.ops = diff(next.Shards, in.have)
-	if in.drift.services != nil {
+	if len(in.drift) > 0 {
 		for o := range next.ops.all {
 			if in.drift.touches(o) {
 				o.Why = "repaired, another program changed it: " + o.Why
@@ -231,26 +231,9 @@ func (p *planner) forgetEmpty(have shards) {
 	}
 }
 
-// drift is what another program changed in our part of the kernel's table.
-type drift struct {
-	services map[ServiceKey]bool
-	rows     map[rowID]bool
-}
-
-// note adds what o would have changed.
-func (d *drift) note(o *op) {
-	if d.services == nil {
-		d.services, d.rows = make(map[ServiceKey]bool), make(map[rowID]bool)
-	}
-	switch o.Kind {
-	case newService, setService, delService:
-		d.services[o.Service.ServiceKey] = true
-	default:
-		d.rows[rowOf(o.Service.ServiceKey, *o.Server)] = true
-	}
-}
+// drift is what another program changed in our part of the kernel's table: rows, and
+// services under their keys alone.
+type drift map[rowID]bool
 
 // touches reports whether o repairs something of d.
-func (d *drift) touches(o *op) bool {
-	return d.services[o.Service.ServiceKey] || o.Server != nil && d.rows[rowOf(o.Service.ServiceKey, *o.Server)]
-}
+func (d drift) touches(o *op) bool { return d[rowID{Service: o.Service.ServiceKey}] || d[o.row()] }
