@@ -157,7 +157,7 @@ func (p *planner) plan(in planInputs) plan {
 	}
 	p.state.Memory, p.state.Leaving = want.Memory, next.Shards
 	p.state.rememberWithdrawn(next.Withdrawn)
-	p.state.Down = want.health.down()
+	p.state.Down = want.health.orEmpty().Down
 	return next
 }
 
