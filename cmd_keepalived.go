@@ -8,7 +8,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -68,26 +67,19 @@ func runKeepalived(ctx context.Context, args []string, stdout, stderr io.Writer)
 	if cfg == nil {
 		return code
 	}
-	text, err := func() ([]byte, error) {
-		if err := v.fillIn(ctx, cfg, peer, source); err != nil {
-			return nil, err
+	var text string
+	for _, step := range []func() error{
+		func() error { return v.fillIn(ctx, cfg, peer, source) },
+		func() error { return v.check(cfg.Listen) },
+		func() error { return v.noteFlags(fs, src.path) },
+		func() (err error) { text, err = v.conf(cfg); return err },
+		v.checkPeer,
+	} {
+		if err := step(); err != nil {
+			return fail(stderr, "lvs-controller keepalived:", err)
 		}
-		if err := v.check(cfg.Listen); err != nil {
-			return nil, err
-		}
-		if err := v.noteFlags(fs, src.path); err != nil {
-			return nil, err
-		}
-		text, err := v.conf(cfg)
-		if err != nil {
-			return nil, err
-		}
-		return text, v.checkPeer()
-	}()
-	if err != nil {
-		return fail(stderr, "lvs-controller keepalived:", err)
 	}
-	if _, err := stdout.Write(text); err != nil {
+	if _, err := io.WriteString(stdout, text); err != nil {
 		return fail(stderr, err)
 	}
 	return exitOK
@@ -211,32 +203,33 @@ func parseHost(flag, text string) (netip.Addr, error) {
 	return a, nil
 }
 
-// left are cfg's addresses that the controller does not announce, with the names of
-// their VIPs, in the order of the file. Those of the family of VRRP come first.
-func (v *vrrp) left(cfg *Config) (addresses []netip.Addr, names map[netip.Addr]string, err error) {
-	names = make(map[netip.Addr]string)
-	for _, is6 := range []bool{v.Peer.Is6(), !v.Peer.Is6()} {
-		for i := range cfg.VIPs {
-			vip := &cfg.VIPs[i]
-			for _, a := range vip.Addresses {
-				if a == v.Peer || a == v.Source {
-					return nil, nil, fmt.Errorf("%s is an address of VIP %q, want a director's own", a, vip.Name)
-				}
-				if !vip.Announce.method().byController() && a.Is6() == is6 {
-					addresses = append(addresses, a)
-					names[a] = vip.Name
-				}
+// left are the lines of cfg's addresses that the controller does not announce, with the
+// names of their VIPs, in the order of the file. Those of the family of VRRP come first.
+func (v *vrrp) left(cfg *Config) ([]string, error) {
+	var own, other []string // of the family of VRRP and of the other one
+	for i := range cfg.VIPs {
+		vip := &cfg.VIPs[i]
+		for _, a := range vip.Addresses {
+			line := fmt.Sprintf("        %s    # %s\n", netip.PrefixFrom(a, a.BitLen()), vip.Name)
+			switch {
+			case a == v.Peer || a == v.Source:
+				return nil, fmt.Errorf("%s is an address of VIP %q, want a director's own", a, vip.Name)
+			case vip.Announce.method().byController():
+			case a.Is6() == v.Peer.Is6():
+				own = append(own, line)
+			default:
+				other = append(other, line)
 			}
 		}
 	}
 	switch {
-	case len(addresses) == 0:
-		return nil, nil, errors.New(`no VIP has announce = "none": the controller announces all of them`)
-	case addresses[0].Is6() != v.Peer.Is6():
-		return nil, nil, fmt.Errorf("-peer %s: no VIP with announce = \"none\" has an %s address; name the other director by its %s address",
-			v.Peer, familyName(v.Peer.Is6()), familyName(addresses[0].Is6()))
+	case len(own) > 0:
+		return append(own, other...), nil
+	case len(other) > 0:
+		return nil, fmt.Errorf("-peer %s: no VIP with announce = \"none\" has an %s address; name the other director by its %s address",
+			v.Peer, familyName(v.Peer.Is6()), familyName(!v.Peer.Is6()))
 	}
-	return addresses, names, nil
+	return nil, errors.New(`no VIP has announce = "none": the controller announces all of them`)
 }
 
 // silence is how long a director sends no advertisement before the other one takes
@@ -246,33 +239,28 @@ func (v *vrrp) silence() time.Duration {
 }
 
 // conf is the file. The same options and configuration make the same text.
-func (v *vrrp) conf(cfg *Config) ([]byte, error) {
-	addresses, names, err := v.left(cfg)
+func (v *vrrp) conf(cfg *Config) (string, error) {
+	addresses, err := v.left(cfg)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, confHead, v.Flags)
-	v.writeScript(&b, cfg.Listen)
-	v.writeInstance(&b)
-	address := func(a netip.Addr) {
-		fmt.Fprintf(&b, "        %s    # %s\n", netip.PrefixFrom(a, a.BitLen()), names[a])
+	effect, weight, preempt := confFalls, fmt.Sprintf("    weight -%d\n", v.Priority-1), confEqual
+	if v.NoPreempt {
+		effect, weight, preempt = "A director that is not ready gives up the VIPs.", "", "    nopreempt"
 	}
-	b.WriteString("    virtual_ipaddress {\n")
-	address(addresses[0])
-	b.WriteString("    }\n")
+	source, excluded := "", ""
+	if v.Source.IsValid() {
+		source = fmt.Sprintf("    unicast_src_ip %s\n", v.Source)
+	}
 	if len(addresses) > 1 {
-		b.WriteString(confExcluded)
-		for _, a := range addresses[1:] {
-			address(a)
-		}
-		b.WriteString("    }\n")
+		excluded = confExcluded + strings.Join(addresses[1:], "") + "    }\n"
 	}
-	b.WriteString("    track_script {\n        lvs_controller\n    }\n}\n")
-	return b.Bytes(), nil
+	return fmt.Sprintf(confText, v.Flags, effect, v.Binary, cfg.Listen, weight,
+		v.State, preempt, v.Priority, v.Interface, v.Router, seconds(v.silence()), seconds(v.Interval), source, v.Peer,
+		addresses[0], excluded), nil
 }
 
-const confHead = `# keepalived.conf of a director: VRRP for the VIPs that config.toml leaves to
+const confText = `# keepalived.conf of a director: VRRP for the VIPs that config.toml leaves to
 # keepalived. Printed by
 #   lvs-controller keepalived %s
 # Print it again with these flags after a change of addresses, announce, interface
@@ -288,22 +276,7 @@ global_defs {
     enable_script_security
 }
 
-`
-
-const confExcluded = `    # They move together with the first, whatever their family, but are not in the
-    # advertisements: two directors may differ in them for a time, as during a reload.
-    virtual_ipaddress_excluded {
-`
-
-// writeScript writes the script that asks whether the director is ready.
-func (v *vrrp) writeScript(w io.Writer, listen string) {
-	effect, weight := `A director that is not ready falls to
-# priority 1, below one that is. If neither is ready, the VIPs stay where they are:
-# the kernel continues to forward.`, fmt.Sprintf("    weight -%d\n", v.Priority-1)
-	if v.NoPreempt {
-		effect, weight = "A director that is not ready gives up the VIPs.", ""
-	}
-	fmt.Fprintf(w, `# A director is ready when it has read the kernel's table, a real server is in
+# A director is ready when it has read the kernel's table, a real server is in
 # service and its uplink is up. %s
 vrrp_script lvs_controller {
     script "%s ready -listen %s"
@@ -314,21 +287,7 @@ vrrp_script lvs_controller {
 %s    init_fail
 }
 
-`, effect, v.Binary, listen, weight)
-}
-
-// writeInstance writes the VRRP instance up to its addresses.
-func (v *vrrp) writeInstance(w io.Writer) {
-	preempt, source := `    # The same on both directors: a director that comes back does not take the VIPs
-    # back. nopreempt would do that too, but would leave the VIPs with a director that
-    # is not ready.`, ""
-	if v.NoPreempt {
-		preempt = "    nopreempt"
-	}
-	if v.Source.IsValid() {
-		source = fmt.Sprintf("    unicast_src_ip %s\n", v.Source)
-	}
-	fmt.Fprintf(w, `vrrp_instance lvs {
+vrrp_instance lvs {
     state %s
 %s
     priority %d
@@ -347,8 +306,29 @@ func (v *vrrp) writeInstance(w io.Writer) {
     garp_master_delay 1
     garp_master_refresh 60
 
-`, v.State, preempt, v.Priority, v.Interface, v.Router, seconds(v.silence()), seconds(v.Interval), source, v.Peer)
+    virtual_ipaddress {
+%s    }
+%s    track_script {
+        lvs_controller
+    }
 }
+`
+
+// What the file says without -nopreempt, and of more than one address.
+const (
+	confFalls = `A director that is not ready falls to
+# priority 1, below one that is. If neither is ready, the VIPs stay where they are:
+# the kernel continues to forward.`
+
+	confEqual = `    # The same on both directors: a director that comes back does not take the VIPs
+    # back. nopreempt would do that too, but would leave the VIPs with a director that
+    # is not ready.`
+
+	confExcluded = `    # They move together with the first, whatever their family, but are not in the
+    # advertisements: two directors may differ in them for a time, as during a reload.
+    virtual_ipaddress_excluded {
+`
+)
 
 // seconds writes d as keepalived reads it, in hundredths at the finest.
 func seconds(d time.Duration) string {

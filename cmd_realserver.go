@@ -28,21 +28,31 @@ import (
 // nodeNetwork is what the command asks of route netlink.
 type nodeNetwork interface {
 	addressTable
-	tunnelNetwork
 	DefaultDevice() (string, error)
+	TunnelDevices(kind string) ([]tunnelDevice, error)
+	MakeTunnelDevice(kind string, d tunnelDevice) error
+	BringUp(device string) error
+	RemoveDevice(device string) (bool, error)
+	GUEPorts() ([]guePort, error)
+	OpenGUE(guePort) error
+	CloseGUE(guePort) (bool, error)
 }
 
 // realserver is one run of the command.
 type realserver struct {
 	vips           []netip.Addr
 	device, uplink string
-	tunnel         tunnelOption
+	tunnel         string // ipip, gue or gre; "" = no tunnel
+	port           uint   // of gue
+	checksum       bool   // of gre
 	proc           procSys
 	statePath      string
 	net            nodeNetwork
 	state          realserverState
 	stdout         io.Writer
-	changes        int // lines printed for changes made
+	lacks          []string       // what the node lacks, a line each
+	steps          []func() error // make it, in this order
+	changes        int            // lines printed for changes made
 }
 
 // realserverState is the state file.
@@ -88,9 +98,9 @@ ARP settings on the uplink so that only the director answers for it. With
 	vips := flags.String("vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas")
 	flags.StringVar(&rs.device, "dev", "lo", "`device` that gets the addresses")
 	flags.StringVar(&rs.uplink, "uplink", "", "`device` that answers ARP for this node (default: the default route's)")
-	flags.StringVar(&rs.tunnel.name, "tunnel", "", "unpack what the director sends through a tunnel: `type` ipip, gue or gre")
-	flags.UintVar(&rs.tunnel.port, "tunnel-port", 6080, "UDP `port` of gue")
-	flags.BoolVar(&rs.tunnel.checksum, "tunnel-checksum", false, "the packets of gre have a checksum")
+	flags.StringVar(&rs.tunnel, "tunnel", "", "unpack what the director sends through a tunnel: `type` ipip, gue or gre")
+	flags.UintVar(&rs.port, "tunnel-port", 6080, "UDP `port` of gue")
+	flags.BoolVar(&rs.checksum, "tunnel-checksum", false, "the packets of gre have a checksum")
 	remove := flags.Bool("remove", false, "undo: remove the addresses and, with the last one that needs them, the tunnel's end and the settings")
 	check := flags.Bool("check", false, "change nothing; exit 1 when something is missing")
 	flags.StringVar(&rs.proc.Root, "proc", "/proc/sys", "`directory` of the kernel settings")
@@ -107,8 +117,12 @@ ARP settings on the uplink so that only the director answers for it. With
 		err = errors.New("-remove and -check exclude each other")
 	case rs.device == rs.uplink:
 		err = errors.New("-dev must not be the uplink: the node would answer ARP for the VIP")
-	default:
-		err = rs.tunnel.validate()
+	case !slices.Contains([]string{"", "ipip", "gue", "gre"}, rs.tunnel):
+		err = fmt.Errorf("-tunnel %s: want ipip, gue or gre", rs.tunnel)
+	case rs.port < 1 || rs.port > 65535:
+		err = fmt.Errorf("-tunnel-port %d is outside 1 to 65535", rs.port)
+	case rs.checksum && rs.tunnel != "gre":
+		err = errors.New("-tunnel-checksum is for -tunnel gre; the others need no setting")
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "lvs-controller realserver:", err)
@@ -116,30 +130,54 @@ ARP settings on the uplink so that only the director answers for it. With
 		return exitUsage
 	}
 
-	complete := true
-	if rs.net, err = open(); err == nil {
-		defer rs.net.Close()
-		err = rs.load()
-		switch {
-		case err != nil:
-		case *remove:
-			err = rs.undo()
-		case *check:
-			complete, err = rs.check()
-		default:
-			err = rs.prepare()
-		}
-	}
-	if err != nil {
+	if err := rs.run(open, *remove, *check); err != nil {
 		fmt.Fprintln(stderr, "lvs-controller realserver:", err)
 		if errors.Is(err, fs.ErrPermission) {
 			fmt.Fprintln(stderr, "hint: run it as root")
 		}
+		return exitFailure
 	}
-	if err != nil || !complete {
+	if *check && len(rs.lacks) > 0 {
 		return exitFailure
 	}
 	return exitOK
+}
+
+// run does one of the command's three tasks.
+func (rs *realserver) run(open func() (nodeNetwork, error), remove, check bool) (err error) {
+	if rs.net, err = open(); err != nil {
+		return err
+	}
+	defer rs.net.Close()
+	if err := rs.load(); err != nil {
+		return err
+	}
+	if remove {
+		return rs.undo()
+	}
+	if err := rs.plan(); err != nil {
+		return err
+	}
+	if !check { // before anything changes, so that an interrupted run can be undone
+		if err := rs.save(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case len(rs.lacks) == 0:
+		fmt.Fprintln(rs.stdout, "already in place")
+		return nil
+	case check:
+		fmt.Fprintln(rs.stdout, strings.Join(rs.lacks, "\n"))
+		return nil
+	}
+	for _, step := range rs.steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(rs.stdout, "this lasts until the next boot: run the same command at every boot")
+	return nil
 }
 
 // parseVIPs reads "10.0.0.1,2001:db8::1". Repeats are dropped.
@@ -157,197 +195,144 @@ func parseVIPs(s string) ([]netip.Addr, error) {
 		if !addr.IsGlobalUnicast() || addr.Zone() != "" {
 			return nil, fmt.Errorf("%s cannot be a virtual address: not a global unicast address", addr)
 		}
-		if !slices.Contains(vips, addr) {
-			vips = append(vips, addr)
-		}
+		vips = including(vips, addr)
 	}
 	return vips, nil
 }
 
-// sysctls are the settings the wanted VIPs need; none for IPv6 alone.
-func (rs *realserver) sysctls() ([]Sysctl, error) {
-	if !slices.ContainsFunc(rs.vips, netip.Addr.Is4) {
-		return nil, nil
-	}
-	if rs.uplink == "" {
-		var err error
-		if rs.uplink, err = rs.net.DefaultDevice(); err != nil {
-			return nil, err
-		}
-		if rs.uplink == rs.device {
-			return nil, fmt.Errorf("%s has the default route: the node would answer ARP for an address there", rs.device)
+// including adds those of items to list that it does not have.
+func including[T comparable](list []T, items ...T) []T {
+	for _, item := range items {
+		if !slices.Contains(list, item) {
+			list = append(list, item)
 		}
 	}
-	release, err := rs.proc.KernelRelease()
-	return sysctlsFor(useNode, rs.uplink, release), err
+	return list
 }
 
-// lack is what a device needs and does not have.
-type lack struct {
-	settings  []SysctlState
-	addresses []VIPAddress
-}
-
-// lines describe what is missing, a line each.
-func (l lack) lines() []string {
-	var lines []string
-	for _, s := range l.settings {
-		lines = append(lines, fmt.Sprintf("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why))
-	}
-	for _, a := range l.addresses {
-		lines = append(lines, fmt.Sprintf("%s is missing", a))
-	}
-	return lines
-}
-
-// lacking finds out what the node lacks: the settings of the uplink and the VIPs, and
-// of each tunnel's end.
-func (rs *realserver) lacking() (l lack, ends []tunnelEnd, err error) {
-	table, err := rs.sysctls()
-	if err != nil {
-		return l, nil, err
-	}
-	if l.settings, err = rs.differing(table); err != nil {
-		return l, nil, err
+// plan finds out what the node lacks, with the steps that make it, and notes in the
+// state what they will change. The settings come first: without them the node answers
+// ARP for a VIP on lo. The tunnel comes last: the node would forward a packet to a VIP
+// that it does not have.
+func (rs *realserver) plan() error {
+	if err := rs.planUplink(); err != nil {
+		return err
 	}
 	have, err := rs.net.List(rs.device)
 	if err != nil {
-		return l, nil, err
+		return err
 	}
-	for _, addr := range rs.vips {
-		if addressIn(have, addr) == nil {
-			l.addresses = append(l.addresses, VIPAddress{Device: rs.device, Address: addr})
-		}
+	rs.planAddresses(rs.device, have, rs.vips)
+	for _, a := range rs.vips {
+		rs.state.Addresses = including(rs.state.Addresses, VIPAddress{Device: rs.device, Address: a})
 	}
-	ends, err = rs.tunnelEnds()
-	return l, ends, err
+	return rs.planTunnel()
 }
 
-// differing lists those settings of table that have another value.
-func (rs *realserver) differing(table []Sysctl) ([]SysctlState, error) {
-	var settings []SysctlState
-	for _, s := range rs.proc.Check(table) {
+// planUplink plans the settings that the VIPs need; none for IPv6 alone.
+func (rs *realserver) planUplink() (err error) {
+	if !slices.ContainsFunc(rs.vips, netip.Addr.Is4) {
+		return nil
+	}
+	if rs.uplink == "" {
+		if rs.uplink, err = rs.net.DefaultDevice(); err != nil {
+			return err
+		}
+		if rs.uplink == rs.device {
+			return fmt.Errorf("%s has the default route: the node would answer ARP for an address there", rs.device)
+		}
+	}
+	settings, err := rs.differing(useNode, rs.uplink)
+	rs.planSettings(settings, &rs.state.Sysctls)
+	return err
+}
+
+// differing lists those settings of a device that have another value.
+func (rs *realserver) differing(use sysctlUse, device string) ([]SysctlState, error) {
+	release, err := rs.proc.KernelRelease()
+	if err != nil {
+		return nil, err
+	}
+	states := rs.proc.Check(sysctlsFor(use, device, release))
+	for _, s := range states {
 		if s.Err != nil {
 			return nil, s.Err
 		}
-		if !s.OK {
-			settings = append(settings, s)
-		}
 	}
-	return settings, nil
+	return slices.DeleteFunc(states, func(s SysctlState) bool { return s.OK }), nil
 }
 
-// check reports whether everything is in place and prints what is not.
-func (rs *realserver) check() (bool, error) {
-	l, ends, err := rs.lacking()
-	if err != nil {
-		return false, err
+// planSettings plans a change of settings. It adds them to saved; the value that a
+// setting had first is not overwritten.
+func (rs *realserver) planSettings(settings []SysctlState, saved *[]savedSysctl) {
+	for _, s := range settings {
+		rs.lack("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why)
+		rs.step(func() error { return rs.set(s) })
+		if !slices.ContainsFunc(*saved, func(o savedSysctl) bool { return o.Key == s.Key }) {
+			*saved = append(*saved, savedSysctl{Key: s.Key, Before: s.Have, After: s.Want})
+		}
 	}
-	lines := l.lines()
-	for _, e := range ends {
-		lines = append(lines, e.lines()...)
-	}
-	if lines == nil {
-		fmt.Fprintln(rs.stdout, "already in place")
-		return true, nil
-	}
-	fmt.Fprintln(rs.stdout, strings.Join(lines, "\n"))
-	return false, nil
 }
 
-// prepare makes the node a real server. The settings come first: without them the
-// node answers ARP for a VIP on lo. The tunnel comes last: the node would forward
-// a packet to a VIP that it does not have.
-func (rs *realserver) prepare() error {
-	l, ends, err := rs.lacking()
-	if err != nil {
-		return err
-	}
-	if err := rs.remember(l, ends); err != nil {
-		return err
-	}
-	if err := rs.supply(l); err != nil {
-		return err
-	}
-	for _, e := range ends {
-		if err := e.make(rs); err != nil {
-			return err
+// planAddresses plans those of vips that a device does not have.
+func (rs *realserver) planAddresses(device string, have []deviceAddress, vips []netip.Addr) {
+	for _, a := range vips {
+		if addressIn(have, a) != nil {
+			continue
 		}
+		v := VIPAddress{Device: device, Address: a}
+		rs.lack("%s is missing", v)
+		rs.step(func() error {
+			_, err := rs.net.Add(v)
+			return rs.changed(err, "added %s", v)
+		})
 	}
-	if rs.changes == 0 {
-		fmt.Fprintln(rs.stdout, "already in place")
-		return nil
-	}
-	fmt.Fprintln(rs.stdout, "this lasts until the next boot: run the same command at every boot")
-	return nil
 }
 
-// supply gives settings their wanted values and puts addresses on their device.
-func (rs *realserver) supply(l lack) error {
-	for _, s := range l.settings {
-		if err := rs.proc.write(s.Key, s.Want); err != nil {
-			return err
-		}
-		rs.changed("%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
+// lack notes one line of what the node lacks.
+func (rs *realserver) lack(format string, args ...any) {
+	rs.lacks = append(rs.lacks, fmt.Sprintf(format, args...))
+}
+
+// step notes what makes it.
+func (rs *realserver) step(do func() error) { rs.steps = append(rs.steps, do) }
+
+// set gives a setting its wanted value.
+func (rs *realserver) set(s SysctlState) error {
+	return rs.changed(rs.proc.write(s.Key, s.Want), "%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
+}
+
+// changed prints one change, unless it failed.
+func (rs *realserver) changed(err error, format string, args ...any) error {
+	if err == nil {
+		rs.changes++
+		fmt.Fprintf(rs.stdout, format+"\n", args...)
 	}
-	for _, a := range l.addresses {
-		if _, err := rs.net.Add(a); err != nil {
-			return err
-		}
-		rs.changed("added %s", a)
-	}
-	return nil
+	return err
 }
 
 // take removes an address from its device, if it is there.
 func (rs *realserver) take(v VIPAddress) error {
 	removed, err := rs.net.Remove(v)
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return err
-	}
 	if removed {
-		rs.changed("removed %s", v)
+		return rs.changed(err, "removed %s", v)
 	}
-	return nil
-}
-
-// remember writes the state file before anything changes, so that an interrupted run
-// can be undone.
-func (rs *realserver) remember(l lack, ends []tunnelEnd) error {
-	rs.state.Sysctls = saveFirst(rs.state.Sysctls, l.settings)
-	for _, addr := range rs.vips {
-		if v := (VIPAddress{Device: rs.device, Address: addr}); !slices.Contains(rs.state.Addresses, v) {
-			rs.state.Addresses = append(rs.state.Addresses, v)
-		}
+	if errors.Is(err, unix.ENODEV) {
+		return nil
 	}
-	for _, e := range ends {
-		rs.rememberTunnel(e)
-	}
-	return rs.save()
-}
-
-// saveFirst adds settings that will change now. The value that a setting had first
-// is not overwritten.
-func saveFirst(saved []savedSysctl, settings []SysctlState) []savedSysctl {
-	for _, s := range settings {
-		if !slices.ContainsFunc(saved, func(o savedSysctl) bool { return o.Key == s.Key }) {
-			saved = append(saved, savedSysctl{Key: s.Key, Before: s.Have, After: s.Want})
-		}
-	}
-	return saved
+	return err
 }
 
 // undo removes the VIPs and then what no other VIP of the state file needs: the ends
 // of tunnels and, without an IPv4 VIP, the settings. It keeps this order, because a
 // VIP on lo is never without the settings.
-func (rs *realserver) undo() error {
+func (rs *realserver) undo() (err error) {
 	for _, addr := range rs.vips {
 		if err := rs.take(VIPAddress{Device: rs.device, Address: addr}); err != nil {
 			return err
 		}
 	}
-	var err error
-	if rs.state.Addresses, err = rs.remaining(rs.state.Addresses); err != nil {
+	if rs.state.Addresses, err = rs.remaining(); err != nil {
 		return err
 	}
 	if err := rs.undoTunnels(); err != nil {
@@ -365,11 +350,10 @@ func (rs *realserver) undo() error {
 	return rs.save()
 }
 
-// remaining keeps those of prepared that are not being undone and are still
-// on their device.
-func (rs *realserver) remaining(prepared []VIPAddress) ([]VIPAddress, error) {
-	var rest []VIPAddress
-	for _, v := range prepared {
+// remaining are the VIPs of the state file that are not being undone and are still on
+// their device.
+func (rs *realserver) remaining() (rest []VIPAddress, err error) {
+	for _, v := range rs.state.Addresses {
 		if v.Device == rs.device && slices.Contains(rs.vips, v.Address) {
 			continue
 		}
@@ -398,18 +382,11 @@ func (rs *realserver) restore(settings []savedSysctl) error {
 		case err == nil:
 			err = rs.proc.write(s.Key, s.Before)
 		}
-		if err != nil {
+		if err := rs.changed(err, "%s: %s -> %s: as it was before", s.Key, s.After, s.Before); err != nil {
 			return err
 		}
-		rs.changed("%s: %s -> %s: as it was before", s.Key, s.After, s.Before)
 	}
 	return nil
-}
-
-// changed prints one change.
-func (rs *realserver) changed(format string, args ...any) {
-	rs.changes++
-	fmt.Fprintf(rs.stdout, format+"\n", args...)
 }
 
 // load reads the state file; a missing one is empty.

@@ -1,6 +1,6 @@
 // [vip.health] → Probes, and the table of the probe kinds.
 //
-// Used by health*.go. readProbes reads the keys, checkProbes compares them with
+// Used by health*.go and http_metrics.go. readProbes reads the keys, checkProbes compares them with
 // the rest of the VIP; config_vip.go calls both. A key and its range are in the
 // function that reads it, the defaults in defaultProbes and readHTTPProbe. No I/O.
 //

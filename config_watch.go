@@ -65,11 +65,12 @@ type digest [sha256.Size]byte
 // fails must not take the director down.
 func (w *ConfigWatcher) Run(ctx context.Context) error {
 	poll := cmp.Or(w.poll, pollInterval)
-	watch := &fileWatch[digest]{
+	watch := &fileWatch{
 		path: w.Path,
-		look: func() (digest, func(bool) digest) {
+		look: func() (string, func(bool) string) {
 			got := w.read()
-			return got.digest, func(asked bool) digest { w.conclude(got, asked); return got.digest }
+			now := string(got.digest[:])
+			return now, func(asked bool) string { w.conclude(got, asked); return now }
 		},
 		quiet:     quietTime,
 		pollBlind: poll,

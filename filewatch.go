@@ -16,22 +16,23 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
 
-// fileWatch calls its owner for each change of one file. S identifies a state of
-// the file: two states that are equal need no call.
-type fileWatch[S comparable] struct {
+// fileWatch calls its owner for each change of one file. A string identifies a state
+// of the file: two states that are equal need no call.
+type fileWatch struct {
 	path string
 
 	// look returns the present state of the file, and take, which acts on that
 	// state and returns the one that it has acted on: the file may have changed
 	// since. asked is set when an operator wants an answer, changed or not. Both
 	// are called from run alone.
-	look  func() (now S, take func(asked bool) S)
-	taken S // acted on last, before run too
+	look  func() (now string, take func(asked bool) string)
+	taken string // acted on last, before run too
 
 	// quiet is how long the state must stay the same before it is acted on: an
 	// editor or a script writes in several steps. 0 = no time.
@@ -49,10 +50,10 @@ type fileWatch[S comparable] struct {
 type fileNotifier = func() (*fsnotify.Watcher, error)
 
 // run watches until ctx ends.
-func (w *fileWatch[S]) run(ctx context.Context) {
+func (w *fileWatch) run(ctx context.Context) {
 	notify, err := newNotifications(w.notifier, w.path)
 	defer notify.stop()
-	poll := ticks(w.poll)
+	poll := time.Tick(w.poll)
 	quiet := time.NewTimer(0) // the file may have changed before it was watched
 	defer quiet.Stop()
 	seen := w.taken
@@ -60,18 +61,14 @@ func (w *fileWatch[S]) run(ctx context.Context) {
 		if err != nil {
 			w.unwatchable(err)
 			notify.stop()
-			poll, err = ticks(w.pollBlind), nil
+			poll, err = time.Tick(w.pollBlind), nil
 		}
-		unchanged := false // for the quiet time
+		asked, unchanged := false, false // unchanged for the quiet time
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.asked:
-			quiet.Stop()
-			_, take := w.look()
-			w.taken = take(true)
-			seen = w.taken
-			continue
+			asked = true
 		case <-quiet.C:
 			unchanged = true
 		case <-poll:
@@ -92,22 +89,14 @@ func (w *fileWatch[S]) run(ctx context.Context) {
 		changed := now != seen
 		seen = now
 		switch {
-		case now == w.taken:
-		case w.quiet == 0 || unchanged && !changed:
-			w.taken = take(false)
+		case now == w.taken && !asked:
+		case asked || w.quiet == 0 || unchanged && !changed:
+			w.taken = take(asked)
 			seen = w.taken
 		case changed:
 			quiet.Reset(w.quiet)
 		}
 	}
-}
-
-// ticks is a channel that is ready once in each period; nil, which never is, for 0.
-func ticks(period time.Duration) <-chan time.Time {
-	if period == 0 {
-		return nil
-	}
-	return time.Tick(period)
 }
 
 // notifications are the change events of the directories that decide what a file is.
@@ -186,32 +175,18 @@ func watchDirs(path string) ([]string, error) {
 		rest  = pathNames(absolute)
 		links = 0
 	)
-	watch := func() {
-		if !slices.Contains(dirs, dir) {
+	for len(rest) > 0 {
+		here := filepath.Join(dir, rest[0])
+		rest = rest[1:]
+		target, err := os.Readlink(here)
+		plain := errors.Is(err, syscall.EINVAL) // it is there, and no link
+		if (!plain || len(rest) == 0) && !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
-	}
-	for len(rest) > 0 {
-		name := rest[0]
-		rest = rest[1:]
-		if name == ".." {
-			dir = filepath.Dir(dir)
-			continue
-		}
-		here := filepath.Join(dir, name)
-		info, err := os.Lstat(here)
-		if err != nil || len(rest) == 0 {
-			watch()
-		}
-		switch {
-		case err != nil:
-			return dirs, nil
-		case info.Mode()&fs.ModeSymlink == 0:
+		if plain {
 			dir = here
 			continue
 		}
-		watch()
-		target, err := os.Readlink(here)
 		if links++; err != nil || links > maxLinks {
 			return dirs, nil
 		}

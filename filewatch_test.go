@@ -65,7 +65,7 @@ func TestFileWatchFollowsReplacedDirectory(t *testing.T) {
 	write(filepath.Join(root, "new", "b", "file"), "second")
 
 	taken, recheck := make(chan string), make(chan struct{})
-	watch := &fileWatch[string]{
+	watch := &fileWatch{
 		path: file,
 		look: func() (string, func(bool) string) {
 			text, _ := os.ReadFile(file)

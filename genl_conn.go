@@ -11,11 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/mdlayher/genetlink"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,20 +58,12 @@ var errNoIPVS = errors.New("the kernel has no IPVS (module ip_vs is not loaded a
 // ipvsConn is a socket to the IPVS of the network namespace it was dialled in.
 // It is not safe for concurrent use.
 type ipvsConn struct {
-	genl *genetlink.Conn
-	raw  syscall.RawConn
-	enc  encoder
-	// spare takes the next batch while the kernel works on that in enc.
-	spare encoder
+	fd    int
+	enc   encoder
+	spare encoder // takes the next batch while the kernel works on that in enc
 	seq   uint32
-
-	// One system call each, made once so that a call allocates nothing: write
-	// sends what is in enc, read fills recv, tryRead does without waiting.
-	write, read, tryRead func(fd uintptr) bool
-	recv                 []byte
-	received             int   // bytes in recv
-	sysErr               error // of the last call
-
+	recv  []byte
+	reply kernelReply // the one that exchange passes on
 	batch batchLimits
 
 	// Buffers of Table.
@@ -85,57 +75,40 @@ type ipvsConn struct {
 // dialIPVS opens a socket in the calling thread's network namespace. The error
 // is errNoIPVS when there is no such family.
 func dialIPVS() (*ipvsConn, error) {
-	genl, err := genetlink.Dial(&netlink.Config{Strict: false})
+	lookup, err := genetlink.Dial(nil)
 	if err != nil {
 		return nil, fmt.Errorf("open a generic netlink socket: %w", err)
 	}
-	family, err := genl.GetFamily(ipvsFamilyName)
+	defer lookup.Close()
+	family, err := lookup.GetFamily(ipvsFamilyName)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errNoIPVS
+	}
 	if err != nil {
-		genl.Close()
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, errNoIPVS
-		}
 		return nil, fmt.Errorf("look up the IPVS netlink family: %w", err)
 	}
-	raw, err := genl.SyscallConn()
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
 	if err != nil {
-		genl.Close()
-		return nil, fmt.Errorf("reach the netlink socket: %w", err)
+		return nil, fmt.Errorf("open a generic netlink socket: %w", err)
 	}
 	// Neither option exists before Linux 4.3 and 4.12; without them errors are
 	// longer and say less.
-	_ = genl.SetOption(netlink.CapAcknowledge, true)
-	_ = genl.SetOption(netlink.ExtendedAcknowledge, true)
-	batch, err := sizeBuffers(raw)
-	if err != nil {
-		genl.Close()
-		return nil, fmt.Errorf("size the netlink socket's buffers: %w", err)
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
+	timeout := unix.NsecToTimeval(exchangeTimeout.Nanoseconds())
+	err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout)
+	batch, sizeErr := sizeBuffers(fd)
+	if err := errors.Join(err, sizeErr); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("set up the netlink socket: %w", err)
 	}
-	c := &ipvsConn{
-		genl:  genl,
-		raw:   raw,
+	return &ipvsConn{
+		fd:    fd,
 		enc:   encoder{family: family.ID},
 		spare: encoder{family: family.ID},
 		recv:  make([]byte, receiveBytes),
 		batch: batch,
-	}
-	c.write = func(fd uintptr) bool {
-		_, c.sysErr = unix.Write(int(fd), c.enc.buf)
-		return c.sysErr != unix.EAGAIN && c.sysErr != unix.EINTR
-	}
-	c.read = func(fd uintptr) bool {
-		for {
-			if c.received, c.sysErr = unix.Read(int(fd), c.recv); c.sysErr != unix.EINTR {
-				break
-			}
-		}
-		return c.sysErr != unix.EAGAIN
-	}
-	c.tryRead = func(fd uintptr) bool {
-		c.read(fd)
-		return true
-	}
-	return c, nil
+	}, nil
 }
 
 // batchLimits are how much goes into one system call.
@@ -147,27 +120,24 @@ type batchLimits struct {
 // sizeBuffers asks for socketBuffer beyond the sysctl limits, which
 // CAP_NET_ADMIN allows, and within them where it does not, and returns what
 // batches the buffers that it got can carry.
-func sizeBuffers(raw syscall.RawConn) (batchLimits, error) {
-	var (
-		got [2]int
-		err error
-	)
-	cerr := raw.Control(func(fd uintptr) {
-		for i, o := range [...]struct{ force, ask, read int }{
-			{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, unix.SO_SNDBUF},
-			{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, unix.SO_RCVBUF},
-		} {
-			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.force, socketBuffer) != nil {
-				if e := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.ask, socketBuffer); e != nil {
-					err = errors.Join(err, e)
-				}
-			}
-			var e error
-			got[i], e = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, o.read)
-			err = errors.Join(err, e)
+func sizeBuffers(fd int) (batchLimits, error) {
+	var got [2]int
+	for i, o := range [...]struct{ force, size int }{
+		{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
+		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF},
+	} {
+		err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, o.force, socketBuffer)
+		if err != nil {
+			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o.size, socketBuffer)
 		}
-	})
-	return limitsFor(got[0], got[1]), errors.Join(cerr, err)
+		if err == nil {
+			got[i], err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, o.size)
+		}
+		if err != nil {
+			return batchLimits{}, err
+		}
+	}
+	return limitsFor(got[0], got[1]), nil
 }
 
 // limitsFor returns the batches that fit into a send and a receive buffer of so
@@ -179,8 +149,8 @@ func limitsFor(send, receive int) batchLimits {
 	}
 }
 
-// Close closes the socket.
-func (c *ipvsConn) Close() error { return c.genl.Close() }
+// Close closes the socket. It is called once.
+func (c *ipvsConn) Close() error { return unix.Close(c.fd) }
 
 // request empties the encoder for one request and returns the sequence number
 // for it, which no open exchange uses.
@@ -190,106 +160,71 @@ func (c *ipvsConn) request() uint32 {
 	return c.seq
 }
 
-// send writes the encoder's buffer with one system call. An unconnected
-// netlink socket's write goes to the kernel.
-func (c *ipvsConn) send() error {
-	err := c.raw.Write(c.write)
-	if err == nil {
-		err = c.sysErr
-	}
-	if err != nil {
-		return fmt.Errorf("send to the kernel: %w", err)
-	}
-	return nil
-}
-
 // receive returns what one system call brings, valid until the next.
 func (c *ipvsConn) receive() ([]byte, error) {
-	err := c.raw.Read(c.tryRead)
-	if err == nil && c.sysErr == unix.EAGAIN {
-		// This is rare: the kernel answers inside the write. A deadline for every read
-		// would cost more than the read.
-		err = c.genl.SetReadDeadline(time.Now().Add(exchangeTimeout))
-		if err == nil {
-			err = errors.Join(c.raw.Read(c.read), c.genl.SetReadDeadline(time.Time{}))
+	for {
+		n, err := unix.Read(c.fd, c.recv)
+		switch err {
+		case nil:
+			return c.recv[:n], nil
+		case unix.EINTR: // the runtime's signals
+			continue
+		case unix.EAGAIN:
+			err = os.ErrDeadlineExceeded
 		}
-	}
-	if err == nil {
-		err = c.sysErr
-	}
-	if err != nil {
 		return nil, fmt.Errorf("receive from the kernel: %w", err)
 	}
-	return c.recv[:c.received], nil
 }
 
-// replies walks the answers to the requests that an exchange has sent:
-//
-//	for a.next() { … a.kernelReply … }
-//	return a.err
-type replies struct {
-	kernelReply
-	conn        *ipvsConn
-	first, last uint32 // sequence numbers of the requests
-	rest        []byte
-	done        bool
-	err         error // the exchange failed
-}
-
-// exchange sends the encoder's buffer, which has the requests with the sequence
-// numbers first to last. All replies must be walked before the next exchange.
-func (c *ipvsConn) exchange(first, last uint32) replies {
-	return replies{conn: c, first: first, last: last, err: c.send()}
-}
-
-// next goes to the next answer, until last has been acknowledged or its dump is
-// done. Answers to older, abandoned exchanges are passed over.
-func (a *replies) next() bool {
-	for a.err == nil && !a.done {
-		if len(a.rest) == 0 {
-			a.rest, a.err = a.conn.receive()
-			continue
-		}
-		if a.rest, a.err = a.kernelReply.next(a.rest); a.err != nil {
-			a.err = fmt.Errorf("read the kernel's answer: %w", a.err)
-			return false
-		}
-		if a.seq-a.first > a.last-a.first {
-			continue
-		}
-		a.done = a.seq == a.last && (a.typ == unix.NLMSG_ERROR || a.typ == unix.NLMSG_DONE)
-		return true
+// exchange sends the encoder's buffer with one system call: an unconnected netlink
+// socket's write goes to the kernel. The buffer has the requests with the sequence
+// numbers first to last. Their answers go to take, until last has been acknowledged
+// or its dump is done; what take gets is valid until it returns. Answers to older,
+// abandoned exchanges are passed over. An error means that the exchange failed.
+func (c *ipvsConn) exchange(first, last uint32, take func(*kernelReply)) error {
+	if _, err := unix.Write(c.fd, c.enc.buf); err != nil {
+		return fmt.Errorf("send to the kernel: %w", err)
 	}
-	return false
+	r := &c.reply
+	for {
+		rest, err := c.receive()
+		if err != nil {
+			return err
+		}
+		for len(rest) > 0 {
+			if rest, err = r.next(rest); err != nil {
+				return fmt.Errorf("read the kernel's answer: %w", err)
+			}
+			if r.seq-first > last-first {
+				continue
+			}
+			take(r)
+			if r.seq == last && r.control() {
+				return nil
+			}
+		}
+	}
 }
 
-// answer reports whether the current reply is a message of the family, and not
-// an acknowledgement, a refusal or the end of a dump.
-func (a *replies) answer() bool {
-	return a.errno == 0 && a.typ != unix.NLMSG_ERROR && a.typ != unix.NLMSG_DONE
-}
-
-// ask sends the one request in the encoder, which carries sequence number seq,
-// and passes the bodies of its answer to each, unless that is nil. The first error, the kernel's
-// or each's own, is returned once the answer has been read to its end, so that
-// the socket stays usable.
-func (c *ipvsConn) ask(seq uint32, each func(body []byte) error) error {
+// ask sends the request in the encoder and passes the bodies of its answer to each,
+// unless that is nil. The first error, the kernel's or each's own, is returned once
+// the answer has been read to its end, so that the socket stays usable.
+func (c *ipvsConn) ask(each func(body []byte) error) error {
 	var first error
-	a := c.exchange(seq, seq)
-	for a.next() {
+	err := c.exchange(c.seq, c.seq, func(r *kernelReply) {
 		switch {
 		case first != nil:
-		case a.errno != 0:
-			first = kernelError(a.kernelReply)
-		case a.answer() && each != nil:
-			first = each(a.body)
+		case r.errno != 0:
+			first = kernelError(r)
+		case !r.control() && each != nil:
+			first = each(r.body)
 		}
-	}
-	return errors.Join(a.err, first)
+	})
+	return errors.Join(err, first)
 }
 
 // kernelError keeps the errno (errors.Is works) and the kernel's own text.
-func kernelError(r kernelReply) error {
+func kernelError(r *kernelReply) error {
 	if r.extack == "" {
 		return r.errno
 	}
@@ -339,42 +274,30 @@ func (e *opError) surprising() bool {
 // An error means that the exchange failed: what was done is unknown then. While
 // the kernel works on one batch the next is encoded.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
-	if len(ops) == 0 {
-		return nil, nil
-	}
 	var failed []*opError
-	first := c.batch
+	limits := c.batch
 	if len(ops) > 2*opening {
-		first.messages = min(opening, first.messages)
+		limits.messages = min(opening, limits.messages)
 	}
-	n := first.encode(&c.enc, ops, c.seq+1)
-	for {
+	n := limits.encode(&c.enc, ops, c.seq+1)
+	for n > 0 {
 		first, last := c.seq+1, c.seq+uint32(n)
 		c.seq = last
 		now, later := ops[:n], ops[n:]
-		var encoded chan int
-		if len(later) > 0 {
-			encoded = make(chan int, 1)
-			go func() { encoded <- c.batch.encode(&c.spare, later, last+1) }()
-		}
-		a := c.exchange(first, last)
-		for a.next() {
-			if a.errno != 0 {
-				failed = append(failed, &opError{Op: now[a.seq-first], Err: kernelError(a.kernelReply)})
+		encoded := make(chan int, 1)
+		go func() { encoded <- c.batch.encode(&c.spare, later, last+1) }()
+		err := c.exchange(first, last, func(r *kernelReply) {
+			if r.errno != 0 {
+				failed = append(failed, &opError{Op: now[r.seq-first], Err: kernelError(r)})
 			}
+		})
+		ops, n = later, <-encoded
+		if err != nil {
+			return failed, fmt.Errorf("change the table: %w", err)
 		}
-		if len(later) > 0 {
-			n = <-encoded
-		}
-		if a.err != nil {
-			return failed, fmt.Errorf("change the table: %w", a.err)
-		}
-		if len(later) == 0 {
-			return failed, nil
-		}
-		ops = later
 		c.enc, c.spare = c.spare, c.enc
 	}
+	return failed, nil
 }
 
 // encode replaces the content of e by the first of ops, as many as one system
@@ -394,75 +317,51 @@ func (l batchLimits) encode(e *encoder, ops []op, seq uint32) int {
 }
 
 // Timeouts reads the connection timeouts of the network namespace.
-func (c *ipvsConn) Timeouts() (Timeouts, error) {
-	var t Timeouts
-	err := c.get(cmdGetConfig, func(body []byte) (err error) {
+func (c *ipvsConn) Timeouts() (t Timeouts, err error) {
+	c.enc.command(cmdGetConfig, unix.NLM_F_ACK, c.request())
+	err = c.ask(func(body []byte) (err error) {
 		t, err = decodeTimeouts(body)
 		return err
 	})
-	if err != nil {
-		return t, fmt.Errorf("read the connection timeouts: %w", err)
-	}
-	return t, nil
+	return t, wrap("read the connection timeouts", err)
 }
 
 // SetTimeouts changes those connection timeouts that are not zero.
 func (c *ipvsConn) SetTimeouts(t Timeouts) error {
-	seq := c.request()
-	c.enc.timeouts(t, seq)
-	if err := c.ask(seq, nil); err != nil {
-		return fmt.Errorf("set the connection timeouts: %w", err)
-	}
-	return nil
+	c.enc.timeouts(t, c.request())
+	return wrap("set the connection timeouts", c.ask(nil))
 }
 
 // Daemons reads the sync daemons of the network namespace, none, one or two.
-func (c *ipvsConn) Daemons() ([]SyncDaemon, error) {
-	var all []SyncDaemon
-	seq := c.request()
-	c.enc.command(cmdGetDaemon, unix.NLM_F_DUMP, seq)
-	err := c.ask(seq, func(body []byte) error {
+func (c *ipvsConn) Daemons() (all []SyncDaemon, err error) {
+	c.enc.command(cmdGetDaemon, unix.NLM_F_DUMP, c.request())
+	err = c.ask(func(body []byte) error {
 		d, err := decodeDaemon(body)
 		all = append(all, d)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("list the sync daemons: %w", err)
-	}
-	return all, nil
+	return all, wrap("list the sync daemons", err)
 }
 
 // StartDaemon starts a sync daemon. The error is the kernel's errno.
 func (c *ipvsConn) StartDaemon(d SyncDaemon) error {
-	seq := c.request()
-	c.enc.newDaemon(d, seq)
-	return c.ask(seq, nil)
+	c.enc.daemon(cmdNewDaemon, d, c.request())
+	return c.ask(nil)
 }
 
 // StopDaemon stops the sync daemon of a role. The error is the kernel's errno,
 // ESRCH when there is none.
 func (c *ipvsConn) StopDaemon(role SyncRole) error {
-	seq := c.request()
-	c.enc.delDaemon(role, seq)
-	return c.ask(seq, nil)
+	c.enc.daemon(cmdDelDaemon, SyncDaemon{Role: role}, c.request())
+	return c.ask(nil)
 }
 
 // Info reads the kernel's IPVS version and connection-table size.
-func (c *ipvsConn) Info() (KernelInfo, error) {
-	var i KernelInfo
-	err := c.get(cmdGetInfo, func(body []byte) (err error) {
+func (c *ipvsConn) Info() (i KernelInfo, err error) {
+	c.enc.command(cmdGetInfo, unix.NLM_F_ACK, c.request())
+	err = c.ask(func(body []byte) (err error) {
 		i, err = decodeInfo(body)
 		return err
 	})
-	if err != nil {
-		return i, fmt.Errorf("read IPVS information: %w", err)
-	}
-	return i, nil
-}
-
-// get sends a request that is nothing but a command and reads its one answer.
-func (c *ipvsConn) get(cmd uint8, read func(body []byte) error) error {
-	seq := c.request()
-	c.enc.command(cmd, unix.NLM_F_ACK, seq)
-	return c.ask(seq, read)
+	return i, wrap("read IPVS information", err)
 }

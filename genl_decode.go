@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,11 +41,10 @@ func (a *attrs) next() bool {
 	if a.err != nil || len(a.rest) == 0 {
 		return false
 	}
-	if len(a.rest) < 4 {
-		a.err = errTruncated
-		return false
+	n := 0
+	if len(a.rest) >= 4 {
+		n = int(binary.NativeEndian.Uint16(a.rest))
 	}
-	n := int(binary.NativeEndian.Uint16(a.rest))
 	if n < 4 || n > len(a.rest) {
 		a.err = errTruncated
 		return false
@@ -76,13 +76,7 @@ func (a *attrs) port() uint16 { return binary.BigEndian.Uint16(a.sized(2)) }
 // str returns a NUL-terminated string: of a scheduler the name that schedulers
 // has.
 func (a *attrs) str() string {
-	b := a.data
-	for i, c := range b {
-		if c == 0 {
-			b = b[:i]
-			break
-		}
-	}
+	b, _, _ := bytes.Cut(a.data, zeros[:1])
 	if s := schedulersByName[string(b)]; s != nil { // no allocation: map look-up by converted bytes
 		return s.name
 	}
@@ -100,12 +94,17 @@ func (a *attrs) name() string {
 	return s
 }
 
-// inetAddr reads a union nf_inet_addr of the given family.
-func inetAddr(b []byte, family uint16) netip.Addr {
-	if family == unix.AF_INET {
-		return netip.AddrFrom4([4]byte(b))
+// inetAddr reads a union nf_inet_addr of the given family; b is nil where there is
+// none.
+func inetAddr(b []byte, family uint16) (netip.Addr, error) {
+	switch {
+	case b == nil:
+	case family == unix.AF_INET:
+		return netip.AddrFrom4([4]byte(b)), nil
+	case family == unix.AF_INET6:
+		return netip.AddrFrom16([16]byte(b)), nil
 	}
-	return netip.AddrFrom16([16]byte(b))
+	return netip.Addr{}, fmt.Errorf("no address of a known family (%d): %w", family, errTruncated)
 }
 
 // Traffic is what the kernel counted for a service or a real server
@@ -125,25 +124,22 @@ func (a *attrs) traffic(t *Traffic) {
 	if t == nil {
 		return
 	}
-	outer, a := a, &attrs{rest: a.data}
-	for a.next() {
-		switch a.typ {
-		case statsAttrConns:
-			t.Connections = a.u64()
-		case statsAttrInPkts:
-			t.InPackets = a.u64()
-		case statsAttrInBytes:
-			t.InBytes = a.u64()
-		case statsAttrCPS:
-			t.ConnsPerSec = a.u64()
-		case statsAttrInPPS:
-			t.InPktsPerSec = a.u64()
-		case statsAttrInBytesS:
-			t.InBytesPerS = a.u64()
+	fields := [...]*uint64{
+		statsAttrConns:    &t.Connections,
+		statsAttrInPkts:   &t.InPackets,
+		statsAttrInBytes:  &t.InBytes,
+		statsAttrCPS:      &t.ConnsPerSec,
+		statsAttrInPPS:    &t.InPktsPerSec,
+		statsAttrInBytesS: &t.InBytesPerS,
+	}
+	stats := attrs{rest: a.data}
+	for stats.next() {
+		if i := int(stats.typ); i < len(fields) && fields[i] != nil {
+			*fields[i] = stats.u64()
 		}
 	}
-	if a.err != nil {
-		outer.err = a.err
+	if stats.err != nil {
+		a.err = stats.err
 	}
 }
 
@@ -199,18 +195,18 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 		}
 	}
 	if a.err != nil {
-		return fmt.Errorf("service: %w", a.err)
+		return a.err
 	}
-	switch {
-	case v.Mark == 0 && addr == nil || family != unix.AF_INET && family != unix.AF_INET6:
-		return fmt.Errorf("service: no address of a known family (%d): %w", family, errTruncated)
-	case v.Mark != 0:
+	if v.Mark != 0 {
 		v.ServiceKey = MarkKey(v.Mark, family == unix.AF_INET6)
-	default:
-		v.Address = inetAddr(addr, family)
+		addr = zeros
 	}
 	v.Netmask = prefixBits(mask, family)
-	return nil
+	address, err := inetAddr(addr, family)
+	if v.Mark == 0 {
+		v.Address = address
+	}
+	return err
 }
 
 // prefixBits is the inverse of ipv4Mask and ipv6PrefixLen: the whole address
@@ -247,7 +243,6 @@ type KernelServer struct {
 // into r, and its counters into c and t unless they are nil: reading them is
 // most of the work.
 func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *Traffic) error {
-	fail := func(err error) error { return fmt.Errorf("service %s: real server: %w", k, err) }
 	*r = RealServer{}
 	var (
 		a      = nested(body, cmdAttrDest)
@@ -283,14 +278,12 @@ func decodeServer(body []byte, k *ServiceKey, r *RealServer, c *Connections, t *
 		}
 	}
 	if a.err != nil {
-		return fail(a.err)
+		return a.err
 	}
-	if addr == nil || family != unix.AF_INET && family != unix.AF_INET6 {
-		return fail(fmt.Errorf("no address of a known family (%d): %w", family, errTruncated))
-	}
-	r.Address = inetAddr(addr, family)
 	r.Tunnel = r.Tunnel.effective(r.Forward)
-	return nil
+	var err error
+	r.Address, err = inetAddr(addr, family)
+	return err
 }
 
 // counters reads the current attribute of a real server, one of its counters.
@@ -325,10 +318,7 @@ func decodeTimeouts(body []byte) (Timeouts, error) {
 			t.UDP = time.Duration(a.u32()) * time.Second
 		}
 	}
-	if a.err != nil {
-		return t, fmt.Errorf("timeouts: %w", a.err)
-	}
-	return t, nil
+	return t, a.err
 }
 
 // decodeDaemon reads one message of an IPVS_CMD_GET_DAEMON dump.
@@ -346,19 +336,16 @@ func decodeDaemon(body []byte) (SyncDaemon, error) {
 		case daemonAttrMaxLen:
 			d.MaxLen = a.u16()
 		case daemonAttrGroup:
-			d.Group = inetAddr(a.sized(4)[:4], unix.AF_INET)
+			d.Group = netip.AddrFrom4([4]byte(a.sized(4)))
 		case daemonAttrGroup6:
-			d.Group = inetAddr(a.sized(16)[:16], unix.AF_INET6)
+			d.Group = netip.AddrFrom16([16]byte(a.sized(16)))
 		case daemonAttrPort:
 			d.Port = a.u16()
 		case daemonAttrTTL:
 			d.TTL = a.u8()
 		}
 	}
-	if a.err != nil {
-		return d, fmt.Errorf("sync daemon: %w", a.err)
-	}
-	return d, nil
+	return d, a.err
 }
 
 // KernelInfo is the answer to IPVS_CMD_GET_INFO.
@@ -379,10 +366,7 @@ func decodeInfo(body []byte) (KernelInfo, error) {
 			i.ConnTabSize = a.u32()
 		}
 	}
-	if a.err != nil {
-		return i, fmt.Errorf("info: %w", a.err)
-	}
-	return i, nil
+	return i, a.err
 }
 
 // kernelReply is one netlink message of an answer.
@@ -395,61 +379,57 @@ type kernelReply struct {
 	extack string     // NLMSGERR_ATTR_MSG, "" when the kernel said nothing more
 }
 
+// control reports whether r is an acknowledgement, a refusal or the end of a dump, and
+// not a message of the family.
+func (r *kernelReply) control() bool {
+	return r.typ == unix.NLMSG_ERROR || r.typ == unix.NLMSG_DONE
+}
+
 // next reads the first message of b, which is what one recvmsg returned, and
 // returns the rest.
 func (r *kernelReply) next(b []byte) (rest []byte, err error) {
-	if len(b) < unix.NLMSG_HDRLEN {
-		return nil, errTruncated
+	n := 0
+	if len(b) >= unix.NLMSG_HDRLEN {
+		n = int(binary.NativeEndian.Uint32(b))
 	}
-	n := int(binary.NativeEndian.Uint32(b))
 	if n < unix.NLMSG_HDRLEN || n > len(b) {
 		return nil, errTruncated
 	}
-	r.body, r.errno, r.extack = nil, 0, ""
-	r.typ = binary.NativeEndian.Uint16(b[4:])
+	*r = kernelReply{typ: binary.NativeEndian.Uint16(b[4:]), seq: binary.NativeEndian.Uint32(b[8:])}
 	flags := binary.NativeEndian.Uint16(b[6:])
-	r.seq = binary.NativeEndian.Uint32(b[8:])
 	body := b[unix.NLMSG_HDRLEN:n]
 	rest = b[min((n+3)&^3, len(b)):]
-	switch r.typ {
-	case unix.NLMSG_ERROR, unix.NLMSG_DONE:
-		if len(body) < 4 {
-			if r.typ == unix.NLMSG_DONE {
-				return rest, nil
-			}
+	switch {
+	case len(body) < 4 && r.typ == unix.NLMSG_DONE:
+		return rest, nil
+	case len(body) < 4: // struct genlmsghdr, or the errno
+		return nil, errTruncated
+	case !r.control():
+		r.body = body[unix.GENL_HDRLEN:]
+		return rest, nil
+	}
+	r.errno = unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
+	if flags&unix.NLM_F_ACK_TLVS == 0 {
+		return rest, nil
+	}
+	tlvs := body[4:]
+	if r.typ == unix.NLMSG_ERROR {
+		// struct nlmsgerr repeats the request's header and, unless
+		// NETLINK_CAP_ACK capped it, the request's body.
+		skip := unix.NLMSG_HDRLEN
+		if len(tlvs) >= skip && flags&unix.NLM_F_CAPPED == 0 {
+			skip = (int(binary.NativeEndian.Uint32(tlvs)) + 3) &^ 3
+		}
+		if skip < unix.NLMSG_HDRLEN || skip > len(tlvs) {
 			return nil, errTruncated
 		}
-		r.errno = unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
-		if flags&unix.NLM_F_ACK_TLVS == 0 {
-			return rest, nil
-		}
-		tlvs := body[4:]
-		if r.typ == unix.NLMSG_ERROR {
-			// struct nlmsgerr repeats the request's header and, unless
-			// NETLINK_CAP_ACK capped it, the request's body.
-			if len(tlvs) < unix.NLMSG_HDRLEN {
-				return nil, errTruncated
-			}
-			skip := unix.NLMSG_HDRLEN
-			if flags&unix.NLM_F_CAPPED == 0 {
-				skip = (int(binary.NativeEndian.Uint32(tlvs)) + 3) &^ 3
-			}
-			if skip < unix.NLMSG_HDRLEN || skip > len(tlvs) {
-				return nil, errTruncated
-			}
-			tlvs = tlvs[skip:]
-		}
-		a := attrs{rest: tlvs}
-		for a.next() {
-			if a.typ == unix.NLMSGERR_ATTR_MSG {
-				r.extack = a.str()
-			}
-		}
-		return rest, a.err
+		tlvs = tlvs[skip:]
 	}
-	if len(body) < unix.GENL_HDRLEN {
-		return nil, errTruncated
+	a := attrs{rest: tlvs}
+	for a.next() {
+		if a.typ == unix.NLMSGERR_ATTR_MSG {
+			r.extack = a.str()
+		}
 	}
-	r.body = body[unix.GENL_HDRLEN:]
-	return rest, nil
+	return rest, a.err
 }

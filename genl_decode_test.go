@@ -359,7 +359,7 @@ func TestDecodeDaemon(t *testing.T) {
 // attributes as the request.
 func daemonBody(d SyncDaemon) []byte {
 	e := encoder{}
-	e.newDaemon(d, 0)
+	e.daemon(cmdNewDaemon, d, 0)
 	return e.buf[unix.NLMSG_HDRLEN+unix.GENL_HDRLEN:]
 }
 

@@ -15,67 +15,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// services dumps all virtual services. The counters are read if they are asked
-// for.
-func (c *ipvsConn) services(counters bool, visit func(*VirtualService, Traffic)) error {
-	seq := c.request()
-	c.enc.command(cmdGetService, unix.NLM_F_DUMP, seq)
-	var (
-		v    VirtualService
-		t    Traffic
-		into *Traffic
-	)
-	if counters {
-		into = &t
-	}
-	err := c.ask(seq, func(body []byte) error {
-		t = Traffic{}
-		err := decodeService(body, &v, into)
-		if err == nil {
-			visit(&v, t)
+// services passes the virtual services that owned accepts to visit, with their
+// counters.
+func (c *ipvsConn) services(owned func(ServiceKey) bool, visit func(*KernelService)) error {
+	c.enc.command(cmdGetService, unix.NLM_F_DUMP, c.request())
+	var s KernelService
+	return wrap("list virtual services", c.ask(func(body []byte) error {
+		s.Traffic = Traffic{}
+		err := decodeService(body, &s.VirtualService, &s.Traffic)
+		if err == nil && owned(s.ServiceKey) {
+			visit(&s)
 		}
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("list virtual services: %w", err)
-	}
-	return nil
+	}))
 }
 
 // listServers passes each message about a real server of service k to each. A
 // service that does not exist has none.
 func (c *ipvsConn) listServers(k *ServiceKey, each func(body []byte) error) error {
-	seq := c.request()
-	c.enc.dumpServers(*k, seq)
-	if err := c.ask(seq, each); err != nil {
+	c.enc.dumpServers(*k, c.request())
+	if err := c.ask(each); err != nil {
 		return fmt.Errorf("list real servers of %s: %w", k, err)
 	}
 	return nil
 }
 
-// servers passes the real servers of service k to visit, with their connections
-// and, if asked for, the other counters.
-func (c *ipvsConn) servers(k *ServiceKey, counters bool, visit func(*KernelServer)) error {
-	var (
-		s KernelServer
-		t *Traffic
-	)
-	if counters {
-		t = &s.Traffic
-	}
-	return c.listServers(k, func(body []byte) error {
-		s.Connections, s.Traffic = Connections{}, Traffic{}
-		err := decodeServer(body, k, &s.RealServer, &s.Connections, t)
+// Servers implements director.
+func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
+	return c.listServers(&k, func(body []byte) error {
+		var s KernelServer
+		err := decodeServer(body, &k, &s.RealServer, &s.Connections, &s.Traffic)
 		if err == nil {
-			visit(&s)
+			visit(s)
 		}
 		return err
 	})
-}
-
-// Servers implements director.
-func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
-	return c.servers(&k, false, func(s *KernelServer) { visit(*s) })
 }
 
 // Table dumps the services that owned accepts, with their real servers. The real
@@ -84,11 +58,7 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 // an audit that finds nothing leaves no garbage.
 func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
 	keys := c.dumped[:0]
-	if err := c.services(false, func(v *VirtualService, _ Traffic) {
-		if owned(v.ServiceKey) {
-			keys = append(keys, *v)
-		}
-	}); err != nil {
+	if err := c.services(owned, func(s *KernelService) { keys = append(keys, s.VirtualService) }); err != nil {
 		return nil, err
 	}
 	c.dumped = keys[:0]
@@ -100,33 +70,31 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 	keys = slices.CompactFunc(keys, func(a, b VirtualService) bool { return a.ServiceKey == b.ServiceKey })
 
 	var all shards
-	at := 0 // in known
 	for len(keys) > 0 {
 		n := 1
-		for n < len(keys) && keys[n].Address == keys[0].Address && keys[n].Mark == keys[0].Mark {
+		for n < len(keys) && compareShardKeys(&keys[n].ServiceKey, &keys[0].ServiceKey) == 0 {
 			n++
 		}
-		first := shard{Services: Table{{VirtualService: keys[0]}}}
-		for at < len(known) && compareShards(known[at], first) < 0 {
-			at++
-		}
 		var was shard
-		if at < len(known) && compareShards(known[at], first) == 0 {
-			was = known[at]
+		if i := known.index(keys[0].ServiceKey); i >= 0 {
+			was = known[i]
 		}
-		p, err := c.shard(keys[:n], was)
+		services, err := c.shard(keys[:n], was.Services)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, p)
+		if !same(services, was.Services) {
+			was = shard{Services: services}
+		}
+		all = append(all, was)
 		keys = keys[n:]
 	}
 	return all, nil
 }
 
 // shard dumps the real servers of services, which make up one shard. was is the
-// shard as it is known, empty when it is not.
-func (c *ipvsConn) shard(services []VirtualService, was shard) (shard, error) {
+// shard as it is known, and the answer when it has not changed.
+func (c *ipvsConn) shard(services []VirtualService, was Table) (Table, error) {
 	var (
 		fresh Table // nil while everything is as it was
 		rows  []Row // of the last service that was not
@@ -134,19 +102,16 @@ func (c *ipvsConn) shard(services []VirtualService, was shard) (shard, error) {
 	for i := range services {
 		v := &services[i]
 		if err := c.rows(&v.ServiceKey); err != nil {
-			return shard{}, err
+			return nil, err
 		}
 		if fresh == nil {
-			if i < len(was.Services) && was.Services[i].VirtualService == *v && c.foundAgain(was.Services[i].Servers) {
+			if i < len(was) && was[i].VirtualService == *v && c.foundAgain(was[i].Servers) {
 				continue
 			}
-			fresh = make(Table, 0, len(services))
-			for j := range i {
-				fresh = append(fresh, Service{VirtualService: services[j], Servers: was.Services[j].Servers})
-			}
+			fresh = append(make(Table, 0, len(services)), was[:i]...)
 		}
 		s := Service{VirtualService: *v}
-		if old := was.Services.at(v.ServiceKey); old != nil && c.foundAgain(old.Servers) {
+		if old := was.at(v.ServiceKey); old != nil && c.foundAgain(old.Servers) {
 			s.Servers = old.Servers // with the reasons that the kernel does not know
 		} else {
 			if rows == nil || !c.foundAgain(rows) {
@@ -158,11 +123,11 @@ func (c *ipvsConn) shard(services []VirtualService, was shard) (shard, error) {
 	}
 	switch {
 	case fresh != nil:
-		return shard{Services: fresh}, nil
-	case len(services) == len(was.Services):
+		return fresh, nil
+	case len(services) == len(was):
 		return was, nil
 	}
-	return shard{Services: slices.Clone(was.Services[:len(services)])}, nil
+	return slices.Clone(was[:len(services)]), nil
 }
 
 // rows dumps the real servers of service k into c.found, in the kernel's order.
@@ -181,14 +146,12 @@ func (c *ipvsConn) foundAgain(known []Row) bool {
 	if n != len(known) {
 		return false
 	}
-	if len(c.order) == n {
-		i := 0
-		for i < n && known[c.order[i]].RealServer == c.found[i].RealServer {
-			i++
-		}
-		if i == n {
-			return true
-		}
+	i := 0
+	for len(c.order) == n && i < n && known[c.order[i]].RealServer == c.found[i].RealServer {
+		i++
+	}
+	if i == n {
+		return true
 	}
 	order := make([]int, n)
 	seen := make([]bool, n)
@@ -207,7 +170,7 @@ func (c *ipvsConn) foundAgain(known []Row) bool {
 // sorted is c.found in table order.
 func (c *ipvsConn) sorted() []Row {
 	rows := slices.Clone(c.found)
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	// A table that changes during the dump can show a row twice.
 	return slices.CompactFunc(rows, func(a, b Row) bool { return a.SameServer(b.RealServer) })
 }
@@ -224,11 +187,7 @@ type KernelService struct {
 // valid until it returns.
 func (c *ipvsConn) Observe(owned func(ServiceKey) bool, visit func(*KernelService)) error {
 	var all []KernelService
-	if err := c.services(true, func(v *VirtualService, t Traffic) {
-		if owned(v.ServiceKey) {
-			all = append(all, KernelService{VirtualService: *v, Traffic: t})
-		}
-	}); err != nil {
+	if err := c.services(owned, func(s *KernelService) { all = append(all, *s) }); err != nil {
 		return err
 	}
 	slices.SortFunc(all, func(a, b KernelService) int { return a.Compare(b.ServiceKey) })
@@ -236,7 +195,7 @@ func (c *ipvsConn) Observe(owned func(ServiceKey) bool, visit func(*KernelServic
 	for i := range all {
 		s := &all[i]
 		servers = servers[:0]
-		if err := c.servers(&s.ServiceKey, true, func(r *KernelServer) { servers = append(servers, *r) }); err != nil {
+		if err := c.Servers(s.ServiceKey, func(r KernelServer) { servers = append(servers, r) }); err != nil {
 			return err
 		}
 		slices.SortFunc(servers, func(a, b KernelServer) int { return a.Compare(b.RealServer) })

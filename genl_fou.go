@@ -1,8 +1,8 @@
 // The UDP ports on which the kernel receives GUE, set through the generic netlink
 // family of its module fou.
 //
-// Used by cmd_realserver_tunnel.go. The sub-command realserver calls it by the
-// interface tunnelNetwork. It opens or closes only the port that the caller names.
+// Used by cmd*.go. The sub-command realserver calls it by the interface
+// nodeNetwork. It opens or closes only the port that the caller names.
 
 package main
 
@@ -52,44 +52,40 @@ const (
 	fouTypeGUE = 2 // FOU_ENCAP_GUE
 )
 
+// decodeGUE reads one message of a dump, and reports whether it is about GUE.
+func decodeGUE(data []byte) (p guePort, isGUE bool, err error) {
+	attributes, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return p, false, err
+	}
+	attributes.ByteOrder = binary.BigEndian
+	for attributes.Next() {
+		switch attributes.Type() {
+		case fouAttrPort:
+			p.Port = attributes.Uint16()
+		case fouAttrAF:
+			p.Is6 = attributes.Uint8() == unix.AF_INET6
+		case fouAttrType:
+			isGUE = attributes.Uint8() == fouTypeGUE
+		}
+	}
+	return p, isGUE, attributes.Err()
+}
+
 // GUEPorts lists the open ports; none while the kernel has not loaded GUE.
-func (r *rtnl) GUEPorts() ([]guePort, error) {
+func (r *rtnl) GUEPorts() (ports []guePort, err error) {
 	messages, err := r.fou(fouCommandGet, netlink.Dump, nil)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("list GUE ports: %w", err)
-	}
-	var ports []guePort
 	for _, m := range messages {
-		attributes, err := netlink.NewAttributeDecoder(m.Data)
-		if err != nil {
-			return nil, fmt.Errorf("list GUE ports: %w", err)
-		}
-		attributes.ByteOrder = binary.BigEndian
-		var (
-			p    guePort
-			kind uint8
-		)
-		for attributes.Next() {
-			switch attributes.Type() {
-			case fouAttrPort:
-				p.Port = attributes.Uint16()
-			case fouAttrAF:
-				p.Is6 = attributes.Uint8() == unix.AF_INET6
-			case fouAttrType:
-				kind = attributes.Uint8()
-			}
-		}
-		if err := attributes.Err(); err != nil {
-			return nil, fmt.Errorf("list GUE ports: %w", err)
-		}
-		if kind == fouTypeGUE {
+		p, isGUE, decodeErr := decodeGUE(m.Data)
+		err = errors.Join(err, decodeErr)
+		if isGUE {
 			ports = append(ports, p)
 		}
 	}
-	return ports, nil
+	return ports, wrap("list GUE ports", err)
 }
 
 // OpenGUE opens p.
@@ -102,12 +98,9 @@ func (r *rtnl) OpenGUE(p guePort) error {
 		_, err = r.fou(fouCommandAdd, netlink.Acknowledge, attributes)
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("open %s: the kernel has no GUE (module fou is not loaded and could not be)", p)
+		err = errors.New("the kernel has no GUE (module fou is not loaded and could not be)")
 	}
-	if err != nil {
-		return fmt.Errorf("open %s: %w", p, err)
-	}
-	return nil
+	return wrap("open "+p.String(), err)
 }
 
 // CloseGUE closes p and reports whether it was open.
@@ -116,10 +109,8 @@ func (r *rtnl) CloseGUE(p guePort) (bool, error) {
 	if err != nil || !slices.Contains(ports, p) {
 		return false, err
 	}
-	if _, err := r.fou(fouCommandDelete, netlink.Acknowledge, p.encode()); err != nil {
-		return false, fmt.Errorf("close %s: %w", p, err)
-	}
-	return true, nil
+	_, err = r.fou(fouCommandDelete, netlink.Acknowledge, p.encode())
+	return err == nil, wrap("close "+p.String(), err)
 }
 
 // fou is one exchange with the kernel's module fou, on a separate socket. The error

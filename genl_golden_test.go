@@ -419,9 +419,9 @@ func encodeIntent(t *testing.T, intent any, last bool) []byte {
 	case Timeouts:
 		e.timeouts(v, 0)
 	case SyncDaemon:
-		e.newDaemon(v, 0)
+		e.daemon(cmdNewDaemon, v, 0)
 	case SyncRole:
-		e.delDaemon(v, 0)
+		e.daemon(cmdDelDaemon, SyncDaemon{Role: v}, 0)
 	default:
 		t.Fatalf("encodeIntent does not know a %T", intent)
 	}

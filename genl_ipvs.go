@@ -12,8 +12,10 @@
 package main
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -256,11 +258,7 @@ func (e *encoder) server(k ServiceKey, r RealServer, whole bool) {
 	at := e.nest(cmdAttrDest)
 	e.u16(destAttrAddrFamily, uint16(familyNumber(r.Address.Is6())))
 	e.addr(destAttrAddr, r.Address)
-	port := r.Port
-	if port == 0 {
-		port = k.Port
-	}
-	e.port(destAttrPort, port)
+	e.port(destAttrPort, cmp.Or(r.Port, k.Port))
 	if whole {
 		e.u32(destAttrFwdMethod, uint32(r.Forward))
 		e.u32(destAttrWeight, r.Weight)
@@ -324,26 +322,24 @@ func (e *encoder) dumpServers(k ServiceKey, seq uint32) {
 // "leave it" (ip_vs_genl_set_config), so zeros are not sent.
 func (e *encoder) timeouts(t Timeouts, seq uint32) {
 	e.begin(cmdSetConfig, unix.NLM_F_ACK, seq)
-	for _, a := range []struct {
-		typ     uint16
-		seconds uint32
-	}{
-		{cmdAttrTimeoutTCP, uint32(t.TCP.Seconds())},
-		{cmdAttrTimeoutTCPFin, uint32(t.TCPFin.Seconds())},
-		{cmdAttrTimeoutUDP, uint32(t.UDP.Seconds())},
+	for attr, d := range [...]time.Duration{
+		cmdAttrTimeoutTCP: t.TCP, cmdAttrTimeoutTCPFin: t.TCPFin, cmdAttrTimeoutUDP: t.UDP,
 	} {
-		if a.seconds > 0 {
-			e.u32(a.typ, a.seconds)
+		if d >= time.Second {
+			e.u32(uint16(attr), uint32(d.Seconds()))
 		}
 	}
 	e.end()
 }
 
-// newDaemon appends IPVS_CMD_NEW_DAEMON. What is absent the kernel fills in.
-func (e *encoder) newDaemon(d SyncDaemon, seq uint32) {
-	e.begin(cmdNewDaemon, unix.NLM_F_ACK, seq)
+// daemon appends IPVS_CMD_NEW_DAEMON or IPVS_CMD_DEL_DAEMON. To start one, the kernel
+// fills in what is absent; to stop one, it reads only the role.
+func (e *encoder) daemon(cmd uint8, d SyncDaemon, seq uint32) {
+	e.begin(cmd, unix.NLM_F_ACK, seq)
 	at := e.nest(cmdAttrDaemon)
-	e.daemonID(d.Role, d.Interface, d.ID)
+	e.u32(daemonAttrState, uint32(d.Role))
+	e.str(daemonAttrIFN, d.Interface)
+	e.u32(daemonAttrSyncID, uint32(d.ID))
 	if d.MaxLen != 0 {
 		e.u16(daemonAttrMaxLen, d.MaxLen)
 	}
@@ -363,20 +359,4 @@ func (e *encoder) newDaemon(d SyncDaemon, seq uint32) {
 	}
 	e.unnest(at)
 	e.end()
-}
-
-// delDaemon appends IPVS_CMD_DEL_DAEMON, of which the kernel reads the role.
-func (e *encoder) delDaemon(role SyncRole, seq uint32) {
-	e.begin(cmdDelDaemon, unix.NLM_F_ACK, seq)
-	at := e.nest(cmdAttrDaemon)
-	e.daemonID(role, "", 0)
-	e.unnest(at)
-	e.end()
-}
-
-// daemonID appends what every message about a sync daemon has.
-func (e *encoder) daemonID(role SyncRole, device string, id uint8) {
-	e.u32(daemonAttrState, uint32(role))
-	e.str(daemonAttrIFN, device)
-	e.u32(daemonAttrSyncID, uint32(id))
 }

@@ -1,6 +1,6 @@
 // What probe results mean for real servers.
 //
-// Used by desired*.go, state.go, reconcile*.go, http.go, cmd_status.go and
+// Used by desired*.go, state.go, reconcile*.go, http*.go, cmd_status.go and
 // main.go. The prober (health_probe.go) applies these rules and publishes a
 // Health. The desired table is computed with it; the reconcile loop sends back
 // a ProbePlan with the targets. Pure: no I/O, no clock, no log. A real server
@@ -15,7 +15,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // ProbePlan says which real servers to probe, and how. It must not be changed
@@ -133,30 +132,18 @@ func (o FailOpen) compare(p FailOpen) int {
 // same reports whether o and p are the same set, for any reason.
 func (o FailOpen) same(p FailOpen) bool { return o.compare(p) == 0 }
 
-// open lists where no real server is down because all would be.
-func (h *Health) open() []FailOpen {
+// orEmpty is h, or an empty Health for nil.
+func (h *Health) orEmpty() *Health {
 	if h == nil {
-		return nil
+		return new(Health)
 	}
-	return h.Open
-}
-
-// down is what is down, and why.
-func (h *Health) down() map[HealthKey]string {
-	if h == nil {
-		return nil
-	}
-	return h.Down
+	return h
 }
 
 // lines says what is down and why, "edge 10.0.0.5: no answer in 1s" each, in
 // order.
-func (h *Health) lines() []string {
-	if h == nil {
-		return nil
-	}
-	var all []string
-	for _, k := range slices.SortedFunc(maps.Keys(h.Down), HealthKey.Compare) {
+func (h *Health) lines() (all []string) {
+	for _, k := range slices.SortedFunc(maps.Keys(h.orEmpty().Down), HealthKey.Compare) {
 		all = append(all, fmt.Sprintf("%s %s: %s", k.VIP, k.Address, h.Down[k]))
 	}
 	return all
@@ -261,13 +248,6 @@ func (v *verdict) reconsider(o outcome, fall uint8) {
 // ones are urgent.
 func (v *verdict) inDoubt() bool { return v.streak > 0 }
 
-// observed is the verdict on one target of a VIP's family.
-type observed struct {
-	server netip.Addr
-	port   uint16 // 0 = the probe is about the real server as a whole
-	verdict
-}
-
 // findings is what judge decides about one VIP's family.
 type findings struct {
 	VIP     string
@@ -285,6 +265,7 @@ type serverFindings struct {
 	asked    bool   // there is a probe of the real server as a whole
 	well     bool   // and one succeeds
 	doubt    bool   // and the last answers to one contradict its verdict
+	rising   bool   // the last answers of a port that is down were good
 	known    bool   // a probe of it, or of one of its ports, succeeds
 	ports    map[uint16]string
 	listed   int // ports that are probed
@@ -292,8 +273,8 @@ type serverFindings struct {
 	doubtful int // those of them that are not and may become so
 }
 
-// judge decides which real servers are down in one family of a VIP. all is in the
-// order of the plan, before is the previous Down.
+// judge decides which real servers are down in one family of a VIP, by the verdicts
+// on its targets. all is in the order of the plan, before is the previous Down.
 //
 //   - A real server is down when one of the probes about it as a whole says so.
 //   - It is also down when no such probe succeeds and each of its ports is
@@ -307,11 +288,10 @@ type serverFindings struct {
 //   - What was not down before has to wait while most of the others are in doubt,
 //     until it is clear whether all fail. When all have failed and some recover,
 //     it has to wait while most of the rest are about to.
-func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) findings {
+func judge(vip string, is6 bool, all []*target, before map[HealthKey]string) findings {
 	f := findings{VIP: vip, Failing: make(map[HealthKey]string), Down: make(map[HealthKey]string)}
 	servers := make(map[netip.Addr]*serverFindings)
-	for i := range all {
-		o := &all[i]
+	for _, o := range all {
 		s := servers[o.server]
 		if s == nil {
 			s = &serverFindings{ports: make(map[uint16]string)}
@@ -328,8 +308,7 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 	}
 	whole.judge(&f, before)
 	ports := make(map[uint16]*group)
-	for i := range all {
-		o := &all[i]
+	for _, o := range all {
 		if o.port == 0 {
 			continue
 		}
@@ -358,7 +337,7 @@ func judge(vip string, is6 bool, all []observed, before map[HealthKey]string) fi
 func portReason(n uint16, why string) string { return fmt.Sprintf("port %d/tcp: %s", n, why) }
 
 // add adds one verdict.
-func (s *serverFindings) add(o *observed) {
+func (s *serverFindings) add(o *target) {
 	s.known = s.known || o.state == up
 	switch {
 	case o.port == 0:
@@ -374,7 +353,7 @@ func (s *serverFindings) add(o *observed) {
 		if o.silent {
 			s.silent++
 		}
-		s.doubt = s.doubt || !s.asked && o.inDoubt()
+		s.rising = s.rising || o.inDoubt()
 	case o.inDoubt():
 		s.doubtful++
 	}
@@ -383,6 +362,7 @@ func (s *serverFindings) add(o *observed) {
 
 // conclude decides about the real server as a whole.
 func (s *serverFindings) conclude() {
+	s.doubt = s.doubt || !s.asked && s.rising
 	if s.listed > 0 && !s.asked && s.silent+s.doubtful == s.listed {
 		s.doubt = s.doubtful > 0
 	}
@@ -473,13 +453,4 @@ func newHealth(all []findings, recalled map[HealthKey]string) *Health {
 	}
 	slices.SortFunc(h.Open, FailOpen.compare)
 	return h
-}
-
-// joinPorts writes port numbers as "80/tcp,443/tcp".
-func joinPorts(ports []uint16) string {
-	words := make([]string, len(ports))
-	for i, n := range ports {
-		words[i] = Port{n, TCP}.String()
-	}
-	return strings.Join(words, ",")
 }

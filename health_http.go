@@ -1,16 +1,15 @@
 // The probe kind http: one request over HTTP or HTTPS, and the status of its answer.
 //
-// Used by health_probe.go. The prober starts and collects TLS exchanges, and calls
-// the rest through the table of the kinds. Without TLS everything runs in the
-// prober's goroutine; a TLS exchange has one for itself. It reads only the status
-// lines of an answer, never a body, and keeps only the status code.
+// Used by health_probe.go. The prober starts exchanges over TLS, and calls the rest
+// through the table of the kinds. The connection begins in the prober's goroutine;
+// an exchange has one for itself. It reads only the status lines of an answer,
+// never a body, and keeps only the status code.
 
 package main
 
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -18,17 +17,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
-	"time"
-
-	"golang.org/x/sys/unix"
+	"strconv"
 )
 
 const (
 	// maxAnswer is how much of an answer is read in search of its status:
 	// informational answers with their headers may come before.
 	maxAnswer = 8 << 10
-	// maxTLS bounds the goroutines for TLS exchanges. As in the schedule, those
+	// maxTLS bounds the exchanges over TLS. As in the schedule, those
 	// whose server was silent last time share half of it.
 	maxTLS = 64
 )
@@ -38,16 +36,14 @@ func (httpKind) targets(v *ProbedVIP, s *ProbedServer) []question {
 }
 
 func (httpKind) begin(p *prober, t *target) {
-	p.connect(t, func(p *prober, t *target) {
-		a, h := t.attempt, t.vip.probes.HTTP
-		if h.TLS {
-			a.waits = waitsToBeginTLS
+	p.connect(t, func(t *target) {
+		p.poll.remove(t.attempt.fd)
+		if t.vip.probes.HTTP.TLS {
+			t.attempt.waits = waitsToBeginTLS
 			p.tls.waiting = append(p.tls.waiting, t)
-			p.poll.remove(a.fd)
-			return
+		} else {
+			p.exchange(t)
 		}
-		a.rest, a.ready = httpRequest(h, t.to), (*prober).sendRequest
-		p.sendRequest(t)
 	})
 }
 
@@ -94,6 +90,9 @@ func (h *HTTPProbe) judge(status uint16, to netip.AddrPort) outcome {
 // errNotHTTP says that an answer does not begin as HTTP/1 does.
 var errNotHTTP = errors.New("the answer is not HTTP")
 
+// statusLine is "HTTP/1.1 200 OK", of which the reason may be missing.
+var statusLine = regexp.MustCompile(`^HTTP/1\.. ([1-9][0-9]{2})( .*)?\r?$`)
+
 // parseStatus reads the status code of the answer that b begins (RFC 9112
 // section 4). 0 means that more has to be read, which never follows maxAnswer
 // bytes. Informational answers before it are skipped; 101 is final, because the
@@ -112,12 +111,12 @@ func parseStatus(b []byte) (uint16, error) {
 		if !whole {
 			return 0, more
 		}
-		status, ok := statusOf(bytes.TrimSuffix(line, []byte("\r")))
-		if !ok {
+		match := statusLine.FindSubmatch(line)
+		if match == nil {
 			return 0, errNotHTTP
 		}
-		if status >= 200 || status == 101 {
-			return status, nil
+		if status, _ := strconv.Atoi(string(match[1])); status >= 200 || status == 101 {
+			return uint16(status), nil
 		}
 		for len(bytes.TrimSuffix(line, []byte("\r"))) > 0 { // its header fields, up to an empty line
 			if line, rest, whole = bytes.Cut(rest, []byte("\n")); !whole {
@@ -128,82 +127,15 @@ func parseStatus(b []byte) (uint16, error) {
 	}
 }
 
-// statusOf reads "HTTP/1.1 200 OK", of which the reason may be missing.
-func statusOf(line []byte) (status uint16, ok bool) {
-	const prefix = len("HTTP/1.1 ")
-	if len(line) < prefix+3 || line[prefix-1] != ' ' || len(line) > prefix+3 && line[prefix+3] != ' ' {
-		return 0, false
-	}
-	for _, digit := range line[prefix : prefix+3] {
-		if digit < '0' || digit > '9' {
-			return 0, false
-		}
-		status = 10*status + uint16(digit-'0')
-	}
-	return status, status >= 100
-}
-
-// sendRequest writes what is left of the request.
-func (p *prober) sendRequest(t *target) {
-	a := t.attempt
-	n, err := unix.Write(a.fd, a.rest)
-	switch {
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-		return
-	case err != nil:
-		p.refused(t, err)
-		return
-	}
-	if a.rest = a.rest[n:]; len(a.rest) > 0 {
-		return
-	}
-	a.ready = (*prober).readAnswer
-	if err := p.poll.change(a.fd, unix.EPOLLIN); err != nil {
-		p.refused(t, ownFault{err})
-	}
-}
-
-// readAnswer reads some of the answer.
-func (p *prober) readAnswer(t *target) {
-	a := t.attempt
-	var chunk [2048]byte
-	n, err := unix.Read(a.fd, chunk[:min(len(chunk), maxAnswer-len(a.answer))])
-	switch {
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-		return
-	case err != nil:
-		p.refused(t, err)
-		return
-	case n == 0:
-		p.finish(t, t.fails(errClosed, false))
-		return
-	}
-	a.answer = append(a.answer, chunk[:n]...)
-	status, err := parseStatus(a.answer)
-	switch {
-	case err != nil:
-		p.finish(t, t.fails(err, false))
-	case status != 0:
-		p.finish(t, t.vip.probes.HTTP.judge(status, t.to))
-	}
-}
-
-// tlsExchanges are the TLS exchanges of the prober, each in its own goroutine.
+// tlsExchanges are the exchanges of the prober over TLS.
 type tlsExchanges struct {
-	ended   chan tlsEnd // has room for each of them
 	running int
 	waiting []*target // connected, until an exchange may begin
 }
 
-// tlsEnd is how a TLS exchange has ended.
-type tlsEnd struct {
-	target  *target
-	attempt *attempt // not the target's any more if the probe was dropped meanwhile
-	outcome
-}
-
-// startTLS begins as many TLS exchanges as may run at a time.
-func (p *prober) startTLS(ctx context.Context) {
+// startTLS begins as many exchanges over TLS as may run at a time. The time that
+// one had to wait does not count against the real server.
+func (p *prober) startTLS() {
 	waiting := p.tls.waiting
 	p.tls.waiting = nil
 	for _, t := range waiting {
@@ -212,100 +144,66 @@ func (p *prober) startTLS(ctx context.Context) {
 		case p.tls.running >= maxTLS || t.wasSilent && p.tls.running >= maxTLS/2:
 			p.tls.waiting = append(p.tls.waiting, t)
 		default:
-			p.beginTLS(ctx, t)
+			p.schedule.prolong(t, p.now().Add(t.vip.probes.Timeout))
+			p.exchange(t)
 		}
 	}
 }
 
-// beginTLS begins one TLS exchange. The time that it had to wait does not count
-// against the real server.
-func (p *prober) beginTLS(ctx context.Context, t *target) {
-	a, h, to, timeout := t.attempt, t.vip.probes.HTTP, t.to, t.vip.probes.Timeout
-	deadline := p.now().Add(timeout)
-	p.schedule.prolong(t, deadline.Add(publishGap)) // the exchange itself reports what was wrong
+// exchange sends the request and reads the status, in a goroutine. It ends when
+// the probe is dropped, which closes the connection.
+func (p *prober) exchange(t *target) {
+	a, h, to := t.attempt, t.vip.probes.HTTP, t.to
 	file := os.NewFile(uintptr(a.fd), to.String())
 	delete(p.attempts, a.fd)
 	conn, err := net.FileConn(file)
 	file.Close()
-	a.fd, a.waits = -1, waitsForTLS
+	a.fd, a.waits = -1, waitsForAnswer
 	if err != nil {
 		p.refused(t, ownFault{err})
 		return
 	}
-	p.tls.running++
+	a.conn = conn
+	if h.TLS {
+		p.tls.running++
+	}
 	p.beside.Go(func() {
-		end := tlsEnd{target: t, attempt: a}
-		if status, err := exchangeTLS(ctx, conn, h, to, deadline); err != nil {
-			end.outcome = tlsFailure(h, to, timeout, err)
-		} else {
-			end.outcome = h.judge(status, to)
-		}
-		p.tls.ended <- end
-		p.poll.wake()
+		status, err := askStatus(conn, h, to)
+		p.post(func() {
+			if h.TLS {
+				p.tls.running--
+			}
+			switch {
+			case t.attempt != a: // it was dropped
+			case errors.Is(err, io.EOF):
+				p.finish(t, t.fails(errClosed, false))
+			case err != nil:
+				p.refused(t, err)
+			default:
+				p.finish(t, h.judge(status, to))
+			}
+		})
 	})
 }
 
-// tlsFailure is the outcome of a TLS exchange that ended with err.
-func tlsFailure(h *HTTPProbe, to netip.AddrPort, timeout time.Duration, err error) outcome {
-	silent := errors.Is(err, os.ErrDeadlineExceeded)
-	var errno unix.Errno
-	switch {
-	case silent:
-		err = fmt.Errorf("no answer in %s", timeout)
-	case errors.Is(err, io.EOF):
-		err = errClosed
-	case errors.As(err, &errno): // without the port, which differs each time
-		err = errno
-	}
-	return outcome{failed, h.failure(to, err), silent}
-}
-
-// collectTLS takes the results of TLS exchanges.
-func (p *prober) collectTLS() {
-	for {
-		select {
-		case end := <-p.tls.ended:
-			p.tls.running--
-			if end.target.attempt == end.attempt {
-				p.finish(end.target, end.outcome)
-			}
-		default:
-			return
-		}
-	}
-}
-
-// abandon forgets all exchanges, which have ended.
-func (x *tlsExchanges) abandon() {
-	x.waiting, x.running = nil, 0
-	for len(x.ended) > 0 {
-		<-x.ended
-	}
-}
-
-// exchangeTLS sends the request over a new connection, reads the status and closes
-// it. It ends at the deadline or with ctx, whichever is sooner.
+// askStatus sends the request over a new connection and reads the status.
 //
 // The certificate is not verified: a node is asked at its own address, which
 // certificates do not name. Whether clients trust it is not for this probe to say.
-func exchangeTLS(ctx context.Context, conn net.Conn, h *HTTPProbe, to netip.AddrPort, deadline time.Time) (uint16, error) {
-	defer conn.Close()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return 0, err
+func askStatus(conn net.Conn, h *HTTPProbe, to netip.AddrPort) (uint16, error) {
+	if h.TLS {
+		name, _, err := net.SplitHostPort(h.Host)
+		if err != nil {
+			name = h.Host
+		}
+		conn = tls.Client(conn, &tls.Config{ServerName: name, InsecureSkipVerify: true})
 	}
-	ended := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer ended()
-	name, _, err := net.SplitHostPort(h.Host)
-	if err != nil {
-		name = h.Host
-	}
-	secure := tls.Client(conn, &tls.Config{ServerName: name, InsecureSkipVerify: true})
-	if _, err := secure.Write(httpRequest(h, to)); err != nil {
+	if _, err := conn.Write(httpRequest(h, to)); err != nil {
 		return 0, err
 	}
 	answer := make([]byte, 0, maxAnswer)
 	for {
-		n, err := secure.Read(answer[len(answer):cap(answer)])
+		n, err := conn.Read(answer[len(answer):cap(answer)])
 		answer = answer[:len(answer)+n]
 		if status, wrong := parseStatus(answer); status != 0 || wrong != nil {
 			return status, wrong

@@ -8,6 +8,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -46,12 +47,11 @@ func (t *target) timedOut() outcome {
 
 // attempt is a probe that has begun.
 type attempt struct {
-	waits  attemptStep
-	fd     int                    // its socket; -1 = none, or none any more
-	ready  func(*prober, *target) // continues when fd can be used
-	rest   []byte                 // of the request, not sent yet
-	answer []byte                 // as far as it has been read
-	token  uint32                 // of a probe of the data path
+	waits attemptStep
+	fd    int           // its socket; -1 = none, or none any more
+	then  func(*target) // continues when fd is connected
+	conn  net.Conn      // of an HTTP exchange, instead of fd
+	token uint32        // of a probe of the data path
 }
 
 // attemptStep is what an attempt waits for.
@@ -60,7 +60,7 @@ type attemptStep uint8
 const (
 	waitsForSocket  attemptStep = iota // fd
 	waitsToBeginTLS                    // too many TLS exchanges run
-	waitsForTLS                        // the end of its TLS exchange
+	waitsForAnswer                     // the end of its HTTP exchange
 	waitsForMAC                        // the data path: the node's MAC address
 	waitsForSYN                        // the data path: an answer to its SYN
 )

@@ -151,7 +151,7 @@ func findTheVIP(t *testing.T, interval time.Duration, beside func(master, good s
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 		r.decided(t)
-		if k := r.Stats().Kinds[probeDataPath]; k.Targets != 10 || k.Down != 8 || k.Passed == 0 {
+		if k := r.Stats().Kinds[probeDataPath]; k.targets() != 10 || k.Targets[down] != 8 || k.Results[passed] == 0 {
 			t.Errorf("%s: %+v", name, k)
 		}
 	}
@@ -309,13 +309,13 @@ func TestDataPathOwnFaults(t *testing.T) {
 		}
 		r := startProber(t, &ProbePlan{VIPs: []ProbedVIP{v}}, test.spawn)
 		for range 1000 {
-			if r.Stats().Kinds[probeDataPath].NoResult >= 10 {
+			if r.Stats().Kinds[probeDataPath].Results[noResult] >= 10 {
 				break
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
 		r.stop()
-		if k := r.Stats().Kinds[probeDataPath]; k.NoResult < 10 || k.Passed+k.Failed > 0 || k.Unknown != 2 {
+		if k := r.Stats().Kinds[probeDataPath]; k.Results[noResult] < 10 || k.Results[passed]+k.Results[failed] > 0 || k.Targets[unknown] != 2 {
 			t.Errorf("%s: %+v", test.name, k)
 		}
 		if h := r.out.Get(); h != nil {

@@ -45,23 +45,14 @@ func (p *poller) close() {
 
 // add makes wait report events of fd until it is removed or closed.
 func (p *poller) add(fd int, events uint32) error {
-	return p.control(unix.EPOLL_CTL_ADD, fd, events)
-}
-
-// change replaces the events of fd.
-func (p *poller) change(fd int, events uint32) error {
-	return p.control(unix.EPOLL_CTL_MOD, fd, events)
-}
-
-func (p *poller) control(what, fd int, events uint32) error {
-	if err := unix.EpollCtl(p.epoll, what, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}); err != nil {
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}); err != nil {
 		return fmt.Errorf("epoll: %w", err)
 	}
 	return nil
 }
 
 // remove ends the events of fd, which is open.
-func (p *poller) remove(fd int) { _ = p.control(unix.EPOLL_CTL_DEL, fd, 0) }
+func (p *poller) remove(fd int) { _ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, fd, nil) }
 
 // wake ends the current or the next wait. It is safe for concurrent use.
 func (p *poller) wake() {

@@ -4,7 +4,7 @@
 // Used by http.go and main.go. It runs beside the reconcile loop. A ProbePlan
 // comes in and a Health goes out, as newest values.
 // One goroutine drives all connections with epoll, so a probe costs one file
-// descriptor while it runs, and no goroutine. Only TLS needs a goroutine for an
+// descriptor while it runs, and no goroutine. Only HTTP needs a goroutine for an
 // exchange. The rules are in health.go, the times in health_schedule.go, the
 // kinds of probe in health_http.go, health_tcp.go and health_datapath.go.
 //
@@ -49,11 +49,14 @@ type prober struct {
 	attempts map[int]*target // by file descriptor
 	beside   sync.WaitGroup  // the goroutines of the prober
 
+	mu     sync.Mutex
+	posted []func() // for the prober's goroutine
+	stats  ProbeStats
+
 	changed   bool // a verdict or the plan has changed since the last publish
 	published time.Time
 	health    *Health
 	logged    probeLog
-	counters  probeCounters
 }
 
 // newProber returns a prober that follows plans, whose wake channel it alone
@@ -66,11 +69,9 @@ func newProber(log *slog.Logger, plans *latest[ProbePlan], out *latest[Health]) 
 		out:      out,
 		now:      time.Now,
 		spawn:    func(f func()) { go f() },
-		health:   &Health{Down: out.Get().down()},
-		schedule: newSchedule(rand.Float64, out.Get().down()),
-		tls:      tlsExchanges{ended: make(chan tlsEnd, maxTLS)},
+		health:   &Health{Down: out.Get().orEmpty().Down},
+		schedule: newSchedule(rand.Float64, out.Get().orEmpty().Down),
 		logged:   probeLog{log: log, faults: make(map[string]time.Time)},
-		counters: probeCounters{stats: newProbeStats()},
 	}
 }
 
@@ -97,8 +98,9 @@ func (p *prober) run(ctx context.Context) (err error) {
 	p.beside.Go(func() { p.relay(ctx) })
 	defer func() {
 		stop()
-		p.beside.Wait() // they use the poller
 		p.abandon()
+		p.beside.Wait() // they use the poller
+		p.runPosted()
 		p.path.close()
 		p.poll.close()
 	}()
@@ -116,13 +118,12 @@ func (p *prober) run(ctx context.Context) (err error) {
 			t.kind.methodOf().begin(p, t)
 		}
 		p.path.resume()
-		p.startTLS(ctx)
+		p.startTLS()
 		p.publish(now)
-		p.counters.update(p.schedule, p.health)
 		if err := p.poll.wait(p.idle(), p.ready); err != nil {
 			return err
 		}
-		p.collectTLS()
+		p.runPosted()
 	}
 	return nil
 }
@@ -156,7 +157,25 @@ func (p *prober) abandon() {
 			p.finish(t, outcome{result: noResult})
 		}
 	}
-	p.tls.abandon()
+}
+
+// post has the prober's goroutine run f. It is safe for concurrent use.
+func (p *prober) post(f func()) {
+	p.mu.Lock()
+	p.posted = append(p.posted, f)
+	p.mu.Unlock()
+	p.poll.wake()
+}
+
+// runPosted runs what was posted.
+func (p *prober) runPosted() {
+	p.mu.Lock()
+	posted := p.posted
+	p.posted = nil
+	p.mu.Unlock()
+	for _, f := range posted {
+		f()
+	}
 }
 
 // idle is how long there is nothing to do; negative until a probe ends or the
@@ -175,12 +194,11 @@ func (p *prober) idle() time.Duration {
 
 // ready continues the probe that waited for fd.
 func (p *prober) ready(fd int) {
-	t := p.attempts[fd]
-	if t == nil {
+	if t := p.attempts[fd]; t != nil {
+		p.connected(t)
+	} else {
 		p.path.ready(fd)
-		return
 	}
-	t.attempt.ready(p, t)
 }
 
 // drop forgets a running probe.
@@ -194,6 +212,9 @@ func (p *prober) drop(t *target) {
 		delete(p.attempts, a.fd)
 		unix.Close(a.fd)
 	}
+	if a.conn != nil {
+		a.conn.Close()
+	}
 	p.path.forget(a)
 }
 
@@ -203,7 +224,9 @@ func (p *prober) finish(t *target, o outcome) {
 	if p.schedule.finish(t, o, p.now()) {
 		p.changed = true
 	}
-	p.counters.count(t.kind, o.result)
+	p.mu.Lock()
+	p.stats.Kinds[t.kind].Results[o.result]++
+	p.mu.Unlock()
 	if o.result == noResult && o.why != "" {
 		p.logged.fault(t, o.why, p.now())
 	}

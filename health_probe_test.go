@@ -100,14 +100,17 @@ func (r *running) await(t *testing.T, what string, ok func(*Health) bool) *Healt
 	}
 }
 
+// targets is how many there are.
+func (k *KindStats) targets() int { return k.Targets[unknown] + k.Targets[up] + k.Targets[down] }
+
 // decided waits until no target is unknown any more.
 func (r *running) decided(t *testing.T) {
 	t.Helper()
 	for range 2000 {
 		targets, unknowns := 0, 0
 		for _, k := range r.Stats().Kinds {
-			targets += k.Targets
-			unknowns += k.Unknown
+			targets += k.targets()
+			unknowns += k.Targets[unknown]
 		}
 		if targets > 0 && unknowns == 0 {
 			return
@@ -264,7 +267,7 @@ func TestProbeIPv6(t *testing.T) {
 	r.decided(t)
 	stats := r.Stats()
 	for _, k := range stats.Kinds[:probeDataPath] {
-		if k.Targets != 1 || k.Down != 0 || k.Passed == 0 {
+		if k.targets() != 1 || k.Targets[down] != 0 || k.Results[passed] == 0 {
 			t.Errorf("%+v", k)
 		}
 	}
@@ -326,7 +329,7 @@ func TestProbePorts(t *testing.T) {
 		t.Errorf("open: %+v", o)
 	}
 	r.decided(t)
-	if k := r.Stats().Kinds[probePort]; k.Targets != 6 || k.Down != 3 || k.Unknown != 0 || k.Kind != "port" || k.NoResult != 0 {
+	if k := r.Stats().Kinds[probePort]; k.targets() != 6 || k.Targets[down] != 3 || k.Targets[unknown] != 0 || k.Results[noResult] != 0 {
 		t.Errorf("counters: %+v", k)
 	}
 	r.stop()
@@ -352,7 +355,7 @@ func TestProbeFailsOpen(t *testing.T) {
 	if len(h.Down) != 0 {
 		t.Errorf("down: %v", h.Down)
 	}
-	if s := r.Stats(); s.FailOpen != 1 || s.Kinds[probeTCP].Down != 2 {
+	if s := r.Stats(); s.FailOpen != 1 || s.Kinds[probeTCP].Targets[down] != 2 {
 		t.Errorf("counters: %+v", s)
 	}
 	r.plans.Set(&ProbePlan{})
@@ -396,10 +399,10 @@ func TestProbeManyTargets(t *testing.T) {
 	}
 	k := r.Stats().Kinds[probePort]
 	took := time.Since(start)
-	asked := float64(k.Passed + k.Failed + k.NoResult)
-	t.Logf("%d targets: %.0f probes in %s, %d goroutines and %d files more than before", k.Targets, asked, took, mostRoutines-before, mostFiles-filesBefore)
-	if k.Targets != servers*ports {
-		t.Errorf("%d targets", k.Targets)
+	asked := float64(k.Results[passed] + k.Results[failed] + k.Results[noResult])
+	t.Logf("%d targets: %.0f probes in %s, %d goroutines and %d files more than before", k.targets(), asked, took, mostRoutines-before, mostFiles-filesBefore)
+	if k.targets() != servers*ports {
+		t.Errorf("%d targets", k.targets())
 	}
 	if most := budget * (took + paceSlack).Seconds(); asked > most+1 || asked < most/3 {
 		t.Errorf("%.0f probes in %s, want about and at most %.0f", asked, took, most)

@@ -11,7 +11,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
+	"strings"
 	"time"
 )
 
@@ -25,77 +25,39 @@ type ProbeStats struct {
 	FailOpen int // sets that fail as a whole and stay in service
 }
 
-// KindStats are the counters of one kind of probe. The results are counted
-// since the start, the targets are the present ones.
+// KindStats are the counters of one kind of probe.
 type KindStats struct {
-	Kind                     string // "http", "tcp", "port", "datapath"
-	Passed, Failed, NoResult uint64
-	Targets, Down, Unknown   int
-}
-
-// newProbeStats are counters that have counted nothing.
-func newProbeStats() ProbeStats {
-	var s ProbeStats
-	for i := range s.Kinds {
-		s.Kinds[i].Kind = probeKind(i).String()
-	}
-	return s
+	Results [failed + 1]uint64 // since the start, by result
+	Targets [down + 1]int      // the present ones, by condition
 }
 
 // Stats returns the counters. It is safe for concurrent use.
 func (p *prober) Stats() ProbeStats {
-	p.counters.mu.Lock()
-	defer p.counters.mu.Unlock()
-	return p.counters.stats
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stats
 }
 
-// probeCounters are ProbeStats that another goroutine may read meanwhile.
-type probeCounters struct {
-	mu    sync.Mutex
-	stats ProbeStats
-}
-
-// count adds one result.
-func (c *probeCounters) count(k probeKind, r result) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := &c.stats.Kinds[k]
-	switch r {
-	case passed:
-		s.Passed++
-	case failed:
-		s.Failed++
-	case noResult:
-		s.NoResult++
-	}
-}
-
-// update counts the targets and the running probes.
-func (c *probeCounters) update(s *schedule, h *Health) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i, n := range s.counts {
-		k := &c.stats.Kinds[i]
-		k.Targets, k.Down, k.Unknown = n[unknown]+n[up]+n[down], n[down], n[unknown]
-	}
-	c.stats.Running, c.stats.FailOpen = s.running, len(h.Open)
-}
-
-// publish publishes and logs what has changed since the last time, unless
-// nothing has or that was less than publishGap ago.
+// publish counts the targets, and publishes and logs what has changed since the
+// last time, unless that was less than publishGap ago.
 func (p *prober) publish(now time.Time) {
-	if !p.changed || now.Before(p.published.Add(publishGap)) {
-		return
+	changed := false
+	if p.changed && !now.Before(p.published.Add(publishGap)) {
+		p.changed, p.published = false, now
+		all := p.schedule.judge()
+		p.logged.changes(all, p.schedule)
+		h := newHealth(all, p.schedule.recalled)
+		changed = !h.equal(p.health)
+		p.health = h
 	}
-	p.changed, p.published = false, now
-	all := p.schedule.judge()
-	p.logged.changes(all, p.schedule)
-	h := newHealth(all, p.schedule.recalled)
-	changed := !h.equal(p.health)
-	p.health = h
-	p.counters.update(p.schedule, h) // before the readers of the Health wake
+	p.mu.Lock()
+	for i, n := range p.schedule.counts {
+		p.stats.Kinds[i].Targets = n
+	}
+	p.stats.Running, p.stats.FailOpen = p.schedule.running, len(p.health.Open)
+	p.mu.Unlock() // before the readers of the Health wake
 	if changed {
-		p.out.Set(h)
+		p.out.Set(p.health)
 	}
 }
 
@@ -134,7 +96,7 @@ func (l *probeLog) changes(all []findings, s *schedule) {
 			asked[HealthKey{f.VIP, a, 0}] = true
 		}
 	}
-	began, ended := make(portChanges), make(portChanges)
+	var began, ended portChanges
 	for _, k := range slices.SortedFunc(maps.Keys(failing), HealthKey.Compare) {
 		if _, before := l.failing[k]; before {
 			continue
@@ -155,11 +117,11 @@ func (l *probeLog) changes(all []findings, s *schedule) {
 			ended.add(k, "")
 		}
 	}
-	for _, n := range began.sorted() {
-		l.log.Warn("probe: ports down", "vip", n.vip, "server", n.server, "ports", joinPorts(began[n]), "why", n.why)
+	for _, n := range began {
+		l.log.Warn("probe: ports down", "vip", n.vip, "server", n.server, "ports", strings.Join(n.ports, ","), "why", n.why)
 	}
-	for _, n := range ended.sorted() {
-		l.log.Info("probe: ports not down any more", "vip", n.vip, "server", n.server, "ports", joinPorts(ended[n]))
+	for _, n := range ended {
+		l.log.Info("probe: ports not down any more", "vip", n.vip, "server", n.server, "ports", strings.Join(n.ports, ","))
 	}
 	l.failOpen(open)
 	l.failing, l.open = failing, open
@@ -190,22 +152,21 @@ func (l *probeLog) failOpen(open []FailOpen) {
 }
 
 // portChanges are ports by the change that they have in common.
-type portChanges map[portChange][]uint16
+type portChanges []portChange
 
 type portChange struct {
 	vip    string
 	server netip.Addr
 	why    string
+	ports  []string // such as "80/tcp"
 }
 
-func (n portChanges) add(k HealthKey, why string) {
-	change := portChange{k.VIP, k.Address, why}
-	n[change] = append(n[change], k.Port)
-}
-
-// sorted lists the changes by VIP, real server and first port.
-func (n portChanges) sorted() []portChange {
-	return slices.SortedFunc(maps.Keys(n), func(a, b portChange) int {
-		return HealthKey{a.vip, a.server, n[a][0]}.Compare(HealthKey{b.vip, b.server, n[b][0]})
-	})
+func (all *portChanges) add(k HealthKey, why string) {
+	i := slices.IndexFunc(*all, func(n portChange) bool { return n.vip == k.VIP && n.server == k.Address && n.why == why })
+	if i < 0 {
+		i = len(*all)
+		*all = append(*all, portChange{vip: k.VIP, server: k.Address, why: why})
+	}
+	n := &(*all)[i]
+	n.ports = append(n.ports, Port{k.Port, TCP}.String())
 }

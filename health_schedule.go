@@ -63,7 +63,6 @@ type target struct {
 
 // probedSet are the targets of a VIP in one family, which are judged together.
 type probedSet struct {
-	is6     bool
 	targets []*target                // in the order of the plan
 	ports   map[netip.Addr][]*target // of single ports, by real server
 	dirty   bool                     // findings are older than a verdict
@@ -75,10 +74,10 @@ type vipSchedule struct {
 	name   string
 	probes *Probes
 	pace   pacer
-	urgent *list.List // targets of single ports that are due, in doubt
-	due    *list.List // and the others
-	taken  uint       // from either
-	sets   [2]*probedSet
+	urgent *list.List   // targets of single ports that are due, in doubt
+	due    *list.List   // and the others
+	taken  uint         // from either
+	sets   [2]probedSet // IPv4, IPv6
 }
 
 // pacer keeps a rate. The zero value has begun nothing.
@@ -145,19 +144,23 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 		}
 		v.probes = p.Probes
 		for i, old := range v.sets {
-			if v.sets[i] = nil; old != nil {
-				v.sets[i] = &probedSet{is6: old.is6, ports: make(map[netip.Addr][]*target), dirty: true, findings: old.findings}
-			}
+			v.sets[i] = probedSet{ports: make(map[netip.Addr][]*target), dirty: true, findings: old.findings}
 		}
 		v.pace.every = time.Second / time.Duration(p.Probes.ConnectsPerSecond)
 		s.vips = append(s.vips, v)
 		for j := range p.Servers {
-			s.plan(p, v, &p.Servers[j], now)
+			server := &p.Servers[j]
+			for _, kind := range p.Probes.kinds() {
+				for _, q := range kind.methodOf().targets(p, server) {
+					s.add(targetKey{p.Name, server.Address, kind, q.via, q.port}, q.to, v, now)
+				}
+			}
 		}
-		s.recall(v, p)
+		s.recall(v)
 	}
 	maps.DeleteFunc(s.recalled, func(k HealthKey, _ string) bool {
-		return !slices.ContainsFunc(s.vips, func(v *vipSchedule) bool { return v.name == k.VIP })
+		i := slices.IndexFunc(plan.VIPs, func(p ProbedVIP) bool { return p.Name == k.VIP && p.Probes != nil })
+		return i < 0 || s.found(&plan.VIPs[i], k)
 	})
 	for key, t := range s.targets {
 		if t.round != s.round {
@@ -170,20 +173,6 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 		}
 	}
 	return dropped
-}
-
-// plan adds the targets of one real server.
-func (s *schedule) plan(p *ProbedVIP, v *vipSchedule, server *ProbedServer, now time.Time) {
-	for _, perPort := range []bool{false, true} { // judge wants those about the whole first
-		for _, kind := range p.Probes.kinds() {
-			if probeKinds[kind].perPort != perPort {
-				continue
-			}
-			for _, q := range kind.methodOf().targets(p, server) {
-				s.add(targetKey{p.Name, server.Address, kind, q.via, q.port}, q.to, v, now)
-			}
-		}
-	}
 }
 
 // add keeps or makes one target. A new one is first due at a random moment of
@@ -204,12 +193,7 @@ func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now tim
 		heap.Fix(&s.timers, t.index)
 	}
 	t.round, t.to, t.vip = s.round, to, v
-	is6 := key.server.Is6()
-	set := v.sets[familyIndex(is6)]
-	if set == nil {
-		set = &probedSet{is6: is6, ports: make(map[netip.Addr][]*target), dirty: true}
-		v.sets[familyIndex(is6)] = set
-	}
+	set := &v.sets[familyIndex(key.server.Is6())]
 	t.set = set
 	set.targets = append(set.targets, t)
 	if key.port != 0 {
@@ -219,11 +203,9 @@ func (s *schedule) add(key targetKey, to netip.AddrPort, v *vipSchedule, now tim
 
 // recall gives v's targets the verdicts of an earlier run: a restart must not
 // send clients to a node that is down until that is found out again.
-func (s *schedule) recall(v *vipSchedule, p *ProbedVIP) {
-	for _, set := range v.sets {
-		if set == nil {
-			continue
-		}
+func (s *schedule) recall(v *vipSchedule) {
+	for i := range v.sets {
+		set := &v.sets[i]
 		for _, t := range set.targets {
 			if !t.began.IsZero() {
 				continue // it has been probed since
@@ -251,23 +233,19 @@ func (s *schedule) recall(v *vipSchedule, p *ProbedVIP) {
 			s.counts[t.kind][t.state]++
 		}
 	}
-	servers := make(map[netip.Addr]*ProbedServer, len(p.Servers))
-	for i := range p.Servers {
-		servers[p.Servers[i].Address] = &p.Servers[i]
+}
+
+// found reports whether k, which an earlier run found down, need not be recalled
+// any more: p's targets find out about it, or it is gone.
+func (s *schedule) found(p *ProbedVIP, k HealthKey) bool {
+	i := slices.IndexFunc(p.Servers, func(s ProbedServer) bool { return s.Address == k.Address })
+	switch {
+	case i < 0:
+		return !p.ServersUnknown
+	case k.Port != 0:
+		return !p.PortsUnknown || s.targets[portTarget(k)] != nil
 	}
-	maps.DeleteFunc(s.recalled, func(k HealthKey, _ string) bool {
-		if k.VIP != v.name {
-			return false
-		}
-		server := servers[k.Address]
-		switch {
-		case server == nil:
-			return !p.ServersUnknown
-		case k.Port != 0:
-			return !p.PortsUnknown || s.targets[portTarget(k)] != nil
-		}
-		return !p.PortsUnknown || p.canProbe(server)
-	})
+	return !p.PortsUnknown || p.canProbe(&p.Servers[i])
 }
 
 // canProbe reports whether each kind that may find server down as a whole has a
@@ -279,38 +257,28 @@ func (p *ProbedVIP) canProbe(server *ProbedServer) bool {
 	})
 }
 
-// remove takes t out of the timers, the queues and the running probes.
+// remove takes t out of the timers, its queue and the running probes.
 func (s *schedule) remove(t *target) {
 	if t.index >= 0 {
 		heap.Remove(&s.timers, t.index)
 	}
-	s.unqueue(t)
-	s.stopRunning(t)
-}
-
-// enqueue puts t at the end of a queue.
-func (s *schedule) enqueue(t *target, queue *list.List) {
-	t.queue, t.place = queue, queue.PushBack(t)
-}
-
-// unqueue takes t out of its queue, if it is in one.
-func (s *schedule) unqueue(t *target) {
 	if t.queue != nil {
 		t.queue.Remove(t.place)
 		t.queue, t.place = nil, nil
 	}
+	if t.running {
+		t.running = false
+		s.running--
+		if t.wasSilent {
+			s.runningSilent--
+		}
+	}
 }
 
-// stopRunning ends t's probe, if one runs.
-func (s *schedule) stopRunning(t *target) {
-	if !t.running {
-		return
-	}
-	t.running = false
-	s.running--
-	if t.wasSilent {
-		s.runningSilent--
-	}
+// enqueue moves t to the end of a queue.
+func (s *schedule) enqueue(t *target, queue *list.List) {
+	s.remove(t)
+	t.queue, t.place = queue, queue.PushBack(t)
 }
 
 // due returns the targets to begin now, and the running ones whose time is over.
@@ -330,9 +298,7 @@ func (s *schedule) due(now time.Time) (begin, overdue []*target) {
 	}
 	for _, v := range s.vips {
 		for v.urgent.Len()+v.due.Len() > 0 && v.pace.take(now) {
-			t := v.first()
-			s.unqueue(t)
-			s.admit(t)
+			s.admit(v.first())
 		}
 	}
 	for len(begin) < maxBegin {
@@ -340,7 +306,7 @@ func (s *schedule) due(now time.Time) (begin, overdue []*target) {
 		if t == nil {
 			break
 		}
-		s.unqueue(t)
+		s.remove(t)
 		t.running, t.began, t.at = true, now, now.Add(t.vip.probes.Timeout)
 		heap.Push(&s.timers, t)
 		s.running++
@@ -411,10 +377,7 @@ func (s *schedule) prolong(t *target, deadline time.Time) {
 // finish takes the outcome of a probe, and plans the next one. It reports whether
 // the findings may change.
 func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
-	s.stopRunning(t)
-	if t.index >= 0 {
-		heap.Remove(&s.timers, t.index)
-	}
+	s.remove(t)
 	t.wasSilent = o.silent
 	p := t.vip.probes
 	before := t.state
@@ -451,10 +414,6 @@ func (s *schedule) hurry(t *target) {
 		if o.running || o.inDoubt() || o.state == down || !o.began.Before(t.began) || o.queue != nil && o.queue != o.vip.due {
 			continue // its result is known or comes soon: it runs, has run since, or is urgent already
 		}
-		if o.index >= 0 {
-			heap.Remove(&s.timers, o.index)
-		}
-		s.unqueue(o)
 		s.enqueue(o, o.vip.urgent)
 	}
 }
@@ -462,12 +421,10 @@ func (s *schedule) hurry(t *target) {
 // judge updates the findings of every set and returns them.
 func (s *schedule) judge() (all []findings) {
 	for _, v := range s.vips {
-		for _, set := range v.sets {
-			if set == nil {
-				continue
-			}
+		for i := range v.sets {
+			set := &v.sets[i]
 			if set.dirty {
-				set.findings, set.dirty = judge(v.name, set.is6, set.observed(), set.Down), false
+				set.findings, set.dirty = judge(v.name, i == familyIndex(true), set.targets, set.Down), false
 			}
 			all = append(all, set.findings)
 		}
@@ -481,15 +438,6 @@ func (s *schedule) why(k HealthKey) string {
 		return t.verdict.why
 	}
 	return ""
-}
-
-// observed lists the set's verdicts.
-func (set *probedSet) observed() []observed {
-	all := make([]observed, len(set.targets))
-	for i, t := range set.targets {
-		all[i] = observed{t.server, t.port, t.verdict}
-	}
-	return all
 }
 
 // timers is a heap of targets by their time.

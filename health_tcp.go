@@ -19,7 +19,7 @@ func (tcpKind) targets(v *ProbedVIP, s *ProbedServer) []question {
 	return []question{{to: netip.AddrPortFrom(s.Address, v.Probes.TCP)}}
 }
 
-func (tcpKind) begin(p *prober, t *target) { p.connect(t, (*prober).accepted) }
+func (tcpKind) begin(p *prober, t *target) { p.connect(t, p.accepted) }
 
 func (tcpKind) overdue(_ *prober, t *target) outcome { return t.timedOut() }
 
@@ -35,7 +35,7 @@ func (portsKind) targets(_ *ProbedVIP, s *ProbedServer) []question {
 	return all
 }
 
-func (portsKind) begin(p *prober, t *target) { p.connect(t, (*prober).accepted) }
+func (portsKind) begin(p *prober, t *target) { p.connect(t, p.accepted) }
 
 func (portsKind) overdue(_ *prober, t *target) outcome { return t.timedOut() }
 
@@ -48,21 +48,23 @@ func (p *prober) accepted(t *target) { p.finish(t, outcome{result: passed}) }
 // connect opens a connection without waiting for it, and calls then when it is
 // there. It will be closed with a RST: a director that begins ten thousand probes
 // a second must not keep as many ports in TIME_WAIT.
-func (p *prober) connect(t *target, then func(*prober, *target)) {
+func (p *prober) connect(t *target, then func(*target)) {
+	t.attempt.then = then
 	if err := p.dial(t); err != nil {
 		p.refused(t, err)
-		return
 	}
-	t.attempt.ready = func(p *prober, t *target) {
-		errno, err := unix.GetsockoptInt(t.attempt.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-		switch {
-		case err != nil:
-			p.refused(t, ownFault{err})
-		case errno != 0:
-			p.refused(t, unix.Errno(errno))
-		default:
-			then(p, t)
-		}
+}
+
+// connected continues a probe whose connection is there, or has failed.
+func (p *prober) connected(t *target) {
+	errno, err := unix.GetsockoptInt(t.attempt.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	switch {
+	case err != nil:
+		p.refused(t, ownFault{err})
+	case errno != 0:
+		p.refused(t, unix.Errno(errno))
+	default:
+		t.attempt.then(t)
 	}
 }
 
@@ -101,10 +103,14 @@ var ownErrnos = []unix.Errno{
 
 // refused ends a probe whose socket failed with err.
 func (p *prober) refused(t *target, err error) {
-	var errno unix.Errno
-	if _, own := errors.AsType[ownFault](err); own || errors.As(err, &errno) && slices.Contains(ownErrnos, errno) {
+	_, own := errors.AsType[ownFault](err)
+	errno, ok := errors.AsType[unix.Errno](err)
+	if own || slices.Contains(ownErrnos, errno) {
 		p.finish(t, outcome{result: noResult, why: err.Error()})
 		return
+	}
+	if ok { // without the port, which differs each time
+		err = errno
 	}
 	// No answer to ARP, and none to a repeated SYN: there may be no host.
 	silent := errno == unix.EHOSTUNREACH || errno == unix.EHOSTDOWN || errno == unix.ETIMEDOUT

@@ -66,8 +66,8 @@ func TestVerdict(t *testing.T) {
 // see makes the verdict on a target: "" is up, "?" unknown, "~" up but in doubt,
 // "!…" down and silent, "^…" down and about to recover, anything else down for
 // that reason.
-func see(server string, port uint16, what string) observed {
-	o := observed{server: netip.MustParseAddr(server), port: port}
+func see(server string, port uint16, what string) *target {
+	o := &target{targetKey: targetKey{server: netip.MustParseAddr(server), port: port}}
 	switch {
 	case what == "":
 		o.state = up
@@ -88,39 +88,39 @@ func TestJudge(t *testing.T) {
 	const a, b, c = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 	for _, test := range []struct {
 		name string
-		all  []observed
+		all  []*target
 		down string // "ADDRESS[:PORT] why", one a line, sorted
 		open string // "PORT why", one a line
 	}{
 		{"no real server", nil, "", ""},
-		{"no answer yet", []observed{see(a, 0, "?"), see(b, 0, "?"), see(a, 80, "?")}, "", ""},
-		{"one of two", []observed{see(a, 0, "500"), see(b, 0, "")}, "10.0.0.1 500", ""},
-		{"the other is unknown", []observed{see(a, 0, "500"), see(b, 0, "?")}, "", ""},
-		{"all at once", []observed{see(a, 0, "500"), see(b, 0, "!silence")}, "", "0 10.0.0.1: 500"},
-		{"the only one", []observed{see(a, 0, "500")}, "", "0 10.0.0.1: 500"},
-		{"the first reason counts", []observed{see(a, 0, ""), see(a, 0, "no VIP"), see(a, 0, "other"), see(b, 0, "")}, "10.0.0.1 no VIP", ""},
-		{"one kind each", []observed{see(a, 0, "500"), see(a, 0, ""), see(b, 0, ""), see(b, 0, "no VIP")}, "", "0 10.0.0.1: 500"},
+		{"no answer yet", []*target{see(a, 0, "?"), see(b, 0, "?"), see(a, 80, "?")}, "", ""},
+		{"one of two", []*target{see(a, 0, "500"), see(b, 0, "")}, "10.0.0.1 500", ""},
+		{"the other is unknown", []*target{see(a, 0, "500"), see(b, 0, "?")}, "", ""},
+		{"all at once", []*target{see(a, 0, "500"), see(b, 0, "!silence")}, "", "0 10.0.0.1: 500"},
+		{"the only one", []*target{see(a, 0, "500")}, "", "0 10.0.0.1: 500"},
+		{"the first reason counts", []*target{see(a, 0, ""), see(a, 0, "no VIP"), see(a, 0, "other"), see(b, 0, "")}, "10.0.0.1 no VIP", ""},
+		{"one kind each", []*target{see(a, 0, "500"), see(a, 0, ""), see(b, 0, ""), see(b, 0, "no VIP")}, "", "0 10.0.0.1: 500"},
 
-		{"a port of one", []observed{see(a, 80, ""), see(a, 443, "refused"), see(b, 80, ""), see(b, 443, "")}, "10.0.0.1:443 port 443/tcp: refused", ""},
-		{"a port of all", []observed{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, ""), see(b, 9, "refused")}, "", "9 10.0.0.1: port 9/tcp: refused"},
-		{"a port of all but one unknown", []observed{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, ""), see(b, 9, "?")}, "", ""},
-		{"a port that only one has", []observed{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, "")}, "", "9 10.0.0.1: port 9/tcp: refused"},
-		{"the only other with the port is down", []observed{see(a, 0, "500"), see(a, 9, ""), see(b, 0, ""), see(b, 9, "refused"), see(b, 80, "")},
+		{"a port of one", []*target{see(a, 80, ""), see(a, 443, "refused"), see(b, 80, ""), see(b, 443, "")}, "10.0.0.1:443 port 443/tcp: refused", ""},
+		{"a port of all", []*target{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, ""), see(b, 9, "refused")}, "", "9 10.0.0.1: port 9/tcp: refused"},
+		{"a port of all but one unknown", []*target{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, ""), see(b, 9, "?")}, "", ""},
+		{"a port that only one has", []*target{see(a, 80, ""), see(a, 9, "refused"), see(b, 80, "")}, "", "9 10.0.0.1: port 9/tcp: refused"},
+		{"the only other with the port is down", []*target{see(a, 0, "500"), see(a, 9, ""), see(b, 0, ""), see(b, 9, "refused"), see(b, 80, "")},
 			"10.0.0.1 500", "9 10.0.0.2: port 9/tcp: refused"},
-		{"a port of one of three, another being down", []observed{see(a, 0, "!gone"), see(a, 9, "!gone"), see(b, 0, ""), see(b, 9, "refused"), see(c, 0, ""), see(c, 9, "")},
+		{"a port of one of three, another being down", []*target{see(a, 0, "!gone"), see(a, 9, "!gone"), see(b, 0, ""), see(b, 9, "refused"), see(c, 0, ""), see(c, 9, "")},
 			"10.0.0.1 gone\n10.0.0.1:9 port 9/tcp: gone\n10.0.0.2:9 port 9/tcp: refused", ""},
-		{"all at once, with a port of one", []observed{see(a, 0, "500"), see(a, 9, "refused"), see(b, 0, "500"), see(b, 9, "")},
+		{"all at once, with a port of one", []*target{see(a, 0, "500"), see(a, 9, "refused"), see(b, 0, "500"), see(b, 9, "")},
 			"10.0.0.1:9 port 9/tcp: refused", "0 10.0.0.1: 500"},
 
-		{"no port answers", []observed{see(a, 80, "!silence"), see(a, 443, "!silence"), see(b, 80, ""), see(b, 443, "")},
+		{"no port answers", []*target{see(a, 80, "!silence"), see(a, 443, "!silence"), see(b, 80, ""), see(b, 443, "")},
 			"10.0.0.1 none of 2 ports answers; port 80/tcp: silence\n10.0.0.1:443 port 443/tcp: silence\n10.0.0.1:80 port 80/tcp: silence", ""},
-		{"the only port does not answer", []observed{see(a, 80, "!silence"), see(b, 80, "")},
+		{"the only port does not answer", []*target{see(a, 80, "!silence"), see(b, 80, "")},
 			"10.0.0.1 port 80/tcp: silence\n10.0.0.1:80 port 80/tcp: silence", ""},
-		{"one port refuses", []observed{see(a, 80, "!silence"), see(a, 443, "refused"), see(b, 80, ""), see(b, 443, "")},
+		{"one port refuses", []*target{see(a, 80, "!silence"), see(a, 443, "refused"), see(b, 80, ""), see(b, 443, "")},
 			"10.0.0.1:443 port 443/tcp: refused\n10.0.0.1:80 port 80/tcp: silence", ""},
-		{"no port answers, another probe passes", []observed{see(a, 0, ""), see(a, 80, "!silence"), see(b, 0, ""), see(b, 80, "")},
+		{"no port answers, another probe passes", []*target{see(a, 0, ""), see(a, 80, "!silence"), see(b, 0, ""), see(b, 80, "")},
 			"10.0.0.1:80 port 80/tcp: silence", ""},
-		{"no port answers, on all", []observed{see(a, 80, "!silence"), see(b, 80, "!silence")}, "", "0 10.0.0.1: port 80/tcp: silence\n80 10.0.0.1: port 80/tcp: silence"},
+		{"no port answers, on all", []*target{see(a, 80, "!silence"), see(b, 80, "!silence")}, "", "0 10.0.0.1: port 80/tcp: silence\n80 10.0.0.1: port 80/tcp: silence"},
 	} {
 		h := newHealth([]findings{judge("edge", false, test.all, nil)}, nil)
 		var got, open []string
@@ -160,29 +160,29 @@ func TestJudgeDefers(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name     string
-		all      []observed
+		all      []*target
 		before   []HealthKey
 		down     []HealthKey
 		deferred int
 	}{
-		{"the other is well", []observed{see(a, 0, "500"), see(b, 0, "")}, nil, []HealthKey{at(a, 0)}, 0},
-		{"the other is in doubt", []observed{see(a, 0, "500"), see(b, 0, "~")}, nil, nil, 1},
-		{"the other is in doubt about the VIP", []observed{see(a, 0, "500"), see(b, 0, ""), see(b, 0, "~")}, nil, nil, 1},
-		{"it was down before", []observed{see(a, 0, "500"), see(b, 0, "~")}, []HealthKey{at(a, 0)}, []HealthKey{at(a, 0)}, 0},
-		{"one of two others", []observed{see(a, 0, "500"), see(b, 0, "~"), see(c, 0, "")}, nil, []HealthKey{at(a, 0)}, 0},
-		{"two of two others", []observed{see(a, 0, "500"), see(b, 0, "~"), see(c, 0, "~")}, nil, nil, 1},
-		{"one was down before, the last is in doubt", []observed{see(a, 0, "500"), see(b, 0, "500"), see(c, 0, "~")}, []HealthKey{at(b, 0)}, []HealthKey{at(b, 0)}, 1},
-		{"all", []observed{see(a, 0, "500"), see(b, 0, "500")}, []HealthKey{at(a, 0)}, nil, 0},
-		{"one joins while all fail", []observed{see(a, 0, "500"), see(b, 0, "500"), see(c, 0, "?")}, nil, nil, 2},
-		{"one joins beside one that is well", []observed{see(a, 0, "500"), see(b, 0, ""), see(c, 0, "?")}, nil, []HealthKey{at(a, 0)}, 0},
-		{"the last known one becomes unknown", []observed{see(a, 0, "500"), see(b, 0, "?")}, []HealthKey{at(a, 0)}, []HealthKey{at(a, 0)}, 0},
-		{"a port, one joins while all fail", []observed{see(a, 9, "refused"), see(b, 9, "refused"), see(c, 9, "?"), see(a, 80, ""), see(b, 80, ""), see(c, 80, "")}, nil, nil, 2},
-		{"the first is back, the others are about to be", []observed{see(a, 0, ""), see(b, 0, "^500"), see(c, 0, "^500")}, nil, nil, 2},
-		{"the first is back, another is about to be", []observed{see(a, 0, ""), see(b, 0, "500"), see(c, 0, "^500")}, nil, []HealthKey{at(b, 0), at(c, 0)}, 0},
-		{"the first is back, the others were down before", []observed{see(a, 0, ""), see(b, 0, "^500"), see(c, 0, "^500")}, []HealthKey{at(b, 0), at(c, 0)}, []HealthKey{at(b, 0), at(c, 0)}, 0},
-		{"a port, the other is in doubt", []observed{see(a, 9, "refused"), see(b, 9, "~"), see(a, 80, ""), see(b, 80, "")}, nil, nil, 1},
-		{"a port, the other is in doubt about another", []observed{see(a, 9, "refused"), see(b, 9, ""), see(a, 80, ""), see(b, 80, "~")}, nil, []HealthKey{at(a, 9)}, 0},
-		{"all silent, the other partly", []observed{see(a, 9, "!"), see(a, 80, "!"), see(b, 9, "!"), see(b, 80, "~")}, nil, nil, 2},
+		{"the other is well", []*target{see(a, 0, "500"), see(b, 0, "")}, nil, []HealthKey{at(a, 0)}, 0},
+		{"the other is in doubt", []*target{see(a, 0, "500"), see(b, 0, "~")}, nil, nil, 1},
+		{"the other is in doubt about the VIP", []*target{see(a, 0, "500"), see(b, 0, ""), see(b, 0, "~")}, nil, nil, 1},
+		{"it was down before", []*target{see(a, 0, "500"), see(b, 0, "~")}, []HealthKey{at(a, 0)}, []HealthKey{at(a, 0)}, 0},
+		{"one of two others", []*target{see(a, 0, "500"), see(b, 0, "~"), see(c, 0, "")}, nil, []HealthKey{at(a, 0)}, 0},
+		{"two of two others", []*target{see(a, 0, "500"), see(b, 0, "~"), see(c, 0, "~")}, nil, nil, 1},
+		{"one was down before, the last is in doubt", []*target{see(a, 0, "500"), see(b, 0, "500"), see(c, 0, "~")}, []HealthKey{at(b, 0)}, []HealthKey{at(b, 0)}, 1},
+		{"all", []*target{see(a, 0, "500"), see(b, 0, "500")}, []HealthKey{at(a, 0)}, nil, 0},
+		{"one joins while all fail", []*target{see(a, 0, "500"), see(b, 0, "500"), see(c, 0, "?")}, nil, nil, 2},
+		{"one joins beside one that is well", []*target{see(a, 0, "500"), see(b, 0, ""), see(c, 0, "?")}, nil, []HealthKey{at(a, 0)}, 0},
+		{"the last known one becomes unknown", []*target{see(a, 0, "500"), see(b, 0, "?")}, []HealthKey{at(a, 0)}, []HealthKey{at(a, 0)}, 0},
+		{"a port, one joins while all fail", []*target{see(a, 9, "refused"), see(b, 9, "refused"), see(c, 9, "?"), see(a, 80, ""), see(b, 80, ""), see(c, 80, "")}, nil, nil, 2},
+		{"the first is back, the others are about to be", []*target{see(a, 0, ""), see(b, 0, "^500"), see(c, 0, "^500")}, nil, nil, 2},
+		{"the first is back, another is about to be", []*target{see(a, 0, ""), see(b, 0, "500"), see(c, 0, "^500")}, nil, []HealthKey{at(b, 0), at(c, 0)}, 0},
+		{"the first is back, the others were down before", []*target{see(a, 0, ""), see(b, 0, "^500"), see(c, 0, "^500")}, []HealthKey{at(b, 0), at(c, 0)}, []HealthKey{at(b, 0), at(c, 0)}, 0},
+		{"a port, the other is in doubt", []*target{see(a, 9, "refused"), see(b, 9, "~"), see(a, 80, ""), see(b, 80, "")}, nil, nil, 1},
+		{"a port, the other is in doubt about another", []*target{see(a, 9, "refused"), see(b, 9, ""), see(a, 80, ""), see(b, 80, "~")}, nil, []HealthKey{at(a, 9)}, 0},
+		{"all silent, the other partly", []*target{see(a, 9, "!"), see(a, 80, "!"), see(b, 9, "!"), see(b, 80, "~")}, nil, nil, 2},
 	} {
 		before := make(map[HealthKey]string)
 		for _, k := range test.before {
@@ -200,8 +200,8 @@ func TestJudgeDefers(t *testing.T) {
 func TestHealthIsAsked(t *testing.T) {
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")
 	h := newHealth([]findings{
-		judge("edge", false, []observed{see("10.0.0.1", 0, "500"), see("10.0.0.2", 0, ""), see("10.0.0.2", 9, "refused"), see("10.0.0.1", 9, "")}, nil),
-		judge("edge", true, []observed{see("2001:db8::1", 0, "500")}, nil),
+		judge("edge", false, []*target{see("10.0.0.1", 0, "500"), see("10.0.0.2", 0, ""), see("10.0.0.2", 9, "refused"), see("10.0.0.1", 9, "")}, nil),
+		judge("edge", true, []*target{see("2001:db8::1", 0, "500")}, nil),
 	}, nil)
 	if why, down := h.Server("edge", a); !down || why != "500" {
 		t.Errorf("Server = %q, %t", why, down)
@@ -280,7 +280,7 @@ func TestProbePlanEqual(t *testing.T) {
 
 // The judgement on a VIP with many ports, of which one real server has lost all.
 func BenchmarkJudge(b *testing.B) {
-	var all []observed
+	var all []*target
 	a := netip.MustParseAddr("10.0.0.1")
 	for n := range 200 {
 		what := ""

@@ -94,15 +94,19 @@ func removeConfirmation(dir string) error {
 // It returns nil when ctx ends. Where the kernel cannot notify of changes the next
 // audit finds them.
 func followDrain(ctx context.Context, log *slog.Logger, dir string, wake chan<- struct{}) error {
-	since, _ := drainedSince(dir) // the loop logs what cannot be read
+	order := func() string {
+		since, _ := drainedSince(dir) // the loop logs what cannot be read
+		return since.String()
+	}
+	taken := order()
 	ring(wake)
-	watch := &fileWatch[time.Time]{
+	watch := &fileWatch{
 		path: filepath.Join(dir, drainedFile),
-		look: func() (time.Time, func(bool) time.Time) {
-			now, _ := drainedSince(dir)
-			return now, func(bool) time.Time { ring(wake); return now }
+		look: func() (string, func(bool) string) {
+			now := order()
+			return now, func(bool) string { ring(wake); return now }
 		},
-		taken: since,
+		taken: taken,
 		unwatchable: func(err error) {
 			log.Warn("the order of `lvs-controller drain` cannot be watched; each audit reads it", "err", err)
 		},

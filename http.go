@@ -189,7 +189,7 @@ type serverStatus struct {
 // probeStats are the prober's counters, zeros where there is none.
 func (s *httpServer) probeStats() ProbeStats {
 	if s.prober == nil {
-		return newProbeStats()
+		return ProbeStats{}
 	}
 	return s.prober.Stats()
 }
@@ -209,7 +209,7 @@ func (s *httpServer) status() (status, error) {
 	for _, set := range v.Kept {
 		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
 	}
-	for _, o := range v.Health.open() {
+	for _, o := range v.Health.orEmpty().Open {
 		st.FailOpen = append(st.FailOpen, o.String())
 	}
 	st.Down = v.Health.lines()

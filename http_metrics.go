@@ -114,16 +114,18 @@ func (s *httpServer) writeOwn(e exposition) {
 // writeProbes writes the counters of the prober.
 func writeProbes(e exposition, p ProbeStats) {
 	results := e.family("probes_total", counter, "Probes by their result; none: the director could not send the probe.")
-	for _, k := range p.Kinds {
-		results(float64(k.Passed), "kind", k.Kind, "result", "passed")
-		results(float64(k.Failed), "kind", k.Kind, "result", "failed")
-		results(float64(k.NoResult), "kind", k.Kind, "result", "none")
+	for i, k := range p.Kinds {
+		kind := probeKind(i).String()
+		results(float64(k.Results[passed]), "kind", kind, "result", "passed")
+		results(float64(k.Results[failed]), "kind", kind, "result", "failed")
+		results(float64(k.Results[noResult]), "kind", kind, "result", "none")
 	}
 	targets := e.family("probe_targets", gauge, "What is probed, by its present state.")
-	for _, k := range p.Kinds {
-		targets(float64(k.Targets-k.Down-k.Unknown), "kind", k.Kind, "state", "up")
-		targets(float64(k.Down), "kind", k.Kind, "state", "down")
-		targets(float64(k.Unknown), "kind", k.Kind, "state", "unknown")
+	for i, k := range p.Kinds {
+		kind := probeKind(i).String()
+		targets(float64(k.Targets[up]), "kind", kind, "state", "up")
+		targets(float64(k.Targets[down]), "kind", kind, "state", "down")
+		targets(float64(k.Targets[unknown]), "kind", kind, "state", "unknown")
 	}
 	e.family("probe_fail_open", gauge, "Sets of real servers, or ports, that fail on all at once and therefore stay in service.")(float64(p.FailOpen))
 }

@@ -228,7 +228,7 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 	s.conflicts.snapshot.Store(&conflictSnapshot{Active: []Conflict{
 		{VIP: "edge", Address: addr("10.0.0.1"), Device: "eth0", MAC: macAddress{2, 0, 0, 0, 0, 9}},
 	}})
-	key := configMapKind.key(ConfigMapName{"ingress-nginx", "tcp-services"})
+	key := streamKey{ConfigMapName{"ingress-nginx", "tcp-services"}}
 	s.watch.streams[key] = &stream{key: key, owner: s.watch, state: StreamState{Name: key.String(), Synced: true, Lists: 2, Events: 5, LastError: "away"}}
 	return b, s
 }

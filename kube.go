@@ -177,7 +177,7 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		if w.streams[key] == nil {
 			s := &stream{key: key, owner: w, logged: map[faultTopic]time.Time{}}
 			s.state = StreamState{Name: key.String(), Since: w.now()}
-			if pods, guarded := key.guarded(); guarded {
+			if pods, guarded := guardedPods(key); guarded {
 				s.guard.published = podsLike(pods, &before, &w.earlier)
 			}
 			w.streams[key] = s
@@ -185,7 +185,7 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		}
 	}
 	for key, s := range w.streams {
-		if pods, guarded := key.guarded(); guarded {
+		if pods, guarded := guardedPods(key); guarded {
 			s.guard.share.Store(uint32(q.Guards[pods]))
 		}
 	}
@@ -261,7 +261,8 @@ func (w *clusterWatch) publish(s *stream, c collection) {
 // guard.
 func (w *clusterWatch) allGuardedIn(c *Cluster) bool {
 	for key := range w.wanted {
-		if _, guarded := key.guarded(); guarded && !key.known(c) {
+		pods, guarded := guardedPods(key)
+		if _, known := c.Pods[pods]; guarded && !known {
 			return false
 		}
 	}

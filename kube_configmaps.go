@@ -6,42 +6,84 @@
 package main
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
 )
 
 // configMapKind describes the streams of one ConfigMap each.
-var configMapKind = &objectKind[ConfigMapName, ConfigMap, ConfigMap]{
-	kindNames: kindNames{
-		stream: "configmap", item: "content",
-		api: "api/v1", resource: "configmaps", object: "ConfigMap", fields: []string{"data"},
-		new:    func() object { return new(configMapObject) },
-		single: true,
-	},
-	keep: func(o object, _ ConfigMapName, _ interner) *ConfigMap {
-		return keptConfigMap(o.(*configMapObject).Data)
-	},
-	scopeOf: func(n ConfigMapName) scope { return scope{namespace: n.Namespace, name: n.Name} },
-	compare: func(_, _ *ConfigMap) int { return 0 }, // there is one
-	same: func(a, b *ConfigMap) bool {
-		return a.Exists == b.Exists && a.More == b.More && maps.Equal(a.Data, b.Data)
-	},
-	asked: func(q *ClusterQuery) []ConfigMapName { return q.ConfigMaps },
-	field: func(c *Cluster) *map[ConfigMapName]ConfigMap { return &c.ConfigMaps },
-	pack: func(one []*ConfigMap) ConfigMap {
-		if len(one) == 0 {
-			return ConfigMap{}
+var configMapKind = &streamKind{
+	stream: "configmap", item: "content",
+	api: "api/v1", resource: "configmaps", object: "ConfigMap", fields: []string{"data"},
+	new:  func() object { return new(configMapObject) },
+	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.ConfigMaps) },
+	save: func(c *Cluster, line func(query, item any)) {
+		for name, content := range c.ConfigMaps {
+			line(name, content)
 		}
-		return *one[0]
 	},
-	unpack: func(cm ConfigMap) []*ConfigMap {
-		if !cm.Exists {
-			return nil
-		}
-		return []*ConfigMap{&cm}
+	load: func(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
+		var name ConfigMapName
+		err := query.Decode(&name)
+		c.ConfigMaps[name] = ConfigMap{}
+		return func(item *json.Decoder) error {
+			var content ConfigMap
+			err := item.Decode(&content)
+			c.ConfigMaps[name] = content
+			return err
+		}, err
 	},
 }
+
+func (n ConfigMapName) kind() *streamKind   { return configMapKind }
+func (n ConfigMapName) scope() scope        { return scope{namespace: n.Namespace, name: n.Name} }
+func (n ConfigMapName) collect() collection { return &configMapCollection{ConfigMapName: n} }
+
+func (n ConfigMapName) copyKnown(to, from *Cluster) bool {
+	content, known := from.ConfigMaps[n]
+	if known {
+		to.ConfigMaps[n] = content
+	}
+	return known
+}
+
+// configMapCollection is a collection.
+type configMapCollection struct {
+	ConfigMapName
+	kept ConfigMap
+}
+
+func (c *configMapCollection) add(o object) error {
+	c.apply(o, false)
+	return nil
+}
+
+func (c *configMapCollection) apply(o object, deleted bool) {
+	switch {
+	case !c.scope().covers(o.meta()):
+	case deleted:
+		c.kept = ConfigMap{}
+	default:
+		c.kept = keptConfigMap(o.(*configMapObject).Data)
+	}
+}
+
+func (c *configMapCollection) len() int {
+	if c.kept.Exists {
+		return 1
+	}
+	return 0
+}
+
+func (c *configMapCollection) storedIn(cluster *Cluster) bool {
+	is, known := cluster.ConfigMaps[c.ConfigMapName]
+	return known && is.Exists == c.kept.Exists && is.More == c.kept.More && maps.Equal(is.Data, c.kept.Data)
+}
+
+func (c *configMapCollection) complete()              {}
+func (c *configMapCollection) store(cluster *Cluster) { cluster.ConfigMaps[c.ConfigMapName] = c.kept }
+func (c *configMapCollection) pods() []*Pod           { return nil }
 
 // configMapObject is a ConfigMap as the API writes it.
 type configMapObject struct {
@@ -51,9 +93,9 @@ type configMapObject struct {
 
 // keptConfigMap is what is kept of a ConfigMap with these entries: all whose
 // keys are ports, and few others. Values are cut.
-func keptConfigMap(data map[string]string) *ConfigMap {
+func keptConfigMap(data map[string]string) ConfigMap {
 	// A map does not shrink: one that loses most of its entries keeps their room.
-	cm := &ConfigMap{Exists: true}
+	cm := ConfigMap{Exists: true}
 	if data != nil {
 		cm.Data = make(map[string]string)
 	}

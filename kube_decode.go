@@ -154,8 +154,7 @@ type listHead struct {
 // decodePage reads one page of a list and adds its items to answer, which must not
 // be used if there is an error.
 func decodePage(r io.Reader, answer collection) (listHead, error) {
-	names := answer.names()
-	kind := names.list()
+	kind := answer.kind().object + "List"
 	dec := newBoundedDecoder(r, maxPage)
 	var head listHead
 	err := walkObject(dec, func(name string) error {
@@ -167,7 +166,7 @@ func decodePage(r io.Reader, answer collection) (listHead, error) {
 		case "items":
 			head.hasItems = true
 			return walkArray(dec, func() error {
-				o := names.new()
+				o := answer.kind().new()
 				if err := dec.Decode(o); err != nil {
 					return err
 				}

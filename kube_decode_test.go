@@ -93,7 +93,7 @@ func TestPodKeepsWhatMatters(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			body := fmt.Sprintf(`{"items":[{"metadata":{"name":"p","namespace":"web","uid":"u"%s},"spec":{%s},"status":{%s}}],
 				"metadata":{"resourceVersion":"1"},"kind":"PodList"}`, tt.meta, tt.spec, tt.status)
-			b := podKind.collect(PodQuery{Namespace: "web"})
+			b := PodQuery{Namespace: "web"}.collect().(*podCollection)
 			if _, err := decodePage(strings.NewReader(body), b); err != nil {
 				t.Fatal(err)
 			}
@@ -108,7 +108,7 @@ func TestPodKeepsWhatMatters(t *testing.T) {
 
 func TestCollectList(t *testing.T) {
 	names := func(q PodQuery, pods ...*podObject) []*Pod {
-		c := podKind.collect(q)
+		c := q.collect().(*podCollection)
 		for _, p := range pods {
 			c.add(p)
 		}
@@ -130,7 +130,7 @@ func TestCollectList(t *testing.T) {
 		t.Errorf("one namespace: %s", diff)
 	}
 	exists := func(objects ...*configMapObject) bool {
-		c := configMapKind.collect(ConfigMapName{"a", "tcp"})
+		c := ConfigMapName{"a", "tcp"}.collect()
 		for _, o := range objects {
 			c.add(o)
 		}
@@ -180,7 +180,7 @@ func TestCollectEvent(t *testing.T) {
 			for _, p := range tt.want {
 				want = append(want, p.kept())
 			}
-			c := podKind.collect(PodQuery{Namespace: "web"})
+			c := PodQuery{Namespace: "web"}.collect().(*podCollection)
 			c.kept = before
 			c.apply(e.object, e.kind == eventDeleted)
 			got := c.kept
@@ -217,18 +217,18 @@ func TestDecodePageRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := decodePage(strings.NewReader(tt.body), podKind.collect(PodQuery{}))
+			_, err := decodePage(strings.NewReader(tt.body), PodQuery{}.collect())
 			if err == nil || malformed(err) == tt.cut || errors.Is(err, io.EOF) {
 				t.Errorf("error %v; malformed: %v", err, malformed(err))
 			}
 		})
 	}
 	for i := range good {
-		if _, err := decodePage(strings.NewReader(good[:i]), podKind.collect(PodQuery{})); !errors.Is(err, io.ErrUnexpectedEOF) {
+		if _, err := decodePage(strings.NewReader(good[:i]), PodQuery{}.collect()); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("a list cut short after %d bytes: error %v", i, err)
 		}
 	}
-	if _, err := decodePage(strings.NewReader(`{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":null}`), podKind.collect(PodQuery{})); err != nil {
+	if _, err := decodePage(strings.NewReader(`{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":null}`), PodQuery{}.collect()); err != nil {
 		t.Errorf("an empty list may be null: %v", err)
 	}
 }
@@ -264,7 +264,7 @@ func FuzzDecodePage(f *testing.F) {
 	f.Add([]byte(`{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":"p"},"status":{"podIP":"fe80::1%eth0"}}]}`))
 	f.Add([]byte(`{"items":[[]`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b := podKind.collect(PodQuery{})
+		b := PodQuery{}.collect().(*podCollection)
 		head, err := decodePage(strings.NewReader(string(data)), b)
 		if err != nil {
 			return
@@ -286,8 +286,8 @@ func FuzzEvents(f *testing.F) {
 	f.Add([]byte(`{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}{"type":"ERROR","object":{"code":410,"status":"Failure","message":"too old"}}`))
 	f.Add([]byte(`{"type":"ADDED","object":{"metadata":{"name":"tcp","resourceVersion":"1"},"data":{"9000":"web/svc:80"}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, into := range []collection{podKind.collect(PodQuery{}), configMapKind.collect(ConfigMapName{"", "tcp"})} {
-			d := newEventDecoder(strings.NewReader(string(data)), into.names().new)
+		for _, into := range []collection{PodQuery{}.collect(), ConfigMapName{"", "tcp"}.collect()} {
+			d := newEventDecoder(strings.NewReader(string(data)), into.kind().new)
 			for {
 				e, err := d.next()
 				if err != nil {

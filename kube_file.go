@@ -38,34 +38,22 @@ type fileFollower struct {
 	failing failureLog // of the content
 }
 
-// fileStamp changes whenever a file does. The zero value is a file that does
-// not exist.
-type fileStamp struct {
-	device, inode uint64
-	size          int64
-	modified      int64 // nanoseconds
-}
-
-// stampOf reads the stamp off info.
-func stampOf(info os.FileInfo) fileStamp {
-	s := fileStamp{size: info.Size(), modified: info.ModTime().UnixNano()}
-	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-		s.device, s.inode = sys.Dev, sys.Ino
+// fileStamp changes whenever a file does. "" is a file that does not exist.
+func fileStamp(info os.FileInfo, err error) string {
+	if err != nil {
+		return ""
 	}
-	return s
+	sys := info.Sys().(*syscall.Stat_t)
+	return fmt.Sprint(sys.Dev, sys.Ino, sys.Size, sys.Mtim)
 }
 
 // followFile keeps streams current from the file at path until ctx ends.
 func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*stream) {
 	f := &fileFollower{owner: w, path: path, streams: streams}
-	watch := &fileWatch[fileStamp]{
+	watch := &fileWatch{
 		path: path,
-		look: func() (fileStamp, func(bool) fileStamp) {
-			now := fileStamp{}
-			if info, err := os.Stat(path); err == nil {
-				now = stampOf(info)
-			}
-			return now, func(bool) fileStamp { return f.take(ctx) }
+		look: func() (string, func(bool) string) {
+			return fileStamp(os.Stat(path)), func(bool) string { return f.take(ctx) }
 		},
 		taken:     f.take(ctx),
 		quiet:     w.pace.fileQuiet,
@@ -80,7 +68,7 @@ func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*s
 
 // take reads the file and publishes its answer for every stream. It returns the
 // stamp of the file that it has read.
-func (f *fileFollower) take(ctx context.Context) fileStamp {
+func (f *fileFollower) take(ctx context.Context) string {
 	keys := make([]streamKey, len(f.streams))
 	for i, s := range f.streams {
 		keys[i] = s.key
@@ -121,18 +109,19 @@ func (f *fileFollower) take(ctx context.Context) fileStamp {
 // readClusterFile returns the file's answer for each of keys, and what identifies
 // this content and this file. The sum is that of the whole content even when there
 // is an error, if it could be read and is not too large.
-func readClusterFile(path string, keys []streamKey) (answers []collection, sum []byte, stamp fileStamp, err error) {
+func readClusterFile(path string, keys []streamKey) (answers []collection, sum []byte, stamp string, err error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, nil, fileStamp{}, err
+		return nil, nil, "", err
 	}
 	defer file.Close()
 	info, err := file.Stat()
+	stamp = fileStamp(info, err)
 	if err != nil {
-		return nil, nil, fileStamp{}, err
+		return nil, nil, stamp, err
 	}
 	if info.Size() > maxPage {
-		return nil, nil, stampOf(info), fmt.Errorf("it is larger than %d MiB", maxPage>>20)
+		return nil, nil, stamp, fmt.Errorf("it is larger than %d MiB", maxPage>>20)
 	}
 	hash := sha256.New()
 	in := io.TeeReader(file, hash)
@@ -140,7 +129,7 @@ func readClusterFile(path string, keys []streamKey) (answers []collection, sum [
 	if err != nil {
 		_, _ = io.CopyN(io.Discard, in, maxPage) // a content that cannot be read is identified by err alone
 	}
-	return answers, hash.Sum(nil), stampOf(info), err
+	return answers, hash.Sum(nil), stamp, err
 }
 
 // decodeClusterFile reads JSON or YAML documents: lists of any mixture, or
@@ -334,8 +323,8 @@ func kindOf(raw []byte) (string, error) {
 
 // objectField reports whether a field of an object is one that a stream needs.
 func objectField(name string) bool {
-	return name == "metadata" || slices.ContainsFunc(streamKinds, func(k streamKind) bool {
-		return slices.Contains(k.names().fields, name)
+	return name == "metadata" || slices.ContainsFunc(streamKinds, func(k *streamKind) bool {
+		return slices.Contains(k.fields, name)
 	})
 }
 
@@ -346,7 +335,7 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 		return nil
 	}
 	d.found = true
-	o := k.names().new()
+	o := k.new()
 	m := &o.meta().Metadata
 	var labelled struct {
 		Metadata struct {
@@ -366,7 +355,7 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 		m.Namespace = "default" // where kubectl would put it
 	}
 	for _, a := range d.answers {
-		if a.names() == k.names() && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
+		if a.kind() == k && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
 			if err := a.add(o); err != nil {
 				return err
 			}

@@ -15,10 +15,10 @@ import (
 
 // fileKeys are the queries that the files of these tests are read for.
 var fileKeys = []streamKey{
-	podKind.key(edgePods),
-	podKind.key(PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}),
-	configMapKind.key(tcpMap),
-	configMapKind.key(ConfigMapName{"web", "udp"}),
+	{edgePods},
+	{PodQuery{Namespace: "default", Selector: "app in (edge),!canary"}},
+	{tcpMap},
+	{ConfigMapName{"web", "udp"}},
 }
 
 // kubectlYAML is what `kubectl get pods,configmaps -A -o yaml` writes.

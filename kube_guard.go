@@ -26,6 +26,12 @@ type removalGuard struct {
 	doubted   []*Pod        // what it has to confirm
 }
 
+// guardedPods is what key asks for, if the guard is for its answers.
+func guardedPods(key streamKey) (q PodQuery, guarded bool) {
+	q, guarded = key.streamQuery.(PodQuery)
+	return q, guarded
+}
+
 // exceeded reports whether so many are more than may vanish at once.
 func (g *removalGuard) exceeded(gone, served int) bool {
 	share := int(g.share.Load())

@@ -7,34 +7,115 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"net/netip"
 	"slices"
 	"strings"
 )
 
 // podKind describes the streams of pods.
-var podKind = &objectKind[PodQuery, Pod, []*Pod]{
-	kindNames: kindNames{
-		stream: "pods", item: "pod",
-		api: "api/v1", resource: "pods", object: "Pod", fields: []string{"spec", "status"},
-		new:     func() object { return new(podObject) },
-		guarded: true,
+var podKind = &streamKind{
+	stream: "pods", item: "pod",
+	api: "api/v1", resource: "pods", object: "Pod", fields: []string{"spec", "status"},
+	new:  func() object { return new(podObject) },
+	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.Pods) },
+	save: func(c *Cluster, line func(query, item any)) {
+		for query, pods := range c.Pods {
+			line(query, nil)
+			for _, p := range pods {
+				line(nil, p)
+			}
+		}
 	},
-	keep: func(o object, q PodQuery, names interner) *Pod { return o.(*podObject).pod(q, names) },
-	valid: func(p *Pod) bool {
-		return !slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return !plainAddress(a) })
+	load: func(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
+		var q PodQuery
+		err := query.Decode(&q)
+		c.Pods[q] = []*Pod{}
+		return func(item *json.Decoder) error {
+			p := new(Pod)
+			if err := item.Decode(p); err != nil {
+				return err
+			}
+			if slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return !plainAddress(a) }) {
+				return errMalformed
+			}
+			c.Pods[q] = append(c.Pods[q], p)
+			return nil
+		}, err
 	},
-	scopeOf: func(q PodQuery) scope { return scope{namespace: q.Namespace, selector: q.Selector} },
-	compare: comparePods,
-	same: func(a, b *Pod) bool {
-		return a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
-			a.HostNetwork == b.HostNetwork && a.Ready == b.Ready && a.Terminating == b.Terminating &&
-			a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
-	},
-	asked:  func(q *ClusterQuery) []PodQuery { return q.Pods },
-	field:  func(c *Cluster) *map[PodQuery][]*Pod { return &c.Pods },
-	pack:   func(pods []*Pod) []*Pod { return pods },
-	unpack: func(pods []*Pod) []*Pod { return pods },
+}
+
+func (q PodQuery) kind() *streamKind   { return podKind }
+func (q PodQuery) scope() scope        { return scope{namespace: q.Namespace, selector: q.Selector} }
+func (q PodQuery) collect() collection { return &podCollection{PodQuery: q, strings: interner{}} }
+
+func (q PodQuery) copyKnown(to, from *Cluster) bool {
+	pods, known := from.Pods[q]
+	if known {
+		to.Pods[q] = pods
+	}
+	return known
+}
+
+// podCollection is a collection.
+type podCollection struct {
+	PodQuery
+	strings interner
+	kept    []*Pod // when complete: in order, each once
+}
+
+func (l *podCollection) add(o object) error {
+	if !l.scope().covers(o.meta()) {
+		return nil
+	}
+	if len(l.kept) == maxObjects {
+		return errTooMany
+	}
+	l.kept = append(l.kept, o.(*podObject).pod(l.PodQuery, l.strings))
+	return nil
+}
+
+func (l *podCollection) complete() {
+	slices.Reverse(l.kept)
+	slices.SortStableFunc(l.kept, comparePods)
+	l.kept = slices.Clip(slices.CompactFunc(l.kept, func(a, b *Pod) bool { return comparePods(a, b) == 0 }))
+}
+
+func (l *podCollection) apply(o object, deleted bool) {
+	if !l.scope().covers(o.meta()) {
+		return
+	}
+	now := o.(*podObject).pod(l.PodQuery, l.strings)
+	at, found := slices.BinarySearchFunc(l.kept, now, comparePods)
+	if deleted && !found || !deleted && found && samePod(l.kept[at], now) {
+		return
+	}
+	after := at
+	if found {
+		after++
+	}
+	next := make([]*Pod, 0, len(l.kept)+1) // the pods are shared with what has been stored
+	next = append(next, l.kept[:at]...)
+	if !deleted {
+		next = append(next, now)
+	}
+	l.kept = append(next, l.kept[after:]...)
+}
+
+func (l *podCollection) storedIn(c *Cluster) bool {
+	pods, known := c.Pods[l.PodQuery]
+	return known && slices.EqualFunc(pods, l.kept, samePod)
+}
+
+func (l *podCollection) len() int         { return len(l.kept) }
+func (l *podCollection) store(c *Cluster) { c.Pods[l.PodQuery] = l.kept }
+func (l *podCollection) pods() []*Pod     { return l.kept }
+
+// samePod reports whether nothing that is kept of a pod differs.
+func samePod(a, b *Pod) bool {
+	return a == b || a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
+		a.HostNetwork == b.HostNetwork && a.Ready == b.Ready && a.Terminating == b.Terminating &&
+		a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }
 
 // podObject is a Pod as the API writes it.

@@ -286,9 +286,9 @@ func TestSeed(t *testing.T) {
 // the meantime must not bring its key back.
 func TestDroppedStreamIsMute(t *testing.T) {
 	w := newClusterWatch(slog.New(slog.DiscardHandler), newLatest[Cluster](make(chan struct{}, 1)), Cluster{})
-	key := podKind.key(edgePods)
+	key := streamKey{edgePods}
 	s := &stream{key: key, owner: w}
-	answer := podKind.collect(edgePods)
+	answer := edgePods.collect().(*podCollection)
 	answer.kept = []*Pod{{Name: "a"}}
 	w.publish(s, answer)
 	w.streams[key] = &stream{key: key, owner: w}
@@ -304,7 +304,7 @@ func TestRepeatedFailures(t *testing.T) {
 	w := newWatchTest(t)
 	clock := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	w.now = func() time.Time { return clock }
-	s := &stream{key: podKind.key(edgePods), owner: w.clusterWatch, logged: map[faultTopic]time.Time{}, state: StreamState{Name: "S", Since: clock}}
+	s := &stream{key: streamKey{edgePods}, owner: w.clusterWatch, logged: map[faultTopic]time.Time{}, state: StreamState{Name: "S", Since: clock}}
 	away := func(text string) *fault { return &fault{err: fmt.Errorf("%s", text)} }
 	denied := &fault{topic: faultTopic{faultDenied, "list", 403}, err: fmt.Errorf("no")}
 	for _, step := range []struct {

@@ -222,7 +222,7 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 
 	f.follows()
 	opened := f.owner.now()
-	events := newEventDecoder(resp.Body, f.key.names().new)
+	events := newEventDecoder(resp.Body, f.key.kind().new)
 	for {
 		e, err := events.next()
 		if err == nil {
@@ -421,12 +421,12 @@ func (a *apiServer) read() (*connection, error) {
 
 // get asks for what key wants. The error is a *fault.
 func (c *connection) get(ctx context.Context, verb string, key streamKey, query url.Values) (*http.Response, error) {
-	names, of := key.names(), key.scope()
-	u := c.base.JoinPath(names.api)
+	kind, of := key.kind(), key.scope()
+	u := c.base.JoinPath(kind.api)
 	if of.namespace != "" {
 		u = u.JoinPath("namespaces", url.PathEscape(of.namespace))
 	}
-	u = u.JoinPath(names.resource)
+	u = u.JoinPath(kind.resource)
 	if of.selector != "" {
 		query.Set("labelSelector", of.selector)
 	}
@@ -499,7 +499,7 @@ func (c *connection) refusal(verb string, key streamKey, code int, message strin
 		return f
 	case code == http.StatusForbidden:
 		f.topic.kind, f.relist = faultDenied, false
-		resource, of := key.names().resource, key.scope()
+		resource, of := key.kind().resource, key.scope()
 		what := strconv.Quote(resource)
 		if of.name != "" {
 			what += " " + strconv.Quote(of.name)

@@ -586,7 +586,7 @@ func TestOlder(t *testing.T) {
 // TestFaultUnwraps: causes stay visible.
 func TestFaultUnwraps(t *testing.T) {
 	c := &connection{credentials: "k"}
-	if err := error(c.refusal("list", podKind.key(edgePods), 400, "bad selector")); !strings.Contains(err.Error(), "400: bad selector") {
+	if err := error(c.refusal("list", streamKey{edgePods}, 400, "bad selector")); !strings.Contains(err.Error(), "400: bad selector") {
 		t.Error(err)
 	}
 	_, err := (&apiServer{kubeconfig: "/nowhere/at/all"}).connect(slog.New(slog.DiscardHandler))

@@ -234,9 +234,9 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 			return err
 		}
 	}
-	var drift drift
+	drift := make(drift)
 	if o.audit {
-		if err := r.audit(&drift); err != nil {
+		if err := r.audit(drift); err != nil {
 			return err
 		}
 		k.compared = o.now
@@ -291,7 +291,7 @@ func (r *reconciler) planProbes(w *wanted) {
 }
 
 // audit reads the kernel's table and notes what another program changed.
-func (r *reconciler) audit(drift *drift) error {
+func (r *reconciler) audit(drift drift) error {
 	r.counters.Audits.Add(1)
 	k := &r.kernel
 	table, err := k.director.Table(r.planner.owns, k.have)
@@ -301,9 +301,9 @@ func (r *reconciler) audit(drift *drift) error {
 	if !k.stale {
 		changes := diff(k.have, table)
 		for o := range changes.all {
-			drift.note(o)
+			drift[o.row()] = true
 		}
-		if changes.len() > 0 {
+		if len(drift) > 0 {
 			r.counters.Drifts.Add(1)
 		}
 	}

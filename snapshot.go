@@ -24,7 +24,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 )
 
@@ -58,26 +57,21 @@ func writeSnapshot(w io.Writer, c *Cluster, source string, now time.Time) error 
 	sum := sha256.New()
 	buffered := bufio.NewWriter(w)
 	out := io.MultiWriter(buffered, sum)
-	failed := json.NewEncoder(out).Encode(snapshotHead{snapshotVersion, source, now.UTC()})
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
-	line := func(values ...savedValue) {
-		text.Reset()
-		separator := "{"
-		for _, v := range values {
-			text.WriteString(separator + strconv.Quote(v.name) + ":")
-			failed = cmp.Or(failed, enc.Encode(v.value))
-			text.Truncate(text.Len() - 1) // the end of the line
-			separator = ","
-		}
-		text.WriteString("}\n")
-		_, err := text.WriteTo(out)
-		failed = cmp.Or(failed, err)
-	}
+	enc := json.NewEncoder(out)
+	failed := enc.Encode(snapshotHead{snapshotVersion, source, now.UTC()})
 	for _, k := range streamKinds {
-		k.save(c, line)
+		k.save(c, func(query, item any) {
+			line := map[string]any{} // is written in the order of the names
+			if query != nil {
+				line[k.stream] = query
+			}
+			if item != nil {
+				line[k.item] = item
+			}
+			failed = cmp.Or(failed, enc.Encode(line))
+		})
 	}
-	line(savedValue{snapshotSum, hex.EncodeToString(sum.Sum(nil))})
+	failed = cmp.Or(failed, enc.Encode(map[string]string{snapshotSum: hex.EncodeToString(sum.Sum(nil))}))
 	return cmp.Or(failed, buffered.Flush())
 }
 
@@ -119,7 +113,7 @@ func readSnapshot(r io.Reader) (*Cluster, snapshotHead, error) {
 // snapshotLoader takes the named values of a snapshot file, in their order.
 type snapshotLoader struct {
 	cluster *Cluster
-	kind    streamKind                // of the last key
+	kind    *streamKind               // of the last key
 	item    func(*json.Decoder) error // takes an object of the last key
 	sum     string
 }
@@ -129,11 +123,11 @@ func (l *snapshotLoader) value(name string, dec *json.Decoder) (err error) {
 	if name == snapshotSum {
 		return dec.Decode(&l.sum)
 	}
-	if l.kind != nil && name == l.kind.names().item {
+	if l.kind != nil && name == l.kind.item {
 		return l.item(dec)
 	}
 	for _, k := range streamKinds {
-		if name == k.names().stream {
+		if name == k.stream {
 			l.kind = k
 			l.item, err = k.load(l.cluster, dec)
 			return err
@@ -231,11 +225,10 @@ func saveSnapshots(ctx context.Context, configs *latest[Config], earlier Cluster
 func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, unknown int) {
 	whole = newCluster()
 	for _, key := range allKeys(&q) {
-		if !key.known(c) {
+		if !key.copyKnown(whole, c) {
 			unknown++
 			key.copyKnown(whole, &from)
 		}
-		key.copyKnown(whole, c)
 	}
 	return whole, unknown
 }

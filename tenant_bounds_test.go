@@ -34,7 +34,7 @@ func TestAnnotationsAreBounded(t *testing.T) {
 	var text strings.Builder
 	log, logged := slog.New(slog.NewTextHandler(&text, nil)), make(warningLog)
 	d, now := newEventDecoder(in, podKind.new), testTime
-	c := podKind.collect(query)
+	c := query.collect().(*podCollection)
 	var w wanted
 	before := allocated()
 	for i := 0; ; i++ {
@@ -89,7 +89,7 @@ func TestKeptIsSmall(t *testing.T) {
 	}
 	for name, pod := range tests {
 		t.Run(name, func(t *testing.T) {
-			b := podKind.collect(PodQuery{Annotation: "weight", Ports: true})
+			b := PodQuery{Annotation: "weight", Ports: true}.collect().(*podCollection)
 			before := allocated()
 			for i := range pods {
 				text := podsOf + pod(i) + "]}"
@@ -117,7 +117,7 @@ func TestKeptIsSmall(t *testing.T) {
 		for i := range 50_000 {
 			data[fmt.Sprint("key-", i)] = ""
 		}
-		maps = append(maps, *keptConfigMap(data))
+		maps = append(maps, keptConfigMap(data))
 	}
 	if more := int64(allocated()) - int64(before); more > 1_000_000 {
 		t.Errorf("%d bytes are kept of %d ConfigMaps", more, len(maps))
@@ -151,7 +151,7 @@ func TestConfigMapIsBounded(t *testing.T) {
 			for i := range tt.bad {
 				data[tt.key(i)] = tt.value
 			}
-			cm := *keptConfigMap(data)
+			cm := keptConfigMap(data)
 			cluster := testCluster(nil, readyPod("a", "10.1.0.1"))
 			cluster.ConfigMaps[ConfigMapName{"ingress-nginx", "tcp-services"}] = cm
 			kept := 0

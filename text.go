@@ -1,12 +1,13 @@
 // Bounds for text from outside: what a message, a log line or the status quotes is
 // short, whatever its source sends.
 //
-// Used by lvs.go, kube*.go, config*.go and desired*.go. It knows nothing of what
-// the text means. Pure; no I/O.
+// Used by lvs.go, rtnl*.go, kube*.go, config*.go, genl*.go, desired*.go and
+// host_addresses.go. It knows nothing of what the text means. Pure; no I/O.
 
 package main
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -76,3 +77,11 @@ func printable(s string) string {
 // report is err for the log, the status and a terminal: short, on one line, and
 // without the characters that a terminal obeys.
 func report(err error) string { return printable(shorten(err.Error(), reportedText)) }
+
+// wrap says before err what failed; nil stays nil.
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
