@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,18 +60,15 @@ func (r *rtnl) DefaultDevice() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("list routes: %w", err)
 	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		index := defaultRouteDevice(routes, family)
-		if index == 0 {
-			continue
-		}
-		device, err := net.InterfaceByIndex(index)
-		if err != nil {
-			return "", fmt.Errorf("device %d of the default route: %w", index, err)
-		}
-		return device.Name, nil
+	index := cmp.Or(defaultRouteDevice(routes, unix.AF_INET), defaultRouteDevice(routes, unix.AF_INET6))
+	if index == 0 {
+		return "", errors.New("there is no default route, so the uplink is not known: name the device")
 	}
-	return "", errors.New("there is no default route, so the uplink is not known: name the device")
+	device, err := net.InterfaceByIndex(index)
+	if err != nil {
+		return "", fmt.Errorf("device %d of the default route: %w", index, err)
+	}
+	return device.Name, nil
 }
 
 // defaultRouteDevice picks the index of family's default device, 0 for none.
@@ -115,10 +113,7 @@ func (r *rtnl) change(what string, m rtnetlink.Message, messageType uint16, flag
 	if errors.Is(err, unchanged) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("%s: %w", what, err)
-	}
-	return true, nil
+	return err == nil, wrap(what, err)
 }
 
 // BringUp sets a device up.
@@ -127,10 +122,7 @@ func (r *rtnl) BringUp(device string) error {
 	if err == nil {
 		err = r.conn.Link.Set(&rtnetlink.LinkMessage{Index: uint32(ifi.Index), Flags: unix.IFF_UP, Change: unix.IFF_UP})
 	}
-	if err != nil {
-		return fmt.Errorf("bring up %s: %w", device, err)
-	}
-	return nil
+	return wrap("bring up "+device, err)
 }
 
 // RemoveDevice removes a device and reports whether there was one.
@@ -142,10 +134,7 @@ func (r *rtnl) RemoveDevice(device string) (bool, error) {
 	if errors.Is(err, unix.ENODEV) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("remove device %s: %w", device, err)
-	}
-	return true, nil
+	return err == nil, wrap("remove device "+device, err)
 }
 
 // kernelEvents returns a channel that rings after the kernel has sent an event to
