@@ -224,7 +224,7 @@ func randomTable(r *rand.Rand, before Table) Table {
 	for _, s := range services {
 		t = append(t, s)
 	}
-	slices.SortFunc(t, func(a, b Service) int { return a.Compare(b.ServiceKey) })
+	slices.SortFunc(t, compareServices)
 	return t
 }
 
@@ -295,7 +295,7 @@ func randomServers(r *rand.Rand, k ServiceKey, before []Row) []Row {
 			rows = append(rows, Row{RealServer: s})
 		}
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	return rows
 }
 

@@ -33,6 +33,11 @@ type Service struct {
 // InService reports whether any real server would get a new connection.
 func (s Service) InService() bool { return inService(s.Servers) }
 
+// compareServices and compareRows give a table its order.
+func compareServices(a, b Service) int { return a.Compare(b.ServiceKey) }
+
+func compareRows(a, b Row) int { return a.Compare(b.RealServer) }
+
 // draining reports whether any of s's real servers drains.
 func (s *Service) draining() bool {
 	return slices.ContainsFunc(s.Leaving, func(l leaving) bool { return !l.Gone })
