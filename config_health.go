@@ -75,7 +75,7 @@ const (
 type (
 	httpKind     struct{}
 	tcpKind      struct{}
-	portsKind    struct{}
+	portsKind    struct{ tcpKind }
 	dataPathKind struct{}
 )
 

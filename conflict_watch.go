@@ -101,21 +101,19 @@ func (w *conflictWatch) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-w.changed:
-			w.update(ctx, time.Now())
+		case <-poll:
 		case <-moved:
 			sleepContext(ctx, conflictQuiet)
-			w.update(ctx, time.Now())
+		case <-look:
+			w.look(time.Now())
 		case c := <-w.claims:
 			if w.record.receive(c.device, c.claim, time.Now()) {
 				w.lookBy(time.Now().Add(conflictGrace))
 				resolveServers(c.Address.Is6(), w.record.servers())
 			}
-		case <-poll:
-			w.update(ctx, time.Now())
-		case <-look:
-			w.look(time.Now())
-			w.update(ctx, time.Now())
+			continue
 		}
+		w.update(ctx, time.Now())
 	}
 }
 
@@ -306,10 +304,7 @@ func neighboursWith(device int, mac macAddress) []netip.Addr {
 		return nil
 	}
 	defer r.Close()
-	known, err := r.neighbours()
-	if err != nil {
-		return nil
-	}
+	known, _ := r.neighbours()
 	var found []netip.Addr
 	for k, n := range known {
 		if k.device == device && len(n.mac) == len(mac) && macAddress(n.mac) == mac {
@@ -330,11 +325,9 @@ func resolveServers(is6 bool, servers map[netip.Addr]bool) {
 		return
 	}
 	defer unix.Close(fd)
-	sent := 0
-	for _, a := range slices.SortedFunc(maps.Keys(servers), netip.Addr.Compare) {
-		if a.Is6() == is6 && sent < maxResolved {
-			resolveNeighbour(fd, a)
-			sent++
-		}
+	all := slices.SortedFunc(maps.Keys(servers), netip.Addr.Compare)
+	all = slices.DeleteFunc(all, func(a netip.Addr) bool { return a.Is6() != is6 })
+	for _, a := range all[:min(len(all), maxResolved)] {
+		resolveNeighbour(fd, a)
 	}
 }

@@ -395,17 +395,16 @@ type member struct {
 
 // add adds one real server.
 func (g *group) add(a netip.Addr, why string, doubt, known bool) {
-	if why == "" && known {
+	if why != "" {
+		g.down = append(g.down, member{a, why, doubt})
+		return
+	}
+	g.serve++
+	if known {
 		g.known++
 	}
-	switch {
-	case why != "":
-		g.down = append(g.down, member{a, why, doubt})
-	case doubt:
+	if doubt {
 		g.doubts++
-		g.serve++
-	default:
-		g.serve++
 	}
 }
 

@@ -62,7 +62,7 @@ func (d *dataPath) close() {
 
 // replan takes the nodes of a new plan.
 func (d *dataPath) replan(ctx context.Context, plan *ProbePlan) {
-	nodes := &wantedNodes{vips: make(map[netip.Addr]bool)}
+	nodes := &wantedNodes{nodes: make(map[netip.Addr]bool), vips: make(map[netip.Addr]bool)}
 	for _, v := range plan.VIPs {
 		if v.Probes == nil || !v.Probes.DataPath {
 			continue
@@ -71,11 +71,9 @@ func (d *dataPath) replan(ctx context.Context, plan *ProbePlan) {
 			nodes.vips[a] = true
 		}
 		for _, s := range v.Servers {
-			nodes.nodes = append(nodes.nodes, s.Address)
+			nodes.nodes[s.Address] = true
 		}
 	}
-	slices.SortFunc(nodes.nodes, netip.Addr.Compare)
-	nodes.nodes = slices.Compact(nodes.nodes)
 	if d.neighbours == nil {
 		if len(nodes.nodes) == 0 {
 			return
@@ -88,7 +86,8 @@ func (d *dataPath) replan(ctx context.Context, plan *ProbePlan) {
 			d.neighbours.run(ctx)
 		})
 	}
-	d.neighbours.want(nodes)
+	d.neighbours.wanted.Store(nodes)
+	d.neighbours.hurry()
 }
 
 func (dataPathKind) targets(v *ProbedVIP, s *ProbedServer) (all []question) {
@@ -100,24 +99,11 @@ func (dataPathKind) targets(v *ProbedVIP, s *ProbedServer) (all []question) {
 	return all
 }
 
-func (dataPathKind) begin(p *prober, t *target) { p.path.begin(t) }
-
-func (dataPathKind) overdue(p *prober, t *target) outcome {
-	if t.attempt.waits == waitsForMAC {
-		return p.path.unresolved(t)
-	}
-	return t.fails(fmt.Errorf("no answer in %s (is the VIP on its lo?)", t.vip.probes.Timeout), true)
-}
-
-func (dataPathKind) reason(t *target, err error) string {
-	return fmt.Sprintf("%s through the node: %v", t.to, err)
-}
-
-// begin starts one probe.
-func (d *dataPath) begin(t *target) {
+func (dataPathKind) begin(p *prober, t *target) {
+	d := p.path
 	r, err := d.socket(t.server.Is6())
 	if err != nil {
-		d.prober.finish(t, outcome{result: noResult, why: err.Error()})
+		p.finish(t, outcome{result: noResult, why: err.Error()})
 		return
 	}
 	if at := d.neighbours.hop(t.server); !at.fresh && at.problem == "" {
@@ -126,6 +112,22 @@ func (d *dataPath) begin(t *target) {
 		resolveNeighbour(r.udp, t.server)
 	}
 	d.send(t, r)
+}
+
+func (dataPathKind) overdue(p *prober, t *target) outcome {
+	switch {
+	case t.attempt.waits != waitsForMAC:
+		return t.fails(fmt.Errorf("no answer in %s (is the VIP on its lo?)", t.vip.probes.Timeout), true)
+	case !p.path.neighbours.hop(t.server).looked:
+		return outcome{result: noResult, why: "the kernel's neighbours are not known in time"}
+	case t.server.Is6():
+		return t.fails(errors.New("no answer to neighbour discovery"), true)
+	}
+	return t.fails(errors.New("no answer to ARP"), true)
+}
+
+func (dataPathKind) reason(t *target, err error) string {
+	return fmt.Sprintf("%s through the node: %v", t.to, err)
 }
 
 // resume continues the probes whose node may have been found meanwhile.
@@ -137,17 +139,6 @@ func (d *dataPath) resume() {
 			d.send(t, d.sockets[familyIndex(t.server.Is6())])
 		}
 	}
-}
-
-// unresolved is the outcome of a probe that never got a MAC address.
-func (d *dataPath) unresolved(t *target) outcome {
-	if !d.neighbours.hop(t.server).looked {
-		return outcome{result: noResult, why: "the kernel's neighbours are not known in time"}
-	}
-	if t.server.Is6() {
-		return t.fails(errors.New("no answer to neighbour discovery"), true)
-	}
-	return t.fails(errors.New("no answer to ARP"), true)
 }
 
 // send sends the SYN, or waits for the node's MAC address.
@@ -174,13 +165,6 @@ func (d *dataPath) send(t *target, r *rawSocket) {
 	}
 	t.attempt.waits, t.attempt.token = waitsForSYN, token
 	d.tokens[token] = t
-}
-
-// forget drops the token of a probe.
-func (d *dataPath) forget(a *attempt) {
-	if a.waits == waitsForSYN {
-		delete(d.tokens, a.token)
-	}
 }
 
 // ready reads the packets that have arrived at a packet socket.
@@ -329,10 +313,7 @@ func (r *rawSocket) close() {
 func (r *rawSocket) send(s segment, device int, mac []byte) error {
 	to := unix.SockaddrLinklayer{Protocol: r.protocol, Ifindex: device, Halen: uint8(len(mac))}
 	copy(to.Addr[:], mac)
-	if err := unix.Sendto(r.fd, s.packet(), unix.MSG_DONTWAIT, &to); err != nil {
-		return fmt.Errorf("packet socket: send: %w", err)
-	}
-	return nil
+	return wrap("packet socket: send", unix.Sendto(r.fd, s.packet(), unix.MSG_DONTWAIT, &to))
 }
 
 // networkOrder is v with its bytes in network byte order.

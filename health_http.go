@@ -40,7 +40,7 @@ func (httpKind) begin(p *prober, t *target) {
 		p.poll.remove(t.attempt.fd)
 		if t.vip.probes.HTTP.TLS {
 			t.attempt.waits = waitsToBeginTLS
-			p.tls.waiting = append(p.tls.waiting, t)
+			p.waitingTLS = append(p.waitingTLS, t)
 		} else {
 			p.exchange(t)
 		}
@@ -127,22 +127,16 @@ func parseStatus(b []byte) (uint16, error) {
 	}
 }
 
-// tlsExchanges are the exchanges of the prober over TLS.
-type tlsExchanges struct {
-	running int
-	waiting []*target // connected, until an exchange may begin
-}
-
 // startTLS begins as many exchanges over TLS as may run at a time. The time that
 // one had to wait does not count against the real server.
 func (p *prober) startTLS() {
-	waiting := p.tls.waiting
-	p.tls.waiting = nil
+	waiting := p.waitingTLS
+	p.waitingTLS = nil
 	for _, t := range waiting {
 		switch {
 		case t.attempt == nil || t.attempt.waits != waitsToBeginTLS: // its time was over
-		case p.tls.running >= maxTLS || t.wasSilent && p.tls.running >= maxTLS/2:
-			p.tls.waiting = append(p.tls.waiting, t)
+		case p.runningTLS >= maxTLS || t.wasSilent && p.runningTLS >= maxTLS/2:
+			p.waitingTLS = append(p.waitingTLS, t)
 		default:
 			p.schedule.prolong(t, p.now().Add(t.vip.probes.Timeout))
 			p.exchange(t)
@@ -165,13 +159,13 @@ func (p *prober) exchange(t *target) {
 	}
 	a.conn = conn
 	if h.TLS {
-		p.tls.running++
+		p.runningTLS++
 	}
 	p.beside.Go(func() {
 		status, err := askStatus(conn, h, to)
 		p.post(func() {
 			if h.TLS {
-				p.tls.running--
+				p.runningTLS--
 			}
 			switch {
 			case t.attempt != a: // it was dropped

@@ -22,14 +22,14 @@ const (
 
 // wantedNodes says to which nodes a way is needed.
 type wantedNodes struct {
-	nodes []netip.Addr
+	nodes map[netip.Addr]bool
 	vips  map[netip.Addr]bool // no probe may come from them: the node would send its answers to itself
 }
 
 // neighbours keeps the hops to nodes current. Use newNeighbours.
 type neighbours struct {
-	wake    func() // called after each look-up
-	wanted  atomic.Pointer[wantedNodes]
+	wake    func()                      // called after each look-up
+	wanted  atomic.Pointer[wantedNodes] // hurry after a change
 	found   atomic.Pointer[map[netip.Addr]hop]
 	hurried chan struct{}
 
@@ -40,16 +40,8 @@ func newNeighbours(wake func()) *neighbours {
 	return &neighbours{wake: wake, hurried: make(chan struct{}, 1), routes: make(map[netip.Addr]route)}
 }
 
-// want replaces the nodes.
-func (n *neighbours) want(w *wantedNodes) {
-	n.wanted.Store(w)
-	n.hurry()
-}
-
 // hurry makes run ask the kernel soon.
-func (n *neighbours) hurry() {
-	ring(n.hurried)
-}
+func (n *neighbours) hurry() { ring(n.hurried) }
 
 // hop is how to reach a node; empty while that is not known.
 func (n *neighbours) hop(node netip.Addr) hop {
@@ -83,7 +75,7 @@ func (n *neighbours) run(ctx context.Context) {
 func (n *neighbours) look(ctx context.Context, w *wantedNodes, now time.Time) map[netip.Addr]hop {
 	found := make(map[netip.Addr]hop, len(w.nodes))
 	known, err := n.read(ctx, w, now)
-	for _, node := range w.nodes {
+	for node := range w.nodes {
 		at := n.routes[node].hop
 		at.looked = true
 		switch neighbour, ok := known[neighbourKey{at.device, node}]; {
@@ -109,7 +101,7 @@ func (n *neighbours) read(ctx context.Context, w *wantedNodes, now time.Time) (m
 	}
 	defer conn.Close()
 	routes := make(map[netip.Addr]route, len(w.nodes))
-	for _, node := range w.nodes {
+	for node := range w.nodes {
 		r, ok := n.routes[node]
 		if !ok || !now.Before(r.until) {
 			r = route{hop: conn.route(node, w.vips), until: now.Add(routesEvery)}

@@ -45,10 +45,7 @@ func (p *poller) close() {
 
 // add makes wait report events of fd until it is removed or closed.
 func (p *poller) add(fd int, events uint32) error {
-	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}); err != nil {
-		return fmt.Errorf("epoll: %w", err)
-	}
-	return nil
+	return wrap("epoll", unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}))
 }
 
 // remove ends the events of fd, which is open.

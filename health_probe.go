@@ -45,9 +45,11 @@ type prober struct {
 	schedule *schedule
 	poll     *poller
 	path     *dataPath
-	tls      tlsExchanges
 	attempts map[int]*target // by file descriptor
 	beside   sync.WaitGroup  // the goroutines of the prober
+
+	runningTLS int
+	waitingTLS []*target // connected, until an exchange may begin
 
 	mu     sync.Mutex
 	posted []func() // for the prober's goroutine
@@ -215,7 +217,9 @@ func (p *prober) drop(t *target) {
 	if a.conn != nil {
 		a.conn.Close()
 	}
-	p.path.forget(a)
+	if a.waits == waitsForSYN {
+		delete(p.path.tokens, a.token)
+	}
 }
 
 // finish ends a probe.

@@ -104,7 +104,7 @@ func (l *probeLog) changes(all []findings, s *schedule) {
 		if k.Port == 0 {
 			l.log.Warn("probe: real server down", "vip", k.VIP, "server", k.Address, "why", failing[k])
 		} else {
-			began.add(k, s.why(k))
+			began.add(k, strings.TrimPrefix(failing[k], portReason(k.Port, "")))
 		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(l.failing), HealthKey.Compare) {
@@ -129,20 +129,15 @@ func (l *probeLog) changes(all []findings, s *schedule) {
 
 // failOpen logs where all fail at once, and where that has ended.
 func (l *probeLog) failOpen(open []FailOpen) {
-	for _, o := range open {
+	for _, o := range slices.Concat(open, l.open) {
 		log := l.log.With("vip", o.VIP, "family", familyName(o.Is6))
+		before, now := slices.ContainsFunc(l.open, o.same), slices.ContainsFunc(open, o.same)
 		switch {
-		case slices.ContainsFunc(l.open, o.same):
-		case o.Port == 0:
+		case before && now:
+		case now && o.Port == 0:
 			log.Error("probe: all real servers fail at once, so all stay in service", "why", o.Why)
-		default:
+		case now:
 			log.Warn("probe: no real server serves this port, so all stay in service", "port", Port{o.Port, TCP}, "why", o.Why)
-		}
-	}
-	for _, o := range l.open {
-		log := l.log.With("vip", o.VIP, "family", familyName(o.Is6))
-		switch {
-		case slices.ContainsFunc(open, o.same):
 		case o.Port == 0:
 			log.Info("probe: not all real servers fail any more")
 		default:

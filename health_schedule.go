@@ -432,14 +432,6 @@ func (s *schedule) judge() (all []findings) {
 	return all
 }
 
-// why is the reason of a port, without its name.
-func (s *schedule) why(k HealthKey) string {
-	if t := s.targets[portTarget(k)]; t != nil {
-		return t.verdict.why
-	}
-	return ""
-}
-
 // timers is a heap of targets by their time.
 type timers []*target
 

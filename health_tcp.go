@@ -35,10 +35,6 @@ func (portsKind) targets(_ *ProbedVIP, s *ProbedServer) []question {
 	return all
 }
 
-func (portsKind) begin(p *prober, t *target) { p.connect(t, p.accepted) }
-
-func (portsKind) overdue(_ *prober, t *target) outcome { return t.timedOut() }
-
 // reason has no address: portReason names the port.
 func (portsKind) reason(_ *target, err error) string { return err.Error() }
 
