@@ -64,7 +64,11 @@ func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 			if p == nil {
 				continue
 			}
-			if a, serves := b.nodeAddress(v, *p, is6); serves && !slices.Contains(nodes, a) && !v.isStatic(a) {
+			a, serves := b.nodeAddress(v, *p, is6)
+			if serves {
+				b.podWeight(v, *p) // which may warn
+			}
+			if serves && !slices.Contains(nodes, a) && !v.isStatic(a) {
 				nodes = append(nodes, a)
 			}
 		}

@@ -62,7 +62,7 @@ type addresses struct {
 	announce func(VIPAddress) error
 	wake     chan struct{} // capacity 1: the schedule has changed
 
-	save func([]VIPAddress) error // saves what is on devices and what will be put there now; nil: it is not saved
+	save func([]VIPAddress) error // saves what is on devices and what will be put there now
 	lost atomic.Bool              // another program has removed an address since the last Apply
 
 	mu        sync.Mutex
@@ -204,9 +204,6 @@ func (l *listings) of(v VIPAddress) (*deviceAddress, error) {
 // saveAhead saves the addresses that Apply will add, before it does: a controller that
 // is killed in between finds them again after its next start.
 func (a *addresses) saveAhead(found *listings, want []VIPAddress) error {
-	if a.save == nil {
-		return nil
-	}
 	all := maps.Clone(a.owned)
 	for _, v := range want {
 		if there, err := found.of(v); err == nil && there == nil {
@@ -249,17 +246,18 @@ func (a *addresses) Lost() bool { return a.lost.Load() }
 // ctx ends. It returns nil. Of a program that removes it again and again, it notices
 // one removal in lostPause.
 func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
-	err := followKernel(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, func() {
-		if !a.missing(ctx) {
-			return
-		}
-		a.lost.Store(true)
-		ring(wake)
-		sleepContext(ctx, lostPause)
-	})
+	moved, err := kernelEvents(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR)
 	if err != nil {
 		a.log.Warn("a VIP address that another program removes is noticed only by the next audit", "err", err)
 		<-ctx.Done()
+		return nil
+	}
+	for range moved {
+		if a.missing(ctx) {
+			a.lost.Store(true)
+			ring(wake)
+			sleepContext(ctx, lostPause)
+		}
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func vipOn(device, addr string) VIPAddress {
 
 func newFakeAddresses(table *fakeTable, owned ...VIPAddress) (*addresses, *bytes.Buffer) {
 	log := new(bytes.Buffer)
-	a := newAddresses(owned, nil, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(owned, func([]VIPAddress) error { return nil }, slog.New(slog.NewTextHandler(log, nil)))
 	a.announce = func(VIPAddress) error { return nil }
 	return a, log
 }
@@ -348,7 +348,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	defer ipv6.Close()
 
 	log := new(bytes.Buffer)
-	a := newAddresses(nil, nil, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(nil, func([]VIPAddress) error { return nil }, slog.New(slog.NewTextHandler(log, nil)))
 	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	defer stop()
 	four, six := vipOn("eth0", "10.0.0.77"), vipOn("eth0", "2001:db8::77")

@@ -79,11 +79,10 @@ func (d *dummyDevice) Keep(r *rtnl, device string, want []netip.Addr) (deviceErr
 	var errs []error
 	for _, a := range want {
 		changed, err := r.ChangeLocalRoute(a, true)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		errs = append(errs, err)
+		if err == nil {
+			d.routes[a] = true
 		}
-		d.routes[a] = true
 		if changed {
 			d.log.Info("local route added: the kernel accepts packets to the VIP", "address", a)
 		}
@@ -133,11 +132,10 @@ func (d *dummyDevice) Tidy(r *rtnl, device string, want []netip.Addr, there []VI
 			continue
 		}
 		removed, err := r.RemoveDummy(name)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		errs = append(errs, err)
+		if err == nil {
+			delete(d.devices, name)
 		}
-		delete(d.devices, name)
 		if removed {
 			d.log.Info("dummy device removed", "device", name)
 		}
@@ -147,11 +145,10 @@ func (d *dummyDevice) Tidy(r *rtnl, device string, want []netip.Addr, there []VI
 			continue
 		}
 		changed, err := r.ChangeLocalRoute(a, false)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		errs = append(errs, err)
+		if err == nil {
+			delete(d.routes, a)
 		}
-		delete(d.routes, a)
 		if changed {
 			d.log.Info("local route removed", "address", a)
 		}

@@ -2,8 +2,7 @@
 //
 // Used by genl_fou.go, conflict_watch.go, health_neighbour.go, host*.go and
 // cmd*.go. Devices are brought up and removed one at a time, by name. Routes
-// are only read here. followKernel and followEvents wait for what the kernel
-// reports.
+// are only read here. kernelEvents waits for what the kernel reports.
 
 package main
 
@@ -13,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
@@ -139,42 +137,30 @@ func (r *rtnl) RemoveDevice(device string) (bool, error) {
 	return err == nil, wrap("remove device "+device, err)
 }
 
-// followKernel calls look after the kernel has sent an event to groups of rtnetlink,
-// once for several events that come together, until ctx ends. An error means that
-// there is no socket for events.
-func followKernel(ctx context.Context, groups uint32, look func()) error {
+// kernelEvents returns a channel that rings after the kernel has sent an event to
+// groups of rtnetlink, once for several events that come together. It is closed some
+// time after ctx has ended. An error means that there is no socket for events. It
+// belongs to the network namespace of the calling thread.
+func kernelEvents(ctx context.Context, groups uint32) (<-chan struct{}, error) {
 	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
 	if err != nil {
-		return err
+		return nil, err
 	}
+	context.AfterFunc(ctx, func() { events.Close() })
 	changed := make(chan struct{}, 1)
-	var reader sync.WaitGroup
-	defer reader.Wait()
-	defer events.Close()
-	reader.Go(func() { followEvents(ctx, events, changed) })
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-			look()
+	go func() {
+		defer close(changed)
+		for {
+			if _, err := events.Receive(); err != nil { // ENOBUFS: there were too many to read
+				sleepContext(ctx, time.Second)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			ring(changed)
 		}
-	}
-}
-
-// followEvents rings moved whenever the kernel sends an event. The socket is closed
-// after ctx has ended.
-func followEvents(ctx context.Context, events *netlink.Conn, moved chan<- struct{}) {
-	for {
-		_, err := events.Receive()
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil { // ENOBUFS: there were too many to read
-			sleepContext(ctx, time.Second)
-		}
-		ring(moved)
-	}
+	}()
+	return changed, nil
 }
 
 // errnoOf is the kernel's error number in err, nil if there is none.
