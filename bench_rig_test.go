@@ -119,6 +119,8 @@ func newDirectorOn(b *benchmark, kernel director, vips ...benchVIP) *benchDirect
 		wake:    wake,
 		config:  newLatest[Config](wake),
 		cluster: newLatest[Cluster](wake),
+		health:  newLatest[Health](wake),
+		probes:  newLatest[ProbePlan](),
 		dial:    func() (director, error) { return d.kernel, nil },
 		host:    noHost{},
 		state:   openState(&stateDir{path: b.TempDir()}, log),

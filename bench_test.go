@@ -169,6 +169,7 @@ func BenchmarkPass(b *testing.B) {
 			loop := newReconciler(&loopNeeds{
 				log: log, wake: wake,
 				config: newLatest[Config](wake), cluster: newLatest[Cluster](wake),
+				health: newLatest[Health](wake), probes: newLatest[ProbePlan](),
 				dial: func() (director, error) { return new(readyKernel), nil },
 				host: noHost{}, state: openState(&stateDir{path: b.TempDir()}, log), now: time.Now,
 			})

@@ -75,7 +75,7 @@ type savedSysctl struct {
 
 // runRealserver is `lvs-controller realserver`. It returns the exit code: 0,
 // 1 for an error or (with -check) something missing, 2 for wrong usage.
-func runRealserver(args []string, stdout, stderr io.Writer) int {
+func runRealserver(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	return realserverMain(args, stdout, stderr, func() (nodeNetwork, error) {
 		return openRtnl(context.Background())
 	})

@@ -1,8 +1,9 @@
 // [vip.health] → Probes, and the table of the probe kinds.
 //
-// Used by health*.go and http_metrics.go. readProbes reads the keys, checkProbes compares them with
-// the rest of the VIP; config_vip.go calls both. A key and its range are in the
-// function that reads it, the defaults in defaultProbes and readHTTPProbe. No I/O.
+// Used by health*.go and http_metrics.go. readProbes reads the keys, checkProbes
+// compares them with the rest of the VIP; config_vip.go calls both. A key and its
+// range are in the function that reads it, the defaults in defaultProbes and
+// readHTTPProbe. No I/O.
 //
 // To add a probe kind, touch:
 //   - here: its field in Probes, its constant, its type and its entry in
@@ -100,18 +101,18 @@ var probeKinds = [...]struct {
 	},
 	probeTCP: {
 		key: "tcp", usage: "tcp", label: "tcp", method: tcpKind{},
-		read: func(v value, p *Probes) { into(&p.TCP, integer[uint16](1, math.MaxUint16))(v) },
+		read: func(v value, p *Probes) { integer(&p.TCP, 1, math.MaxUint16)(v) },
 		set:  func(p *Probes) bool { return p.TCP != 0 },
 	},
 	probePort: {
 		key: "ports", usage: "ports = true", label: "port", method: portsKind{},
-		read:    func(v value, p *Probes) { into(&p.Ports, boolean)(v) },
+		read:    func(v value, p *Probes) { boolean(&p.Ports)(v) },
 		set:     func(p *Probes) bool { return p.Ports },
 		perPort: true, needsTCP: "connects to the VIP's TCP ports",
 	},
 	probeDataPath: {
 		key: "datapath", usage: "datapath = true", label: "datapath", method: dataPathKind{},
-		read:     func(v value, p *Probes) { into(&p.DataPath, boolean)(v) },
+		read:     func(v value, p *Probes) { boolean(&p.DataPath)(v) },
 		set:      func(p *Probes) bool { return p.DataPath },
 		needsTCP: "asks at one of the VIP's TCP ports", needsDirect: true,
 	},
@@ -159,11 +160,11 @@ func defaultProbeTimeout(interval time.Duration) time.Duration {
 func readProbes(v value) *Probes {
 	p := defaultProbes()
 	settings := []setting{
-		{"interval", into(&p.Interval, duration(minProbeInterval, maxProbeInterval))},
-		{"timeout", into(&p.Timeout, duration(minProbeTimeout, maxProbeTimeout))},
-		{"rise", into(&p.Rise, integer[uint8](1, 100))},
-		{"fall", into(&p.Fall, integer[uint8](1, 100))},
-		{"connects_per_second", into(&p.ConnectsPerSecond, integer[uint32](1, 10_000))},
+		{"interval", duration(&p.Interval, minProbeInterval, maxProbeInterval)},
+		{"timeout", duration(&p.Timeout, minProbeTimeout, maxProbeTimeout)},
+		{"rise", integer(&p.Rise, 1, 100)},
+		{"fall", integer(&p.Fall, 1, 100)},
+		{"connects_per_second", integer(&p.ConnectsPerSecond, 1, 10_000)},
 	}
 	for _, k := range probeKinds {
 		settings = append(settings, setting{k.key, func(v value) { k.read(v, &p) }})
@@ -179,11 +180,11 @@ func readProbes(v value) *Probes {
 func readHTTPProbe(v value) *HTTPProbe {
 	h := HTTPProbe{Port: 10254, Path: "/healthz", Status: []StatusRange{{200, 399}}}
 	v.table(
-		setting{"port", into(&h.Port, integer[uint16](1, math.MaxUint16))},
-		setting{"path", into(&h.Path, parsed(`a path such as "/healthz": printable ASCII without spaces and "#", at most 512 characters`, matching(probePaths)))},
-		setting{"host", into(&h.Host, parsed(`a host name such as "shop.example", with or without a port, or "" for the real server's address`, matching(probeHosts)))},
+		setting{"port", integer(&h.Port, 1, math.MaxUint16)},
+		setting{"path", parsed(&h.Path, `a path such as "/healthz": printable ASCII without spaces and "#", at most 512 characters`, matching(probePaths))},
+		setting{"host", parsed(&h.Host, `a host name such as "shop.example", with or without a port, or "" for the real server's address`, matching(probeHosts))},
 		setting{"status", func(v value) { h.Status = readStatus(v) }},
-		setting{"tls", into(&h.TLS, boolean)},
+		setting{"tls", boolean(&h.TLS)},
 	)
 	return &h
 }
@@ -201,11 +202,7 @@ func readStatus(v value) []StatusRange {
 	var ranges []StatusRange
 	v.each(`a list of status codes such as [200, "300-399"]`, func(v value) {
 		var s StatusRange
-		if n, ok := v.raw.(int64); ok { // 200 is short for "200-200"
-			into(&s, parsed(rule, parseStatusRange))(value{v.r, v.path, strconv.FormatInt(n, 10)})
-		} else {
-			into(&s, parsed(rule, parseStatusRange))(v)
-		}
+		parsed(&s, rule, parseStatusRange)(v.asText()) // 200 is short for "200-200"
 		if s != (StatusRange{}) {
 			ranges = append(ranges, s)
 		}
@@ -252,7 +249,7 @@ func checkProbes(v value, vip *VIP) {
 	for _, kind := range kinds {
 		k := &probeKinds[kind]
 		key := table.child(k.key)
-		if k.needsTCP != "" && !vip.mayHaveTCP(v) {
+		if k.needsTCP != "" && !vip.mayHaveAny(TCP, v) {
 			key.mistake("%s, and there are none; "+wantTCP, k.needsTCP)
 		}
 		if k.needsDirect && vip.Forward != DirectRoute && !v.child("forward").wrong() {
@@ -262,10 +259,4 @@ func checkProbes(v value, vip *VIP) {
 	if p.Timeout > p.Interval {
 		table.child("timeout").mistake("is longer than the interval, %s, want at most that", shortDuration(p.Interval))
 	}
-}
-
-// mayHaveTCP reports whether the VIP at v has a TCP port or can get one.
-func (v *VIP) mayHaveTCP(at value) bool {
-	isTCP := func(p Port) bool { return p.Protocol == TCP }
-	return slices.ContainsFunc(v.Ports, isTCP) || v.PortsFromPods || !at.blank("tcp_services") || at.child("ports").wrong()
 }

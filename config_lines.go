@@ -9,6 +9,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -36,11 +37,14 @@ func (l keyLines) line(path string) int {
 	return 1
 }
 
+// bareKeyRunes are what TOML allows in a key without quotes.
+const bareKeyRunes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+
 // joinPath names the key inside the table at path ("" = the top level). A key
 // that TOML could not write without quotes is quoted, so that the result is
 // unambiguous and always on one line.
 func joinPath(path, key string) string {
-	if key == "" || strings.IndexFunc(key, func(r rune) bool { return !isBareKeyRune(r) }) >= 0 {
+	if key == "" || strings.TrimLeft(key, bareKeyRunes) != "" {
 		key = strconv.Quote(key)
 	}
 	if path == "" {
@@ -72,42 +76,46 @@ func parentPath(path string) string {
 	return path[:cut]
 }
 
-// isBareKeyRune reports whether TOML allows r in a key without quotes.
-func isBareKeyRune(r rune) bool {
-	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-'
-}
-
 // scanKeyLines notes the line of every key, table and list element in text. If the
 // text exceeds a bound, it stops there and returns the mistake.
 func scanKeyLines(text string) (keyLines, *ConfigError) {
-	s := keyScanner{text: text, lineNo: 1, lines: keyLines{}, elements: map[string]int{}}
-	if strings.HasPrefix(text, "\ufeff") {
-		s.pos = len("\ufeff")
-	}
-	for {
-		s.skipBlank()
-		switch s.peek() {
-		case endOfText:
-			return s.lines, s.excess
+	s := keyScanner{rest: strings.TrimPrefix(text, "\ufeff"), line: 1, lines: keyLines{}, elements: map[string]int{}}
+	for s.next(); s.kind != endOfText; s.next() {
+		switch s.kind {
+		case lineEnd:
 		case '[':
 			s.header()
 		default:
 			s.pair(s.table)
 		}
-		// In valid text only blanks and a comment are left here. In other text this
-		// makes sure that the loop ends.
-		s.skipLine()
+		// In valid text the line has ended. In other text this makes sure that the
+		// loop ends.
+		for s.kind != lineEnd && s.kind != endOfText {
+			s.next()
+		}
 	}
+	return s.lines, s.excess
 }
 
-// endOfText is what peek returns behind the last byte.
-const endOfText = -1
+// tokens matches one token: a string of either kind over lines, a string of either
+// kind on one line, which a line end also ends; line ends with the blanks and
+// comments around them; a character of syntax; or a run of others, which is a key
+// or a piece of a value.
+var tokens = regexp.MustCompile(`(?s)^(?:"""(?:\\.?|[^\\])*?(?:"{3,5}|\z)|'''.*?(?:'{3,5}|\z)|"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|` +
+	`(?:#[^\n]*|\n\s*)+|[][{}=,.]|[^][{}=,."'#\s]+)`)
+
+// The kind of a token is its first byte, but for these.
+const (
+	endOfText = 0
+	lineEnd   = '\n' // also of a comment before it
+)
 
 // keyScanner walks the text once, from front to back.
 type keyScanner struct {
-	text     string
-	pos      int            // offset of the next byte
-	lineNo   int            // line of the next byte
+	token    string
+	kind     byte           // of token
+	line     int            // on which token begins
+	rest     string         // what is behind token
 	lines    keyLines       // the result
 	keys     int            // keys, tables and list elements so far; each name of a dotted key is one
 	excess   *ConfigError   // the bound that ended the walk, without File
@@ -121,60 +129,40 @@ type keyPlace struct {
 	levels int
 }
 
+// next goes to the next token.
+func (s *keyScanner) next() {
+	s.line += strings.Count(s.token, "\n")
+	s.rest = strings.TrimLeft(s.rest, " \t\r")
+	s.token = tokens.FindString(s.rest)
+	s.rest = s.rest[len(s.token):]
+	switch {
+	case s.token == "":
+		s.kind = endOfText
+	case s.token[0] == '#':
+		s.kind = lineEnd
+	default:
+		s.kind = s.token[0]
+	}
+}
+
+// skipLineEnd goes to the next token if this is a line end.
+func (s *keyScanner) skipLineEnd() {
+	if s.kind == lineEnd {
+		s.next()
+	}
+}
+
 // refuse ends the walk: the text exceeds a bound at path.
 func (s *keyScanner) refuse(path string, line int, format string, args ...any) {
 	if s.excess == nil {
 		s.excess = &ConfigError{Line: line, Key: path, Msg: fmt.Sprintf(format, args...)}
 	}
-	s.pos = len(s.text)
+	s.rest, s.token, s.kind = "", "", endOfText
 }
 
-// peek returns the next byte without taking it.
-func (s *keyScanner) peek() int {
-	if s.pos >= len(s.text) {
-		return endOfText
-	}
-	return int(s.text[s.pos])
-}
-
-// skip takes n bytes, or what is left.
-func (s *keyScanner) skip(n int) {
-	end := min(s.pos+n, len(s.text))
-	s.lineNo += strings.Count(s.text[s.pos:end], "\n")
-	s.pos = end
-}
-
-// skipUntil takes everything before the first byte that is in stop.
-func (s *keyScanner) skipUntil(stop string) {
-	if n := strings.IndexAny(s.text[s.pos:], stop); n >= 0 {
-		s.skip(n)
-		return
-	}
-	s.skip(len(s.text))
-}
-
-// skipSpaces takes blanks that do not end a line.
-func (s *keyScanner) skipSpaces() {
-	for s.peek() == ' ' || s.peek() == '\t' {
-		s.skip(1)
-	}
-}
-
-// skipLine takes the rest of the line, but not its end.
-func (s *keyScanner) skipLine() { s.skipUntil("\n") }
-
-// skipBlank takes blanks, line ends and comments.
-func (s *keyScanner) skipBlank() {
-	for {
-		switch s.peek() {
-		case ' ', '\t', '\r', '\n':
-			s.skip(1)
-		case '#':
-			s.skipLine()
-		default:
-			return
-		}
-	}
+// refuseDepth ends the walk at path, which is nested too deep.
+func (s *keyScanner) refuseDepth(path string) {
+	s.refuse(path, s.line, "keys and lists are nested more than %d levels deep, want fewer", maxKeyLevels)
 }
 
 // note records that the key at path is on line n. The first place counts: a table
@@ -205,73 +193,60 @@ func (s *keyScanner) descend(p keyPlace, key string, line int) keyPlace {
 
 // header reads [table] or [[array of tables]].
 func (s *keyScanner) header() {
-	line := s.lineNo
-	s.skip(1)
-	isArray := s.peek() == '['
+	line := s.line
+	s.next()
+	isArray := s.kind == '['
 	if isArray {
-		s.skip(1)
+		s.next()
 	}
 	keys := s.key(keyPlace{})
 	if len(keys) == 0 {
 		return
 	}
-	p, last := keyPlace{}, len(keys)-1
-	for _, key := range keys[:last] {
+	p := keyPlace{}
+	for i, key := range keys {
+		if isArray && i == len(keys)-1 {
+			s.elements[joinPath(p.path, key)]++
+		}
 		p = s.descend(p, key, line)
 	}
-	p = keyPlace{joinPath(p.path, keys[last]), p.levels + 1}
-	if s.note(p.path, line); isArray {
-		s.elements[p.path]++
-		p.path = indexPath(p.path, s.elements[p.path]-1)
+	if isArray {
 		s.note(p.path, line)
 	}
-	if s.excess != nil {
-		return
+	if s.excess == nil {
+		// Not note: a table's own header is a better place than a key that implied
+		// the table earlier.
+		s.lines[p.path] = line
+		s.table = p
 	}
-	// Not note: a table's own header is a better place than a key that implied
-	// the table earlier.
-	s.lines[p.path] = line
-	s.table = p
 }
 
 // pair reads KEY = VALUE inside p and reports whether it looked like one.
 func (s *keyScanner) pair(p keyPlace) bool {
-	line := s.lineNo
+	line := s.line
 	keys := s.key(p)
-	if len(keys) == 0 || s.peek() != '=' {
+	if len(keys) == 0 || s.kind != '=' {
 		return false
 	}
-	s.skip(1)
 	for _, key := range keys {
-		if p = s.descend(p, key, line); s.excess != nil {
-			return false
-		}
+		p = s.descend(p, key, line)
 	}
-	s.skipSpaces()
+	s.next()
 	s.value(p)
 	return true
 }
 
-// key reads a dotted key inside p and the blanks behind it. It returns nil when
-// there is none.
+// key reads a dotted key inside p. It returns nil when there is none.
 func (s *keyScanner) key(p keyPlace) []string {
 	var keys []string
 	for {
-		s.skipSpaces()
-		start := s.pos
-		switch s.peek() {
-		case '"':
-			keys = append(keys, unescapeKey(s.quoted('"')))
-		case '\'':
-			keys = append(keys, s.quoted('\''))
+		switch s.kind {
+		case '"', '\'':
+			keys = append(keys, unquoteKey(s.token))
+		case '[', ']', '{', '}', '=', ',', '.', lineEnd, endOfText:
+			return nil
 		default:
-			for s.peek() != endOfText && isBareKeyRune(rune(s.peek())) {
-				s.skip(1)
-			}
-			if s.pos == start {
-				return nil
-			}
-			keys = append(keys, s.text[start:s.pos])
+			keys = append(keys, s.token)
 		}
 		if p.levels+len(keys) > maxKeyLevels {
 			for _, key := range keys {
@@ -280,149 +255,61 @@ func (s *keyScanner) key(p keyPlace) []string {
 			s.refuseDepth(p.path)
 			return nil
 		}
-		s.skipSpaces()
-		if s.peek() != '.' {
+		if s.next(); s.kind != '.' {
 			return keys
 		}
-		s.skip(1)
+		s.next()
 	}
-}
-
-// refuseDepth ends the walk at path, which is nested too deep.
-func (s *keyScanner) refuseDepth(path string) {
-	s.refuse(path, s.lineNo, "keys and lists are nested more than %d levels deep, want fewer", maxKeyLevels)
 }
 
 // value reads one value; p is what the value belongs to.
 func (s *keyScanner) value(p keyPlace) {
-	rest := s.text[s.pos:]
-	switch {
-	case strings.HasPrefix(rest, `"""`), strings.HasPrefix(rest, "'''"):
-		s.multiline(rest[:3])
-	case strings.HasPrefix(rest, `"`), strings.HasPrefix(rest, "'"):
-		s.quoted(rest[0])
-	case strings.HasPrefix(rest, "["):
-		s.list(p)
-	case strings.HasPrefix(rest, "{"):
-		s.inlineTable(p)
+	switch s.kind {
+	case '[', '{':
+		s.inside(p)
+	case '"', '\'':
+		s.next()
 	default: // a number, a boolean or a date
-		s.skipUntil(",]}#\n")
+		for strings.IndexByte(",]}\n\x00", s.kind) < 0 {
+			s.next()
+		}
 	}
 }
 
-// list reads [VALUE, VALUE], over as many lines as it takes.
-func (s *keyScanner) list(p keyPlace) {
-	if p.levels == maxKeyLevels {
+// inside reads [VALUE, VALUE], over as many lines as it takes, or { KEY = VALUE, … }.
+func (s *keyScanner) inside(p keyPlace) {
+	isList := s.kind == '['
+	if isList && p.levels == maxKeyLevels {
 		s.refuseDepth(p.path)
 		return
 	}
-	s.skip(1)
-	for i := 0; ; i++ {
-		s.skipBlank()
-		if c := s.peek(); c == ']' || c == endOfText {
-			s.skip(1)
+	s.next()
+	s.skipLineEnd()
+	for i := 0; s.kind != ']' && s.kind != '}' && s.kind != endOfText; i++ {
+		if isList {
+			element := keyPlace{indexPath(p.path, i), p.levels + 1}
+			s.note(element.path, s.line)
+			s.value(element)
+		} else if !s.pair(p) {
 			return
 		}
-		element := keyPlace{indexPath(p.path, i), p.levels + 1}
-		s.note(element.path, s.lineNo)
-		s.value(element)
-		if !s.comma() {
-			return
+		s.skipLineEnd()
+		if s.kind == ',' {
+			s.next()
+			s.skipLineEnd()
 		}
 	}
+	s.next()
 }
 
-// inlineTable reads { KEY = VALUE, … }.
-func (s *keyScanner) inlineTable(p keyPlace) {
-	s.skip(1)
-	for {
-		s.skipBlank()
-		if s.peek() == '}' {
-			s.skip(1)
-			return
-		}
-		if !s.pair(p) || !s.comma() {
-			return
-		}
-	}
-}
+// goEscapes replaces the escapes of TOML that Go lacks or reads differently.
+var goEscapes = strings.NewReplacer(`\\`, `\\`, `\e`, `\u001b`, `\x`, `\u00`)
 
-// comma reads what follows an element: true after a comma, false when the list
-// or inline table has ended.
-func (s *keyScanner) comma() bool {
-	s.skipBlank()
-	c := s.peek()
-	if c == ',' || c == ']' || c == '}' {
-		s.skip(1)
+// unquoteKey returns the key that is meant by token, a string on one line. A key
+// with an escape that TOML does not have is returned as it is written.
+func unquoteKey(token string) string {
+	if key, err := strconv.Unquote(goEscapes.Replace(token)); err == nil && token[0] == '"' {
+		return key
 	}
-	return c == ','
-}
-
-// quoted reads a string on one line, "basic" or 'literal', and returns what is
-// between the quotes. A line end also ends it: TOML allows none inside.
-func (s *keyScanner) quoted(quote byte) string {
-	s.skip(1)
-	start := s.pos
-	for {
-		switch c := s.peek(); {
-		case c == int(quote):
-			content := s.text[start:s.pos]
-			s.skip(1)
-			return content
-		case c == '\n' || c == endOfText:
-			return s.text[start:s.pos]
-		case c == '\\' && quote == '"':
-			s.skip(2)
-		default:
-			s.skip(1)
-		}
-	}
-}
-
-// multiline reads a string between three quotes, over as many lines as it
-// takes. One or two more quotes at its end belong to the string.
-func (s *keyScanner) multiline(quotes string) {
-	s.skip(len(quotes))
-	for s.peek() != endOfText {
-		switch {
-		case s.peek() == '\\' && quotes[0] == '"':
-			s.skip(2)
-		case strings.HasPrefix(s.text[s.pos:], quotes):
-			for s.skip(len(quotes)); s.peek() == int(quotes[0]); {
-				s.skip(1)
-			}
-			return
-		default:
-			s.skip(1)
-		}
-	}
-}
-
-// unescapeKey resolves the escapes of a quoted key. A key with an escape that TOML
-// does not have is returned as it is written.
-func unescapeKey(raw string) string {
-	var b strings.Builder
-	for rest := raw; rest != ""; {
-		switch { // TOML has two escapes that Go lacks or reads differently
-		case strings.HasPrefix(rest, `\e`):
-			b.WriteRune('\x1b')
-			rest = rest[2:]
-			continue
-		case strings.HasPrefix(rest, `\x`):
-			n, err := strconv.ParseUint(rest[2:min(4, len(rest))], 16, 8)
-			if err != nil || len(rest) < 4 {
-				return raw
-			}
-			b.WriteRune(rune(n))
-			rest = rest[4:]
-			continue
-		}
-		r, _, tail, err := strconv.UnquoteChar(rest, '"')
-		if err != nil {
-			return raw
-		}
-		b.WriteRune(r)
-		rest = tail
-	}
-	return b.String()
+	return token[1:max(1, len(token)-1)]
 }

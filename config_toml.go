@@ -13,6 +13,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,7 +98,7 @@ func LoadDirectories(path string) (*Config, error) {
 		return nil, err
 	}
 	c := defaultConfig()
-	for _, s := range []setting{stateDirectory(c), cacheDirectory(c)} {
+	for _, s := range []setting{directory("state_dir", &c.StateDir), directory("cache_dir", &c.CacheDir)} {
 		if v.has(s.key) {
 			s.read(v.child(s.key))
 		}
@@ -115,7 +117,6 @@ type configReader struct {
 	warnings []ConfigError   // of a file without mistakes
 	wrong    map[string]bool // paths of all mistakes, and of what they are in
 	topLevel []string        // keys of the top level
-	known    []string        // paths of all keys that were looked for, unless nil; a test compares them with the documentation
 
 	// What has to be unique over all VIPs, or compared with all of them.
 	names     map[string]string    // VIP name → path of its key
@@ -202,16 +203,16 @@ func (r *configReader) config(v value) *Config {
 	c := defaultConfig()
 	c.Path = r.file
 	v.table(
-		setting{"kubeconfig", into(&c.Kubeconfig, r.relativePath)},
-		setting{"cluster_file", into(&c.ClusterFile, r.relativePath)},
-		setting{"interface", into(&c.Interface, parsed(`a device name such as "eth0", at most 15 characters without "/", ":" and spaces, or "" for the device of the default route`, parseDevice))},
-		setting{"listen", into(&c.Listen, parsed(`"ADDRESS:PORT" such as "127.0.0.1:9652", ":9652" for all addresses, or "" for off`, parseListen))},
-		setting{"announce_device", into(&c.AnnounceDevice, parsed(`a device name such as "lvs0", at most 15 characters without "/", ":" and spaces`, matching(devices)))},
-		setting{"withdraw_hold", into(&c.WithdrawHold, duration(0, time.Minute))},
-		setting{"audit_interval", into(&c.AuditInterval, duration(time.Second, time.Hour))},
-		setting{"manage_sysctls", into(&c.ManageSysctls, boolean)},
-		stateDirectory(c),
-		cacheDirectory(c),
+		setting{"kubeconfig", r.relativePath(&c.Kubeconfig)},
+		setting{"cluster_file", r.relativePath(&c.ClusterFile)},
+		setting{"interface", parsed(&c.Interface, `a device name such as "eth0", at most 15 characters without "/", ":" and spaces, or "" for the device of the default route`, parseDevice)},
+		setting{"listen", parsed(&c.Listen, `"ADDRESS:PORT" such as "127.0.0.1:9652", ":9652" for all addresses, or "" for off`, parseListen)},
+		setting{"announce_device", parsed(&c.AnnounceDevice, `a device name such as "lvs0", at most 15 characters without "/", ":" and spaces`, matching(devices))},
+		setting{"withdraw_hold", duration(&c.WithdrawHold, 0, time.Minute)},
+		setting{"audit_interval", duration(&c.AuditInterval, time.Second, time.Hour)},
+		setting{"manage_sysctls", boolean(&c.ManageSysctls)},
+		directory("state_dir", &c.StateDir),
+		directory("cache_dir", &c.CacheDir),
 		setting{"timeouts", func(v value) { readTimeouts(v, &c.Timeouts) }},
 		setting{"marks", func(v value) { readMarkRange(v, &c.Marks) }},
 		setting{"sync", func(v value) { c.Sync = readSync(v) }},
@@ -233,21 +234,17 @@ func (r *configReader) config(v value) *Config {
 	return c
 }
 
-// stateDirectory and cacheDirectory are the settings that LoadDirectories reads, too.
-func stateDirectory(c *Config) setting {
-	return setting{"state_dir", into(&c.StateDir, parsed(`an absolute path such as "/run/lvs-controller"`, parseAbsolute))}
-}
-
-func cacheDirectory(c *Config) setting {
-	return setting{"cache_dir", into(&c.CacheDir, parsed(`an absolute path such as "/var/lib/lvs-controller"`, parseAbsolute))}
+// directory is a setting with the path of a directory, which dst has a default for.
+func directory(key string, dst *string) setting {
+	return setting{key, parsed(dst, fmt.Sprintf("an absolute path such as %q", *dst), parseAbsolute)}
 }
 
 // readTimeouts reads [timeouts].
 func readTimeouts(v value, t *Timeouts) {
 	v.table(
-		setting{"tcp", into(&t.TCP, wholeSeconds(time.Second, maxTimeout))},
-		setting{"tcp_fin", into(&t.TCPFin, wholeSeconds(time.Second, maxTimeout))},
-		setting{"udp", into(&t.UDP, wholeSeconds(time.Second, maxTimeout))},
+		setting{"tcp", wholeSeconds(&t.TCP, time.Second, maxTimeout)},
+		setting{"tcp_fin", wholeSeconds(&t.TCPFin, time.Second, maxTimeout)},
+		setting{"udp", wholeSeconds(&t.UDP, time.Second, maxTimeout)},
 	)
 }
 
@@ -255,8 +252,8 @@ func readTimeouts(v value, t *Timeouts) {
 func readMarkRange(v value, m *MarkRange) {
 	first, count := v.child("first"), v.child("count")
 	v.table(
-		setting{"first", into(&m.First, integer[uint32](1, math.MaxUint32))},
-		setting{"count", into(&m.Count, integer[uint32](1, math.MaxUint32))},
+		setting{"first", integer(&m.First, 1, math.MaxUint32)},
+		setting{"count", integer(&m.Count, 1, math.MaxUint32)},
 	)
 	if last := uint64(m.First) + uint64(m.Count) - 1; last > math.MaxUint32 && !first.wrong() && !count.wrong() {
 		at := count
@@ -271,12 +268,12 @@ func readMarkRange(v value, m *MarkRange) {
 func readSync(v value) *SyncDaemon {
 	d := SyncDaemon{ID: 1, Group: defaultSyncGroup, Port: defaultSyncPort, TTL: defaultSyncTTL}
 	isTable := v.table(
-		setting{"interface", into(&d.Interface, parsed(`a device name such as "eth1", at most 15 characters without "/", ":" and spaces`, matching(devices)))},
-		setting{"syncid", into(&d.ID, integer[uint8](0, 255))},
-		setting{"group", into(&d.Group, parsed(`a multicast IPv4 or IPv6 address such as "224.0.0.81"`, parseMulticast))},
-		setting{"port", into(&d.Port, integer[uint16](1, math.MaxUint16))},
-		setting{"ttl", into(&d.TTL, integer[uint8](1, 255))},
-		setting{"maxlen", into(&d.MaxLen, syncMaxLen)},
+		setting{"interface", parsed(&d.Interface, `a device name such as "eth1", at most 15 characters without "/", ":" and spaces`, matching(devices))},
+		setting{"syncid", integer(&d.ID, 0, 255)},
+		setting{"group", parsed(&d.Group, `a multicast IPv4 or IPv6 address such as "224.0.0.81"`, parseMulticast)},
+		setting{"port", integer(&d.Port, 1, math.MaxUint16)},
+		setting{"ttl", integer(&d.TTL, 1, 255)},
+		setting{"maxlen", func(v value) { syncMaxLen(v, &d.MaxLen) }},
 	)
 	if isTable && !v.has("interface") {
 		v.child("interface").mistake("missing, want the device that leads to the other director")
@@ -287,13 +284,14 @@ func readSync(v value) *SyncDaemon {
 // syncMaxLen reads the length of a sync message. The kernel moves what is
 // outside these bounds into them: 1024 for the backup's buffer, and 65535 less
 // the headers of IPv6 and UDP (start_sync_thread).
-func syncMaxLen(v value) (uint16, error) {
+func syncMaxLen(v value, dst *uint16) {
 	const low, high = 1024, 65535 - 40 - 8
 	n, ok := v.raw.(int64)
 	if !ok || n != 0 && (n < low || n > high) {
-		return 0, fmt.Errorf("is %s, want 0 or an integer from %d to %d", describe(v.raw), low, high)
+		v.misfit(fmt.Sprintf("0 or an integer from %d to %d", low, high))
+		return
 	}
-	return uint16(n), nil
+	*dst = uint16(n)
 }
 
 // readSysctls reads [sysctl], settings below net/ipv4/vs, with the values that
@@ -301,64 +299,48 @@ func syncMaxLen(v value) (uint16, error) {
 // kernel takes any integer for a switch; here it is 0 or 1.
 func readSysctls(v value) map[string]string {
 	var (
-		values  = map[string]string{}
-		toggle  = decimal(0, 1)
-		defense = decimal(0, 3)
-		count   = decimal(0, math.MaxInt32)
+		values          = map[string]string{}
+		settings        []setting
+		n               int32
+		text, threshold string
 	)
-	set := func(name string, read func(value) (string, error)) setting {
-		return setting{name, func(v value) {
-			var s string
-			if into(&s, read)(v); !v.wrong() {
-				values[name] = s
-			}
-		}}
+	add := func(check func(value), names ...string) {
+		for _, name := range names {
+			settings = append(settings, setting{name, func(v value) {
+				if check(v); !v.wrong() {
+					values[name] = fmt.Sprint(v.raw)
+				}
+			}})
+		}
 	}
-	v.table(
-		set("am_droprate", count),
-		set("amemthresh", count),
-		set("backup_only", toggle),
-		set("cache_bypass", toggle),
-		set("conn_reuse_mode", decimal(0, 3)),
-		set("conntrack", toggle),
-		set("drop_entry", defense),
-		set("drop_packet", defense),
-		set("est_cpulist", parsed(`CPU numbers such as "0-3,8", "all", or "" for none`, matching(cpuLists))),
-		set("est_nice", decimal(-20, 19)),
-		set("expire_nodest_conn", toggle),
-		set("expire_quiescent_template", toggle),
-		set("ignore_tunneled", toggle),
-		set("nat_icmp_send", toggle),
-		set("pmtu_disc", toggle),
-		set("run_estimation", toggle),
-		set("schedule_icmp", toggle),
-		set("secure_tcp", defense),
-		set("sloppy_sctp", toggle),
-		set("sloppy_tcp", toggle),
-		set("snat_reroute", toggle),
-		set("sync_persist_mode", toggle),
-		set("sync_ports", syncPorts),
-		set("sync_qlen_max", count),
-		set("sync_refresh_period", decimal(0, math.MaxInt32/1000)), // jiffies in an int, 1000 a second at most
-		set("sync_retries", decimal(0, 3)),
-		set("sync_sock_size", count),
-		set("sync_threshold", parsed(`"THRESHOLD PERIOD" such as "3 50", the first below the second, or any first with a second of 0`, parseSyncThreshold)),
-		set("sync_version", toggle),
-	)
+	add(integer(&n, 0, 1), "backup_only", "cache_bypass", "conntrack", "expire_nodest_conn", "expire_quiescent_template",
+		"ignore_tunneled", "nat_icmp_send", "pmtu_disc", "run_estimation", "schedule_icmp", "sloppy_sctp", "sloppy_tcp",
+		"snat_reroute", "sync_persist_mode", "sync_version")
+	add(integer(&n, 0, 3), "conn_reuse_mode", "drop_entry", "drop_packet", "secure_tcp", "sync_retries")
+	add(integer(&n, 0, math.MaxInt32), "am_droprate", "amemthresh", "sync_qlen_max", "sync_sock_size")
+	add(integer(&n, 0, math.MaxInt32/1000), "sync_refresh_period") // jiffies in an int, 1000 a second at most
+	add(integer(&n, -20, 19), "est_nice")
+	add(parsed(&text, `CPU numbers such as "0-3,8", "all", or "" for none`, matching(cpuLists)), "est_cpulist")
+	add(syncPorts, "sync_ports")
+	add(parsed(&threshold, `"THRESHOLD PERIOD" such as "3 50", the first below the second, or any first with a second of 0`,
+		parseSyncThreshold), "sync_threshold")
+	slices.SortFunc(settings, func(a, b setting) int { return cmp.Compare(a.key, b.key) })
+	v.table(settings...)
+	if threshold != "" {
+		values["sync_threshold"] = threshold
+	}
 	if len(values) == 0 {
 		return nil
 	}
 	return values
 }
 
-// syncPorts reads a number of sync threads: a power of two up to
+// syncPorts accepts a number of sync threads: a power of two up to
 // IPVS_SYNC_PORTS_MAX.
-func syncPorts(v value) (string, error) {
-	n, ok := v.raw.(int64)
-	if !ok || n < 1 || n > 64 || n&(n-1) != 0 {
-		return "", fmt.Errorf("is %s, want one of 1, 2, 4, 8, 16, 32, 64", describe(v.raw))
+func syncPorts(v value) {
+	if n, ok := v.raw.(int64); !ok || n < 1 || n > 64 || n&(n-1) != 0 {
+		v.misfit("one of 1, 2, 4, 8, 16, 32, 64")
 	}
-	return strconv.FormatInt(n, 10), nil
 }
 
 // parseSyncThreshold accepts what proc_do_sync_threshold does, and writes it
@@ -380,11 +362,11 @@ func parseSyncThreshold(s string) (string, error) {
 // relativePath reads a path that is relative to the configuration file's own
 // directory, as the same file must mean the same thing from every working
 // directory.
-func (r *configReader) relativePath(v value) (string, error) {
-	return parsed(`a path, or ""`, func(s string) (string, error) {
+func (r *configReader) relativePath(dst *string) func(value) {
+	return parsed(dst, `a path, or ""`, func(s string) (string, error) {
 		if s == "" || filepath.IsAbs(s) {
 			return s, nil
 		}
 		return filepath.Join(filepath.Dir(r.file), s), nil
-	})(v)
+	})
 }

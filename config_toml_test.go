@@ -415,18 +415,29 @@ func exampleKeys(full string) []exampleKey {
 // Every key that the parser knows is in the example, with meaning and default.
 func TestConfigExampleIsComplete(t *testing.T) {
 	_, full := readExample(t)
-	r := newConfigReader(exampleFile)
-	r.known = []string{}
-	if _, err := r.parse(full); err != nil {
-		t.Fatal(err)
-	}
-	if len(r.known) < 80 {
-		t.Errorf("the parser looked for %d keys alone", len(r.known))
-	}
-	for _, path := range r.known {
-		if _, ok := r.lines[path]; !ok {
-			t.Errorf("%s is not in %s", path, exampleFile)
+	lines, _ := scanKeyLines(full)
+	// The mistake about a key that no table has names those that the table has.
+	const unknown = "unknown_key_that_is_like_no_other"
+	wrong := regexp.MustCompile(`(?m)^\[.*\]$`).ReplaceAllString(full, "$0\n"+unknown+" = 1")
+	wrong = unknown + " = 1\n" + strings.ReplaceAll(wrong, "{ ", "{ "+unknown+" = 1, ")
+	_, err := ParseConfig(exampleFile, []byte(wrong))
+	mistakes, _ := errors.AsType[ConfigErrors](err)
+	known := 0
+	for _, m := range mistakes.First {
+		table, ok := strings.CutSuffix(m.Key, unknown)
+		_, keys, listed := strings.Cut(m.Msg, "unknown key, want one of ")
+		if !ok || !listed {
+			continue
 		}
+		for key := range strings.SplitSeq(keys, ", ") {
+			known++
+			if _, ok := lines[table+key]; !ok {
+				t.Errorf("%s is not in %s", table+key, exampleFile)
+			}
+		}
+	}
+	if known < 80 {
+		t.Errorf("the parser looked for %d keys alone: %v", known, err)
 	}
 	for _, key := range exampleKeys(full) {
 		if !strings.Contains(key.prose, "Default: ") && !strings.HasSuffix(key.prose, " Required.") {

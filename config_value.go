@@ -1,8 +1,8 @@
 // Reads single values of config.toml.
 //
 // Used by config*.go. A table is described as a list of settings: a key and a
-// reader, made by into and one of text, duration, integer and so on. A reader
-// says in one line what is wrong and what is allowed; the line number is added
+// reader, made by parsed, duration, integer and so on. A reader stores the value,
+// or says in one line what is wrong and what is allowed; the line number is added
 // here. This file does not know the program's keys. No I/O.
 
 package main
@@ -40,15 +40,12 @@ type setting struct {
 func (v value) table(settings ...setting) bool {
 	table, ok := v.raw.(map[string]any)
 	if !ok {
-		v.mistake("is %s, want a table", describe(v.raw))
+		v.misfit("a table")
 		return false
 	}
 	var keys []string
 	for _, s := range settings {
 		keys = append(keys, s.key)
-		if v.r.known != nil {
-			v.r.known = append(v.r.known, joinPath(v.path, s.key))
-		}
 	}
 	if v.path == "" {
 		v.r.topLevel = keys
@@ -68,7 +65,7 @@ func (v value) table(settings ...setting) bool {
 
 // unknown reports a key that is not among those that v may have.
 func (v value) unknown(key string, allowed []string) {
-	v.r.found(v.child(key).path, func() string {
+	v.child(key).found(func() string {
 		if slices.Contains(v.r.topLevel, key) {
 			return "unknown key in this table, want it above the first [table] of the file"
 		}
@@ -82,29 +79,47 @@ func (v value) unknown(key string, allowed []string) {
 // each reads v as a list, element by element, whatever mistakes the others
 // have. want names the list.
 func (v value) each(want string, read func(value)) {
-	switch list := v.raw.(type) {
-	case []any:
-		for i, raw := range list {
-			read(value{v.r, indexPath(v.path, i), raw})
-		}
-	case []map[string]any:
-		for i, raw := range list {
-			read(value{v.r, indexPath(v.path, i), raw})
-		}
-	default:
-		v.mistake("is %s, want %s", describe(v.raw), want)
+	list, ok := v.list()
+	if !ok {
+		v.misfit(want)
+	}
+	for i, raw := range list {
+		read(value{v.r, indexPath(v.path, i), raw})
 	}
 }
 
-// len returns how many elements v has, 0 when it is no list.
-func (v value) len() int {
-	switch list := v.raw.(type) {
-	case []any:
-		return len(list)
-	case []map[string]any:
-		return len(list)
+// list returns the elements of v, and whether it is a list.
+func (v value) list() ([]any, bool) {
+	tables, ok := v.raw.([]map[string]any)
+	if !ok {
+		list, ok := v.raw.([]any)
+		return list, ok
 	}
-	return 0
+	list := make([]any, len(tables))
+	for i, table := range tables {
+		list[i] = table
+	}
+	return list, true
+}
+
+// asText is v, as text if it is an integer.
+func (v value) asText() value {
+	if n, ok := v.raw.(int64); ok {
+		v.raw = strconv.FormatInt(n, 10)
+	}
+	return v
+}
+
+// isFirst reports whether v is the first with that text, and adds it to seen, text to
+// path. kind is what is the same as an earlier one, each what there may be one of.
+func (v value) isFirst(seen map[string]string, text, kind, each string) bool {
+	other, ok := seen[text]
+	if ok {
+		v.mistake("%s is the same %s as %s (line %d), want each %s once", text, kind, other, v.r.lines.line(other), each)
+		return false
+	}
+	seen[text] = v.path
+	return true
 }
 
 // child returns the value of key, whose raw is nil when v has no such key.
@@ -122,15 +137,8 @@ func (v value) has(key string) bool {
 // blank reports whether v has no such key, or its value is "" or [].
 func (v value) blank(key string) bool {
 	table, _ := v.raw.(map[string]any)
-	switch raw := table[key].(type) {
-	case nil:
-		return true
-	case string:
-		return raw == ""
-	case []any:
-		return len(raw) == 0
-	}
-	return false
+	list, isList := table[key].([]any)
+	return table[key] == nil || table[key] == "" || isList && len(list) == 0
 }
 
 // wrong reports whether a mistake has been found in v. It is for checks that
@@ -141,7 +149,17 @@ func (v value) wrong() bool { return v.r.wrong[v.path] }
 func (v value) line() int { return v.r.lines.line(v.path) }
 
 // mistake adds a mistake about v.
-func (v value) mistake(format string, args ...any) { v.r.mistake(v.path, format, args...) }
+func (v value) mistake(format string, args ...any) {
+	v.found(func() string { return fmt.Sprintf(format, args...) })
+}
+
+// found adds a mistake about v. text is called at the end of the reading, if at all.
+func (v value) found(text func() string) {
+	v.r.mistakes.add(v.line(), v.path, text)
+	for path := v.path; path != "" && !v.r.wrong[path]; path = parentPath(path) {
+		v.r.wrong[path] = true
+	}
+}
 
 // warning adds a warning about v: the file is valid, and may mean something else
 // than the operator expects.
@@ -149,104 +167,64 @@ func (v value) warning(format string, args ...any) {
 	v.r.warnings = append(v.r.warnings, ConfigError{v.r.file, v.line(), v.path, fmt.Sprintf(format, args...)})
 }
 
-// mistake adds a mistake about the key at path.
-func (r *configReader) mistake(path, format string, args ...any) {
-	r.found(path, func() string { return fmt.Sprintf(format, args...) })
-}
-
-// found adds a mistake about the key at path. text is called at the end of the
-// reading, if at all.
-func (r *configReader) found(path string, text func() string) {
-	r.mistakes.add(r.lines.line(path), path, text)
-	for ; path != "" && !r.wrong[path]; path = parentPath(path) {
-		r.wrong[path] = true
-	}
-}
-
-// into makes a setting's reader: it stores what read returns in dst, or
-// reports why it could not.
-func into[T any](dst *T, read func(value) (T, error)) func(value) {
-	return func(v value) {
-		got, err := read(v)
-		if err != nil {
-			v.mistake("%s", err)
-			return
-		}
-		*dst = got
-	}
-}
-
 // errMisfit is the error of a parse function for a value that is not what is
 // wanted, when there is nothing more to say about it.
 var errMisfit = errors.New("misfit")
 
+// misfit adds the mistake that v is not what is wanted.
+func (v value) misfit(want string) { v.mistake("is %s, want %s", describe(v.raw), want) }
+
 // parsed reads a string through parse. want says what parse accepts.
-func parsed[T any](want string, parse func(string) (T, error)) func(value) (T, error) {
-	return func(v value) (T, error) {
-		var zero T
+func parsed[T any](dst *T, want string, parse func(string) (T, error)) func(value) {
+	return func(v value) {
 		s, ok := v.raw.(string)
-		if !ok {
-			return zero, fmt.Errorf("is %s, want %s", describe(v.raw), want)
-		}
 		got, err := parse(s)
 		switch {
-		case errors.Is(err, errMisfit):
-			return zero, fmt.Errorf("is %s, want %s", describe(s), want)
+		case !ok || errors.Is(err, errMisfit):
+			v.misfit(want)
 		case err != nil:
-			return zero, fmt.Errorf("is %s (%s), want %s", describe(s), shorten(printable(err.Error()), maxReason), want)
+			v.mistake("is %s (%s), want %s", describe(s), shorten(printable(err.Error()), maxReason), want)
+		default:
+			*dst = got
 		}
-		return got, nil
 	}
 }
 
 // oneOf reads one of a few words.
-func oneOf[T ~string](allowed ...T) func(value) (T, error) {
-	words := make([]string, len(allowed))
-	for i, word := range allowed {
-		words[i] = string(word)
-	}
-	return parsed("one of "+strings.Join(words, ", "), func(s string) (T, error) {
+func oneOf(dst *string, words ...string) func(value) {
+	return parsed(dst, "one of "+strings.Join(words, ", "), func(s string) (string, error) {
 		if !slices.Contains(words, s) {
 			return "", errMisfit
 		}
-		return T(s), nil
+		return s, nil
 	})
 }
 
-// word is one word of a key that takes a few, and its meaning.
-type word[T any] struct {
-	text  string
-	means T
-}
-
-// wordOf reads one of a few words as what it means.
-func wordOf[T any](words ...word[T]) func(value) (T, error) {
-	var texts []string
-	for _, w := range words {
-		texts = append(texts, w.text)
-	}
-	read := oneOf(texts...)
-	return func(v value) (T, error) {
-		text, err := read(v)
-		i := max(slices.Index(texts, text), 0)
-		return words[i].means, err
+// meaningOf reads one of a few words as what it means.
+func meaningOf[T any](dst *T, words []string, meanings ...T) func(value) {
+	return func(v value) {
+		var word string
+		oneOf(&word, words...)(v)
+		if i := slices.Index(words, word); i >= 0 {
+			*dst = meanings[i]
+		}
 	}
 }
 
 // duration reads a Go duration string from low to high.
-func duration(low, high time.Duration) func(value) (time.Duration, error) {
-	return durationOf("a duration in quotes with its unit", time.Nanosecond, low, high)
+func duration(dst *time.Duration, low, high time.Duration) func(value) {
+	return durationOf(dst, "a duration in quotes with its unit", time.Nanosecond, low, high)
 }
 
 // wholeSeconds reads a duration that the kernel will take as seconds.
-func wholeSeconds(low, high time.Duration) func(value) (time.Duration, error) {
-	return durationOf("whole seconds as a duration in quotes with its unit", time.Second, low, high)
+func wholeSeconds(dst *time.Duration, low, high time.Duration) func(value) {
+	return durationOf(dst, "whole seconds as a duration in quotes with its unit", time.Second, low, high)
 }
 
 // durationOf reads a multiple of unit from low to high.
-func durationOf(what string, unit, low, high time.Duration) func(value) (time.Duration, error) {
+func durationOf(dst *time.Duration, what string, unit, low, high time.Duration) func(value) {
 	want := fmt.Sprintf(`%s such as "10s", from %s to %s`, what, shortDuration(low), shortDuration(high))
-	return parsed(want, func(s string) (time.Duration, error) {
+	return parsed(dst, want, func(s string) (time.Duration, error) {
 		d, err := time.ParseDuration(s)
 		if err != nil || d < low || d > high || d%unit != 0 {
 			return 0, errMisfit
@@ -268,31 +246,27 @@ func shortDuration(d time.Duration) string {
 }
 
 // integer reads a whole number from low to high.
-func integer[T ~uint8 | ~uint16 | ~uint32 | ~int32](low, high T) func(value) (T, error) {
-	return func(v value) (T, error) {
+func integer[T ~uint8 | ~uint16 | ~uint32 | ~int32](dst *T, low, high T) func(value) {
+	return func(v value) {
 		n, ok := v.raw.(int64)
 		if !ok || n < int64(low) || n > int64(high) {
-			return 0, fmt.Errorf("is %s, want an integer from %d to %d", describe(v.raw), low, high)
+			v.misfit(fmt.Sprintf("an integer from %d to %d", low, high))
+			return
 		}
-		return T(n), nil
-	}
-}
-
-// decimal reads a whole number from low to high as text.
-func decimal(low, high int32) func(value) (string, error) {
-	return func(v value) (string, error) {
-		n, err := integer(low, high)(v)
-		return strconv.Itoa(int(n)), err
+		*dst = T(n)
 	}
 }
 
 // boolean reads true or false.
-func boolean(v value) (bool, error) {
-	b, ok := v.raw.(bool)
-	if !ok {
-		return false, fmt.Errorf("is %s, want true or false, without quotes", describe(v.raw))
+func boolean(dst *bool) func(value) {
+	return func(v value) {
+		b, ok := v.raw.(bool)
+		if !ok {
+			v.misfit("true or false, without quotes")
+			return
+		}
+		*dst = b
 	}
-	return b, nil
 }
 
 // describe names a TOML value in a message, on one line.
@@ -369,6 +343,8 @@ var (
 	objectNames = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`) // RFC 1123 subdomain: ConfigMaps
 	devices     = regexp.MustCompile(`^[^/:\s\x00]{1,15}$`)                    // dev_valid_name, net/core/dev.c
 	cpuLists    = regexp.MustCompile(`^(all|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?$`)
+
+	engines = regexp.MustCompile(`^(sip)?$`)
 
 	// The two parts of an annotation's key, "prefix/name" (IsQualifiedName in
 	// k8s.io/apimachinery/pkg/util/validation).

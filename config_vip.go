@@ -12,7 +12,6 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -92,10 +91,10 @@ func defaultVIP() VIP {
 }
 
 // announceNames are the values of announce.
-func announceNames() []Announcement {
-	var names []Announcement
+func announceNames() []string {
+	var names []string
 	for _, m := range announceMethods {
-		names = append(names, m.name)
+		names = append(names, string(m.name))
 	}
 	return names
 }
@@ -120,15 +119,16 @@ const maxVIPs = 10_000
 // vips reads every [[vip]], then compares their addresses with each other's real
 // servers.
 func (r *configReader) vips(v value) []VIP {
-	if n := v.len(); n > maxVIPs {
-		v.mistake("has %d elements, want at most %d", n, maxVIPs)
+	if list, _ := v.list(); len(list) > maxVIPs {
+		v.mistake("has %d elements, want at most %d", len(list), maxVIPs)
 		return nil
 	}
 	var vips []VIP
 	v.each("[[vip]] in double brackets, one for each VIP", func(v value) { vips = append(vips, r.vip(v)) })
 	for _, server := range r.servers {
 		if vip, ok := r.addresses[server.Addr]; ok {
-			r.mistake(server.path, "%s is an address of VIP %q (line %d), want the %s server's own address", server.Addr, vip.name, r.lines.line(vip.path), server.role)
+			value{r: r, path: server.path}.mistake("%s is an address of VIP %q (line %d), want the %s server's own address",
+				server.Addr, vip.name, r.lines.line(vip.path), server.role)
 		}
 	}
 	return vips
@@ -137,38 +137,38 @@ func (r *configReader) vips(v value) []VIP {
 // vip reads one [[vip]].
 func (r *configReader) vip(v value) VIP {
 	vip := defaultVIP()
-	grouped := map[Port]string{} // port in groups → path
+	grouped := map[string]string{} // port in groups → path
 	isTable := v.table(
 		setting{"name", func(v value) { r.vipName(v, &vip) }},
 		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
-		setting{"scheduler", into(&vip.Scheduler, oneOf(schedulerNames(func(scheduler) bool { return true })...))},
+		setting{"scheduler", oneOf(&vip.Scheduler, schedulerNames(func(scheduler) bool { return true })...)},
 		setting{"flags", func(flags value) { readFlags(flags, v, &vip) }},
-		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[Port]string{}) }},
-		setting{"ports_from", into(&vip.PortsFromPods, wordOf(word[bool]{"config", false}, word[bool]{"pods", true}))},
-		setting{"exclude_ports", func(v value) { vip.ExcludePorts = readPorts(v, map[Port]string{}) }},
+		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[string]string{}) }},
+		setting{"ports_from", meaningOf(&vip.PortsFromPods, []string{"config", "pods"}, false, true)},
+		setting{"exclude_ports", func(v value) { vip.ExcludePorts = readPorts(v, map[string]string{}) }},
 		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},
-		setting{"one_mark", into(&vip.OneMark, boolean)},
+		setting{"one_mark", boolean(&vip.OneMark)},
 		setting{"persistence", func(v value) { readPersistence(v, &vip.Persistence) }},
-		setting{"announce", into(&vip.Announce, oneOf(announceNames()...))},
-		setting{"weight", into(&vip.Weight, integer[uint32](1, math.MaxUint16))},
-		setting{"weight_annotation", into(&vip.WeightAnnotation, parsed(`an annotation's "NAME" or "PREFIX/NAME" such as "lvs-controller/weight", or "" for none`, parseAnnotation))},
-		setting{"upper_threshold", into(&vip.Upper, integer[uint32](0, math.MaxUint32))},
-		setting{"lower_threshold", into(&vip.Lower, integer[uint32](0, math.MaxUint32-1))},
-		setting{"removal_brake", into(&vip.RemovalBrake, integer[uint8](0, 100))},
-		setting{"slow_start", into(&vip.SlowStart, wholeSeconds(0, time.Hour))},
-		setting{"forward", into(&vip.Forward, wordOf(word[ForwardingMethod]{"dr", DirectRoute}, word[ForwardingMethod]{"tunnel", Tunnel}))},
+		setting{"announce", oneOf((*string)(&vip.Announce), announceNames()...)},
+		setting{"weight", integer(&vip.Weight, 1, math.MaxUint16)},
+		setting{"weight_annotation", parsed(&vip.WeightAnnotation, `an annotation's "NAME" or "PREFIX/NAME" such as "lvs-controller/weight", or "" for none`, parseAnnotation)},
+		setting{"upper_threshold", integer(&vip.Upper, 0, math.MaxUint32)},
+		setting{"lower_threshold", integer(&vip.Lower, 0, math.MaxUint32-1)},
+		setting{"removal_brake", integer(&vip.RemovalBrake, 0, 100)},
+		setting{"slow_start", wholeSeconds(&vip.SlowStart, 0, time.Hour)},
+		setting{"forward", meaningOf(&vip.Forward, []string{"dr", "tunnel"}, DirectRoute, Tunnel)},
 		setting{"tunnel", func(v value) { readTunnel(v, &vip.Tunnel) }},
-		setting{"namespace", into(&vip.Pods.Namespace, parsed("a namespace: "+dnsLabelRule, matching(dnsLabels)))},
-		setting{"selector", into(&vip.Pods.Selector, parsed(`a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`, parsePodSelector))},
+		setting{"namespace", parsed(&vip.Pods.Namespace, "a namespace: "+dnsLabelRule, matching(dnsLabels))},
+		setting{"selector", parsed(&vip.Pods.Selector, `a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`, parsePodSelector)},
 		// These take their default namespace from the one above.
-		setting{"tcp_services", into(&vip.TCPServices, configMapName(&vip))},
-		setting{"udp_services", into(&vip.UDPServices, configMapName(&vip))},
+		setting{"tcp_services", configMapName(&vip.TCPServices, &vip)},
+		setting{"udp_services", configMapName(&vip.UDPServices, &vip)},
 		// These compare with the addresses and the weight above, the second also
 		// with the first.
 		setting{"real_servers", func(v value) { r.realServers(v, &vip) }},
 		setting{"sorry_server", func(sorry value) { r.sorryServers(sorry, v, &vip) }},
 		setting{"health", func(v value) { vip.Probes = readProbes(v) }},
-		setting{"drain", func(v value) { readDrain(v, &vip.Drain) }},
+		setting{"drain", func(v value) { v.table(setting{"timeout", duration(&vip.Drain.Timeout, 0, 24*time.Hour)}) }},
 	)
 	if !isTable {
 		return vip
@@ -208,7 +208,7 @@ func selectPods(v value, vip *VIP) {
 
 // vipName reads the name of a VIP and checks that no other has it.
 func (r *configReader) vipName(v value, vip *VIP) {
-	into(&vip.Name, parsed("a name: "+vipNameRule, matching(vipNames)))(v)
+	parsed(&vip.Name, "a name: "+vipNameRule, matching(vipNames))(v)
 	if other, taken := r.names[vip.Name]; taken && vip.Name != "" {
 		v.mistake("%q is also the name of the VIP in line %d, want each name once", vip.Name, r.lines.line(other))
 		return
@@ -221,7 +221,7 @@ func (r *configReader) vipName(v value, vip *VIP) {
 func (r *configReader) vipAddresses(v value, vip *VIP) {
 	v.each(`a list of addresses such as ["10.135.22.77", "2001:db8::77"]`, func(v value) {
 		var addr netip.Addr
-		into(&addr, parsed(unicast, parseUnicast))(v)
+		parsed(&addr, unicast, parseUnicast)(v)
 		if !addr.IsValid() {
 			return
 		}
@@ -236,25 +236,15 @@ func (r *configReader) vipAddresses(v value, vip *VIP) {
 
 // readPorts reads a list of ports and sorts it. seen are the ports that the list
 // may not repeat, with their paths; those of the list are added.
-func readPorts(v value, seen map[Port]string) []Port {
+func readPorts(v value, seen map[string]string) []Port {
 	const rule = `a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`
 	var ports []Port
 	v.each(`a list of ports such as ["80/tcp", "53/udp"]`, func(v value) {
 		var port Port
-		if n, ok := v.raw.(int64); ok { // 80 is short for "80/tcp"
-			into(&port, parsed(rule, ParsePort))(value{v.r, v.path, strconv.FormatInt(n, 10)})
-		} else {
-			into(&port, parsed(rule, ParsePort))(v)
+		parsed(&port, rule, ParsePort)(v.asText()) // 80 is short for "80/tcp"
+		if port != (Port{}) && v.isFirst(seen, port.String(), "port", "port") {
+			ports = append(ports, port)
 		}
-		if port == (Port{}) {
-			return
-		}
-		if other, ok := seen[port]; ok {
-			v.mistake("%s is the same port as %s (line %d), want each port once", port, other, v.r.lines.line(other))
-			return
-		}
-		seen[port] = v.path
-		ports = append(ports, port)
 	})
 	slices.SortFunc(ports, Port.Compare)
 	return ports
@@ -262,7 +252,7 @@ func readPorts(v value, seen map[Port]string) []Port {
 
 // readGroups reads groups and sorts them, so that their order in the file has no
 // effect. The path of each port is added to grouped.
-func readGroups(v value, grouped map[Port]string) [][]Port {
+func readGroups(v value, grouped map[string]string) [][]Port {
 	var groups [][]Port
 	v.each(`a list of lists of ports such as [["80/tcp", "443/tcp"]]`, func(v value) {
 		group := readPorts(v, grouped)
@@ -285,16 +275,11 @@ func readFlags(v, table value, vip *VIP) {
 	seen := map[string]string{}
 	v.each(`a list of flags such as ["sh-port"]`, func(v value) {
 		var name string
-		into(&name, oneOf(words...))(v)
+		oneOf(&name, words...)(v)
 		i := slices.Index(words, name)
-		if i < 0 {
+		if i < 0 || !v.isFirst(seen, name, "flag", "flag") {
 			return
 		}
-		if other, ok := seen[name]; ok {
-			v.mistake("%s is the same flag as %s (line %d), want each flag once", name, other, v.r.lines.line(other))
-			return
-		}
-		seen[name] = v.path
 		vip.Flags |= serviceFlags[i].bit
 		if only := serviceFlags[i].scheduler; only != "" && only != vip.Scheduler && !table.child("scheduler").wrong() {
 			v.mistake("%s is a flag of scheduler %s alone, and the scheduler is %s; want the one or the other changed", name, only, vip.Scheduler)
@@ -306,24 +291,19 @@ func readFlags(v, table value, vip *VIP) {
 func readPersistence(v value, p *Persistence) {
 	*p = defaultPersistence()
 	v.table(
-		setting{"timeout", into(&p.Timeout, wholeSeconds(time.Second, 24*time.Hour))},
-		setting{"netmask", into(&p.Prefix4, integer[uint8](1, 32))},
-		setting{"prefix", into(&p.Prefix6, integer[uint8](1, 128))},
-		setting{"engine", into(&p.Engine, parsed(`"sip", or "" for none`, func(s string) (string, error) {
-			if s != "" && s != "sip" {
-				return "", errMisfit
-			}
-			return s, nil
-		}))},
+		setting{"timeout", wholeSeconds(&p.Timeout, time.Second, 24*time.Hour)},
+		setting{"netmask", integer(&p.Prefix4, 1, 32)},
+		setting{"prefix", integer(&p.Prefix6, 1, 128)},
+		setting{"engine", parsed(&p.Engine, `"sip", or "" for none`, matching(engines))},
 	)
 }
 
 // readTunnel reads [vip.tunnel].
 func readTunnel(v value, t *TunnelSettings) {
 	v.table(
-		setting{"type", into(&t.Type, wordOf(word[TunnelType]{"ipip", TunnelIPIP}, word[TunnelType]{"gue", TunnelGUE}, word[TunnelType]{"gre", TunnelGRE}))},
-		setting{"port", into(&t.Port, integer[uint16](1, math.MaxUint16))},
-		setting{"checksum", into(&t.Flags, wordOf(word[TunnelFlags]{"none", TunnelNoChecksum}, word[TunnelFlags]{"on", TunnelChecksum}, word[TunnelFlags]{"remote", TunnelRemoteChecksum}))},
+		setting{"type", meaningOf(&t.Type, []string{"ipip", "gue", "gre"}, TunnelIPIP, TunnelGUE, TunnelGRE)},
+		setting{"port", integer(&t.Port, 1, math.MaxUint16)},
+		setting{"checksum", meaningOf(&t.Flags, []string{"none", "on", "remote"}, TunnelNoChecksum, TunnelChecksum, TunnelRemoteChecksum)},
 	)
 	if t.Type == TunnelGUE && !v.has("port") {
 		t.Port = gueDefaultPort
@@ -331,7 +311,7 @@ func readTunnel(v value, t *TunnelSettings) {
 }
 
 // checkPorts checks the keys that say which ports there are.
-func checkPorts(v value, vip *VIP, grouped map[Port]string) {
+func checkPorts(v value, vip *VIP, grouped map[string]string) {
 	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
 		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`)
 	}
@@ -346,7 +326,7 @@ func checkPorts(v value, vip *VIP, grouped map[Port]string) {
 	}
 	for _, p := range slices.Concat(vip.Groups...) {
 		if !vip.mayHave(p, v) {
-			v.r.mistake(grouped[p], "%s is no port of this VIP, want it in ports too", p)
+			value{r: v.r, path: grouped[p.String()]}.mistake("%s is no port of this VIP, want it in ports too", p)
 		}
 	}
 }
@@ -354,14 +334,18 @@ func checkPorts(v value, vip *VIP, grouped map[Port]string) {
 // mayHave reports whether p is a port of the VIP at v or can become one.
 func (v *VIP) mayHave(p Port, at value) bool {
 	_, listed := slices.BinarySearchFunc(v.Ports, p, Port.Compare)
-	return listed || v.PortsFromPods ||
-		p.Protocol == TCP && !at.blank("tcp_services") || p.Protocol == UDP && !at.blank("udp_services")
+	return listed || v.mayGet(p.Protocol, at)
 }
 
-// mayHaveUDP reports whether the VIP at v has a UDP port or can get one.
-func (v *VIP) mayHaveUDP(at value) bool {
-	isUDP := func(p Port) bool { return p.Protocol == UDP }
-	return slices.ContainsFunc(v.Ports, isUDP) || v.PortsFromPods || !at.blank("udp_services") || at.child("ports").wrong()
+// mayGet reports whether the VIP at v can get a port of protocol p from the cluster.
+func (v *VIP) mayGet(p Protocol, at value) bool {
+	return v.PortsFromPods || !at.blank(p.String()+"_services")
+}
+
+// mayHaveAny reports whether the VIP at v has a port of protocol p or can get one.
+func (v *VIP) mayHaveAny(p Protocol, at value) bool {
+	return v.mayGet(p, at) || at.child("ports").wrong() ||
+		slices.ContainsFunc(v.Ports, func(port Port) bool { return port.Protocol == p })
 }
 
 // checkSticking checks the keys that keep a client on its real server, and fills
@@ -372,10 +356,10 @@ func checkSticking(v value, vip *VIP) {
 	if !v.has("flags") {
 		vip.Flags = scheduler.fallback
 	}
-	if vip.Flags&FlagOnePacket != 0 && !vip.mayHaveUDP(v) {
+	if vip.Flags&FlagOnePacket != 0 && !vip.mayHaveAny(UDP, v) {
 		flags.mistake("ops is for UDP alone, " + wantUDP)
 	}
-	if vip.Persistence.Engine != "" && !vip.mayHaveUDP(v) {
+	if vip.Persistence.Engine != "" && !vip.mayHaveAny(UDP, v) {
 		v.child("persistence").child("engine").mistake("is %q, which is for UDP alone, "+wantUDP, vip.Persistence.Engine)
 	}
 	if len(vip.Groups) > 0 && vip.Flags&scheduler.spreads != 0 && !flags.wrong() {
@@ -431,27 +415,20 @@ func checkTunnel(v value, vip *VIP) {
 
 // realServers reads the static real servers of a VIP.
 func (r *configReader) realServers(v value, vip *VIP) {
-	seen := map[netip.Addr]string{}
+	seen := map[string]string{}
 	families := familiesOf(vip)
 	v.each(`a list such as [{ address = "10.135.22.20", weight = 1 }]`, func(v value) {
 		server := StaticServer{Weight: vip.Weight}
 		isTable := v.table(
-			setting{"address", into(&server.Address, parsed(unicast, parseUnicast))},
-			setting{"weight", into(&server.Weight, integer[uint32](0, math.MaxUint16))},
+			setting{"address", parsed(&server.Address, unicast, parseUnicast)},
+			setting{"weight", integer(&server.Weight, 0, math.MaxUint16)},
 		)
 		address := v.child("address")
 		if isTable && !v.has("address") {
 			address.mistake("missing, want the real server's address")
 		}
-		if !server.Address.IsValid() {
-			return
-		}
-		if other, ok := seen[server.Address]; ok {
-			address.mistake("%s is the same address as %s (line %d), want each real server once", server.Address, other, r.lines.line(other))
-			return
-		}
-		if r.placed(address, server.Address, "real", families) {
-			seen[server.Address] = address.path
+		if address.fits(server.Address, families) && address.isFirst(seen, server.Address.String(), "address", "real server") {
+			r.servers = append(r.servers, placedAddr{server.Address, address.path, "real"})
 			vip.RealServers = append(vip.RealServers, server)
 		}
 	})
@@ -466,19 +443,15 @@ func (r *configReader) sorryServers(v, table value, vip *VIP) {
 	}
 	read := func(v value) {
 		var addr netip.Addr
-		into(&addr, parsed(unicast, parseUnicast))(v)
-		if !addr.IsValid() {
-			return
-		}
-		if slices.ContainsFunc(vip.Sorry, func(a netip.Addr) bool { return a.Is4() == addr.Is4() }) {
+		parsed(&addr, unicast, parseUnicast)(v)
+		switch {
+		case !v.fits(addr, families):
+		case slices.ContainsFunc(vip.Sorry, func(a netip.Addr) bool { return a.Is4() == addr.Is4() }):
 			v.mistake("%s is a second %s address, want one of each family at most", addr, familyName(addr.Is6()))
-			return
-		}
-		if real[addr] {
+		case real[addr]:
 			v.mistake("%s is one of real_servers (line %d), want a server that is not", addr, table.child("real_servers").line())
-			return
-		}
-		if r.placed(v, addr, "sorry", families) {
+		default:
+			r.servers = append(r.servers, placedAddr{addr, v.path, "sorry"})
 			vip.Sorry = append(vip.Sorry, addr)
 		}
 	}
@@ -501,28 +474,20 @@ func familiesOf(vip *VIP) map[bool]bool {
 	return families
 }
 
-// placed reports whether addr is of one of the VIP's families, if it has any,
-// and notes it for the comparison with the addresses of all VIPs.
-func (r *configReader) placed(v value, addr netip.Addr, role string, families map[bool]bool) bool {
-	if len(families) > 0 && !families[addr.Is4()] {
+// fits reports whether addr, a server's address that was read from v, is valid and
+// of one of the VIP's families, if it has any.
+func (v value) fits(addr netip.Addr, families map[bool]bool) bool {
+	wrong := addr.IsValid() && len(families) > 0 && !families[addr.Is4()]
+	if wrong {
 		v.mistake("%s is %s, want the family of one of the VIP's addresses", addr, familyName(addr.Is6()))
-		return false
 	}
-	r.servers = append(r.servers, placedAddr{addr, v.path, role})
-	return true
-}
-
-// readDrain reads [vip.drain].
-func readDrain(v value, d *Drain) {
-	v.table(
-		setting{"timeout", into(&d.Timeout, duration(0, 24*time.Hour))},
-	)
+	return addr.IsValid() && !wrong
 }
 
 // configMapName reads "name" in the VIP's namespace, "ns/name", or "" for
 // none.
-func configMapName(vip *VIP) func(value) (ConfigMapName, error) {
-	return parsed(`a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`, func(s string) (ConfigMapName, error) {
+func configMapName(dst *ConfigMapName, vip *VIP) func(value) {
+	return parsed(dst, `a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`, func(s string) (ConfigMapName, error) {
 		if s == "" {
 			return ConfigMapName{}, nil
 		}

@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -118,9 +119,8 @@ func (r *conflicts) seen() *conflictSnapshot {
 // reports whether a VIP is new.
 func (r *conflicts) setVIPs(vips map[place]localVIP, own map[macAddress]bool, now time.Time) (more bool) {
 	for p := range vips {
-		if _, had := r.vips[p]; !had {
-			more = true
-		}
+		_, had := r.vips[p]
+		more = more || !had
 	}
 	r.vips, r.own = vips, own
 	r.end("this director does not have the VIP any more", now, func(at claimant, _ *suspect) bool {
@@ -140,7 +140,13 @@ func (r *conflicts) receive(device int, c claim, now time.Time) (first bool) {
 	}
 	s := r.suspects[at]
 	if s == nil {
-		if r.claimants(at.place) >= maxClaimants {
+		others := 0
+		for other := range r.suspects {
+			if other.place == at.place {
+				others++
+			}
+		}
+		if others >= maxClaimants {
 			return false
 		}
 		r.suspects[at] = &suspect{first: now, last: now, asks: c.Asks}
@@ -153,15 +159,6 @@ func (r *conflicts) receive(device int, c claim, now time.Time) (first bool) {
 	return false
 }
 
-func (r *conflicts) claimants(p place) (n int) {
-	for at := range r.suspects {
-		if at.place == p {
-			n++
-		}
-	}
-	return n
-}
-
 // begin records that a suspect is a conflict.
 func (r *conflicts) begin(at claimant, s *suspect, local localVIP, now time.Time) {
 	c := &Conflict{VIP: local.vip, Address: at.address, Device: local.device, MAC: at.mac, Since: now}
@@ -169,11 +166,8 @@ func (r *conflicts) begin(at claimant, s *suspect, local localVIP, now time.Time
 	slices.SortFunc(hosts, netip.Addr.Compare)
 	servers := r.servers()
 	server := slices.IndexFunc(hosts, func(a netip.Addr) bool { return servers[a] })
-	switch {
-	case server >= 0:
-		c.Host = hosts[server]
-	case len(hosts) > 0:
-		c.Host = hosts[0]
+	if len(hosts) > 0 {
+		c.Host = hosts[max(server, 0)]
 	}
 	c.Why = likelyCause(server >= 0, s.asks, at.address.Is6())
 	s.conflict = c
@@ -196,7 +190,7 @@ func likelyCause(server, asks, is6 bool) string {
 }
 
 // attrs are the attributes of a conflict in the log.
-func (c *Conflict) attrs() []any {
+func (c Conflict) attrs() []any {
 	all := []any{"vip", c.VIP, "address", c.Address, "device", c.Device, "mac", c.MAC.String()}
 	if c.Host.IsValid() {
 		all = append(all, "host", c.Host)
@@ -211,14 +205,14 @@ func (r *conflicts) expire(now time.Time) {
 
 // end drops the suspects for which over reports true.
 func (r *conflicts) end(why string, now time.Time, over func(claimant, *suspect) bool) {
-	var ended []*Conflict
+	var ended []Conflict
 	for at, s := range r.suspects {
 		if !over(at, s) {
 			continue
 		}
 		delete(r.suspects, at)
 		if s.conflict != nil {
-			ended = append(ended, s.conflict)
+			ended = append(ended, *s.conflict)
 		}
 	}
 	if len(ended) == 0 {
@@ -231,25 +225,18 @@ func (r *conflicts) end(why string, now time.Time, over func(claimant, *suspect)
 	r.publish()
 }
 
-func compareConflicts(a, b *Conflict) int {
+func compareConflicts(a, b Conflict) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Device, b.Device), slices.Compare(a.MAC[:], b.MAC[:]))
 }
 
 // publish makes a new snapshot.
 func (r *conflicts) publish() {
-	p := &conflictSnapshot{Begun: make(map[netip.Addr]uint64, len(r.begun))}
-	var active []*Conflict
+	p := &conflictSnapshot{Begun: maps.Clone(r.begun)}
 	for _, s := range r.suspects {
 		if s.conflict != nil {
-			active = append(active, s.conflict)
+			p.Active = append(p.Active, *s.conflict)
 		}
 	}
-	slices.SortFunc(active, compareConflicts)
-	for _, c := range active {
-		p.Active = append(p.Active, *c)
-	}
-	for a, n := range r.begun {
-		p.Begun[a] = n
-	}
+	slices.SortFunc(p.Active, compareConflicts)
 	r.snapshot.Store(p)
 }

@@ -23,7 +23,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 )
@@ -86,16 +85,11 @@ func (w *conflictWatch) Run(ctx context.Context) error {
 	defer w.readers.Wait()
 	defer w.close()
 	defer cancel()
-	moved := make(chan struct{}, 1)
 	var poll <-chan time.Time
-	// The socket is opened here: it belongs to the network namespace of this thread.
-	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR})
+	moved, err := kernelEvents(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR)
 	if err != nil {
 		w.log.Warn("cannot follow the addresses of this host: other hosts that claim a new VIP are noticed some seconds late", "err", err)
 		poll = time.Tick(conflictLook)
-	} else {
-		defer events.Close()
-		w.readers.Go(func() { followEvents(ctx, events, moved) })
 	}
 	w.update(ctx, time.Now())
 	for {
@@ -140,7 +134,7 @@ func (w *conflictWatch) update(ctx context.Context, now time.Time) {
 			vips[a] = v.Name
 		}
 	}
-	local, own, err := localVIPs(ctx, vips)
+	local, own, err := localVIPs(vips)
 	if err == nil {
 		if len(w.record.vips) == 0 {
 			w.next = now.Add(conflictLook)
@@ -150,51 +144,44 @@ func (w *conflictWatch) update(ctx context.Context, now time.Time) {
 		}
 		err = w.listen(ctx)
 	}
-	if ctx.Err() == nil { // else the end of ctx is the error
-		w.logFailure(err)
+	if ctx.Err() != nil { // it is the error
+		return
+	}
+	switch begins, ends := w.failing.note(err); {
+	case ends:
+		w.log.Info("watching for other hosts that claim a VIP again")
+	case begins:
+		w.log.Warn("cannot watch for other hosts that claim a VIP; everything else works", "err", err)
 	}
 }
 
 // localVIPs are the VIPs on the Ethernet devices of this host, and the MAC
 // addresses of all its devices.
-func localVIPs(ctx context.Context, vips map[netip.Addr]string) (map[place]localVIP, map[macAddress]bool, error) {
+func localVIPs(vips map[netip.Addr]string) (map[place]localVIP, map[macAddress]bool, error) {
 	devices, err := net.Interfaces()
 	if err != nil {
 		return nil, nil, fmt.Errorf("list devices: %w", err)
 	}
 	own := make(map[macAddress]bool)
-	ethernets := make(map[int]net.Interface)
+	local := make(map[place]localVIP)
 	for _, d := range devices {
 		if len(d.HardwareAddr) != len(macAddress{}) || d.Flags&net.FlagLoopback != 0 {
 			continue
 		}
-		own[macAddress(d.HardwareAddr)] = true
-		if d.Flags&net.FlagBroadcast != 0 && macAddress(d.HardwareAddr) != dummyMAC { // which has no segment
-			ethernets[d.Index] = d
-		}
-	}
-	r, err := openRtnl(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer r.Close()
-	addresses, err := r.conn.Address.List()
-	if err != nil {
-		return nil, nil, fmt.Errorf("list addresses: %w", err)
-	}
-	local := make(map[place]localVIP)
-	for _, m := range addresses {
-		device, ethernet := ethernets[int(m.Index)]
-		if !ethernet || m.Attributes == nil {
+		mac := macAddress(d.HardwareAddr)
+		own[mac] = true
+		if d.Flags&net.FlagBroadcast == 0 || mac == dummyMAC { // which has no segment
 			continue
 		}
-		ip := m.Attributes.Local
-		if ip == nil { // IPv6
-			ip = m.Attributes.Address
+		addresses, err := d.Addrs()
+		if err != nil {
+			return nil, nil, fmt.Errorf("list addresses of %s: %w", d.Name, err)
 		}
-		a, ok := netip.AddrFromSlice(ip)
-		if vip, ours := vips[a.Unmap()]; ok && ours {
-			local[place{device.Index, a.Unmap()}] = localVIP{vip, device.Name, macAddress(device.HardwareAddr)}
+		for _, n := range addresses {
+			prefix, _ := netip.ParsePrefix(n.String())
+			if vip, ours := vips[prefix.Addr()]; ours {
+				local[place{d.Index, prefix.Addr()}] = localVIP{vip, d.Name, mac}
+			}
 		}
 	}
 	return local, own, nil
@@ -208,8 +195,10 @@ func (w *conflictWatch) listen(ctx context.Context) error {
 		k := listenerKey{p.device, p.address.Is6()}
 		want[k] = append(want[k], p.address)
 	}
+	for _, addrs := range want {
+		slices.SortFunc(addrs, netip.Addr.Compare)
+	}
 	for k, l := range w.listeners {
-		slices.SortFunc(want[k], netip.Addr.Compare)
 		if !slices.Equal(l.addrs, want[k]) {
 			l.conn.Close()
 			delete(w.listeners, k)
@@ -220,7 +209,6 @@ func (w *conflictWatch) listen(ctx context.Context) error {
 		if w.listeners[k] != nil {
 			continue
 		}
-		slices.SortFunc(addrs, netip.Addr.Compare)
 		l, err := openListener(k, addrs)
 		if err != nil {
 			errs = append(errs, err)
@@ -308,16 +296,6 @@ func (w *conflictWatch) look(now time.Time) {
 func (w *conflictWatch) close() {
 	for _, l := range w.listeners {
 		l.conn.Close()
-	}
-}
-
-// logFailure logs why VIPs are not watched, once, and when they are again.
-func (w *conflictWatch) logFailure(err error) {
-	switch begins, ends := w.failing.note(err); {
-	case ends:
-		w.log.Info("watching for other hosts that claim a VIP again")
-	case begins:
-		w.log.Warn("cannot watch for other hosts that claim a VIP; everything else works", "err", err)
 	}
 }
 

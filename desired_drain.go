@@ -7,7 +7,11 @@
 
 package main
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // targetTable is the table that the kernel must have after this pass.
 type targetTable struct {
@@ -24,26 +28,21 @@ type targetTable struct {
 // have is the kernel's table as far as it is ours, with the real servers that
 // leave.
 func computeTarget(w *wanted, have shards, now time.Time) targetTable {
-	s := merger{wanted: w, now: now, scheduler: &otherScheduler}
-	var done targetTable
+	s := merger{wanted: w, now: now, withdrawn: make(map[ServiceKey][]leaving)}
+	done := targetTable{Withdrawn: s.withdrawn}
 	for want, has := range merged(w.Shards, have, compareShards) {
 		var p shard
-		switch {
-		case want != nil && has != nil && w.upToDate(want, has, now):
+		if want != nil && has != nil && w.upToDate(want, has, now) {
 			p = *has
-		case want != nil && has != nil:
-			p = s.shard(want.Services, has.Services)
-		case want != nil:
-			p = s.shard(want.Services, nil)
-		default:
-			p = s.shard(nil, has.Services)
+		} else {
+			s.timeout = w.drainTimeout(cmp.Or(want, has).Services[0].ServiceKey)
+			p = s.shard(want.services(), has.services())
 		}
 		if len(p.Services) > 0 {
 			done.Shards = append(done.Shards, p)
 			done.Next = earlier(done.Next, p.Next)
 		}
 	}
-	done.Withdrawn = s.withdrawn
 	return done
 }
 
@@ -67,7 +66,6 @@ type merger struct {
 	withdrawn map[ServiceKey][]leaving
 	newest    int
 	timeout   time.Duration // to drain, of the shard's VIP
-	scheduler *scheduler    // of the last service in the kernel
 }
 
 // shard merges the services of one shard; either side may be empty.
@@ -75,11 +73,6 @@ func (s *merger) shard(want, have Table) shard {
 	// Often the target is the wanted table, and shares it. It is copied when the
 	// first service differs.
 	p := shard{Services: want, From: want}
-	if len(want) > 0 {
-		s.timeout = s.policy(want[0].ServiceKey).Timeout
-	} else {
-		s.timeout = s.policy(have[0].ServiceKey).Timeout
-	}
 	copied := false
 	differ := func(i int) {
 		if !copied {
@@ -88,42 +81,34 @@ func (s *merger) shard(want, have Table) shard {
 		}
 	}
 	i := 0 // of want
-	for w, has := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+	for w, has := range merged(want, have, compareServices) {
 		var service Service
-		switch {
-		case w != nil && has == nil:
-			service = *w
-			s.leave(&service, w.Servers, &Service{}, noPod, &p.Next)
-		case w != nil:
+		if w != nil {
+			if has == nil {
+				has = &Service{}
+			}
 			service = *w
 			s.leave(&service, w.Servers, has, noPod, &p.Next)
 			if w.Scheduler != has.Scheduler && findScheduler(w.Scheduler).atOnce {
 				p.From = nil // once it has this scheduler, no real server drains
 			}
-		default:
-			differ(i)
-			service = *has
-			if h, incomplete := s.retainedFor(has.ServiceKey); incomplete && h.Servers == nil {
-				// It stays exactly as the kernel has it.
-			} else if incomplete {
-				service.VIP = s.Owners.of(has.ServiceKey).Name
-				s.leave(&service, h.Servers, has, noPod, &p.Next)
-			} else {
-				s.leave(&service, nil, has, noService, &p.Next)
-				if len(service.Servers) == 0 { // they have drained, the whole service goes
-					if s.withdrawn == nil {
-						s.withdrawn = make(map[ServiceKey][]leaving)
-					}
-					s.withdrawn[has.ServiceKey] = service.Leaving
-					continue
-				}
-			}
-		}
-		if w != nil {
 			if !same(service.Servers, w.Servers) || len(service.Leaving) > 0 {
 				differ(i)
 			}
 			i++
+		} else {
+			differ(i)
+			service = *has
+			if h, incomplete := s.retainedFor(has.ServiceKey); !incomplete {
+				s.leave(&service, nil, has, noService, &p.Next)
+				if len(service.Servers) == 0 { // they have drained, the whole service goes
+					s.withdrawn[has.ServiceKey] = service.Leaving
+					continue
+				}
+			} else if h.Servers != nil { // else it stays exactly as the kernel has it
+				service.VIP = s.Owners.of(has.ServiceKey).Name
+				s.leave(&service, h.Servers, has, noPod, &p.Next)
+			}
 		}
 		if copied {
 			p.Services = append(p.Services, service)
@@ -132,13 +117,13 @@ func (s *merger) shard(want, have Table) shard {
 	return p
 }
 
-// policy is how real servers leave a service: the default for a VIP that is
+// drainTimeout is how long real servers of k may drain: the default for a VIP that is
 // configured no more.
-func (w *wanted) policy(k ServiceKey) Drain {
+func (w *wanted) drainTimeout(k ServiceKey) time.Duration {
 	if v := w.Owners.latest(k); v != nil {
-		return v.Drain
+		return v.Drain.Timeout
 	}
-	return Drain{Timeout: defaultDrainTimeout}
+	return defaultDrainTimeout
 }
 
 // retainedFor is what stays of the set that k belongs to, if its inputs are
@@ -155,18 +140,18 @@ func (w *wanted) retainedFor(k ServiceKey) (r retained, incomplete bool) {
 // exit is all that decides how the real servers of a service leave it, the time
 // apart. Slices are compared by identity, not by content.
 type exit struct {
-	want    []Row
-	have    []Row
-	leaving []leaving
-	why     string        // for a row that is not wanted at all
-	timeout time.Duration // to drain
-	// atOnce: a real server is removed and not quiesced first.
-	atOnce bool
+	want      []Row
+	have      []Row
+	leaving   []leaving
+	why       string        // for a row that is not wanted at all
+	timeout   time.Duration // to drain
+	protocol  Protocol
+	scheduler string // that the kernel has
 }
 
 func (e *exit) same(o *exit) bool {
 	return same(e.want, o.want) && same(e.have, o.have) && same(e.leaving, o.leaving) &&
-		e.why == o.why && e.timeout == o.timeout && e.atOnce == o.atOnce
+		e.why == o.why && e.timeout == o.timeout && e.protocol == o.protocol && e.scheduler == o.scheduler
 }
 
 // exitAnswer is the result of exit.merge.
@@ -180,20 +165,9 @@ type exitAnswer struct {
 // leave gives service, which the kernel has as has, the wanted real servers and
 // those that leave.
 func (s *merger) leave(service *Service, want []Row, has *Service, why string, next *time.Time) {
-	if s.scheduler.name != has.Scheduler { // seldom
-		s.scheduler = findScheduler(has.Scheduler)
-	}
-	q := exit{
-		want: want, have: has.Servers, leaving: has.Leaving, why: why, timeout: s.timeout,
-		// A quiesced UDP real server keeps its flows for as long as clients send,
-		// so quiescing would not move them: it goes at once.
-		atOnce: has.Protocol == UDP || s.scheduler.atOnce,
-	}
-	a := s.answer(&q)
+	a := s.answer(&exit{want, has.Servers, has.Leaving, why, s.timeout, has.Protocol, has.Scheduler})
 	service.Servers, service.Leaving = a.rows, a.leaving
-	if !a.next.IsZero() {
-		*next = earlier(*next, a.next)
-	}
+	*next = earlier(*next, a.next)
 }
 
 // answer answers q, with one of the last answers if q is the same.
@@ -213,17 +187,15 @@ func (s *merger) answer(q *exit) *exitAnswer {
 // of weight 0 that the kernel does not have is left out: it would get no
 // connection. The wanted rows are shared when no real server leaves.
 func (e *exit) merge(now time.Time) exitAnswer {
-	leaves := len(e.want) != len(e.have)
-	for i := range e.want {
-		if leaves = leaves || e.want[i].Weight == 0 || !e.want[i].SameServer(e.have[i].RealServer); leaves {
-			break
-		}
-	}
-	if !leaves {
+	stays := func(w, h Row) bool { return w.Weight > 0 && w.SameServer(h.RealServer) }
+	if slices.EqualFunc(e.want, e.have, stays) {
 		return exitAnswer{exit: *e, rows: e.want}
 	}
 	a := exitAnswer{exit: *e, rows: make([]Row, 0, max(len(e.want), len(e.have)))}
-	for n, o := range merged(e.want, e.have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
+	// A quiesced UDP real server keeps its flows for as long as clients send, so
+	// quiescing would not move them: it goes at once.
+	atOnce := e.protocol == UDP || findScheduler(e.scheduler).atOnce
+	for n, o := range merged(e.want, e.have, compareRows) {
 		switch {
 		case n != nil && n.Weight > 0:
 			a.rows = append(a.rows, *n)
@@ -232,7 +204,10 @@ func (e *exit) merge(now time.Time) exitAnswer {
 			if n != nil {
 				why = n.Why
 			}
-			l := e.leave(o.RealServer, why, now)
+			l := leaving{Address: o.Address, Port: o.Port, Why: why, Gone: true}
+			if !atOnce {
+				l = e.leave(o.RealServer, why, now)
+			}
 			a.leaving = append(a.leaving, l)
 			if !l.Gone {
 				row := *o
@@ -249,13 +224,9 @@ func (e *exit) merge(now time.Time) exitAnswer {
 	return a
 }
 
-// leave decides on one real server that must get no new connections.
+// leave decides on one real server that must get no new connections and may drain.
 func (e *exit) leave(has RealServer, why string, now time.Time) leaving {
 	l := leaving{Address: has.Address, Port: has.Port, Why: why}
-	if e.atOnce {
-		l.Gone = true
-		return l
-	}
 	before := findLeaving(e.leaving, has)
 	if before != nil {
 		l.drain = before.drain

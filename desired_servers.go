@@ -21,14 +21,8 @@ func (b *build) servers(is6 bool) []Row {
 		return rows
 	}
 	v := b.in.vip
-	byAddress := make(map[netip.Addr]podSet, len(b.in.pods))
-	for _, p := range b.in.pods {
-		if a, ok := b.nodeAddress(v, p, is6); ok {
-			byAddress[a] = byAddress[a].with(p, b.podWeight(v, p))
-		}
-	}
-	rows := make([]Row, 0, len(byAddress)+len(v.RealServers))
-	for a, set := range byAddress {
+	rows := make([]Row, 0, len(b.in.pods)+len(v.RealServers))
+	for a, set := range b.podSets(is6, nil) {
 		rows = append(rows, set.row(v, a))
 	}
 	for _, s := range v.RealServers {
@@ -42,7 +36,7 @@ func (b *build) servers(is6 bool) []Row {
 		}
 		rows = append(slices.DeleteFunc(rows, func(o Row) bool { return o.Address == s.Address }), r)
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	return rows
 }
 
@@ -50,39 +44,48 @@ func (b *build) servers(is6 bool) []Row {
 const fewPods = 16
 
 // changedServers is servers by way of the last answer: only the rows of nodes
-// whose pods have changed are computed. ok is false where that cannot be done.
+// whose pods have changed are computed. ok is false where that cannot be done: the
+// pods are too many, or one needs a warning.
 func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 	if b.last == nil || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
 		return nil, false
 	}
-	last := b.last.set(is6).fromInputs
+	v, last := b.in.vip, b.last.set(is6).fromInputs
 	if same(b.in.pods, b.last.in.pods) {
 		return last, true
 	}
-	nodes, ok := b.changedNodes(is6)
-	if !ok {
-		b.warnings = nil // servers finds them again
-		return nil, false
-	}
-	sets := make([]podSet, len(nodes))
-	for _, p := range b.in.pods {
-		for _, at := range p.Addresses {
-			// Most pods are on none of the nodes: that is found out first.
-			if i := slices.Index(nodes, at); i >= 0 {
-				if a, serves := b.nodeAddress(b.in.vip, p, is6); serves && a == at {
-					sets[i] = sets[i].with(p, b.podWeight(b.in.vip, p))
-				}
+	nodes, changed := []netip.Addr{}, 0
+	for now, was := range merged(b.in.pods, b.last.in.pods, comparePodRefs) {
+		if now != nil && was != nil && *now == *was {
+			continue
+		}
+		changed++
+		for _, p := range []**Pod{now, was} {
+			if p == nil {
+				continue
+			}
+			a, serves := b.nodeAddress(v, *p, is6)
+			if serves {
+				b.podWeight(v, *p) // which may warn
+			}
+			if serves && !slices.Contains(nodes, a) && !v.isStatic(a) {
+				nodes = append(nodes, a)
 			}
 		}
+		if changed > fewPods || len(b.warnings) > 0 {
+			b.warnings = nil // servers finds them again
+			return nil, false
+		}
 	}
+	sets := b.podSets(is6, nodes)
 	rows = append(make([]Row, 0, len(last)+len(nodes)), last...)
-	for i, a := range nodes {
+	for _, a := range nodes {
 		at, there := slices.BinarySearchFunc(rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
-		switch stays := sets[i].best > 0; {
+		switch set, stays := sets[a]; {
 		case stays && there:
-			rows[at] = sets[i].row(b.in.vip, a)
+			rows[at] = set.row(v, a)
 		case stays:
-			rows = slices.Insert(rows, at, sets[i].row(b.in.vip, a))
+			rows = slices.Insert(rows, at, set.row(v, a))
 		case there:
 			rows = slices.Delete(rows, at, at+1)
 		}
@@ -90,36 +93,21 @@ func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 	return rows, true
 }
 
-// changedNodes are the nodes of the pods that have changed since the last answer,
-// static real servers apart. ok is false when the pods are too many, or one needs
-// a warning.
-func (b *build) changedNodes(is6 bool) (nodes []netip.Addr, ok bool) {
-	v, changed := b.in.vip, 0
-	add := func(p *Pod) {
-		if a, serves := b.nodeAddress(v, p, is6); serves && !slices.Contains(nodes, a) && !v.isStatic(a) {
-			nodes = append(nodes, a)
-		}
-	}
-	for now, was := range merged(b.in.pods, b.last.in.pods, comparePodRefs) {
-		if now != nil && was != nil && *now == *was {
+// podSets are the selected pods of each node, or of those of nodes when that is not
+// nil.
+func (b *build) podSets(is6 bool, nodes []netip.Addr) map[netip.Addr]podSet {
+	sets := make(map[netip.Addr]podSet)
+	listed := func(a netip.Addr) bool { return slices.Contains(nodes, a) }
+	for _, p := range b.in.pods {
+		// Most pods are on none of the nodes: that is found out first.
+		if nodes != nil && !slices.ContainsFunc(p.Addresses, listed) {
 			continue
 		}
-		if changed++; changed > fewPods {
-			return nil, false
-		}
-		if was != nil {
-			add(*was)
-			b.warnings = nil // about a pod that is no more
-		}
-		if now != nil {
-			add(*now)
-			b.podWeight(v, *now)
-		}
-		if len(b.warnings) > 0 {
-			return nil, false
+		if a, ok := b.nodeAddress(b.in.vip, p, is6); ok {
+			sets[a] = sets[a].with(p, b.podWeight(b.in.vip, p))
 		}
 	}
-	return nodes, true
+	return sets
 }
 
 // nodeAddress is the address at which p serves v, if it can.
@@ -160,24 +148,30 @@ func (b *build) podWeight(v *VIP, p *Pod) uint32 {
 
 // podSet counts the selected pods of one node.
 type podSet struct {
-	ready, terminating, notReady int
-	name                         string // of the pod that is named in messages
-	best                         int    // that pod's rank
-	weight                       uint32 // greatest of the ready pods'
+	ready  int
+	name   string // of the pod that is named in messages
+	best   podRank
+	weight uint32 // greatest of the ready pods'
 }
 
+// podRank is the state of a pod. The greatest of a node decides what messages say.
+type podRank uint8
+
+const (
+	podTerminating podRank = iota + 1
+	podNotReady
+	podReady
+)
+
 func (s podSet) with(p *Pod, weight uint32) podSet {
-	rank := 1
+	rank := podNotReady
 	switch {
 	case p.Terminating:
-		s.terminating++
+		rank = podTerminating
 	case p.Ready:
+		rank = podReady
 		s.ready++
 		s.weight = max(s.weight, weight)
-		rank = 3
-	default:
-		s.notReady++
-		rank = 2
 	}
 	if rank > s.best {
 		s.best, s.name = rank, p.Name
@@ -187,44 +181,31 @@ func (s podSet) with(p *Pod, weight uint32) podSet {
 
 // row is the real server of v for the pods at address a.
 func (s podSet) row(v *VIP, a netip.Addr) Row {
-	r := Row{RealServer: v.realServer(a, 0), Why: s.why()}
-	if s.ready > 0 {
-		r.Weight = s.weight
-	}
-	return r
-}
-
-func (s podSet) why() string {
+	why := "pod " + s.name
 	switch {
 	case s.ready > 1:
-		return fmt.Sprintf("pod %s and %d more ready", s.name, s.ready-1)
+		why += fmt.Sprintf(" and %d more ready", s.ready-1)
 	case s.ready == 1:
-		return "pod " + s.name + " ready"
-	case s.notReady > 0:
-		return "pod " + s.name + " not ready"
+		why += " ready"
+	case s.best == podNotReady:
+		why += " not ready"
+	default:
+		why += " terminating"
 	}
-	return "pod " + s.name + " terminating"
+	return Row{RealServer: v.realServer(a, s.weight), Why: why}
 }
 
 // podServers are the real servers of rows that are in service because of pods:
 // before itself, if they are the same.
 func (v *VIP) podServers(rows []Row, before []RealServer) []RealServer {
-	fromPod := func(r *Row) bool { return r.Weight > 0 && !v.isStatic(r.Address) }
-	n, same := 0, true
+	in := make([]RealServer, 0, len(rows))
 	for i := range rows {
-		if fromPod(&rows[i]) {
-			same = same && n < len(before) && before[n] == rows[i].RealServer
-			n++
+		if r := &rows[i]; r.Weight > 0 && !v.isStatic(r.Address) {
+			in = append(in, r.RealServer)
 		}
 	}
-	if same && n == len(before) {
+	if slices.Equal(in, before) {
 		return before
-	}
-	in := make([]RealServer, 0, n)
-	for i := range rows {
-		if fromPod(&rows[i]) {
-			in = append(in, rows[i].RealServer)
-		}
 	}
 	return in
 }
@@ -259,7 +240,7 @@ func addMissing(rows []Row, servers []RealServer, why string) []Row {
 			rows = append(rows, Row{RealServer: s, Why: why})
 		}
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	return rows
 }
 

@@ -37,54 +37,73 @@ type op struct {
 	Why        string
 }
 
-// quiesces reports whether o stops new connections to its real server.
-func (o op) quiesces() bool { return o.Kind == setServer && o.Server.Weight == 0 }
+// row is the real server that o changes, or for a service its key alone.
+func (o *op) row() rowID {
+	if o.Server == nil {
+		return rowID{Service: o.Service.ServiceKey}
+	}
+	return rowOf(o.Service.ServiceKey, *o.Server)
+}
+
+// phase is the place of o in a batch: that of its kind, but for quiescing, which comes
+// between editing and removing.
+func (o *op) phase() int {
+	if o.Kind > setServer || o.Kind == setServer && o.Server.Weight == 0 {
+		return int(o.Kind) + 1
+	}
+	return int(o.Kind)
+}
+
+var opSubjects = [...]string{
+	newService: "add virtual service",
+	setService: "edit virtual service",
+	newServer:  "add real server ",
+	setServer:  "edit real server ",
+	delServer:  "remove real server ",
+	delService: "remove virtual service",
+}
 
 // Subject names the object of o as error messages do: "vip edge
 // 10.0.0.1:80/tcp: add real server 10.0.0.5".
 func (o op) Subject() string {
-	s := o.Service.ServiceKey.String() + ": "
+	s := o.Service.ServiceKey.String() + ": " + opSubjects[o.Kind] + o.serverName()
 	if o.VIP != "" {
 		s = "vip " + o.VIP + " " + s
 	}
+	return s
+}
+
+// serverName is the name of the real server that o changes, "" for a service.
+func (o *op) serverName() string {
+	if o.Server == nil {
+		return ""
+	}
+	return o.Server.Name()
+}
+
+// change is the text for what o adds or edits, "" for a removal.
+func (o *op) change() string {
 	switch o.Kind {
 	case newService:
-		return s + "add virtual service"
+		return "scheduler " + o.Service.Scheduler
 	case setService:
-		return s + "edit virtual service"
-	case delService:
-		return s + "remove virtual service"
+		return serviceChange(*o.WasService, *o.Service)
 	case newServer:
-		return s + "add real server " + o.Server.Name()
+		return fmt.Sprintf("weight %d", o.Server.Weight)
 	case setServer:
-		return s + "edit real server " + o.Server.Name()
-	default:
-		return s + "remove real server " + o.Server.Name()
+		return serverChange(*o.WasServer, *o.Server)
 	}
+	return ""
 }
 
 // String is one line of `lvs-controller diff`.
 func (o op) String() string {
-	var sign, change string
-	switch o.Kind {
-	case newService:
-		sign, change = "+", "scheduler "+o.Service.Scheduler
-	case setService:
-		sign, change = "~", serviceChange(*o.WasService, *o.Service)
-	case delService:
-		sign = "-"
-	case newServer:
-		sign, change = "+", fmt.Sprintf("weight %d", o.Server.Weight)
-	case setServer:
-		sign, change = "~", serverChange(*o.WasServer, *o.Server)
-	case delServer:
-		sign = "-"
-	}
-	line := fmt.Sprintf("%s %s", sign, o.Service.ServiceKey)
-	if o.Kind != newService && o.Kind != setService && o.Kind != delService {
+	signs := [...]string{newService: "+ ", newServer: "+ ", setService: "~ ", setServer: "~ ", delServer: "- ", delService: "- "}
+	line := signs[o.Kind] + o.Service.ServiceKey.String()
+	if o.Server != nil {
 		line += " → " + o.Server.Name()
 	}
-	if change != "" {
+	if change := o.change(); change != "" {
 		line += "  " + change
 	}
 	if o.Why != "" {
@@ -148,13 +167,8 @@ func (c changes) String() string { return string(c) }
 func diff(want, have shards) phases {
 	var d differ
 	for w, h := range merged(want, have, compareShards) {
-		switch {
-		case w == nil:
-			d.services(nil, h.Services)
-		case h == nil:
-			d.services(w.Services, nil)
-		case !same(w.Services, h.Services):
-			d.services(w.Services, h.Services)
+		if !same(w.services(), h.services()) {
+			d.services(w.services(), h.services())
 		}
 	}
 	return d.phases
@@ -207,15 +221,6 @@ func (p *phases) without(not func(*op) bool) phases {
 	return some
 }
 
-// phaseOf is the place in a batch of an operation of kind k: that of its kind,
-// but for quiescing, which comes between editing and removing.
-func phaseOf(k opKind, quiesces bool) int {
-	if quiesces || k > setServer {
-		return int(k) + 1
-	}
-	return int(k)
-}
-
 // differ is the state of diff.
 type differ struct {
 	phases phases
@@ -223,62 +228,50 @@ type differ struct {
 	// answer is kept for the next service.
 	want, have []Row
 	leaving    []leaving
-	changes    []rowChange
-	left       int // services of the shard from the present one on
-}
-
-// rowChange is an operation on a real server, of whatever service.
-type rowChange struct {
-	kind     opKind
-	quiesces bool
-	now, was *RealServer
-	why      string
-}
-
-// phase is the place of c in a batch: with its service, if that is new.
-func (c *rowChange) phase(fresh bool) int {
-	if fresh {
-		return int(newService)
-	}
-	return phaseOf(c.kind, c.quiesces)
+	changes    []op // on real servers, of whatever service
+	left       int  // services of the shard from the present one on
 }
 
 // services adds the operations that change the services have into want.
 func (d *differ) services(want, have Table) {
 	d.left = len(want)
-	for w, h := range merged(want, have, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
+	for w, h := range merged(want, have, compareServices) {
 		switch {
 		case h == nil:
 			// Its real servers follow it at once: the service is without them for
 			// as short as possible, and the kernel finds it faster.
-			d.add(newService, op{VIP: w.VIP, Service: &w.VirtualService, Why: "new virtual service"})
+			d.add(op{Kind: newService, VIP: w.VIP, Service: &w.VirtualService, Why: "new virtual service"})
 			d.servers(w, nil, true)
 		case w == nil:
-			d.add(delService, op{VIP: h.VIP, Service: &h.VirtualService, WasService: &h.VirtualService, Why: noService})
+			d.add(op{Kind: delService, VIP: h.VIP, Service: &h.VirtualService, WasService: &h.VirtualService, Why: noService})
+			continue
 		default:
 			if w.VirtualService != h.VirtualService {
-				d.add(setService, op{VIP: w.VIP, Service: &w.VirtualService, WasService: &h.VirtualService, Why: "configuration"})
+				d.add(op{Kind: setService, VIP: w.VIP, Service: &w.VirtualService, WasService: &h.VirtualService, Why: "configuration"})
 			}
 			d.servers(w, h.Servers, false)
 		}
-		if w != nil {
-			d.left--
-		}
+		d.left--
 	}
 }
 
 // add appends an operation on a service to its phase.
-func (d *differ) add(kind opKind, o op) {
-	o.Kind = kind
-	phase := &d.phases[phaseOf(kind, false)]
+func (d *differ) add(o op) {
+	phase := &d.phases[o.phase()]
 	*phase = append(*phase, o)
 }
 
 // servers adds the operations that change the real servers have into those of w,
-// which is fresh when it is added in the same batch.
+// which is fresh when it is added in the same batch: then they come with it.
 func (d *differ) servers(w *Service, have []Row, fresh bool) {
 	if same(w.Servers, have) {
 		return // the very rows that were applied last
+	}
+	phase := func(o *op) int {
+		if fresh {
+			return int(newService)
+		}
+		return o.phase()
 	}
 	if !same(w.Servers, d.want) || !same(have, d.have) || !same(w.Leaving, d.leaving) {
 		d.want, d.have, d.leaving = w.Servers, have, w.Leaving
@@ -286,7 +279,7 @@ func (d *differ) servers(w *Service, have []Row, fresh bool) {
 		// Most likely the other services of the shard change the same way.
 		var more [numPhases]int
 		for i := range d.changes {
-			more[d.changes[i].phase(fresh)] += d.left
+			more[phase(&d.changes[i])] += d.left
 		}
 		if fresh {
 			more[newService] += d.left // the services themselves
@@ -296,27 +289,28 @@ func (d *differ) servers(w *Service, have []Row, fresh bool) {
 		}
 	}
 	for i := range d.changes {
-		c := &d.changes[i]
-		phase := &d.phases[c.phase(fresh)]
-		*phase = append(*phase, op{Kind: c.kind, VIP: w.VIP, Service: &w.VirtualService, Server: c.now, WasServer: c.was, Why: c.why})
+		o := d.changes[i]
+		o.VIP, o.Service = w.VIP, &w.VirtualService
+		in := &d.phases[phase(&o)]
+		*in = append(*in, o)
 	}
 }
 
 // compare lists the changes from the real servers d.have to d.want.
 func (d *differ) compare() {
 	d.changes = d.changes[:0]
-	for n, o := range merged(d.want, d.have, func(a, b Row) int { return a.Compare(b.RealServer) }) {
+	for n, o := range merged(d.want, d.have, compareRows) {
 		switch {
 		case o == nil:
-			d.changes = append(d.changes, rowChange{kind: newServer, now: &n.RealServer, why: n.Why})
+			d.changes = append(d.changes, op{Kind: newServer, Server: &n.RealServer, Why: n.Why})
 		case n == nil:
 			why := o.Why
 			if l := findLeaving(d.leaving, o.RealServer); l != nil {
 				why = l.Why
 			}
-			d.changes = append(d.changes, rowChange{kind: delServer, now: &o.RealServer, was: &o.RealServer, why: why})
+			d.changes = append(d.changes, op{Kind: delServer, Server: &o.RealServer, WasServer: &o.RealServer, Why: why})
 		case n.RealServer != o.RealServer:
-			d.changes = append(d.changes, rowChange{kind: setServer, quiesces: n.Weight == 0, now: &n.RealServer, was: &o.RealServer, why: n.Why})
+			d.changes = append(d.changes, op{Kind: setServer, Server: &n.RealServer, WasServer: &o.RealServer, Why: n.Why})
 		}
 	}
 }

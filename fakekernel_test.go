@@ -129,7 +129,7 @@ func (k *fakeKernel) table(owned func(ServiceKey) bool) Table {
 				s.Servers = append(s.Servers, Row{RealServer: r})
 			}
 		}
-		slices.SortFunc(s.Servers, func(a, b Row) int { return a.Compare(b.RealServer) })
+		slices.SortFunc(s.Servers, compareRows)
 		t = append(t, s)
 	}
 	return t

@@ -209,7 +209,7 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 	return err
 }
 
-// prefixBits is the inverse of ipv4Mask and ipv6PrefixLen: the whole address
+// prefixBits is the inverse of ipv4Mask, and of an IPv6 prefix length: the whole address
 // becomes 0, so that equal services compare equal.
 func prefixBits(mask [4]byte, family uint16) uint8 {
 	if family == unix.AF_INET6 {

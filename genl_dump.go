@@ -170,7 +170,7 @@ func (c *ipvsConn) foundAgain(known []Row) bool {
 // sorted is c.found in table order.
 func (c *ipvsConn) sorted() []Row {
 	rows := slices.Clone(c.found)
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	// A table that changes during the dump can show a row twice.
 	return slices.CompactFunc(rows, func(a, b Row) bool { return a.SameServer(b.RealServer) })
 }

@@ -74,7 +74,7 @@ func decodeGUE(data []byte) (p guePort, isGUE bool, err error) {
 
 // GUEPorts lists the open ports; none while the kernel has not loaded GUE.
 func (r *rtnl) GUEPorts() (ports []guePort, err error) {
-	messages, err := r.fou(fouCommandGet, netlink.Dump, nil)
+	messages, err := r.fou(fouCommandGet, netlink.Dump, netlink.NewAttributeEncoder())
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
@@ -116,6 +116,10 @@ func (r *rtnl) CloseGUE(p guePort) (bool, error) {
 // fou is one exchange with the kernel's module fou, on a separate socket. The error
 // is ENOENT where the kernel has not loaded it.
 func (r *rtnl) fou(command uint8, flags netlink.HeaderFlags, attributes *netlink.AttributeEncoder) ([]genetlink.Message, error) {
+	data, err := attributes.Encode()
+	if err != nil {
+		return nil, err
+	}
 	conn, err := genetlink.Dial(nil)
 	if err != nil {
 		return nil, err
@@ -128,13 +132,8 @@ func (r *rtnl) fou(command uint8, flags netlink.HeaderFlags, attributes *netlink
 	if err != nil {
 		return nil, err
 	}
-	message := genetlink.Message{Header: genetlink.Header{Command: command, Version: family.Version}}
-	if attributes != nil {
-		if message.Data, err = attributes.Encode(); err != nil {
-			return nil, err
-		}
-	}
-	return conn.Execute(message, family.ID, netlink.Request|flags)
+	header := genetlink.Header{Command: command, Version: family.Version}
+	return conn.Execute(genetlink.Message{Header: header, Data: data}, family.ID, netlink.Request|flags)
 }
 
 // loadModule asks for a device of the module's name, which makes the kernel

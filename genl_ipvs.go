@@ -231,26 +231,13 @@ func (e *encoder) service(v VirtualService) {
 	if v.Address.Is4() {
 		e.buf = binary.BigEndian.AppendUint32(e.buf, ipv4Mask(v.Netmask))
 	} else {
-		e.buf = binary.NativeEndian.AppendUint32(e.buf, ipv6PrefixLen(v.Netmask))
+		e.buf = binary.NativeEndian.AppendUint32(e.buf, uint32(cmp.Or(v.Netmask, 128)))
 	}
 	e.unnest(at)
 }
 
 // ipv4Mask is the mask of a prefix length (0 = whole address).
-func ipv4Mask(bits uint8) uint32 {
-	if bits == 0 {
-		bits = 32
-	}
-	return ^uint32(0) << (32 - bits)
-}
-
-// ipv6PrefixLen is the prefix length itself, 0 meaning the whole address.
-func ipv6PrefixLen(bits uint8) uint32 {
-	if bits == 0 {
-		bits = 128
-	}
-	return uint32(bits)
-}
+func ipv4Mask(bits uint8) uint32 { return ^uint32(0) << (32 - cmp.Or(bits, 32)) }
 
 // server appends a real server of service k. With whole false only its
 // identity is sent, which is all IPVS_CMD_DEL_DEST reads.

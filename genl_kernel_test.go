@@ -217,14 +217,17 @@ func randomTable(r *rand.Rand, before Table) Table {
 		if len(before) > 0 && r.IntN(2) == 0 {
 			k = before[r.IntN(len(before))].ServiceKey
 		}
-		old, _ := before.Find(k)
-		services[k] = Service{VirtualService: randomService(r, k), Servers: randomServers(r, k, old.Servers)}
+		var old []Row
+		if s := before.at(k); s != nil {
+			old = s.Servers
+		}
+		services[k] = Service{VirtualService: randomService(r, k), Servers: randomServers(r, k, old)}
 	}
 	var t Table
 	for _, s := range services {
 		t = append(t, s)
 	}
-	slices.SortFunc(t, func(a, b Service) int { return a.Compare(b.ServiceKey) })
+	slices.SortFunc(t, compareServices)
 	return t
 }
 
@@ -295,7 +298,7 @@ func randomServers(r *rand.Rand, k ServiceKey, before []Row) []Row {
 			rows = append(rows, Row{RealServer: s})
 		}
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	return rows
 }
 

@@ -39,15 +39,12 @@ type dataPath struct {
 	prober     *prober
 	neighbours *neighbours   // nil until a plan needs it
 	sockets    [2]*rawSocket // IPv4, IPv6; nil until a probe needs it
-	failures   [2]socketFailure
-	tokens     map[uint32]*target // of SYNs without an answer yet
-	resolving  []*target          // wait for a MAC address
-}
-
-// socketFailure says why a socket is missing.
-type socketFailure struct {
-	err   error
-	until time.Time
+	failures   [2]struct {   // why a socket is missing
+		err   error
+		until time.Time
+	}
+	tokens    map[uint32]*target // of SYNs without an answer yet
+	resolving []*target          // wait for a MAC address
 }
 
 func newDataPath(p *prober) *dataPath {
@@ -123,38 +120,22 @@ func (d *dataPath) begin(t *target) {
 		d.prober.finish(t, outcome{result: noResult, why: err.Error()})
 		return
 	}
-	at := d.neighbours.hop(t.server)
-	if !at.fresh && at.problem == "" {
+	if at := d.neighbours.hop(t.server); !at.fresh && at.problem == "" {
 		// A packet through the packet socket does not make the kernel look up the
 		// node.
 		resolveNeighbour(r.udp, t.server)
 	}
-	if at.problem == "" && at.mac == nil {
-		t.attempt.waits = waitsForMAC
-		d.resolving = append(d.resolving, t)
-		d.neighbours.hurry()
-		return
-	}
-	d.send(t, r, at)
+	d.send(t, r)
 }
 
-// resume continues the probes whose node has been found meanwhile.
+// resume continues the probes whose node may have been found meanwhile.
 func (d *dataPath) resume() {
-	if len(d.resolving) == 0 {
-		return
-	}
 	waiting := d.resolving
 	d.resolving = nil
 	for _, t := range waiting {
-		if t.attempt == nil || t.attempt.waits != waitsForMAC {
-			continue // its time was over
+		if t.attempt != nil && t.attempt.waits == waitsForMAC { // else its time was over
+			d.send(t, d.sockets[familyIndex(t.server.Is6())])
 		}
-		if at := d.neighbours.hop(t.server); at.problem != "" || at.mac != nil {
-			d.send(t, d.sockets[familyIndex(t.server.Is6())], at)
-			continue
-		}
-		d.resolving = append(d.resolving, t)
-		d.neighbours.hurry()
 	}
 }
 
@@ -169,10 +150,17 @@ func (d *dataPath) unresolved(t *target) outcome {
 	return t.fails(errors.New("no answer to ARP"), true)
 }
 
-// send sends the SYN.
-func (d *dataPath) send(t *target, r *rawSocket, at hop) {
-	if at.problem != "" {
+// send sends the SYN, or waits for the node's MAC address.
+func (d *dataPath) send(t *target, r *rawSocket) {
+	at := d.neighbours.hop(t.server)
+	switch {
+	case at.problem != "":
 		d.prober.finish(t, outcome{result: noResult, why: at.problem})
+		return
+	case at.mac == nil:
+		t.attempt.waits = waitsForMAC
+		d.resolving = append(d.resolving, t)
+		d.neighbours.hurry()
 		return
 	}
 	token := rand.Uint32()
@@ -249,6 +237,7 @@ func (d *dataPath) answer(r *rawSocket, b []byte, link *unix.SockaddrLinklayer) 
 // rawSocket sends and receives the packets of one family.
 type rawSocket struct {
 	is6      bool
+	protocol uint16 // of the family, in network byte order
 	fd       int    // the packet socket
 	reserved int    // a TCP socket with port, so that no other socket gets it
 	port     uint16 // the source port of all probes
@@ -258,37 +247,36 @@ type rawSocket struct {
 // socket returns the packet socket of a family, and opens it the first time.
 func (d *dataPath) socket(is6 bool) (*rawSocket, error) {
 	i := familyIndex(is6)
-	if d.sockets[i] != nil {
-		return d.sockets[i], nil
-	}
-	now := d.prober.now()
-	if b := d.failures[i]; b.err != nil && now.Before(b.until) {
-		return nil, b.err
+	now, failure := d.prober.now(), &d.failures[i]
+	if d.sockets[i] != nil || now.Before(failure.until) {
+		return d.sockets[i], failure.err
 	}
 	r, err := openRawSocket(is6)
 	if err == nil {
-		if err = d.prober.poll.add(r.fd, unix.EPOLLIN); err == nil {
-			d.sockets[i] = r
-			return r, nil
+		if err = d.prober.poll.add(r.fd, unix.EPOLLIN); err != nil {
+			r.close()
 		}
-		r.close()
 	}
-	d.failures[i] = socketFailure{err, now.Add(socketRetry)}
-	return nil, err
+	if failure.err = err; err != nil {
+		failure.until = now.Add(socketRetry)
+		return nil, err
+	}
+	d.sockets[i] = r
+	return r, nil
 }
 
 // openRawSocket opens the sockets of one family.
 func openRawSocket(is6 bool) (_ *rawSocket, err error) {
-	r := &rawSocket{is6: is6, fd: -1, reserved: -1, udp: -1}
+	r := &rawSocket{is6: is6, protocol: networkOrder(unix.ETH_P_IP), fd: -1, reserved: -1, udp: -1}
 	defer func() {
 		if err != nil {
 			r.close()
 		}
 	}()
 	const flags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
-	family, anywhere, protocol := familyNumber(is6), unix.Sockaddr(&unix.SockaddrInet4{}), uint16(unix.ETH_P_IP)
+	family, anywhere := familyNumber(is6), unix.Sockaddr(&unix.SockaddrInet4{})
 	if is6 {
-		anywhere, protocol = &unix.SockaddrInet6{}, unix.ETH_P_IPV6
+		anywhere, r.protocol = &unix.SockaddrInet6{}, networkOrder(unix.ETH_P_IPV6)
 	}
 	if r.udp, err = unix.Socket(family, unix.SOCK_DGRAM|flags, 0); err != nil {
 		return nil, fmt.Errorf("UDP socket: %w", err)
@@ -323,7 +311,7 @@ func openRawSocket(is6 bool) (_ *rawSocket, err error) {
 	if err = unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
 		return nil, fmt.Errorf("filter of the packet socket: %w", err)
 	}
-	if err = unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: networkOrder(protocol)}); err != nil {
+	if err = unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: r.protocol}); err != nil {
 		return nil, fmt.Errorf("bind the packet socket: %w", err)
 	}
 	return r, nil
@@ -339,11 +327,7 @@ func (r *rawSocket) close() {
 
 // send sends s through a device to a MAC address.
 func (r *rawSocket) send(s segment, device int, mac []byte) error {
-	protocol := uint16(unix.ETH_P_IP)
-	if r.is6 {
-		protocol = unix.ETH_P_IPV6
-	}
-	to := unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: device, Halen: uint8(len(mac))}
+	to := unix.SockaddrLinklayer{Protocol: r.protocol, Ifindex: device, Halen: uint8(len(mac))}
 	copy(to.Addr[:], mac)
 	if err := unix.Sendto(r.fd, s.packet(), unix.MSG_DONTWAIT, &to); err != nil {
 		return fmt.Errorf("packet socket: send: %w", err)
@@ -359,42 +343,31 @@ func networkOrder(v uint16) uint16 {
 // answerFilter passes what may answer a probe from port: TCP to it, and ICMP
 // errors about hop limits with a packet from it. It runs for every packet that
 // the host receives, so it drops most of them in two steps. Offsets are from the
-// network header.
+// network header; register X has its length.
 func answerFilter(is6 bool, port uint16) []unix.SockFilter {
-	const all = 1500
-	instructions := []bpf.Instruction{
-		bpf.LoadAbsolute{Off: 9, Size: 1}, // protocol
+	protocol, icmp, expired, length := uint32(9), uint32(unix.IPPROTO_ICMP), uint32(icmpTimeExceeded), uint32(20)
+	fragment, skipHeader := bpf.Instruction(bpf.LoadAbsolute{Off: 6, Size: 2}), bpf.Instruction(bpf.LoadMemShift{Off: 0})
+	if is6 { // a fragment has an extension header, which is another protocol
+		protocol, icmp, expired, length = 6, unix.IPPROTO_ICMPV6, icmp6TimeExceeded, 40
+		fragment, skipHeader = bpf.LoadConstant{Dst: bpf.RegA}, bpf.LoadConstant{Dst: bpf.RegX, Val: length}
+	}
+	raw, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: protocol, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_TCP, SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_ICMP, SkipTrue: 5, SkipFalse: 11},
-		bpf.LoadAbsolute{Off: 6, Size: 2}, // flags and fragment offset
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmp, SkipTrue: 5, SkipFalse: 11},
+		fragment, // flags and fragment offset
 		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x1fff, SkipTrue: 9},
-		bpf.LoadMemShift{Off: 0},          // length of the header
+		skipHeader,
 		bpf.LoadIndirect{Off: 2, Size: 2}, // destination port
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(port), SkipTrue: 5, SkipFalse: 6},
-		bpf.LoadMemShift{Off: 0},
+		skipHeader,
 		bpf.LoadIndirect{Off: 0, Size: 1}, // ICMP type
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmpTimeExceeded, SkipTrue: 3},
-		bpf.LoadIndirect{Off: 8 + 20, Size: 2}, // source port of the packet that it reports, which is ours, without options
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: expired, SkipTrue: 3},
+		bpf.LoadIndirect{Off: 8 + length, Size: 2}, // source port of the packet that it reports, which is ours, without options
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(port), SkipTrue: 1},
-		bpf.RetConstant{Val: all},
+		bpf.RetConstant{Val: 1500},
 		bpf.RetConstant{Val: 0},
-	}
-	if is6 {
-		instructions = []bpf.Instruction{
-			bpf.LoadAbsolute{Off: 6, Size: 1}, // next header
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_TCP, SkipTrue: 1},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_ICMPV6, SkipTrue: 2, SkipFalse: 7},
-			bpf.LoadAbsolute{Off: 40 + 2, Size: 2}, // destination port
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(port), SkipTrue: 4, SkipFalse: 5},
-			bpf.LoadAbsolute{Off: 40, Size: 1}, // ICMPv6 type
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmp6TimeExceeded, SkipTrue: 3},
-			bpf.LoadAbsolute{Off: 40 + 8 + 40, Size: 2}, // source port of the packet that it reports
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(port), SkipTrue: 1},
-			bpf.RetConstant{Val: all},
-			bpf.RetConstant{Val: 0},
-		}
-	}
-	raw, err := bpf.Assemble(instructions)
+	})
 	if err != nil {
 		panic("answerFilter: " + err.Error()) // only the port varies
 	}

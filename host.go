@@ -70,59 +70,63 @@ func (h *linuxHost) Prepare(ctx context.Context, cfg *Config) error {
 // Announce implements host. Local routes are added before addresses and removed
 // after them, so that this host accepts packets to a VIP also while the VIP moves
 // to another device.
-func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses) (vipsOnHost, error) {
-	configured := newOwners(cfg).addresses
-	if err := h.recover(ctx, configured); err != nil {
-		return h.announced(), err
+func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses) (has vipsOnHost, err error) {
+	defer func() {
+		has = vipsOnHost{Addresses: h.addresses.Owned(), On: h.addresses.On(), Local: h.dummy.Local()}
+	}()
+	r, err := openRtnl(ctx)
+	if err != nil {
+		return has, err
 	}
-	deviceErr, routeErr := h.dummy.Keep(ctx, cfg.AnnounceDevice, want.Local)
-	uplink, uplinkErr := h.announceUplink(configured, want.Announced)
-	if err := h.forgetForeign(ctx, cfg.AnnounceDevice); err != nil {
-		return h.announced(), err
+	defer r.Close()
+	configured := newOwners(cfg).addresses
+	if err := h.recover(r, configured); err != nil {
+		return has, err
+	}
+	deviceErr, routeErr := h.dummy.Keep(r, cfg.AnnounceDevice, want.Local)
+	uplinkErr := h.needUplink(configured, want.Announced)
+	if err := h.forgetForeign(r, cfg.AnnounceDevice); err != nil {
+		return has, err
 	}
 	var on []VIPAddress
 	for _, a := range want.Announced {
-		v := VIPAddress{Device: uplink, Address: a}
+		v := VIPAddress{Device: h.arpDevice, Address: a}
 		vip := configured[a]
-		stay := vip == nil || vip.Announce.method().onUplink && uplink == "" // on its present device, if there is one
+		stay := vip == nil || vip.Announce.method().onUplink && h.arpDevice == "" // on its present device, if there is one
 		if vip != nil && vip.Announce.method().onDummy || vip == nil && slices.Contains(want.Local, a) {
 			v.Device, stay = cfg.AnnounceDevice, deviceErr != nil
 		}
 		if stay {
-			i := slices.IndexFunc(h.addresses.Owned(), func(o VIPAddress) bool { return o.Address == a })
+			owned := h.addresses.Owned()
+			i := slices.IndexFunc(owned, func(o VIPAddress) bool { return o.Address == a })
 			if i < 0 {
 				continue
 			}
-			v = h.addresses.Owned()[i]
+			v = owned[i]
 		}
 		on = append(on, v)
 	}
-	err := errors.Join(deviceErr, routeErr, uplinkErr,
-		h.addresses.Apply(ctx, on, cfg.AnnounceDevice),
-		h.dummy.Tidy(ctx, cfg.AnnounceDevice, want.Local, h.addresses.Owned()))
+	err = errors.Join(deviceErr, routeErr, uplinkErr,
+		h.addresses.Apply(r, on, cfg.AnnounceDevice),
+		h.dummy.Tidy(r, cfg.AnnounceDevice, want.Local, h.addresses.Owned()))
 	if want.Drained {
-		err = errors.Join(err, h.notOurs(ctx, configured))
+		err = errors.Join(err, h.notOurs(r, configured))
 	}
-	return h.announced(), err
+	return has, err
 }
 
 // recover finds, once, what an earlier run has put on devices, whether it could save
 // that or not.
-func (h *linuxHost) recover(ctx context.Context, configured map[netip.Addr]*VIP) error {
+func (h *linuxHost) recover(r *rtnl, configured map[netip.Addr]*VIP) error {
 	if h.recovered {
 		return nil
 	}
-	found, dummyErr := h.dummy.Recover(ctx)
+	found, dummyErr := h.dummy.Recover(r)
 	for _, v := range found {
 		if vip := configured[v.Address]; vip != nil && vip.Announce.method().onDummy {
 			h.addresses.Adopt(v)
 		}
 	}
-	r, err := openRtnl(ctx)
-	if err != nil {
-		return errors.Join(dummyErr, err)
-	}
-	defer r.Close()
 	labelled, err := r.Labelled()
 	for _, v := range labelled {
 		h.addresses.Adopt(v)
@@ -132,66 +136,52 @@ func (h *linuxHost) recover(ctx context.Context, configured map[netip.Addr]*VIP)
 	return err
 }
 
-// forgetForeign gives up the addresses that we had put on a dummy device of ours,
-// where a device of another program has its name now.
-func (h *linuxHost) forgetForeign(ctx context.Context, device string) error {
-	foreign, err := h.dummy.Foreign(ctx, device, h.addresses.Owned())
-	for _, name := range foreign {
-		h.addresses.Forget(name)
-	}
-	return err
-}
-
 // Clear removes what the controller has put on the host: addresses, the dummy device,
 // local routes and firewall marks. After an error it removes the rest. Kernel settings
 // stay.
 func (h *linuxHost) Clear(ctx context.Context, device string) error {
-	return errors.Join(h.recover(ctx, nil), h.forgetForeign(ctx, device),
-		h.addresses.Apply(ctx, nil, ""), h.dummy.Tidy(ctx, "", nil, nil), h.marks.Remove())
+	r, err := openRtnl(ctx)
+	if err == nil {
+		defer r.Close()
+		err = errors.Join(h.recover(r, nil), h.forgetForeign(r, device),
+			h.addresses.Apply(r, nil, ""), h.dummy.Tidy(r, "", nil, nil))
+	}
+	return errors.Join(err, h.marks.Remove())
 }
 
-// announced is what the host has of ours for VIPs.
-func (h *linuxHost) announced() vipsOnHost {
-	return vipsOnHost{Addresses: h.addresses.Owned(), On: h.addresses.On(), Local: h.dummy.Local()}
-}
-
-// announceUplink is the device for addresses with announce = "arp". It is the one of
-// the last Prepare: when the default route is gone for a moment, an address that is
-// put back does not move to another device.
-func (h *linuxHost) announceUplink(configured map[netip.Addr]*VIP, announced []netip.Addr) (string, error) {
+// needUplink is an error where an address with announce = "arp" is announced and no
+// uplink is known. The device is the one of the last Prepare: when the default route is
+// gone for a moment, an address that is put back does not move to another device.
+func (h *linuxHost) needUplink(configured map[netip.Addr]*VIP, announced []netip.Addr) error {
 	for _, a := range announced {
-		if v := configured[a]; v != nil && v.Announce.method().onUplink {
-			if h.arpDevice == "" {
-				return "", fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name)
-			}
-			break
+		if v := configured[a]; v != nil && v.Announce.method().onUplink && h.arpDevice == "" {
+			return fmt.Errorf("vip %s: announce = \"arp\" needs an uplink: there is no default route, set interface", v.Name)
 		}
 	}
-	return h.arpDevice, nil
+	return nil
 }
 
 // notOurs is an error for each address of a VIP with announce = "arp" that is on the
 // uplink though this director is drained: another program put it there, so it is not
 // removed.
-func (h *linuxHost) notOurs(ctx context.Context, configured map[netip.Addr]*VIP) error {
+func (h *linuxHost) notOurs(r *rtnl, configured map[netip.Addr]*VIP) error {
 	uplink := h.device.Load()
-	if uplink == nil || !slices.ContainsFunc(slices.Collect(maps.Values(configured)), func(v *VIP) bool { return v.Announce.method().onUplink }) {
+	if uplink == nil {
 		return nil
 	}
-	r, err := openRtnl(ctx)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	have, err := r.List(*uplink)
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, d := range have {
-		v := configured[d.Address]
-		if v != nil && v.Announce.method().onUplink && !slices.Contains(h.addresses.Owned(), VIPAddress{*uplink, d.Address}) {
-			errs = append(errs, fmt.Errorf("vip %s: %s is on %s, but this controller did not put it there: remove it by hand", v.Name, d.Address, *uplink))
+	found, owned := listings{table: r}, h.addresses.Owned()
+	for _, a := range slices.SortedFunc(maps.Keys(configured), netip.Addr.Compare) {
+		v := VIPAddress{*uplink, a}
+		if !configured[a].Announce.method().onUplink || slices.Contains(owned, v) {
+			continue
+		}
+		there, err := found.of(v)
+		if err != nil {
+			return err
+		}
+		if there != nil {
+			errs = append(errs, fmt.Errorf("vip %s: %s is on %s, but this controller did not put it there: remove it by hand", configured[a].Name, a, *uplink))
 		}
 	}
 	return errors.Join(errs...)

@@ -59,11 +59,10 @@ type announcement struct {
 // are safe for concurrent use.
 type addresses struct {
 	log      *slog.Logger
-	open     func(context.Context) (addressTable, error)
 	announce func(VIPAddress) error
 	wake     chan struct{} // capacity 1: the schedule has changed
 
-	save func([]VIPAddress) error // saves what is on devices and what will be put there now; nil: it is not saved
+	save func([]VIPAddress) error // saves what is on devices and what will be put there now
 	lost atomic.Bool              // another program has removed an address since the last Apply
 
 	mu        sync.Mutex
@@ -77,7 +76,6 @@ func newAddresses(owned []VIPAddress, save func([]VIPAddress) error, log *slog.L
 	a := &addresses{
 		save:      save,
 		log:       log,
-		open:      func(ctx context.Context) (addressTable, error) { return openRtnl(ctx) },
 		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },
 		wake:      make(chan struct{}, 1),
 		owned:     make(map[VIPAddress]bool),
@@ -140,25 +138,12 @@ func (a *addresses) On() []netip.Addr {
 // announced like the others but stays when it is no longer wanted. Those on the
 // device dummy are not announced with frames. Unchanged state is silent. The error
 // joins all failures; each address is tried.
-func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) error {
+func (a *addresses) Apply(table addressTable, want []VIPAddress, dummy string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lost.Store(false)
-	if len(want) == 0 && len(a.owned) == 0 {
-		clear(a.announced)
-		return nil
-	}
-	table, err := a.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer table.Close()
-
-	var errs []error
 	found := listings{table: table}
-	if err := a.saveAhead(&found, want); err != nil {
-		errs = append(errs, err)
-	}
+	errs := []error{a.saveAhead(&found, want)}
 	announced := make(map[VIPAddress]*announcement)
 	for _, v := range want {
 		added, err := a.ensure(&found, v)
@@ -197,33 +182,28 @@ func (a *addresses) Apply(ctx context.Context, want []VIPAddress, dummy string) 
 // device, at its first use.
 type listings struct {
 	table addressTable
-	known map[string]listing
-}
-
-type listing struct {
-	have []deviceAddress
-	err  error
+	known map[string][]deviceAddress
 }
 
 // of looks for v on its device; nil: it is not there.
 func (l *listings) of(v VIPAddress) (*deviceAddress, error) {
-	d, listed := l.known[v.Device]
+	have, listed := l.known[v.Device]
 	if !listed {
-		d.have, d.err = l.table.List(v.Device)
-		if l.known == nil {
-			l.known = make(map[string]listing)
+		var err error
+		if have, err = l.table.List(v.Device); err != nil {
+			return nil, err
 		}
-		l.known[v.Device] = d
+		if l.known == nil {
+			l.known = make(map[string][]deviceAddress)
+		}
+		l.known[v.Device] = have
 	}
-	return addressIn(d.have, v.Address), d.err
+	return addressIn(have, v.Address), nil
 }
 
 // saveAhead saves the addresses that Apply will add, before it does: a controller that
 // is killed in between finds them again after its next start.
 func (a *addresses) saveAhead(found *listings, want []VIPAddress) error {
-	if a.save == nil {
-		return nil
-	}
 	all := maps.Clone(a.owned)
 	for _, v := range want {
 		if there, err := found.of(v); err == nil && there == nil {
@@ -242,27 +222,20 @@ func (a *addresses) ensure(found *listings, v VIPAddress) (added bool, err error
 	if err != nil {
 		return false, err
 	}
-	if there == nil {
-		added, err := found.table.Add(v)
-		if err != nil {
-			return false, err
-		}
-		if added {
+	switch {
+	case there == nil:
+		if added, err = found.table.Add(v); added {
 			a.owned[v] = true
 			a.log.Info("VIP address added", "device", v.Device, "address", v.Address)
 		}
-		return added, nil
-	}
-	if a.owned[v] || a.announced[v] != nil {
-		return false, nil
-	}
-	if there.Label != "" && there.Label == vipLabel(v.Device) {
+	case a.owned[v] || a.announced[v] != nil:
+	case there.Label != "" && there.Label == vipLabel(v.Device):
 		a.adopt(v) // an earlier run put it there, and was killed before it could save that
-		return false, nil
+	default:
+		a.log.Info("VIP address was on its device already: it is announced, and not removed when no longer wanted",
+			"device", v.Device, "address", v.Address)
 	}
-	a.log.Info("VIP address was on its device already: it is announced, and not removed when no longer wanted",
-		"device", v.Device, "address", v.Address)
-	return false, nil
+	return added, err
 }
 
 // Lost reports whether another program has removed an address from its device since
@@ -273,17 +246,18 @@ func (a *addresses) Lost() bool { return a.lost.Load() }
 // ctx ends. It returns nil. Of a program that removes it again and again, it notices
 // one removal in lostPause.
 func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
-	err := followKernel(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, func() {
-		if !a.missing(ctx) {
-			return
-		}
-		a.lost.Store(true)
-		ring(wake)
-		sleepContext(ctx, lostPause)
-	})
+	moved, err := kernelEvents(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR)
 	if err != nil {
 		a.log.Warn("a VIP address that another program removes is noticed only by the next audit", "err", err)
 		<-ctx.Done()
+		return nil
+	}
+	for range moved {
+		if a.missing(ctx) {
+			a.lost.Store(true)
+			ring(wake)
+			sleepContext(ctx, lostPause)
+		}
 	}
 	return nil
 }
@@ -296,7 +270,7 @@ func (a *addresses) missing(ctx context.Context) bool {
 	if len(a.announced) == 0 {
 		return false
 	}
-	table, err := a.open(ctx)
+	table, err := openRtnl(ctx)
 	if err != nil {
 		return false
 	}
@@ -378,11 +352,7 @@ func (a *addresses) send(v VIPAddress, s *announcement, now time.Time) {
 // and switches learn from only one of them, or with an unsolicited neighbour
 // advertisement.
 func announceVIP(device string, addr netip.Addr) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("announce %s on %s: %w", addr, device, err)
-		}
-	}()
+	defer func() { err = wrap(fmt.Sprintf("announce %s on %s", addr, device), err) }()
 	ifi, err := deviceByName(device)
 	if err != nil {
 		return err

@@ -77,14 +77,12 @@ func vipOn(device, addr string) VIPAddress {
 
 func newFakeAddresses(table *fakeTable, owned ...VIPAddress) (*addresses, *bytes.Buffer) {
 	log := new(bytes.Buffer)
-	a := newAddresses(owned, nil, slog.New(slog.NewTextHandler(log, nil)))
-	a.open = func(context.Context) (addressTable, error) { return table, nil }
+	a := newAddresses(owned, func([]VIPAddress) error { return nil }, slog.New(slog.NewTextHandler(log, nil)))
 	a.announce = func(VIPAddress) error { return nil }
 	return a, log
 }
 
 func TestAddressesApply(t *testing.T) {
-	ctx := context.Background()
 	one, two, six := vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2"), vipOn("eth0", "2001:db8::1")
 	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": {{Address: netip.MustParseAddr("10.0.0.9")}}}}
 	a, log := newFakeAddresses(table)
@@ -99,7 +97,7 @@ func TestAddressesApply(t *testing.T) {
 
 	apply := func(step string, want []VIPAddress, wantCalls, wantOwned []string) {
 		t.Helper()
-		if err := a.Apply(ctx, want, "lvs0"); err != nil {
+		if err := a.Apply(table, want, "lvs0"); err != nil {
 			t.Errorf("%s: %v", step, err)
 		}
 		if diff := cmp.Diff(wantCalls, table.takeCalls()); diff != "" {
@@ -152,7 +150,6 @@ func TestAddressesApply(t *testing.T) {
 }
 
 func TestAddressesAdoption(t *testing.T) {
-	ctx := context.Background()
 	foreign, ours, saved := vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2"), vipOn("eth0", "10.0.0.3")
 	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": {
 		{Address: foreign.Address, Label: "eth0"},
@@ -166,7 +163,7 @@ func TestAddressesAdoption(t *testing.T) {
 	}
 	all := []VIPAddress{foreign, ours, saved}
 	for range 2 {
-		if err := a.Apply(ctx, all, "lvs0"); err != nil {
+		if err := a.Apply(table, all, "lvs0"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -179,7 +176,7 @@ func TestAddressesAdoption(t *testing.T) {
 	if len(a.announced) != 3 {
 		t.Errorf("%d addresses are announced, want all 3", len(a.announced))
 	}
-	if err := a.Apply(ctx, nil, "lvs0"); err != nil {
+	if err := a.Apply(table, nil, "lvs0"); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"remove 10.0.0.2 on eth0", "remove 10.0.0.3 on eth0"}
@@ -198,7 +195,7 @@ func TestAddressesApplyErrors(t *testing.T) {
 		fail:    map[VIPAddress]error{bad: unix.EPERM},
 	}
 	a, _ := newFakeAddresses(table)
-	err := a.Apply(context.Background(), []VIPAddress{bad, lost, good}, "lvs0")
+	err := a.Apply(table, []VIPAddress{bad, lost, good}, "lvs0")
 	if !errors.Is(err, unix.EPERM) || !errors.Is(err, unix.ENODEV) {
 		t.Errorf("Apply = %v, want both failures", err)
 	}
@@ -211,7 +208,7 @@ func TestAddressesApplyErrors(t *testing.T) {
 
 	// What could not be removed is still to be removed, but silent.
 	table.fail[good] = unix.EPERM
-	if err := a.Apply(context.Background(), nil, "lvs0"); !errors.Is(err, unix.EPERM) {
+	if err := a.Apply(table, nil, "lvs0"); !errors.Is(err, unix.EPERM) {
 		t.Errorf("Apply = %v, want the failure to remove", err)
 	}
 	if len(a.Owned()) != 1 || len(a.announced) != 0 {
@@ -254,7 +251,7 @@ func TestAddressesRun(t *testing.T) {
 		}
 
 		locked(func() { start = time.Now() })
-		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
+		a.Apply(table, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
 		time.Sleep(130 * time.Second)
 		want := []string{"0s 10.0.0.1", "1s 10.0.0.1", "2s 10.0.0.1", "4s 10.0.0.1", "1m4s 10.0.0.1", "2m4s 10.0.0.1"}
 		if diff := cmp.Diff(want, take()); diff != "" {
@@ -262,7 +259,7 @@ func TestAddressesRun(t *testing.T) {
 		}
 
 		// A second address has its own schedule and leaves the first's.
-		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2")}, "lvs0")
+		a.Apply(table, []VIPAddress{vipOn("eth0", "10.0.0.1"), vipOn("eth0", "10.0.0.2")}, "lvs0")
 		time.Sleep(60 * time.Second)
 		want = []string{"2m10s 10.0.0.2", "2m11s 10.0.0.2", "2m12s 10.0.0.2", "2m14s 10.0.0.2", "3m4s 10.0.0.1"}
 		if diff := cmp.Diff(want, take()); diff != "" {
@@ -272,31 +269,31 @@ func TestAddressesRun(t *testing.T) {
 		// Where another program has removed an address, neighbours may know another
 		// host by it.
 		locked(func() { start, table.devices["eth0"] = time.Now(), nil })
-		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
+		a.Apply(table, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
 		time.Sleep(60 * time.Second)
 		want = []string{"0s 10.0.0.1", "1s 10.0.0.1", "2s 10.0.0.1", "4s 10.0.0.1"}
 		if diff := cmp.Diff(want, take()); diff != "" {
 			t.Errorf("put back (-want +got):\n%s", diff)
 		}
 
-		a.Apply(ctx, nil, "lvs0")
+		a.Apply(table, nil, "lvs0")
 		time.Sleep(time.Hour)
 		if got := take(); got != nil {
 			t.Errorf("announced after removal: %v", got)
 		}
 
 		// The dummy device has no neighbours.
-		a.Apply(ctx, []VIPAddress{vipOn("lvs0", "10.0.0.1")}, "lvs0")
+		a.Apply(table, []VIPAddress{vipOn("lvs0", "10.0.0.1")}, "lvs0")
 		time.Sleep(time.Hour)
 		if got := take(); got != nil {
 			t.Errorf("announced on the dummy device: %v", got)
 		}
-		a.Apply(ctx, nil, "lvs0")
+		a.Apply(table, nil, "lvs0")
 
 		// A link that is down is tried again until it is up, then the whole
 		// row of announcements follows; the log has one line for each turn.
 		locked(func() { log.Reset(); down = true })
-		a.Apply(ctx, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
+		a.Apply(table, []VIPAddress{vipOn("eth0", "10.0.0.1")}, "lvs0")
 		time.Sleep(9 * time.Second)
 		locked(func() { start, down = time.Now(), false })
 		time.Sleep(10 * time.Second)
@@ -351,15 +348,24 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	defer ipv6.Close()
 
 	log := new(bytes.Buffer)
-	a := newAddresses(nil, nil, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(nil, func([]VIPAddress) error { return nil }, slog.New(slog.NewTextHandler(log, nil)))
 	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	defer stop()
 	four, six := vipOn("eth0", "10.0.0.77"), vipOn("eth0", "2001:db8::77")
-	var mac [6]byte
-	director.do(t, func() {
-		if err := a.Apply(ctx, []VIPAddress{four, six}, "lvs0"); err != nil {
+	apply := func(want []VIPAddress) {
+		r, err := openRtnl(ctx)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer r.Close()
+		if err := a.Apply(r, want, "lvs0"); err != nil {
 			t.Error(err)
 		}
+	}
+	var mac [6]byte
+	director.do(t, func() {
+		apply([]VIPAddress{four, six})
 		ifi, err := deviceByName("eth0")
 		if err != nil {
 			t.Error(err)
@@ -392,11 +398,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 		}
 	}
 
-	director.do(t, func() {
-		if err := a.Apply(ctx, nil, "lvs0"); err != nil {
-			t.Error(err)
-		}
-	})
+	director.do(t, func() { apply(nil) })
 	if shown := director.run(t, "ip", "address", "show", "dev", "eth0"); strings.Contains(shown, " 10.0.0.77/") || strings.Contains(shown, " 2001:db8::77/") {
 		t.Errorf("VIPs are left on the uplink:\n%s", shown)
 	}

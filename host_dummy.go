@@ -14,7 +14,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"maps"
@@ -42,20 +41,13 @@ func newDummyDevice(routes []netip.Addr, log *slog.Logger) *dummyDevice {
 
 // Recover finds what an earlier run has left. It returns the addresses on devices of
 // ours: all of them are the controller's.
-func (d *dummyDevice) Recover(ctx context.Context) ([]VIPAddress, error) {
-	r, err := openRtnl(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
+func (d *dummyDevice) Recover(r *rtnl) (found []VIPAddress, err error) {
 	names, err := r.OurDummies()
 	if err != nil {
 		return nil, err
 	}
-	var found []VIPAddress
-	devices := make(map[string]bool)
 	for _, name := range names {
-		devices[name] = true
+		d.devices[name] = true
 		have, err := r.List(name)
 		if err != nil {
 			return nil, err
@@ -65,26 +57,17 @@ func (d *dummyDevice) Recover(ctx context.Context) ([]VIPAddress, error) {
 		}
 	}
 	routes, err := r.LocalRoutes()
-	if err != nil {
-		return nil, err
-	}
-	maps.Copy(routes, d.routes)
-	d.devices, d.routes = devices, routes
-	return found, nil
+	maps.Copy(d.routes, routes)
+	return found, err
 }
 
 // Keep makes the device, brings it up, and adds a local route for each of want. It
 // removes nothing; with nothing wanted it does nothing. After a deviceErr no address
 // can be put on the device; after a routeErr those with a route can.
-func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr) (deviceErr, routeErr error) {
+func (d *dummyDevice) Keep(r *rtnl, device string, want []netip.Addr) (deviceErr, routeErr error) {
 	if len(want) == 0 {
 		return nil, nil
 	}
-	r, err := openRtnl(ctx)
-	if err != nil {
-		return err, nil
-	}
-	defer r.Close()
 	made, err := r.KeepDummy(device)
 	if err != nil {
 		return err, nil
@@ -96,11 +79,10 @@ func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr
 	var errs []error
 	for _, a := range want {
 		changed, err := r.ChangeLocalRoute(a, true)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		errs = append(errs, err)
+		if err == nil {
+			d.routes[a] = true
 		}
-		d.routes[a] = true
 		if changed {
 			d.log.Info("local route added: the kernel accepts packets to the VIP", "address", a)
 		}
@@ -108,78 +90,65 @@ func (d *dummyDevice) Keep(ctx context.Context, device string, want []netip.Addr
 	return nil, errors.Join(errs...)
 }
 
-// Foreign lists those names, of device and of our earlier devices, that a device of
-// another program has now, where one of owned was on it.
-func (d *dummyDevice) Foreign(ctx context.Context, device string, owned []VIPAddress) ([]string, error) {
-	names := make(map[string]bool)
-	for _, v := range owned {
-		if v.Device == device || d.devices[v.Device] {
-			names[v.Device] = true
+// forgetForeign gives up the addresses that we had put on a dummy device of ours,
+// where a device of another program has its name now.
+func (h *linuxHost) forgetForeign(r *rtnl, device string) error {
+	var checked string // the addresses are sorted by device
+	for _, v := range h.addresses.Owned() {
+		if v.Device == checked || v.Device != device && !h.dummy.devices[v.Device] {
+			continue
 		}
-	}
-	if len(names) == 0 {
-		return nil, nil
-	}
-	r, err := openRtnl(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	var foreign []string
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		switch _, err := r.dummy(name); {
+		checked = v.Device
+		switch _, err := r.dummy(checked); {
 		case errors.Is(err, errForeignDevice):
-			foreign = append(foreign, name)
-			delete(d.devices, name)
+			delete(h.dummy.devices, checked)
+			h.addresses.Forget(checked)
 		case err != nil && !errors.Is(err, unix.ENODEV):
-			return nil, err
+			return err
 		}
 	}
-	return foreign, nil
+	return nil
 }
 
 // Tidy removes what is not needed any more: local routes that are neither in want nor
 // of an address that is there, and devices of ours without an address. device stays
 // while want is not empty.
-func (d *dummyDevice) Tidy(ctx context.Context, device string, want []netip.Addr, there []VIPAddress) error {
+func (d *dummyDevice) Tidy(r *rtnl, device string, want []netip.Addr, there []VIPAddress) error {
 	keep := make(map[string]bool)
 	if len(want) > 0 {
 		keep[device] = true
 	}
+	routed := make(map[netip.Addr]bool)
+	for _, a := range want {
+		routed[a] = true
+	}
 	for _, v := range there {
 		keep[v.Device] = true
+		routed[v.Address] = routed[v.Address] || d.devices[v.Device]
 	}
-	devices := slices.DeleteFunc(slices.Sorted(maps.Keys(d.devices)), func(name string) bool { return keep[name] })
-	routes := slices.DeleteFunc(d.Local(), func(a netip.Addr) bool {
-		return slices.Contains(want, a) || slices.ContainsFunc(there, func(v VIPAddress) bool { return v.Address == a && d.devices[v.Device] })
-	})
-	if len(devices)+len(routes) == 0 {
-		return nil
-	}
-	r, err := openRtnl(ctx)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
 	var errs []error
-	for _, name := range devices {
-		removed, err := r.RemoveDummy(name)
-		if err != nil {
-			errs = append(errs, err)
+	for _, name := range slices.Sorted(maps.Keys(d.devices)) {
+		if keep[name] {
 			continue
 		}
-		delete(d.devices, name)
+		removed, err := r.RemoveDummy(name)
+		errs = append(errs, err)
+		if err == nil {
+			delete(d.devices, name)
+		}
 		if removed {
 			d.log.Info("dummy device removed", "device", name)
 		}
 	}
-	for _, a := range routes {
-		changed, err := r.ChangeLocalRoute(a, false)
-		if err != nil {
-			errs = append(errs, err)
+	for _, a := range d.Local() {
+		if routed[a] {
 			continue
 		}
-		delete(d.routes, a)
+		changed, err := r.ChangeLocalRoute(a, false)
+		errs = append(errs, err)
+		if err == nil {
+			delete(d.routes, a)
+		}
 		if changed {
 			d.log.Info("local route removed", "address", a)
 		}

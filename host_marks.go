@@ -113,10 +113,10 @@ func (m *markTable) change(conn *nftables.Conn, have markState, want map[MarkedP
 	if err == nil {
 		err = conn.Flush()
 	}
+	if !have.exists && errors.Is(err, unix.ENOENT) {
+		err = fmt.Errorf("%w (%w)", errNoNFTables, err) // a part of it is missing
+	}
 	if err != nil {
-		if !have.exists && errors.Is(err, unix.ENOENT) {
-			err = fmt.Errorf("%w (%w)", errNoNFTables, err) // a part of it is missing
-		}
 		return markError(change, err)
 	}
 	m.log.Info("firewall marks changed", "table", "inet "+markTableName, "change", change, "why", m.why(have))
@@ -257,14 +257,12 @@ func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
 func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markState, err error) {
 	for try := range 5 {
 		before := have
+		have = markState{}
 		table, err := conn.ListTableOfFamily(markTableName, ourTable.Family)
-		switch {
-		case err == nil:
+		if err == nil {
 			have = readMarks(conn, table)
-		case errors.Is(err, unix.ENOENT):
-			have = markState{}
-		default:
-			return markState{}, err
+		} else if !errors.Is(err, unix.ENOENT) {
+			return have, err
 		}
 		if have.equals(want) || try > 0 && reflect.DeepEqual(have, before) {
 			break
@@ -422,26 +420,21 @@ func batchMarks(conn *nftables.Conn, build bool, add, remove []markElement) erro
 		conn.AddTable(ourTable)
 		conn.AddChain(ourChain)
 	}
+	var errs []error
 	for i := range markFamilies {
 		f := &markFamilies[i]
 		if build {
-			if err := conn.AddSet(&f.set, nil); err != nil {
-				return err
-			}
+			errs = append(errs, conn.AddSet(&f.set, nil))
 			conn.AddRule(&nftables.Rule{Table: ourTable, Chain: ourChain, Exprs: f.rule()})
 		}
 		for chunk := range slices.Chunk(f.elements(remove), markChunk) {
-			if err := conn.SetDeleteElements(&f.set, chunk); err != nil {
-				return err
-			}
+			errs = append(errs, conn.SetDeleteElements(&f.set, chunk))
 		}
 		for chunk := range slices.Chunk(f.elements(add), markChunk) {
-			if err := conn.SetAddElements(&f.set, chunk); err != nil {
-				return err
-			}
+			errs = append(errs, conn.SetAddElements(&f.set, chunk))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // elements picks the family's own and encodes them. A mark is in the machine's

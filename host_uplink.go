@@ -79,14 +79,16 @@ func deviceState(name string) error {
 // FollowUplink rings wake whenever the uplink begins or ceases to carry traffic,
 // until ctx ends. It returns nil.
 func (h *linuxHost) FollowUplink(ctx context.Context, wake chan<- struct{}) error {
-	err := followKernel(ctx, unix.RTMGRP_LINK, func() {
-		if h.checkUplink() {
-			ring(wake)
-		}
-	})
+	changed, err := kernelEvents(ctx, unix.RTMGRP_LINK)
 	if err != nil {
 		h.log.Warn("changes of the uplink are noticed only by the next audit", "err", err)
 		<-ctx.Done()
+		return nil
+	}
+	for range changed {
+		if h.checkUplink() {
+			ring(wake)
+		}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 )
 
@@ -61,14 +62,14 @@ type host interface {
 }
 
 // loopNeeds is what the loop works with. All of it is there before the loop
-// begins; health, probes, recheck and cacheDir may be missing.
+// begins; recheck and cacheDir may be missing.
 type loopNeeds struct {
 	log      *slog.Logger
 	wake     chan struct{} // rung for each new input
 	config   *latest[Config]
 	cluster  *latest[Cluster]
-	health   *latest[Health]    // what probes have found; nil: there are none
-	probes   *latest[ProbePlan] // which real servers to probe; nil likewise
+	health   *latest[Health]    // what probes have found
+	probes   *latest[ProbePlan] // which real servers to probe
 	recheck  chan<- struct{}    // rung now and then while the loop is awake anyway
 	dial     func() (director, error)
 	host     host
@@ -93,7 +94,7 @@ type reconciler struct {
 	refused   refusals // what the host refuses
 	warned    warningLog
 	failing   failureLog // of the pass
-	kept      map[workKey]bool
+	kept      []workKey  // sets whose fall-back has been logged
 	shown
 }
 
@@ -107,12 +108,11 @@ func newReconciler(needs *loopNeeds) *reconciler {
 		exchanged: make(exchanges),
 		counting:  drainCount{atOnce: countAtOnce},
 		refused:   make(refusals),
-		daemons:   daemonKeeper{loopNeeds: needs, known: make(map[SyncRole]daemonState)},
+		daemons:   daemonKeeper{loopNeeds: needs},
 		due:       deadlines{retryWait: newRetry()},
 		warned:    make(warningLog),
-		kept:      make(map[workKey]bool),
 	}
-	r.announcer = announcer{loopNeeds: needs, refused: &r.refused, retryWait: newRetry(), began: needs.now()}
+	r.announcer = announcer{loopNeeds: needs, refused: r.refused, retryWait: newRetry(), began: needs.now()}
 	return r
 }
 
@@ -181,10 +181,7 @@ func (r *reconciler) pass(ctx context.Context) {
 	}
 	r.announcer.lookForDrain()
 	o.err = r.reconcile(ctx, &o, poll)
-	r.announcer.pass(ctx, announceInputs{
-		cfg: o.cfg, owners: r.planner.owners, have: r.kernel.have, compared: r.kernel.compared,
-		audit: o.audit && r.kernel.director != nil, now: o.now,
-	})
+	r.announcer.pass(ctx, &o, r.planner.owners, &r.kernel)
 	if o.whole {
 		r.planner.forgetEmpty(r.kernel.have)
 	}
@@ -234,9 +231,9 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 			return err
 		}
 	}
-	var drift drift
+	drift := make(drift)
 	if o.audit {
-		if err := r.audit(&drift); err != nil {
+		if err := r.audit(drift); err != nil {
 			return err
 		}
 		k.compared = o.now
@@ -249,11 +246,7 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		}
 		r.due.poll = next
 	}
-	var health *Health
-	if r.health != nil {
-		health = r.health.Get()
-	}
-	p := r.planner.plan(planInputs{r.cluster.Get(), health, k.have, r.marks.marked, drift, o.now})
+	p := r.planner.plan(planInputs{r.cluster.Get(), r.health.Get(), k.have, r.marks.marked, drift, o.now})
 	o.plan = &p
 	r.planProbes(p.want)
 	r.logWanted(p.want)
@@ -281,7 +274,7 @@ func (r *reconciler) planned(p *plan, now time.Time) {
 
 // planProbes gives the prober what w wants probed, when that has changed.
 func (r *reconciler) planProbes(w *wanted) {
-	if r.probes == nil || same(r.probed, w.vips) {
+	if same(r.probed, w.vips) {
 		return
 	}
 	r.probed = w.vips
@@ -291,7 +284,7 @@ func (r *reconciler) planProbes(w *wanted) {
 }
 
 // audit reads the kernel's table and notes what another program changed.
-func (r *reconciler) audit(drift *drift) error {
+func (r *reconciler) audit(drift drift) error {
 	r.counters.Audits.Add(1)
 	k := &r.kernel
 	table, err := k.director.Table(r.planner.owns, k.have)
@@ -301,9 +294,9 @@ func (r *reconciler) audit(drift *drift) error {
 	if !k.stale {
 		changes := diff(k.have, table)
 		for o := range changes.all {
-			drift.note(o)
+			drift[o.row()] = true
 		}
-		if changes.len() > 0 {
+		if len(drift) > 0 {
 			r.counters.Drifts.Add(1)
 		}
 	}
@@ -315,16 +308,15 @@ func (r *reconciler) audit(drift *drift) error {
 // logWanted logs warnings and fall-backs that are new, and ends of fall-backs.
 func (r *reconciler) logWanted(w *wanted) {
 	r.warned.log(r.log, w.Warnings, r.now())
-	kept := make(map[workKey]bool)
 	for _, set := range w.Kept {
-		if kept[set] = true; !r.kept[set] {
+		if !slices.Contains(r.kept, set) {
 			r.log.Error("no real server would be in service: the last working set stays", "vip", set.VIP, "family", familyName(set.Is6), "servers", names(w.Memory.Working[set]))
 		}
 	}
-	for set := range r.kept {
-		if !kept[set] {
+	for _, set := range r.kept {
+		if !slices.Contains(w.Kept, set) {
 			r.log.Info("real servers are in service again", "vip", set.VIP, "family", familyName(set.Is6))
 		}
 	}
-	r.kept = kept
+	r.kept = w.Kept
 }

@@ -10,7 +10,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -19,7 +18,7 @@ import (
 // announcer belongs to the goroutine of the loop.
 type announcer struct {
 	*loopNeeds
-	refused   *refusals
+	refused   refusals
 	want      vipAddresses // what the host was last asked for
 	cfg       *Config      // the configuration at that time; nil: not asked yet
 	on        []netip.Addr // what is announced, as the host reported last
@@ -31,40 +30,35 @@ type announcer struct {
 	began     time.Time // when the process began
 }
 
-// announceInputs is what a pass knows of the table.
-type announceInputs struct {
-	cfg      *Config
-	owners   owners
-	have     shards
-	compared time.Time // when the kernel's table was read last; zero: not yet
-	audit    bool
-	now      time.Time
-}
-
 // pass has the host announce the addresses that are fit for it: when that has
 // changed, when another program has taken one away, with each audit, and again
 // after a failure.
-func (a *announcer) pass(ctx context.Context, in announceInputs) {
-	if in.compared.IsZero() && a.drained.IsZero() && in.now.Sub(a.began) <= patience(in.cfg) {
+func (a *announcer) pass(ctx context.Context, o *passResult, owners owners, k *kernelTable) {
+	known := !k.compared.IsZero()
+	if !known && a.drained.IsZero() && o.now.Sub(a.began) <= patience(o.cfg) {
 		return // what an earlier run announced may be right
 	}
-	unfit := a.unfit(in)
+	unfit := a.unfit(o, k.compared)
 	want, routed := fitAddresses(&addressFacts{
-		owners: in.owners, have: in.have, known: !in.compared.IsZero(), devices: a.state.Addresses, local: a.state.Local,
+		owners: owners, have: k.have, known: known, devices: a.state.Addresses, local: a.state.Local,
 		announced: a.want.Announced, drained: !a.drained.IsZero(), fit: unfit == nil,
 	})
 	a.logUnfit(unfit, routed)
-	same := a.cfg == in.cfg && want.equal(a.want)
-	switch empty := len(want.Announced)+len(want.Local)+len(a.state.Addresses)+len(a.state.Local) == 0; {
-	case same && a.retryAt.IsZero() && (!in.audit && !a.host.LostAddress() || empty):
-		a.confirmDrain()
-		return
-	case same && !a.retryAt.IsZero() && in.now.Before(a.retryAt) && !a.host.LostAddress():
-		return // a failure's retry is still to come
+	if a.cfg == o.cfg && want.equal(a.want) {
+		lost := a.host.LostAddress()
+		empty := len(want.Announced)+len(want.Local)+len(a.state.Addresses)+len(a.state.Local) == 0
+		audit := o.audit && k.director != nil
+		switch {
+		case a.retryAt.IsZero() && (!audit && !lost || empty):
+			a.confirmDrain()
+			return
+		case o.now.Before(a.retryAt) && !lost:
+			return // a failure's retry is still to come
+		}
 	}
-	a.want, a.cfg = want, in.cfg
-	if err := a.announce(ctx, in.cfg, want); err != nil {
-		a.retryAt = in.now.Add(a.retryWait.next())
+	a.want, a.cfg = want, o.cfg
+	if err := a.announce(ctx, o.cfg, want); err != nil {
+		a.retryAt = o.now.Add(a.retryWait.next())
 		return
 	}
 	a.retryAt = time.Time{}
@@ -82,16 +76,15 @@ func (a *announcer) announce(ctx context.Context, cfg *Config, want vipAddresses
 
 // unfit says why this director as a whole should get no traffic from routers that
 // know another one; nil when it should.
-func (a *announcer) unfit(in announceInputs) error {
+func (a *announcer) unfit(o *passResult, compared time.Time) error {
 	if !a.drained.IsZero() {
 		return drainedError(a.drained)
 	}
-	since := in.compared
-	if since.IsZero() {
-		since = a.began
+	if compared.IsZero() {
+		compared = a.began
 	}
-	if age := in.now.Sub(since); age > patience(in.cfg) {
-		return fmt.Errorf("the kernel's table has not been read for %s", age.Round(time.Second))
+	if err := unread(o.cfg, o.now.Sub(compared)); err != nil {
+		return err
 	}
 	return a.host.Uplink()
 }

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -33,9 +34,6 @@ type exchanges map[ServiceKey]time.Time
 // too many for one pass or too soon after another. due is when one of those may
 // come; zero when there is none.
 func (e exchanges) some(ops []op, now time.Time) (some, postponed []op, due time.Time) {
-	if !slices.ContainsFunc(ops, op.exchanges) {
-		return ops, nil, due
-	}
 	maps.DeleteFunc(e, func(_ ServiceKey, at time.Time) bool { return now.Sub(at) >= exchangePause })
 	n := 0
 	for _, o := range ops {
@@ -44,14 +42,13 @@ func (e exchanges) some(ops []op, now time.Time) (some, postponed []op, due time
 			last, recent := e[o.Service.ServiceKey]
 			if recent {
 				next = last.Add(exchangePause)
-			} else {
-				n++
 			}
-			if recent || n > exchangesAtOnce {
+			if recent || n == exchangesAtOnce {
 				postponed = append(postponed, o)
 				due = earlier(due, next)
 				continue
 			}
+			n++
 		}
 		some = append(some, o)
 	}
@@ -93,7 +90,7 @@ func (r *reconciler) apply(o *passResult) []error {
 	w.unmade = unmadeSets(failed, w.starved, k.have)
 	markErr := r.marks.apply(p.want, w.unmade, r.planner.owners, o.audit)
 	w.unmarked = markErr != nil
-	if len(w.starved)+len(w.unmade) > 0 || w.unmarked {
+	if len(failed) > 0 || w.unmarked {
 		todo = todo.without(func(o *op) bool {
 			waits := w.waits(o)
 			if waits {
@@ -146,7 +143,7 @@ type waiting struct {
 
 // waits reports whether o takes away what has no replacement yet.
 func (w *waiting) waits(o *op) bool {
-	if phaseOf(o.Kind, o.quiesces()) < firstBreak {
+	if o.phase() < firstBreak {
 		return false
 	}
 	k := o.Service.ServiceKey
@@ -163,9 +160,8 @@ func (w *waiting) marksMatter(o *op) bool {
 // accepted is the table of s without the operations that were not carried out,
 // given the table before.
 func accepted(s targetTable, before shards, undone []op) shards {
-	target := s.Shards
 	if len(undone) == 0 {
-		return target
+		return s.Shards
 	}
 	byService := make(map[ServiceKey][]op)
 	touched := make(map[ServiceKey]bool) // shards, by what all their services have in common
@@ -175,21 +171,15 @@ func accepted(s targetTable, before shards, undone []op) shards {
 		touched[common(o.Service.ServiceKey)] = true
 	}
 	var ps shards
-	for now, was := range merged(target, before, compareShards) {
-		var p, old shard
-		if now != nil {
-			p = *now
-		}
-		if was != nil {
-			old = *was
-		}
-		if (now == nil || !touched[common(p.Services[0].ServiceKey)]) && (was == nil || !touched[common(old.Services[0].ServiceKey)]) {
+	for now, was := range merged(s.Shards, before, compareShards) {
+		if !touched[common(cmp.Or(now, was).Services[0].ServiceKey)] {
 			if now != nil {
-				ps = append(ps, p)
+				ps = append(ps, *now)
 			}
 			continue
 		}
-		if services := acceptedServices(p.Services, old.Services, byService, s.Withdrawn); len(services) > 0 {
+		services := acceptedServices(now.services(), was.services(), byService, s.Withdrawn)
+		if len(services) > 0 {
 			ps = append(ps, shard{Services: services})
 		}
 	}
@@ -199,12 +189,8 @@ func accepted(s targetTable, before shards, undone []op) shards {
 // acceptedServices is accepted for one shard.
 func acceptedServices(target, before Table, undone map[ServiceKey][]op, withdrawn map[ServiceKey][]leaving) Table {
 	var t Table
-	for now, was := range merged(target, before, func(a, b Service) int { return a.Compare(b.ServiceKey) }) {
-		service := now
-		if now == nil {
-			service = was
-		}
-		ops, touched := undone[service.ServiceKey]
+	for now, was := range merged(target, before, compareServices) {
+		ops, touched := undone[cmp.Or(now, was).ServiceKey]
 		kind := func(k opKind) bool { return slices.ContainsFunc(ops, func(o op) bool { return o.Kind == k }) }
 		switch {
 		case !touched && now != nil:
@@ -243,7 +229,7 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 			rows = append(rows, was.Servers[i])
 		}
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return a.Compare(b.RealServer) })
+	slices.SortFunc(rows, compareRows)
 	return rows
 }
 
@@ -325,19 +311,20 @@ func (m *hostMarks) apply(w *wanted, unmade map[workKey]bool, owners owners, aud
 // which have no other in service in target.
 func starvedServices(failed []*opError, target shards) map[ServiceKey]bool {
 	refused := make(map[rowID]bool)
-	services := make(map[ServiceKey]bool)
 	for _, f := range failed {
 		if f.Op.Kind == newServer || f.Op.Kind == setServer {
-			refused[rowOf(f.Op.Service.ServiceKey, *f.Op.Server)] = true
-			services[f.Op.Service.ServiceKey] = true
+			refused[f.Op.row()] = true
 		}
 	}
-	for k := range services {
-		if s := target.find(k); s != nil && slices.ContainsFunc(s.Servers, func(row Row) bool {
-			return row.Weight > 0 && !refused[rowOf(k, row.RealServer)]
-		}) {
-			delete(services, k)
+	starved := make(map[ServiceKey]bool)
+	for id := range refused {
+		if _, known := starved[id.Service]; known {
+			continue
 		}
+		s := target.find(id.Service)
+		starved[id.Service] = s == nil || !slices.ContainsFunc(s.Servers, func(row Row) bool {
+			return row.Weight > 0 && !refused[rowOf(id.Service, row.RealServer)]
+		})
 	}
-	return services
+	return starved
 }

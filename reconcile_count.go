@@ -112,41 +112,35 @@ func withIdleServices(have shards, found []idleService) shards {
 	copied := -1           // the shard whose services are a copy already
 	var was, now []leaving // the last answer: services share both
 	for _, f := range found {
-		i := have.index(f.key)
-		if i < 0 {
+		s := have.find(f.key)
+		if s == nil {
 			continue
 		}
-		at := have[i].Services.index(f.key)
-		if at < 0 {
-			continue
-		}
-		before := have[i].Services[at].Leaving
-		next, changed := withIdle(before, f.idle)
-		if !changed {
+		before, next := s.Leaving, withIdle(s.Leaving, f.idle)
+		if slices.Equal(before, next) {
 			continue
 		}
 		if same(was, before) && slices.Equal(now, next) {
 			next = now
 		}
 		was, now = before, next
+		i := have.index(f.key)
 		if i != copied {
 			have[i], copied = shard{Services: slices.Clone(have[i].Services)}, i
 		}
-		have[i].Services[at].Leaving = next
+		have[i].Services.at(f.key).Leaving = next
 	}
 	return have
 }
 
-// withIdle marks those of all that are the same drains as in idle.
-func withIdle(all, idle []leaving) (marked []leaving, changed bool) {
-	marked = slices.Clone(all)
-	for i := range marked {
-		l := &marked[i]
-		if !l.Gone && !l.Idle && slices.ContainsFunc(idle, func(o leaving) bool {
+// withIdle is all with those marked that are the same drains as in idle.
+func withIdle(all, idle []leaving) []leaving {
+	all = slices.Clone(all)
+	for i := range all {
+		l := &all[i]
+		l.Idle = l.Idle || !l.Gone && slices.ContainsFunc(idle, func(o leaving) bool {
 			return o.Address == l.Address && o.Port == l.Port && o.Deadline.Equal(l.Deadline)
-		}) {
-			l.Idle, changed = true, true
-		}
+		})
 	}
-	return marked, changed
+	return all
 }

@@ -31,21 +31,9 @@ type deadlines struct {
 	retryWait backoff
 }
 
-// next is the earliest of d and more.
-func (d *deadlines) next(more ...time.Time) time.Time {
-	at := d.audit
-	for _, t := range append(more, d.poll, d.retry, d.plan) {
-		at = orEarlier(at, t)
-	}
-	return at
-}
-
-// orEarlier is t if that is earlier than at. A zero t is never.
-func orEarlier(at, t time.Time) time.Time {
-	if !t.IsZero() && t.Before(at) {
-		return t
-	}
-	return at
+// next is the earliest of d and another one.
+func (d *deadlines) next(another time.Time) time.Time {
+	return earlier(earlier(d.audit, d.poll), earlier(earlier(d.retry, d.plan), another))
 }
 
 // begin is what a pass at the time now does because of deadlines that have come. A

@@ -205,7 +205,7 @@ func TestLoopSavesBeforeItActs(t *testing.T) {
 		if err != nil || !s.Owned[o.Service.Address] {
 			t.Errorf("%s before the address is known to be ours (%v)", o, err)
 		}
-		if o.quiesces() && s.Drains[rowOf(o.Service.ServiceKey, *o.Server)].Deadline.IsZero() {
+		if o.Kind == setServer && o.Server.Weight == 0 && s.Drains[rowOf(o.Service.ServiceKey, *o.Server)].Deadline.IsZero() {
 			t.Errorf("%s before its deadline is saved", o)
 		}
 		checked++

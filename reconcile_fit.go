@@ -37,7 +37,13 @@ type addressFacts struct {
 func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 	want.Drained = f.drained
 	serving, used := f.served()
-	ours, onDummy := f.ours()
+	ours := make(map[netip.Addr]bool) // that the controller has put somewhere
+	for _, a := range f.devices {
+		ours[a.Address] = true
+	}
+	for _, a := range f.local {
+		ours[a] = true
+	}
 	if f.keepAll() {
 		maps.Copy(used, ours)
 	}
@@ -47,7 +53,11 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 		if m.onDummy && used[a] {
 			want.Local = append(want.Local, a)
 		}
-		if f.announces(m, serving[a], ours[a] || slices.Contains(f.announced, a)) {
+		announced := serving[a] && f.fit
+		if !m.needsFit {
+			announced = !f.drained && (serving[a] || ours[a] || slices.Contains(f.announced, a))
+		}
+		if announced && m.byController() {
 			want.Announced = append(want.Announced, a)
 		}
 	}
@@ -55,29 +65,18 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 		if f.owners.addresses[a] != nil || !used[a] {
 			continue
 		}
-		if onDummy[a] {
+		onDummy := slices.Contains(f.local, a)
+		if onDummy {
 			routed = true
 			want.Local = append(want.Local, a)
 		}
-		if !f.drained && (f.fit || !onDummy[a]) {
+		if !f.drained && (f.fit || !onDummy) {
 			want.Announced = append(want.Announced, a)
 		}
 	}
 	slices.SortFunc(want.Announced, netip.Addr.Compare)
 	slices.SortFunc(want.Local, netip.Addr.Compare)
 	return want, routed
-}
-
-// announces reports whether an address with method m should be announced. had means
-// that it was until now.
-func (f *addressFacts) announces(m announceMethod, serving, had bool) bool {
-	switch {
-	case !m.byController():
-		return false
-	case m.needsFit:
-		return serving && f.fit
-	}
-	return !f.drained && (serving || had)
 }
 
 // served are the addresses that have a service, and those of them that have one
@@ -100,19 +99,6 @@ func (f *addressFacts) served() (serving, used map[netip.Addr]bool) {
 		}
 	}
 	return serving, used
-}
-
-// ours are the addresses that the controller has put somewhere. Those with a local
-// route, now or since an earlier run, are the dummy device's.
-func (f *addressFacts) ours() (ours, onDummy map[netip.Addr]bool) {
-	ours, onDummy = make(map[netip.Addr]bool), make(map[netip.Addr]bool)
-	for _, a := range f.devices {
-		ours[a.Address] = true
-	}
-	for _, a := range f.local {
-		ours[a], onDummy[a] = true, true
-	}
-	return ours, onDummy
 }
 
 // keepAll reports whether all of our addresses stay: what the kernel forwards is

@@ -44,29 +44,22 @@ func logChanges(log *slog.Logger, ops *phases) {
 	var (
 		lines []logLine
 		known = make(map[changeLine]int)
-		// Most services change as the one before: its lines are tried first, for
-		// putting a change into words costs more than the change.
-		service      *VirtualService
-		before, here []int
+		// Services share their real servers, and most of them change alike: the line
+		// of the last change of a real server is tried first, for putting a change
+		// into words costs more than the change.
+		last = make(map[*RealServer]int)
 	)
 	for o := range ops.all {
-		if o.Service != service {
-			service = o.Service
-			before, here = here, before[:0]
-		}
-		at := -1
-		if n := len(here); n < len(before) && lines[before[n]].covers(o) {
-			at = before[n]
-		} else {
+		at, found := last[o.Server]
+		if !found || !lines[at].covers(o) {
 			l := o.line()
-			var found bool
 			if at, found = known[l]; !found {
 				at = len(lines)
 				lines = append(lines, logLine{changeLine: l, now: o.Server, was: o.WasServer})
 				known[l] = at
 			}
+			last[o.Server] = at
 		}
-		here = append(here, at)
 		lines[at].services.add(o.Service.ServiceKey)
 	}
 	for i := range lines {
@@ -87,49 +80,27 @@ func logChanges(log *slog.Logger, ops *phases) {
 
 // line puts o into words.
 func (o *op) line() changeLine {
-	l := changeLine{kind: o.Kind, vip: o.VIP, address: o.Service.Address, reason: o.Why}
-	switch o.Kind {
-	case newService:
-		l.change = "scheduler " + o.Service.Scheduler
-	case setService:
-		l.change = serviceChange(*o.WasService, *o.Service)
-	case newServer:
-		l.server, l.change = o.Server.Name(), fmt.Sprintf("weight %d", o.Server.Weight)
-	case setServer:
-		l.server, l.change = o.Server.Name(), serverChange(*o.WasServer, *o.Server)
-	case delServer:
-		l.server = o.Server.Name()
-	}
-	return l
+	return changeLine{o.Kind, o.VIP, o.Service.Address, o.serverName(), o.change(), o.Why}
 }
 
 // groupErrors makes one error of operations that were refused alike, so that a
 // node without a route is one line and not one for each of a VIP's ports. Real
 // servers of a service that was refused fail for its sake only and are left out.
 func groupErrors(failed []*opError) []error {
-	type group struct {
-		kind    opKind
-		vip     string
-		address netip.Addr
-		server  RealServer
-		err     string
-	}
 	refused := make(map[ServiceKey]bool)
 	for _, f := range failed {
 		if f.Op.Kind == newService {
 			refused[f.Op.Service.ServiceKey] = true
 		}
 	}
-	var order []group
-	members := make(map[group][]*opError)
+	var order []changeLine
+	members := make(map[changeLine][]*opError)
 	for _, f := range failed {
-		if f.Op.Kind == newServer && refused[f.Op.Service.ServiceKey] {
+		o := &f.Op
+		if o.Kind == newServer && refused[o.Service.ServiceKey] {
 			continue
 		}
-		g := group{f.Op.Kind, f.Op.VIP, f.Op.Service.Address, RealServer{}, f.Err.Error()}
-		if f.Op.Server != nil {
-			g.server = *f.Op.Server
-		}
+		g := changeLine{kind: o.Kind, vip: o.VIP, address: o.Service.Address, server: o.serverName(), reason: f.Err.Error()}
 		if members[g] == nil {
 			order = append(order, g)
 		}
@@ -137,12 +108,11 @@ func groupErrors(failed []*opError) []error {
 	}
 	var errs []error
 	for _, g := range order {
-		switch m := members[g]; len(m) {
-		case 1:
-			errs = append(errs, m[0])
-		default:
-			errs = append(errs, fmt.Errorf("%w, and the same for %d more ports", m[0], len(m)-1))
+		var err error = members[g][0]
+		if more := len(members[g]) - 1; more > 0 {
+			err = fmt.Errorf("%w, and the same for %d more ports", err, more)
 		}
+		errs = append(errs, err)
 	}
 	return errs
 }
@@ -263,14 +233,14 @@ func flatten(err error) []error {
 }
 
 // refusals are what the host refuses, by the kind of thing.
-type refusals map[string]*failureLog
+type refusals map[string]failureLog
 
 // log logs what the host refuses of one kind, once, and when it is right again.
 func (l refusals) log(needs *loopNeeds, what string, err error) {
-	if l[what] == nil {
-		l[what] = new(failureLog)
-	}
-	switch begins, ends := l[what].note(err); {
+	failing := l[what]
+	begins, ends := failing.note(err)
+	l[what] = failing
+	switch {
 	case ends:
 		needs.log.Info("the host accepts again what it refused", "what", what)
 	case begins:

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -147,7 +148,7 @@ func (p *planner) plan(in planInputs) plan {
 	p.want = &want
 	next := plan{want: &want, targetTable: computeTarget(&want, in.have, in.now)}
 	next.ops = diff(next.Shards, in.have)
-	if in.drift.services != nil {
+	if len(in.drift) > 0 {
 		for o := range next.ops.all {
 			if in.drift.touches(o) {
 				o.Why = "repaired, another program changed it: " + o.Why
@@ -165,38 +166,28 @@ func (p *planner) plan(in planInputs) plan {
 // another tool whose services are adopted, or of a VIP that has a new name.
 func (p *planner) seed(in planInputs) {
 	found := make(map[workKey][]RealServer)
-	for i := range p.cfg.VIPs {
-		v := &p.cfg.VIPs[i]
-		for _, is6 := range []bool{false, true} {
-			set := workKey{v.Name, is6}
-			inFamily := slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 })
-			if _, remembered := p.state.Memory.Working[set]; !remembered && inFamily && v.Pods.Selector != "" {
-				found[set] = nil
-			}
-		}
-	}
-	if len(found) == 0 {
-		return
-	}
-	for s := range in.have.all {
-		set := workKey{p.vipName(s.ServiceKey), s.Address.Is6()}
-		servers, wanted := found[set]
-		if !wanted || s.Mark != 0 && !p.marksNow(in.marked, s.Mark, set.VIP) {
+	for i := range in.have {
+		services := in.have[i].Services
+		k := services[0].ServiceKey
+		v := p.owners.latest(k)
+		if v == nil || v.Pods.Selector == "" || k.Mark != 0 && !p.marksNow(in.marked, k.Mark, v.Name) {
 			continue
 		}
-		v := p.owners.latest(s.ServiceKey)
-		for _, row := range s.Servers {
-			if row.Weight > 0 && !v.isStatic(row.Address) && row.Port == 0 && row.Address.Is6() == set.Is6 && !slices.ContainsFunc(servers, row.SameServer) {
-				servers = append(servers, row.RealServer)
+		set := workKey{v.Name, k.Address.Is6()}
+		if _, remembered := p.state.Memory.Working[set]; remembered {
+			continue
+		}
+		for _, s := range services {
+			for _, row := range s.Servers {
+				if row.Weight > 0 && !v.isStatic(row.Address) && row.Port == 0 && row.Address.Is6() == set.Is6 && !slices.ContainsFunc(found[set], row.SameServer) {
+					found[set] = append(found[set], row.RealServer)
+				}
 			}
 		}
-		found[set] = servers
 	}
 	for set, servers := range found {
-		if len(servers) > 0 {
-			slices.SortFunc(servers, RealServer.Compare)
-			p.state.Memory.Working[set] = servers
-		}
+		slices.SortFunc(servers, RealServer.Compare)
+		p.state.Memory.Working[set] = servers
 	}
 }
 
@@ -219,38 +210,13 @@ func (p *planner) forgetEmpty(have shards) {
 		k := have[i].Services[0].ServiceKey
 		addresses[k.Address], marks[k.Mark] = true, true
 	}
-	for a := range p.state.Owned {
-		if p.owners.addresses[a] == nil && !addresses[a] {
-			delete(p.state.Owned, a)
-		}
-	}
-	for m := range p.state.Marks {
-		if p.owners.marks[m] == nil && !marks[m] {
-			delete(p.state.Marks, m)
-		}
-	}
+	maps.DeleteFunc(p.state.Owned, func(a netip.Addr, _ bool) bool { return p.owners.addresses[a] == nil && !addresses[a] })
+	maps.DeleteFunc(p.state.Marks, func(m uint32, _ string) bool { return p.owners.marks[m] == nil && !marks[m] })
 }
 
-// drift is what another program changed in our part of the kernel's table.
-type drift struct {
-	services map[ServiceKey]bool
-	rows     map[rowID]bool
-}
-
-// note adds what o would have changed.
-func (d *drift) note(o *op) {
-	if d.services == nil {
-		d.services, d.rows = make(map[ServiceKey]bool), make(map[rowID]bool)
-	}
-	switch o.Kind {
-	case newService, setService, delService:
-		d.services[o.Service.ServiceKey] = true
-	default:
-		d.rows[rowOf(o.Service.ServiceKey, *o.Server)] = true
-	}
-}
+// drift is what another program changed in our part of the kernel's table: rows, and
+// services under their keys alone.
+type drift map[rowID]bool
 
 // touches reports whether o repairs something of d.
-func (d *drift) touches(o *op) bool {
-	return d.services[o.Service.ServiceKey] || o.Server != nil && d.rows[rowOf(o.Service.ServiceKey, *o.Server)]
-}
+func (d drift) touches(o *op) bool { return d[rowID{Service: o.Service.ServiceKey}] || d[o.row()] }

@@ -40,16 +40,18 @@ func (r *reconciler) setTimeouts(want Timeouts) error {
 		return r.kernel.broken(err)
 	}
 	var change Timeouts
-	for _, t := range []struct {
-		want, have time.Duration
-		change     *time.Duration
+	settings := []struct {
+		name      string
+		want, was time.Duration
+		change    *time.Duration
 	}{
-		{want.TCP, have.TCP, &change.TCP},
-		{want.TCPFin, have.TCPFin, &change.TCPFin},
-		{want.UDP, have.UDP, &change.UDP},
-	} {
-		if t.want != 0 && t.want != t.have {
-			*t.change = t.want
+		{"tcp", want.TCP, have.TCP, &change.TCP},
+		{"tcp_fin", want.TCPFin, have.TCPFin, &change.TCPFin},
+		{"udp", want.UDP, have.UDP, &change.UDP},
+	}
+	for _, t := range settings {
+		if t.want != t.was {
+			*t.change = t.want // 0: the kernel keeps what it has
 		}
 	}
 	if change == (Timeouts{}) {
@@ -58,12 +60,9 @@ func (r *reconciler) setTimeouts(want Timeouts) error {
 	if err := r.kernel.director.SetTimeouts(change); err != nil {
 		return err // refused; a broken conversation shows in the next exchange
 	}
-	for _, t := range []struct {
-		name    string
-		to, was time.Duration
-	}{{"tcp", change.TCP, have.TCP}, {"tcp_fin", change.TCPFin, have.TCPFin}, {"udp", change.UDP, have.UDP}} {
-		if t.to != 0 {
-			r.log.Info("connection timeout set", "timeout", t.name, "from", t.was, "to", t.to, "why", "configuration")
+	for _, t := range settings {
+		if *t.change != 0 {
+			r.log.Info("connection timeout set", "timeout", t.name, "from", t.was, "to", t.want, "why", "configuration")
 		}
 	}
 	return nil

@@ -61,7 +61,7 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 	}
 	next.At, next.Config, next.Drained, next.Announced, next.Err = now, o.cfg, r.announcer.drained, r.announcer.on, o.err
 	if w := o.plan; w != nil && r.kernel.director != nil {
-		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running(r.prepared)
+		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running
 		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
 	}
 	r.published.Store(&next)
@@ -110,8 +110,8 @@ func (v *loopState) ready(now time.Time) error {
 	if v.Compared.IsZero() {
 		return errors.New("the kernel's table has not been read yet" + why)
 	}
-	if age := now.Sub(v.Compared); age > patience(v.Config) {
-		return fmt.Errorf("the kernel's table has not been read for %s%s", age.Round(time.Second), why)
+	if err := unread(v.Config, now.Sub(v.Compared)); err != nil {
+		return fmt.Errorf("%w%s", err, why)
 	}
 	if with, _ := v.InService(); with == 0 {
 		return errors.New("no real server is in service")
@@ -122,6 +122,14 @@ func (v *loopState) ready(now time.Time) error {
 // patience is how long a director is fit for traffic without having read the
 // kernel's table.
 func patience(cfg *Config) time.Duration { return 3*cfg.AuditInterval + 10*time.Second }
+
+// unread says that the kernel's table has not been read for longer than that.
+func unread(cfg *Config, age time.Duration) error {
+	if age <= patience(cfg) {
+		return nil
+	}
+	return fmt.Errorf("the kernel's table has not been read for %s", age.Round(time.Second))
+}
 
 // drainedError is the reason for which a director is not ready after an operator's
 // drain.

@@ -43,14 +43,8 @@ type syncDaemons interface {
 // daemonKeeper keeps the sync daemons as the configuration has them.
 type daemonKeeper struct {
 	*loopNeeds
-	known map[SyncRole]daemonState
-}
-
-// daemonState is what the loop knows of one role, beside what the state file
-// has.
-type daemonState struct {
-	running bool // it ran as configured when last looked at
-	refusal failureLog
+	running map[SyncRole]bool // those that ran as configured when last looked at; nil without [sync]
+	failing [len(syncRoles)]failureLog
 }
 
 // keep brings the sync daemons of the kernel to what the configuration asks for:
@@ -59,27 +53,31 @@ type daemonState struct {
 // the conversation broke.
 func (k *daemonKeeper) keep(kernel syncDaemons, want *SyncDaemon) error {
 	if want == nil && len(k.state.Daemons) == 0 {
+		k.running = nil
 		return nil
 	}
 	have, err := kernel.Daemons()
 	if err != nil {
 		return err
 	}
-	for _, role := range syncRoles {
-		known := k.known[role]
+	var running map[SyncRole]bool // the map of before may have been published
+	if want != nil {
+		running = make(map[SyncRole]bool)
+	}
+	for i, role := range syncRoles {
 		if want == nil {
 			err = k.retire(kernel, role, daemon(have, role))
 		} else {
 			d := *want
 			d.Role, d.Device = role, k.host.DeviceIndex(want.Interface)
-			err = k.run(kernel, d, daemon(have, role), known.running)
+			err = k.run(kernel, d, daemon(have, role), k.running[role])
+			running[role] = err == nil
 		}
-		known.running = want != nil && err == nil
-		if begins, _ := known.refusal.note(err); begins {
+		if begins, _ := k.failing[i].note(err); begins {
 			k.log.Error("the sync daemon does not run as configured", "role", role, "err", err)
 		}
-		k.known[role] = known
 	}
+	k.running = running
 	return nil
 }
 
@@ -137,15 +135,19 @@ func (k *daemonKeeper) retire(kernel syncDaemons, role SyncRole, have *SyncDaemo
 		}
 		k.log.Info("sync daemon stopped", "role", role, "interface", ours.Interface, "why", "no [sync] in the configuration")
 	}
-	k.state.Daemons = slices.DeleteFunc(slices.Clone(k.state.Daemons), func(d SyncDaemon) bool { return d.Role == role })
+	k.forget(role)
 	return nil
+}
+
+// forget gives up the daemon of a role.
+func (k *daemonKeeper) forget(role SyncRole) {
+	k.state.Daemons = slices.DeleteFunc(k.state.Daemons, func(d SyncDaemon) bool { return d.Role == role })
 }
 
 // remember makes d ours, in place of another of its role.
 func (k *daemonKeeper) remember(d SyncDaemon) {
-	others := slices.DeleteFunc(slices.Clone(k.state.Daemons), func(o SyncDaemon) bool { return o.Role == d.Role })
-	k.state.Daemons = append(others, d)
-	slices.SortFunc(k.state.Daemons, func(a, b SyncDaemon) int { return int(a.Role) - int(b.Role) })
+	k.forget(d.Role)
+	k.state.Daemons = append(k.state.Daemons, d)
 }
 
 // startError says what an errno means where the kernel's word for it misleads.
@@ -175,16 +177,4 @@ func stopDaemons(k syncDaemons, ours []SyncDaemon) error {
 		}
 	}
 	return err
-}
-
-// running says which roles run as configured; nil when cfg has no [sync].
-func (k *daemonKeeper) running(cfg *Config) map[SyncRole]bool {
-	if cfg == nil || cfg.Sync == nil {
-		return nil
-	}
-	running := make(map[SyncRole]bool)
-	for role, known := range k.known {
-		running[role] = known.running
-	}
-	return running
 }

@@ -74,6 +74,8 @@ func (b *bench) restart() {
 		wake:    wake,
 		config:  newLatest[Config](wake),
 		cluster: newLatest[Cluster](wake),
+		health:  newLatest[Health](wake),
+		probes:  newLatest[ProbePlan](),
 		dial:    func() (director, error) { return b.kernel, nil },
 		host:    noHost{},
 		state:   openState(&stateDir{path: b.dir}, log),

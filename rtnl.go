@@ -2,18 +2,16 @@
 //
 // Used by genl_fou.go, conflict_watch.go, health_neighbour.go, host*.go and
 // cmd*.go. Devices are brought up and removed one at a time, by name. Routes
-// are only read here. followKernel and followEvents wait for what the kernel
-// reports.
+// are only read here. kernelEvents waits for what the kernel reports.
 
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
@@ -62,18 +60,15 @@ func (r *rtnl) DefaultDevice() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("list routes: %w", err)
 	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		index := defaultRouteDevice(routes, family)
-		if index == 0 {
-			continue
-		}
-		device, err := net.InterfaceByIndex(index)
-		if err != nil {
-			return "", fmt.Errorf("device %d of the default route: %w", index, err)
-		}
-		return device.Name, nil
+	index := cmp.Or(defaultRouteDevice(routes, unix.AF_INET), defaultRouteDevice(routes, unix.AF_INET6))
+	if index == 0 {
+		return "", errors.New("there is no default route, so the uplink is not known: name the device")
 	}
-	return "", errors.New("there is no default route, so the uplink is not known: name the device")
+	device, err := net.InterfaceByIndex(index)
+	if err != nil {
+		return "", fmt.Errorf("device %d of the default route: %w", index, err)
+	}
+	return device.Name, nil
 }
 
 // defaultRouteDevice picks the index of family's default device, 0 for none.
@@ -118,10 +113,7 @@ func (r *rtnl) change(what string, m rtnetlink.Message, messageType uint16, flag
 	if errors.Is(err, unchanged) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("%s: %w", what, err)
-	}
-	return true, nil
+	return err == nil, wrap(what, err)
 }
 
 // BringUp sets a device up.
@@ -130,10 +122,7 @@ func (r *rtnl) BringUp(device string) error {
 	if err == nil {
 		err = r.conn.Link.Set(&rtnetlink.LinkMessage{Index: uint32(ifi.Index), Flags: unix.IFF_UP, Change: unix.IFF_UP})
 	}
-	if err != nil {
-		return fmt.Errorf("bring up %s: %w", device, err)
-	}
-	return nil
+	return wrap("bring up "+device, err)
 }
 
 // RemoveDevice removes a device and reports whether there was one.
@@ -145,47 +134,33 @@ func (r *rtnl) RemoveDevice(device string) (bool, error) {
 	if errors.Is(err, unix.ENODEV) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("remove device %s: %w", device, err)
-	}
-	return true, nil
+	return err == nil, wrap("remove device "+device, err)
 }
 
-// followKernel calls look after the kernel has sent an event to groups of rtnetlink,
-// once for several events that come together, until ctx ends. An error means that
-// there is no socket for events.
-func followKernel(ctx context.Context, groups uint32, look func()) error {
+// kernelEvents returns a channel that rings after the kernel has sent an event to
+// groups of rtnetlink, once for several events that come together. It is closed some
+// time after ctx has ended. An error means that there is no socket for events. It
+// belongs to the network namespace of the calling thread.
+func kernelEvents(ctx context.Context, groups uint32) (<-chan struct{}, error) {
 	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
 	if err != nil {
-		return err
+		return nil, err
 	}
+	context.AfterFunc(ctx, func() { events.Close() })
 	changed := make(chan struct{}, 1)
-	var reader sync.WaitGroup
-	defer reader.Wait()
-	defer events.Close()
-	reader.Go(func() { followEvents(ctx, events, changed) })
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-			look()
+	go func() {
+		defer close(changed)
+		for {
+			if _, err := events.Receive(); err != nil { // ENOBUFS: there were too many to read
+				sleepContext(ctx, time.Second)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			ring(changed)
 		}
-	}
-}
-
-// followEvents rings moved whenever the kernel sends an event.
-func followEvents(ctx context.Context, events *netlink.Conn, moved chan<- struct{}) {
-	for ctx.Err() == nil {
-		_, err := events.Receive()
-		switch {
-		case errors.Is(err, os.ErrClosed), errors.Is(err, net.ErrClosed), errors.Is(err, unix.EBADF):
-			return
-		case err != nil: // ENOBUFS: there were too many to read
-			sleepContext(ctx, time.Second)
-		}
-		ring(moved)
-	}
+	}()
+	return changed, nil
 }
 
 // errnoOf is the kernel's error number in err, nil if there is none.

@@ -128,11 +128,10 @@ func (m *addressMessage) MarshalBinary() ([]byte, error) {
 	}
 	const unlimited = 1<<32 - 1 // INFINITY_LIFE_TIME
 	attributes := netlink.NewAttributeEncoder()
-	attributes.Do(unix.IFA_CACHEINFO, func() ([]byte, error) {
-		lifetimes := binary.NativeEndian.AppendUint32(nil, 0)              // ifa_prefered, seconds
-		lifetimes = binary.NativeEndian.AppendUint32(lifetimes, unlimited) // ifa_valid, seconds
-		return binary.NativeEndian.AppendUint64(lifetimes, 0), nil         // cstamp, tstamp: the kernel's
-	})
+	lifetimes := binary.NativeEndian.AppendUint32(nil, 0)              // ifa_prefered, seconds
+	lifetimes = binary.NativeEndian.AppendUint32(lifetimes, unlimited) // ifa_valid, seconds
+	lifetimes = binary.NativeEndian.AppendUint64(lifetimes, 0)         // cstamp, tstamp: the kernel's
+	attributes.Bytes(unix.IFA_CACHEINFO, lifetimes)
 	extra, err := attributes.Encode()
 	return append(b, extra...), err
 }

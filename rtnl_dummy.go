@@ -56,23 +56,28 @@ func (r *rtnl) dummy(device string) (rtnetlink.LinkMessage, error) {
 	if err == nil && !isOurDummy(&link) {
 		err = errForeignDevice
 	}
-	if err != nil {
-		return link, fmt.Errorf("device %s: %w", device, err)
-	}
-	return link, nil
+	return link, wrap("device "+device, err)
 }
 
 // KeepDummy makes a dummy device of ours with that name, unless there is one, and
-// brings it up. It reports whether it made one.
+// brings it up. It reports whether it made one. The kernel loads the module of its
+// kind.
 func (r *rtnl) KeepDummy(device string) (made bool, err error) {
 	link, err := r.dummy(device)
-	switch {
-	case errors.Is(err, unix.ENODEV):
-		return true, r.makeDummy(device)
-	case err != nil || link.Flags&unix.IFF_UP != 0:
-		return false, err
+	if errors.Is(err, unix.ENODEV) {
+		made = true
+		err = wrap("make dummy device "+device, r.conn.Link.New(&rtnetlink.LinkMessage{
+			Attributes: &rtnetlink.LinkAttributes{
+				Name:    device,
+				Address: dummyMAC[:],
+				Info:    &rtnetlink.LinkInfo{Kind: "dummy"},
+			},
+		}))
 	}
-	return false, r.BringUp(device)
+	if err != nil || link.Flags&unix.IFF_UP != 0 {
+		return made, err
+	}
+	return made, r.BringUp(device)
 }
 
 // RemoveDummy removes a dummy device of ours and reports whether there was one.
@@ -86,25 +91,13 @@ func (r *rtnl) RemoveDummy(device string) (bool, error) {
 	return r.RemoveDevice(device)
 }
 
-// makeDummy makes the device and brings it up. The kernel loads the module of its
-// kind.
-func (r *rtnl) makeDummy(device string) error {
-	if err := r.conn.Link.New(&rtnetlink.LinkMessage{Attributes: &rtnetlink.LinkAttributes{
-		Name:    device,
-		Address: dummyMAC[:],
-		Info:    &rtnetlink.LinkInfo{Kind: "dummy"},
-	}}); err != nil {
-		return fmt.Errorf("make dummy device %s: %w", device, err)
-	}
-	return r.BringUp(device)
-}
-
 // LocalRoutes are the addresses that have a local route of ours.
 func (r *rtnl) LocalRoutes() (map[netip.Addr]bool, error) {
 	// A director beside a routing daemon may have a million routes. A kernel before
 	// 4.20 does not know the option, and sends all.
 	_ = r.conn.SetOption(netlink.GetStrictCheck, true)
 	like := &rtnetlink.RouteMessage{Table: unix.RT_TABLE_LOCAL, Protocol: localProtocol, Type: unix.RTN_LOCAL}
+	defer func() { _ = r.conn.SetOption(netlink.GetStrictCheck, false) }()
 	routes, err := r.conn.Execute(like, unix.RTM_GETROUTE, netlink.Request|netlink.Dump)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)

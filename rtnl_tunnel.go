@@ -34,11 +34,10 @@ func (d *tunnelDevice) decode(kind string, data []byte) error {
 	}
 	attributes.ByteOrder = binary.BigEndian
 	for attributes.Next() {
-		switch {
-		case isGRE(kind) && attributes.Type() == greInFlags:
-			d.Checksum = attributes.Uint16()&greChecksum != 0
-		case isGRE(kind) && attributes.Type() == greCollectMetadata,
-			!isGRE(kind) && attributes.Type() == iptunCollectMetadata:
+		switch attributes.Type() {
+		case greInFlags:
+			d.Checksum = isGRE(kind) && attributes.Uint16()&greChecksum != 0
+		case collectMetadata(kind):
 			d.Metadata = true
 		}
 	}
@@ -49,14 +48,10 @@ func (d *tunnelDevice) decode(kind string, data []byte) error {
 func (d tunnelDevice) encode(kind string) ([]byte, error) {
 	attributes := netlink.NewAttributeEncoder()
 	attributes.ByteOrder = binary.BigEndian
-	if isGRE(kind) {
-		if d.Checksum {
-			attributes.Uint16(greInFlags, greChecksum)
-		}
-		attributes.Flag(greCollectMetadata, d.Metadata)
-	} else {
-		attributes.Flag(iptunCollectMetadata, d.Metadata)
+	if isGRE(kind) && d.Checksum {
+		attributes.Uint16(greInFlags, greChecksum)
 	}
+	attributes.Flag(collectMetadata(kind), d.Metadata)
 	return attributes.Encode()
 }
 
@@ -70,6 +65,13 @@ const (
 )
 
 func isGRE(kind string) bool { return kind == "gre" || kind == "ip6gre" }
+
+func collectMetadata(kind string) uint16 {
+	if isGRE(kind) {
+		return greCollectMetadata
+	}
+	return iptunCollectMetadata
+}
 
 // TunnelDevices lists the devices of one kind.
 func (r *rtnl) TunnelDevices(kind string) ([]tunnelDevice, error) {
@@ -105,8 +107,5 @@ func (r *rtnl) MakeTunnelDevice(kind string, d tunnelDevice) error {
 			Info: &rtnetlink.LinkInfo{Kind: kind, Data: &rtnetlink.LinkData{Name: kind, Data: data}},
 		}})
 	}
-	if err != nil {
-		return fmt.Errorf("make %s device %s: %w", kind, d.Name, err)
-	}
-	return nil
+	return wrap("make "+kind+" device "+d.Name, err)
 }

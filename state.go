@@ -58,7 +58,7 @@ type (
 		Local     []netip.Addr   `json:"local_routes,omitempty"`
 		Daemons   []SyncDaemon   `json:"sync_daemons,omitempty"`
 		Down      []downEntry    `json:"down,omitempty"`
-		Working   []workingEntry `json:"working,omitempty"` // written by stateTexts.working
+		Working   []workingEntry `json:"working,omitempty"` // written by appendSet
 		Drains    []drainEntry   `json:"drains,omitempty"`  // written by appendDrain
 	}
 	markEntry struct {
@@ -91,8 +91,8 @@ type (
 
 // encode gives the file's bytes, the same for the same state, in place of into's
 // content. The long lists, real servers in service and those that leave, are
-// written entry by entry and kept in texts for the next time.
-func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
+// written entry by entry: encoding/json would take most of the time of a pass.
+func (s *state) encode(into []byte) ([]byte, error) {
 	f := stateFile{
 		Version:   stateVersion,
 		Owned:     slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
@@ -120,20 +120,20 @@ func (s *state) encode(into []byte, texts *stateTexts) ([]byte, error) {
 	b = append(b, ",\n\"working\":["...)
 	sets := slices.SortedFunc(maps.Keys(s.Memory.Working), compareWorkKeys)
 	for i, set := range sets {
-		b = appendComma(b, i > 0)
-		b = append(b, texts.working(set, s.Memory.Working[set])...)
+		b = appendSet(appendComma(b, i > 0), set, s.Memory.Working[set])
 	}
 	b = append(b, "],\n\"drains\":["...)
 	start := len(b)
-	for i := range s.Leaving {
-		if text := texts.drains(s.Leaving[i]); len(text) > 0 {
-			b = append(appendComma(b, len(b) > start), text...)
+	for service := range s.Leaving.all {
+		for _, l := range service.Leaving {
+			if !l.Deadline.IsZero() { // not removed without a drain
+				b = appendDrain(appendComma(b, len(b) > start), rowID{service.ServiceKey, l.Address, l.Port}, l.Deadline)
+			}
 		}
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(s.Drains), rowID.compare) {
 		b = appendDrain(appendComma(b, len(b) > start), id, s.Drains[id].Deadline)
 	}
-	texts.forget(s)
 	return append(b, "]}\n"...), nil
 }
 
@@ -145,30 +145,10 @@ func appendComma(b []byte, another bool) []byte {
 	return append(b, '\n')
 }
 
-// stateTexts are the long lists of a state file as they were written last. Slices
-// are compared by identity: their content does not change.
-type stateTexts struct {
-	sets   map[workKey]workingText
-	shards map[ServiceKey]drainsText // by what all services of a shard have in common
-}
-
-type workingText struct {
-	servers []RealServer
-	text    []byte
-}
-
-type drainsText struct {
-	services Table
-	text     []byte
-}
-
-// working is the entry of one set.
-func (t *stateTexts) working(set workKey, servers []RealServer) []byte {
-	if known, ok := t.sets[set]; ok && same(known.servers, servers) {
-		return known.text
-	}
+// appendSet appends one workingEntry in a form that encoding/json reads.
+func appendSet(b []byte, set workKey, servers []RealServer) []byte {
 	name, _ := json.Marshal(set.VIP) // a string always has a text
-	b := append([]byte(`{"vip":`), name...)
+	b = append(append(b, `{"vip":`...), name...)
 	if set.Is6 {
 		b = append(b, `,"ipv6":true`...)
 	}
@@ -176,12 +156,7 @@ func (t *stateTexts) working(set workKey, servers []RealServer) []byte {
 	for i := range servers {
 		b = appendServer(appendComma(b, i > 0), &servers[i])
 	}
-	b = append(b, "]}"...)
-	if t.sets == nil {
-		t.sets = make(map[workKey]workingText)
-	}
-	t.sets[set] = workingText{servers, b}
-	return b
+	return append(b, "]}"...)
 }
 
 // appendServer appends r in a form that encoding/json reads.
@@ -206,34 +181,6 @@ func appendNumber(b []byte, key string, n uint32) []byte {
 	return strconv.AppendUint(append(b, key...), uint64(n), 10)
 }
 
-// drains are the entries of one shard, without a comma at either end.
-func (t *stateTexts) drains(p shard) []byte {
-	first := p.Services[0].ServiceKey
-	key := ServiceKey{Address: first.Address, Mark: first.Mark}
-	known, ok := t.shards[key]
-	if ok && same(known.services, p.Services) {
-		return known.text
-	}
-	var b []byte
-	for i := range p.Services {
-		s := &p.Services[i]
-		for _, l := range s.Leaving {
-			if l.Deadline.IsZero() {
-				continue // removed without a drain
-			}
-			if len(b) > 0 {
-				b = append(b, ",\n"...)
-			}
-			b = appendDrain(b, rowID{s.ServiceKey, l.Address, l.Port}, l.Deadline)
-		}
-	}
-	if t.shards == nil {
-		t.shards = make(map[ServiceKey]drainsText)
-	}
-	t.shards[key] = drainsText{p.Services, b}
-	return b
-}
-
 // appendDrain appends one drainEntry in a form that encoding/json reads.
 func appendDrain(b []byte, id rowID, deadline time.Time) []byte {
 	b = id.Service.appendTo(append(b, `{"service":"`...))
@@ -241,16 +188,6 @@ func appendDrain(b []byte, id rowID, deadline time.Time) []byte {
 	b = appendNumber(append(b, '"'), `,"port":`, uint32(id.Port))
 	b = deadline.Round(0).UTC().AppendFormat(append(b, `,"deadline":"`...), time.RFC3339Nano)
 	return append(b, `"}`...)
-}
-
-// forget drops the texts of what s has no more.
-func (t *stateTexts) forget(s *state) {
-	if len(t.sets) > len(s.Memory.Working) {
-		maps.DeleteFunc(t.sets, func(set workKey, _ workingText) bool { return s.Memory.Working[set] == nil })
-	}
-	if len(t.shards) > len(s.Leaving) {
-		clear(t.shards)
-	}
 }
 
 // decodeState is the inverse of encode. It checks what a file could get wrong
@@ -384,7 +321,6 @@ type stateDir struct {
 	path  string
 	last  []byte // the content of the file, so that an unchanged state is not written
 	spare []byte // for the next content: each pass encodes it
-	texts stateTexts
 }
 
 func (d *stateDir) file() string { return filepath.Join(d.path, "state.json") }
@@ -409,7 +345,7 @@ func (d *stateDir) load() (*state, error) {
 // save writes the state when it has changed: whole or not at all, through a
 // rename. It is not synced to disk: /run is memory.
 func (d *stateDir) save(s *state) error {
-	b, err := s.encode(d.spare, &d.texts)
+	b, err := s.encode(d.spare)
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}

@@ -10,6 +10,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -26,8 +27,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errLockMoved says that another process has replaced the lock file meanwhile.
-var errLockMoved = errors.New("other processes replace the lock file again and again")
+// errLockMoved says that the path names another file than a moment ago.
+var errLockMoved = errors.New("another process has replaced the lock file meanwhile")
 
 // lockFile is the state directory's lock.
 type lockFile struct {
@@ -40,52 +41,74 @@ type lockFile struct {
 // has no room for one: the director starts all the same.
 func (d *stateDir) lock(log *slog.Logger) (*os.File, error) {
 	l := lockFile{filepath.Join(d.path, "lock"), log}
-	f, err := (*os.File)(nil), os.MkdirAll(d.path, 0o755)
-	if err != nil {
-		err = fmt.Errorf("state directory: %w", err)
-	} else {
-		f, err = l.take()
-	}
+	f, err := l.take()
 	switch {
 	case err == nil:
 		l.writePID(f)
 		return f, nil
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EROFS):
+	case noRoom(err):
 		log.Warn("the lock file cannot be written: a second controller with this state directory would not be stopped", "file", l.path, "err", err)
 		return nil, nil
 	}
 	return nil, err
 }
 
-// take tries until it has the lock or knows that another controller has it.
-func (l lockFile) take() (f *os.File, err error) {
-	for range 100 { // each time another process has replaced it first
-		if f, err = l.try(); !errors.Is(err, errLockMoved) {
-			return f, err
-		}
-	}
-	return nil, fmt.Errorf("lock %s: %w", l.path, err)
+// noRoom reports whether err says that a file system is full or read-only.
+func noRoom(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
 }
 
-// try takes the lock once. Of several processes that try at once one succeeds: the
-// lock counts only on the file that the path names, and replace gives back what a
-// controller has locked meanwhile.
-func (l lockFile) try() (*os.File, error) {
-	there, err := os.Lstat(l.path)
+// take takes the lock, and replaces a file that is not a controller's. The guard lets
+// one controller at a time do so; where there is no room for it, only a lock that is
+// there already can be taken.
+func (l lockFile) take() (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	release, err := l.guard()
+	if err != nil && !noRoom(err) {
+		return nil, fmt.Errorf("lock %s: %w", l.path, err)
+	}
+	defer release()
+	f, old, foreign, err := l.open()
+	if err != nil || foreign == "" && private(old) {
+		return f, err
+	}
+	fresh, err := l.replace(f, old)
+	if foreign == "" && err != nil && !errors.Is(err, errLockMoved) {
+		_ = f.Chmod(0o600) // the lock counts, also without
+		return f, nil
+	}
+	if f != nil {
+		f.Close()
+	}
+	if err != nil {
+		why := cmp.Or(foreign, "an earlier version made it")
+		return nil, fmt.Errorf("lock %s: %s, and it cannot be replaced: %w", l.path, why, err)
+	}
+	if foreign != "" {
+		l.log.Warn("the lock file of the state directory was not a controller's and has been replaced", "file", l.path, "why", foreign)
+	}
+	return fresh, nil
+}
+
+// open opens or makes the lock file, and locks it. foreign says why it is not a
+// controller's, and then f may be nil. The error names the controller that has it.
+func (l lockFile) open() (f *os.File, info os.FileInfo, foreign string, err error) {
+	info, err = os.Lstat(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, fmt.Errorf("state directory: %w", err)
-	default:
-		if odd := oddLock(there); odd != "" {
-			return l.replaceWith(nil, there, odd)
-		}
+		return nil, nil, "", fmt.Errorf("state directory: %w", err)
+	case info.IsDir():
+		return nil, nil, "", fmt.Errorf("lock %s: it is a directory; remove it", l.path)
+	case oddLock(info) != "":
+		return nil, info, oddLock(info), nil
 	}
-	f, err := openLock(l.path)
-	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+	if f, err = openLock(l.path); err != nil {
+		return nil, nil, "", fmt.Errorf("state directory: %w", err)
 	}
-	info, err := f.Stat()
+	info, err = f.Stat()
 	if err == nil && oddLock(info) != "" {
 		err = errLockMoved
 	}
@@ -93,36 +116,21 @@ func (l lockFile) try() (*os.File, error) {
 		err = flock(f)
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		defer f.Close()
-		holder := holderOf(f)
-		if !holder.foreign {
-			return nil, holder.refuses(f, filepath.Dir(l.path))
+		holder := holderOf(info)
+		if holder.foreign {
+			return f, info, fmt.Sprintf("process %d of user %d has locked it", holder.pid, holder.uid), nil
 		}
-		return l.replaceWith(f, info, fmt.Sprintf("process %d of user %d has locked it", holder.pid, holder.uid))
+		defer f.Close()
+		return nil, nil, "", holder.refuses(f, filepath.Dir(l.path))
 	}
 	if err == nil && !l.names(info) {
 		err = errLockMoved
 	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", l.path, err)
+		return nil, nil, "", fmt.Errorf("lock %s: %w", l.path, err)
 	}
-	if info.Mode().Perm()&0o077 == 0 && onlyName(info) {
-		return f, nil
-	}
-	// An earlier version let every user open the file. A process that has it open can
-	// lock it later, whatever its mode is then. A file with a second name is replaced
-	// too: it may be another program's, and is not written to.
-	fresh, err := l.replace(f, info)
-	if errors.Is(err, errLockMoved) {
-		f.Close()
-		return nil, err
-	}
-	if err != nil {
-		return f, ignoreReadOnly(f.Chmod(0o600))
-	}
-	f.Close()
-	return fresh, nil
+	return f, info, "", nil
 }
 
 // openLock opens or makes the file at path. It does not follow a link and does not
@@ -141,13 +149,6 @@ func openLock(path string) (*os.File, error) {
 	return f, err
 }
 
-func ignoreReadOnly(err error) error {
-	if errors.Is(err, unix.EROFS) {
-		return nil
-	}
-	return err
-}
-
 func flock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 
 // oddLock says why a file cannot be the lock of a controller of this user; "" = it
@@ -156,16 +157,17 @@ func oddLock(info os.FileInfo) string {
 	if !info.Mode().IsRegular() {
 		return "it is no regular file but " + info.Mode().Type().String()
 	}
-	if sys, ok := info.Sys().(*syscall.Stat_t); ok && !trusted(int(sys.Uid)) {
-		return fmt.Sprintf("it belongs to user %d", sys.Uid)
+	if uid := info.Sys().(*syscall.Stat_t).Uid; !trusted(int(uid)) {
+		return fmt.Sprintf("it belongs to user %d", uid)
 	}
 	return ""
 }
 
-// onlyName reports whether a file has no second hard link.
-func onlyName(info os.FileInfo) bool {
-	sys, ok := info.Sys().(*syscall.Stat_t)
-	return !ok || sys.Nlink == 1
+// private reports whether a lock file is this user's alone. An earlier version let
+// every user open it: a process that has it open can lock it later, whatever its mode
+// is then. A file with a second name may be another program's, and is not written to.
+func private(info os.FileInfo) bool {
+	return info.Mode().Perm()&0o077 == 0 && info.Sys().(*syscall.Stat_t).Nlink == 1
 }
 
 // trusted reports whether a controller of user uid may be one of ours.
@@ -177,62 +179,28 @@ func (l lockFile) names(info os.FileInfo) bool {
 	return err == nil && os.SameFile(now, info)
 }
 
-// replaceWith is replace, and says why.
-func (l lockFile) replaceWith(f *os.File, old os.FileInfo, why string) (*os.File, error) {
-	if old.IsDir() {
-		return nil, fmt.Errorf("lock %s: it is a directory; remove it", l.path)
-	}
-	fresh, err := l.replace(f, old)
-	if err != nil && !errors.Is(err, errLockMoved) {
-		return nil, fmt.Errorf("lock %s: %s, and it cannot be replaced: %w", l.path, why, err)
-	}
-	if err == nil {
-		l.log.Warn("the lock file of the state directory was not a controller's and has been replaced", "file", l.path, "why", why)
-	}
-	return fresh, err
-}
-
 // replace puts a new file, locked, in the place of old, which f has open where that
 // could be the lock of a controller. Both change places in one step, so that there
-// is a lock file at each moment; then f is checked again, because another
-// controller may have locked it meanwhile.
+// is a lock file at each moment; then f is checked again, because a controller of an
+// earlier version, which knows no guard, may have locked it meanwhile.
 func (l lockFile) replace(f *os.File, old os.FileInfo) (fresh *os.File, err error) {
-	done, err := l.guard()
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	if !l.names(old) {
-		return nil, errLockMoved
-	}
 	beside := l.path + ".new"
-	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
+	_ = os.Remove(beside) // of a controller that was killed; else the next step fails
 	fresh, err = os.OpenFile(beside, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	// The one beside the path is removed last: fresh, or what fresh has replaced.
 	defer os.Remove(beside)
-	defer func() {
-		if err != nil {
-			fresh.Close()
-			fresh = nil
-		}
-	}()
-	if err := flock(fresh); err != nil {
-		return fresh, err
+	if err = flock(fresh); err == nil {
+		err = exchange(beside, l.path)
 	}
-	if err := exchange(beside, l.path); err != nil {
-		return fresh, err
-	}
-	taken, err := os.Lstat(beside)
-	if err == nil && (!os.SameFile(taken, old) || f != nil && flock(f) != nil && !holderOf(f).foreign) {
-		err = errLockMoved
+	if err == nil && (!(lockFile{path: beside}).names(old) || f != nil && flock(f) != nil && !holderOf(old).foreign) {
+		err = errors.Join(errLockMoved, exchange(beside, l.path))
 	}
 	if err != nil {
-		return fresh, errors.Join(err, exchange(beside, l.path))
+		fresh.Close()
+		return nil, err
 	}
 	return fresh, nil
 }
@@ -241,33 +209,32 @@ func exchange(a, b string) error {
 	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 }
 
-// guard lets one process at a time replace the lock file. No other user can open
-// its file, which exists only during that time.
-func (l lockFile) guard() (done func(), err error) {
-	path := l.path + ".guard"
+// guard lets one process at a time take the lock. No other user can open its file,
+// which exists only during that time. release is never nil.
+func (l lockFile) guard() (release func(), err error) {
+	g := lockFile{path: l.path + ".guard"}
 	for range 500 {
-		f, err := openLock(path)
+		f, err := openLock(g.path)
 		if err != nil {
-			return nil, err
+			return func() {}, err
 		}
 		info, err := f.Stat()
 		if err == nil {
-			if odd := oddLock(info); odd != "" {
-				err = fmt.Errorf("%s: %s; remove it", path, odd)
-			} else {
-				err = flock(f)
-			}
+			err = flock(f)
 		}
-		if err == nil && (lockFile{path: path}).names(info) {
-			return func() { os.Remove(path); f.Close() }, nil
+		switch {
+		case err == nil && oddLock(info) != "":
+			err = fmt.Errorf("%s: %s; remove it", g.path, oddLock(info))
+		case err == nil && g.names(info):
+			return func() { os.Remove(g.path); f.Close() }, nil
 		}
 		f.Close()
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, err
+			return func() {}, err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return nil, fmt.Errorf("%s: another process has locked it", path)
+	return func() {}, fmt.Errorf("%s: another process has locked it", g.path)
 }
 
 // writePID writes the process id for people and for error messages. Only the lock
@@ -304,32 +271,11 @@ func (h lockHolder) refuses(f *os.File, dir string) error {
 	return fmt.Errorf("another lvs-controller (pid %s) runs with state directory %s", pid, dir)
 }
 
-// holderOf finds the process that has locked f. A controller locks the whole file and
-// hands its lock to no other process, so one process of another user that has the lock
-// is enough to know that no controller has it.
-func holderOf(f *os.File) lockHolder {
-	info, err := f.Stat()
-	if err != nil {
-		return lockHolder{}
-	}
-	sys, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return lockHolder{}
-	}
-	holder := holderAmong(openLocks(info, sys.Ino))
-	if holder.pid == 0 {
-		// Where this process may not see the open files of other users' processes, the
-		// kernel's list names the process that locked the file, which may not be the
-		// one that has it open still.
-		device := fmt.Sprintf("%02x:%02x", unix.Major(sys.Dev), unix.Minor(sys.Dev))
-		holder = holderAmong(listedLocks(device, sys.Ino))
-	}
-	return holder
-}
-
-// holderAmong is the process of another user among pids; if there is none, any of them.
-func holderAmong(pids []int) (holder lockHolder) {
-	for _, pid := range pids {
+// holderOf finds the process that has locked the file of info. A controller locks the
+// whole file and hands its lock to no other process, so one process of another user
+// that has the lock is enough to know that no controller has it.
+func holderOf(info os.FileInfo) (holder lockHolder) {
+	for _, pid := range append(openLocks(info), listedLocks(info)...) {
 		uid, err := realUser(pid)
 		if err != nil {
 			continue
@@ -344,94 +290,64 @@ func holderAmong(pids []int) (holder lockHolder) {
 // realUser is the user who has started process pid: a program with the set-user-ID
 // bit does not change it.
 func realUser(pid int) (int, error) {
-	b, err := readStart(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(b) {
-		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
-			if fields := strings.Fields(rest); len(fields) > 0 {
-				return strconv.Atoi(fields[0])
-			}
-		}
-	}
-	return 0, fmt.Errorf("process %d: no user", pid)
+	_, rest, _ := strings.Cut(readStart(fmt.Sprintf("/proc/%d/status", pid)), "\nUid:\t")
+	uid, _, _ := strings.Cut(rest, "\t")
+	return strconv.Atoi(uid)
 }
 
 // readStart reads what a file of /proc says, 64 KiB at most.
-func readStart(path string) (string, error) {
+func readStart(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return ""
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
-	return string(b), err
+	b, _ := io.ReadAll(io.LimitReader(f, 64<<10)) // of a process that ends, what there is
+	return string(b)
 }
 
 // openLocks lists the processes that have the file of info open and locked
 // (proc_pid_fdinfo(5)), of those that this process may see.
-func openLocks(info os.FileInfo, inode uint64) (pids []int) {
+func openLocks(info os.FileInfo) (pids []int) {
+	inode := fmt.Sprintf(":%d ", info.Sys().(*syscall.Stat_t).Ino)
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range processes {
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil {
-			continue
-		}
 		fds, _ := os.ReadDir(filepath.Join(dir, "fdinfo"))
 		for _, fd := range fds {
-			text, err := readStart(filepath.Join(dir, "fdinfo", fd.Name()))
-			if err != nil || !locks(text, inode) {
+			lock := readStart(filepath.Join(dir, "fdinfo", fd.Name()))
+			if !strings.Contains(lock, "FLOCK") || !strings.Contains(lock, inode) {
 				continue
 			}
 			if open, err := os.Stat(filepath.Join(dir, "fd", fd.Name())); err == nil && os.SameFile(open, info) {
+				pid, _ := strconv.Atoi(filepath.Base(dir))
 				pids = append(pids, pid)
-				break
 			}
 		}
 	}
 	return pids
 }
 
-// locks reports whether an fdinfo file shows a lock of flock(2) on inode.
-func locks(fdinfo string, inode uint64) bool {
-	for line := range strings.Lines(fdinfo) {
-		if lock, ok := strings.CutPrefix(line, "lock:"); ok {
-			if _, at, ok := parseLock(lock); ok && strings.HasSuffix(at, fmt.Sprintf(":%d", inode)) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// listedLocks lists the processes that have locked the file, from /proc/locks.
-// Processes of other PID namespaces are missing there, and some file systems have
-// another device number there.
-func listedLocks(device string, inode uint64) (pids []int) {
+// listedLocks lists the processes that have locked the file of info, from /proc/locks:
+// this process may not see which files other users' processes have open. One that has
+// locked the file may have passed it on. Processes of other PID namespaces are missing
+// there, and some file systems have another device number there.
+func listedLocks(info os.FileInfo) (pids []int) {
 	f, err := os.Open("/proc/locks")
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if pid, at, ok := parseLock(lines.Text()); ok && at == fmt.Sprintf("%s:%d", device, inode) {
+	sys := info.Sys().(*syscall.Stat_t)
+	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(sys.Dev), unix.Minor(sys.Dev), sys.Ino)
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		// "1: FLOCK  ADVISORY  WRITE 708 00:13:17 0 EOF" (proc_locks(5)). A process that
+		// waits for the lock has an arrow behind the number.
+		if fields := strings.Fields(lines.Text()); len(fields) > 5 && fields[1] == "FLOCK" && fields[5] == file {
+			pid, _ := strconv.Atoi(fields[4])
 			pids = append(pids, pid)
 		}
 	}
 	return pids
-}
-
-// parseLock reads "1: FLOCK  ADVISORY  WRITE 708 00:13:17 0 EOF" (proc_locks(5)). A
-// process that waits for the lock has an arrow behind the number.
-func parseLock(line string) (pid int, at string, ok bool) {
-	fields := strings.Fields(line)
-	if len(fields) < 6 || fields[1] != "FLOCK" {
-		return 0, "", false
-	}
-	pid, err := strconv.Atoi(fields[4])
-	return pid, fields[5], err == nil
 }
 
 // namespaceLock is an abstract socket (unix(7)): each network namespace has its own

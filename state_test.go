@@ -22,7 +22,7 @@ func TestStateRoundTrip(t *testing.T) {
 		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400, Device: 3},
 	}
 	s.Down = map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s", {"edge", addr("2001:db8::2"), 9000}: "port 9000/tcp: refused"}
-	b, err := s.encode(nil, new(stateTexts))
+	b, err := s.encode(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func FuzzDecodeState(f *testing.F) {
 		if err != nil {
 			return
 		}
-		text, err := s.encode(nil, new(stateTexts))
+		text, err := s.encode(nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -98,11 +98,11 @@ var sysctlTable = []struct {
 	key           string // with UPLINK or DEVICE in the place of a device's name
 	since, before [2]int // the kernels with this value; zero: all
 	want          string
-	also          string // serves as well, "" for no other value
+	also          []string // serve as well
 	why           string
 }{
 	// The kernel tests bit 2 alone (is_new_conn_expected).
-	{use: useDirector, key: "net/ipv4/vs/conn_reuse_mode", since: [2]int{5, 9}, want: "3", also: "2",
+	{use: useDirector, key: "net/ipv4/vs/conn_reuse_mode", since: [2]int{5, 9}, want: "3", also: []string{"2"},
 		why: "a director in direct routing sees no FIN from the server, so only bit 2 lets a client's reused port reach another real server"},
 	{use: useDirector, key: "net/ipv4/vs/conn_reuse_mode", before: [2]int{5, 9}, want: "0",
 		why: "before kernel 5.9 rescheduling a reused port drops its first SYN where conntrack is on, which costs a second"},
@@ -131,7 +131,7 @@ var sysctlTable = []struct {
 	{use: useExchange, key: "net/ipv6/icmp/ratelimit", want: icmpSuppressed, why: noRefusal},
 
 	// 2 is stricter than 1: the asker must be in the same subnet.
-	{use: useNode, key: "net/ipv4/conf/UPLINK/arp_ignore", want: "1", also: "2",
+	{use: useNode, key: "net/ipv4/conf/UPLINK/arp_ignore", want: "1", also: []string{"2"},
 		why: "the node must not answer ARP for a VIP on lo, or it takes the VIP from the director"},
 	{use: useNode, key: "net/ipv4/conf/UPLINK/arp_announce", want: "2",
 		why: "the node must not use a VIP on lo as the sender of its ARP requests, or its neighbours learn the VIP at its MAC"},
@@ -165,16 +165,13 @@ func sysctlsFor(use sysctlUse, device, release string) []Sysctl {
 		if row.use != use || !kernelAtLeast(release, row.since) || row.before != [2]int{} && kernelAtLeast(release, row.before) {
 			continue
 		}
-		s := Sysctl{
+		wanted = append(wanted, Sysctl{
 			Key:      strings.NewReplacer("UPLINK", device, "DEVICE", device).Replace(row.key),
 			Want:     row.want,
+			Also:     row.also,
 			Why:      row.why,
 			Optional: strings.HasPrefix(row.key, vsSysctls),
-		}
-		if row.also != "" {
-			s.Also = []string{row.also}
-		}
-		wanted = append(wanted, s)
+		})
 	}
 	return wanted
 }
@@ -206,16 +203,14 @@ func (p procSys) KernelRelease() (string, error) { return p.read("kernel/osrelea
 // Check compares the kernel with want and changes nothing. The answer has one
 // state for each setting, in the same order.
 func (p procSys) Check(want []Sysctl) []SysctlState {
-	states := make([]SysctlState, len(want))
-	for i, s := range want {
+	var states []SysctlState
+	for _, s := range want {
 		have, err := p.read(s.Key)
-		states[i] = SysctlState{Sysctl: s, Have: have, Err: err}
-		switch {
-		case err == nil:
-			states[i].OK = have == s.Want || slices.Contains(s.Also, have)
-		case s.Optional && errors.Is(err, fs.ErrNotExist):
-			states[i].OK, states[i].Err = true, nil
+		ok := err == nil && (have == s.Want || slices.Contains(s.Also, have))
+		if s.Optional && errors.Is(err, fs.ErrNotExist) {
+			ok, err = true, nil
 		}
+		states = append(states, SysctlState{Sysctl: s, Have: have, OK: ok, Err: err})
 	}
 	return states
 }
@@ -229,11 +224,11 @@ func (p procSys) Apply(want []Sysctl) error {
 		if s.OK {
 			continue
 		}
-		if s.Err != nil {
-			errs = append(errs, s.Err)
-			continue
+		err := s.Err
+		if err == nil {
+			err = p.write(s.Key, s.Want)
 		}
-		if err := p.write(s.Key, s.Want); err != nil {
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -246,10 +241,7 @@ func (p procSys) path(key string) string { return filepath.Join(p.Root, filepath
 
 func (p procSys) read(key string) (string, error) {
 	b, err := os.ReadFile(p.path(key))
-	if err != nil {
-		return "", fmt.Errorf("read kernel setting %s: %w", key, err)
-	}
-	return strings.TrimSpace(string(b)), nil
+	return strings.TrimSpace(string(b)), wrap("read kernel setting "+key, err)
 }
 
 // write never creates a file: a key the kernel lacks is an error.
@@ -259,8 +251,5 @@ func (p procSys) write(key, value string) error {
 		_, err = f.WriteString(value + "\n")
 		err = errors.Join(err, f.Close())
 	}
-	if err != nil {
-		return fmt.Errorf("set kernel setting %s to %s: %w", key, value, err)
-	}
-	return nil
+	return wrap(fmt.Sprintf("set kernel setting %s to %s", key, value), err)
 }

@@ -205,8 +205,8 @@ func TestSysctlDocs(t *testing.T) {
 		}
 		last = row.key
 		value := strings.ReplaceAll(row.want, "\t", " ")
-		if row.also != "" {
-			value += " (" + row.also + " stays)"
+		if len(row.also) > 0 {
+			value += " (" + strings.Join(row.also, ", ") + " stays)"
 		}
 		if row.before != [2]int{} {
 			value += fmt.Sprintf(" before kernel %d.%d", row.before[0], row.before[1])

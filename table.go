@@ -33,6 +33,11 @@ type Service struct {
 // InService reports whether any real server would get a new connection.
 func (s Service) InService() bool { return inService(s.Servers) }
 
+// compareServices and compareRows give a table its order.
+func compareServices(a, b Service) int { return a.Compare(b.ServiceKey) }
+
+func compareRows(a, b Row) int { return a.Compare(b.RealServer) }
+
 // draining reports whether any of s's real servers drains.
 func (s *Service) draining() bool {
 	return slices.ContainsFunc(s.Leaving, func(l leaving) bool { return !l.Gone })
@@ -50,14 +55,6 @@ func sameAs(s RealServer) func(Row) bool {
 // Table is a set of services in Compare order of their keys.
 type Table []Service
 
-// Find returns the service with key k.
-func (t Table) Find(k ServiceKey) (Service, bool) {
-	if s := t.at(k); s != nil {
-		return *s, true
-	}
-	return Service{}, false
-}
-
 // at returns the service with key k, nil when there is none.
 func (t Table) at(k ServiceKey) *Service {
 	if i := t.index(k); i >= 0 {
@@ -72,15 +69,6 @@ func (t Table) index(k ServiceKey) int {
 		return i
 	}
 	return -1
-}
-
-// Rows counts real-server rows over all services.
-func (t Table) Rows() int {
-	n := 0
-	for _, s := range t {
-		n += len(s.Servers)
-	}
-	return n
 }
 
 // rowID is a real server of a virtual service.

@@ -25,6 +25,14 @@ type shard struct {
 	Next time.Time
 }
 
+// services are those of p, none for nil.
+func (p *shard) services() Table {
+	if p == nil {
+		return nil
+	}
+	return p.Services
+}
+
 // shards is a table in the order of its services.
 type shards []shard
 

@@ -1,8 +1,8 @@
 // Bounds for text from outside: what a message, a log line or the status quotes is
 // short, whatever its source sends.
 //
-// Used by lvs.go, kube*.go, config*.go, genl*.go and desired*.go. It knows nothing of what
-// the text means. Pure; no I/O.
+// Used by lvs.go, sysctl.go, rtnl*.go, kube*.go, config*.go, genl*.go, desired*.go
+// and host_addresses.go. It knows nothing of what the text means. Pure; no I/O.
 
 package main
 
