@@ -71,7 +71,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		writeVIPs(e, v)
 		writeSync(e, v)
 		writeConflicts(e, v.Config, s.conflicts.seen())
-		var k kernelCounters
+		k := kernelCounters{servers: make(map[vipServer]KernelServer)}
 		err := observe(v.Shards, k.add)
 		if err != nil {
 			k = kernelCounters{} // a sum over only some services would mislead
@@ -231,9 +231,6 @@ type serviceTraffic struct {
 // add counts one service.
 func (k *kernelCounters) add(s *KernelService, known *Service) {
 	k.services = append(k.services, serviceTraffic{known.VIP, s.ServiceKey, s.Traffic})
-	if k.servers == nil {
-		k.servers = make(map[vipServer]KernelServer)
-	}
 	for i := range s.Servers {
 		r := &s.Servers[i]
 		at := vipServer{known.VIP, r.Address}

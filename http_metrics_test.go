@@ -248,7 +248,7 @@ func writeTwoServices(w *bytes.Buffer) {
 	server := func(address string, weight uint32, c Connections) KernelServer {
 		return KernelServer{RealServer: RealServer{Address: addr(address), Weight: weight}, Connections: c}
 	}
-	var k kernelCounters
+	k := kernelCounters{servers: make(map[vipServer]KernelServer)}
 	k.add(&KernelService{
 		VirtualService: web.VirtualService,
 		Traffic:        Traffic{Connections: 7, InPackets: 70, InBytes: 700},
