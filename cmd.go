@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -127,58 +128,40 @@ func (s *source) load() (*Config, error) {
 	if s.set["vip"] {
 		return nil, errors.New("-vip: a configuration file names its own VIPs; give either -config or -vip")
 	}
-	cfg, err := LoadConfig(s.path)
-	if err != nil {
-		return nil, err
-	}
-	return s.overlay(cfg)
+	return s.overlay(LoadConfig(s.path))
 }
 
 // parse is load for a reload: text is the file's new content.
 func (s *source) parse(path string, text []byte) (*Config, error) {
-	cfg, err := ParseConfig(path, text)
-	if err != nil {
-		return nil, err
-	}
-	return s.overlay(cfg)
+	return s.overlay(ParseConfig(path, text))
 }
 
 // flagConfig is the configuration that the prototype's command line means.
 func (s *source) flagConfig() (*Config, error) {
-	if s.kubeconfig == "" {
-		s.kubeconfig = os.Getenv("KUBECONFIG")
-	}
-	namespace := s.namespace
-	if namespace == "" {
-		namespace = "ingress-nginx"
-	}
+	s.kubeconfig = cmp.Or(s.kubeconfig, os.Getenv("KUBECONFIG"))
 	var quoted []string
 	for _, a := range strings.Split(s.vip, ",") {
 		quoted = append(quoted, strconv.Quote(strings.TrimSpace(a)))
 	}
 	text := fmt.Sprintf("[[vip]]\nname = \"vip\"\naddresses = [%s]\nports = [\"80/tcp\", \"443/tcp\"]\nnamespace = %q\ntcp_services = \"tcp-services\"\nudp_services = \"udp-services\"\n",
-		strings.Join(quoted, ", "), namespace)
-	cfg, err := ParseConfig("command line", []byte(text))
+		strings.Join(quoted, ", "), cmp.Or(s.namespace, "ingress-nginx"))
+	return s.overlay(ParseConfig("command line", []byte(text)))
+}
+
+// overlay puts the values of the flags into c, which was read without a mistake if err
+// is nil.
+func (s *source) overlay(c *Config, err error) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Path = ""
-	return s.overlay(cfg)
-}
-
-// overlay returns a copy of cfg with the values of the flags.
-func (s *source) overlay(cfg *Config) (*Config, error) {
-	c := *cfg
-	c.VIPs = append([]VIP(nil), cfg.VIPs...)
+	c.Path = s.path // none for flags alone
 	if s.kubeconfig != "" {
 		c.Kubeconfig, c.ClusterFile = s.kubeconfig, ""
 	}
 	if s.set["timeout"] {
-		t, err := parseTimeouts(s.timeout)
-		if err != nil {
+		if c.Timeouts, err = parseTimeouts(s.timeout); err != nil {
 			return nil, err
 		}
-		c.Timeouts = t
 	}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
@@ -197,26 +180,22 @@ func (s *source) overlay(cfg *Config) (*Config, error) {
 			v.Pods.Namespace = s.namespace
 		}
 	}
-	return &c, nil
+	return c, nil
 }
 
 // parseTimeouts reads "120-50-50": TCP, TCP after FIN and UDP, in seconds. 0
 // leaves the kernel's value, as ipvsadm --set does.
 func parseTimeouts(text string) (Timeouts, error) {
-	fail := func() (Timeouts, error) {
-		return Timeouts{}, fmt.Errorf("-timeout: %q is not TCP-TCPFIN-UDP in seconds, as 120-50-50", text)
-	}
 	parts := strings.Split(text, "-")
-	if len(parts) != 3 {
-		return fail()
-	}
+	valid := len(parts) == 3
 	var d [3]time.Duration
-	for i, p := range parts {
-		n, err := strconv.ParseUint(p, 10, 31)
-		if err != nil || n > uint64(maxTimeout/time.Second) {
-			return fail()
-		}
+	for i := 0; i < len(d) && valid; i++ {
+		n, err := strconv.ParseUint(parts[i], 10, 31)
 		d[i] = time.Duration(n) * time.Second
+		valid = err == nil && d[i] <= maxTimeout
+	}
+	if !valid {
+		return Timeouts{}, fmt.Errorf("-timeout: %q is not TCP-TCPFIN-UDP in seconds, as 120-50-50", text)
 	}
 	return Timeouts{TCP: d[0], TCPFin: d[1], UDP: d[2]}, nil
 }

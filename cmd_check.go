@@ -6,13 +6,14 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 )
 
 // runCheck validates a configuration file.
-func runCheck(args []string, stdout, stderr io.Writer) int {
+func runCheck(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller check", stderr)
 	all := fs.Bool("all", false, fmt.Sprintf("print the first %d mistakes, not only the first %d", maxMistakes, mistakesInCheck))
 	src, code := newSource(fs, args)

@@ -48,8 +48,7 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return exitFailure
 	}
 	if err := setDrained(cfg.CacheDir, !*undo); err != nil {
-		fmt.Fprintln(stderr, "the order to drain cannot be written:", err)
-		return exitFailure
+		return fail(stderr, "the order to drain cannot be written:", err)
 	}
 	if mistaken {
 		fmt.Fprintf(stderr, "there is a mistake in %s, see `lvs-controller check`; the order is written nevertheless, in %s\n", src.path, cfg.CacheDir)
@@ -63,8 +62,7 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	for {
 		since, err := drainedSince(cfg.CacheDir)
 		if err != nil {
-			fmt.Fprintln(stderr, err)
-			return exitFailure
+			return fail(stderr, err)
 		}
 		// A file that is not there yet confirms nothing.
 		text, _ := os.ReadFile(filepath.Join(cfg.StateDir, confirmationFile))

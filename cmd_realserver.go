@@ -75,7 +75,7 @@ type savedSysctl struct {
 
 // runRealserver is `lvs-controller realserver`. It returns the exit code: 0,
 // 1 for an error or (with -check) something missing, 2 for wrong usage.
-func runRealserver(args []string, stdout, stderr io.Writer) int {
+func runRealserver(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	return realserverMain(args, stdout, stderr, func() (nodeNetwork, error) {
 		return openRtnl(context.Background())
 	})
@@ -267,11 +267,11 @@ func (rs *realserver) differing(use sysctlUse, device string) ([]SysctlState, er
 func (rs *realserver) planSettings(settings []SysctlState, saved *[]savedSysctl) {
 	for _, s := range settings {
 		rs.lack("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why)
-		rs.step(func() error { return rs.set(s) })
 		if !slices.ContainsFunc(*saved, func(o savedSysctl) bool { return o.Key == s.Key }) {
 			*saved = append(*saved, savedSysctl{Key: s.Key, Before: s.Have, After: s.Want})
 		}
 	}
+	rs.step(func() error { return rs.set(settings, nil) })
 }
 
 // planAddresses plans those of vips that a device does not have.
@@ -297,9 +297,14 @@ func (rs *realserver) lack(format string, args ...any) {
 // step notes what makes it.
 func (rs *realserver) step(do func() error) { rs.steps = append(rs.steps, do) }
 
-// set gives a setting its wanted value.
-func (rs *realserver) set(s SysctlState) error {
-	return rs.changed(rs.proc.write(s.Key, s.Want), "%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
+// set gives settings that were read without an error their wanted values.
+func (rs *realserver) set(settings []SysctlState, err error) error {
+	for _, s := range settings {
+		if err == nil {
+			err = rs.changed(rs.proc.write(s.Key, s.Want), "%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
+		}
+	}
+	return err
 }
 
 // changed prints one change, unless it failed.

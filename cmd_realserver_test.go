@@ -256,7 +256,7 @@ func TestRealserverOnTheWire(t *testing.T) {
 		var out, errs bytes.Buffer
 		node.do(t, func() {
 			args := append([]string{"-vip", "10.0.0.77,2001:db8::77", "-state", state}, args...)
-			if code := runRealserver(args, &out, &errs); code != want {
+			if code := runRealserver(t.Context(), args, &out, &errs); code != want {
 				t.Errorf("%q: exit %d, want %d\n%s%s", args, code, want, &out, &errs)
 			}
 		})

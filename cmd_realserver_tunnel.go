@@ -17,7 +17,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -141,13 +140,8 @@ func (rs *realserver) planIPv4(d *savedDevice, found bool, vips []netip.Addr) er
 		}
 	} else {
 		device := d.Name
-		rs.step(func() error { // a device that is made has its settings only then
-			settings, err := rs.tunnelSettings(device)
-			for _, s := range settings {
-				err = errors.Join(err, rs.set(s))
-			}
-			return err
-		})
+		// A device that is made has its settings only then.
+		rs.step(func() error { return rs.set(rs.tunnelSettings(device)) })
 	}
 	if !slices.ContainsFunc(have, func(h deviceAddress) bool {
 		return h.Address.Is4() && !slices.Contains(d.VIPs, h.Address)

@@ -14,8 +14,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 )
@@ -55,8 +55,11 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	return exitOK
 }
 
-// readyTimeout is how long ready waits for the controller's answer.
-const readyTimeout = 2 * time.Second
+const (
+	readyTimeout  = 2 * time.Second // how long ready waits for the controller's answer
+	statusTimeout = 5 * time.Second // and status
+	maxStatus     = 1 << 30         // bytes of an answer: more than a full table of the kernel needs
+)
 
 // runReady says by its exit code whether this director should get traffic. A program
 // such as keepalived asks it once a second. With -listen it reads no configuration: a
@@ -75,15 +78,8 @@ func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		}
 		*listen = cfg.Listen
 	}
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	resp, err := askController(ctx, *listen, "/readyz")
-	var text []byte
-	if err == nil {
-		defer resp.Body.Close()
-		// The controller answers with a line. Another program there may send more.
-		text, err = io.ReadAll(io.LimitReader(resp.Body, 4096))
-	}
+	// The controller answers with a line. Another program there may send more.
+	resp, text, err := askController(ctx, *listen, "/readyz", readyTimeout, 4096)
 	switch {
 	case err != nil:
 		return fail(stderr, "NOT READY: the controller does not answer:", err)
@@ -94,47 +90,48 @@ func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	return exitOK
 }
 
-// askController sends one GET request to the running controller.
-func askController(ctx context.Context, listen, path string) (*http.Response, error) {
+// askController sends one GET request to the running controller, and reads at most most
+// bytes of its answer.
+func askController(ctx context.Context, listen, path string, patience time.Duration, most int64) (*http.Response, []byte, error) {
 	if listen == "" {
-		return nil, errors.New("listen is off")
+		return nil, nil, errors.New("listen is off")
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+dialable(listen)+path, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Without a proxy: listen is an address of this host.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	return client.Do(req)
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	return resp, text, err
 }
 
 // fetchStatus asks the running controller.
-func fetchStatus(ctx context.Context, listen string) (status, error) {
-	var st status
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	resp, err := askController(ctx, listen, "/status.json")
-	if err != nil {
-		return st, err
+func fetchStatus(ctx context.Context, listen string) (st status, err error) {
+	resp, text, err := askController(ctx, listen, "/status.json", statusTimeout, maxStatus)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status %s", resp.Status)
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return st, fmt.Errorf("status %s", resp.Status)
+	if err == nil {
+		err = json.Unmarshal(text, &st)
 	}
-	return st, json.NewDecoder(resp.Body).Decode(&st)
+	return st, err
 }
 
 // dialable is the address to connect to for a listen address: this host in place of a
 // wildcard.
 func dialable(listen string) string {
-	ap, err := netip.ParseAddrPort(listen)
-	switch {
-	case strings.HasPrefix(listen, ":"):
-		return "localhost" + listen
-	case err == nil && ap.Addr().IsUnspecified() && ap.Addr().Is4():
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port()).String()
-	case err == nil && ap.Addr().IsUnspecified():
-		return netip.AddrPortFrom(netip.IPv6Loopback(), ap.Port()).String()
+	for _, wildcard := range [][2]string{{":", "localhost:"}, {"0.0.0.0:", "127.0.0.1:"}, {"[::]:", "[::1]:"}} {
+		if port, found := strings.CutPrefix(listen, wildcard[0]); found {
+			return wildcard[1] + port
+		}
 	}
 	return listen
 }
@@ -144,9 +141,7 @@ func kernelStatus(cfg *Config) (status, error) {
 	o := newOwners(cfg)
 	st := status{Reason: "the controller does not answer", Services: []serviceStatus{}}
 	err := observeKernel(func(k ServiceKey) bool { return o.of(k) != nil }, func(k *KernelService) {
-		s := newServiceStatus(k)
-		s.VIP = o.of(k.ServiceKey).Name
-		st.Services = append(st.Services, s)
+		st.Services = append(st.Services, newServiceStatus(k, o.of(k.ServiceKey).Name, nil))
 	})
 	return st, err
 }
@@ -193,27 +188,36 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if cfg == nil {
 		return code
 	}
-	changes, warnings, err := pendingChanges(ctx, cfg)
-	printLines(stderr, "warning: %s\n", warnings)
+	p, err := pendingChanges(ctx, cfg)
 	if err != nil {
 		return fail(stderr, err)
 	}
-	printLines(stdout, "%s\n", changes)
-	if len(changes) > 0 {
-		return exitChanges
+	printLines(stderr, "warning: %s\n", warningTexts(p.want.Warnings))
+	same, err := newMarkTable(slog.New(slog.DiscardHandler)).Check(p.want.Marks)
+	if err != nil {
+		return fail(stderr, err)
 	}
-	return exitOK
+	code = exitOK
+	for o := range p.ops.all {
+		code = exitChanges
+		fmt.Fprintln(stdout, o)
+	}
+	if !same {
+		code = exitChanges
+		fmt.Fprintf(stdout, "~ firewall marks  %d ports marked\n", len(p.want.Marks))
+	}
+	return code
 }
 
-// pendingChanges are the operations that a pass would make, a line each.
-func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []string, err error) {
+// pendingChanges is what a pass would do.
+func pendingChanges(ctx context.Context, cfg *Config) (p plan, err error) {
 	cluster, err := askCluster(ctx, cfg.ClusterQuery())
 	if err != nil {
-		return nil, nil, err
+		return p, err
 	}
 	d, err := dialIPVS()
 	if err != nil {
-		return nil, nil, err
+		return p, err
 	}
 	defer d.Close()
 	st, _ := (&stateDir{path: cfg.StateDir}).load() // one that cannot be used is empty, as for a controller
@@ -221,44 +225,28 @@ func pendingChanges(ctx context.Context, cfg *Config) (changes, warnings []strin
 	plans.own(cfg)
 	table, err := d.Table(plans.owns, nil)
 	if err != nil {
-		return nil, nil, err
+		return p, err
 	}
 	plans.adopt(table, nil)
 	// Which real servers are down is what the running controller found last.
-	p := plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down}, have: table, now: time.Now()})
-	for o := range p.ops.all {
-		changes = append(changes, o.String())
-	}
-	same, err := newMarkTable(slog.New(slog.DiscardHandler)).Check(p.want.Marks)
-	if err == nil && !same {
-		changes = append(changes, fmt.Sprintf("~ firewall marks  %d ports marked", len(p.want.Marks)))
-	}
-	return changes, warningTexts(p.want.Warnings), err
+	return plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down}, have: table, now: time.Now()}), nil
 }
 
 // askCluster waits until every query has an answer.
 func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
-	asked := len(allKeys(&q))
-	if asked == 0 {
-		return &Cluster{}, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
-	defer cancel()
-	wake := make(chan struct{}, 1)
-	clusters := newLatest[Cluster](wake)
+	clusters := newLatest[Cluster](make(chan struct{}, 1))
+	clusters.Set(&Cluster{}) // the answer to no query
 	queries := newLatest[ClusterQuery](make(chan struct{}, 1))
 	queries.Set(&q)
 	watch := newClusterWatch(slog.New(slog.DiscardHandler), clusters, Cluster{})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = watch.Run(ctx, queries) // ends with ctx and has no other error
-	}()
-	defer func() { cancel(); <-done }()
+	var watching sync.WaitGroup
+	watching.Go(func() { _ = watch.Run(ctx, queries) }) // ends with ctx and has no other error
+	defer func() { cancel(); watching.Wait() }()
 	for {
 		select {
-		case <-wake:
-			if c := clusters.Get(); c.answers() == asked {
+		case <-clusters.Changed():
+			if c := clusters.Get(); c.answers() == len(allKeys(&q)) {
 				return c, nil
 			}
 		case <-ctx.Done():

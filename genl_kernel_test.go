@@ -217,8 +217,11 @@ func randomTable(r *rand.Rand, before Table) Table {
 		if len(before) > 0 && r.IntN(2) == 0 {
 			k = before[r.IntN(len(before))].ServiceKey
 		}
-		old, _ := before.Find(k)
-		services[k] = Service{VirtualService: randomService(r, k), Servers: randomServers(r, k, old.Servers)}
+		var old []Row
+		if s := before.at(k); s != nil {
+			old = s.Servers
+		}
+		services[k] = Service{VirtualService: randomService(r, k), Servers: randomServers(r, k, old)}
 	}
 	var t Table
 	for _, s := range services {

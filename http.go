@@ -12,9 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -23,17 +25,19 @@ import (
 // program uses the port.
 const listenRetry = 5 * time.Second
 
+// noLimit is a time that no process lives.
+const noLimit = math.MaxInt64
+
 // httpServer answers requests about a running controller.
 type httpServer struct {
-	log     *slog.Logger
-	loop    *reconciler
-	watch   *clusterWatch
-	configs *latest[Config]
-	// reloaded receives after configs has changed; nil where it never changes.
-	reloaded <-chan struct{}
+	log      *slog.Logger
+	loop     *reconciler
+	watch    *clusterWatch
+	configs  *latest[Config]
+	reloaded <-chan struct{} // receives after configs has changed
 	started  time.Time
-	prober   *prober      // nil: no probes run
-	uplink   func() error // why the uplink carries no traffic; nil: not checked
+	prober   *prober
+	uplink   func() error // why the uplink carries no traffic
 	// conflicts is nil where they are not looked for.
 	conflicts *conflicts
 
@@ -46,21 +50,20 @@ type httpServer struct {
 func (s *httpServer) Run(ctx context.Context) error {
 	var failing failureLog
 	for ctx.Err() == nil {
-		listen := s.configs.Get().Listen
-		if listen == "" {
-			s.untilListenChanges(ctx, listen, 0)
-			continue
-		}
-		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
-		begins, _ := failing.note(err)
-		if err != nil {
+		listen, patience := s.configs.Get().Listen, time.Duration(noLimit)
+		if listen != "" {
+			ln, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+			begins, _ := failing.note(err)
+			if err == nil {
+				s.serve(ctx, ln, listen)
+				continue
+			}
 			if begins {
 				s.log.Error("cannot listen for HTTP requests; the IPVS table does not depend on it", "err", err)
 			}
-			s.untilListenChanges(ctx, listen, listenRetry)
-			continue
+			patience = listenRetry
 		}
-		s.serve(ctx, ln, listen)
+		s.untilListenChanges(ctx, listen, patience)
 	}
 	return nil
 }
@@ -79,7 +82,7 @@ func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) 
 		done <- server.Serve(ln)
 		cancel() // a listener that ended on an error is opened again
 	}()
-	s.untilListenChanges(ctx, listen, 0)
+	s.untilListenChanges(ctx, listen, noLimit)
 	server.Close()
 	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 		s.log.Error("the HTTP listener ended and is opened again", "err", err)
@@ -87,12 +90,9 @@ func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) 
 }
 
 // untilListenChanges waits until the configuration names another address than listen,
-// ctx ends, or atMost (0 = no limit) has passed.
+// ctx ends, or atMost has passed.
 func (s *httpServer) untilListenChanges(ctx context.Context, listen string, atMost time.Duration) {
-	var end <-chan time.Time
-	if atMost > 0 {
-		end = time.After(atMost)
-	}
+	end := time.After(atMost)
 	for s.configs.Get().Listen == listen {
 		select {
 		case <-ctx.Done():
@@ -146,7 +146,7 @@ func (s *httpServer) healthy() error {
 // director is not drained and the uplink is up. It does not depend on the API server:
 // the kernel's table does not either.
 func (s *httpServer) ready() error {
-	if err := s.loop.published.Load().ready(s.loop.now()); err != nil || s.uplink == nil {
+	if err := s.loop.published.Load().ready(s.loop.now()); err != nil {
 		return err
 	}
 	return s.uplink()
@@ -186,14 +186,6 @@ type serverStatus struct {
 	Traffic     Traffic     `json:"traffic"`
 }
 
-// probeStats are the prober's counters, zeros where there is none.
-func (s *httpServer) probeStats() ProbeStats {
-	if s.prober == nil {
-		return ProbeStats{}
-	}
-	return s.prober.Stats()
-}
-
 // status joins the reasons of the loop's snapshot with the kernel's counters.
 func (s *httpServer) status() (status, error) {
 	v := s.loop.published.Load()
@@ -215,17 +207,7 @@ func (s *httpServer) status() (status, error) {
 	st.Down = v.Health.lines()
 	st.Warnings = v.Warnings
 	err := observe(v.Shards, func(s *KernelService, known *Service) {
-		one := newServiceStatus(s)
-		one.VIP = known.VIP
-		for j := range one.Servers {
-			r := &one.Servers[j]
-			for _, row := range known.Servers {
-				if row.Address == r.Address && row.Port == r.Port {
-					r.Why = row.Why
-				}
-			}
-		}
-		st.Services = append(st.Services, one)
+		st.Services = append(st.Services, newServiceStatus(s, known.VIP, known.Servers))
 	})
 	return st, err
 }
@@ -248,11 +230,16 @@ func observeKernel(owned func(ServiceKey) bool, visit func(*KernelService)) erro
 	return c.Observe(owned, visit)
 }
 
-// newServiceStatus is the state of a service in the kernel.
-func newServiceStatus(k *KernelService) serviceStatus {
-	s := serviceStatus{Service: k.ServiceKey, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: make([]serverStatus, 0, len(k.Servers))}
+// newServiceStatus is the state of a service of vip in the kernel, with the reasons of
+// its desired rows.
+func newServiceStatus(k *KernelService, vip string, rows []Row) serviceStatus {
+	s := serviceStatus{Service: k.ServiceKey, VIP: vip, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: make([]serverStatus, 0, len(k.Servers))}
 	for _, r := range k.Servers {
-		s.Servers = append(s.Servers, serverStatus{Address: r.Address, Port: r.Port, Weight: r.Weight, Connections: r.Connections, Traffic: r.Traffic})
+		one := serverStatus{Address: r.Address, Port: r.Port, Weight: r.Weight, Connections: r.Connections, Traffic: r.Traffic}
+		if i := slices.IndexFunc(rows, sameAs(r.RealServer)); i >= 0 {
+			one.Why = rows[i].Why
+		}
+		s.Servers = append(s.Servers, one)
 	}
 	return s
 }

@@ -71,7 +71,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		writeVIPs(e, v)
 		writeSync(e, v)
 		writeConflicts(e, v.Config, s.conflicts.seen())
-		var k kernelCounters
+		k := kernelCounters{servers: make(map[vipServer]KernelServer)}
 		err := observe(v.Shards, k.add)
 		if err != nil {
 			k = kernelCounters{} // a sum over only some services would mislead
@@ -108,7 +108,7 @@ func (s *httpServer) writeOwn(e exposition) {
 	ofStreams("cluster_failing", gauge, "1 while the stream cannot read from its source; the last answer stays in force.", func(st *StreamState) float64 { return flag01(st.LastError != "") })
 	ofStreams("cluster_events_total", counter, "Watch events that the stream received.", func(st *StreamState) float64 { return float64(st.Events) })
 	ofStreams("cluster_lists_total", counter, "Complete lists that the stream received.", func(st *StreamState) float64 { return float64(st.Lists) })
-	writeProbes(e, s.probeStats())
+	writeProbes(e, s.prober.Stats())
 }
 
 // writeProbes writes the counters of the prober.
@@ -188,18 +188,17 @@ func writeVIPs(e exposition, v *loopState) {
 			inService[at] = inService[at] || row.Weight > 0
 		}
 	}
-	type vipState struct {
-		vip       string
-		inService bool
-	}
-	counts := make(map[vipState]int)
+	working, all := make(map[string]int), make(map[string]int)
 	for at, in := range inService {
-		counts[vipState{at.vip, in}]++
+		all[at.vip]++
+		if in {
+			working[at.vip]++
+		}
 	}
 	servers := e.family("vip_real_servers", gauge, "Real servers of a VIP over its services, each address once.")
 	for _, vip := range v.Config.VIPs {
-		servers(float64(counts[vipState{vip.Name, true}]), "vip", vip.Name, "state", "in_service")
-		servers(float64(counts[vipState{vip.Name, false}]), "vip", vip.Name, "state", "draining")
+		servers(float64(working[vip.Name]), "vip", vip.Name, "state", "in_service")
+		servers(float64(all[vip.Name]-working[vip.Name]), "vip", vip.Name, "state", "draining")
 	}
 	quiesced := e.family("real_server_quiesced", gauge, "1 for a real server that is quiesced in some service of the VIP, with the reason in the first of them.")
 	for _, at := range slices.SortedFunc(maps.Keys(out), compareVIPServers) {
@@ -220,7 +219,7 @@ func writeVIPs(e exposition, v *loopState) {
 // series, and need memory for them at each scrape.
 type kernelCounters struct {
 	services []serviceTraffic
-	servers  map[vipServer]serverSum
+	servers  map[vipServer]KernelServer // sums of connections, and the greatest weight
 }
 
 type serviceTraffic struct {
@@ -229,25 +228,17 @@ type serviceTraffic struct {
 	traffic Traffic
 }
 
-type serverSum struct {
-	conns  Connections
-	weight uint32
-}
-
 // add counts one service.
 func (k *kernelCounters) add(s *KernelService, known *Service) {
 	k.services = append(k.services, serviceTraffic{known.VIP, s.ServiceKey, s.Traffic})
-	if k.servers == nil {
-		k.servers = make(map[vipServer]serverSum)
-	}
 	for i := range s.Servers {
 		r := &s.Servers[i]
 		at := vipServer{known.VIP, r.Address}
 		t := k.servers[at]
-		t.conns.Active += r.Connections.Active
-		t.conns.Inactive += r.Connections.Inactive
-		t.conns.Persistent += r.Connections.Persistent
-		t.weight = max(t.weight, r.Weight)
+		t.Connections.Active += r.Connections.Active
+		t.Connections.Inactive += r.Connections.Inactive
+		t.Connections.Persistent += r.Connections.Persistent
+		t.Weight = max(t.Weight, r.Weight)
 		k.servers[at] = t
 	}
 }
@@ -267,15 +258,14 @@ func (k *kernelCounters) write(e exposition) {
 			sample(float64(f.value(s.traffic)), "vip", s.vip, "service", s.key.String())
 		}
 	}
-	sums := k.servers
-	order := slices.SortedFunc(maps.Keys(sums), compareVIPServers)
+	order := slices.SortedFunc(maps.Keys(k.servers), compareVIPServers)
 	weight := e.family("real_server_weight", gauge, "Greatest weight of a real server over the VIP's services; 0 = quiesced.")
 	for _, at := range order {
-		weight(float64(sums[at].weight), "vip", at.vip, "server", at.addr.String())
+		weight(float64(k.servers[at].Weight), "vip", at.vip, "server", at.addr.String())
 	}
 	conns := e.family("real_server_connections", gauge, "Connections of a real server, over the VIP's services.")
 	for _, at := range order {
-		c := sums[at].conns
+		c := k.servers[at].Connections
 		conns(float64(c.Active), "vip", at.vip, "server", at.addr.String(), "state", "active")
 		conns(float64(c.Inactive), "vip", at.vip, "server", at.addr.String(), "state", "inactive")
 		conns(float64(c.Persistent), "vip", at.vip, "server", at.addr.String(), "state", "persistent")

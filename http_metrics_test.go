@@ -236,7 +236,10 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 // newBenchServer is an HTTP server over a bench's loop.
 func newBenchServer(b *bench) *httpServer {
 	log := slog.New(slog.DiscardHandler)
-	return &httpServer{log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster, Cluster{}), configs: b.loop.config, started: time.Now()}
+	return &httpServer{
+		log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster, Cluster{}), configs: b.loop.config, started: time.Now(),
+		prober: newProber(log, newLatest[ProbePlan](make(chan struct{}, 1)), newLatest[Health]()), uplink: func() error { return nil },
+	}
 }
 
 // writeTwoServices writes the counters of two services of one VIP.
@@ -245,7 +248,7 @@ func writeTwoServices(w *bytes.Buffer) {
 	server := func(address string, weight uint32, c Connections) KernelServer {
 		return KernelServer{RealServer: RealServer{Address: addr(address), Weight: weight}, Connections: c}
 	}
-	var k kernelCounters
+	k := kernelCounters{servers: make(map[vipServer]KernelServer)}
 	k.add(&KernelService{
 		VirtualService: web.VirtualService,
 		Traffic:        Traffic{Connections: 7, InPackets: 70, InBytes: 700},

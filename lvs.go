@@ -407,14 +407,6 @@ func (m *macAddress) UnmarshalText(text []byte) error {
 	return err
 }
 
-// familyNumber is a family as the kernel has it, AF_INET or AF_INET6.
-func familyNumber(is6 bool) int {
-	if is6 {
-		return syscall.AF_INET6
-	}
-	return syscall.AF_INET
-}
-
 // familyIndex is a family's place in arrays of two.
 func familyIndex(is6 bool) int {
 	if is6 {
@@ -423,12 +415,12 @@ func familyIndex(is6 bool) int {
 	return 0
 }
 
-func familyName(is6 bool) string {
-	if is6 {
-		return "IPv6"
-	}
-	return "IPv4"
+// familyNumber is a family as the kernel has it.
+func familyNumber(is6 bool) int {
+	return [...]int{syscall.AF_INET, syscall.AF_INET6}[familyIndex(is6)]
 }
+
+func familyName(is6 bool) string { return [...]string{"IPv4", "IPv6"}[familyIndex(is6)] }
 
 // oddNetmask is a netmask that no prefix length describes. Another program set
 // it; no configuration can ask for it.

@@ -41,41 +41,40 @@ func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// commands are the sub-commands.
+var commands = map[string]func(ctx context.Context, args []string, stdout, stderr io.Writer) int{
+	"run":        runDirector,
+	"check":      runCheck,
+	"diff":       runDiff,
+	"status":     runStatus,
+	"ready":      runReady,
+	"drain":      runDrain,
+	"keepalived": runKeepalived,
+	"realserver": runRealserver,
+	"version": func(_ context.Context, _ []string, stdout, _ io.Writer) int {
+		fmt.Fprintln(stdout, "lvs-controller", version)
+		return exitOK
+	},
+	"help": func(_ context.Context, _ []string, stdout, _ io.Writer) int {
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	},
+}
+
 // run is the whole program. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		switch args[0] {
-		case "run":
-			return runDirector(ctx, args[1:], stderr)
-		case "check":
-			return runCheck(args[1:], stdout, stderr)
-		case "diff":
-			return runDiff(ctx, args[1:], stdout, stderr)
-		case "status":
-			return runStatus(ctx, args[1:], stdout, stderr)
-		case "ready":
-			return runReady(ctx, args[1:], stdout, stderr)
-		case "drain":
-			return runDrain(ctx, args[1:], stdout, stderr)
-		case "keepalived":
-			return runKeepalived(ctx, args[1:], stdout, stderr)
-		case "realserver":
-			return runRealserver(args[1:], stdout, stderr)
-		case "version":
-			fmt.Fprintln(stdout, "lvs-controller", version)
-			return exitOK
-		case "help":
-			fmt.Fprint(stdout, usage)
-			return exitOK
-		}
-		fmt.Fprintf(stderr, "lvs-controller: unknown command %q\n\n%s", args[0], usage)
-		return exitUsage
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+		return runDirector(ctx, args, stdout, stderr)
 	}
-	return runDirector(ctx, args, stderr)
+	if command := commands[args[0]]; command != nil {
+		return command(ctx, args[1:], stdout, stderr)
+	}
+	fmt.Fprintf(stderr, "lvs-controller: unknown command %q\n\n%s", args[0], usage)
+	return exitUsage
 }
 
 // runDirector is the controller itself.
-func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
+func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 	fs := newFlags("lvs-controller", stderr)
 	debug := fs.Bool("debug", false, "log more")
 	cleanup := fs.Bool("cleanup", false, "remove from the kernel what the controller put there, and exit")
@@ -115,23 +114,15 @@ func runDirector(ctx context.Context, args []string, stderr io.Writer) int {
 	return exitOK
 }
 
-// program is a running director: its parts, each with what it needs, and the
-// channels that wake them.
+// program is a running director.
 type program struct {
-	log       *slog.Logger
-	wake      chan struct{} // of the loop
-	configs   *latest[Config]
-	queries   *latest[ClusterQuery]
-	clusters  *latest[Cluster]
-	saveWake  chan struct{}
-	recheck   chan struct{}
-	earlier   Cluster // what the last-good snapshot has
-	host      *linuxHost
-	watch     *clusterWatch
-	prober    *prober
-	loop      *reconciler
-	conflicts *conflictWatch
-	server    *httpServer
+	log     *slog.Logger
+	configs *latest[Config]
+	queries *latest[ClusterQuery]
+	recheck chan struct{} // of the configuration file
+	loop    *reconciler
+	server  *httpServer
+	tasks   []func(context.Context) error // the other parts
 }
 
 // direct runs a director until ctx ends.
@@ -139,7 +130,15 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
 	p := newProgram(log, cfg, openState(dir, log))
 	p.publish(cfg)
-	err := p.run(ctx, src, cfg)
+	// Also without a file to reload: if nothing received SIGHUP, it would end the
+	// process.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	if cfg.Path != "" {
+		p.tasks = append(p.tasks, p.watchConfig(src, cfg, hup).Run)
+	}
+	err := p.run(ctx)
 	log.Info("stopped; the kernel goes on forwarding")
 	return err
 }
@@ -148,34 +147,50 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 // probe results to the loop, and from there to the kernel.
 func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 	bell := func() chan struct{} { return make(chan struct{}, 1) }
-	p := &program{log: log, wake: bell(), saveWake: bell(), recheck: bell(), queries: newLatest[ClusterQuery](bell())}
-	listenWake, conflictWake := bell(), bell()
-	p.configs = newLatest[Config](p.wake, listenWake, conflictWake)
-	p.clusters = newLatest[Cluster](p.wake, p.saveWake)
-	probes, healths := newLatest[ProbePlan](bell()), newLatest[Health](p.wake)
+	wake, listenWake, conflictWake, saveWake := bell(), bell(), bell(), bell() // wake is of the loop
+	p := &program{log: log, recheck: bell(), queries: newLatest[ClusterQuery](bell())}
+	p.configs = newLatest[Config](wake, listenWake, conflictWake)
+	clusters := newLatest[Cluster](wake, saveWake)
+	probes, healths := newLatest[ProbePlan](bell()), newLatest[Health](wake)
 	if len(st.Down) > 0 {
 		healths.Set(&Health{Down: st.Down})
 	}
+	var earlier Cluster // what the last-good snapshot has
 	if c, saved := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), log); c != nil {
-		p.earlier = *c
+		earlier = *c
 		// After a mere restart the kernel's table and the state file know better
 		// than a snapshot, which may be older than both.
 		if len(st.Owned) == 0 {
 			log.Info("starting from the last-good snapshot of the cluster, until it answers", "file", snapshotFile(cfg.CacheDir), "saved", saved)
-			p.clusters.Set(c)
+			clusters.Set(c)
 		}
 	}
-	p.host = newLinuxHost(log, st.Addresses, st.Local, st.saveAddresses)
-	p.watch = newClusterWatch(log, p.clusters, p.earlier)
-	p.prober = newProber(log, probes, healths)
+	host := newLinuxHost(log, st.Addresses, st.Local, st.saveAddresses)
+	watch := newClusterWatch(log, clusters, earlier)
+	prober := newProber(log, probes, healths)
 	p.loop = newReconciler(&loopNeeds{
-		log: log, wake: p.wake, recheck: p.recheck,
-		config: p.configs, cluster: p.clusters, health: healths, probes: probes,
+		log: log, wake: wake, recheck: p.recheck,
+		config: p.configs, cluster: clusters, health: healths, probes: probes,
 		dial: func() (director, error) { return dialDirector(log) },
-		host: p.host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
+		host: host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
 	})
-	p.conflicts = newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() })
-	p.server = &httpServer{log: log, loop: p.loop, watch: p.watch, configs: p.configs, reloaded: listenWake, started: time.Now(), prober: p.prober, uplink: p.host.uplinkState, conflicts: p.conflicts.record}
+	conflicts := newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() })
+	p.server = &httpServer{
+		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
+		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record,
+	}
+	p.tasks = []func(context.Context) error{
+		prober.Run,
+		conflicts.Run,
+		host.addresses.Run,
+		func(ctx context.Context) error { return watch.Run(ctx, p.queries) },
+		func(ctx context.Context) error {
+			return saveSnapshots(ctx, p.configs, earlier, clusters, saveWake, log)
+		},
+		func(ctx context.Context) error { return host.addresses.Follow(ctx, wake) },
+		func(ctx context.Context) error { return host.FollowUplink(ctx, wake) },
+		func(ctx context.Context) error { return followDrain(ctx, log, cfg.CacheDir, wake) },
+	}
 	return p
 }
 
@@ -187,12 +202,7 @@ func (p *program) publish(c *Config) {
 }
 
 // run runs all parts until ctx ends.
-func (p *program) run(ctx context.Context, src *source, cfg *Config) error {
-	// Also without a file to reload: if nothing received SIGHUP, it would end the
-	// process.
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+func (p *program) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	// The listener answers whether this director is ready for as long as the end of
 	// the loop takes: routers get the time to follow.
@@ -202,22 +212,8 @@ func (p *program) run(ctx context.Context, src *source, cfg *Config) error {
 		return p.loop.Run(ctx)
 	})
 	group.Go(func() error { return p.server.Run(serving) })
-	group.Go(func() error { return p.watch.Run(ctx, p.queries) })
-	group.Go(func() error {
-		return saveSnapshots(ctx, p.configs, p.earlier, p.clusters, p.saveWake, p.log)
-	})
-	for _, task := range []func(context.Context) error{
-		p.prober.Run,
-		p.conflicts.Run,
-		p.host.addresses.Run,
-		func(ctx context.Context) error { return p.host.addresses.Follow(ctx, p.wake) },
-		func(ctx context.Context) error { return p.host.FollowUplink(ctx, p.wake) },
-		func(ctx context.Context) error { return followDrain(ctx, p.log, cfg.CacheDir, p.wake) },
-	} {
+	for _, task := range p.tasks {
 		group.Go(func() error { return task(ctx) })
-	}
-	if cfg.Path != "" {
-		group.Go(func() error { return p.watchConfig(src, cfg, hup).Run(ctx) })
 	}
 	return group.Wait()
 }

@@ -341,8 +341,7 @@ func (m *model) check(rt *rapid.T) {
 	w := m.wanted()
 	ours := m.ours()
 	for _, s := range w.Shards.table() {
-		kernel, ok := ours.Find(s.ServiceKey)
-		if ok && kernel.InService() {
+		if kernel := ours.at(s.ServiceKey); kernel != nil && kernel.InService() {
 			m.served[s.VIP] = m.served[s.VIP] || m.servedByPods(s.VIP, kernel.Servers)
 			continue
 		}

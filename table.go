@@ -55,14 +55,6 @@ func sameAs(s RealServer) func(Row) bool {
 // Table is a set of services in Compare order of their keys.
 type Table []Service
 
-// Find returns the service with key k.
-func (t Table) Find(k ServiceKey) (Service, bool) {
-	if s := t.at(k); s != nil {
-		return *s, true
-	}
-	return Service{}, false
-}
-
 // at returns the service with key k, nil when there is none.
 func (t Table) at(k ServiceKey) *Service {
 	if i := t.index(k); i >= 0 {
@@ -77,15 +69,6 @@ func (t Table) index(k ServiceKey) int {
 		return i
 	}
 	return -1
-}
-
-// Rows counts real-server rows over all services.
-func (t Table) Rows() int {
-	n := 0
-	for _, s := range t {
-		n += len(s.Servers)
-	}
-	return n
 }
 
 // rowID is a real server of a virtual service.
