@@ -403,19 +403,13 @@ func (rs *realserver) load() error {
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
-	if err := json.Unmarshal(b, &rs.state); err != nil {
-		return fmt.Errorf("read state %s: %w", rs.statePath, err)
-	}
-	return nil
+	return wrap("read state "+rs.statePath, json.Unmarshal(b, &rs.state))
 }
 
 // save replaces the state file, or removes it when there is nothing to undo.
 func (rs *realserver) save() error {
 	if s := &rs.state; len(s.Addresses)+len(s.Sysctls)+len(s.Devices)+len(s.Ports) == 0 {
-		if err := os.Remove(rs.statePath); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove state: %w", err)
-		}
-		return nil
+		return wrap("remove state", removeFile(rs.statePath))
 	}
 	b, err := json.MarshalIndent(rs.state, "", " ")
 	if err == nil {
@@ -424,8 +418,5 @@ func (rs *realserver) save() error {
 	if err == nil {
 		err = writeFileAtomic(rs.statePath, append(b, '\n'), 0o600)
 	}
-	if err != nil {
-		return fmt.Errorf("save state: %w", err)
-	}
-	return nil
+	return wrap("save state", err)
 }

@@ -74,15 +74,6 @@ func (e ConfigErrors) lines(n int) []string {
 	return lines
 }
 
-// Unwrap gives errors.As each single mistake that is kept.
-func (e ConfigErrors) Unwrap() []error {
-	errs := make([]error, len(e.First))
-	for i, mistake := range e.First {
-		errs[i] = mistake
-	}
-	return errs
-}
-
 // mistakes collects the mistakes of one file.
 type mistakes struct {
 	first []mistake // the first maxMistakes by line, and some that may be among them

@@ -169,14 +169,15 @@ const noChanges = "none"
 // by key for the rest: "vip db added, vip edge changed, listen changed".
 func configChanges(before, after *Config) string {
 	var changes []string
-	old, kept := make(map[string]*VIP, len(before.VIPs)), make(map[string]bool, len(after.VIPs))
+	old := make(map[string]*VIP, len(before.VIPs)) // that after has not been seen to have
 	for i := range before.VIPs {
 		old[before.VIPs[i].Name] = &before.VIPs[i]
 	}
 	for i := range after.VIPs {
 		v := &after.VIPs[i]
-		kept[v.Name] = true
-		switch was := old[v.Name]; {
+		was := old[v.Name]
+		delete(old, v.Name)
+		switch {
 		case was == nil:
 			changes = append(changes, "vip "+v.Name+" added")
 		case !reflect.DeepEqual(was, v):
@@ -184,7 +185,7 @@ func configChanges(before, after *Config) string {
 		}
 	}
 	for i := range before.VIPs {
-		if name := before.VIPs[i].Name; !kept[name] {
+		if name := before.VIPs[i].Name; old[name] != nil {
 			changes = append(changes, "vip "+name+" removed")
 		}
 	}

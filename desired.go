@@ -308,7 +308,7 @@ func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 		// The same services as before, with other real servers.
 		for _, services := range b.last.set(is6).shards {
 			services = slices.Clone(services)
-			some := b.portOutages()
+			some := slices.ContainsFunc(b.in.outages, func(o outage) bool { return o.Port != 0 }) // a port is down by itself
 			for i := range services {
 				services[i].Servers = servers
 				if k := services[i].ServiceKey; some && k.Protocol == TCP {

@@ -96,11 +96,6 @@ func (b *build) answersEverywhere(p Port, rows []Row) bool {
 	})
 }
 
-// portOutages reports whether any port is down by itself.
-func (b *build) portOutages() bool {
-	return slices.ContainsFunc(b.in.outages, func(o outage) bool { return o.Port != 0 })
-}
-
 // probePlan is the probes that w needs.
 func (w *wanted) probePlan() *ProbePlan {
 	plan := new(ProbePlan)

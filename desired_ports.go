@@ -73,10 +73,7 @@ var reservedPorts = map[uint16]string{
 // while a ConfigMap is not known: then there may be more.
 func (b *build) findPorts() (ports []vipPort, known bool) {
 	v := b.in.vip
-	whole := make(map[Port]bool)
-	for _, p := range v.Ports {
-		whole[p] = true
-	}
+	whole := addAll(make(map[Port]bool), v.Ports)
 	known = true
 	for i, source := range []struct {
 		name     ConfigMapName
@@ -134,9 +131,7 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 	serves := make(map[netip.Addr]bool) // by a pod that is ready
 	for _, p := range pods {
 		if p.serves() {
-			for _, a := range p.Addresses {
-				serves[a] = true
-			}
+			addAll(serves, p.Addresses)
 		}
 	}
 	nodes := make(map[Port]map[netip.Addr]bool)
@@ -162,10 +157,7 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 		for _, s := range v.RealServers {
 			n[s.Address] = true // static real servers have every port
 		}
-		for _, a := range v.Sorry {
-			n[a] = true
-		}
-		ports = append(ports, vipPort{Port: p, nodes: n})
+		ports = append(ports, vipPort{Port: p, nodes: addAll(n, v.Sorry)})
 	}
 	return ports
 }

@@ -77,20 +77,25 @@ func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
 			return nil, false
 		}
 	}
+	return b.amended(last, nodes, is6), true
+}
+
+// amended is a copy of last, in which the rows of nodes are those of the pods now.
+func (b *build) amended(last []Row, nodes []netip.Addr, is6 bool) []Row {
 	sets := b.podSets(is6, nodes)
-	rows = append(make([]Row, 0, len(last)+len(nodes)), last...)
+	rows := append(make([]Row, 0, len(last)+len(nodes)), last...)
 	for _, a := range nodes {
 		at, there := slices.BinarySearchFunc(rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
 		switch set, stays := sets[a]; {
 		case stays && there:
-			rows[at] = set.row(v, a)
+			rows[at] = set.row(b.in.vip, a)
 		case stays:
-			rows = slices.Insert(rows, at, set.row(v, a))
+			rows = slices.Insert(rows, at, set.row(b.in.vip, a))
 		case there:
 			rows = slices.Delete(rows, at, at+1)
 		}
 	}
-	return rows, true
+	return rows
 }
 
 // podSets are the selected pods of each node, or of those of nodes when that is not

@@ -67,9 +67,7 @@ func (d *dataPath) replan(ctx context.Context, plan *ProbePlan) {
 		if v.Probes == nil || !v.Probes.DataPath {
 			continue
 		}
-		for _, a := range v.Addresses {
-			nodes.vips[a] = true
-		}
+		addAll(nodes.vips, v.Addresses)
 		for _, s := range v.Servers {
 			nodes.nodes[s.Address] = true
 		}
@@ -79,7 +77,7 @@ func (d *dataPath) replan(ctx context.Context, plan *ProbePlan) {
 			return
 		}
 		p := d.prober
-		d.neighbours = newNeighbours(p.poll.wake)
+		d.neighbours = &neighbours{wake: p.poll.wake, hurried: make(chan struct{}, 1), routes: make(map[netip.Addr]route)}
 		p.beside.Add(1)
 		p.spawn(func() {
 			defer p.beside.Done()

@@ -36,10 +36,6 @@ type neighbours struct {
 	routes map[netip.Addr]route
 }
 
-func newNeighbours(wake func()) *neighbours {
-	return &neighbours{wake: wake, hurried: make(chan struct{}, 1), routes: make(map[netip.Addr]route)}
-}
-
 // hurry makes run ask the kernel soon.
 func (n *neighbours) hurry() { ring(n.hurried) }
 

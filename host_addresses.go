@@ -73,18 +73,14 @@ type addresses struct {
 // newAddresses starts from the addresses that an earlier run had put on
 // devices (its Owned, from the state file). Apply and Run do the rest.
 func newAddresses(owned []VIPAddress, save func([]VIPAddress) error, log *slog.Logger) *addresses {
-	a := &addresses{
+	return &addresses{
 		save:      save,
 		log:       log,
 		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },
 		wake:      make(chan struct{}, 1),
-		owned:     make(map[VIPAddress]bool),
+		owned:     addAll(make(map[VIPAddress]bool), owned),
 		announced: make(map[VIPAddress]*announcement),
 	}
-	for _, v := range owned {
-		a.owned[v] = true
-	}
-	return a
 }
 
 // Owned lists the addresses for the state file, sorted. The first Apply that does not

@@ -47,10 +47,7 @@ func drainedSince(dir string) (time.Time, error) {
 func setDrained(dir string, drained bool) error {
 	path := filepath.Join(dir, drainedFile)
 	if !drained {
-		if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
+		return removeFile(path)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -84,10 +81,7 @@ func wasDrained(dir string) bool {
 
 // removeConfirmation is for a controller that leaves nothing behind.
 func removeConfirmation(dir string) error {
-	if err := os.Remove(filepath.Join(dir, confirmationFile)); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return removeFile(filepath.Join(dir, confirmationFile))
 }
 
 // followDrain rings wake when it begins, and whenever the order in dir has changed.

@@ -32,11 +32,7 @@ type dummyDevice struct {
 
 // newDummyDevice starts from the local routes of an earlier run, from the state file.
 func newDummyDevice(routes []netip.Addr, log *slog.Logger) *dummyDevice {
-	d := &dummyDevice{log: log, devices: make(map[string]bool), routes: make(map[netip.Addr]bool)}
-	for _, a := range routes {
-		d.routes[a] = true
-	}
-	return d
+	return &dummyDevice{log: log, devices: make(map[string]bool), routes: addAll(make(map[netip.Addr]bool), routes)}
 }
 
 // Recover finds what an earlier run has left. It returns the addresses on devices of
@@ -118,10 +114,7 @@ func (d *dummyDevice) Tidy(r *rtnl, device string, want []netip.Addr, there []VI
 	if len(want) > 0 {
 		keep[device] = true
 	}
-	routed := make(map[netip.Addr]bool)
-	for _, a := range want {
-		routed[a] = true
-	}
+	routed := addAll(make(map[netip.Addr]bool), want)
 	for _, v := range there {
 		keep[v.Device] = true
 		routed[v.Address] = routed[v.Address] || d.devices[v.Device]

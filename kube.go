@@ -151,10 +151,7 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 
-	wanted := map[streamKey]bool{}
-	for _, key := range allKeys(&q) {
-		wanted[key] = true
-	}
+	wanted := addAll(make(map[streamKey]bool), allKeys(&q))
 	source := clusterSource{q.Kubeconfig, q.ClusterFile}
 
 	// A file is read once for all its streams: they start and stop together.
@@ -233,17 +230,18 @@ func (w *clusterWatch) wantedOf(c *Cluster) *Cluster {
 	return next
 }
 
-// publish puts c, a complete answer, into the snapshot as what is known of s.
+// publish puts c, a complete answer, into the snapshot as what is known of s. list
+// is set when it came as a list, and not by an event.
 // Nothing is published when it was known already, or when s was dropped before
 // its answer arrived.
-func (w *clusterWatch) publish(s *stream, c collection) {
+func (w *clusterWatch) publish(s *stream, c collection, list bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.streams[s.key] != s {
 		return
 	}
 	changed := !c.storedIn(&w.snapshot)
-	s.counted(c, changed)
+	s.counted(c, changed, list)
 	if !changed {
 		return
 	}
@@ -357,22 +355,19 @@ func (s *stream) reports(f *fault) {
 		"stream", s.state.Name, "err", report(f))
 }
 
-// counted notes a complete answer, and whether it changed the snapshot.
-func (s *stream) counted(c collection, changed bool) {
+// counted notes what is known now, whether it changed the snapshot, and whether it
+// came as a list.
+func (s *stream) counted(c collection, changed, list bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Objects = c.len()
+	if list {
+		s.state.Synced = true
+		s.state.Lists++
+	}
 	if changed {
 		s.state.Changed = s.owner.now()
 	}
-}
-
-// listed counts a complete answer.
-func (s *stream) listed() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state.Synced = true
-	s.state.Lists++
 }
 
 // event counts one event of a watch.

@@ -90,8 +90,7 @@ func (f *fileFollower) take(ctx context.Context) string {
 			doubt = true
 			continue
 		}
-		f.owner.publish(s, answers[i])
-		s.listed()
+		f.owner.publish(s, answers[i], true)
 		s.follows()
 	}
 	if _, ends := f.failing.note(nil); ends {
@@ -263,15 +262,17 @@ func (d *fileDecoder) document(dec *json.Decoder) error {
 				if err := dec.Decode(&item); err != nil {
 					return err
 				}
-				own, err := kindOf(item)
-				if err == nil && own == "" {
+				var own struct {
+					Kind string `json:"kind"`
+				}
+				if err := json.Unmarshal(item, &own); err != nil {
+					return err
+				}
+				if own.Kind == "" {
 					unnamed = append(unnamed, bytes.Clone(item))
 					return nil
 				}
-				if err != nil {
-					return err
-				}
-				return d.object(own, item)
+				return d.object(own.Kind, item)
 			})
 		}
 		if !objectField(name) {
@@ -310,15 +311,6 @@ func (d *fileDecoder) document(dec *json.Decoder) error {
 		return err
 	}
 	return d.object(kind, raw)
-}
-
-// kindOf reads an object's kind and nothing else.
-func kindOf(raw []byte) (string, error) {
-	var o struct {
-		Kind string `json:"kind"`
-	}
-	err := json.Unmarshal(raw, &o)
-	return o.Kind, err
 }
 
 // objectField reports whether a field of an object is one that a stream needs.

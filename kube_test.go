@@ -290,9 +290,9 @@ func TestDroppedStreamIsMute(t *testing.T) {
 	s := &stream{key: key, owner: w}
 	answer := edgePods.collect().(*podCollection)
 	answer.kept = []*Pod{{Name: "a"}}
-	w.publish(s, answer)
+	w.publish(s, answer, true)
 	w.streams[key] = &stream{key: key, owner: w}
-	w.publish(s, answer)
+	w.publish(s, answer, true)
 	if got := w.out.Get(); got != nil {
 		t.Errorf("published %v", got)
 	}

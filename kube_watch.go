@@ -158,8 +158,7 @@ func (f *serverFollower) list(ctx context.Context) error {
 		}
 		return f.list(ctx)
 	}
-	f.owner.publish(f.stream, f.content)
-	f.listed()
+	f.owner.publish(f.stream, f.content, true)
 	return nil
 }
 
@@ -263,7 +262,7 @@ func (f *serverFollower) take(e *event) error {
 	if err := f.checkRemoval(f.content.pods()); err != nil {
 		return &fault{topic: faultTopic{kind: faultStale}, relist: true, retryAfter: f.owner.pace.confirm, err: err}
 	}
-	f.owner.publish(f.stream, f.content)
+	f.owner.publish(f.stream, f.content, false)
 	return nil
 }
 

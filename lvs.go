@@ -407,6 +407,14 @@ func (m *macAddress) UnmarshalText(text []byte) error {
 	return err
 }
 
+// addAll puts keys into the set m and returns it.
+func addAll[K comparable](m map[K]bool, keys []K) map[K]bool {
+	for _, k := range keys {
+		m[k] = true
+	}
+	return m
+}
+
 // familyIndex is a family's place in arrays of two.
 func familyIndex(is6 bool) int {
 	if is6 {

@@ -116,10 +116,7 @@ func (r *reconciler) apply(o *passResult) []error {
 // done counts and logs those of ops that were carried out.
 func (r *reconciler) done(ops phases, undone []op) {
 	if len(undone) > 0 {
-		not := make(map[op]bool, len(undone))
-		for _, o := range undone {
-			not[o] = true
-		}
+		not := addAll(make(map[op]bool), undone)
 		ops = ops.without(func(o *op) bool { return not[*o] })
 	}
 	now := r.now()

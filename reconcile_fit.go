@@ -36,14 +36,8 @@ type addressFacts struct {
 // has drained, or its packets would no longer reach IPVS.
 func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 	want.Drained = f.drained
+	ours := f.ours()
 	serving, used := f.served()
-	ours := make(map[netip.Addr]bool) // that the controller has put somewhere
-	for _, a := range f.devices {
-		ours[a.Address] = true
-	}
-	for _, a := range f.local {
-		ours[a] = true
-	}
 	if f.keepAll() {
 		maps.Copy(used, ours)
 	}
@@ -77,6 +71,15 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 	slices.SortFunc(want.Announced, netip.Addr.Compare)
 	slices.SortFunc(want.Local, netip.Addr.Compare)
 	return want, routed
+}
+
+// ours are the addresses that the controller has put somewhere.
+func (f *addressFacts) ours() map[netip.Addr]bool {
+	ours := addAll(make(map[netip.Addr]bool), f.local)
+	for _, a := range f.devices {
+		ours[a.Address] = true
+	}
+	return ours
 }
 
 // served are the addresses that have a service, and those of them that have one

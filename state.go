@@ -368,6 +368,14 @@ func writeFileAtomic(path string, b []byte, mode os.FileMode) error {
 	})
 }
 
+// removeFile removes the file at path, if there is one.
+func removeFile(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // replaceFile replaces path by way of a temporary file beside it, so that a
 // reader sees the old or the new content and never part of one. With sync, the
 // new content survives a power cut.
