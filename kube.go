@@ -11,13 +11,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -278,7 +277,8 @@ func (w *clusterWatch) States() []StreamState {
 		states = append(states, s.state)
 		s.mu.Unlock()
 	}
-	slices.SortFunc(states, func(a, b StreamState) int { return cmp.Compare(a.Name, b.Name) })
+	// slices.SortFunc would add 20 KB to the program for a few streams.
+	sort.Slice(states, func(i, j int) bool { return states[i].Name < states[j].Name })
 	return states
 }
 
