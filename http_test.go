@@ -215,7 +215,7 @@ func TestStatusJSONBeforeTheFirstTurn(t *testing.T) {
 // A reload moves the listener, and takes it away.
 func TestListenFollowsTheConfiguration(t *testing.T) {
 	// Of a port that is given up another test may make its own, but not at an address
-	// of the loopback network that nobody else uses.
+	// of the loopback network that no other program uses.
 	free := func(ip string) string {
 		ln, err := net.Listen("tcp", ip+":0")
 		if err != nil {

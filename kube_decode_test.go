@@ -25,7 +25,7 @@ type testPod struct {
 	version  int
 	notReady bool
 	leaving  bool
-	noise    string // a field that nobody keeps
+	noise    string // a field that is not kept
 }
 
 // json is the pod as an API server writes it.

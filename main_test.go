@@ -472,7 +472,7 @@ func TestSecondInstanceElsewhere(t *testing.T) {
 	}
 }
 
-// Without a controller the order stands, and the command says that nobody has
+// Without a controller the order stays, and the command says that no controller has
 // carried it out.
 func TestDrainWithoutController(t *testing.T) {
 	dir := t.TempDir()

@@ -101,7 +101,7 @@ func TestLoopRoutesWhatIsServed(t *testing.T) {
 	b.loop.config.Set(&Config{AuditInterval: 10 * time.Second, AnnounceDevice: "lvs0"})
 	b.later(20 * time.Second)
 	want := []string{
-		routedShown, routedWithdrawn, // nobody serves
+		routedShown, routedWithdrawn, // no real server serves
 		routedShown, routedWithdrawn, // the uplink is down
 		routedShown, routedWithdrawn, // the kernel has been silent for too long
 		routedShown, "[] []", // no such VIP
@@ -111,7 +111,7 @@ func TestLoopRoutesWhatIsServed(t *testing.T) {
 	}
 }
 
-// What another hand has taken away is put back without an audit.
+// What another program has taken away is put back without an audit.
 func TestLoopLostAddress(t *testing.T) {
 	b, host, _ := routedBench(t)
 	b.pass()

@@ -125,7 +125,7 @@ func (b *bench) want(table string) {
 	}
 }
 
-// put places rows in the kernel by another hand.
+// put places rows in the kernel as another program does.
 func (b *bench) put(services ...Service) {
 	for _, s := range services {
 		b.kernel.services[s.ServiceKey] = s.VirtualService
@@ -263,7 +263,7 @@ func TestLoopOwnership(t *testing.T) {
 	b.later(2 * time.Second)
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n10.9.9.9:80/tcp rr: 10.1.0.1=7\n")
 
-	// Then its address is nobody's again: another hand may use it.
+	// Then no VIP has its address any more: another program may use it.
 	b.put(service("10.0.0.2:80/tcp", "10.1.0.5", 2))
 	b.later(time.Minute)
 	b.restart()

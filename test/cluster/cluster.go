@@ -300,7 +300,7 @@ func waitFor(ctx context.Context, p *process, probe func(context.Context) error)
 	}
 }
 
-// freePort returns a loopback port nobody listens on.
+// freePort returns a loopback port on which no process listens.
 func freePort() (int, error) {
 	var err error
 	for range portTries {

@@ -49,7 +49,7 @@ func TestKernelDummy(t *testing.T) {
 			return got + r.process.Log()
 		})
 	}
-	t.Log("step: a device of that name that is another hand's is left alone")
+	t.Log("step: a device of that name of another program is left alone")
 	r.director.Run("ip", "link", "add", "lvs0", "type", "dummy")
 	before := shown()
 	r.objects.pods = []pod{ready}
@@ -60,7 +60,7 @@ func TestKernelDummy(t *testing.T) {
 	r.start()
 	r.logged(1, "the device is not ours")
 	if after := shown(); after != before {
-		t.Errorf("another hand's device was changed:\n%s\nbefore:\n%s", after, before)
+		t.Errorf("another program's device was changed:\n%s\nbefore:\n%s", after, before)
 	}
 	r.director.Run("ip", "link", "delete", "lvs0")
 	announced(true)
@@ -132,7 +132,7 @@ func TestKernelDummy(t *testing.T) {
 	r.subcommand("drain", "-undo")
 	announced(true)
 
-	t.Log("step: a device that is another hand's moves nothing, another one at once")
+	t.Log("step: a device of another program moves nothing, another one at once")
 	edge := r.read("config.toml")
 	r.director.Run("ip", "link", "add", "edge1", "type", "dummy")
 	r.write("config.toml", "announce_device = \"edge1\"\n"+edge)
@@ -188,7 +188,7 @@ func TestKernelDummyWaitsForServers(t *testing.T) {
 	addresses := func() string { return r.director.Run("ip", "address", "show") }
 	time.Sleep(time.Second)
 	if got := addresses(); strings.Contains(got, "10.0.0.100") {
-		t.Errorf("announced with nobody to serve:\n%s", got)
+		t.Errorf("announced without a real server in service:\n%s", got)
 	}
 	r.objects.pods = []pod{{name: "a", node: "n1", ips: []string{"10.0.0.11"}}}
 	r.writeCluster()

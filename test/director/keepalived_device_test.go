@@ -28,7 +28,7 @@ func TestKeepalivedFindsTheDevice(t *testing.T) {
 	}
 }
 
-// A director whose -peer is its own address would hear nobody, and be master beside
+// A director whose -peer is its own address would receive nothing, and be master beside
 // the other one.
 func TestKeepalivedRefusesItself(t *testing.T) {
 	of(t, "host")

@@ -68,7 +68,7 @@ func TestKernelSyncDaemons(t *testing.T) {
 		}
 	}
 
-	t.Log("step: another hand's daemon, no [sync]")
+	t.Log("step: another program's daemon, no [sync]")
 	r.director.Run("ipvsadm", "--start-daemon", "backup", "--mcast-interface", "eth0", "--syncid", "9")
 	r.syncConfig("")
 	r.start()
@@ -149,7 +149,7 @@ func TestKernelSyncDaemons(t *testing.T) {
 	r.daemons()
 	r.logged(2, "sync daemon stopped")
 
-	t.Log("step: another hand's again, then -cleanup of ours")
+	t.Log("step: another program's again, then -cleanup of ours")
 	r.director.Run("ipvsadm", "--start-daemon", "backup", "--mcast-interface", "eth0", "--syncid", "9")
 	unchanged(foreign)
 	r.syncConfig("[sync]\ninterface = \"eth0\"")

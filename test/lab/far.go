@@ -6,7 +6,7 @@ import (
 )
 
 // Router adds the machine that the hosts' default route names: 10.0.0.254, and
-// 2001:db8::254, to which nobody has a route of its own accord.
+// 2001:db8::254, to which no host has a route by default.
 func (l *Lab) Router(name string) *Host {
 	h := l.Namespace(name)
 	h.plug(254)

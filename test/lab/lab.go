@@ -154,7 +154,7 @@ func (h *Host) Do(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// Never unlocked: the thread ends with its goroutine, and nobody else
+		// Never unlocked: the thread ends with its goroutine, and no other goroutine
 		// is ever run inside the namespace.
 		runtime.LockOSThread()
 		if err = h.enter(); err == nil {

@@ -97,7 +97,7 @@ func (u *Upload) exchange(text string) (string, error) {
 }
 
 // Cut waits up to limit for somebody to cut the connection, and tells when that
-// was; zero when nobody did.
+// was; zero when none did.
 func (u *Upload) Cut(limit time.Duration) (time.Time, error) {
 	select {
 	case <-u.ended:
