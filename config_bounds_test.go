@@ -293,3 +293,24 @@ func TestCheckAll(t *testing.T) {
 		t.Errorf("drain: code %d, %.200s", code, stderr)
 	}
 }
+
+func TestLoadConfig(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if _, err := LoadConfig(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("[[vip]]\n" + goodVIP)
+	if cfg, err := LoadConfig(path); err != nil || cfg.Path != path {
+		t.Errorf("good file: %v, %v", cfg, err)
+	}
+	write(strings.Repeat("#", maxConfigSize+1))
+	if _, err := LoadConfig(path); err == nil || !strings.HasSuffix(err.Error(), "is larger than 1048576 bytes") {
+		t.Errorf("huge file: %v", err)
+	}
+}
