@@ -44,7 +44,9 @@ func (d *stateDir) lock(log *slog.Logger) (*os.File, error) {
 	f, err := l.take()
 	switch {
 	case err == nil:
-		l.writePID(f)
+		if info, err := f.Stat(); err == nil && private(info) {
+			l.writePID(f)
+		}
 		return f, nil
 	case noRoom(err):
 		log.Warn("the lock file cannot be written: a second controller with this state directory would not be stopped", "file", l.path, "err", err)

@@ -526,3 +526,32 @@ func TestLockOpensNoLink(t *testing.T) {
 		t.Errorf("the target of the link: error %v, want that it does not exist", err)
 	}
 }
+
+// A lock file with a second name may be another program's. Where it cannot be
+// replaced it is the lock all the same, and nothing is written to it.
+func TestLockWithSecondNameStays(t *testing.T) {
+	dir := t.TempDir()
+	path, other := filepath.Join(dir, "lock"), filepath.Join(dir, "other")
+	if err := os.WriteFile(other, []byte("precious\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(other, path); err != nil {
+		t.Fatal(err)
+	}
+	// The file that would replace it cannot be made.
+	if err := os.MkdirAll(filepath.Join(dir, "lock.new", "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f, err := (&stateDir{path: dir}).lock(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got, err := os.ReadFile(other); err != nil || string(got) != "precious\n" {
+		t.Errorf("the file with the other name has %q, %v", got, err)
+	}
+	if second, err := (&stateDir{path: dir}).lock(slog.New(slog.DiscardHandler)); err == nil {
+		second.Close()
+		t.Error("a second controller got the lock")
+	}
+}
