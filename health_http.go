@@ -195,8 +195,9 @@ func askStatus(conn net.Conn, h *HTTPProbe, to netip.AddrPort) (uint16, error) {
 	if _, err := conn.Write(httpRequest(h, to)); err != nil {
 		return 0, err
 	}
-	answer := make([]byte, 0, maxAnswer)
+	answer := make([]byte, 0, 512) // most need no more, and many exchanges run at a time
 	for {
+		answer = slices.Grow(answer, 1)
 		n, err := conn.Read(answer[len(answer):cap(answer)])
 		answer = answer[:len(answer)+n]
 		if status, wrong := parseStatus(answer); status != 0 || wrong != nil {
