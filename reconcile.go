@@ -185,10 +185,11 @@ func (r *reconciler) pass(ctx context.Context) {
 	if o.whole {
 		r.planner.forgetEmpty(r.kernel.have)
 	}
+	r.conclude(&o)
 	if o.bulk {
+		o = passResult{} // nothing needs its plan any more
 		go debug.FreeOSMemory()
 	}
-	r.conclude(&o)
 }
 
 // conclude publishes and logs what the pass has come to.
