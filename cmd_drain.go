@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -65,8 +64,8 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 			return fail(stderr, err)
 		}
 		// A file that is not there yet confirms nothing.
-		text, _ := os.ReadFile(filepath.Join(cfg.StateDir, confirmationFile))
-		if string(text) == confirmation(since) && since.IsZero() == *undo {
+		text, _ := readConfirmation(cfg.StateDir)
+		if text == confirmation(since) && since.IsZero() == *undo {
 			fmt.Fprintln(stdout, done)
 			return exitOK
 		}

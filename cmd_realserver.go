@@ -396,7 +396,7 @@ func (rs *realserver) restore(settings []savedSysctl) error {
 
 // load reads the state file; a missing one is empty.
 func (rs *realserver) load() error {
-	b, err := os.ReadFile(rs.statePath)
+	b, err := readRegular(rs.statePath, 1<<20)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -16,10 +16,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -63,17 +61,9 @@ func LoadConfig(path string) (*Config, error) {
 
 // readConfigFile returns the content of the file at path, if it is not too large.
 func readConfigFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	text, err := readRegular(path, maxConfigSize)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfigSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w", err)
-	}
-	if len(text) > maxConfigSize {
-		return nil, fmt.Errorf("read the configuration: %s is larger than %d bytes", path, maxConfigSize)
 	}
 	return text, nil
 }

@@ -93,19 +93,9 @@ type reading struct {
 	err  error // why it could not be read
 }
 
-// read reads the file. What is not a regular file is not opened at all: a FIFO
-// would block without end.
+// read reads the file.
 func (w *ConfigWatcher) read() reading {
-	var text []byte
-	info, err := os.Stat(w.Path)
-	switch {
-	case err != nil:
-		err = fmt.Errorf("read the configuration: %w", err)
-	case !info.Mode().IsRegular():
-		err = fmt.Errorf("read the configuration: %s is not a regular file", w.Path)
-	default:
-		text, err = readConfigFile(w.Path)
-	}
+	text, err := readConfigFile(w.Path)
 	if err != nil {
 		return reading{digest: sha256.Sum256([]byte("\xff" + err.Error())), err: err} // no TOML starts with 0xff
 	}

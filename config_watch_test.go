@@ -434,7 +434,7 @@ func TestWatchNotRegular(t *testing.T) {
 	w := startReload(t, plainConfigFile)
 	w.check(os.Remove(w.path))
 	w.check(syscall.Mkfifo(w.path, 0o600))
-	w.wantRejected("read the configuration: config.toml is not a regular file")
+	w.wantRejected("read the configuration: config.toml is not a regular file but a FIFO")
 }
 
 // Every field of Config is named when it changes, or a reload would be

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -98,4 +99,15 @@ func TestFileWatchFollowsReplacedDirectory(t *testing.T) {
 	want("second")
 	write(file, "third") // without a recheck
 	want("third")
+}
+
+func TestSleepContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	start := time.Now()
+	sleepContext(ctx, time.Hour)
+	sleepContext(t.Context(), time.Millisecond)
+	if d := time.Since(start); d < time.Millisecond || d > time.Minute {
+		t.Errorf("slept %v", d)
+	}
 }

@@ -44,7 +44,7 @@ type linuxHost struct {
 
 // newLinuxHost starts from the addresses on devices and the local routes of an earlier
 // run. save saves the addresses before they are added.
-func newLinuxHost(log *slog.Logger, devices []VIPAddress, routes []netip.Addr, save func([]VIPAddress) error) *linuxHost {
+func newLinuxHost(log *slog.Logger, devices []VIPAddress, routes []netip.Addr, save func([]VIPAddress)) *linuxHost {
 	return &linuxHost{
 		log:       log,
 		sysctls:   procSys{Root: "/proc/sys", log: log},

@@ -62,8 +62,8 @@ type addresses struct {
 	announce func(VIPAddress) error
 	wake     chan struct{} // capacity 1: the schedule has changed
 
-	save func([]VIPAddress) error // saves what is on devices and what will be put there now
-	lost atomic.Bool              // another program has removed an address since the last Apply
+	save func([]VIPAddress) // saves what is on devices and what will be put there now
+	lost atomic.Bool        // another program has removed an address since the last Apply
 
 	mu        sync.Mutex
 	owned     map[VIPAddress]bool // put there by this controller, now or in an earlier run
@@ -72,7 +72,7 @@ type addresses struct {
 
 // newAddresses starts from the addresses that an earlier run had put on
 // devices (its Owned, from the state file). Apply and Run do the rest.
-func newAddresses(owned []VIPAddress, save func([]VIPAddress) error, log *slog.Logger) *addresses {
+func newAddresses(owned []VIPAddress, save func([]VIPAddress), log *slog.Logger) *addresses {
 	return &addresses{
 		save:      save,
 		log:       log,
@@ -139,7 +139,8 @@ func (a *addresses) Apply(table addressTable, want []VIPAddress, dummy string) e
 	defer a.mu.Unlock()
 	a.lost.Store(false)
 	found := listings{table: table}
-	errs := []error{a.saveAhead(&found, want)}
+	a.saveAhead(&found, want)
+	var errs []error
 	announced := make(map[VIPAddress]*announcement)
 	for _, v := range want {
 		added, err := a.ensure(&found, v)
@@ -199,17 +200,16 @@ func (l *listings) of(v VIPAddress) (*deviceAddress, error) {
 
 // saveAhead saves the addresses that Apply will add, before it does: a controller that
 // is killed in between finds them again after its next start.
-func (a *addresses) saveAhead(found *listings, want []VIPAddress) error {
+func (a *addresses) saveAhead(found *listings, want []VIPAddress) {
 	all := maps.Clone(a.owned)
 	for _, v := range want {
 		if there, err := found.of(v); err == nil && there == nil {
 			all[v] = true
 		}
 	}
-	if len(all) == len(a.owned) {
-		return nil
+	if len(all) > len(a.owned) {
+		a.save(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
 	}
-	return a.save(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
 }
 
 // ensure puts v on its device, or finds out whether we did so earlier.

@@ -77,7 +77,7 @@ func vipOn(device, addr string) VIPAddress {
 
 func newFakeAddresses(table *fakeTable, owned ...VIPAddress) (*addresses, *bytes.Buffer) {
 	log := new(bytes.Buffer)
-	a := newAddresses(owned, func([]VIPAddress) error { return nil }, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(owned, func([]VIPAddress) {}, slog.New(slog.NewTextHandler(log, nil)))
 	a.announce = func(VIPAddress) error { return nil }
 	return a, log
 }
@@ -87,12 +87,11 @@ func TestAddressesApply(t *testing.T) {
 	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": {{Address: netip.MustParseAddr("10.0.0.9")}}}}
 	a, log := newFakeAddresses(table)
 	var remembered []VIPAddress
-	a.save = func(all []VIPAddress) error {
+	a.save = func(all []VIPAddress) {
 		if len(table.calls) > 0 {
 			t.Errorf("remembered after %v", table.calls)
 		}
 		remembered = all
-		return nil
 	}
 
 	apply := func(step string, want []VIPAddress, wantCalls, wantOwned []string) {
@@ -157,9 +156,8 @@ func TestAddressesAdoption(t *testing.T) {
 		{Address: saved.Address},
 	}}}
 	a, log := newFakeAddresses(table, saved)
-	a.save = func(all []VIPAddress) error {
+	a.save = func(all []VIPAddress) {
 		t.Errorf("%v are remembered, though nothing is to be added", all)
-		return nil
 	}
 	all := []VIPAddress{foreign, ours, saved}
 	for range 2 {
@@ -348,7 +346,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	defer ipv6.Close()
 
 	log := new(bytes.Buffer)
-	a := newAddresses(nil, func([]VIPAddress) error { return nil }, slog.New(slog.NewTextHandler(log, nil)))
+	a := newAddresses(nil, func([]VIPAddress) {}, slog.New(slog.NewTextHandler(log, nil)))
 	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	defer stop()
 	four, six := vipOn("eth0", "10.0.0.77"), vipOn("eth0", "2001:db8::77")

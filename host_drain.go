@@ -18,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -47,16 +49,20 @@ func drainedSince(dir string) (time.Time, error) {
 func setDrained(dir string, drained bool) error {
 	path := filepath.Join(dir, drainedFile)
 	if !drained {
-		return removeFile(path)
+		err := os.Remove(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return errors.Join(err, syncDirectory(dir))
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := makeDirectory(dir); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(f.Sync(), f.Close(), syncDirectory(dir))
 }
 
 // confirmation is the content of the file that confirms the order of since, zero for
@@ -73,10 +79,16 @@ func confirm(dir string, since time.Time) error {
 	return writeFileAtomic(filepath.Join(dir, confirmationFile), []byte(confirmation(since)), 0o644)
 }
 
+// readConfirmation returns what was confirmed in dir last.
+func readConfirmation(dir string) (string, error) {
+	text, err := readRegular(filepath.Join(dir, confirmationFile), 1<<10)
+	return string(text), err
+}
+
 // wasDrained reports whether a drain is what was confirmed in dir last.
 func wasDrained(dir string) bool {
-	text, err := os.ReadFile(filepath.Join(dir, confirmationFile))
-	return err == nil && string(text) != confirmation(time.Time{})
+	text, err := readConfirmation(dir)
+	return err == nil && text != confirmation(time.Time{})
 }
 
 // removeConfirmation is for a controller that leaves nothing behind.

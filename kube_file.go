@@ -109,19 +109,14 @@ func (f *fileFollower) take(ctx context.Context) string {
 // this content and this file. The sum is that of the whole content even when there
 // is an error, if it could be read and is not too large.
 func readClusterFile(path string, keys []streamKey) (answers []collection, sum []byte, stamp string, err error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, nil, "", err
+	file, info, err := openRegular(path, maxPage)
+	if info != nil {
+		stamp = fileStamp(info, nil)
 	}
-	defer file.Close()
-	info, err := file.Stat()
-	stamp = fileStamp(info, err)
 	if err != nil {
 		return nil, nil, stamp, err
 	}
-	if info.Size() > maxPage {
-		return nil, nil, stamp, fmt.Errorf("it is larger than %d MiB", maxPage>>20)
-	}
+	defer file.Close()
 	hash := sha256.New()
 	in := io.TeeReader(file, hash)
 	answers, err = decodeClusterFile(in, keys)

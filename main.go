@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -96,6 +97,11 @@ func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 		return exitFailure
 	}
 	defer release()
+	for _, path := range []string{dir.file(), filepath.Join(dir.path, confirmationFile), snapshotFile(cfg.CacheDir)} {
+		if n := removeLeftovers(path); n > 0 {
+			log.Info("temporary files of a controller that was killed are removed", "of", path, "files", n)
+		}
+	}
 	if *cleanup {
 		if err := cleanUp(ctx, log, cfg, dir); err != nil {
 			log.Error("not everything could be removed", "err", err)

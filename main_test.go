@@ -110,7 +110,7 @@ func TestCommandLine(t *testing.T) {
 		{"check, no selector", []string{"check", "-config", unsaid}, 0, regexp.QuoteMeta(unsaid) + `: valid, 1 VIP\n`, `warning: ` + regexp.QuoteMeta(unsaid) + `:1: vip\[0\]\.selector: missing beside real_servers \(line 5\), .*want selector = "" .*\n`},
 		{"check, the example", []string{"check", "-config", "config.toml.example"}, 0, `config\.toml\.example: valid, 1 VIPs?\n`, ``},
 		{"check, absent", []string{"check", "-config", absent}, 1, ``, `read the configuration: open ` + regexp.QuoteMeta(absent) + `: no such file or directory\n`},
-		{"check, a folder", []string{"check", "-config", filepath.Dir(good)}, 1, ``, `read the configuration: read ` + regexp.QuoteMeta(filepath.Dir(good)) + `: is a directory\n`},
+		{"check, a folder", []string{"check", "-config", filepath.Dir(good)}, 1, ``, `read the configuration: ` + regexp.QuoteMeta(filepath.Dir(good)) + ` is not a regular file but a directory\n`},
 		{"check, no TOML", []string{"check", "-config", writeConfig(t, "[[vip]\n")}, 1, ``, `/\S*/config\.toml:1: syntax: .*; want TOML: .*\n`},
 		{"run, bad", []string{"-config", bad}, 1, ``, `(?:` + regexp.QuoteMeta(bad) + `:\d+: .*\n){9,}`},
 		{"run, absent", []string{"run", "-config", absent}, 1, ``, `read the configuration: .*\n`},

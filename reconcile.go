@@ -251,15 +251,14 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 	o.plan = &p
 	r.planProbes(p.want)
 	r.logWanted(p.want)
-	// Before the kernel: an address must not be forgotten between the two. A
-	// full /run costs the memory of a crash, not the data plane.
-	saveErr := r.state.save()
+	// Before the kernel: an address must not be forgotten between the two.
+	r.state.save()
 	errs := r.apply(o)
 	if k.director != nil {
 		o.whole = len(errs) == 0
 		r.planned(&p, o.now)
 	}
-	return errors.Join(append(errs, saveErr)...)
+	return errors.Join(errs...)
 }
 
 // planned sets the deadlines of a plan that was carried out at the time now.

@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -70,7 +69,8 @@ func (a *announcer) pass(ctx context.Context, o *passResult, owners owners, k *k
 func (a *announcer) announce(ctx context.Context, cfg *Config, want vipAddresses) error {
 	holding, err := a.host.Announce(ctx, cfg, want)
 	a.state.Addresses, a.state.Local, a.on = holding.Addresses, holding.Local, holding.On
-	a.refused.log(a.loopNeeds, "addresses", errors.Join(err, a.state.save()))
+	a.refused.log(a.loopNeeds, "addresses", err)
+	a.state.save()
 	return err
 }
 

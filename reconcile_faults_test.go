@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -215,6 +217,34 @@ func TestLoopSavesBeforeItActs(t *testing.T) {
 	b.pass()
 	if checked != 4 {
 		t.Errorf("%d operations, want 4", checked)
+	}
+}
+
+// A state that cannot be saved is logged once. The table is in place all the same.
+func TestLoopGoesOnWithoutMemory(t *testing.T) {
+	b := newBench(t, testVIP())
+	kept := b.dir
+	b.dir = filepath.Join(kept, "gone")
+	b.restart()
+	var log strings.Builder
+	for i := range 5 {
+		b.loop.cluster.Set(testCluster(nil, readyPod("a", fmt.Sprintf("10.1.0.%d", i+1))))
+		log.WriteString(b.pass())
+		if v := b.loop.published.Load(); v.Err != nil {
+			t.Fatalf("the table is said to be incomplete: %v", v.Err)
+		}
+	}
+	for text, want := range map[string]int{"the state cannot be saved": 1, "level=ERROR": 1, "could not be updated": 0} {
+		if n := strings.Count(log.String(), text); n != want {
+			t.Errorf("%q was logged %d times, want %d:\n%s", text, n, want, log.String())
+		}
+	}
+	if err := os.Mkdir(b.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.9")))
+	if got := b.pass(); !strings.Contains(got, "the state is saved again") {
+		t.Errorf("logged %s", got)
 	}
 }
 

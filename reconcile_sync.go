@@ -111,10 +111,9 @@ func (k *daemonKeeper) run(kernel syncDaemons, want SyncDaemon, have *SyncDaemon
 		}
 		message, change = "sync daemon restarted", []any{"change", have.beside(want, asked).differences(want)}
 	}
-	// Before the kernel: what runs must not be forgotten. The pass saves again, and
-	// reports what goes wrong.
+	// Before the kernel: what runs must not be forgotten.
 	k.remember(want)
-	_ = k.state.save()
+	k.state.save()
 	if err := kernel.StartDaemon(want); err != nil {
 		return startError(want, err)
 	}

@@ -22,7 +22,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 )
@@ -30,6 +29,10 @@ import (
 const (
 	// snapshotVersion is raised when the file's meaning changes.
 	snapshotVersion = 1
+
+	// maxSnapshot is the size of the largest file that is read, in bytes: 50,000 pods
+	// are 20 MB.
+	maxSnapshot = 512 << 20
 
 	// snapshotPause is the shortest time between two writes. Each is synced to
 	// disk, and pods come and go in bursts.
@@ -146,7 +149,7 @@ func sealed(want string, sum hash.Hash, rest *bufio.Reader) bool {
 // means that there is none to use; why, if it is a fault, has been logged.
 func loadSnapshot(cacheDir, source string, log *slog.Logger) (*Cluster, time.Time) {
 	path := snapshotFile(cacheDir)
-	f, err := os.Open(path)
+	f, _, err := openRegular(path, maxSnapshot)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, time.Time{}
 	}
@@ -235,7 +238,7 @@ func (c *Cluster) filled(q ClusterQuery, from Cluster) (whole *Cluster, unknown 
 
 // saveSnapshot writes c whole or not at all, and to the disk itself.
 func saveSnapshot(cacheDir, source string, c *Cluster) error {
-	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+	if err := makeDirectory(cacheDir); err != nil {
 		return err
 	}
 	return replaceFile(snapshotFile(cacheDir), 0o600, true, func(w io.Writer) error {

@@ -19,6 +19,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,9 +56,12 @@ func (d *stateDir) lock(log *slog.Logger) (*os.File, error) {
 	return nil, err
 }
 
-// noRoom reports whether err says that a file system is full or read-only.
+// noRoom reports whether err says that there can be no file: the file system is full,
+// read-only or broken, or the directory cannot be made or written to.
 func noRoom(err error) bool {
-	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
+	return slices.ContainsFunc([]error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO, unix.ENOTDIR, unix.ENOENT, unix.EACCES, unix.EPERM}, func(is error) bool {
+		return errors.Is(err, is)
+	})
 }
 
 // take takes the lock, and replaces a file that is not a controller's. The guard lets

@@ -12,7 +12,9 @@ import "log/slog"
 // goroutine of the reconcile loop.
 type savedState struct {
 	*state
-	dir *stateDir
+	dir     *stateDir
+	log     *slog.Logger
+	failing failureLog
 }
 
 // openState reads the state below dir. A file that cannot be used has been logged
@@ -22,14 +24,23 @@ func openState(dir *stateDir, log *slog.Logger) *savedState {
 	if err != nil {
 		log.Error("start without remembered state", "err", err)
 	}
-	return &savedState{st, dir}
+	return &savedState{state: st, dir: dir, log: log}
 }
 
-// save writes the state if it has changed.
-func (s *savedState) save() error { return s.dir.save(s.state) }
+// save writes the state if it has changed. A disk that refuses is logged once: it
+// costs the memory of a crash, and no part of the data plane.
+func (s *savedState) save() {
+	err := s.dir.save(s.state)
+	switch begins, ends := s.failing.note(err); {
+	case begins:
+		s.log.Error("the state cannot be saved: the director works on, and a restart does not know what it did since", "err", err)
+	case ends:
+		s.log.Info("the state is saved again", "file", s.dir.file())
+	}
+}
 
 // saveAddresses saves which addresses the controller is about to have on devices.
-func (s *savedState) saveAddresses(all []VIPAddress) error {
+func (s *savedState) saveAddresses(all []VIPAddress) {
 	s.Addresses = all
-	return s.save()
+	s.save()
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -76,4 +79,21 @@ func TestLockIsExclusive(t *testing.T) {
 		t.Fatal(err)
 	}
 	again.Close()
+}
+
+// A state directory that cannot be made costs the memory, and does not prevent a start.
+func TestLockWhereThereIsNoDirectory(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{file, filepath.Join(file, "below"), "/proc/none/state"} {
+		var log bytes.Buffer
+		d := &stateDir{path: dir}
+		f, err := d.lock(slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil || f != nil || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "the lock file cannot be written") {
+			t.Errorf("%s: file %v, error %v, log:\n%s", dir, f, err, log.String())
+		}
+		openState(d, slog.New(slog.NewTextHandler(&log, nil))).save()
+	}
 }
