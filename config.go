@@ -119,6 +119,9 @@ type VIP struct {
 	// not those of ExcludePorts (sorted).
 	PortsFromPods bool
 	ExcludePorts  []Port
+	// ReservedPorts are refused in TCPServices and UDPServices, for both protocols;
+	// sorted.
+	ReservedPorts []uint16
 	// WeightAnnotation names a pod annotation with the weight of the pod's real
 	// server, 1–65535; "" = none.
 	WeightAnnotation string
@@ -132,6 +135,19 @@ type VIP struct {
 	// Sorry are the sorry servers, in service while no other real server is; at most
 	// one of each family.
 	Sorry []netip.Addr
+}
+
+// ingressPorts are the ports that ingress-nginx keeps for itself on each node's
+// address, for both protocols: the default of reserved_ports.
+var ingressPorts = map[uint16]string{
+	80:    "HTTP and HTTPS belong to the configuration's ports",
+	442:   "SSL passthrough",
+	443:   "HTTP and HTTPS belong to the configuration's ports",
+	8181:  "default server",
+	10245: "profiler",
+	10246: "status",
+	10247: "stream",
+	10254: "health check",
 }
 
 // Persistence keeps a client on its real server.

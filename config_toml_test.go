@@ -86,6 +86,7 @@ address = "10.135.22.20" # may serve several VIPs
 
 			RemovalBrake:     50,
 			WeightAnnotation: "lvs-controller/weight",
+			ReservedPorts:    []uint16{80, 442, 443, 8181, 10245, 10246, 10247, 10254},
 			Forward:          DirectRoute,
 		}, {
 			Name:        "db",
@@ -100,6 +101,7 @@ address = "10.135.22.20" # may serve several VIPs
 
 			RemovalBrake:     50,
 			WeightAnnotation: "lvs-controller/weight",
+			ReservedPorts:    []uint16{80, 442, 443, 8181, 10245, 10246, 10247, 10254},
 			Forward:          DirectRoute,
 		}},
 		Warnings: []ConfigError{{"/etc/lvs/config.toml", 32, "vip[1].selector", `missing beside real_servers (line 36), so that no pod is a real server; want selector = "" to say so, or a label selector`}},
@@ -143,6 +145,7 @@ func TestParseConfigDefaults(t *testing.T) {
 
 			RemovalBrake:     50,
 			WeightAnnotation: "lvs-controller/weight",
+			ReservedPorts:    []uint16{80, 442, 443, 8181, 10245, 10246, 10247, 10254},
 			Forward:          DirectRoute,
 		}},
 	}

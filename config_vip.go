@@ -9,9 +9,11 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -87,6 +89,7 @@ func defaultVIP() VIP {
 		Forward:          DirectRoute,
 		Drain:            Drain{Timeout: defaultDrainTimeout},
 		RemovalBrake:     50,
+		ReservedPorts:    slices.Sorted(maps.Keys(ingressPorts)),
 	}
 }
 
@@ -146,6 +149,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[string]string{}) }},
 		setting{"ports_from", meaningOf(&vip.PortsFromPods, []string{"config", "pods"}, false, true)},
 		setting{"exclude_ports", func(v value) { vip.ExcludePorts = readPorts(v, map[string]string{}) }},
+		setting{"reserved_ports", func(v value) { vip.ReservedPorts = readReserved(v) }},
 		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},
 		setting{"one_mark", boolean(&vip.OneMark)},
 		setting{"persistence", func(v value) { readPersistence(v, &vip.Persistence) }},
@@ -247,6 +251,20 @@ func readPorts(v value, seen map[string]string) []Port {
 		}
 	})
 	slices.SortFunc(ports, Port.Compare)
+	return ports
+}
+
+// readReserved reads a list of port numbers and sorts it.
+func readReserved(v value) []uint16 {
+	ports, seen := []uint16{}, map[string]string{}
+	v.each(`a list of port numbers such as [80, 443, 8181], or [] for none`, func(v value) {
+		var port uint16
+		integer(&port, 1, math.MaxUint16)(v)
+		if port != 0 && v.isFirst(seen, strconv.Itoa(int(port)), "port", "port") {
+			ports = append(ports, port)
+		}
+	})
+	slices.Sort(ports)
 	return ports
 }
 

@@ -27,7 +27,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, health, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, reserved_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
@@ -134,6 +134,10 @@ func TestParseServiceMistakes(t *testing.T) {
 		{vipLine(`ports_from = "pod"`), `5: vip[0].ports_from: is "pod", want one of config, pods`},
 		{vipLine("ports_from = 'pods'\nselector = ''\nreal_servers = [{ address = '10.0.0.9' }]"), `5: vip[0].ports_from: is "pods", and there are none; want a selector`},
 		{vipLine(`exclude_ports = [9100]`), `5: vip[0].exclude_ports: is for ports_from = "pods" alone, want that or no exclude_ports`},
+		{vipLine(`reserved_ports = ["80/tcp"]`), `5: vip[0].reserved_ports[0]: is "80/tcp", want an integer from 1 to 65535`},
+		{vipLine(`reserved_ports = [0]`), `5: vip[0].reserved_ports[0]: is the integer 0, want an integer from 1 to 65535`},
+		{vipLine(`reserved_ports = 80`), `5: vip[0].reserved_ports: is the integer 80, want a list of port numbers such as [80, 443, 8181], or [] for none`},
+		{vipLine(`reserved_ports = [81, 81]`), `5: vip[0].reserved_ports[1]: 81 is the same port as vip[0].reserved_ports[0] (line 5), want each port once`},
 		{vipLine("ports_from = 'pods'\nexclude_ports = [1,\n'1/tcp']"), `7: vip[0].exclude_ports[1]: 1/tcp is the same port as vip[0].exclude_ports[0] (line 6), want each port once`},
 
 		// Weights.
@@ -217,6 +221,7 @@ exclude_ports = ["9100/tcp", "8080/tcp"]
 selector      = "app=sip"
 sorry_server  = "10.0.0.9"
 weight_annotation = ""
+reserved_ports = [8080, 442]
 [vip.persistence]
 timeout = "90m"
 netmask = 24
@@ -257,6 +262,7 @@ tunnel.checksum = "on"
 		Forward:          Tunnel,
 		Tunnel:           TunnelSettings{Type: TunnelGUE, Port: 6080, Flags: TunnelRemoteChecksum},
 		Sorry:            []netip.Addr{addr("2001:db8::9"), addr("10.0.0.9")},
+		ReservedPorts:    defaultVIP().ReservedPorts,
 		Drain:            Drain{5 * time.Minute},
 		RemovalBrake:     80,
 	}, {
@@ -265,6 +271,7 @@ tunnel.checksum = "on"
 		Scheduler:     "rr",
 		PortsFromPods: true,
 		ExcludePorts:  []Port{{8080, TCP}, {9100, TCP}},
+		ReservedPorts: []uint16{442, 8080},
 		Persistence:   Persistence{Timeout: 90 * time.Minute, Prefix4: 24, Prefix6: 64, Engine: "sip"},
 		Announce:      AnnounceNone,
 		Weight:        1,
@@ -285,6 +292,7 @@ tunnel.checksum = "on"
 		UDPServices:      ConfigMapName{"ingress-nginx", "dns"},
 		Forward:          Tunnel,
 		Tunnel:           TunnelSettings{Type: TunnelGRE, Flags: TunnelChecksum},
+		ReservedPorts:    defaultVIP().ReservedPorts,
 		Drain:            Drain{5 * time.Minute},
 		RemovalBrake:     50,
 	}}

@@ -201,7 +201,7 @@ func TestWatchRenameOver(t *testing.T) {
 func TestWatchDeleteAndRecreate(t *testing.T) {
 	w := startReload(t, plainConfigFile)
 	w.check(os.Remove(w.path))
-	w.wantRejected("read the configuration: stat config.toml: no such file or directory")
+	w.wantRejected("read the configuration: open config.toml: no such file or directory")
 	w.write(w.path, configText("edge=81"))
 	w.wantPublished("edge=81")
 

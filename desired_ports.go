@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -58,17 +59,6 @@ func (p vipPort) everywhere(rows []Row) bool {
 	return p.nodes == nil || !slices.ContainsFunc(rows, func(r Row) bool { return r.Weight > 0 && !p.nodes[r.Address] })
 }
 
-// reservedPorts are ports that ingress-nginx itself uses on each node's
-// address. A ConfigMap entry for one would reach those, not the service.
-var reservedPorts = map[uint16]string{
-	442:   "SSL passthrough",
-	8181:  "default server",
-	10245: "profiler",
-	10246: "status",
-	10247: "stream",
-	10254: "health check",
-}
-
 // findPorts returns all ports of the VIP, sorted and each once. known is false
 // while a ConfigMap is not known: then there may be more.
 func (b *build) findPorts() (ports []vipPort, known bool) {
@@ -105,7 +95,7 @@ func (b *build) configMapPorts(name ConfigMapName, cm ConfigMap, protocol Protoc
 	about := name.String() + " " + protocol.String()
 	begin := fmt.Sprintf("ConfigMap %s: ", name) // of the first text alone
 	for _, key := range slices.Sorted(maps.Keys(cm.Data)) {
-		n, err := configMapPort(key, cm.Data[key], protocol)
+		n, err := configMapPort(key, cm.Data[key], b.in.vip.ReservedPorts)
 		if err != nil {
 			b.warn(warnEntry, about, "%sentry %q is skipped: %v", begin, shorten(key, quotedText), err)
 			begin = ""
@@ -165,17 +155,15 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 // configMapPort checks one entry of a tcp-services or udp-services ConfigMap,
 // "PORT": "NAMESPACE/SERVICE:PORT[:…]", and returns its port. Where the traffic
 // goes behind the ingress controller does not matter here, so only the form of
-// the value is checked.
-func configMapPort(key, value string, protocol Protocol) (uint16, error) {
+// the value is checked. A reserved port would reach the ingress controller itself,
+// by either protocol.
+func configMapPort(key, value string, reserved []uint16) (uint16, error) {
 	n, err := ParsePortNumber(key)
 	if err != nil {
 		return 0, err
 	}
-	if use, reserved := reservedPorts[n]; reserved {
-		return 0, fmt.Errorf("port %d is the ingress controller's own (%s)", n, use)
-	}
-	if protocol == TCP && (n == 80 || n == 443) {
-		return 0, fmt.Errorf("port %d is the ingress controller's own (HTTP and HTTPS belong to the configuration's ports)", n)
+	if slices.Contains(reserved, n) {
+		return 0, fmt.Errorf("port %d is the ingress controller's own (%s)", n, cmp.Or(ingressPorts[n], "reserved_ports has it"))
 	}
 	service, port, _ := strings.Cut(value, ":")
 	namespace, name, slash := strings.Cut(service, "/")

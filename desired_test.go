@@ -24,6 +24,8 @@ func testVIP(edit ...func(*VIP)) VIP {
 		Pods:        PodQuery{Namespace: "ingress-nginx", Selector: "app=nginx"},
 		TCPServices: ConfigMapName{"ingress-nginx", "tcp-services"},
 		Drain:       Drain{Timeout: defaultDrainTimeout},
+
+		ReservedPorts: defaultVIP().ReservedPorts,
 	}
 	for _, e := range edit {
 		e(&v)
@@ -129,6 +131,26 @@ func TestDesired(t *testing.T) {
 					`entry "99999" is skipped: port 99999 is outside 1 to 65535; entry "abc" is skipped: port "abc" is not a number from 1 to 65535`,
 				`vip edge: ConfigMap ingress-nginx/tcp-services: entry "9001" expects the PROXY protocol`,
 			},
+		},
+		{
+			name: "ports that the ingress controller has for itself, by UDP too",
+			vip: testVIP(func(v *VIP) {
+				v.TCPServices, v.UDPServices = ConfigMapName{}, v.TCPServices
+			}),
+			cluster: testCluster(map[string]string{"53": "d/dns:53", "80": "d/x:80", "443": "d/quic:443", "8181": "d/app:8181"}, readyPod("a", "10.1.0.1")),
+			want:    "10.0.0.1:53/udp rr: 10.1.0.1=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1\n",
+			warnings: []string{`vip edge: ConfigMap ingress-nginx/tcp-services: entry "443" is skipped: port 443 is the ingress controller's own (HTTP and HTTPS belong to the configuration's ports); ` +
+				`entry "80" is skipped: port 80 is the ingress controller's own (HTTP and HTTPS belong to the configuration's ports); ` +
+				`entry "8181" is skipped: port 8181 is the ingress controller's own (default server)`},
+		},
+		{
+			name: "another ingress controller's own ports",
+			vip: testVIP(func(v *VIP) {
+				v.Ports, v.ReservedPorts = nil, []uint16{1024}
+			}),
+			cluster:  testCluster(map[string]string{"443": "d/tls:443", "1024": "d/app:1024", "8181": "d/app:8181"}, readyPod("a", "10.1.0.1")),
+			want:     "10.0.0.1:443/tcp rr: 10.1.0.1=1\n10.0.0.1:8181/tcp rr: 10.1.0.1=1\n",
+			warnings: []string{`entry "1024" is skipped: port 1024 is the ingress controller's own (reserved_ports has it)`},
 		},
 		{
 			name: "a ConfigMap that does not exist",

@@ -122,11 +122,11 @@ func samePod(a, b *Pod) bool {
 type podObject struct {
 	objectMeta
 	Spec struct {
-		NodeName    string `json:"nodeName"`
-		HostNetwork bool   `json:"hostNetwork"`
-		Containers  []struct {
-			Ports []containerPort `json:"ports"`
-		} `json:"containers"`
+		NodeName    string      `json:"nodeName"`
+		HostNetwork bool        `json:"hostNetwork"`
+		Containers  []container `json:"containers"`
+		// Native sidecars are among these (KEP-753).
+		InitContainers []container `json:"initContainers"`
 	} `json:"spec"`
 	Status struct {
 		Phase      string `json:"phase"`
@@ -139,6 +139,12 @@ type podObject struct {
 			Status string `json:"status"`
 		} `json:"conditions"`
 	} `json:"status"`
+}
+
+// container is a container of a pod.
+type container struct {
+	RestartPolicy string          `json:"restartPolicy"` // "Always" makes an init container a sidecar
+	Ports         []containerPort `json:"ports"`
 }
 
 // containerPort is a port that a container declares.
@@ -185,7 +191,8 @@ func (o *podObject) pod(q PodQuery, names interner) *Pod {
 // ports are the ports at which o, a Pod, says it can be reached on its node.
 func (o *podObject) ports() []Port {
 	var ports []Port
-	for _, c := range o.Spec.Containers {
+	sidecars := slices.DeleteFunc(o.Spec.InitContainers, func(c container) bool { return c.RestartPolicy != "Always" })
+	for _, c := range append(o.Spec.Containers, sidecars...) {
 		for _, cp := range c.Ports {
 			n := cp.HostPort
 			if n == 0 && o.Spec.HostNetwork {

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -368,5 +369,26 @@ func TestBackoff(t *testing.T) {
 	b.random = func() float64 { return 0 }
 	if got := b.next(away); got != 0 {
 		t.Errorf("full jitter reaches from 0, not from %v", got)
+	}
+}
+
+// Ports of pods: what their containers and sidecars declare, and not what their other
+// init containers do.
+func TestPodPorts(t *testing.T) {
+	for _, tt := range []struct{ spec, want string }{
+		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":80},{"containerPort":53,"protocol":"UDP"},{"containerPort":80}]}]`, "[53/udp 80/tcp]"},
+		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":80,"hostPort":80}]}],"initContainers":[
+			{"restartPolicy":"Always","ports":[{"containerPort":7443,"hostPort":7443}]},
+			{"ports":[{"containerPort":1}]},{"restartPolicy":"OnFailure","ports":[{"containerPort":2}]},{"restartPolicy":"always","ports":[{"containerPort":3}]}]`, "[80/tcp 7443/tcp]"},
+		{`"containers":[{"ports":[{"containerPort":8080,"hostPort":80},{"containerPort":443}]}]`, "[80/tcp]"},
+		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":-1},{"containerPort":70000},{"containerPort":9,"protocol":"QUIC"},{"containerPort":5,"protocol":"SCTP"}]}]`, "[5/sctp]"},
+	} {
+		var o podObject
+		if err := json.Unmarshal([]byte(`{"spec":{`+tt.spec+`}}`), &o); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(o.ports()); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.spec, got, tt.want)
+		}
 	}
 }
