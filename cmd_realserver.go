@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -403,7 +404,26 @@ func (rs *realserver) load() error {
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
-	return wrap("read state "+rs.statePath, json.Unmarshal(b, &rs.state))
+	rs.state, err = decodeRealserverState(b)
+	return wrap("read state "+rs.statePath, err)
+}
+
+// decodeRealserverState reads what save writes. It refuses a setting that the command
+// does not change, because undo would write to it.
+func decodeRealserverState(b []byte) (s realserverState, err error) {
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, err
+	}
+	settings := slices.Clone(s.Sysctls)
+	for _, d := range s.Devices {
+		settings = append(settings, d.Sysctls...)
+	}
+	for _, o := range settings {
+		if o.Key != confKey(path.Base(path.Dir(o.Key)), path.Base(o.Key)) {
+			return s, fmt.Errorf("%q is not a setting that this command changes", shorten(o.Key, quotedText))
+		}
+	}
+	return s, nil
 }
 
 // save replaces the state file, or removes it when there is nothing to undo.

@@ -329,3 +329,35 @@ func addressLines(shown string) string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// Whatever the state file has, undo does not panic and does not leave the settings of
+// the kernel, and a second one has nothing to undo.
+func FuzzRealserverState(f *testing.F) {
+	f.Add([]byte(`{"addresses":[{"device":"lo","address":"10.0.0.1"},{"device":"eth0","address":"fe80::1%\"x"}],"sysctls":[{"key":"net/ipv4/conf/eth0/arp_ignore","before":"1","after":"0"}],` +
+		`"devices":[{"name":"lvs-ipip","vips":["10.0.0.1"]},{"name":"tunl0","sysctls":[{"key":"net/ipv4/conf/all/rp_filter","before":"2","after":"1"}],"vips":[]}],"ports":[{"port":6080,"is6":true,"vips":["fd00::1"]}]}`))
+	f.Add([]byte(`{"sysctls":[{"key":"net/ipv4/conf/../../../../outside","before":"1","after":""}]}`))
+	f.Add([]byte(`{"sysctls":[{"key":"kernel/osrelease","before":"","after":"6.1.0"}]}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		node := newFakeNode(t)
+		outside := filepath.Join(filepath.Dir(node.proc.Root), "outside")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(node.state), 0o755), os.WriteFile(node.state, b, 0o600), os.WriteFile(outside, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		check := bounded(t, len(b))
+		code, _, _ := node.run("-vip", "10.0.0.1", "-remove")
+		check()
+		if text, err := os.ReadFile(outside); err != nil || len(text) > 0 {
+			t.Fatalf("a file outside is changed: %q, %v", text, err)
+		}
+		if release, _ := node.proc.KernelRelease(); release != "6.1.0" {
+			t.Fatalf("the kernel's release is now %q", release)
+		}
+		if code != exitOK {
+			return
+		}
+		if code, out, errs := node.run("-vip", "10.0.0.1", "-remove"); code != exitOK || out != "nothing to undo\n" {
+			t.Errorf("again: %d\n%s%s", code, out, errs)
+		}
+	})
+}

@@ -102,6 +102,27 @@ func cpuSpent(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// bounded is for a fuzz target: what it returns asserts, at the end of one run, that the
+// run took little time and memory for an input of n bytes. The bounds are many times
+// what was measured.
+func bounded(t *testing.T, n int) (check func()) {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := cpuSpent(t)
+	return func() {
+		t.Helper()
+		took := cpuSpent(t) - start
+		runtime.ReadMemStats(&after)
+		if most := time.Duration(1+n>>16) * time.Second; took > most {
+			t.Errorf("an input of %d bytes took %s, want at most %s", n, took, most)
+		}
+		if spent, most := after.TotalAlloc-before.TotalAlloc, 16<<20+4096*uint64(n); spent > most {
+			t.Errorf("an input of %d bytes took %d bytes of memory, want at most %d", n, spent, most)
+		}
+	}
+}
+
 // A file of 1 MB is refused in a short time, whatever its content, and with little
 // text. The bound is many times what was measured.
 func TestHostileConfigs(t *testing.T) {

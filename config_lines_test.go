@@ -93,6 +93,7 @@ func FuzzKeyLines(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
+		defer bounded(t, len(text))()
 		if isUTF16(text) {
 			return // the reader refuses it before
 		}

@@ -186,6 +186,7 @@ func FuzzNextReply(f *testing.F) {
 	f.Add(unhex(f, "c0000000 1c00 0200 05000000 00000000 04010000"+serviceDump))
 	k := ServiceKey{Address: netip.MustParseAddr("10.0.0.1"), Protocol: TCP, Port: 80}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		for len(b) > 0 {
 			var r kernelReply
 			rest, err := r.next(b)
@@ -220,6 +221,7 @@ func FuzzDecodeServer(f *testing.F) {
 	e.server(k, RealServer{Address: addr("2001:db8::9"), Port: 8080, Forward: Tunnel, Upper: 2, Lower: 1, Tunnel: TunnelSettings{Type: TunnelGUE, Port: 6080, Flags: TunnelChecksum}}, true)
 	f.Add(e.buf)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		var s, again KernelServer
 		if err := decodeServer(b, &k, &s.RealServer, &s.Connections, &s.Traffic); err != nil {
 			return
@@ -228,6 +230,61 @@ func FuzzDecodeServer(f *testing.F) {
 		e.server(k, s.RealServer, true)
 		if err := decodeServer(e.buf, &k, &again.RealServer, nil, nil); err != nil || again.RealServer != s.RealServer {
 			t.Fatalf("%v became %v (%v)", s.RealServer, again.RealServer, err)
+		}
+	})
+}
+
+// The attributes of a tunnel, wherever the kernel sends them, mean the same after they
+// have been read and written again.
+func FuzzTunnelAttributes(f *testing.F) {
+	f.Add(uint8(Tunnel), unhex(f, "0500 0d00 01000000 0600 0e00 17c00000 0600 0f00 01000000")) // of a real server
+	f.Add(uint8(0), unhex(f, "0600 0100 17c00000 0500 0200 0a000000 0500 0400 02000000"))      // of a port
+	f.Add(uint8(0), unhex(f, "0600 0200 8000 0000 0400 1200 0400 1300"))                       // of a device
+	k := ServiceKey{Address: netip.MustParseAddr("10.0.0.1"), Protocol: TCP, Port: 80}
+	f.Fuzz(func(t *testing.T, method uint8, b []byte) {
+		defer bounded(t, len(b))()
+		e := encoder{}
+		at := e.nest(cmdAttrDest)
+		e.addr(destAttrAddr, k.Address)
+		e.u32(destAttrFwdMethod, uint32(method))
+		e.buf = append(e.buf, b...)
+		if len(b) < 1<<15 { // the length of an attribute has 16 bits
+			e.unnest(at)
+		}
+		var r, again RealServer
+		if err := decodeServer(e.buf, &k, &r, nil, nil); err == nil {
+			if set := r.Tunnel; set != set.effective(r.Forward) || r.Forward != Tunnel && set != (TunnelSettings{}) {
+				t.Errorf("method %d has the settings %+v", r.Forward, set)
+			}
+			e = encoder{}
+			e.server(k, r, true)
+			if err := decodeServer(e.buf, &k, &again, nil, nil); err != nil || again != r {
+				t.Errorf("%+v became %+v (%v)", r, again, err)
+			}
+		}
+		if p, isGUE, err := decodeGUE(b); err == nil && isGUE {
+			a := p.encode()
+			a.Uint8(fouAttrType, fouTypeGUE)
+			text, err := a.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if q, isGUE, err := decodeGUE(text); q != p || !isGUE || err != nil {
+				t.Errorf("%v became %v, GUE %t (%v)", p, q, isGUE, err)
+			}
+		}
+		for kind := range ownDevices {
+			var d, again tunnelDevice
+			if d.decode(kind, b) != nil {
+				continue
+			}
+			text, err := d.encode(kind)
+			if err == nil {
+				err = again.decode(kind, text)
+			}
+			if err != nil || again != d {
+				t.Errorf("%s: %+v became %+v (%v)", kind, d, again, err)
+			}
 		}
 	})
 }
@@ -245,6 +302,7 @@ func FuzzDecodeService(f *testing.F) {
 		f.Add(e.buf)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		var v, again VirtualService
 		if err := decodeService(b, &v, new(Traffic)); err != nil {
 			return
@@ -266,6 +324,7 @@ func FuzzDecodeTimeouts(f *testing.F) {
 	}
 	f.Add(body(Timeouts{TCP: 900 * time.Second, TCPFin: 120 * time.Second, UDP: 300 * time.Second}))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		timeouts, err := decodeTimeouts(b)
 		if err != nil {
 			return
@@ -368,6 +427,7 @@ func FuzzDecodeDaemon(f *testing.F) {
 	f.Add(unhex(f, daemonDump))
 	f.Add(daemonBody(SyncDaemon{Role: SyncBackup, Interface: "eth1", Group: netip.MustParseAddr("ff02::1234")}))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		d, err := decodeDaemon(b)
 		if err != nil {
 			return

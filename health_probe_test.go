@@ -563,6 +563,7 @@ func FuzzParseStatus(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.0 503\n"))
 	f.Add([]byte("HTTP/1.1 1"))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		final, finalErr := uint16(0), error(nil)
 		for n := 0; n <= min(len(b), maxAnswer); n++ {
 			status, err := parseStatus(b[:n])

@@ -89,6 +89,7 @@ func FuzzParseMarkElement(f *testing.F) {
 	f.Add(markKey(markedPort("10.0.0.1", "80/tcp")), []byte{1, 2, 3, 4})
 	f.Add(markKey(markedPort("2001:db8::1", "3868/sctp")), []byte{0, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, key, mark []byte) {
+		defer bounded(t, len(key)+len(mark))()
 		m, err := parseMarkElement(nftables.SetElement{Key: key, Val: mark})
 		if err != nil {
 			return

@@ -264,6 +264,7 @@ func FuzzDecodePage(f *testing.F) {
 	f.Add([]byte(`{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":"p"},"status":{"podIP":"fe80::1%eth0"}}]}`))
 	f.Add([]byte(`{"items":[[]`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		defer bounded(t, len(data))()
 		b := PodQuery{}.collect().(*podCollection)
 		head, err := decodePage(strings.NewReader(string(data)), b)
 		if err != nil {
@@ -286,14 +287,24 @@ func FuzzEvents(f *testing.F) {
 	f.Add([]byte(`{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}{"type":"ERROR","object":{"code":410,"status":"Failure","message":"too old"}}`))
 	f.Add([]byte(`{"type":"ADDED","object":{"metadata":{"name":"tcp","resourceVersion":"1"},"data":{"9000":"web/svc:80"}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		defer bounded(t, len(data))()
 		for _, into := range []collection{PodQuery{}.collect(), ConfigMapName{"", "tcp"}.collect()} {
 			d := newEventDecoder(strings.NewReader(string(data)), into.kind().new)
+			version := ""
 			for {
 				e, err := d.next()
 				if err != nil {
 					break
 				}
-				if e.kind == eventError || e.kind == eventBookmark {
+				if e.kind == eventError {
+					continue
+				}
+				v := e.object.meta().Metadata.ResourceVersion
+				if older(v, v) || older(v, version) && older(version, v) {
+					t.Errorf("versions %q and %q are older than each other", version, v)
+				}
+				version = v
+				if e.kind == eventBookmark {
 					continue
 				}
 				into.apply(e.object, e.kind == eventDeleted)

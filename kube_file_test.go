@@ -299,6 +299,7 @@ func FuzzClusterFile(f *testing.F) {
 	f.Add([]byte(`{"items":[{"metadata":{"name":"a","namespace":"web","labels":{"app":"edge"}}}],"kind":"PodList"}{"kind":"List","items":null}`))
 	f.Add([]byte(`{"kind":"Pod","metadata":null,"items":[{"kind":"Pod","metadata":{"name":"b","namespace":"web","labels":{"app":"edge"}}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		defer bounded(t, len(data))()
 		answers, err := decodeClusterFile(strings.NewReader(string(data)), fileKeys)
 		if err != nil {
 			return

@@ -4,14 +4,17 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -268,4 +271,42 @@ func (p *tcpProxy) swallow() {
 	for _, c := range p.conns {
 		p.dead[c] = true
 	}
+}
+
+// roundTrip is a transport that answers without a network.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// Whatever a server refuses with, the reason is short, and waits are bounded.
+func FuzzRefusal(f *testing.F) {
+	f.Add(410, "", "", []byte(`{"kind":"Status","code":410,"message":"too old"}`))
+	f.Add(429, "1", "", []byte(`<html>`))
+	f.Add(302, "", "https://user:secret@other/?token=secret#secret", []byte(nil))
+	f.Add(307, "-1", "//user:secret@\x7f/", []byte(nil))
+	f.Add(500, "4294967295", "", []byte(`{"message":"\u001b[2J`))
+	f.Fuzz(func(t *testing.T, code int, after, location string, body []byte) {
+		if code == http.StatusOK || code < 100 || code > 999 {
+			return
+		}
+		defer bounded(t, len(after)+len(location)+len(body))()
+		c := &connection{base: &url.URL{Scheme: "https", Host: "api:6443"}, credentials: "kubeconfig", transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{
+				StatusCode: code, Header: http.Header{"Retry-After": {after}, "Location": {location}},
+				Body: io.NopCloser(bytes.NewReader(body)), Request: r,
+			}, nil
+		})}
+		_, err := c.get(t.Context(), "list", allKeys(&ClusterQuery{Pods: []PodQuery{{Namespace: "web", Selector: "a=b"}}})[0], url.Values{})
+		problem, ok := errors.AsType[*fault](err)
+		if !ok {
+			t.Fatalf("%v is not a fault", err)
+		}
+		if problem.retryAfter < 0 {
+			t.Errorf("a wait of %s", problem.retryAfter)
+		}
+		// Four bytes a character, and the words around it.
+		if n := len(err.Error()); n > 4*4*quotedText+600 {
+			t.Errorf("a reason of %d bytes: %v", n, err)
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -491,4 +492,71 @@ func TestDrainWithoutController(t *testing.T) {
 	if since, err := drainedSince(dir); !since.IsZero() || err != nil {
 		t.Errorf("the order is still there: %v", err)
 	}
+}
+
+// Whatever the arguments are, the command line ends with one of its exit codes, and
+// flags alone make a configuration that the rest of the program may rely on.
+func FuzzCommandLine(f *testing.F) {
+	for _, line := range []string{
+		"check\n-vip\n10.0.0.1, 2001:db8::1\n-schedname\nsh\n-nginxserver\nweb\n-timeout\n120-50-50\n-kubeconfig=a",
+		"keepalived\n-vip\n10.0.0.1\n-peer\n10.0.0.9\n-interface\neth0\n-interval\n40.95s\n-state\nMASTER\n-priority\n0xfe\n-binary\n/b'in",
+		"realserver\n-vip\n10.0.0.1,fd00::1\n-dev\nlo\n-uplink\neth0\n-tunnel\ngue\n-tunnel-port\n6080\n-check",
+		"-cleanup\n-debug=x\n--\n-vip",
+		"check\n-vip\n10.0.0.1\"]\nports = [1]\n#",
+		"help\n-h", "chekc", "",
+	} {
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		defer bounded(t, len(line))()
+		var out, errs bytes.Buffer
+		code, args := exitOK, strings.Split(line, "\n")
+		switch command := commands[args[0]]; {
+		case args[0] == "realserver":
+			// The network is the first that it asks for.
+			code = realserverMain(args[1:], &out, &errs, func() (nodeNetwork, error) { return nil, errors.New("no network") })
+		case args[0] == "version", args[0] == "help", command == nil && args[0] != "" && args[0][0] != '-':
+			code = run(t.Context(), args, &out, &errs)
+		default:
+			if command != nil {
+				args = args[1:]
+			}
+			// A file may be any of this machine's.
+			src, failed := newSource(newFlags("lvs-controller", &errs), args)
+			if code = failed; src != nil && src.path == "" {
+				code = checkFlagConfig(t, src)
+			}
+			if src != nil && src.path == "" && code == exitOK {
+				out.Reset()
+				if code := runKeepalived(t.Context(), append(args, "-peer", "192.0.2.9", "-interface", "eth0"), &out, &errs); code == exitOK && !strings.HasPrefix(out.String(), "#") {
+					t.Errorf("keepalived.conf begins with %.80q", &out)
+				}
+			}
+		}
+		if code != exitOK && code != exitFailure && code != exitUsage {
+			t.Errorf("exit code %d", code)
+		}
+		if most := 8<<10 + 16*len(line); out.Len()+errs.Len() > most {
+			t.Errorf("%d bytes of output for %d of arguments, want at most %d", out.Len()+errs.Len(), len(line), most)
+		}
+	})
+}
+
+// checkFlagConfig loads the configuration that flags alone make, and returns the exit
+// code that is due.
+func checkFlagConfig(t *testing.T, src *source) int {
+	c, err := src.load()
+	if err != nil {
+		if mistakes, ok := errors.AsType[ConfigErrors](err); ok {
+			checkMistakeBounds(t, mistakes)
+		}
+		return exitFailure
+	}
+	if len(c.VIPs) != 1 || c.Path != "" {
+		t.Errorf("%d VIPs, path %q", len(c.VIPs), c.Path)
+	}
+	for i := range c.VIPs {
+		checkVIP(t, &c.VIPs[i])
+	}
+	return exitOK
 }

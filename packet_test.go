@@ -158,6 +158,7 @@ func FuzzParseClaim(f *testing.F) {
 		f.Add(c.frame)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		c, ok := parseClaim(b[:len(b):len(b)])
 		if !ok {
 			return
@@ -271,6 +272,7 @@ func FuzzParseAnswer(f *testing.F) {
 		f.Add(p.packet, p.is6)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, is6 bool) {
+		defer bounded(t, len(b))()
 		a, ok := parseAnswer(b[:len(b):len(b)], is6)
 		if !ok {
 			return

@@ -168,6 +168,7 @@ func FuzzReadSnapshot(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add(b.Bytes()[:bytes.LastIndexByte(b.Bytes()[:b.Len()-1], '\n')])
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		_, _, _ = readSnapshot(bytes.NewReader(b))
 		b = append(bytes.Clone(b), '\n')
 		b = fmt.Appendf(b, "{\"sha256\":\"%x\"}\n", sha256.Sum256(b))

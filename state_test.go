@@ -46,6 +46,7 @@ func FuzzDecodeState(f *testing.F) {
 		`"sync_daemons":[{"role":"master","interface":"eth1","syncid":7,"group":"ff02::81","port":8848,"ttl":1,"maxlen":1400,"device":3}]}`))
 	f.Add([]byte(`{"version":1,"vips":["10.0.0.1"],"drains":[{"service":"10.0.0.1:80/tcp","server":"10.1.0.1","deadline":"2026-01-02T03:04:05Z"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
 		s, err := decodeState(b)
 		if err != nil {
 			return
