@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 )
 
@@ -339,14 +341,25 @@ func FuzzRealserverState(f *testing.F) {
 	f.Add([]byte(`{"sysctls":[{"key":"kernel/osrelease","before":"","after":"6.1.0"}]}`))
 	f.Add([]byte(`[]`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		check := bounded(t, len(b))
+		s, err := decodeRealserverState(b)
+		check()
+		if err != nil {
+			return
+		}
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := decodeRealserverState(text); err != nil || !cmp.Equal(s, again, compareAddrs, cmpopts.EquateEmpty(), cmp.AllowUnexported(savedPort{})) {
+			t.Fatalf("%s became %+v (%v)", text, again, err)
+		}
 		node := newFakeNode(t)
 		outside := filepath.Join(filepath.Dir(node.proc.Root), "outside")
 		if err := errors.Join(os.MkdirAll(filepath.Dir(node.state), 0o755), os.WriteFile(node.state, b, 0o600), os.WriteFile(outside, nil, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		check := bounded(t, len(b))
 		code, _, _ := node.run("-vip", "10.0.0.1", "-remove")
-		check()
 		if text, err := os.ReadFile(outside); err != nil || len(text) > 0 {
 			t.Fatalf("a file outside is changed: %q, %v", text, err)
 		}
