@@ -2,7 +2,7 @@
 // tunnel, and undoes it.
 //
 // Used by main.go. A node serves a VIP when the address is local (on lo) and
-// the node does not answer ARP for it (sysctls of the uplink). The command
+// the node does not answer ARP for it (sysctls of the devices). The command
 // changes the named VIPs, the settings for useNode (sysctl.go) and the end of the
 // tunnel, and nothing else. It keeps the earlier values in a file under /run,
 // which a reboot removes together with the kernel's settings.
@@ -29,7 +29,7 @@ import (
 // nodeNetwork is what the command asks of route netlink.
 type nodeNetwork interface {
 	addressTable
-	DefaultDevice() (string, error)
+	ARPDevices() ([]string, error)
 	TunnelDevices(kind string) ([]tunnelDevice, error)
 	MakeTunnelDevice(kind string, d tunnelDevice) error
 	BringUp(device string) error
@@ -60,7 +60,7 @@ type realserver struct {
 type realserverState struct {
 	// Addresses are the VIPs that the node was prepared for, without those undone.
 	Addresses []VIPAddress `json:"addresses,omitempty"`
-	// Sysctls are the settings of the uplink that were changed.
+	// Sysctls are the settings of the devices that were changed.
 	Sysctls []savedSysctl `json:"sysctls,omitempty"`
 	// Devices and Ports are the ends of tunnels.
 	Devices []savedDevice `json:"devices,omitempty"`
@@ -90,15 +90,16 @@ func realserverMain(args []string, stdout, stderr io.Writer, open func() (nodeNe
 		fmt.Fprint(stderr, `usage: lvs-controller realserver -vip ADDR[,ADDR] [-remove | -check] [flags]
 
 Prepares this node to serve VIPs in direct routing: each address on lo, and
-ARP settings on the uplink so that only the director answers for it. With
--tunnel also this node's end of the tunnel that the director sends through.
+ARP settings on each device that may lead to clients, so that only the director
+answers for it. With -tunnel also this node's end of the tunnel that the director
+sends through.
 
 `)
 		flags.PrintDefaults()
 	}
 	vips := flags.String("vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas")
 	flags.StringVar(&rs.device, "dev", "lo", "`device` that gets the addresses")
-	flags.StringVar(&rs.uplink, "uplink", "", "`device` that answers ARP for this node (default: the default route's)")
+	flags.StringVar(&rs.uplink, "uplink", "", "the only `device` that gets the ARP settings (default: the default route's and each other one that may lead to clients)")
 	flags.StringVar(&rs.tunnel, "tunnel", "", "unpack what the director sends through a tunnel: `type` ipip, gue or gre")
 	flags.UintVar(&rs.port, "tunnel-port", 6080, "UDP `port` of gue")
 	flags.BoolVar(&rs.checksum, "tunnel-checksum", false, "the packets of gre have a checksum")
@@ -216,7 +217,7 @@ func including[T comparable](list []T, items ...T) []T {
 // ARP for a VIP on lo. The tunnel comes last: the node would forward a packet to a VIP
 // that it does not have.
 func (rs *realserver) plan() error {
-	if err := rs.planUplink(); err != nil {
+	if err := rs.planDevices(); err != nil {
 		return err
 	}
 	have, err := rs.net.List(rs.device)
@@ -230,22 +231,30 @@ func (rs *realserver) plan() error {
 	return rs.planTunnel()
 }
 
-// planUplink plans the settings that the VIPs need; none for IPv6 alone.
-func (rs *realserver) planUplink() (err error) {
+// planDevices plans the settings that the VIPs need; none for IPv6 alone.
+func (rs *realserver) planDevices() (err error) {
 	if !slices.ContainsFunc(rs.vips, netip.Addr.Is4) {
 		return nil
 	}
+	devices := []string{rs.uplink}
 	if rs.uplink == "" {
-		if rs.uplink, err = rs.net.DefaultDevice(); err != nil {
+		if devices, err = rs.net.ARPDevices(); err != nil {
 			return err
 		}
-		if rs.uplink == rs.device {
+		if devices[0] == rs.device {
 			return fmt.Errorf("%s has the default route: the node would answer ARP for an address there", rs.device)
 		}
 	}
-	settings, err := rs.differing(useNode, rs.uplink)
-	rs.planSettings(settings, &rs.state.Sysctls)
-	return err
+	for _, device := range devices {
+		settings, err := rs.differing(useNode, device)
+		if err != nil {
+			return err
+		}
+		if device != rs.device {
+			rs.planSettings(settings, &rs.state.Sysctls)
+		}
+	}
+	return nil
 }
 
 // differing lists those settings of a device that have another value.

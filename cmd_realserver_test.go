@@ -22,9 +22,11 @@ type fakeNode struct {
 	*fakeTunnels
 	proc  procSys
 	state string // path of the state file
+
+	others *[]string // devices beside eth0 that may lead to clients
 }
 
-func (fakeNode) DefaultDevice() (string, error) { return "eth0", nil }
+func (n fakeNode) ARPDevices() ([]string, error) { return append([]string{"eth0"}, *n.others...), nil }
 
 func newFakeNode(t *testing.T) fakeNode {
 	proc, _ := fakeProcSys(t, map[string]string{
@@ -41,6 +43,7 @@ func newFakeNode(t *testing.T) fakeNode {
 		fakeTunnels: &fakeTunnels{table: table, proc: proc, kinds: make(map[string][]tunnelDevice)},
 		proc:        proc,
 		state:       filepath.Join(t.TempDir(), "run", "realserver.json"),
+		others:      new([]string),
 	}
 }
 
@@ -162,6 +165,38 @@ func TestRealserverLife(t *testing.T) {
 		[]string{"remove 10.0.0.3 on dummy0"}, "0 1")
 	step("stricter settings stay", []string{"-vip", "10.0.0.1", "-uplink", "eth0.100"}, 0,
 		"added 10.0.0.1 on lo\n"+last, []string{"add 10.0.0.1 on lo"}, "0 1")
+}
+
+// Each device that may lead to clients is guarded, also one that is added later, and
+// -remove puts back the settings of all. -uplink names the only one.
+func TestRealserverGuardsEachDevice(t *testing.T) {
+	node := newFakeNode(t)
+	node.devices["eth0.100"] = nil
+	args := []string{"-vip", "10.0.0.1"}
+	node.changes(t, args...)
+	*node.others = []string{"eth0.100"}
+	if err := node.proc.write("net/ipv4/conf/eth0.100/arp_ignore", "0"); err != nil {
+		t.Fatal(err)
+	}
+	want := "net/ipv4/conf/eth0.100/arp_ignore is 0, want 1: " + sysctlsFor(useNode, "eth0.100", "")[0].Why + "\n"
+	if code, out, _ := node.run(append(args, "-check")...); code != 1 || out != want {
+		t.Errorf("-check: exit %d\n%s\nwant exit 1\n%s", code, out, want)
+	}
+	if code, out, _ := node.run(append(args, "-check", "-uplink", "eth0")...); code != 0 {
+		t.Errorf("-check -uplink eth0: exit %d\n%s", code, out)
+	}
+	if code, out, errs := node.run(append(args, "-check", "-dev", "eth0.100")...); code != 1 || strings.Contains(out, "arp_ignore") {
+		t.Errorf("-check -dev eth0.100: exit %d\n%s%s", code, out, errs)
+	}
+	for _, step := range []struct{ arg, want string }{{"-uplink=", "1"}, {"-remove", "0"}} {
+		node.changes(t, append(args, step.arg)...)
+		if got, err := node.proc.read("net/ipv4/conf/eth0.100/arp_ignore"); got != step.want || err != nil {
+			t.Errorf("%s: arp_ignore of eth0.100 is %q, want %s (%v)", step.arg, got, step.want, err)
+		}
+	}
+	if got := node.arp(t); got != "0 1" {
+		t.Errorf("ARP settings of eth0 after -remove: %q", got)
+	}
 }
 
 // A setting that another program changed meanwhile is not restored.
@@ -302,6 +337,41 @@ func TestRealserverOnTheWire(t *testing.T) {
 			t.Errorf("%s after -remove is %q, want 0", name, got)
 		}
 	}
+}
+
+// A node with two devices on the clients' segment answers for the VIP on neither.
+func TestRealserverSecondDevice(t *testing.T) {
+	node, client := newNetns(t), newNetns(t)
+	client.run(t, "ip", "link", "add", "eth0", "type", "bridge")
+	client.run(t, "ip", "address", "add", "10.0.0.5/24", "dev", "eth0")
+	client.run(t, "ip", "link", "set", "eth0", "up")
+	for i, name := range []string{"eth0", "eth1"} {
+		vethPair(t, node, name, client, "port"+name)
+		client.run(t, "ip", "link", "set", "port"+name, "master", "eth0")
+		node.run(t, "ip", "address", "add", []string{"10.0.0.11/24", "10.0.0.12/24"}[i], "dev", name)
+	}
+	node.run(t, "ip", "route", "add", "default", "via", "10.0.0.5", "dev", "eth0")
+	args := []string{"-vip", "10.0.0.77", "-state", filepath.Join(t.TempDir(), "realserver.json")}
+	node.do(t, func() {
+		var out bytes.Buffer
+		if code := runRealserver(t.Context(), args, &out, &out); code != 0 {
+			t.Errorf("exit %d\n%s", code, &out)
+		}
+	})
+	if answersFor(t, client, "10.0.0.77") {
+		t.Error("the node answers for the VIP")
+	}
+	node.run(t, "sysctl", "-qw", "net.ipv4.conf.eth1.arp_ignore=0")
+	client.run(t, "ip", "neighbor", "flush", "dev", "eth0")
+	if !answersFor(t, client, "10.0.0.77") {
+		t.Fatal("without the guard the node does not answer: the test proves nothing")
+	}
+	node.do(t, func() {
+		var out bytes.Buffer
+		if code := runRealserver(t.Context(), append(args, "-check"), &out, &out); code != 1 || !strings.Contains(out.String(), "conf/eth1/arp_ignore is 0, want 1") {
+			t.Errorf("-check: exit %d\n%s", code, &out)
+		}
+	})
 }
 
 // answersFor reports whether a host on the client's link claims addr.

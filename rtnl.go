@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
@@ -90,6 +92,68 @@ func defaultRouteDevice(routes []rtnetlink.RouteMessage, family uint8) int {
 		}
 	}
 	return index
+}
+
+// ARPDevices names the devices on which this host answers ARP for hosts of other
+// segments: the default route's first, then those that isARPDevice accepts, in the
+// order of the kernel.
+func (r *rtnl) ARPDevices() ([]string, error) {
+	links, err := r.conn.Link.List()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	addresses, err := r.conn.Address.List()
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	inSubnet := make(map[uint32]bool) // a device with an address that others share a subnet with
+	for i := range addresses {
+		m := &addresses[i]
+		if m.Family == unix.AF_INET && m.PrefixLength < 32 && m.Scope == unix.RT_SCOPE_UNIVERSE {
+			inSubnet[m.Index] = true
+		}
+	}
+	var names []string
+	first, err := r.DefaultDevice()
+	if err == nil {
+		names = append(names, first)
+	}
+	for i := range links {
+		if m := &links[i]; isARPDevice(m, inSubnet[m.Index]) && m.Attributes.Name != first {
+			names = append(names, m.Attributes.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, err
+	}
+	return names, nil
+}
+
+// containerDevices are the beginnings of the names of devices that lead to containers
+// and virtual machines of this host. Network plug-ins give them a subnet too.
+var containerDevices = []string{"antrea-gw", "cbr", "cilium", "cni", "docker", "flannel", "incusbr", "kube-bridge",
+	"lxcbr", "lxdbr", "ovn-k8s", "podman", "virbr", "weave"}
+
+// isARPDevice reports whether a device may lead to clients that ask by ARP: it is up
+// and asks by ARP itself, no bridge or bond takes its packets, and it has an address in
+// a subnet or is of a kind that needs none to answer, such as a network card. A veth
+// without a subnet is left out, because containers ask there for addresses that are on
+// other devices.
+func isARPDevice(m *rtnetlink.LinkMessage, inSubnet bool) bool {
+	const no = unix.IFF_LOOPBACK | unix.IFF_NOARP | unix.IFF_POINTOPOINT
+	a := m.Attributes
+	if a == nil || m.Flags&unix.IFF_UP == 0 || m.Flags&no != 0 {
+		return false
+	}
+	kind, slave := "", ""
+	if a.Info != nil {
+		kind, slave = a.Info.Kind, a.Info.SlaveKind
+	}
+	if a.Master != nil && slave != "vrf" ||
+		slices.ContainsFunc(containerDevices, func(p string) bool { return strings.HasPrefix(a.Name, p) }) {
+		return false
+	}
+	return inSubnet || slices.Contains([]string{"", "bond", "team", "vlan", "bridge", "macvlan"}, kind)
 }
 
 // deviceByName is net.InterfaceByName with an error that can be recognised.

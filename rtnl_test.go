@@ -217,6 +217,74 @@ func TestRtnlDefaultDevice(t *testing.T) {
 	check("eth1")
 }
 
+// The devices on which clients may ask for a VIP, and those that only look like them.
+func TestRtnlARPDevices(t *testing.T) {
+	ns := newNetns(t)
+	for _, name := range []string{"eth0", "eth1", "eth2", "cali1", "ptp1"} {
+		ns.addDevice(t, name)
+	}
+	for _, name := range []string{"br0", "br1", "cni0"} {
+		ns.run(t, "ip", "link", "add", name, "type", "bridge")
+	}
+	ns.run(t, "ip", "link", "add", "mac0", "link", "eth0", "type", "macvlan", "mode", "bridge")
+	ns.run(t, "ip", "link", "set", "eth2", "master", "br0")
+	ns.run(t, "sh", "-c", "for d in $(ls /sys/class/net); do [ $d = br1 ] || ip link set $d up; done")
+	for address, device := range map[string]string{
+		"10.0.0.1/24": "eth0", "10.0.1.1/31": "eth1", "10.0.2.1/24": "br0", "10.0.3.1/24": "eth2", "10.0.4.1/24": "br1",
+		"10.244.0.1/24": "cni0", "10.244.1.1/32": "ptp1",
+	} {
+		ns.run(t, "ip", "address", "add", address, "dev", device)
+	}
+	check := func(want ...string) {
+		t.Helper()
+		withRtnl(t, ns, func(r *rtnl) {
+			got, err := r.ARPDevices()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			slices.Sort(got[1:])
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("ARPDevices (-want +got):\n%s", diff)
+			}
+		})
+	}
+	ns.run(t, "ip", "route", "add", "default", "dev", "eth1")
+	check("eth1", "br0", "eth0", "mac0")
+	ns.run(t, "ip", "route", "replace", "default", "dev", "ptp1")
+	check("ptp1", "br0", "eth0", "eth1", "mac0")
+	withRtnl(t, newNetns(t), func(r *rtnl) {
+		if got, err := r.ARPDevices(); err == nil {
+			t.Errorf("a host with lo alone has %q", got)
+		}
+	})
+
+	port := new(uint32)
+	for _, tt := range []struct {
+		name     string
+		flags    uint32
+		master   *uint32
+		info     *rtnetlink.LinkInfo
+		inSubnet bool
+		want     bool
+	}{
+		{"eth9", unix.IFF_UP, nil, nil, false, true}, // a network card answers without an address too
+		{"eth9", 0, nil, nil, true, false},
+		{"eth9", unix.IFF_UP, port, &rtnetlink.LinkInfo{SlaveKind: "bond"}, true, false},
+		{"eth9", unix.IFF_UP, port, &rtnetlink.LinkInfo{SlaveKind: "vrf"}, true, true},
+		{"bond0", unix.IFF_UP, nil, &rtnetlink.LinkInfo{Kind: "bond"}, false, true},
+		{"eth0.100", unix.IFF_UP, nil, &rtnetlink.LinkInfo{Kind: "vlan"}, false, true},
+		{"dummy0", unix.IFF_UP | unix.IFF_NOARP, nil, &rtnetlink.LinkInfo{Kind: "dummy"}, true, false},
+		{"tun0", unix.IFF_UP | unix.IFF_POINTOPOINT, nil, &rtnetlink.LinkInfo{Kind: "tun"}, true, false},
+		{"vxlan7", unix.IFF_UP, nil, &rtnetlink.LinkInfo{Kind: "vxlan"}, false, false},
+	} {
+		m := &rtnetlink.LinkMessage{Flags: tt.flags, Attributes: &rtnetlink.LinkAttributes{Name: tt.name, Master: tt.master, Info: tt.info}}
+		if got := isARPDevice(m, tt.inSubnet); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+}
+
 func TestAddressMessage(t *testing.T) {
 	eth0 := &net.Interface{Index: 2, Name: "eth0", Flags: net.FlagBroadcast}
 	lo := &net.Interface{Index: 1, Name: "lo", Flags: net.FlagLoopback}

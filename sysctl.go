@@ -80,7 +80,7 @@ const (
 	useExchange
 
 	// useNode: a node, to have an IPv4 VIP on lo without claiming it on the
-	// network. UPLINK answers ARP for the node. The kernel takes the greater of
+	// network. DEVICE is each one on which clients may ask. The kernel takes the greater of
 	// "all" and the device's own value; "all" is left alone because some CNI
 	// plug-ins need ARP answered on their own devices. IPv6 needs nothing:
 	// neighbour discovery answers only for addresses of the receiving device.
@@ -131,9 +131,9 @@ var sysctlTable = []struct {
 	{use: useExchange, key: "net/ipv6/icmp/ratelimit", want: icmpSuppressed, why: noRefusal},
 
 	// 2 is stricter than 1: the asker must be in the same subnet.
-	{use: useNode, key: "net/ipv4/conf/UPLINK/arp_ignore", want: "1", also: []string{"2"},
+	{use: useNode, key: "net/ipv4/conf/DEVICE/arp_ignore", want: "1", also: []string{"2"},
 		why: "the node must not answer ARP for a VIP on lo, or it takes the VIP from the director"},
-	{use: useNode, key: "net/ipv4/conf/UPLINK/arp_announce", want: "2",
+	{use: useNode, key: "net/ipv4/conf/DEVICE/arp_announce", want: "2",
 		why: "the node must not use a VIP on lo as the sender of its ARP requests, or its neighbours learn the VIP at its MAC"},
 
 	{use: useTunnel, key: "net/ipv4/conf/DEVICE/rp_filter", want: "2",

@@ -2,13 +2,13 @@
 # Prepares a node as a real server for direct routing or an ipip tunnel, or undoes
 # it, where the lvs-controller binary is not installed. It does the same as
 # `lvs-controller realserver`: it adds each VIP as a host address on lo, changes the
-# ARP settings of the uplink so that only the director answers for the VIP, and with
-# TUNNEL=ipip makes a device that unpacks the director's packets.
+# ARP settings of the devices towards clients so that only the director answers for the
+# VIP, and with TUNNEL=ipip makes a device that unpacks the director's packets.
 #
 # usage: realserver.sh start|stop|status VIP[,VIP...] [UPLINK]
 #
-# UPLINK is the device that answers ARP for the node; default: the device of
-# the default route. Nothing lasts beyond a reboot: call it at every boot, from
+# UPLINK is the only device that gets the ARP settings; default: the device of the
+# default route and each other one that is up and may lead to clients. Nothing lasts beyond a reboot: call it at every boot, from
 # a unit, rc.local or /etc/network/if-up.d. It needs a POSIX shell, ip (of
 # iproute2 or, without a tunnel, BusyBox) and root. Exit code of status: 0 all in
 # place, 1 not.
@@ -22,7 +22,7 @@ STATE=${STATE:-/run/lvs-controller/realserver.state}
 PROC=${PROC:-/proc/sys}
 TUNNEL=${TUNNEL:-}
 
-# The settings of the uplink, NAME:VALUE. arp_ignore=1: do not answer for addresses
+# The settings of the devices, NAME:VALUE. arp_ignore=1: do not answer for addresses
 # of other devices. arp_announce=2: do not use them as the sender of ARP requests.
 SETTINGS='arp_ignore:1 arp_announce:2'
 
@@ -81,6 +81,32 @@ default_device() {
 		ip -4 route show default
 		ip -6 route show default
 	} | awk '{ for (i = 1; i < NF; i++) if ($i == "dev") { print $(i + 1); exit } }'
+}
+
+# arp_devices prints the devices on which the node answers ARP for hosts of other
+# segments: the default route's, and each one that is up, that no bridge or bond has
+# taken, and that has an address in a subnet or is of a kind that answers without one.
+# Devices that lead to containers and virtual machines are left out.
+arp_devices() {
+	first=$(default_device)
+	echo "$first"
+	{
+		ip -4 -o addr show
+		ip -o link show
+	} | awk '
+		$3 == "inet" && !/ scope (host|link) / && $4 ~ "/" && $4 !~ "/32$" { subnet[$2] = 1 }
+		$3 ~ /[<,]UP[,>]/ && $3 !~ /LOOPBACK|NOARP|POINTOPOINT/ && !/ master / {
+			sub(/[@:].*/, "", $2)
+			print $2, subnet[$2] ? "subnet" : ""
+		}' | while read -r device subnet; do
+		case $device in
+		"$first" | antrea-gw* | cbr* | cilium* | cni* | docker* | flannel* | incusbr* | kube-bridge* | lxcbr* | lxdbr* | ovn-k8s* | podman* | virbr* | weave*) continue ;;
+		esac
+		if [ -n "$subnet" ] || [ -e "/sys/class/net/$device/device" ] ||
+			grep -qE '^DEVTYPE=(bond|team|vlan|bridge|macvlan)$' "/sys/class/net/$device/uevent" 2>/dev/null; then
+			echo "$device"
+		fi
+	done
 }
 
 # serves PATH HAVE WANTED tells whether a value is good enough. arp_ignore=2 is
@@ -191,8 +217,10 @@ start() {
 	# The settings come first: without them the node answers ARP for a VIP on lo.
 	# They are for IPv4; neighbour discovery does not answer for addresses of other
 	# devices.
-	for setting in ${uplink:+$SETTINGS}; do
-		change "$PROC/net/ipv4/conf/$uplink/${setting%:*}" "${setting#*:}"
+	for device in $uplinks; do
+		for setting in $SETTINGS; do
+			change "$PROC/net/ipv4/conf/$device/${setting%:*}" "${setting#*:}"
+		done
 	done
 	for vip in $vips; do
 		remember "vip $vip"
@@ -232,8 +260,10 @@ stop() {
 
 status() {
 	missing=
-	for setting in ${uplink:+$SETTINGS}; do
-		if differs "$PROC/net/ipv4/conf/$uplink/${setting%:*}" "${setting#*:}"; then missing=yes; fi
+	for device in $uplinks; do
+		for setting in $SETTINGS; do
+			if differs "$PROC/net/ipv4/conf/$device/${setting%:*}" "${setting#*:}"; then missing=yes; fi
+		done
 	done
 	for vip in $vips; do
 		if ! on lo "$vip"; then
@@ -276,12 +306,14 @@ for vip in $vips; do
 	*) ipv4=yes ;;
 	esac
 done
-# uplink stays empty where there is nothing to set on it.
-uplink=
+# uplinks stays empty where there is nothing to set.
+uplinks=
 if [ -n "$ipv4" ] && [ "$action" != stop ]; then
-	uplink=${3:-$(default_device)}
-	[ -n "$uplink" ] || die "there is no default route: name the uplink"
-	[ -d "$PROC/net/ipv4/conf/$uplink" ] || die "there is no device $uplink"
+	uplinks=${3:-$(arp_devices)}
+	[ -n "$uplinks" ] || die "there is no default route: name the uplink"
+	for device in $uplinks; do
+		[ -d "$PROC/net/ipv4/conf/$device" ] || die "there is no device $device"
+	done
 fi
 
 case $action in

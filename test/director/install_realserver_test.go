@@ -72,6 +72,28 @@ func TestRealserverScript(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, "run", "state")); err == nil {
 			t.Error("the state file outlived the last VIP")
 		}
+
+		// Clients may ask on a second device too, but not on those of containers.
+		addDevice(ns, "eth1")
+		ns.Run("ip", "link", "add", "cni0", "type", "bridge")
+		ns.Run("ip", "link", "add", "br0", "type", "bridge")
+		ns.Run("ip", "address", "add", "10.0.1.9/24", "dev", "eth1")
+		ns.Run("ip", "address", "add", "10.244.0.1/24", "dev", "cni0")
+		for _, device := range []string{"eth1", "cni0", "br0"} {
+			ns.Run("ip", "link", "set", device, "up")
+		}
+		run(1, conf+"arp_ignore is 0, want 1\n"+conf+"arp_announce is 0, want 2\n"+
+			"10.0.0.77 is missing on lo\n", "status", "10.0.0.77", "eth0.100")
+		eth1, br0 := strings.Replace(conf, "eth0.100", "eth1", 1), strings.Replace(conf, "eth0.100", "br0", 1)
+		run(0, conf+"arp_ignore: 0 -> 1\n"+conf+"arp_announce: 0 -> 2\n"+
+			eth1+"arp_ignore: 0 -> 1\n"+eth1+"arp_announce: 0 -> 2\n"+
+			br0+"arp_ignore: 0 -> 1\n"+br0+"arp_announce: 0 -> 2\n"+"added 10.0.0.77 on lo\n", "start", "10.0.0.77")
+		ns.Run("sysctl", "-qw", "net.ipv4.conf.eth1.arp_ignore=0")
+		run(1, eth1+"arp_ignore is 0, want 1\n", "status", "10.0.0.77")
+		run(0, eth1+"arp_ignore: 0 -> 1\n", "start", "10.0.0.77")
+		ns.Run("ip", "link", "del", "br0")
+		run(0, "removed 10.0.0.77 on lo\n"+conf+"arp_ignore: 1 -> 0\n"+conf+"arp_announce: 2 -> 0\n"+
+			eth1+"arp_ignore: 1 -> 0\n"+eth1+"arp_announce: 2 -> 0\n", "stop", "10.0.0.77")
 	})
 }
 
