@@ -79,6 +79,7 @@ var hostileConfigs = []struct {
 	{"dotted keys behind the mark of UTF-16", "\xff\xfe" + strings.Repeat("k.", 8000) + "k = 1\n", "1: syntax: the file is UTF-16, want UTF-8 text"},
 	{"dotted keys behind two marks", "\ufeff\xfe\xff" + strings.Repeat("k.", 8000) + "k = 1\n", "1: syntax: the file is UTF-16, want UTF-8 text"},
 	{"UTF-16 without its mark", filled("", "a\x00", ""), "1: syntax: the file is UTF-16, want UTF-8 text"},
+	{"UTF-16 without its mark, not only ASCII", filled("\x00#N\x2d", "\x00a", ""), "1: syntax: the file is UTF-16, want UTF-8 text"},
 }
 
 // numbered is head, n units that differ, and tail.

@@ -141,7 +141,7 @@ func (r *configReader) parse(text string) (*Config, error) {
 // would keep the decoder busy for long is refused before.
 func (r *configReader) decode(text string) (value, error) {
 	text = strings.TrimPrefix(text, "\ufeff") // byte order mark: the decoder's offsets are without it
-	if isUTF16(text) {
+	if isUTF16(text) {                        // the decoder skips the mark of UTF-16, whatever follows; scanKeyLines does not
 		return value{}, r.refuse(1, "syntax", "the file is UTF-16, want UTF-8 text")
 	}
 	lines, excess := scanKeyLines(text)
@@ -159,18 +159,6 @@ func (r *configReader) decode(text string) (value, error) {
 // refuse is the one mistake of a file that is read no further.
 func (r *configReader) refuse(line int, key, msg string) error {
 	return ConfigErrors{First: []ConfigError{{r.file, line, shorten(key, quotedText), msg}}}
-}
-
-// isUTF16 reports whether text looks like UTF-16: a byte order mark or two
-// characters of ASCII. Editors and PowerShell on Windows write it. The decoder
-// skips that mark, whatever follows; scanKeyLines does not.
-func isUTF16(text string) bool {
-	head := text[:min(len(text), 8)]
-	if strings.HasPrefix(head, "\xff\xfe") || strings.HasPrefix(head, "\xfe\xff") {
-		return true
-	}
-	zero := func(i int) bool { return head[i] == 0 }
-	return len(head) >= 4 && zero(0) != zero(1) && zero(0) == zero(2) && zero(1) == zero(3)
 }
 
 // syntaxError is the decoder's error about text, on one line. The decoder's own

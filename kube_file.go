@@ -168,6 +168,13 @@ type fileAnswer struct {
 // has to be in memory as a whole.
 func (d *fileDecoder) documents(r io.Reader) error {
 	in := bufio.NewReader(r)
+	head, _ := in.Peek(encodingHead) // an error comes again
+	if isUTF16(string(head)) {
+		return errors.New("it is UTF-16, want UTF-8 text")
+	}
+	if bytes.HasPrefix(head, []byte("\ufeff")) {
+		_, _ = in.Discard(len("\ufeff"))
+	}
 	first, err := firstByte(in)
 	if err == io.EOF {
 		return errors.New("it is empty")

@@ -3,12 +3,15 @@
 package main
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -100,6 +103,8 @@ func TestDecodeClusterFile(t *testing.T) {
 		{"kubectl's JSON", kubectlJSON, usual},
 		{"kubectl's YAML", kubectlYAML, usual},
 		{"kubectl's YAML, from Windows", strings.ReplaceAll(kubectlYAML, "\n", "\r\n"), usual},
+		{"kubectl's JSON, with a byte order mark", "\ufeff" + kubectlJSON, usual},
+		{"kubectl's YAML, with a byte order mark", "\ufeff" + kubectlYAML, usual},
 		{"an empty List is an answer", `{"apiVersion":"v1","items":[],"kind":"List"}`, answers{}},
 		{"the API's own list, in its order", podList("7", "", testPod{name: "a"}, testPod{name: "c", leaving: true}),
 			answers{pods: [2][]*Pod{{a, testPod{name: "c", leaving: true}.kept()}}}},
@@ -169,6 +174,23 @@ func TestDecodeClusterFileRefuses(t *testing.T) {
 	for i := range complete {
 		if _, err := decodeClusterFile(strings.NewReader(kubectlYAML[:i]), fileKeys); err == nil {
 			t.Fatalf("YAML cut short after %d bytes is taken", i)
+		}
+	}
+}
+
+// PowerShell writes what kubectl prints as UTF-16, with a byte order mark.
+func TestDecodeClusterFileUTF16(t *testing.T) {
+	for _, text := range []string{kubectlJSON, kubectlYAML, "# \u00e4\u4e2d\u6587\n" + kubectlYAML} {
+		for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
+			var b []byte
+			for _, unit := range utf16.Encode([]rune("\ufeff" + text)) {
+				b = order.AppendUint16(b, unit)
+			}
+			for _, b := range [][]byte{b, b[2:]} {
+				if _, err := decodeClusterFile(bytes.NewReader(b), fileKeys); err == nil || err.Error() != "it is UTF-16, want UTF-8 text" {
+					t.Errorf("%.20q: %v", b, err)
+				}
+			}
 		}
 	}
 }

@@ -1,5 +1,5 @@
 // Bounds for text from outside: what a message, a log line or the status quotes is
-// short, whatever its source sends.
+// short, whatever its source sends, and a file in the wrong encoding is recognised.
 //
 // Used by lvs.go, sysctl.go, rtnl*.go, kube*.go, config*.go, genl*.go, health*.go,
 // desired*.go, host_addresses.go and cmd_realserver.go. It knows nothing of what the
@@ -85,4 +85,25 @@ func wrap(doing string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// encodingHead is how many bytes of a file isUTF16 looks at.
+const encodingHead = 512
+
+// isUTF16 reports whether text looks like UTF-16, which editors and PowerShell on
+// Windows write: it has the byte order mark, or zero bytes as every second one of its
+// characters in ASCII. Without the mark, one character in four has to be ASCII.
+func isUTF16(text string) bool {
+	if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
+		return true
+	}
+	head := text[:min(len(text), encodingHead)]
+	var zeros [2]int // at even and at odd places
+	for i := range len(head) {
+		if head[i] == 0 {
+			zeros[i%2]++
+		}
+	}
+	n := zeros[0] + zeros[1]
+	return n >= 2 && (zeros[0] == 0 || zeros[1] == 0) && 8*n >= len(head)
 }
