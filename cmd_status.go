@@ -20,8 +20,10 @@ import (
 	"time"
 )
 
-// clusterTimeout is how long diff waits for the cluster's answer.
-const clusterTimeout = 15 * time.Second
+const (
+	clusterTimeout = 15 * time.Second // how long diff waits for the cluster's answer
+	faultTimeout   = 5 * time.Second  // and, while the cluster cannot be reached, for the end of that
+)
 
 // runStatus prints the table with reasons and counters.
 func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -211,15 +213,19 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // pendingChanges is what a pass would do.
 func pendingChanges(ctx context.Context, cfg *Config) (p plan, err error) {
-	cluster, err := askCluster(ctx, cfg.ClusterQuery())
-	if err != nil {
-		return p, err
-	}
 	d, err := dialIPVS()
 	if err != nil {
 		return p, err
 	}
 	defer d.Close()
+	// Without the right to ask the kernel, the cluster's answer is of no use.
+	if _, err := d.Info(); err != nil {
+		return p, err
+	}
+	cluster, err := askCluster(ctx, cfg.ClusterQuery())
+	if err != nil {
+		return p, err
+	}
 	st, _ := (&stateDir{path: cfg.StateDir}).load() // one that cannot be used is empty, as for a controller
 	plans := planner{state: st}
 	plans.own(cfg)
@@ -232,8 +238,10 @@ func pendingChanges(ctx context.Context, cfg *Config) (p plan, err error) {
 	return plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down}, have: table, now: time.Now()}), nil
 }
 
-// askCluster waits until every query has an answer.
+// askCluster waits until every query has an answer. It does not wait for what no
+// waiting mends.
 func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
+	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
 	clusters := newLatest[Cluster](make(chan struct{}, 1))
 	clusters.Set(&Cluster{}) // the answer to no query
@@ -243,18 +251,20 @@ func askCluster(ctx context.Context, q ClusterQuery) (*Cluster, error) {
 	var watching sync.WaitGroup
 	watching.Go(func() { _ = watch.Run(ctx, queries) }) // ends with ctx and has no other error
 	defer func() { cancel(); watching.Wait() }()
+	look := time.Tick(20 * time.Millisecond)
 	for {
 		select {
 		case <-clusters.Changed():
 			if c := clusters.Get(); c.answers() == len(allKeys(&q)) {
 				return c, nil
 			}
-		case <-ctx.Done():
+		case <-look:
 			for _, s := range watch.States() {
-				if !s.Synced {
-					return nil, fmt.Errorf("the cluster did not answer within %s: %s: %s", clusterTimeout, s.Name, s.LastError)
+				if s.LastError != "" && (s.Lasting || time.Since(begun) > faultTimeout) {
+					return nil, fmt.Errorf("the cluster does not answer: %s: %s", s.Name, s.LastError)
 				}
 			}
+		case <-ctx.Done():
 			return nil, fmt.Errorf("the cluster did not answer within %s", clusterTimeout)
 		}
 	}

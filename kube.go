@@ -12,6 +12,8 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -293,6 +295,7 @@ type StreamState struct {
 	Objects   int       `json:"objects"`             // in the newest answer
 	Events    uint64    `json:"events"`              // events of the watch, without bookmarks
 	Lists     uint64    `json:"lists"`               // complete answers taken: the first, and each relist
+	Lasting   bool      `json:"-"`                   // LastError is a fault that no waiting mends
 }
 
 // stream follows one key. Only the goroutine that runs it changes it; States reads
@@ -337,7 +340,17 @@ func (s *stream) fails(err error) {
 	if s.current {
 		s.current, s.state.Since = false, s.owner.now()
 	}
-	s.state.LastError = report(err)
+	s.state.LastError, s.state.Lasting = report(err), lasting(err)
+}
+
+// lasting reports whether err stays until a person mends its cause: a file, the
+// kubeconfig, rights, a certificate, or what answers in place of the API server.
+func lasting(err error) bool {
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	f, ok := errors.AsType[*fault](err)
+	return !ok || f.topic.kind != faultAway || errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid)
 }
 
 // reports logs f, unless a failure of its topic was logged a short time ago: an API
