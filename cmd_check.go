@@ -1,6 +1,7 @@
-// The sub-command check: is a configuration file valid?
+// The sub-command check: is a configuration file valid, and has this host what it names?
 //
-// Used by main.go. It reads the file and nothing else, and changes nothing.
+// Used by main.go. It changes nothing, and asks no API server. Only the file itself
+// decides the exit code.
 
 package main
 
@@ -35,9 +36,20 @@ func runCheck(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(cfg.VIPs) == 1 {
 		s = ""
 	}
-	for _, warning := range (ConfigErrors{First: cfg.Warnings}).lines(n) {
+	for _, warning := range (ConfigErrors{First: append(cfg.Warnings, hostWarnings(src, cfg)...)}).lines(n) {
 		fmt.Fprintln(stderr, "warning:", warning)
 	}
 	fmt.Fprintf(stdout, "%s: valid, %d VIP%s\n", name, len(cfg.VIPs), s)
 	return exitOK
+}
+
+// hostWarnings are about what cfg names and this host does not have.
+func hostWarnings(src *source, cfg *Config) []ConfigError {
+	h := &hostCheck{file: cmp.Or(src.path, "command line"), patience: hostPatience}
+	if src.path != "" {
+		if text, err := readConfigFile(src.path); err == nil {
+			h.lines, _ = scanKeyLines(string(text))
+		}
+	}
+	return h.all(cfg)
 }

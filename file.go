@@ -1,9 +1,8 @@
 // Files on disk: they are read without waiting and with a limit, and replaced whole.
 //
-// Used by kube_file.go, config_toml.go, state.go, host_drain.go, snapshot.go,
-// cmd_realserver.go and main.go.
-// It knows nothing of what a file means. It opens regular files alone: a FIFO or a
-// device can make a reader wait without end, and opening a device can start
+// Used by kube_file.go, config_toml.go, state.go, host_drain.go, snapshot.go, cmd*.go
+// and main.go. It knows nothing of what a file means. It opens regular files alone: a
+// FIFO or a device can make a reader wait without end, and opening a device can start
 // something.
 
 package main

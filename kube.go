@@ -1,12 +1,12 @@
 // The cluster watch: which streams run, the state of each, and the Cluster that
 // they fill together.
 //
-// Used by config_vip.go, http*.go, cmd_status.go and main.go. A clusterWatch
-// runs beside the reconcile loop and publishes the newest Cluster. A stream
-// follows one key of one kind (kube_kinds.go), at an API server (kube_watch.go)
-// or in a file (kube_file.go). An incomplete answer is never published, and the
-// last known state stays in force while a source cannot be read. No error ends
-// the watch. Only the kube*.go files import k8s.io packages.
+// Used by config_vip.go, http*.go, cmd*.go and main.go. A clusterWatch runs beside the
+// reconcile loop and publishes the newest Cluster. A stream follows one key of one kind
+// (kube_kinds.go), at an API server (kube_watch.go) or in a file (kube_file.go). An
+// incomplete answer is never published, and the last known state stays in force while a
+// source cannot be read. No error ends the watch. Only the kube*.go files import k8s.io
+// packages.
 
 package main
 
@@ -282,6 +282,17 @@ func (w *clusterWatch) States() []StreamState {
 	// slices.SortFunc would add 20 KB to the program for a few streams.
 	sort.Slice(states, func(i, j int) bool { return states[i].Name < states[j].Name })
 	return states
+}
+
+// readableSource reads the cluster file that q names, or the kubeconfig and the files
+// that it names. It asks no API server.
+func readableSource(q *ClusterQuery) error {
+	if q.ClusterFile != "" {
+		_, _, _, err := readClusterFile(q.ClusterFile, allKeys(q))
+		return err
+	}
+	_, err := (&apiServer{kubeconfig: q.Kubeconfig}).read()
+	return err
 }
 
 // StreamState is the state of one stream, for people. It is current when Synced is

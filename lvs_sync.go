@@ -1,7 +1,7 @@
 // The kernel's sync daemons as values: roles, settings, and how two differ.
 //
-// Used by config*.go, genl*.go, state.go, reconcile*.go and http_metrics.go.
-// Standard library only, no state, no I/O.
+// Used by config*.go, genl*.go, state.go, reconcile*.go, http_metrics.go and
+// cmd_check_host.go. Standard library only, no state, no I/O.
 
 package main
 

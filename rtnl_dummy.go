@@ -1,7 +1,7 @@
 // The dummy device of announce = "dummy", and local routes for the VIPs.
 //
-// Used by conflict_watch.go and host*.go. It changes only a device that
-// the controller made (isOurDummy), and only routes in the local table with its
+// Used by conflict_watch.go, host*.go and cmd_check_host.go. It changes only a device
+// that the controller made (isOurDummy), and only routes in the local table with its
 // own protocol number.
 
 package main
