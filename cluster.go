@@ -23,6 +23,8 @@ type PodQuery struct {
 	Annotation string
 	// Ports asks for the pods' ports.
 	Ports bool
+	// HostPorts takes pods with a hostPort that are not on hostNetwork too.
+	HostPorts bool `json:",omitempty"`
 }
 
 // ConfigMapName names one ConfigMap. The zero value names none.
@@ -52,6 +54,9 @@ type Pod struct {
 	Name        string
 	Node        string
 	HostNetwork bool
+	// ByPort means that the pod is not on hostNetwork, the query takes such pods, and
+	// Ports of its node lead to it. Then Addresses are the node's alone.
+	ByPort bool `json:",omitempty"`
 	// Addresses are status.hostIPs (or hostIP) followed by status.podIPs (or
 	// podIP), unmapped, without repeats. Empty until the kubelet has reported.
 	Addresses []netip.Addr
@@ -63,13 +68,19 @@ type Pod struct {
 	// Ports are what the containers declare, if the query asks: hostPort, or on
 	// hostNetwork the containerPort. Sorted, without repeats.
 	Ports []Port
+	// Bound are the host ports of such a pod that have a hostIP: the node's other
+	// addresses, the VIP among them, do not lead to it by these.
+	Bound []Port `json:",omitempty"`
 	// Weight is the value of the query's annotation, without white space around
 	// it; "" when the pod has none. What is no number is cut after 80 characters.
 	Weight string
 }
 
+// onNode reports whether p takes connections to its node's addresses.
+func (p *Pod) onNode() bool { return p.HostNetwork || p.ByPort }
+
 // serves reports whether p can take connections.
-func (p *Pod) serves() bool { return p.HostNetwork && p.Ready && !p.Terminating }
+func (p *Pod) serves() bool { return p.onNode() && p.Ready && !p.Terminating }
 
 // ConfigMap is one ConfigMap's data. Exists is false when the API server (or
 // the file) has answered that there is no such object, which is no failure.

@@ -119,6 +119,9 @@ type VIP struct {
 	// not those of ExcludePorts (sorted).
 	PortsFromPods bool
 	ExcludePorts  []Port
+	// HostPorts takes pods with a hostPort that are not on hostNetwork too: each for the
+	// ports that it has.
+	HostPorts bool
 	// ReservedPorts are refused in TCPServices and UDPServices, for both protocols;
 	// sorted.
 	ReservedPorts []uint16
@@ -184,7 +187,7 @@ func (v *VIP) anyDirector() bool {
 // PodQuery is what v asks of the cluster's pods.
 func (v *VIP) PodQuery() PodQuery {
 	q := v.Pods
-	q.Annotation, q.Ports = v.WeightAnnotation, v.PortsFromPods
+	q.Annotation, q.Ports, q.HostPorts = v.WeightAnnotation, v.PortsFromPods || v.HostPorts, v.HostPorts
 	return q
 }
 

@@ -263,7 +263,7 @@ func (b *build) vip() {
 
 // answerPorts finds the ports, or takes those of the last answer.
 func (b *build) answerPorts() {
-	if b.last != nil && b.last.in.samePorts(&b.in) && !b.in.vip.PortsFromPods {
+	if b.last != nil && b.last.in.samePorts(&b.in) && !b.in.vip.PodQuery().Ports {
 		b.ports, b.portsKnown, b.portWarnings = b.last.ports, b.last.portsKnown, b.last.portWarnings
 		return
 	}

@@ -82,8 +82,9 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 		}
 		b.configMapPorts(source.name, cm, source.protocol, whole)
 	}
+	nodes := b.portNodes()
 	for p := range whole {
-		ports = append(ports, vipPort{Port: p})
+		ports = append(ports, vipPort{Port: p, nodes: nodes(p)})
 	}
 	ports = append(ports, b.podPorts(v, b.in.pods, whole)...)
 	slices.SortFunc(ports, func(a, b vipPort) int { return a.Compare(b.Port) })
@@ -111,6 +112,52 @@ func (b *build) configMapPorts(name ConfigMapName, cm ConfigMap, protocol Protoc
 	}
 }
 
+// speaking are the pods whose ports count: beside a ready pod those of one that starts
+// or ends on the same node do not.
+func speaking(pods []*Pod) (all []*Pod) {
+	serves := make(map[netip.Addr]bool)
+	for _, p := range pods {
+		if p.serves() {
+			addAll(serves, p.Addresses)
+		}
+	}
+	for _, p := range pods {
+		if p.serves() || !slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return serves[a] }) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// portNodes returns which nodes have a port that the configuration or a ConfigMap
+// names: nil for all. A pod that is not on hostNetwork has its host ports alone. While
+// no such pod serves, the real servers are those of before, with all ports.
+func (b *build) portNodes() func(Port) map[netip.Addr]bool {
+	v := b.in.vip
+	if !slices.ContainsFunc(b.in.pods, func(p *Pod) bool { return p.ByPort && p.serves() }) {
+		return func(Port) map[netip.Addr]bool { return nil }
+	}
+	whole, some := addAll(make(map[netip.Addr]bool), v.Sorry), make(map[Port][]netip.Addr)
+	for _, s := range v.RealServers {
+		whole[s.Address] = true
+	}
+	for _, pod := range speaking(b.in.pods) {
+		if pod.HostNetwork {
+			addAll(whole, pod.Addresses)
+		}
+		for _, p := range pod.Ports {
+			some[p] = append(some[p], pod.Addresses...)
+		}
+	}
+	return func(p Port) map[netip.Addr]bool {
+		nodes := addAll(maps.Clone(whole), some[p])
+		if len(nodes) == len(v.Sorry) {
+			b.warn(warnHostPort, "", "no pod is on hostNetwork or has host port %s: it has no real server", p)
+		}
+		return nodes
+	}
+}
+
 // podPorts are the ports that pods declare and the configuration does not
 // name already. Each is for the nodes whose pods declare it: in the middle of
 // a roll-out only some do.
@@ -118,20 +165,10 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 	if !v.PortsFromPods {
 		return nil
 	}
-	serves := make(map[netip.Addr]bool) // by a pod that is ready
-	for _, p := range pods {
-		if p.serves() {
-			addAll(serves, p.Addresses)
-		}
-	}
 	nodes := make(map[Port]map[netip.Addr]bool)
-	for _, pod := range pods {
-		// Beside a ready pod the ports of one that starts or ends do not count.
-		if !pod.serves() && slices.ContainsFunc(pod.Addresses, func(a netip.Addr) bool { return serves[a] }) {
-			continue
-		}
+	for _, pod := range speaking(pods) {
 		for _, p := range pod.Ports {
-			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.HostNetwork {
+			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.onNode() {
 				continue
 			}
 			if nodes[p] == nil {

@@ -117,9 +117,16 @@ func (b *build) podSets(is6 bool, nodes []netip.Addr) map[netip.Addr]podSet {
 
 // nodeAddress is the address at which p serves v, if it can.
 func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
-	if !p.HostNetwork {
-		if !p.Terminating {
-			b.warn(warnHostNetwork, "", "pod %s/%s is left out: it is not on hostNetwork, and the VIP is on the pod's node, not in the pod", p.Namespace, p.Name)
+	if len(p.Bound) > 0 && v.HostPorts && !p.Terminating {
+		b.warn(warnHostIP, "", "pod %s/%s: its host port %s has a hostIP: the VIP does not lead there", p.Namespace, p.Name, p.Bound[0])
+	}
+	if !p.onNode() {
+		switch {
+		case p.Terminating:
+		case v.HostPorts:
+			b.warn(warnHostNetwork, "", "pod %s/%s is left out: it is not on hostNetwork, and it has no hostPort that the VIP can lead to", p.Namespace, p.Name)
+		default:
+			b.warn(warnHostNetwork, "", "pod %s/%s is left out: it is not on hostNetwork, and the VIP is on the pod's node, not in the pod; host_ports = true takes pods that have a hostPort", p.Namespace, p.Name)
 		}
 		return netip.Addr{}, false
 	}

@@ -33,6 +33,25 @@ func testVIP(edit ...func(*VIP)) VIP {
 	return v
 }
 
+// byPort is a ready pod with host ports, not on hostNetwork.
+func byPort(name, node string, ports ...uint16) Pod {
+	p := readyPod(name, node)
+	p.HostNetwork, p.ByPort = false, len(ports) > 0
+	for _, n := range ports {
+		p.Ports = append(p.Ports, Port{n, TCP})
+	}
+	return p
+}
+
+// asksPorts is c as the answer to a query for host ports.
+func asksPorts(c *Cluster) *Cluster {
+	v := testVIP(func(v *VIP) { v.HostPorts = true })
+	c.Pods = map[PodQuery][]*Pod{v.PodQuery(): c.Pods[v.Pods]}
+	return c
+}
+
+func bound(p *Pod) { p.Bound = []Port{{9000, TCP}} }
+
 func readyPod(name string, addresses ...string) Pod {
 	p := Pod{UID: name, Namespace: "ingress-nginx", Name: name, HostNetwork: true, Ready: true}
 	for _, a := range addresses {
@@ -151,6 +170,31 @@ func TestDesired(t *testing.T) {
 			cluster:  testCluster(map[string]string{"443": "d/tls:443", "1024": "d/app:1024", "8181": "d/app:8181"}, readyPod("a", "10.1.0.1")),
 			want:     "10.0.0.1:443/tcp rr: 10.1.0.1=1\n10.0.0.1:8181/tcp rr: 10.1.0.1=1\n",
 			warnings: []string{`entry "1024" is skipped: port 1024 is the ingress controller's own (reserved_ports has it)`},
+		},
+		{
+			name:    "host ports: a node serves those that its pods have",
+			vip:     testVIP(func(v *VIP) { v.HostPorts = true }),
+			cluster: asksPorts(testCluster(map[string]string{"9000": "d/a:1", "9001": "d/b:1"}, readyPod("whole", "10.1.0.1"), byPort("a", "10.1.0.2", 80), byPort("b", "10.1.0.2", 9000), byPort("c", "10.1.0.3", 9000))),
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n10.0.0.1:9000/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=1\n10.0.0.1:9001/tcp rr: 10.1.0.1=1\n",
+		},
+		{
+			name:    "host ports: one that no pod has, and one that has a hostIP",
+			vip:     testVIP(func(v *VIP) { v.HostPorts = true }),
+			cluster: asksPorts(testCluster(map[string]string{"9000": "d/a:1"}, byPort("a", "10.1.0.2", 80), with(byPort("b", "10.1.0.3"), bound), with(byPort("c", "10.1.0.4", 80), bound))),
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.2=1 10.1.0.4=1\n10.0.0.1:9000/tcp rr:\n",
+			warnings: []string{
+				"no pod is on hostNetwork or has host port 9000/tcp: it has no real server",
+				"pod ingress-nginx/b is left out: it is not on hostNetwork, and it has no hostPort that the VIP can lead to",
+				"pod ingress-nginx/b: its host port 9000/tcp has a hostIP: the VIP does not lead there; pod ingress-nginx/c: its",
+			},
+		},
+		{
+			name:    "host ports: the last working set has all ports",
+			vip:     testVIP(func(v *VIP) { v.HostPorts = true }),
+			cluster: asksPorts(testCluster(map[string]string{"9000": "d/a:1"}, with(byPort("a", "10.1.0.2", 80), notReady))),
+			before:  map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
+			want:    "10.0.0.1:80/tcp rr: 10.1.0.2=1\n10.0.0.1:9000/tcp rr: 10.1.0.2=1\n",
+			kept:    1,
 		},
 		{
 			name: "a ConfigMap that does not exist",

@@ -22,6 +22,8 @@ const (
 	warnEntry         warningKind = "entry"          // of a ConfigMap: it is skipped
 	warnProxy         warningKind = "proxy"          // an entry that wants the PROXY protocol
 	warnHostNetwork   warningKind = "hostNetwork"    // a pod that is not on it
+	warnHostPort      warningKind = "hostPort"       // a port that no pod has
+	warnHostIP        warningKind = "hostIP"         // a host port at one address of its node
 	warnFamily        warningKind = "family"         // a pod without an address of it
 	warnOwnAddress    warningKind = "own address"    // a pod whose node has the VIP's address
 	warnWeight        warningKind = "weight"         // an annotation that cannot be used

@@ -114,7 +114,7 @@ func (l *podCollection) pods() []*Pod     { return l.kept }
 // samePod reports whether nothing that is kept of a pod differs.
 func samePod(a, b *Pod) bool {
 	return a == b || a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
-		a.HostNetwork == b.HostNetwork && a.Ready == b.Ready && a.Terminating == b.Terminating &&
+		a.HostNetwork == b.HostNetwork && a.ByPort == b.ByPort && slices.Equal(a.Bound, b.Bound) && a.Ready == b.Ready && a.Terminating == b.Terminating &&
 		a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }
 
@@ -151,6 +151,7 @@ type container struct {
 type containerPort struct {
 	ContainerPort int    `json:"containerPort"`
 	HostPort      int    `json:"hostPort"`
+	HostIP        string `json:"hostIP"`   // of the node, at which HostPort is open; "" = all
 	Protocol      string `json:"protocol"` // TCP when absent
 }
 
@@ -171,15 +172,16 @@ func (o *podObject) pod(q PodQuery, names interner) *Pod {
 		Name:        o.Metadata.Name,
 		Node:        names.intern(o.Spec.NodeName),
 		HostNetwork: o.Spec.HostNetwork,
-		Addresses:   o.addresses(),
 		Terminating: o.Metadata.DeletionTimestamp != nil || o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed",
 	}
 	if q.Annotation != "" {
 		p.Weight = keptWeight(o.Metadata.Annotations[q.Annotation], names)
 	}
 	if q.Ports {
-		p.Ports = o.ports()
+		p.Ports, p.Bound = o.ports()
 	}
+	p.ByPort = q.HostPorts && !p.HostNetwork && len(p.Ports) > 0
+	p.Addresses = o.addresses(p.ByPort)
 	for _, c := range o.Status.Conditions {
 		if c.Type == "Ready" {
 			p.Ready = c.Status == "True"
@@ -188,9 +190,9 @@ func (o *podObject) pod(q PodQuery, names interner) *Pod {
 	return p
 }
 
-// ports are the ports at which o, a Pod, says it can be reached on its node.
-func (o *podObject) ports() []Port {
-	var ports []Port
+// ports are the ports at which o, a Pod, says it can be reached on its node: at all
+// of the node's addresses, and at one of them. On hostNetwork a hostIP means nothing.
+func (o *podObject) ports() (ports, bound []Port) {
 	sidecars := slices.DeleteFunc(o.Spec.InitContainers, func(c container) bool { return c.RestartPolicy != "Always" })
 	for _, c := range append(o.Spec.Containers, sidecars...) {
 		for _, cp := range c.Ports {
@@ -212,18 +214,24 @@ func (o *podObject) ports() []Port {
 				continue
 			}
 			p.Number = uint16(n)
-			ports = append(ports, p)
+			if a, err := netip.ParseAddr(cp.HostIP); cp.HostIP == "" || o.Spec.HostNetwork || err == nil && a.IsUnspecified() {
+				ports = append(ports, p)
+			} else {
+				bound = append(bound, p)
+			}
 		}
 	}
 	slices.SortFunc(ports, Port.Compare)
-	// The clone has no room for those that were repeated.
-	return slices.Clone(slices.Compact(ports))
+	slices.SortFunc(bound, Port.Compare)
+	// The clones have no room for those that were repeated.
+	return slices.Clone(slices.Compact(ports)), slices.Clone(slices.Compact(bound))
 }
 
-// addresses are the node's, then the pod's own, each once. The plural fields
+// addresses are the node's, then the pod's own if the node's are not all that is
+// wanted, each once. The plural fields
 // contain the singular ones if they exist. What is no address is left out: a pod
 // without an address is better than a pod with a wrong one.
-func (o *podObject) addresses() []netip.Addr {
+func (o *podObject) addresses(node bool) []netip.Addr {
 	s := &o.Status
 	if len(s.HostIPs) == 0 {
 		s.HostIPs = []ip{{s.HostIP}}
@@ -232,6 +240,9 @@ func (o *podObject) addresses() []netip.Addr {
 		s.PodIPs = []ip{{s.PodIP}}
 	}
 	var addrs []netip.Addr
+	if node {
+		s.PodIPs = nil
+	}
 	for _, list := range [][]ip{s.HostIPs, s.PodIPs} {
 		for _, each := range list {
 			if len(addrs) == maxAddresses {

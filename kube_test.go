@@ -375,20 +375,22 @@ func TestBackoff(t *testing.T) {
 // Ports of pods: what their containers and sidecars declare, and not what their other
 // init containers do.
 func TestPodPorts(t *testing.T) {
-	for _, tt := range []struct{ spec, want string }{
-		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":80},{"containerPort":53,"protocol":"UDP"},{"containerPort":80}]}]`, "[53/udp 80/tcp]"},
+	for _, tt := range []struct{ spec, want, bound string }{
+		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":80},{"containerPort":53,"protocol":"UDP"},{"containerPort":80}]}]`, "[53/udp 80/tcp]", "[]"},
 		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":80,"hostPort":80}]}],"initContainers":[
 			{"restartPolicy":"Always","ports":[{"containerPort":7443,"hostPort":7443}]},
-			{"ports":[{"containerPort":1}]},{"restartPolicy":"OnFailure","ports":[{"containerPort":2}]},{"restartPolicy":"always","ports":[{"containerPort":3}]}]`, "[80/tcp 7443/tcp]"},
-		{`"containers":[{"ports":[{"containerPort":8080,"hostPort":80},{"containerPort":443}]}]`, "[80/tcp]"},
-		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":-1},{"containerPort":70000},{"containerPort":9,"protocol":"QUIC"},{"containerPort":5,"protocol":"SCTP"}]}]`, "[5/sctp]"},
+			{"ports":[{"containerPort":1}]},{"restartPolicy":"OnFailure","ports":[{"containerPort":2}]},{"restartPolicy":"always","ports":[{"containerPort":3}]}]`, "[80/tcp 7443/tcp]", "[]"},
+		{`"containers":[{"ports":[{"containerPort":8080,"hostPort":80},{"containerPort":443}]}]`, "[80/tcp]", "[]"},
+		{`"containers":[{"ports":[{"hostPort":80,"hostIP":"0.0.0.0"},{"hostPort":81,"hostIP":"::"},{"hostPort":82,"hostIP":"10.0.0.5"},{"hostPort":83,"hostIP":"127.0.0.1"},{"hostPort":84,"hostIP":"x"}]}]`, "[80/tcp 81/tcp]", "[82/tcp 83/tcp 84/tcp]"},
+		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":82,"hostPort":82,"hostIP":"10.0.0.5"}]}]`, "[82/tcp]", "[]"},
+		{`"hostNetwork":true,"containers":[{"ports":[{"containerPort":-1},{"containerPort":70000},{"containerPort":9,"protocol":"QUIC"},{"containerPort":5,"protocol":"SCTP"}]}]`, "[5/sctp]", "[]"},
 	} {
 		var o podObject
 		if err := json.Unmarshal([]byte(`{"spec":{`+tt.spec+`}}`), &o); err != nil {
 			t.Fatal(err)
 		}
-		if got := fmt.Sprint(o.ports()); got != tt.want {
-			t.Errorf("%s: %s, want %s", tt.spec, got, tt.want)
+		if ports, bound := o.ports(); fmt.Sprint(ports, bound) != tt.want+" "+tt.bound {
+			t.Errorf("%s: %s and %s, want %s and %s", tt.spec, ports, bound, tt.want, tt.bound)
 		}
 	}
 }
