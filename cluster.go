@@ -105,6 +105,9 @@ type Cluster struct {
 	// same pointer in two snapshots of one watch.
 	Pods       map[PodQuery][]*Pod
 	ConfigMaps map[ConfigMapName]ConfigMap
+	// Instead says, for a query that selects no pod, which labels the namespace's
+	// pods have: the rest of a sentence. It is not part of the snapshot on disk.
+	Instead map[PodQuery]string
 }
 
 // newCluster returns a snapshot in which nothing is known yet.

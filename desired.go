@@ -134,6 +134,7 @@ type vipInputs struct {
 	vip       *VIP
 	pods      []*Pod
 	podsKnown bool
+	instead   string       // Cluster.Instead
 	maps      [2]ConfigMap // tcp-services and udp-services
 	known     [2]bool      // whether each is
 	working   [2][]RealServer
@@ -142,7 +143,9 @@ type vipInputs struct {
 
 func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 	in := vipInputs{vip: v}
-	in.pods, in.podsKnown = cluster.Pods[v.PodQuery()]
+	query := v.PodQuery()
+	in.pods, in.podsKnown = cluster.Pods[query]
+	in.instead = cluster.Instead[query]
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 		in.maps[i], in.known[i] = cluster.ConfigMaps[name]
 	}
@@ -189,7 +192,7 @@ type setAnswer struct {
 
 // validFor reports whether the answer is right for inputs in at the time now, too.
 func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
-	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || !same(v.in.pods, in.pods) || !slices.Equal(v.in.outages, in.outages) {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !slices.Equal(v.in.outages, in.outages) {
 		return false
 	}
 	for f := range v.sets {
@@ -243,6 +246,9 @@ func (b *build) vip() {
 			continue
 		}
 		set.fromInputs = b.servers(is6)
+		if b.in.podsKnown && len(pods) == 0 && v.Pods.Selector != "" {
+			b.warn(warnSelector, "", "selector %q matches no pod%s", v.Pods.Selector, b.in.instead)
+		}
 		servers := set.fromInputs
 		if !known {
 			servers = addMissing(slices.Clone(servers), b.workedBefore(key), "in service before, the cluster has not answered yet")

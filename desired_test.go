@@ -232,19 +232,39 @@ func TestDesired(t *testing.T) {
 			kept:    1,
 		},
 		{
-			name:    "no pod at all: the last working set stays",
-			vip:     testVIP(),
-			cluster: testCluster(nil),
-			before:  map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
-			want:    "10.0.0.1:80/tcp rr: 10.1.0.2=1\n",
-			kept:    1,
+			name:     "no pod at all: the last working set stays",
+			vip:      testVIP(),
+			cluster:  testCluster(nil),
+			before:   map[workKey][]RealServer{{"edge", false}: {{Address: addr("10.1.0.2"), Forward: DirectRoute, Weight: 1}}},
+			want:     "10.0.0.1:80/tcp rr: 10.1.0.2=1\n",
+			kept:     1,
+			warnings: []string{`vip edge: selector "app=nginx" matches no pod`},
 		},
 		{
 			name:     "nothing in service and nothing remembered",
 			vip:      testVIP(),
 			cluster:  testCluster(nil),
 			want:     "10.0.0.1:80/tcp rr:\n",
+			warnings: []string{"no IPv4 real server is in service", `selector "app=nginx" matches no pod`},
+		},
+		{
+			name:     "a pod that is not ready is matched",
+			vip:      testVIP(),
+			cluster:  testCluster(nil, with(readyPod("a", "10.1.0.1"), notReady)),
+			want:     "10.0.0.1:80/tcp rr: 10.1.0.1=0\n",
 			warnings: []string{"no IPv4 real server is in service"},
+		},
+		{
+			name: "a selector that matches nothing, and what there is instead",
+			vip:  testVIP(),
+			cluster: func() *Cluster {
+				c := testCluster(nil)
+				v := testVIP()
+				c.setInstead(v.PodQuery(), "; the pods of namespace ingress-nginx have instead (2 looked at): app = traefik (2)")
+				return c
+			}(),
+			want:     "10.0.0.1:80/tcp rr:\n",
+			warnings: []string{"no IPv4 real server is in service", `selector "app=nginx" matches no pod; the pods of namespace ingress-nginx have instead (2 looked at): app = traefik (2)`},
 		},
 		{
 			name:    "cluster not known: nothing is concluded",

@@ -26,6 +26,7 @@ const (
 	warnHostIP        warningKind = "hostIP"         // a host port at one address of its node
 	warnFamily        warningKind = "family"         // a pod without an address of it
 	warnOwnAddress    warningKind = "own address"    // a pod whose node has the VIP's address
+	warnSelector      warningKind = "selector"       // it matches no pod
 	warnWeight        warningKind = "weight"         // an annotation that cannot be used
 	warnScheduler     warningKind = "scheduler"      // it refuses clients during a drain
 	warnNothingServes warningKind = "nothing serves" // no real server is in service

@@ -45,6 +45,7 @@ type objectMeta struct {
 		ResourceVersion   string            `json:"resourceVersion"`
 		DeletionTimestamp *string           `json:"deletionTimestamp"`
 		Annotations       map[string]string `json:"annotations"`
+		Labels            map[string]string `json:"labels"`
 	} `json:"metadata"`
 }
 

@@ -135,7 +135,7 @@ func decodeClusterFile(r io.Reader, keys []streamKey) ([]collection, error) {
 		if err != nil {
 			return nil, fmt.Errorf("label selector %q: %w", key.scope().selector, err)
 		}
-		d.answers = append(d.answers, fileAnswer{key.collect(), selector})
+		d.answers = append(d.answers, &fileAnswer{collection: key.collect(), selector: selector, scope: key.scope(), keys: selectorKeys(key.scope().selector)})
 	}
 	if err := d.documents(r); err != nil {
 		return nil, err
@@ -146,6 +146,9 @@ func decodeClusterFile(r io.Reader, keys []streamKey) ([]collection, error) {
 	var answers []collection
 	for _, a := range d.answers {
 		a.complete()
+		if l, pods := a.collection.(*podCollection); pods && len(l.kept) == 0 && l.Selector != "" {
+			l.instead = a.others.text(a.keys, l.Namespace)
+		}
 		answers = append(answers, a.collection)
 	}
 	return answers, nil
@@ -153,7 +156,7 @@ func decodeClusterFile(r io.Reader, keys []streamKey) ([]collection, error) {
 
 // fileDecoder gathers the answers to all streams in one pass over a file.
 type fileDecoder struct {
-	answers []fileAnswer
+	answers []*fileAnswer
 	found   bool // a list, or an object of a kind in streamKinds
 }
 
@@ -161,6 +164,9 @@ type fileDecoder struct {
 type fileAnswer struct {
 	collection
 	selector labels.Selector
+	scope    scope
+	keys     []string    // labels of the selector
+	others   labelSample // of the objects that it does not select
 }
 
 // documents reads all documents of r. JSON is decoded one object at a time, so that
@@ -331,12 +337,7 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 	d.found = true
 	o := k.new()
 	m := &o.meta().Metadata
-	var labelled struct {
-		Metadata struct {
-			Labels map[string]string `json:"labels"`
-		} `json:"metadata"`
-	}
-	if err := errors.Join(json.Unmarshal(raw, o), json.Unmarshal(raw, &labelled)); err != nil {
+	if err := json.Unmarshal(raw, o); err != nil {
 		return fmt.Errorf("%s %s: %w", kind, shorten(m.Name, quotedText), err)
 	}
 	if m.Name == "" {
@@ -349,10 +350,14 @@ func (d *fileDecoder) object(kind string, raw []byte) error {
 		m.Namespace = "default" // where kubectl would put it
 	}
 	for _, a := range d.answers {
-		if a.kind() == k && a.selector.Matches(labels.Set(labelled.Metadata.Labels)) {
+		switch {
+		case a.kind() != k:
+		case a.selector.Matches(labels.Set(m.Labels)):
 			if err := a.add(o); err != nil {
 				return err
 			}
+		case a.scope.covers(o.meta()):
+			a.others.add(a.keys, m.Labels)
 		}
 	}
 	return nil

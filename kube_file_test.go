@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -333,4 +334,74 @@ func FuzzClusterFile(f *testing.F) {
 			checkContent(t, c.pods())
 		}
 	})
+}
+
+// Where a selector matches no pod, it is said what labels the namespace's pods have.
+func TestWhatPodsHaveInstead(t *testing.T) {
+	pod := func(namespace, name, labels string) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"namespace":%q,"resourceVersion":"1","labels":{%s}}}`, name, namespace, labels)
+	}
+	many := func(n int, labels string) (pods []string) {
+		for i := range n {
+			pods = append(pods, pod("web", fmt.Sprint("p", i), fmt.Sprintf(labels, i)))
+		}
+		return pods
+	}
+	for _, tt := range []struct {
+		name, namespace, selector string
+		pods                      []string
+		want                      string
+	}{
+		{"no pod at all", "web", "app=edge", nil, "; namespace web has none"},
+		{"pods of other namespaces", "web", "app=edge", []string{pod("db", "a", `"app":"db"`)}, "; namespace web has none"},
+		{"another value", "web", "app=edge", []string{pod("web", "a", `"app":"api"`), pod("web", "b", `"app":"shop"`), pod("web", "c", `"app":"shop"`)},
+			"; the pods of namespace web have instead (3 looked at): app = shop (2), = api (1)"},
+		{"no such label", "web", "app=edge,tier in (a,b)", []string{pod("web", "a", `"app":"edge"`)},
+			"; the pods of namespace web have instead (1 looked at): app = edge (1); tier on none"},
+		{"all namespaces", "", "app=edge", []string{pod("db", "a", `"app":"db"`)}, "; the pods of the cluster have instead (1 looked at): app = db (1)"},
+		{"a match", "web", "app=edge", []string{pod("web", "a", `"app":"edge"`), pod("web", "b", `"app":"x"`)}, ""},
+		{"many values", "web", "app=edge", many(5, `"app":"v%d"`), "; the pods of namespace web have instead (5 looked at): app = v0 (1), = v1 (1), = v2 (1), and 2 other values"},
+		{"many pods", "web", "app=edge", many(600, `"app":"v","x":"%d"`), "; the pods of namespace web have instead (500 looked at): app = v (500)"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			query := PodQuery{Namespace: tt.namespace, Selector: tt.selector}
+			file := `{"kind":"List","apiVersion":"v1","items":[` + strings.Join(tt.pods, ",") + `]}`
+			answers, err := decodeClusterFile(strings.NewReader(file), []streamKey{{query}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := newCluster()
+			answers[0].store(c)
+			if c.Instead[query] != tt.want {
+				t.Errorf("%q, want %q", c.Instead[query], tt.want)
+			}
+			if !answers[0].storedIn(c) {
+				t.Error("the answer is new again")
+			}
+		})
+	}
+}
+
+// An API server is asked for other pods only when the selector matches none.
+func TestServerSaysWhatPodsHaveInstead(t *testing.T) {
+	asked := 0
+	respond := func(w http.ResponseWriter, r *http.Request) {
+		switch q := r.URL.Query(); {
+		case !strings.HasSuffix(r.URL.Path, "/pods"):
+			refuses(http.StatusForbidden, "no")(w, r)
+		case q.Has("watch"):
+			<-r.Context().Done()
+		case q.Has("labelSelector"):
+			says(podList("7", ""))(w, r)
+		default:
+			asked++
+			says(podList("7", "", testPod{name: "a", version: 1}, testPod{name: "b", version: 2}))(w, r)
+		}
+	}
+	follow(t, respond, func(c *latest[Cluster], _ string) bool {
+		return c.Get() != nil && c.Get().Instead[edgePods] == "; the pods of namespace web have instead (2 looked at): app = edge (2)"
+	})
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
 }

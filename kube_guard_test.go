@@ -73,8 +73,8 @@ func TestGuard(t *testing.T) {
 		{
 			name:      "the second answer lacks even more: a third decides",
 			guard:     50,
-			script:    []reply{says(podList("10", "", a, b, c, d, e)), refuses(410, "too old"), says(podList("20", "", a, b)), says(podList("21", "")), says(podList("22", ""))},
-			requests:  []string{list, watch + "10", list, list, list, watch + "22"},
+			script:    []reply{says(podList("10", "", a, b, c, d, e)), refuses(410, "too old"), says(podList("20", "", a, b)), says(podList("21", "")), says(podList("22", "")), refuses(403, "which other pods there are")},
+			requests:  []string{list, watch + "10", list, list, list, "list web/pods", watch + "22"},
 			published: [][]testPod{{a, b, c, d, e}, nil},
 			waits:     wait(first, confirm, confirm),
 		},

@@ -57,11 +57,11 @@ func TestStreamKindsAreComplete(t *testing.T) {
 		t.Errorf("ClusterQuery has %d lists of keys, %d of them are followed; there are %d kinds", fields, len(keys), len(streamKinds))
 	}
 	for c, i := reflect.ValueOf(newCluster()).Elem(), 0; i < c.NumField(); i++ {
-		if c.Field(i).IsNil() {
+		if c.Field(i).IsNil() && c.Type().Field(i).Name != "Instead" { // which is for messages
 			t.Errorf("newCluster makes no %s", c.Type().Field(i).Name)
 		}
 	}
-	if n := reflect.TypeFor[Cluster]().NumField(); n != fields {
-		t.Errorf("Cluster has %d fields, ClusterQuery %d lists of keys", n, fields)
+	if n := reflect.TypeFor[Cluster]().NumField() - 1; n != fields {
+		t.Errorf("Cluster has %d maps of objects, ClusterQuery %d lists of keys", n, fields)
 	}
 }

@@ -53,6 +53,7 @@ func (q PodQuery) copyKnown(to, from *Cluster) bool {
 	pods, known := from.Pods[q]
 	if known {
 		to.Pods[q] = pods
+		to.setInstead(q, from.Instead[q])
 	}
 	return known
 }
@@ -62,6 +63,7 @@ type podCollection struct {
 	PodQuery
 	strings interner
 	kept    []*Pod // when complete: in order, each once
+	instead string // of a list without pods: Cluster.Instead
 }
 
 func (l *podCollection) add(o object) error {
@@ -104,12 +106,29 @@ func (l *podCollection) apply(o object, deleted bool) {
 
 func (l *podCollection) storedIn(c *Cluster) bool {
 	pods, known := c.Pods[l.PodQuery]
-	return known && slices.EqualFunc(pods, l.kept, samePod)
+	return known && slices.EqualFunc(pods, l.kept, samePod) && (len(l.kept) > 0 || c.Instead[l.PodQuery] == l.instead)
 }
 
-func (l *podCollection) len() int         { return len(l.kept) }
-func (l *podCollection) store(c *Cluster) { c.Pods[l.PodQuery] = l.kept }
-func (l *podCollection) pods() []*Pod     { return l.kept }
+func (l *podCollection) store(c *Cluster) {
+	c.Pods[l.PodQuery] = l.kept
+	delete(c.Instead, l.PodQuery)
+	if len(l.kept) == 0 {
+		c.setInstead(l.PodQuery, l.instead)
+	}
+}
+
+func (c *Cluster) setInstead(q PodQuery, text string) {
+	if text == "" {
+		return
+	}
+	if c.Instead == nil {
+		c.Instead = make(map[PodQuery]string)
+	}
+	c.Instead[q] = text
+}
+
+func (l *podCollection) len() int     { return len(l.kept) }
+func (l *podCollection) pods() []*Pod { return l.kept }
 
 // samePod reports whether nothing that is kept of a pod differs.
 func samePod(a, b *Pod) bool {

@@ -158,6 +158,7 @@ func (f *serverFollower) list(ctx context.Context) error {
 		}
 		return f.list(ctx)
 	}
+	f.sample(ctx, answer)
 	f.owner.publish(f.stream, f.content, true)
 	return nil
 }
@@ -180,6 +181,39 @@ func (f *serverFollower) page(ctx context.Context, token string, answer collecti
 		return listHead{}, f.badAnswer("list", because(ctx, err))
 	}
 	return head, nil
+}
+
+// sample asks what pods there are when answer, the one to a selector, has none. It is
+// only for a message: a failure leaves that out.
+func (f *serverFollower) sample(ctx context.Context, answer collection) {
+	l, pods := answer.(*podCollection)
+	if !pods || len(l.kept) > 0 || l.Selector == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.owner.pace.answer)
+	defer cancel()
+	all := PodQuery{Namespace: l.Namespace}
+	resp, err := f.conn.get(ctx, "list", streamKey{all}, url.Values{"limit": {strconv.Itoa(pageLimit)}})
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	seen := &sampleCollection{podCollection: podCollection{PodQuery: all}, keys: selectorKeys(l.Selector)}
+	if _, err := decodePage(resp.Body, seen); err == nil {
+		l.instead = seen.text(seen.keys, l.Namespace)
+	}
+}
+
+// sampleCollection counts the labels of a list's pods.
+type sampleCollection struct {
+	podCollection
+	labelSample
+	keys []string
+}
+
+func (c *sampleCollection) add(o object) error {
+	c.labelSample.add(c.keys, o.meta().Metadata.Labels)
+	return nil
 }
 
 // badAnswer is the fault of an answer that is cut short or makes no sense.
