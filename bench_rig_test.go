@@ -115,16 +115,18 @@ func newDirectorOn(b *benchmark, kernel director, vips ...benchVIP) *benchDirect
 	wake := make(chan struct{}, 1)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	d.loop = newReconciler(&loopNeeds{
-		log:     log,
-		wake:    wake,
-		config:  newLatest[Config](wake),
-		cluster: newLatest[Cluster](wake),
-		health:  newLatest[Health](wake),
-		probes:  newLatest[ProbePlan](),
-		dial:    func() (director, error) { return d.kernel, nil },
-		host:    noHost{},
-		state:   openState(&stateDir{path: b.TempDir()}, log),
-		now:     func() time.Time { return time.Now().Add(d.ahead) },
+		log:        log,
+		wake:       wake,
+		config:     newLatest[Config](wake),
+		cluster:    newLatest[Cluster](wake),
+		health:     newLatest[Health](wake),
+		probes:     newLatest[ProbePlan](),
+		unresolved: newLatest[Health](wake),
+		resolving:  newLatest[[]resolveSet](),
+		dial:       func() (director, error) { return d.kernel, nil },
+		host:       noHost{},
+		state:      openState(&stateDir{path: b.TempDir()}, log),
+		now:        func() time.Time { return time.Now().Add(d.ahead) },
 	})
 	cfg := &Config{AuditInterval: time.Hour}
 	d.cluster = &Cluster{Pods: make(map[PodQuery][]*Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}

@@ -170,6 +170,7 @@ func BenchmarkPass(b *testing.B) {
 				log: log, wake: wake,
 				config: newLatest[Config](wake), cluster: newLatest[Cluster](wake),
 				health: newLatest[Health](wake), probes: newLatest[ProbePlan](),
+				unresolved: newLatest[Health](wake), resolving: newLatest[[]resolveSet](),
 				dial: func() (director, error) { return new(readyKernel), nil },
 				host: noHost{}, state: openState(&stateDir{path: b.TempDir()}, log), now: time.Now,
 			})

@@ -235,7 +235,7 @@ func pendingChanges(ctx context.Context, cfg *Config) (p plan, err error) {
 	}
 	plans.adopt(table, nil)
 	// Which real servers are down is what the running controller found last.
-	return plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down}, have: table, now: time.Now()}), nil
+	return plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down, Unresolved: st.Unresolved}, have: table, now: time.Now()}), nil
 }
 
 // askCluster waits until every query has an answer. It does not wait for what no

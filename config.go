@@ -103,6 +103,8 @@ type VIP struct {
 	// second time. 0 = never.
 	RemovalBrake uint8
 	Probes       *Probes // nil = no [vip.health]: no probes
+	// NeighbourCheck takes out of service what answers no ARP; see resolves.
+	NeighbourCheck bool
 
 	// Flags are those of the scheduler (serviceFlags) and, for UDP services alone,
 	// one-packet scheduling.
@@ -139,6 +141,10 @@ type VIP struct {
 	// one of each family.
 	Sorry []netip.Addr
 }
+
+// resolves reports whether the kernel looks up each real server of v itself, and the
+// operator wants its answers to count.
+func (v *VIP) resolves() bool { return v.NeighbourCheck && v.Forward == DirectRoute }
 
 // ingressPorts are the ports that ingress-nginx keeps for itself on each node's
 // address, for both protocols: the default of reserved_ports.

@@ -84,6 +84,7 @@ address = "10.135.22.20" # may serve several VIPs
 			RealServers: []StaticServer{{netip.MustParseAddr("10.135.22.20"), 65535}, {netip.MustParseAddr("2001:db8::20"), 0}},
 
 			RemovalBrake:     50,
+			NeighbourCheck:   true,
 			WeightAnnotation: "lvs-controller/weight",
 			ReservedPorts:    []uint16{80, 442, 443, 8181, 10245, 10246, 10247, 10254},
 			Forward:          DirectRoute,
@@ -99,6 +100,7 @@ address = "10.135.22.20" # may serve several VIPs
 			Drain:       Drain{5 * time.Minute},
 
 			RemovalBrake:     50,
+			NeighbourCheck:   true,
 			WeightAnnotation: "lvs-controller/weight",
 			ReservedPorts:    []uint16{80, 442, 443, 8181, 10245, 10246, 10247, 10254},
 			Forward:          DirectRoute,
@@ -143,6 +145,7 @@ func TestParseConfigDefaults(t *testing.T) {
 			Drain:     Drain{5 * time.Minute},
 
 			RemovalBrake:     50,
+			NeighbourCheck:   true,
 			WeightAnnotation: "lvs-controller/weight",
 			ReservedPorts:    []uint16{80, 442, 443, 8181, 10245, 10246, 10247, 10254},
 			Forward:          DirectRoute,

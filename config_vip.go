@@ -89,6 +89,7 @@ func defaultVIP() VIP {
 		Forward:          DirectRoute,
 		Drain:            Drain{Timeout: defaultDrainTimeout},
 		RemovalBrake:     50,
+		NeighbourCheck:   true,
 		ReservedPorts:    slices.Sorted(maps.Keys(ingressPorts)),
 	}
 }
@@ -172,6 +173,7 @@ func (r *configReader) vip(v value) VIP {
 		// with the first.
 		setting{"real_servers", func(v value) { r.realServers(v, &vip) }},
 		setting{"sorry_server", func(sorry value) { r.sorryServers(sorry, v, &vip) }},
+		setting{"neighbour_check", boolean(&vip.NeighbourCheck)},
 		setting{"health", func(v value) { vip.Probes = readProbes(v) }},
 		setting{"drain", func(v value) { v.table(setting{"timeout", duration(&vip.Drain.Timeout, 0, 24*time.Hour)}) }},
 	)

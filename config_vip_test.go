@@ -27,7 +27,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, host_ports, reserved_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, health, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, host_ports, reserved_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
@@ -209,6 +209,7 @@ upper_threshold   = 4294967295
 lower_threshold   = 4294967294
 slow_start        = "90s"
 removal_brake     = 80
+neighbour_check   = false
 forward           = "tunnel"
 sorry_server      = ["2001:db8::9", "10.0.0.9"]
 tunnel            = { type = "gue", checksum = "remote" }
@@ -267,21 +268,22 @@ tunnel.checksum = "on"
 		Drain:            Drain{5 * time.Minute},
 		RemovalBrake:     80,
 	}, {
-		Name:          "sip",
-		Addresses:     []netip.Addr{addr("10.0.0.2")},
-		Scheduler:     "rr",
-		PortsFromPods: true,
-		ExcludePorts:  []Port{{8080, TCP}, {9100, TCP}},
-		ReservedPorts: []uint16{442, 8080},
-		HostPorts:     true,
-		Persistence:   Persistence{Timeout: 90 * time.Minute, Prefix4: 24, Prefix6: 64, Engine: "sip"},
-		Announce:      AnnounceNone,
-		Weight:        1,
-		Pods:          PodQuery{Namespace: "ingress-nginx", Selector: "app=sip"},
-		Forward:       DirectRoute,
-		Sorry:         []netip.Addr{addr("10.0.0.9")},
-		Drain:         Drain{5 * time.Minute},
-		RemovalBrake:  50,
+		Name:           "sip",
+		Addresses:      []netip.Addr{addr("10.0.0.2")},
+		Scheduler:      "rr",
+		PortsFromPods:  true,
+		ExcludePorts:   []Port{{8080, TCP}, {9100, TCP}},
+		ReservedPorts:  []uint16{442, 8080},
+		HostPorts:      true,
+		Persistence:    Persistence{Timeout: 90 * time.Minute, Prefix4: 24, Prefix6: 64, Engine: "sip"},
+		Announce:       AnnounceNone,
+		Weight:         1,
+		Pods:           PodQuery{Namespace: "ingress-nginx", Selector: "app=sip"},
+		Forward:        DirectRoute,
+		Sorry:          []netip.Addr{addr("10.0.0.9")},
+		Drain:          Drain{5 * time.Minute},
+		RemovalBrake:   50,
+		NeighbourCheck: true,
 	}, {
 		Name:             "dns",
 		Addresses:        []netip.Addr{addr("10.0.0.3")},
@@ -297,6 +299,7 @@ tunnel.checksum = "on"
 		ReservedPorts:    defaultVIP().ReservedPorts,
 		Drain:            Drain{5 * time.Minute},
 		RemovalBrake:     50,
+		NeighbourCheck:   true,
 	}}
 	got, err := ParseConfig("c.toml", []byte(text))
 	if err != nil {

@@ -177,9 +177,9 @@ func (v *vipAnswer) set(is6 bool) *setAnswer { return &v.sets[familyIndex(is6)] 
 
 // setAnswer is the answer for the real servers of a VIP in one family.
 type setAnswer struct {
-	fromInputs []Row        // as pods and configuration have it
-	candidates []netip.Addr // in service but for their probes; of a VIP that has probes
-	shards     []Table      // one for each address, and one for each mark
+	fromInputs []Row   // as pods and configuration have it
+	unprobed   []Row   // before the results of probes and the neighbour table; nil: the VIP has neither
+	shards     []Table // one for each address, and one for each mark
 	marks      map[MarkedPort]uint32
 	working    []RealServer
 	started    map[startKey]time.Time
@@ -208,7 +208,7 @@ func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
 type build struct {
 	*vipAnswer
 	last     *vipAnswer // under the same configuration; nil when there is none
-	unprobed []Row      // the real servers of the present set, before the results of probes; nil: no probes
+	unprobed []Row      // the real servers of the present set, before the results of probes and the neighbour table; nil: neither
 	before   memory
 	now      time.Time
 	marks    map[GroupName]uint32

@@ -2,7 +2,8 @@
 // wants to have probed.
 //
 // Used by reconcile.go. Pure, as all of desired. Probes are the third signal
-// about a real server, after its pods and the configuration. They quiesce a
+// about a real server, after its pods and the configuration; the neighbour table is
+// the fourth. Both quiesce a
 // real server and give the reason. They never add one, and never quiesce the last
 // one of a VIP.
 
@@ -12,10 +13,11 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // outage is a real server of a VIP, or one TCP port of it, that should get no new
-// connections because of its probes.
+// connections because of its probes or its neighbour entry.
 type outage struct {
 	Address netip.Addr
 	Port    uint16 // 0 = the whole real server
@@ -24,34 +26,36 @@ type outage struct {
 
 // outages are the outages of one VIP, in order.
 func (h *Health) outages(v *VIP) []outage {
-	if h == nil || v.Probes == nil {
+	if h == nil {
 		return nil
 	}
 	var all []outage
-	for k, why := range h.Down {
-		if k.VIP == v.Name {
-			all = append(all, outage{k.Address, k.Port, why})
+	if v.Probes != nil {
+		for k, why := range h.Down {
+			if k.VIP == v.Name {
+				all = append(all, outage{k.Address, k.Port, why})
+			}
+		}
+	}
+	if v.resolves() {
+		for _, a := range h.Unresolved[v.Name] {
+			all = append(all, outage{Address: a, Why: unresolvedReason(a)})
 		}
 	}
 	slices.SortFunc(all, func(a, b outage) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), strings.Compare(a.Why, b.Why))
 	})
 	return all
 }
 
-// probed records which real servers would be in service without their probes, and
-// quiesces those of rows that are down. It quiesces none where none would be left:
+// probed records which real servers would be in service without the results of probes
+// and without their neighbour entries, and quiesces those of rows that are down. It quiesces none where none would be left:
 // the prober will say the same as soon as it knows these real servers.
 func (b *build) probed(set *setAnswer, rows []Row) []Row {
-	if b.in.vip.Probes == nil {
+	if b.in.vip.Probes == nil && !b.in.vip.resolves() {
 		return rows
 	}
-	for i := range rows {
-		if rows[i].Weight > 0 {
-			set.candidates = append(set.candidates, rows[i].Address)
-		}
-	}
-	b.unprobed = rows
+	set.unprobed, b.unprobed = rows, rows
 	return b.without(0, rows)
 }
 
@@ -96,6 +100,19 @@ func (b *build) answersEverywhere(p Port, rows []Row) bool {
 	})
 }
 
+// resolveSets are the real servers whose neighbour entries w needs.
+func (w *wanted) resolveSets() *[]resolveSet {
+	var all []resolveSet
+	for _, v := range w.vips {
+		for f := range v.sets {
+			if v.in.vip.resolves() && len(v.sets[f].unprobed) > 1 { // one alone always stays
+				all = append(all, resolveSet{v.in.vip.Name, v.in.vip.Addresses, v.sets[f].unprobed})
+			}
+		}
+	}
+	return &all
+}
+
 // probePlan is the probes that w needs.
 func (w *wanted) probePlan() *ProbePlan {
 	plan := new(ProbePlan)
@@ -103,7 +120,14 @@ func (w *wanted) probePlan() *ProbePlan {
 		if v.in.vip.Probes == nil {
 			continue
 		}
-		servers := slices.Concat(v.sets[0].candidates, v.sets[1].candidates)
+		var servers []netip.Addr
+		for f := range v.sets {
+			for _, row := range v.sets[f].unprobed {
+				if row.Weight > 0 {
+					servers = append(servers, row.Address)
+				}
+			}
+		}
 		ports := make([]Port, len(v.ports))
 		partial := make(map[Port]map[netip.Addr]bool) // ports that only some nodes have
 		for i, p := range v.ports {

@@ -233,3 +233,47 @@ func TestLoopFollowsProbes(t *testing.T) {
 		t.Errorf("state: %+v", v.Health)
 	}
 }
+
+// What answers no ARP gets no new connections, with the reason, also where the VIP has no
+// probes. A restart remembers it, and the key turns it off.
+func TestLoopFollowsNeighbours(t *testing.T) {
+	resolves := func(v *VIP) { v.NeighbourCheck = true }
+	b := newBench(t, testVIP(resolves))
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")))
+	b.pass()
+	if sets := *b.loop.resolving.Get(); len(sets) != 1 || sets[0].VIP != "edge" || len(sets[0].Rows) != 3 {
+		t.Fatalf("sets to look at: %+v", sets)
+	}
+	dead := &Health{Unresolved: map[string][]netip.Addr{"edge": {addr("10.1.0.2")}}}
+	b.loop.unresolved.Set(dead)
+	if log := b.pass(); !strings.Contains(log, `why="pod b ready, but no answer to ARP, draining"`) {
+		t.Error(log)
+	}
+	const without = "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0 10.1.0.3=1\n"
+	b.want(without)
+	if diff := cmp.Diff([]string{"edge 10.1.0.2: no answer to ARP"}, b.loop.published.Load().Health.lines()); diff != "" {
+		t.Errorf("who is down (-want +got):\n%s", diff)
+	}
+	if sets := *b.loop.resolving.Get(); sets[0].Rows[1].Weight == 0 {
+		t.Error("what is out of service is not looked at any more")
+	}
+
+	cluster := b.loop.cluster.Get()
+	b.restart()
+	b.loop.cluster.Set(cluster)
+	b.loop.unresolved.Set(&Health{Unresolved: b.loop.state.Unresolved})
+	b.pass()
+	b.want(without)
+
+	b.configure(testVIP())
+	b.pass()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=1\n")
+	if sets := *b.loop.resolving.Get(); len(sets) != 0 {
+		t.Errorf("with neighbour_check = false it looks at %+v", sets)
+	}
+	b.configure(testVIP(resolves, func(v *VIP) { v.Forward = Tunnel }))
+	b.pass()
+	if sets := *b.loop.resolving.Get(); len(sets) != 0 {
+		t.Errorf("with a tunnel it looks at %+v", sets)
+	}
+}

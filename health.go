@@ -95,12 +95,16 @@ func (k HealthKey) Compare(l HealthKey) int {
 	return cmp.Or(cmp.Compare(k.VIP, l.VIP), k.Address.Compare(l.Address), cmp.Compare(k.Port, l.Port))
 }
 
-// Health is what the probes have found out. It is immutable; a nil Health is
+// Health is what probes and the neighbour table say. It is immutable; a nil Health is
 // empty.
 type Health struct {
 	// Down is what should get no new connections, and why. A real server that is
 	// not in it works or has no result yet, and serves.
 	Down map[HealthKey]string
+	// Unresolved are, by VIP and sorted, the real servers that should get no new
+	// connections because they do not answer ARP or neighbour discovery
+	// (health_resolve.go).
+	Unresolved map[string][]netip.Addr
 	// Open lists where no real server is down because all would be, in order.
 	Open []FailOpen
 }
@@ -146,6 +150,11 @@ func (h *Health) lines() (all []string) {
 	for _, k := range slices.SortedFunc(maps.Keys(h.orEmpty().Down), HealthKey.Compare) {
 		all = append(all, fmt.Sprintf("%s %s: %s", k.VIP, k.Address, h.Down[k]))
 	}
+	for _, vip := range slices.Sorted(maps.Keys(h.orEmpty().Unresolved)) {
+		for _, a := range h.Unresolved[vip] {
+			all = append(all, fmt.Sprintf("%s %s: %s", vip, a, unresolvedReason(a)))
+		}
+	}
 	return all
 }
 
@@ -153,6 +162,14 @@ func (h *Health) lines() (all []string) {
 // differ: nothing depends on it.
 func (h *Health) equal(g *Health) bool {
 	return maps.Equal(h.Down, g.Down) && slices.EqualFunc(h.Open, g.Open, FailOpen.same)
+}
+
+// unresolvedReason says why a real server of Unresolved gets no new connections.
+func unresolvedReason(a netip.Addr) string {
+	if a.Is6() {
+		return "no answer to neighbour discovery"
+	}
+	return "no answer to ARP"
 }
 
 // result is the result of one probe.

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 )
 
 // The results of one target, a letter each, and what they amount to after
@@ -295,6 +298,191 @@ func BenchmarkJudge(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		newHealth([]findings{judge("edge", false, all, nil)}, nil)
+	}
+}
+
+// resolveRig is a resolver with a clock and a neighbour table.
+type resolveRig struct {
+	*resolver
+	sets    []resolveSet
+	entries map[netip.Addr]neighbourEntry
+	now     time.Time
+	router  map[netip.Addr]bool // behind one
+	asked   []netip.Addr
+}
+
+func newResolveRig(sets ...[]string) *resolveRig {
+	r := &resolveRig{resolver: newResolver(nil, testTime), entries: make(map[netip.Addr]neighbourEntry), now: testTime, router: make(map[netip.Addr]bool)}
+	for i, servers := range sets {
+		s := resolveSet{VIP: string(rune('a' + i))}
+		for _, a := range servers {
+			s.Rows = append(s.Rows, Row{RealServer: RealServer{Address: addr(a), Weight: 1, Forward: DirectRoute}})
+			r.put(unix.NUD_REACHABLE, a)
+		}
+		r.sets = append(r.sets, s)
+	}
+	return r
+}
+
+// put gives neighbours a state.
+func (r *resolveRig) put(state uint16, addresses ...string) {
+	for _, a := range addresses {
+		e := neighbourEntry{device: 2, state: state, confirmed: r.entries[addr(a)].confirmed}
+		if e.reachable() {
+			e.confirmed = r.now
+		}
+		r.entries[addr(a)] = e
+		if state == unix.NUD_NONE {
+			delete(r.entries, addr(a))
+		}
+	}
+}
+
+// after lets time pass, in which witnesses answer if they can, and says what is down.
+func (r *resolveRig) after(d time.Duration) string {
+	for end := r.now.Add(d); ; r.now = r.now.Add(500 * time.Millisecond) {
+		for _, a := range r.asked {
+			if e := r.entries[a]; e.valid() {
+				r.put(unix.NUD_REACHABLE, a.String())
+			}
+		}
+		r.asked = r.judge(r.sets, r.entries, func(a netip.Addr, _ uint32) bool { return !r.router[a] }, r.now)
+		if !r.now.Before(end) {
+			return strings.ReplaceAll(strings.TrimPrefix(fmt.Sprint(r.resolver.down), "map"), "10.0.0.", "")
+		}
+	}
+}
+
+func TestResolver(t *testing.T) {
+	four := []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"}
+	for name, steps := range map[string]func(r *resolveRig, down func(after time.Duration, want string)){
+		"fails, and comes back": func(r *resolveRig, down func(time.Duration, string)) {
+			down(time.Minute, "[]")
+			r.put(unix.NUD_FAILED, "10.0.0.2")
+			down(2500*time.Millisecond, "[]")
+			r.put(unix.NUD_INCOMPLETE, "10.0.0.2") // the kernel asks again for the next packet
+			down(time.Second, "[a:[2]]")
+			if !slices.Contains(r.asked, addr("10.0.0.2")) {
+				t.Error("what is out is not asked")
+			}
+			r.put(unix.NUD_NONE, "10.0.0.2") // the kernel forgets it
+			down(time.Hour, "[a:[2]]")
+			r.put(unix.NUD_REACHABLE, "10.0.0.2")
+			down(1500*time.Millisecond, "[a:[2]]")
+			r.put(unix.NUD_FAILED, "10.0.0.2")
+			down(500*time.Millisecond, "[a:[2]]")
+			r.put(unix.NUD_REACHABLE, "10.0.0.2")
+			down(time.Second, "[a:[2]]")
+			r.put(unix.NUD_STALE, "10.0.0.2") // no packet goes to it
+			down(500*time.Millisecond, "[a:[2]]")
+			down(500*time.Millisecond, "[]")
+		},
+		"sends without an answer": func(r *resolveRig, down func(time.Duration, string)) {
+			r.put(unix.NUD_FAILED, "10.0.0.2")
+			down(4*time.Second, "[a:[2]]")
+			r.put(unix.NUD_STALE, "10.0.0.2")
+			r.asked = nil // the question is lost
+			down(0, "[a:[2]]")
+			down(1500*time.Millisecond, "[a:[2]]")
+			down(500*time.Millisecond, "[]")
+		},
+		"fails for a moment": func(r *resolveRig, down func(time.Duration, string)) {
+			for _, state := range []uint16{unix.NUD_REACHABLE, unix.NUD_STALE, unix.NUD_NONE} {
+				r.put(unix.NUD_FAILED, "10.0.0.2")
+				down(2*time.Second, "[]")
+				r.put(state, "10.0.0.2")
+				r.asked = nil
+				down(0, "[]")
+			}
+			r.put(unix.NUD_FAILED, "10.0.0.2")
+			down(2*time.Second, "[]")
+		},
+		"no entry, an old one, one without packets": func(r *resolveRig, down func(time.Duration, string)) {
+			r.put(unix.NUD_NONE, "10.0.0.1")
+			r.put(unix.NUD_STALE, "10.0.0.2")
+			r.put(unix.NUD_INCOMPLETE, "10.0.0.3")
+			down(time.Hour, "[]")
+			if r.asked != nil {
+				t.Errorf("healthy neighbours are asked: %v", r.asked)
+			}
+		},
+		"at most half, those that failed first": func(r *resolveRig, down func(time.Duration, string)) {
+			r.put(unix.NUD_FAILED, "10.0.0.4")
+			down(time.Second, "[]")
+			r.put(unix.NUD_FAILED, "10.0.0.2", "10.0.0.3")
+			down(time.Minute, "[a:[2 4]]")
+			r.put(unix.NUD_REACHABLE, "10.0.0.4")
+			down(2*time.Second, "[a:[2 3]]")
+		},
+		"all at once": func(r *resolveRig, down func(time.Duration, string)) {
+			r.put(unix.NUD_FAILED, four...)
+			down(time.Minute, "[]")
+		},
+		"all, one after the other": func(r *resolveRig, down func(time.Duration, string)) {
+			r.put(unix.NUD_FAILED, "10.0.0.1")
+			down(4*time.Second, "[a:[1]]")
+			r.put(unix.NUD_FAILED, four...)
+			down(0, "[]")
+		},
+		"none of the others has answered since": func(r *resolveRig, down func(time.Duration, string)) {
+			down(time.Second, "[]")
+			r.put(unix.NUD_FAILED, "10.0.0.1")
+			r.put(unix.NUD_PROBE, four[1:]...)
+			if r.after(0); len(r.asked) != 4 {
+				t.Errorf("asked: %v, want all", r.asked)
+			}
+			r.asked = nil // and they do not answer
+			r.now = r.now.Add(4 * time.Second)
+			down(0, "[]")
+			r.put(unix.NUD_REACHABLE, "10.0.0.3")
+			down(0, "[a:[1]]")
+		},
+		"behind a router": func(r *resolveRig, down func(time.Duration, string)) {
+			r.router[addr("10.0.0.1")] = true
+			r.put(unix.NUD_FAILED, "10.0.0.1")
+			down(time.Minute, "[]")
+		},
+		"the VIP has left": func(r *resolveRig, down func(time.Duration, string)) {
+			r.put(unix.NUD_FAILED, "10.0.0.1")
+			down(4*time.Second, "[a:[1]]")
+			r.sets = nil
+			down(0, "[]")
+			if len(r.failing) > 0 {
+				t.Errorf("still followed: %v", r.failing)
+			}
+		},
+		"an earlier run took it out": func(r *resolveRig, down func(time.Duration, string)) {
+			r.resolver = newResolver(map[string][]netip.Addr{"a": {addr("10.0.0.1")}, "gone": {addr("10.0.0.9")}}, r.now)
+			r.put(unix.NUD_NONE, "10.0.0.1")
+			down(time.Minute, "[a:[1]]")
+			r.put(unix.NUD_REACHABLE, "10.0.0.1")
+			down(2*time.Second, "[]")
+		},
+		"weight 0, or a tunnel": func(r *resolveRig, down func(time.Duration, string)) {
+			r.sets[0].Rows[1].Weight = 0
+			r.sets[0].Rows[2].Forward = Tunnel
+			r.put(unix.NUD_FAILED, "10.0.0.2", "10.0.0.3")
+			down(time.Minute, "[]")
+			r.put(unix.NUD_FAILED, "10.0.0.4")
+			down(time.Minute, "[a:[4]]") // half of the two that count
+		},
+		"VIPs decide alone": func(r *resolveRig, down func(time.Duration, string)) {
+			r.sets = append(r.sets, resolveSet{VIP: "b", Rows: r.sets[0].Rows[:2]}, resolveSet{VIP: "c", Rows: r.sets[0].Rows[:1]})
+			r.put(unix.NUD_FAILED, "10.0.0.1")
+			down(4*time.Second, "[a:[1] b:[1]]")
+			r.put(unix.NUD_FAILED, "10.0.0.2")
+			down(4*time.Second, "[a:[1 2]]")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newResolveRig(four)
+			steps(r, func(after time.Duration, want string) {
+				t.Helper()
+				if got := r.after(after); got != want {
+					t.Errorf("at %s: down %s, want %s", r.now.Sub(testTime), got, want)
+				}
+			})
+		})
 	}
 }
 

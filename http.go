@@ -161,7 +161,7 @@ type status struct {
 	Announced []netip.Addr `json:"announced,omitempty"`   // VIP addresses that the controller has put on a device
 	Kept      []string     `json:"kept,omitempty"`        // sets whose last working real servers stay in service
 	FailOpen  []string     `json:"fail_open,omitempty"`   // sets of real servers that all fail their probes, and so stay in service
-	Down      []string     `json:"probed_down,omitempty"` // real servers, or their ports, that fail their probes, also after they have drained and are removed
+	Down      []string     `json:"probed_down,omitempty"` // real servers, or their ports, that fail their probes or answer no ARP, also after they have drained and are removed
 	// Conflicts are the other hosts that claim a VIP which this director has.
 	Conflicts []Conflict      `json:"conflicts,omitempty"`
 	Warnings  []string        `json:"warnings,omitempty"`

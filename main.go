@@ -171,12 +171,13 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 			clusters.Set(c)
 		}
 	}
+	resolving, unresolved := newLatest[[]resolveSet](), newLatest[Health](wake)
 	host := newLinuxHost(log, st.Addresses, st.Local, st.saveAddresses)
 	watch := newClusterWatch(log, clusters, earlier)
 	prober := newProber(log, probes, healths)
 	p.loop = newReconciler(&loopNeeds{
 		log: log, wake: wake, recheck: p.recheck,
-		config: p.configs, cluster: clusters, health: healths, probes: probes,
+		config: p.configs, cluster: clusters, health: healths, probes: probes, unresolved: unresolved, resolving: resolving,
 		dial: func() (director, error) { return dialDirector(log) },
 		host: host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
 	})
@@ -188,6 +189,7 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 	p.tasks = []func(context.Context) error{
 		prober.Run,
 		conflicts.Run,
+		newResolveWatch(log, resolving, unresolved, st.Unresolved).Run,
 		host.addresses.Run,
 		func(ctx context.Context) error { return watch.Run(ctx, p.queries) },
 		func(ctx context.Context) error {

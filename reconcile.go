@@ -64,18 +64,22 @@ type host interface {
 // loopNeeds is what the loop works with. All of it is there before the loop
 // begins; recheck and cacheDir may be missing.
 type loopNeeds struct {
-	log      *slog.Logger
-	wake     chan struct{} // rung for each new input
-	config   *latest[Config]
-	cluster  *latest[Cluster]
-	health   *latest[Health]    // what probes have found
-	probes   *latest[ProbePlan] // which real servers to probe
-	recheck  chan<- struct{}    // rung now and then while the loop is awake anyway
-	dial     func() (director, error)
-	host     host
-	state    *savedState
-	cacheDir string // where an operator's drain is ordered; "": nowhere
-	now      func() time.Time
+	log     *slog.Logger
+	wake    chan struct{} // rung for each new input
+	config  *latest[Config]
+	cluster *latest[Cluster]
+	health  *latest[Health]    // what probes have found
+	probes  *latest[ProbePlan] // which real servers to probe
+	// unresolved is what the neighbour table says, and resolving whose entries it
+	// looks at.
+	unresolved *latest[Health]
+	resolving  *latest[[]resolveSet]
+	recheck    chan<- struct{} // rung now and then while the loop is awake anyway
+	dial       func() (director, error)
+	host       host
+	state      *savedState
+	cacheDir   string // where an operator's drain is ordered; "": nowhere
+	now        func() time.Time
 }
 
 // reconciler is the loop. All but shown belongs to its goroutine.
@@ -90,6 +94,7 @@ type reconciler struct {
 	announcer announcer
 	prepared  *Config      // the configuration that the host was last prepared for
 	probed    []*vipAnswer // those that the prober was given last
+	said      healthParts  // what probes and the neighbour table said last
 	due       deadlines
 	refused   refusals // what the host refuses
 	warned    warningLog
@@ -247,7 +252,7 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		}
 		r.due.poll = next
 	}
-	p := r.planner.plan(planInputs{r.cluster.Get(), r.health.Get(), k.have, r.marks.marked, drift, o.now})
+	p := r.planner.plan(planInputs{r.cluster.Get(), r.said.join(r.health.Get(), r.unresolved.Get()), k.have, r.marks.marked, drift, o.now})
 	o.plan = &p
 	r.planProbes(p.want)
 	r.logWanted(p.want)
@@ -272,12 +277,28 @@ func (r *reconciler) planned(p *plan, now time.Time) {
 	r.due.plan = earlier(r.due.plan, earlier(p.want.Next, p.Next))
 }
 
+// healthParts are the two parts of a Health, and the whole.
+type healthParts struct{ probes, neighbours, whole *Health }
+
+// join is what the two parts say together: the same as before while they are.
+func (h *healthParts) join(probes, neighbours *Health) *Health {
+	if neighbours == nil {
+		return probes
+	}
+	if h.probes != probes || h.neighbours != neighbours {
+		p := probes.orEmpty()
+		*h = healthParts{probes, neighbours, &Health{Down: p.Down, Open: p.Open, Unresolved: neighbours.Unresolved}}
+	}
+	return h.whole
+}
+
 // planProbes gives the prober what w wants probed, when that has changed.
 func (r *reconciler) planProbes(w *wanted) {
 	if same(r.probed, w.vips) {
 		return
 	}
 	r.probed = w.vips
+	r.resolving.Set(w.resolveSets())
 	if plan := w.probePlan(); !plan.Equal(r.probes.Get()) {
 		r.probes.Set(plan)
 	}

@@ -157,7 +157,7 @@ func (p *planner) plan(in planInputs) plan {
 	}
 	p.state.Memory, p.state.Leaving = want.Memory, next.Shards
 	p.state.rememberWithdrawn(next.Withdrawn)
-	p.state.Down = want.health.orEmpty().Down
+	p.state.Down, p.state.Unresolved = want.health.orEmpty().Down, want.health.orEmpty().Unresolved
 	return next
 }
 

@@ -70,16 +70,18 @@ func (b *bench) restart() {
 	old := b.loop
 	log := slog.New(slog.NewTextHandler(b.log, nil))
 	b.loop = newReconciler(&loopNeeds{
-		log:     log,
-		wake:    wake,
-		config:  newLatest[Config](wake),
-		cluster: newLatest[Cluster](wake),
-		health:  newLatest[Health](wake),
-		probes:  newLatest[ProbePlan](),
-		dial:    func() (director, error) { return b.kernel, nil },
-		host:    noHost{},
-		state:   openState(&stateDir{path: b.dir}, log),
-		now:     func() time.Time { return b.clock },
+		log:        log,
+		wake:       wake,
+		config:     newLatest[Config](wake),
+		cluster:    newLatest[Cluster](wake),
+		health:     newLatest[Health](wake),
+		probes:     newLatest[ProbePlan](),
+		unresolved: newLatest[Health](wake),
+		resolving:  newLatest[[]resolveSet](),
+		dial:       func() (director, error) { return b.kernel, nil },
+		host:       noHost{},
+		state:      openState(&stateDir{path: b.dir}, log),
+		now:        func() time.Time { return b.clock },
 	})
 	if b.countAtOnce > 0 {
 		b.loop.counting.atOnce = b.countAtOnce

@@ -1,7 +1,6 @@
 // The rtnetlink socket, devices and the default route.
 //
-// Used by genl_fou.go, conflict_watch.go, health_neighbour.go, host*.go and
-// cmd*.go. Devices are brought up and removed one at a time, by name. Routes
+// Used by genl_fou.go, conflict_watch.go, health*.go, host*.go and cmd*.go. Devices are brought up and removed one at a time, by name. Routes
 // are only read here. kernelEvents waits for what the kernel reports.
 
 package main
@@ -206,6 +205,11 @@ func (r *rtnl) RemoveDevice(device string) (bool, error) {
 // time after ctx has ended. An error means that there is no socket for events. It
 // belongs to the network namespace of the calling thread.
 func kernelEvents(ctx context.Context, groups uint32) (<-chan struct{}, error) {
+	return kernelEventsOf(ctx, groups, func(netlink.Message) bool { return true })
+}
+
+// kernelEventsOf is kernelEvents for the events that matter, and for lost ones.
+func kernelEventsOf(ctx context.Context, groups uint32, matters func(netlink.Message) bool) (<-chan struct{}, error) {
 	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
 	if err != nil {
 		return nil, err
@@ -215,13 +219,16 @@ func kernelEvents(ctx context.Context, groups uint32) (<-chan struct{}, error) {
 	go func() {
 		defer close(changed)
 		for {
-			if _, err := events.Receive(); err != nil { // ENOBUFS: there were too many to read
+			all, err := events.Receive()
+			if err != nil { // ENOBUFS: there were too many to read
 				sleepContext(ctx, time.Second)
 			}
 			if ctx.Err() != nil {
 				return
 			}
-			ring(changed)
+			if err != nil || slices.ContainsFunc(all, matters) {
+				ring(changed)
+			}
 		}
 	}()
 	return changed, nil

@@ -1,7 +1,7 @@
 // VIP addresses on devices.
 //
-// Used by host*.go and cmd*.go. The files of cmd and host call it by the
-// interface addressTable. It adds and removes only host addresses (/32, /128),
+// Used by health_resolve_watch.go, host*.go and cmd*.go. The files of cmd and host
+// call it by the interface addressTable. It adds and removes only host addresses (/32, /128),
 // one at a time, by device name.
 
 package main

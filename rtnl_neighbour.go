@@ -1,8 +1,8 @@
 // Routes and neighbours: the way to a node.
 //
-// Used by conflict_watch.go and health*.go. It reads the kernel's tables and
-// changes nothing. resolveNeighbour sends an empty datagram, which makes
-// the kernel look up a neighbour.
+// Used by conflict_watch.go and health*.go. It reads the kernel's tables.
+// resolveNeighbour sends an empty datagram, which makes the kernel look up a
+// neighbour; askNeighbour asks for the same. It changes nothing else.
 
 package main
 
@@ -67,6 +67,89 @@ func (r *rtnl) neighbours() (map[neighbourKey]neighbour, error) {
 		}
 	}
 	return known, nil
+}
+
+// neighbourEntry is what the kernel's neighbour table has for an address; zero for
+// nothing.
+type neighbourEntry struct {
+	device    uint32
+	state     uint16    // unix.NUD_…
+	confirmed time.Time // the last answer
+}
+
+// fixed reports whether the kernel does not ask about the neighbour.
+func (e neighbourEntry) fixed() bool { return e.state&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0 }
+
+// reachable reports whether the neighbour has answered lately.
+func (e neighbourEntry) reachable() bool { return e.fixed() || e.state&unix.NUD_REACHABLE != 0 }
+
+// valid reports whether the kernel sends packets to the neighbour.
+func (e neighbourEntry) valid() bool {
+	return e.reachable() || e.state&(unix.NUD_STALE|unix.NUD_DELAY|unix.NUD_PROBE) != 0
+}
+
+// neighbourEntries lists the neighbours by address. Of the entries of several devices
+// the one that resolves counts: a host that has moved leaves a failed one behind.
+func (r *rtnl) neighbourEntries(now time.Time) (map[netip.Addr]neighbourEntry, error) {
+	all, err := r.conn.Neigh.List()
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	entries := make(map[netip.Addr]neighbourEntry, len(all))
+	for i := range all {
+		m := &all[i]
+		if m.Attributes == nil || m.State == unix.NUD_NONE {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(m.Attributes.Address)
+		if !ok {
+			continue
+		}
+		e := neighbourEntry{device: m.Index, state: m.State}
+		if c := m.Attributes.CacheInfo; c != nil {
+			e.confirmed = now.Add(-time.Duration(c.Confirmed) * clockTick)
+		}
+		if old := entries[ip.Unmap()]; !old.valid() && (e.valid() || old.state&unix.NUD_INCOMPLETE == 0) {
+			entries[ip.Unmap()] = e
+		}
+	}
+	return entries, nil
+}
+
+// clockTick is the unit of times in the neighbour table (USER_HZ).
+const clockTick = time.Second / 100
+
+// neighbourQuestion is rtnetlink's message without attributes that are not set,
+// which the kernel refuses.
+type neighbourQuestion struct {
+	rtnetlink.NeighMessage
+	address netip.Addr
+}
+
+// MarshalBinary implements encoding.BinaryMarshaler for rtnetlink.
+func (m *neighbourQuestion) MarshalBinary() ([]byte, error) {
+	b, err := m.NeighMessage.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	attributes := netlink.NewAttributeEncoder()
+	attributes.Bytes(unix.NDA_DST, m.address.AsSlice())
+	extra, err := attributes.Encode()
+	return append(b, extra...), err
+}
+
+// askNeighbour makes the kernel ask a neighbour whether it is there: by unicast one
+// whose MAC address it has, else by ARP or neighbour discovery. A refusal, such as of a
+// device that is down, is no answer either, and is not reported.
+func (r *rtnl) askNeighbour(a netip.Addr, e neighbourEntry) {
+	m := &neighbourQuestion{address: a}
+	m.Family, m.Index = uint16(familyNumber(a.Is6())), e.device
+	if e.valid() {
+		m.State = unix.NUD_PROBE
+	} else {
+		m.Flags = unix.NTF_USE
+	}
+	_, _ = r.conn.Execute(m, unix.RTM_NEWNEIGH, netlink.Request|netlink.Acknowledge|netlink.Create|netlink.Replace)
 }
 
 // route asks the kernel how it would reach a node.

@@ -38,26 +38,29 @@ type state struct {
 	// Drains are drains of services that are not in Leaving: those of the file,
 	// until the table has been read, and those of services that are removed as a
 	// whole.
-	Drains    map[rowID]drain
-	Down      map[HealthKey]string // Health.Down; must not be changed
-	Addresses []VIPAddress         // addresses the controller put on devices itself
-	Local     []netip.Addr         // addresses with a local route of the controller's: those of the dummy device
-	Daemons   []SyncDaemon         // sync daemons that are ours, as they were asked for; one for each role at most
+	Drains map[rowID]drain
+	Down   map[HealthKey]string // Health.Down; must not be changed
+	// Unresolved is Health.Unresolved; must not be changed.
+	Unresolved map[string][]netip.Addr
+	Addresses  []VIPAddress // addresses the controller put on devices itself
+	Local      []netip.Addr // addresses with a local route of the controller's: those of the dummy device
+	Daemons    []SyncDaemon // sync daemons that are ours, as they were asked for; one for each role at most
 }
 
 // The file's form.
 type (
 	stateFile struct {
-		Version   int            `json:"version"`
-		Owned     []netip.Addr   `json:"vips"`
-		Marks     []markEntry    `json:"marks,omitempty"`
-		Started   []startEntry   `json:"slow_starts,omitempty"`
-		Addresses []VIPAddress   `json:"addresses,omitempty"`
-		Local     []netip.Addr   `json:"local_routes,omitempty"`
-		Daemons   []SyncDaemon   `json:"sync_daemons,omitempty"`
-		Down      []downEntry    `json:"down,omitempty"`
-		Working   []workingEntry `json:"working,omitempty"` // written by appendSet
-		Drains    []drainEntry   `json:"drains,omitempty"`  // written by appendDrain
+		Version    int                     `json:"version"`
+		Owned      []netip.Addr            `json:"vips"`
+		Marks      []markEntry             `json:"marks,omitempty"`
+		Started    []startEntry            `json:"slow_starts,omitempty"`
+		Addresses  []VIPAddress            `json:"addresses,omitempty"`
+		Local      []netip.Addr            `json:"local_routes,omitempty"`
+		Daemons    []SyncDaemon            `json:"sync_daemons,omitempty"`
+		Down       []downEntry             `json:"down,omitempty"`
+		Unresolved map[string][]netip.Addr `json:"unresolved,omitempty"`
+		Working    []workingEntry          `json:"working,omitempty"` // written by appendSet
+		Drains     []drainEntry            `json:"drains,omitempty"`  // written by appendDrain
 	}
 	markEntry struct {
 		Mark uint32 `json:"mark"`
@@ -92,11 +95,12 @@ type (
 // written entry by entry: encoding/json would take most of the time of a pass.
 func (s *state) encode(into []byte) ([]byte, error) {
 	f := stateFile{
-		Version:   stateVersion,
-		Owned:     slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
-		Addresses: s.Addresses,
-		Local:     s.Local,
-		Daemons:   s.Daemons,
+		Version:    stateVersion,
+		Owned:      slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
+		Addresses:  s.Addresses,
+		Local:      s.Local,
+		Daemons:    s.Daemons,
+		Unresolved: s.Unresolved,
 	}
 	for _, m := range slices.Sorted(maps.Keys(s.Marks)) {
 		f.Marks = append(f.Marks, markEntry{m, s.Marks[m]})
@@ -227,6 +231,11 @@ func decodeState(b []byte) (*state, error) {
 		}
 		s.Down[HealthKey{e.VIP, e.Address, e.Port}] = e.Why
 	}
+	for vip, servers := range f.Unresolved {
+		if !all(servers, plainAddress) {
+			return nil, fmt.Errorf("unresolved: vip %s: bad address", vip)
+		}
+	}
 	for _, a := range f.Addresses {
 		if !plainAddress(a.Address) {
 			return nil, fmt.Errorf("addresses: bad address %q on %s", a.Address, a.Device)
@@ -235,7 +244,7 @@ func decodeState(b []byte) (*state, error) {
 	if !all(f.Local, plainAddress) {
 		return nil, errors.New("local_routes: bad address")
 	}
-	s.Addresses, s.Local = f.Addresses, f.Local
+	s.Addresses, s.Local, s.Unresolved = f.Addresses, f.Local, f.Unresolved
 	for _, d := range f.Daemons {
 		if d.Role != SyncMaster && d.Role != SyncBackup || daemon(s.Daemons, d.Role) != nil {
 			return nil, fmt.Errorf("sync_daemons: role %s is none, or there twice", d.Role)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,7 @@ func TestStateRoundTrip(t *testing.T) {
 		{Role: SyncBackup, Interface: "eth1", ID: 7, Group: addr("ff02::81"), Port: 9000, TTL: 2, MaxLen: 1400, Device: 3},
 	}
 	s.Down = map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "no answer in 1s", {"edge", addr("2001:db8::2"), 9000}: "port 9000/tcp: refused"}
+	s.Unresolved = map[string][]netip.Addr{"edge": {addr("10.1.0.3"), addr("2001:db8::3")}}
 	b, err := s.encode(nil)
 	if err != nil {
 		t.Fatal(err)

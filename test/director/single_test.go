@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lvs-controller/test/lab"
 )
 
 // singleStreams are the downloads that are open all the time.
@@ -116,4 +118,94 @@ func TestKernelDrainLeavesAStranger(t *testing.T) {
 	r.ready("NOT READY: drained by the operator since ")
 	r.director.Run("ip", "address", "del", "2001:db8::100/128", "dev", "eth0")
 	r.subcommand("drain")
+}
+
+// A node that dies gets no new connections, without any probe, and gets them again when
+// it is back; of many that die half stay in service, and of all that die each one.
+func TestKernelDeadNeighbours(t *testing.T) {
+	r := newRig(t)
+	// The kernel asks a neighbour again soon, to make the test short.
+	for _, family := range []string{"ipv4", "ipv6"} {
+		r.director.Run("sysctl", "-qw", "net."+family+".neigh.eth0.base_reachable_time_ms=2000", "net."+family+".neigh.eth0.delay_first_probe_time=1")
+	}
+	nodes := make(map[int]*lab.Host)
+	vip := "[[vip]]\nname = \"edge\"\naddresses = [\"10.0.0.100\", \"2001:db8::100\"]\nannounce = \"arp\"\nports = [80]\nscheduler = \"rr\"\nreal_servers = ["
+	for n := 11; n <= 14; n++ {
+		nodes[n] = r.lab.Host("node"+strconv.Itoa(n), n)
+		nodes[n].Serve(80)
+		nodes[n].Run(controller(), "realserver", "-vip", "10.0.0.100,2001:db8::100", "-uplink", "eth0", "-state", filepath.Join(t.TempDir(), "rs.json"))
+		vip += fmt.Sprintf("{address = \"10.0.0.%d\"}, {address = \"2001:db8::%d\"}, ", n, n)
+	}
+	vip += "]\n"
+	r.write("config.toml", r.configHead()+vip)
+	client := r.lab.Host("client", 3)
+	r.start()
+	r.ready("ready")
+	load := client.StartLoad(netip.MustParseAddrPort("10.0.0.100:80"), 2, 20*time.Millisecond)
+	load6 := client.StartLoad(netip.MustParseAddrPort("[2001:db8::100]:80"), 2, 20*time.Millisecond)
+	down := func(what string, limit time.Duration, want4, want6 int) {
+		t.Helper()
+		since := time.Now()
+		lab.Within(t, limit, func() string {
+			out := r.director.Run(controller(), "status", "-config", filepath.Join(r.dir, "config.toml"))
+			if got4, got6 := strings.Count(out, ": no answer to ARP"), strings.Count(out, ": no answer to neighbour discovery"); got4 != want4 || got6 != want6 {
+				return fmt.Sprintf("%s: %d and %d are down, want %d and %d\n%s%s%s", what, got4, got6, want4, want6, out, r.director.Run("ip", "neighbour"), r.process.Log())
+			}
+			return ""
+		})
+		t.Logf("%s: seen after %s", what, time.Since(since).Round(10*time.Millisecond))
+	}
+	served := func(what string) {
+		t.Helper()
+		for _, url := range []string{"http://10.0.0.100/", "http://[2001:db8::100]/"} {
+			sum := 0
+			for _, n := range client.Curl(12, url) {
+				sum += n
+			}
+			if sum != 12 {
+				t.Errorf("%s: %d of 12 connections to %s are served\n%s", what, sum, url, r.process.Log())
+			}
+		}
+	}
+	time.Sleep(3 * time.Second)
+	down("all answer", time.Second, 0, 0)
+
+	t.Log("step: one dies, and comes back")
+	nodes[12].CutLink(true)
+	down("one is dead", 20*time.Second, 1, 1)
+	served("one is dead")
+	r.logged(1, `msg="neighbour: real server down" server=10.0.0.12 vip=edge vips=1 why="no answer to ARP"`)
+	r.process.Kill()
+	r.start()
+	r.ready("ready")
+	time.Sleep(2 * time.Second)
+	down("a new process remembers it", time.Second, 1, 1)
+	served("after a restart")
+	nodes[12].CutLink(false)
+	nodes[12].Run("ip", "address", "replace", nodes[12].IPv6.String()+"/64", "dev", "eth0", "nodad")
+	down("it is back", 5*time.Second, 0, 0)
+	served("it is back")
+
+	t.Log("step: three die, then the last one")
+	for _, n := range []int{11, 12, 13} {
+		nodes[n].CutLink(true)
+	}
+	down("half are out", 20*time.Second, 2, 2)
+	nodes[14].CutLink(true)
+	down("none is out when all are dead", 20*time.Second, 0, 0)
+	for _, node := range nodes {
+		node.CutLink(false)
+		node.Run("ip", "address", "replace", node.IPv6.String()+"/64", "dev", "eth0", "nodad")
+	}
+	time.Sleep(5 * time.Second)
+	down("all are back", 5*time.Second, 0, 0)
+	served("all are back")
+
+	t.Log("step: the operator turns it off")
+	nodes[12].CutLink(true)
+	down("one is dead again", 20*time.Second, 1, 1)
+	r.write("config.toml", r.configHead()+vip+"neighbour_check = false\n")
+	down("turned off", 5*time.Second, 0, 0)
+	t.Log("load over IPv4:", load.Stop())
+	t.Log("load over IPv6:", load6.Stop())
 }
