@@ -207,8 +207,9 @@ func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
 // build computes the answer for one VIP.
 type build struct {
 	*vipAnswer
-	last     *vipAnswer // under the same configuration; nil when there is none
-	unprobed []Row      // the real servers of the present set, before the results of probes and the neighbour table; nil: neither
+	last     *vipAnswer          // under the same configuration; nil when there is none
+	serving  map[netip.Addr]bool // addresses of pods that serve; nil: not looked for yet
+	unprobed []Row               // the real servers of the present set, before the results of probes and the neighbour table; nil: neither
 	before   memory
 	now      time.Time
 	marks    map[GroupName]uint32

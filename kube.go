@@ -241,6 +241,9 @@ func (w *clusterWatch) publish(s *stream, c collection, list bool) {
 	if w.streams[s.key] != s {
 		return
 	}
+	if l, pods := c.(*podCollection); pods && list {
+		l.recall(&w.snapshot)
+	}
 	changed := !c.storedIn(&w.snapshot)
 	s.counted(c, changed, list)
 	if !changed {
@@ -341,7 +344,7 @@ func (s *stream) follows() {
 		log.Info("the stream follows the cluster")
 	}
 	s.current, s.introduced, s.announced = true, true, false
-	s.state.Since, s.state.LastError = now, ""
+	s.state.Since, s.state.LastError, s.state.Lasting = now, "", false
 }
 
 // fails notes that the stream is not current, and why.

@@ -158,8 +158,8 @@ func (f *serverFollower) list(ctx context.Context) error {
 		}
 		return f.list(ctx)
 	}
-	f.sample(ctx, answer)
 	f.owner.publish(f.stream, f.content, true)
+	f.sample(ctx, answer)
 	return nil
 }
 
@@ -183,14 +183,14 @@ func (f *serverFollower) page(ctx context.Context, token string, answer collecti
 	return head, nil
 }
 
-// sample asks what pods there are when answer, the one to a selector, has none. It is
-// only for a message: a failure leaves that out.
+// sample asks what pods there are when answer, the one to a selector, has none, and
+// publishes that too. It is only for a message: a failure leaves that out.
 func (f *serverFollower) sample(ctx context.Context, answer collection) {
 	l, pods := answer.(*podCollection)
 	if !pods || len(l.kept) > 0 || l.Selector == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.owner.pace.answer)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	all := PodQuery{Namespace: l.Namespace}
 	resp, err := f.conn.get(ctx, "list", streamKey{all}, url.Values{"limit": {strconv.Itoa(pageLimit)}})
@@ -201,6 +201,7 @@ func (f *serverFollower) sample(ctx context.Context, answer collection) {
 	seen := &sampleCollection{podCollection: podCollection{PodQuery: all}, keys: selectorKeys(l.Selector)}
 	if _, err := decodePage(resp.Body, seen); err == nil {
 		l.instead = seen.text(seen.keys, l.Namespace)
+		f.owner.publish(f.stream, l, false)
 	}
 }
 
