@@ -1,9 +1,9 @@
 // Computes the table that the kernel should have.
 //
-// Used by reconcile*.go and cmd_status.go. The reconcile loop calls it with the
-// newest configuration, cluster and probe results and the memory of earlier
-// passes. Pure: no I/O, no clock, no log; the same inputs give the same table.
-// desired_ports.go and desired_servers.go compute the two halves of a VIP.
+// Used by reconcile*.go and cmd*.go. The reconcile loop calls it with the newest
+// configuration, cluster and probe results and the memory of earlier passes. Pure:
+// no I/O, no clock, no log; the same inputs give the same table. desired_ports.go
+// and desired_servers.go compute the two halves of a VIP.
 
 package main
 

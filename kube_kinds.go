@@ -1,8 +1,8 @@
 // The kinds of objects that streams follow, and what all kinds have in common.
 //
-// Used by snapshot.go and cmd_status.go. A kind is described by one streamKind, in
-// its own file (kube_pods.go, kube_configmaps.go), and has one line in streamKinds.
-// The rest of the kube*.go files and snapshot.go know no kind by name, but for the
+// Used by snapshot.go and cmd*.go. A kind is described by one streamKind, in its own
+// file (kube_pods.go, kube_configmaps.go), and has one line in streamKinds. The rest
+// of the kube*.go files and snapshot.go know no kind by name, but for the
 // mass-removal guard, which is for pods. Pure: no I/O, no k8s.io packages.
 
 package main
