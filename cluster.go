@@ -43,9 +43,10 @@ type ClusterQuery struct {
 	ClusterFile string // path; when set, this file replaces the API server
 	Pods        []PodQuery
 	ConfigMaps  []ConfigMapName
-	// Guards are the shares of the pods that served, in percent. When more vanish
-	// at once, a second answer has to confirm it; 0 = the guard is off.
-	Guards map[PodQuery]uint8
+	// Guards are shares of what served, in percent, by PodQuery or ConfigMapName.
+	// When more vanishes at once, a second answer has to confirm it; 0 = the guard is
+	// off.
+	Guards map[any]uint8
 }
 
 // Pod is one pod that a PodQuery selected.

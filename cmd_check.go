@@ -87,8 +87,8 @@ func takenByReload(ctx context.Context, cfg *Config) []taken {
 	}
 	query, cluster := cfg.ClusterQuery(), newCluster()
 	if query.ClusterFile != "" {
-		if answers, _, _, err := readClusterFile(query.ClusterFile, allKeys(&query)); err == nil {
-			for _, a := range answers {
+		if file, err := readClusterFile(query.ClusterFile, allKeys(&query)); err == nil {
+			for _, a := range file.answers {
 				a.store(cluster)
 			}
 		}

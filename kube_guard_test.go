@@ -118,7 +118,7 @@ func TestGuardInAFile(t *testing.T) {
 	const tcp = `{"kind":"ConfigMap","metadata":{"name":"tcp","namespace":"web"}}`
 	a, b, c := testPod{name: "a"}, testPod{name: "b"}, testPod{name: "c"}
 	path := w.write(t, "cluster.json", file("", a, b, c))
-	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}, ConfigMaps: []ConfigMapName{tcpMap}, Guards: map[PodQuery]uint8{edgePods: 50}})
+	w.queries.Set(&ClusterQuery{ClusterFile: path, Pods: []PodQuery{edgePods}, ConfigMaps: []ConfigMapName{tcpMap}, Guards: map[any]uint8{edgePods: 50}})
 	w.run(t)
 	w.untilKnown(t, "app=edge: a", "app=edge: b", "app=edge: c", "web/tcp: false")
 
@@ -147,7 +147,7 @@ func TestGuardOutlivesAnEdit(t *testing.T) {
 	w := newWatchTest(t)
 	kubeconfig := w.write(t, "kubeconfig", api.kubeconfig("secret"))
 	ask := func(q PodQuery, guard uint8) {
-		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Guards: map[PodQuery]uint8{q: guard}})
+		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Guards: map[any]uint8{q: guard}})
 	}
 	ask(edgePods, 0)
 	w.run(t)
@@ -170,7 +170,7 @@ func TestGuardOutlivesARestart(t *testing.T) {
 	api := newFakeAPI(t, says(podList("10", "", a)), says(podList("11", "", a, b, c)), goesOn(bookmark("12")))
 	w := newWatchTest(t)
 	w.earlier = Cluster{Pods: map[PodQuery][]*Pod{edgePods: {a.kept(), b.kept(), c.kept()}}}
-	w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Guards: map[PodQuery]uint8{edgePods: 50}})
+	w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Guards: map[any]uint8{edgePods: 50}})
 	w.run(t)
 	w.untilKnown(t, "app=edge: a", "app=edge: b", "app=edge: c")
 	w.stop()
@@ -194,7 +194,7 @@ func TestGuardOutlivesAnEditAfterARestart(t *testing.T) {
 	}
 	kubeconfig := w.write(t, "kubeconfig", api.kubeconfig("secret"))
 	ask := func(q PodQuery) {
-		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Guards: map[PodQuery]uint8{q: 50}})
+		w.queries.Set(&ClusterQuery{Kubeconfig: kubeconfig, Pods: []PodQuery{q}, Guards: map[any]uint8{q: 50}})
 	}
 	ask(edgePods)
 	w.run(t)

@@ -58,6 +58,21 @@ func (q PodQuery) copyKnown(to, from *Cluster) bool {
 	return known
 }
 
+// copyServed takes the pods of any query that selects the same: an edit of what else
+// is asked of them confirms no removal.
+func (q PodQuery) copyServed(to, from *Cluster) bool {
+	if q.copyKnown(to, from) {
+		return true
+	}
+	for other, pods := range from.Pods {
+		if other.Namespace == q.Namespace && other.Selector == q.Selector {
+			to.Pods[q] = pods
+			return true
+		}
+	}
+	return false
+}
+
 // podCollection is a collection.
 type podCollection struct {
 	PodQuery
@@ -140,8 +155,27 @@ func (c *Cluster) setInstead(q PodQuery, text string) {
 	c.Instead[q] = text
 }
 
-func (l *podCollection) len() int     { return len(l.kept) }
-func (l *podCollection) pods() []*Pod { return l.kept }
+func (l *podCollection) len() int { return len(l.kept) }
+
+func (l *podCollection) missing(before *Cluster) loss {
+	return vanished(before.Pods[l.PodQuery], l.kept)
+}
+
+// vanished counts the pods that served before, and those of them that are missing
+// now. A pod that terminates or is not ready any more is not missing: that is how
+// pods leave. Both are in comparePods order.
+func vanished(before, now []*Pod) (l loss) {
+	for was, is := range merged(before, now, comparePodRefs) {
+		if was == nil || !(*was).serves() {
+			continue
+		}
+		l.served++
+		if is == nil {
+			l.gone++
+		}
+	}
+	return l
+}
 
 // samePod reports whether nothing that is kept of a pod differs.
 func samePod(a, b *Pod) bool {

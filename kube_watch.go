@@ -151,7 +151,7 @@ func (f *serverFollower) list(ctx context.Context) error {
 	}
 	answer.complete()
 	f.content, f.version = answer, version
-	if err := f.checkRemoval(answer.pods()); err != nil {
+	if err := f.checkRemoval(answer, false, "a new list"); err != nil {
 		f.owner.sleep(ctx, f.owner.pace.confirm)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -256,7 +256,7 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 
 	f.follows()
 	opened := f.owner.now()
-	events := newEventDecoder(resp.Body, f.key.kind().new)
+	events := newEventDecoder(resp.Body, f.key.kind())
 	for {
 		e, err := events.next()
 		if err == nil {
@@ -294,7 +294,7 @@ func (f *serverFollower) take(e *event) error {
 	if f.content.len() > maxObjects {
 		return errTooMany
 	}
-	if err := f.checkRemoval(f.content.pods()); err != nil {
+	if err := f.checkRemoval(f.content, false, "a new list"); err != nil {
 		return &fault{topic: faultTopic{kind: faultStale}, relist: true, retryAfter: f.owner.pace.confirm, err: err}
 	}
 	f.owner.publish(f.stream, f.content, false)
