@@ -173,3 +173,21 @@ func TestHTTPProbeAccepts(t *testing.T) {
 		}
 	}
 }
+
+// What several VIPs ask for has the smallest of their guards that is not off.
+func TestClusterQueryGuards(t *testing.T) {
+	vip := func(address, more string) string {
+		return "[[vip]]\nname = 'n" + address + "'\naddresses = ['10.0.0." + address + "']\nports = [80]\n" + more + "\n"
+	}
+	cfg, err := ParseConfig("c.toml", []byte("kubeconfig = 'k'\n"+
+		vip("1", "tcp_services = 'tcp'\nselector = 'app=a'\nremoval_brake = 0")+
+		vip("2", "tcp_services = 'tcp'\nudp_services = 'udp'\nselector = 'app=b'\nremoval_brake = 70")+
+		vip("3", "tcp_services = 'tcp'\nselector = 'app=b'\nremoval_brake = 60")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[any]uint8{cfg.VIPs[1].PodQuery(): 60, cfg.VIPs[1].TCPServices: 60, cfg.VIPs[1].UDPServices: 70}
+	if diff := cmp.Diff(want, cfg.ClusterQuery().Guards); diff != "" {
+		t.Errorf("guards (-want +got):\n%s", diff)
+	}
+}

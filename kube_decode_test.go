@@ -214,6 +214,11 @@ func TestDecodePageRefuses(t *testing.T) {
 		{"a field of another type", strings.Replace(good, `"hostNetwork":true`, `"hostNetwork":"yes"`, 1), false},
 		{"a page of HTML", "<html>", false},
 		{"something after it", good + good, false},
+		{"another version", strings.Replace(good, `"apiVersion":"v1"`, `"apiVersion":"v2"`, 1), false},
+		{"an item of another kind", `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[{"kind":"ConfigMap","metadata":{"name":"a"}}]}`, false},
+		{"an item of another version", `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[{"apiVersion":"v2","metadata":{"name":"a"}}]}`, false},
+		{"an item that is nothing", `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[null]}`, false},
+		{"a page of several without the next one's name", `{"kind":"PodList","metadata":{"resourceVersion":"7","remainingItemCount":1},"items":[]}`, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -240,6 +245,9 @@ func TestEventDecoderRefuses(t *testing.T) {
 		"no object":                      `{"type":"ADDED"}`,
 		"no name":                        `{"type":"ADDED","object":{"metadata":{"resourceVersion":"1"}}}`,
 		"no resource version":            `{"type":"DELETED","object":{"metadata":{"name":"a"}}}`,
+		"another kind":                   `{"type":"DELETED","object":{"kind":"Status","metadata":{"name":"a","resourceVersion":"1"}}}`,
+		"another version":                `{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v2","metadata":{"name":"a","resourceVersion":"1"}}}`,
+		"a bookmark of another kind":     `{"type":"BOOKMARK","object":{"kind":"ConfigMap","metadata":{"resourceVersion":"1"}}}`,
 		"a bookmark of nothing":          `{"type":"BOOKMARK","object":{}}`,
 		"an object of another type":      `{"type":"ADDED","object":[]}`,
 		"something that is not an event": `[]`,
