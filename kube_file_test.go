@@ -155,7 +155,8 @@ items:
 // passedOver are the objects that the files of TestDecodeClusterFile have beside Pods
 // and ConfigMaps.
 var passedOver = map[string]string{
-	"kubectl's JSON": "Service (1)", "kubectl's YAML": "Service (1)", "kubectl's YAML, from Windows": "Service (1)",
+	"kubectl's JSON": "Service (1)", "kubectl's YAML": "Service (1)",
+	"kubectl's JSON, with a byte order mark": "Service (1)", "kubectl's YAML, with a byte order mark": "Service (1)", "kubectl's YAML, from Windows": "Service (1)",
 	"several documents": "Deployment (1), Service (1)", "several JSON documents": "Service (1)", "Lists in Lists": "Service (1)",
 	"lists of other kinds": "BlackList (1), Deployment (1), Service (2)",
 }
