@@ -28,7 +28,10 @@ type Config struct {
 	CacheDir       string        // survives a reboot (/var/lib)
 	Timeouts       Timeouts
 	Marks          MarkRange
-	Sync           *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
+	// PeerMACs are other directors that are real servers too; sorted. What comes from
+	// them is not balanced again.
+	PeerMACs []macAddress
+	Sync     *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
 	// Sysctls are the operator's settings below net/ipv4/vs, name to value as the
 	// kernel prints it. They replace the controller's. nil when there are none.
 	Sysctls map[string]string
@@ -228,27 +231,19 @@ func (c *Config) ClusterSource() string {
 
 // ClusterQuery is what all VIPs together ask of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
-	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Guards: make(map[any]uint8)}
+	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Guards: make(map[PodQuery]uint8)}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
-		// VIPs that share what they ask for share the strictest mass-removal guard.
-		guard := func(key any) {
-			if b := q.Guards[key]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
-				q.Guards[key] = v.RemovalBrake
-			}
+		if pods := v.PodQuery(); pods.Selector != "" && !slices.Contains(q.Pods, pods) {
+			q.Pods = append(q.Pods, pods)
 		}
-		if pods := v.PodQuery(); pods.Selector != "" {
-			guard(pods)
-			if !slices.Contains(q.Pods, pods) {
-				q.Pods = append(q.Pods, pods)
-			}
+		// VIPs that share their pods share the strictest mass-removal guard.
+		if b := q.Guards[v.PodQuery()]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
+			q.Guards[v.PodQuery()] = v.RemovalBrake
 		}
 		for _, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
-			if name != (ConfigMapName{}) {
-				guard(name)
-				if !slices.Contains(q.ConfigMaps, name) {
-					q.ConfigMaps = append(q.ConfigMaps, name)
-				}
+			if name != (ConfigMapName{}) && !slices.Contains(q.ConfigMaps, name) {
+				q.ConfigMaps = append(q.ConfigMaps, name)
 			}
 		}
 	}
