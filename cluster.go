@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"net/netip"
 	"reflect"
+	"strconv"
 )
 
 // PodQuery selects pods: one namespace and one label selector, as `kubectl get
@@ -42,9 +43,10 @@ type ClusterQuery struct {
 	ClusterFile string // path; when set, this file replaces the API server
 	Pods        []PodQuery
 	ConfigMaps  []ConfigMapName
-	// Guards are the shares of the pods that served, in percent. When more vanish
-	// at once, a second answer has to confirm it; 0 = the guard is off.
-	Guards map[PodQuery]uint8
+	// Guards are shares of what served, in percent, by PodQuery or ConfigMapName.
+	// When more vanishes at once, a second answer has to confirm it; 0 = the guard is
+	// off.
+	Guards map[any]uint8
 }
 
 // Pod is one pod that a PodQuery selected.
@@ -72,8 +74,30 @@ type Pod struct {
 	// addresses, the VIP among them, do not lead to it by these.
 	Bound []Port `json:",omitempty"`
 	// Weight is the value of the query's annotation, without white space around
-	// it; "" when the pod has none. What is no number is cut after 80 characters.
+	// it; "" when the pod has none, " " when it is empty. What is no number is cut
+	// after 80 characters.
 	Weight string
+	// LastWeight is the last value of the annotation that was a weight, when Weight is
+	// none; "" when none is known.
+	LastWeight string `json:",omitempty"`
+}
+
+// weight is a value of a weight annotation, 0 to 65535, if it is one.
+func weight(text string) (n uint32, ok bool) {
+	parsed, err := strconv.ParseUint(text, 10, 16)
+	return uint32(parsed), err == nil
+}
+
+// recallWeight keeps the last weight of p, which was the same pod as was before, when
+// its annotation has become unusable. p has not been published yet.
+func (p *Pod) recallWeight(was *Pod) {
+	if _, ok := weight(p.Weight); ok || p.Weight == "" || p.UID != was.UID {
+		return
+	}
+	p.LastWeight = was.LastWeight
+	if _, ok := weight(was.Weight); ok {
+		p.LastWeight = was.Weight
+	}
 }
 
 // onNode reports whether p takes connections to its node's addresses.

@@ -11,10 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"slices"
+	"time"
 )
 
 // runCheck validates a configuration file.
-func runCheck(_ context.Context, args []string, stdout, stderr io.Writer) int {
+func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("lvs-controller check", stderr)
 	all := fs.Bool("all", false, fmt.Sprintf("print the first %d mistakes, not only the first %d", maxMistakes, mistakesInCheck))
 	src, code := newSource(fs, args)
@@ -39,6 +42,12 @@ func runCheck(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	for _, warning := range (ConfigErrors{First: append(cfg.Warnings, hostWarnings(src, cfg)...)}).lines(n) {
 		fmt.Fprintln(stderr, "warning:", warning)
 	}
+	for i, t := range takenByReload(ctx, cfg) {
+		if i == n {
+			break
+		}
+		fmt.Fprintf(stderr, "warning: the running controller would take out of service: vip %s: %s\n", t.VIP, t.What)
+	}
 	fmt.Fprintf(stdout, "%s: valid, %d VIP%s\n", name, len(cfg.VIPs), s)
 	return exitOK
 }
@@ -52,4 +61,40 @@ func hostWarnings(src *source, cfg *Config) []ConfigError {
 		}
 	}
 	return h.all(cfg)
+}
+
+// takenByReload is what the running controller, if there is one, would take out of
+// service if it had cfg. The cluster is what that controller has saved of it, or the
+// cluster file.
+func takenByReload(ctx context.Context, cfg *Config) []taken {
+	ctx, cancel := context.WithTimeout(ctx, hostPatience)
+	defer cancel()
+	running, err := fetchStatus(ctx, cfg.Listen)
+	if err != nil {
+		return nil
+	}
+	before, memory := newServing(), newMemory()
+	for _, s := range running.Services {
+		for _, r := range s.Servers {
+			if r.Weight == 0 {
+				continue
+			}
+			set := workKey{s.VIP, r.Address.Is6()}
+			if before.add(s.VIP, s.Service, r.Address, nil); !slices.ContainsFunc(memory.Working[set], func(o RealServer) bool { return o.Address == r.Address }) {
+				memory.Working[set] = append(memory.Working[set], RealServer{Address: r.Address, Weight: r.Weight, Forward: DirectRoute})
+			}
+		}
+	}
+	query, cluster := cfg.ClusterQuery(), newCluster()
+	if query.ClusterFile != "" {
+		if file, err := readClusterFile(query.ClusterFile, allKeys(&query)); err == nil {
+			for _, a := range file.answers {
+				a.store(cluster)
+			}
+		}
+	} else if saved, _ := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), slog.New(slog.DiscardHandler)); saved != nil {
+		cluster = saved
+	}
+	w := desired(nil, cfg, cluster, nil, memory, time.Now())
+	return before.takenAway(&w, false)
 }

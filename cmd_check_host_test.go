@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -137,5 +140,40 @@ func TestCheckModules(t *testing.T) {
 	want = []string{"c.toml:7: vip[0].groups: on this host: the kernel 6.1.0 has no module nf_tables"}
 	if diff := cmp.Diff(want, found()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// check says beforehand what a reload would take out of service.
+func TestCheckSaysWhatAReloadTakesAway(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		server := func(a string) serverStatus { return serverStatus{Address: addr(a), Weight: 1} }
+		_ = json.NewEncoder(w).Encode(status{Services: []serviceStatus{
+			{Service: ServiceKey{Address: addr("10.0.0.1"), Port: 80, Protocol: TCP}, VIP: "edge", Servers: []serverStatus{server("10.1.0.1"), server("10.1.0.2"), server("10.1.0.3")}},
+			{Service: ServiceKey{Address: addr("10.0.0.1"), Port: 443, Protocol: TCP}, VIP: "edge", Servers: []serverStatus{server("10.1.0.1")}},
+		}})
+	})}
+	go running.Serve(listener)
+	defer running.Close()
+	head := fmt.Sprintf("listen = %q\ncache_dir = %q\n", listener.Addr(), t.TempDir())
+	vip := "[[vip]]\nname = 'edge'\naddresses = ['10.0.0.1']\n"
+	for _, tt := range []struct{ text, want string }{
+		{head + vip + "ports = [80, 443]\nselector = 'app=x'", ""},
+		{head + vip + "ports = [80]\nselector = 'app=x'", "vip edge: ports 10.0.0.1:443/tcp\n"},
+		{head + vip + "ports = [80, 443]\nselector = ''\nreal_servers = [{ address = '10.1.0.9' }]", "vip edge: 3 of 3 real servers: 10.1.0.1, 10.1.0.2, 10.1.0.3\n"},
+		{head + strings.Replace(vip, "10.0.0.1", "10.0.0.7", 1) + "ports = [80]\nselector = 'app=x'", "vip edge: the VIP; ports 10.0.0.1:443/tcp, 10.0.0.1:80/tcp; 3 of 3"},
+		{"listen = '127.0.0.1:1'\n" + vip + "ports = [80]\nselector = 'app=x'", ""},
+	} {
+		var out, errs strings.Builder
+		if code := run(t.Context(), []string{"check", "-config", writeConfig(t, tt.text)}, &out, &errs); code != exitOK {
+			t.Errorf("exit code %d: %s", code, errs.String())
+		}
+		_, said, found := strings.Cut(errs.String(), "would take out of service: ")
+		if found != (tt.want != "") || !strings.HasPrefix(said, tt.want) {
+			t.Errorf("%s\nsays %q, want %q; all: %s", tt.text, said, tt.want, errs.String())
+		}
 	}
 }

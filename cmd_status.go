@@ -195,9 +195,7 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	printLines(stderr, "warning: %s\n", warningTexts(p.want.Warnings))
-	table := newMarkTable(slog.New(slog.DiscardHandler))
-	table.peers = cfg.PeerMACs
-	same, err := table.Check(p.want.Marks)
+	same, err := newMarkTable(slog.New(slog.DiscardHandler)).Check(p.want.Marks)
 	if err != nil {
 		return fail(stderr, err)
 	}

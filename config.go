@@ -28,10 +28,7 @@ type Config struct {
 	CacheDir       string        // survives a reboot (/var/lib)
 	Timeouts       Timeouts
 	Marks          MarkRange
-	// PeerMACs are other directors that are real servers too; sorted. What comes from
-	// them is not balanced again.
-	PeerMACs []macAddress
-	Sync     *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
+	Sync           *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
 	// Sysctls are the operator's settings below net/ipv4/vs, name to value as the
 	// kernel prints it. They replace the controller's. nil when there are none.
 	Sysctls map[string]string
@@ -231,19 +228,27 @@ func (c *Config) ClusterSource() string {
 
 // ClusterQuery is what all VIPs together ask of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
-	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Guards: make(map[PodQuery]uint8)}
+	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Guards: make(map[any]uint8)}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
-		if pods := v.PodQuery(); pods.Selector != "" && !slices.Contains(q.Pods, pods) {
-			q.Pods = append(q.Pods, pods)
+		// VIPs that share what they ask for share the strictest mass-removal guard.
+		guard := func(key any) {
+			if b := q.Guards[key]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
+				q.Guards[key] = v.RemovalBrake
+			}
 		}
-		// VIPs that share their pods share the strictest mass-removal guard.
-		if b := q.Guards[v.PodQuery()]; v.RemovalBrake > 0 && (b == 0 || v.RemovalBrake < b) {
-			q.Guards[v.PodQuery()] = v.RemovalBrake
+		if pods := v.PodQuery(); pods.Selector != "" {
+			guard(pods)
+			if !slices.Contains(q.Pods, pods) {
+				q.Pods = append(q.Pods, pods)
+			}
 		}
 		for _, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
-			if name != (ConfigMapName{}) && !slices.Contains(q.ConfigMaps, name) {
-				q.ConfigMaps = append(q.ConfigMaps, name)
+			if name != (ConfigMapName{}) {
+				guard(name)
+				if !slices.Contains(q.ConfigMaps, name) {
+					q.ConfigMaps = append(q.ConfigMaps, name)
+				}
 			}
 		}
 	}

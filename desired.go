@@ -1,9 +1,9 @@
 // Computes the table that the kernel should have.
 //
-// Used by reconcile*.go and cmd_status.go. The reconcile loop calls it with the
-// newest configuration, cluster and probe results and the memory of earlier
-// passes. Pure: no I/O, no clock, no log; the same inputs give the same table.
-// desired_ports.go and desired_servers.go compute the two halves of a VIP.
+// Used by reconcile*.go and cmd*.go. The reconcile loop calls it with the newest
+// configuration, cluster and probe results and the memory of earlier passes. Pure:
+// no I/O, no clock, no log; the same inputs give the same table. desired_ports.go
+// and desired_servers.go compute the two halves of a VIP.
 
 package main
 
@@ -207,8 +207,9 @@ func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
 // build computes the answer for one VIP.
 type build struct {
 	*vipAnswer
-	last     *vipAnswer // under the same configuration; nil when there is none
-	unprobed []Row      // the real servers of the present set, before the results of probes and the neighbour table; nil: neither
+	last     *vipAnswer          // under the same configuration; nil when there is none
+	serving  map[netip.Addr]bool // addresses of pods that serve; nil: not looked for yet
+	unprobed []Row               // the real servers of the present set, before the results of probes and the neighbour table; nil: neither
 	before   memory
 	now      time.Time
 	marks    map[GroupName]uint32

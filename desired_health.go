@@ -86,7 +86,7 @@ func (b *build) without(n uint16, rows []Row) []Row {
 // portRows are the rows for one port: without the nodes that do not have it, and
 // with those quiesced on which it is down.
 func (b *build) portRows(p vipPort, rows []Row) []Row {
-	rows = p.only(b.in.vip, rows, b.unprobed)
+	rows = p.only(b.in.vip, rows, b.unprobed, b.withheld)
 	if p.Protocol != TCP {
 		return rows
 	}

@@ -25,7 +25,7 @@ type vipPort struct {
 // service, while others are, they are kept in service: the others would refuse.
 // Those come first that only probes took out of service; unprobed has the rows
 // before the results of probes.
-func (p vipPort) only(v *VIP, rows, unprobed []Row) []Row {
+func (p vipPort) only(v *VIP, rows, unprobed []Row, withheld func(netip.Addr) bool) []Row {
 	if p.nodes == nil {
 		return rows
 	}
@@ -45,8 +45,8 @@ func (p vipPort) only(v *VIP, rows, unprobed []Row) []Row {
 		}
 	}
 	for i := range some {
-		if kept || v.isStatic(some[i].Address) {
-			continue // the operator gave it weight 0
+		if kept || v.isStatic(some[i].Address) || withheld(some[i].Address) {
+			continue // it has weight 0 on purpose
 		}
 		some[i].Weight = v.Weight
 		some[i].Why += ", kept, no other real server has the port"

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 )
 
@@ -145,17 +144,34 @@ func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	return a, true
 }
 
-// podWeight is the weight that p's annotation asks for, else the VIP's.
+// podWeight is the weight that p's annotation asks for, or asked for when it was last a
+// weight, else the VIP's.
 func (b *build) podWeight(v *VIP, p *Pod) uint32 {
 	if p.Weight == "" {
 		return v.Weight
 	}
-	n, err := strconv.ParseUint(p.Weight, 10, 16)
-	if err != nil || n == 0 {
-		b.warn(warnWeight, "", "pod %s/%s: annotation %s = %q is not a weight from 1 to 65535; %d is used", p.Namespace, p.Name, v.WeightAnnotation, shorten(p.Weight, quotedText), v.Weight)
-		return v.Weight
+	n, ok := weight(p.Weight)
+	if ok {
+		return n
 	}
-	return uint32(n)
+	if n, ok = weight(p.LastWeight); !ok {
+		n = v.Weight
+	}
+	b.warn(warnWeight, "", "pod %s/%s: annotation %s = %q is not a weight from 0 to 65535; %d is used", p.Namespace, p.Name, v.WeightAnnotation, shorten(p.Weight, quotedText), n)
+	return n
+}
+
+// withheld reports whether a pod serves at a, so that a weight of 0 there is a wish.
+func (b *build) withheld(a netip.Addr) bool {
+	if b.serving == nil {
+		b.serving = make(map[netip.Addr]bool)
+		for _, p := range b.in.pods {
+			if p.serves() {
+				addAll(b.serving, p.Addresses)
+			}
+		}
+	}
+	return b.serving[a]
 }
 
 // podSet counts the selected pods of one node.
@@ -203,6 +219,9 @@ func (s podSet) row(v *VIP, a netip.Addr) Row {
 		why += " not ready"
 	default:
 		why += " terminating"
+	}
+	if s.ready > 0 && s.weight == 0 {
+		why += ", weight 0 by its annotation"
 	}
 	return Row{RealServer: v.realServer(a, s.weight), Why: why}
 }

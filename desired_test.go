@@ -353,3 +353,39 @@ func TestUnheardConfigMapKeepsPorts(t *testing.T) {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }
+
+// A weight that a pod asks for: 0 is a weight, and what is none changes nothing.
+func TestDesiredWeightAnnotation(t *testing.T) {
+	vip := testVIP(func(v *VIP) { v.Weight, v.WeightAnnotation = 7, "w" })
+	for _, tt := range []struct {
+		text, last string
+		want       uint32
+		warns      bool
+	}{
+		{"", "", 7, false},
+		{"", "5", 7, false}, // the annotation was removed
+		{"0", "", 0, false},
+		{"000", "5", 0, false},
+		{"3", "", 3, false},
+		{"65535", "", 65535, false},
+		{"65536", "", 7, true},
+		{"65536", "5", 5, true},
+		{"-1", "0", 0, true},
+		{"1.5", "5", 5, true},
+		{"none", "5", 5, true},
+		{" ", "5", 5, true},
+		{"+3", "", 7, true},
+	} {
+		a := readyPod("a", "10.1.0.1")
+		a.Weight, a.LastWeight = tt.text, tt.last
+		c := &Cluster{Pods: map[PodQuery][]*Pod{vip.PodQuery(): refs(a, readyPod("b", "10.1.0.2"))}, ConfigMaps: testCluster(nil).ConfigMaps}
+		w := desired(nil, &Config{VIPs: []VIP{vip}}, c, nil, newMemory(), testTime)
+		row := w.Shards[0].Services[0].Servers[0]
+		if row.Weight != tt.want || (len(w.Warnings) > 0) != tt.warns {
+			t.Errorf("%q after %q: weight %d (%s), warnings %v; want weight %d, warned %v", tt.text, tt.last, row.Weight, row.Why, w.Warnings, tt.want, tt.warns)
+		}
+		if tt.want == 0 && !strings.HasSuffix(row.Why, "weight 0 by its annotation") {
+			t.Errorf("%q: why %q", tt.text, row.Why)
+		}
+	}
+}

@@ -191,10 +191,7 @@ func (h *linuxHost) notOurs(r *rtnl, configured map[netip.Addr]*VIP) error {
 func (h *linuxHost) LostAddress() bool { return h.addresses.Lost() }
 
 // Mark implements host.
-func (h *linuxHost) Mark(marks map[MarkedPort]uint32, peers []macAddress) error {
-	h.marks.peers = peers
-	return h.marks.Apply(marks)
-}
+func (h *linuxHost) Mark(marks map[MarkedPort]uint32) error { return h.marks.Apply(marks) }
 
 // DeviceIndex implements host.
 func (h *linuxHost) DeviceIndex(name string) int {

@@ -38,10 +38,8 @@ var errNoNFTables = errors.New("the kernel has no nf_tables (CONFIG_NF_TABLES, C
 // thread that calls it.
 type markTable struct {
 	log   *slog.Logger
-	peers []macAddress          // packets from them get no mark
 	known bool                  // an Apply has succeeded
 	last  map[MarkedPort]uint32 // what it left in the kernel
-	from  []macAddress          // the peers then
 }
 
 func newMarkTable(log *slog.Logger) *markTable { return &markTable{log: log} }
@@ -58,7 +56,7 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 	if m.known && len(m.last) == 0 && len(want) == 0 {
 		return nil
 	}
-	conn, have, err := openMarks(want, m.peers)
+	conn, have, err := openMarks(want)
 	if err != nil {
 		return err
 	}
@@ -68,13 +66,13 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 			return err
 		}
 	}
-	m.known, m.last, m.from = true, maps.Clone(want), m.peers
+	m.known, m.last = true, maps.Clone(want)
 	return nil
 }
 
 // Read returns the marks that the kernel has, never nil without an error.
 func (m *markTable) Read() (map[MarkedPort]uint32, error) {
-	conn, have, err := openMarks(nil, m.peers)
+	conn, have, err := openMarks(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +84,7 @@ func (m *markTable) Read() (map[MarkedPort]uint32, error) {
 
 // Check reports whether the kernel has exactly want. It writes nothing.
 func (m *markTable) Check(want map[MarkedPort]uint32) (same bool, err error) {
-	conn, have, err := openMarks(want, m.peers)
+	conn, have, err := openMarks(want)
 	if err != nil {
 		return false, err
 	}
@@ -110,7 +108,7 @@ func (m *markTable) change(conn *nftables.Conn, have markState, want map[MarkedP
 	var err error
 	if len(want) > 0 {
 		change = describeChange(add, remove)
-		err = batchMarks(conn, m.peers, have.marks == nil, add, remove)
+		err = batchMarks(conn, have.marks == nil, add, remove)
 	}
 	if err == nil {
 		err = conn.Flush()
@@ -128,7 +126,7 @@ func (m *markTable) change(conn *nftables.Conn, have markState, want map[MarkedP
 // why is the reason for a change of have.
 func (m *markTable) why(have markState) string {
 	switch {
-	case m.known && have.equals(m.last), m.known && !slices.Equal(m.from, m.peers), !m.known && have.damage == "":
+	case m.known && have.equals(m.last), !m.known && have.damage == "":
 		return "configured"
 	case !m.known:
 		return "the table had another form: " + have.damage
@@ -227,7 +225,7 @@ const (
 
 // openMarks connects to nf_tables and reads the table. A kernel without
 // nf_tables has no marks, which is an error only if some are wanted.
-func openMarks(want map[MarkedPort]uint32, peers []macAddress) (*nftables.Conn, markState, error) {
+func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
 	var have markState
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		return errors.Join(c.SetOption(netlink.ExtendedAcknowledge, true),
@@ -236,7 +234,7 @@ func openMarks(want map[MarkedPort]uint32, peers []macAddress) (*nftables.Conn, 
 	if err != nil {
 		conn = new(nftables.Conn) // not connected, and nothing to close
 	} else {
-		have, err = stableMarks(conn, want, peers)
+		have, err = stableMarks(conn, want)
 	}
 	// The answers of netlink and nfnetlink where the module is not loaded.
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -256,13 +254,13 @@ func openMarks(want map[MarkedPort]uint32, peers []macAddress) (*nftables.Conn, 
 // just growing after many additions, or a transaction between two requests,
 // can hide elements from it. So a dump counts when it equals what is wanted
 // or the dump before it.
-func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32, peers []macAddress) (have markState, err error) {
+func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markState, err error) {
 	for try := range 5 {
 		before := have
 		have = markState{}
 		table, err := conn.ListTableOfFamily(markTableName, ourTable.Family)
 		if err == nil {
-			have = readMarks(conn, table, peers)
+			have = readMarks(conn, table)
 		} else if !errors.Is(err, unix.ENOENT) {
 			return have, err
 		}
@@ -275,7 +273,7 @@ func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32, peers []macAdd
 
 // readMarks reads the marks out of table. Any error, also one of the library
 // about an object that it does not know, means a form that is not ours.
-func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) markState {
+func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
 	marks := make(map[MarkedPort]uint32)
 	var damage error
 	same := func(what string, got, want any, err error) {
@@ -294,12 +292,13 @@ func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) m
 	chain, err := conn.ListChain(ourTable, ourChain.Name)
 	same("chain input", chain, ourChain, err)
 	rules, err := conn.GetRules(ourTable, ourChain)
-	var have [][]expr.Any
+	var have, want [][]expr.Any
 	for _, r := range rules {
 		have = append(have, r.Exprs)
 	}
 	for i := range markFamilies {
 		f := &markFamilies[i]
+		want = append(want, f.rule())
 		set, err := conn.GetSetByName(ourTable, f.set.Name)
 		if err == nil {
 			set.ID, set.Comment = f.set.ID, f.set.Comment // a dump lacks the ID, the library drops the comment
@@ -313,17 +312,15 @@ func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) m
 			marks[port.MarkedPort] = port.Mark
 		}
 	}
-	same("rules", have, markRules(peers), err)
+	same("rules", have, want, err)
 	if damage != nil {
 		return markState{exists: true, damage: damage.Error()}
 	}
 	return markState{exists: true, marks: marks}
 }
 
-// The table has two maps and, at the input hook, a rule for each peer and one for each
-// map:
+// The table has two maps and, at the input hook, one rule for each:
 //
-//	meta iiftype ether ether saddr 52:54:00:12:34:56 accept
 //	meta mark set ip daddr . meta l4proto . th dport map @marks4
 //	meta mark set ip6 daddr . meta l4proto . th dport map @marks6
 //
@@ -338,10 +335,6 @@ func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) m
 // another protocol may look like one, but its number is part of the key and in
 // no element; and a packet without them, or not in the map, ends the rule before
 // the mark is set.
-//
-// A packet from a peer has been balanced there, and this host is the real server that
-// it is for. Without a mark it belongs to no service, so IPVS lets it pass to the
-// programs of this host.
 var (
 	ourTable  = &nftables.Table{Name: markTableName, Family: nftables.TableFamilyINet}
 	ourPolicy = nftables.ChainPolicyAccept
@@ -398,24 +391,6 @@ func (f *markFamily) rule() []expr.Any {
 	}
 }
 
-// markRules are the rules of the table, in order.
-func markRules(peers []macAddress) (rules [][]expr.Any) {
-	const saddr = 6 // its place in an Ethernet header
-	for _, mac := range peers {
-		rules = append(rules, []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: unix.NFT_REG_1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER)},
-			&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseLLHeader, Offset: saddr, Len: uint32(len(mac))},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: mac[:]},
-			&expr.Verdict{Kind: expr.VerdictAccept},
-		})
-	}
-	for i := range markFamilies {
-		rules = append(rules, markFamilies[i].rule())
-	}
-	return rules
-}
-
 // markKey is a port as a map's key: address, protocol and port, each filled up
 // with zeros to whole registers of four bytes.
 func markKey(p MarkedPort) []byte {
@@ -440,7 +415,7 @@ func parseMarkElement(e nftables.SetElement) (markElement, error) {
 // batchMarks puts into the batch: a table without elements if build is set;
 // what is to be removed; and then what is to be added, since a port that moves to
 // another mark has one key.
-func batchMarks(conn *nftables.Conn, peers []macAddress, build bool, add, remove []markElement) error {
+func batchMarks(conn *nftables.Conn, build bool, add, remove []markElement) error {
 	if build {
 		conn.AddTable(ourTable)
 		conn.AddChain(ourChain)
@@ -450,17 +425,13 @@ func batchMarks(conn *nftables.Conn, peers []macAddress, build bool, add, remove
 		f := &markFamilies[i]
 		if build {
 			errs = append(errs, conn.AddSet(&f.set, nil))
+			conn.AddRule(&nftables.Rule{Table: ourTable, Chain: ourChain, Exprs: f.rule()})
 		}
 		for chunk := range slices.Chunk(f.elements(remove), markChunk) {
 			errs = append(errs, conn.SetDeleteElements(&f.set, chunk))
 		}
 		for chunk := range slices.Chunk(f.elements(add), markChunk) {
 			errs = append(errs, conn.SetAddElements(&f.set, chunk))
-		}
-	}
-	if build { // which refer to the maps
-		for _, rule := range markRules(peers) {
-			conn.AddRule(&nftables.Rule{Table: ourTable, Chain: ourChain, Exprs: rule})
 		}
 	}
 	return errors.Join(errs...)

@@ -1,7 +1,7 @@
 // The HTTP listener: /healthz, /readyz, /metrics and /status.json.
 //
-// Used by cmd_status.go and main.go. It reads what the other tasks publish and reads
-// the kernel's table through a separate socket. It changes nothing, and none of its
+// Used by cmd*.go and main.go. It reads what the other tasks publish and reads the
+// kernel's table through a separate socket. It changes nothing, and none of its
 // errors ends the controller.
 
 package main

@@ -105,7 +105,7 @@ func (s *httpServer) writeOwn(e exposition) {
 		}
 	}
 	ofStreams("cluster_synced", gauge, "1 once the stream has given a complete answer.", func(st *StreamState) float64 { return flag01(st.Synced) })
-	ofStreams("cluster_failing", gauge, "1 while the stream cannot read from its source; the last answer stays in force.", func(st *StreamState) float64 { return flag01(st.LastError != "") })
+	ofStreams("cluster_failing", gauge, "1 while the stream cannot read from its source, or a cluster file is in doubt; the last answer stays in force.", func(st *StreamState) float64 { return flag01(st.LastError != "") })
 	ofStreams("cluster_events_total", counter, "Watch events that the stream received.", func(st *StreamState) float64 { return float64(st.Events) })
 	ofStreams("cluster_lists_total", counter, "Complete lists that the stream received.", func(st *StreamState) float64 { return float64(st.Lists) })
 	writeProbes(e, s.prober.Stats())

@@ -54,7 +54,8 @@ type pace struct {
 	filePoll    time.Duration // look at the file although no change was notified
 	repeatLog   time.Duration // the same failure is logged again after so long
 	guardWindow time.Duration // removals within so long count as one
-	confirm     time.Duration // wait for the answer that confirms a mass removal
+	confirm     time.Duration // wait for a server's answer that confirms a mass removal
+	fileConfirm time.Duration // a file that stays the same for so long confirms one
 }
 
 // defaultPace is what a director runs with. An API server that comes back is
@@ -77,6 +78,7 @@ var defaultPace = pace{
 	repeatLog:   time.Minute,
 	guardWindow: 10 * time.Second,
 	confirm:     2 * time.Second,
+	fileConfirm: time.Minute,
 }
 
 // clusterWatch keeps one Cluster snapshot current.
@@ -100,7 +102,7 @@ type clusterWatch struct {
 	streams  map[streamKey]*stream // one per wanted key
 	snapshot Cluster               // newest published; immutable
 	// earlier is what a run before this one knew last. It is not published. Until
-	// all pods are known again the mass-removal guards take from it which served.
+	// all is known again the mass-removal guards take from it what served.
 	earlier Cluster
 }
 
@@ -175,17 +177,16 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		if w.streams[key] == nil {
 			s := &stream{key: key, owner: w, logged: map[faultTopic]time.Time{}}
 			s.state = StreamState{Name: key.String(), Since: w.now()}
-			if pods, guarded := guardedPods(key); guarded {
-				s.guard.published = podsLike(pods, &before, &w.earlier)
+			s.guard.published = newCluster()
+			if !key.copyServed(s.guard.published, &before) {
+				key.copyServed(s.guard.published, &w.earlier)
 			}
 			w.streams[key] = s
 			fresh = append(fresh, s)
 		}
 	}
 	for key, s := range w.streams {
-		if pods, guarded := guardedPods(key); guarded {
-			s.guard.share.Store(uint32(q.Guards[pods]))
-		}
+		s.guard.share.Store(uint32(q.Guards[key.streamQuery]))
 	}
 	switch {
 	case len(fresh) == 0:
@@ -241,6 +242,9 @@ func (w *clusterWatch) publish(s *stream, c collection, list bool) {
 	if w.streams[s.key] != s {
 		return
 	}
+	if l, pods := c.(*podCollection); pods && list {
+		l.recall(&w.snapshot)
+	}
 	changed := !c.storedIn(&w.snapshot)
 	s.counted(c, changed, list)
 	if !changed {
@@ -249,23 +253,11 @@ func (w *clusterWatch) publish(s *stream, c collection, list bool) {
 	// The maps are small, one entry for each stream, and readers keep the old ones.
 	next := w.wantedOf(&w.snapshot)
 	c.store(next)
-	if w.allGuardedIn(next) {
+	if next.answers() == len(w.wanted) {
 		w.earlier = Cluster{}
 	}
 	w.snapshot = *next
 	w.set(next)
-}
-
-// allGuardedIn reports whether c knows the answers to all keys with a mass-removal
-// guard.
-func (w *clusterWatch) allGuardedIn(c *Cluster) bool {
-	for key := range w.wanted {
-		pods, guarded := guardedPods(key)
-		if _, known := c.Pods[pods]; guarded && !known {
-			return false
-		}
-	}
-	return true
 }
 
 // States returns the state of each stream, in the order of their names. It is safe
@@ -288,7 +280,7 @@ func (w *clusterWatch) States() []StreamState {
 // that it names. It asks no API server.
 func readableSource(q *ClusterQuery) error {
 	if q.ClusterFile != "" {
-		_, _, _, err := readClusterFile(q.ClusterFile, allKeys(q))
+		_, err := readClusterFile(q.ClusterFile, allKeys(q))
 		return err
 	}
 	_, err := (&apiServer{kubeconfig: q.Kubeconfig}).read()
@@ -341,7 +333,7 @@ func (s *stream) follows() {
 		log.Info("the stream follows the cluster")
 	}
 	s.current, s.introduced, s.announced = true, true, false
-	s.state.Since, s.state.LastError = now, ""
+	s.state.Since, s.state.LastError, s.state.Lasting = now, "", false
 }
 
 // fails notes that the stream is not current, and why.

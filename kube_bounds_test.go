@@ -250,7 +250,7 @@ func TestBoundsOfFastReader(t *testing.T) {
 					t.Errorf("%s: error %s", how, shorten(fmt.Sprint(err), 300))
 				}
 			}
-			_, err := decodeClusterFile(strings.NewReader(tt.text), keys)
+			_, _, err := decodeClusterFile(strings.NewReader(tt.text), keys)
 			judge("file", err)
 			if strings.Contains(tt.text, "YAML") || strings.HasSuffix(tt.text, "\n") {
 				return
@@ -275,7 +275,7 @@ func TestEventsAreBounded(t *testing.T) {
 		"an object":   {`{"type":"ADDED","object":{"metadata":{"name":"a","annotations":{"x":"`, "x"},
 		"a type":      {`{"type":"`, "x"},
 	} {
-		_, err := newEventDecoder(io.MultiReader(strings.NewReader(text[0]), &repeat{text: text[1]}), podKind.new).next()
+		_, err := newEventDecoder(io.MultiReader(strings.NewReader(text[0]), &repeat{text: text[1]}), podKind).next()
 		if err == nil || !malformed(err) || !strings.Contains(err.Error(), "larger than 16 MiB") {
 			t.Errorf("%s: error %v", name, shorten(fmt.Sprint(err), 300))
 		}
@@ -287,7 +287,7 @@ func TestEventsAreBounded(t *testing.T) {
 	}
 	// Many small events are no large one.
 	event := tells(eventModified, testPod{name: "a", version: 12, noise: strings.Repeat("x", 1<<20)})
-	d := newEventDecoder(&repeat{text: event}, podKind.new)
+	d := newEventDecoder(&repeat{text: event}, podKind)
 	for range 40 {
 		if _, err := d.next(); err != nil {
 			t.Fatal(err)
@@ -322,7 +322,7 @@ func TestNamesAreBounded(t *testing.T) {
 				t.Errorf("list: error %s", shorten(fmt.Sprint(err), 300))
 			}
 			event := `{"type":"ADDED","object":` + strings.Replace(text, `"metadata":{`, `"metadata":{"resourceVersion":"8",`, 1) + "}"
-			if _, err := newEventDecoder(strings.NewReader(event), podKind.new).next(); !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
+			if _, err := newEventDecoder(strings.NewReader(event), podKind).next(); !errors.Is(err, errMalformed) || len(err.Error()) > 300 {
 				t.Errorf("event: error %s", shorten(fmt.Sprint(err), 300))
 			}
 		})
@@ -456,12 +456,12 @@ func TestLargeClusterFile(t *testing.T) {
 	if err := os.Truncate(path, 1<<40); err != nil {
 		t.Fatal("no sparse file can be made in the directory for temporary files: ", err)
 	}
-	_, _, stamp, err := readClusterFile(path, nil)
-	if err == nil || !strings.Contains(err.Error(), "larger than 512 MiB") || stamp != fileStamp(os.Stat(path)) {
-		t.Errorf("error %v, stamp %q", err, stamp)
+	is, err := readClusterFile(path, nil)
+	if err == nil || !strings.Contains(err.Error(), "larger than 512 MiB") || is.stamp != fileStamp(os.Stat(path)) {
+		t.Errorf("error %v, stamp %q", err, is.stamp)
 	}
 	began := time.Now()
-	if _, _, _, err := readClusterFile("/dev/zero", nil); err == nil || time.Since(began) > time.Minute {
+	if _, err := readClusterFile("/dev/zero", nil); err == nil || time.Since(began) > time.Minute {
 		t.Errorf("an endless file: error %v after %s", err, time.Since(began))
 	}
 }

@@ -48,6 +48,8 @@ func (n ConfigMapName) copyKnown(to, from *Cluster) bool {
 	return known
 }
 
+func (n ConfigMapName) copyServed(to, from *Cluster) bool { return n.copyKnown(to, from) }
+
 // configMapCollection is a collection.
 type configMapCollection struct {
 	ConfigMapName
@@ -83,7 +85,22 @@ func (c *configMapCollection) storedIn(cluster *Cluster) bool {
 
 func (c *configMapCollection) complete()              {}
 func (c *configMapCollection) store(cluster *Cluster) { cluster.ConfigMaps[c.ConfigMapName] = c.kept }
-func (c *configMapCollection) pods() []*Pod           { return nil }
+
+// missing counts the entries that are ports.
+func (c *configMapCollection) missing(before *Cluster) (l loss) {
+	was := before.ConfigMaps[c.ConfigMapName]
+	for key := range was.Data {
+		if _, err := ParsePortNumber(key); err != nil {
+			continue
+		}
+		l.served++
+		if _, found := c.kept.Data[key]; !found {
+			l.gone++
+		}
+	}
+	l.whole = was.Exists && !c.kept.Exists
+	return l
+}
 
 // configMapObject is a ConfigMap as the API writes it.
 type configMapObject struct {

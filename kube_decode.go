@@ -36,8 +36,24 @@ type object interface {
 	check() error
 }
 
+// objectType is what an object says that it is. The items of a list need not.
+type objectType struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+}
+
+// is returns an error when an object says that it is of another kind or version.
+func (t *objectType) is(kind, apiVersion string) error {
+	if (t.Kind == "" || t.Kind == kind) && (t.APIVersion == "" || t.APIVersion == apiVersion) {
+		return nil
+	}
+	return fmt.Errorf("%w object: kind %q, apiVersion %q, want %s, %s", errMalformed,
+		shorten(t.Kind, quotedText), shorten(t.APIVersion, quotedText), kind, apiVersion)
+}
+
 // objectMeta is what objects of all kinds have.
 type objectMeta struct {
+	objectType
 	Metadata struct {
 		Name              string            `json:"name"`
 		Namespace         string            `json:"namespace"`
@@ -91,17 +107,16 @@ type apiStatus struct {
 // eventDecoder reads the messages of one watch.
 type eventDecoder struct {
 	dec *json.Decoder
-	new func() object
+	of  *streamKind
 	raw struct {
 		Type   string          `json:"type"`
 		Object json.RawMessage `json:"object"` // what it is depends on Type
 	}
 }
 
-// newEventDecoder returns a decoder of the watch in r, whose objects are decoded
-// into what object returns.
-func newEventDecoder(r io.Reader, object func() object) *eventDecoder {
-	return &eventDecoder{dec: newBoundedDecoder(r, 0), new: object}
+// newEventDecoder returns a decoder of the watch in r, whose objects are of one kind.
+func newEventDecoder(r io.Reader, of *streamKind) *eventDecoder {
+	return &eventDecoder{dec: newBoundedDecoder(r, 0), of: of}
 }
 
 // next returns the next message: io.EOF when the watch ended between two of
@@ -115,7 +130,7 @@ func (d *eventDecoder) next() (*event, error) {
 	var into any
 	switch e.kind {
 	case eventAdded, eventModified, eventDeleted, eventBookmark:
-		e.object = d.new()
+		e.object = d.of.new()
 		into = e.object
 	case eventError:
 		into = &e.status
@@ -132,8 +147,8 @@ func (d *eventDecoder) next() (*event, error) {
 	if version == "" {
 		return nil, fmt.Errorf("%w watch event of type %s: no resourceVersion", errMalformed, e.kind)
 	}
-	err := checkVersion("resourceVersion", version)
-	if e.kind != eventBookmark {
+	err := cmp.Or(e.object.meta().is(d.of.object, d.of.apiVersion()), checkVersion("resourceVersion", version))
+	if err == nil && e.kind != eventBookmark {
 		err = e.object.check()
 	}
 	if err != nil {
@@ -144,34 +159,51 @@ func (d *eventDecoder) next() (*event, error) {
 
 // listHead is a list without its items.
 type listHead struct {
-	Kind     string
+	objectType
 	Metadata struct {
 		ResourceVersion string `json:"resourceVersion"`
-		Continue        string `json:"continue"` // names the next page; "" = there is none
+		partialList
 	}
 	hasItems bool
+}
+
+// partialList is how a list says that it is not the whole one.
+type partialList struct {
+	Continue  string `json:"continue"`           // names the next page; "" = there is none
+	Remaining int64  `json:"remainingItemCount"` // after this page, if the server knows
+}
+
+// check returns an error when the list is not whole.
+func (p *partialList) check() error {
+	if p.Continue != "" || p.Remaining > 0 {
+		return fmt.Errorf("%w list: it is one page of several", errMalformed)
+	}
+	return nil
 }
 
 // decodePage reads one page of a list and adds its items to answer, which must not
 // be used if there is an error.
 func decodePage(r io.Reader, answer collection) (listHead, error) {
-	kind := answer.kind().object + "List"
+	of := answer.kind()
+	kind := of.object + "List"
 	dec := newBoundedDecoder(r, maxPage)
 	var head listHead
 	err := walkObject(dec, func(name string) error {
 		switch name {
 		case "kind":
 			return dec.Decode(&head.Kind)
+		case "apiVersion":
+			return dec.Decode(&head.APIVersion)
 		case "metadata":
 			return dec.Decode(&head.Metadata)
 		case "items":
 			head.hasItems = true
 			return walkArray(dec, func() error {
-				o := answer.kind().new()
+				o := of.new()
 				if err := dec.Decode(o); err != nil {
 					return err
 				}
-				if err := o.check(); err != nil {
+				if err := cmp.Or(o.meta().is(of.object, of.apiVersion()), o.check()); err != nil {
 					return err
 				}
 				return answer.add(o)
@@ -186,7 +218,11 @@ func decodePage(r io.Reader, answer collection) (listHead, error) {
 	if head.Kind != kind || !head.hasItems || head.Metadata.ResourceVersion == "" {
 		return listHead{}, fmt.Errorf("%w answer: kind %q, not a complete %s", errMalformed, shorten(head.Kind, quotedText), kind)
 	}
-	if err := cmp.Or(checkVersion("resourceVersion", head.Metadata.ResourceVersion), checkVersion("continue token", head.Metadata.Continue)); err != nil {
+	if head.Metadata.Continue == "" {
+		err = head.Metadata.check()
+	}
+	if err := cmp.Or(err, head.is(kind, of.apiVersion()),
+		checkVersion("resourceVersion", head.Metadata.ResourceVersion), checkVersion("continue token", head.Metadata.Continue)); err != nil {
 		return listHead{}, err
 	}
 	// The transport uses a connection again only after the body's end was read.

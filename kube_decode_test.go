@@ -172,7 +172,7 @@ func TestCollectEvent(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			was := append([]*Pod(nil), before...)
 			message := fmt.Sprintf(`{"type":%q,"object":%s}`, tt.kind, testPod{name: tt.pod.name, version: 9, notReady: tt.pod.notReady, leaving: tt.pod.leaving}.json())
-			e, err := newEventDecoder(strings.NewReader(message), podKind.new).next()
+			e, err := newEventDecoder(strings.NewReader(message), podKind).next()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -214,6 +214,11 @@ func TestDecodePageRefuses(t *testing.T) {
 		{"a field of another type", strings.Replace(good, `"hostNetwork":true`, `"hostNetwork":"yes"`, 1), false},
 		{"a page of HTML", "<html>", false},
 		{"something after it", good + good, false},
+		{"another version", strings.Replace(good, `"apiVersion":"v1"`, `"apiVersion":"v2"`, 1), false},
+		{"an item of another kind", `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[{"kind":"ConfigMap","metadata":{"name":"a"}}]}`, false},
+		{"an item of another version", `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[{"apiVersion":"v2","metadata":{"name":"a"}}]}`, false},
+		{"an item that is nothing", `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[null]}`, false},
+		{"a page of several without the next one's name", `{"kind":"PodList","metadata":{"resourceVersion":"7","remainingItemCount":1},"items":[]}`, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -240,13 +245,16 @@ func TestEventDecoderRefuses(t *testing.T) {
 		"no object":                      `{"type":"ADDED"}`,
 		"no name":                        `{"type":"ADDED","object":{"metadata":{"resourceVersion":"1"}}}`,
 		"no resource version":            `{"type":"DELETED","object":{"metadata":{"name":"a"}}}`,
+		"another kind":                   `{"type":"DELETED","object":{"kind":"Status","metadata":{"name":"a","resourceVersion":"1"}}}`,
+		"another version":                `{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v2","metadata":{"name":"a","resourceVersion":"1"}}}`,
+		"a bookmark of another kind":     `{"type":"BOOKMARK","object":{"kind":"ConfigMap","metadata":{"resourceVersion":"1"}}}`,
 		"a bookmark of nothing":          `{"type":"BOOKMARK","object":{}}`,
 		"an object of another type":      `{"type":"ADDED","object":[]}`,
 		"something that is not an event": `[]`,
 		"garbage":                        `!`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newEventDecoder(strings.NewReader(`{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"1"}}}`+message), podKind.new)
+			d := newEventDecoder(strings.NewReader(`{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"1"}}}`+message), podKind)
 			if _, err := d.next(); err != nil {
 				t.Fatal(err)
 			}
@@ -289,7 +297,7 @@ func FuzzEvents(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		defer bounded(t, len(data))()
 		for _, into := range []collection{PodQuery{}.collect(), ConfigMapName{"", "tcp"}.collect()} {
-			d := newEventDecoder(strings.NewReader(string(data)), into.kind().new)
+			d := newEventDecoder(strings.NewReader(string(data)), into.kind())
 			version := ""
 			for {
 				e, err := d.next()
@@ -308,7 +316,7 @@ func FuzzEvents(f *testing.F) {
 					continue
 				}
 				into.apply(e.object, e.kind == eventDeleted)
-				checkContent(t, into.pods())
+				checkKept(t, into)
 			}
 		}
 	})
@@ -329,5 +337,13 @@ func checkContent(t *testing.T, pods []*Pod) {
 				t.Errorf("pod %s has address %v", p.Name, a)
 			}
 		}
+	}
+}
+
+// checkKept is checkContent for what is kept of any kind.
+func checkKept(t *testing.T, c collection) {
+	t.Helper()
+	if pods, ok := c.(*podCollection); ok {
+		checkContent(t, pods.kept)
 	}
 }

@@ -2,27 +2,30 @@
 // pods,configmaps -o json` (or yaml), for trials, tests and clusters whose API a
 // director may not use.
 //
-// Used by kube.go. One followFile serves all streams. The file is read again
-// after any change (write, rename over it, symlink swap), and is accepted as a
-// whole or not at all: a file that is missing, cut off or invalid changes
-// nothing. Label selectors are applied here, because there is no server to
-// apply them.
+// Used by cmd_check.go. One followFile serves all streams. The file is read again
+// after any change (write, rename over it, symlink swap), and is accepted as a whole
+// or not at all: a file that is missing, cut off or invalid changes nothing. Label
+// selectors are applied here, because there is no server to apply them.
 
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -36,6 +39,9 @@ type fileFollower struct {
 	path    string
 	streams []*stream
 	failing failureLog // of the content
+	passed  failureLog // of what the content has beside that
+	doubted string     // stamp of the file that is in doubt; "" = none
+	due     time.Time  // when it confirms itself, if it is still the same
 }
 
 // fileStamp changes whenever a file does. "" is a file that does not exist.
@@ -50,15 +56,30 @@ func fileStamp(info os.FileInfo, err error) string {
 // followFile keeps streams current from the file at path until ctx ends.
 func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*stream) {
 	f := &fileFollower{owner: w, path: path, streams: streams}
+	recheck := make(chan struct{}, 1)
+	timer := time.AfterFunc(math.MaxInt64, func() { ring(recheck) })
+	defer timer.Stop()
+	take := func(bool) string {
+		stamp := f.take()
+		if f.doubted != "" {
+			timer.Reset(f.due.Sub(w.now()))
+		}
+		return stamp
+	}
 	watch := &fileWatch{
 		path: path,
 		look: func() (string, func(bool) string) {
-			return fileStamp(os.Stat(path)), func(bool) string { return f.take(ctx) }
+			stamp := fileStamp(os.Stat(path))
+			if f.confirmed(stamp) {
+				stamp += " confirmed" // a state that was not acted on
+			}
+			return stamp, take
 		},
-		taken:     f.take(ctx),
+		taken:     take(false),
 		quiet:     w.pace.fileQuiet,
 		poll:      w.pace.filePoll,
 		pollBlind: w.pace.filePoll,
+		recheck:   recheck,
 		unwatchable: func(err error) {
 			w.log.Warn("the cluster file cannot be watched and is read at an interval", "file", path, "every", w.pace.filePoll, "err", err)
 		},
@@ -66,84 +87,119 @@ func (w *clusterWatch) followFile(ctx context.Context, path string, streams []*s
 	watch.run(ctx)
 }
 
+// confirmed reports whether the file, of this stamp, is in doubt and has not changed
+// for so long that it confirms itself.
+func (f *fileFollower) confirmed(stamp string) bool {
+	return stamp != "" && stamp == f.doubted && !f.due.IsZero() && !f.owner.now().Before(f.due)
+}
+
 // take reads the file and publishes its answer for every stream. It returns the
 // stamp of the file that it has read.
-func (f *fileFollower) take(ctx context.Context) string {
+func (f *fileFollower) take() string {
 	keys := make([]streamKey, len(f.streams))
 	for i, s := range f.streams {
 		keys[i] = s.key
 	}
-	answers, sum, stamp, err := readClusterFile(f.path, keys)
+	is, err := readClusterFile(f.path, keys)
 	if err != nil {
 		err = fmt.Errorf("cluster file %s: %w", f.path, err)
+		f.due = time.Time{} // it has changed
 		for _, s := range f.streams {
 			s.fails(err)
 		}
-		if begins, _ := f.failing.noteText(string(sum) + report(err)); begins {
+		if begins, _ := f.failing.noteText(string(is.sum) + report(err)); begins {
 			f.owner.log.Error("the cluster file is rejected; the last known state stays in force", "err", report(err))
 		}
-		return stamp
+		return is.stamp
 	}
-	doubt := false
+	if _, ends := f.failing.note(nil); ends {
+		f.owner.log.Info("the cluster file is valid again", "file", f.path)
+	}
+	if begins, _ := f.passed.noteText(is.passed); begins {
+		f.owner.log.Info("the cluster file has objects that are not used", "file", f.path, "kinds", is.passed)
+	}
+	if is.stamp == f.doubted && !f.confirmed(is.stamp) {
+		// It was moved away and back: its content can confirm nothing.
+		for _, s := range f.streams {
+			s.guard.doubted = nil
+		}
+	}
+	f.publish(is.answers, is.stamp)
+	return is.stamp
+}
+
+// publish publishes the answers of the file of this stamp, but for those that another
+// one has to confirm: a later write, or the same file when it has not changed for
+// pace.fileConfirm.
+func (f *fileFollower) publish(answers []collection, stamp string) {
+	f.doubted, f.due = "", f.owner.now().Add(f.owner.pace.fileConfirm)
+	confirm := "a later write of the file, or " + f.due.Format(time.RFC3339) + " if the file does not change"
+	// What kubectl prints when the API is away, or refuses one type, lacks whole
+	// types: then all that is missing is in doubt.
+	objects, partial := 0, false
 	for i, s := range f.streams {
-		if s.checkRemoval(answers[i].pods()) != nil {
-			doubt = true
+		objects += answers[i].len()
+		partial = s.doubts(answers[i]) || partial
+	}
+	partial = partial || objects == 0
+	for i, s := range f.streams {
+		if err := s.checkRemoval(answers[i], partial, confirm); err != nil {
+			f.doubted = stamp
+			s.fails(fmt.Errorf("cluster file %s: %w", f.path, err))
 			continue
 		}
 		f.owner.publish(s, answers[i], true)
 		s.follows()
 	}
-	if _, ends := f.failing.note(nil); ends {
-		f.owner.log.Info("the cluster file is valid again", "file", f.path)
-	}
-	if doubt {
-		f.owner.sleep(ctx, f.owner.pace.confirm)
-		if ctx.Err() == nil {
-			return f.take(ctx)
-		}
-	}
-	return stamp
 }
 
-// readClusterFile returns the file's answer for each of keys, and what identifies
-// this content and this file. The sum is that of the whole content even when there
-// is an error, if it could be read and is not too large.
-func readClusterFile(path string, keys []streamKey) (answers []collection, sum []byte, stamp string, err error) {
+// clusterFile is what a cluster file says.
+type clusterFile struct {
+	answers []collection
+	passed  string // the objects that were passed over, in words
+	sum     []byte // of the whole content; nil when that is too large, or cannot be read
+	stamp   string
+}
+
+// readClusterFile reads the file's answer for each of keys. The sum and the stamp are
+// those of the file even when there is an error.
+func readClusterFile(path string, keys []streamKey) (is clusterFile, err error) {
 	file, info, err := openRegular(path, maxPage)
 	if info != nil {
-		stamp = fileStamp(info, nil)
+		is.stamp = fileStamp(info, nil)
 	}
 	if err != nil {
-		return nil, nil, stamp, err
+		return is, err
 	}
 	defer file.Close()
 	hash := sha256.New()
 	in := io.TeeReader(file, hash)
-	answers, err = decodeClusterFile(in, keys)
+	is.answers, is.passed, err = decodeClusterFile(in, keys)
 	if err != nil {
 		_, _ = io.CopyN(io.Discard, in, maxPage) // a content that cannot be read is identified by err alone
 	}
-	return answers, hash.Sum(nil), stamp, err
+	is.sum = hash.Sum(nil)
+	return is, err
 }
 
 // decodeClusterFile reads JSON or YAML documents: lists of any mixture, or
-// single objects. Objects of kinds that no stream follows are passed over.
-func decodeClusterFile(r io.Reader, keys []streamKey) ([]collection, error) {
-	d := &fileDecoder{}
+// single objects. Objects of kinds that no stream follows are passed over. passed
+// names them. What is no object of Kubernetes is an error.
+func decodeClusterFile(r io.Reader, keys []streamKey) (answers []collection, passed string, err error) {
+	d := &fileDecoder{passed: map[string]int{}}
 	for _, key := range keys {
 		selector, err := labels.Parse(key.scope().selector)
 		if err != nil {
-			return nil, fmt.Errorf("label selector %q: %w", key.scope().selector, err)
+			return nil, "", fmt.Errorf("label selector %q: %w", key.scope().selector, err)
 		}
 		d.answers = append(d.answers, &fileAnswer{collection: key.collect(), selector: selector, scope: key.scope(), keys: selectorKeys(key.scope().selector)})
 	}
 	if err := d.documents(r); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if !d.found {
-		return nil, errors.New("it has no list, Pod or ConfigMap")
+		return nil, "", errors.New("it has no list, Pod or ConfigMap")
 	}
-	var answers []collection
 	for _, a := range d.answers {
 		a.complete()
 		if l, pods := a.collection.(*podCollection); pods && len(l.kept) == 0 && l.Selector != "" {
@@ -151,13 +207,17 @@ func decodeClusterFile(r io.Reader, keys []streamKey) ([]collection, error) {
 		}
 		answers = append(answers, a.collection)
 	}
-	return answers, nil
+	return answers, d.passedOver(), nil
 }
 
 // fileDecoder gathers the answers to all streams in one pass over a file.
 type fileDecoder struct {
 	answers []*fileAnswer
-	found   bool // a list, or an object of a kind in streamKinds
+	found   bool           // a list that may have any kind, or an object of a kind in streamKinds
+	passed  map[string]int // objects of other kinds; at most shownWarnings kinds
+	more    int            // objects of the kinds that passed has no room for
+	raw     json.RawMessage
+	fields  [maxListDepth + 1][]byte // used again for each element of a depth
 }
 
 // fileAnswer is the answer to one stream.
@@ -252,73 +312,179 @@ func firstByte(r *bufio.Reader) (byte, error) {
 	}
 }
 
+// maxListDepth is how deep lists may be nested.
+const maxListDepth = 8
+
+// element is one object of a file, or a list without the items that were added.
+type element struct {
+	objectType
+	fields  []byte    // in JSON, those that are needed; without the last brace
+	isList  bool      // it has items
+	unnamed []element // items without a kind, which came before that of the list
+}
+
 // document reads one document: a list, or a single object.
 func (d *fileDecoder) document(dec *json.Decoder) error {
-	var kind string
-	var hasItems bool
-	var item json.RawMessage      // its buffer is used again for every item
-	var unnamed []json.RawMessage // items that have no kind
-	single := map[string]json.RawMessage{}
-	err := walkObject(dec, func(name string) error {
-		switch name {
-		case "kind":
-			return dec.Decode(&kind)
-		case "items":
-			hasItems = true
-			return walkArray(dec, func() error {
-				item = item[:0]
-				if err := dec.Decode(&item); err != nil {
-					return err
-				}
-				var own struct {
-					Kind string `json:"kind"`
-				}
-				if err := json.Unmarshal(item, &own); err != nil {
-					return err
-				}
-				if own.Kind == "" {
-					unnamed = append(unnamed, bytes.Clone(item))
-					return nil
-				}
-				return d.object(own.Kind, item)
-			})
-		}
-		if !objectField(name) {
+	e, err := d.element(dec, 0)
+	if err != nil {
+		return err
+	}
+	return d.add(&e)
+}
+
+// element reads an object of the lists around it, of which there are depth. The
+// items of a list, of which nothing more has to be known, are added.
+func (d *fileDecoder) element(dec *json.Decoder, depth int) (e element, err error) {
+	if depth > maxListDepth {
+		return e, fmt.Errorf("%w file: lists are nested deeper than %d", errMalformed, maxListDepth)
+	}
+	e.fields = append(d.fields[depth][:0], '{')
+	err = walkObject(dec, func(name string) error {
+		switch {
+		case name == "apiVersion" && e.APIVersion == "":
+			return dec.Decode(&e.APIVersion)
+		case name == "kind" && e.Kind == "":
+			return dec.Decode(&e.Kind)
+		case name == "items" && !e.isList:
+			e.isList = true
+			return walkArray(dec, func() error { return d.item(dec, depth, &e) })
+		case name == "apiVersion" || name == "kind" || name == "items":
+			return fmt.Errorf("%w object: it has %q twice", errMalformed, name)
+		case !objectField(name):
 			return skip(dec)
 		}
-		var value json.RawMessage
-		err := dec.Decode(&value)
-		single[name] = value
-		return err
-	})
-	if err != nil {
-		return err
-	}
-
-	items, list := strings.CutSuffix(kind, "List")
-	switch {
-	case kind == "":
-		return fmt.Errorf("%w document: no kind; it may be cut short", errMalformed)
-	case list && (items == "" || kindNamed(items) != nil):
-		if !hasItems {
-			return fmt.Errorf("%w %s: no items; it may be cut short", errMalformed, kind)
+		if err := dec.Decode(&d.raw); err != nil {
+			return err
 		}
-		d.found = true
-		for _, item := range unnamed {
-			if items == "" {
-				return fmt.Errorf("%w List: an item has no kind", errMalformed)
-			}
-			if err := d.object(items, item); err != nil {
-				return err
-			}
+		if len(e.fields) > 1 {
+			e.fields = append(e.fields, ',')
 		}
+		e.fields = append(append(strconv.AppendQuote(e.fields, name), ':'), d.raw...)
 		return nil
-	}
-	raw, err := json.Marshal(single)
-	if err != nil {
+	})
+	d.fields[depth] = e.fields
+	return e, err
+}
+
+// item reads one item of list. Without a kind it has that of the list, which may come
+// after the items.
+func (d *fileDecoder) item(dec *json.Decoder, depth int, list *element) error {
+	item, err := d.element(dec, depth+1)
+	switch {
+	case err != nil:
 		return err
+	case item.Kind != "" || list.Kind != "" && list.APIVersion != "":
+		return d.addItem(list, &item)
 	}
-	return d.object(kind, raw)
+	item.fields = bytes.Clone(item.fields)
+	list.unnamed = append(list.unnamed, item)
+	return nil
+}
+
+// addItem adds an item of list, whose kind is known if the item needs it.
+func (d *fileDecoder) addItem(list, item *element) error {
+	if item.Kind == "" {
+		if item.Kind = strings.TrimSuffix(list.Kind, "List"); item.Kind == "" {
+			return fmt.Errorf("%w List: an item has no kind", errMalformed)
+		}
+		item.APIVersion = cmp.Or(item.APIVersion, list.APIVersion)
+	}
+	return d.add(item)
+}
+
+// add adds an element to the answers it belongs to, or passes it over. An element that
+// is not understood is an error: the answers would lack what it means.
+func (d *fileDecoder) add(e *element) error {
+	if e.Kind == "" {
+		return fmt.Errorf("%w document: no kind; it may be cut short", errMalformed)
+	}
+	raw := append(e.fields, '}')
+	if k := kindNamed(e.Kind); k != nil && !e.isList && e.is(k.object, k.apiVersion()) == nil {
+		d.found = true
+		return d.object(k, raw)
+	}
+	var m struct {
+		Metadata struct {
+			Name string
+			partialList
+		}
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return fmt.Errorf("%s: %w", shorten(e.Kind, quotedText), err)
+	}
+	if e.isList {
+		return wrap(shorten(e.Kind, quotedText), cmp.Or(m.Metadata.check(), d.list(e)))
+	}
+	if m.Metadata.Name == "" || !otherKind(e.APIVersion, e.Kind) {
+		return e.refused()
+	}
+	name := printable(shorten(e.Kind, quotedText))
+	if _, counted := d.passed[name]; counted || len(d.passed) < shownWarnings {
+		d.passed[name]++
+	} else {
+		d.more++
+	}
+	return nil
+}
+
+// list takes a list as what it says it is, and adds the items that are left.
+func (d *fileDecoder) list(e *element) error {
+	items, named := strings.CutSuffix(e.Kind, "List")
+	of := kindNamed(items)
+	switch {
+	case !named:
+		return e.refused()
+	case items == "" && e.is("List", "v1") == nil, of != nil && e.is(e.Kind, of.apiVersion()) == nil:
+		d.found = true
+	case !otherKind(e.APIVersion, items):
+		return e.refused()
+	}
+	for i := range e.unnamed {
+		if err := d.addItem(e, &e.unnamed[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refused is the error of an element that is not understood.
+func (e *element) refused() error {
+	return fmt.Errorf("%w file: kind %q, apiVersion %q is not understood or not complete",
+		errMalformed, shorten(e.Kind, quotedText), shorten(e.APIVersion, quotedText))
+}
+
+// passedOver names the kinds of the objects that were passed over; "" = none.
+func (d *fileDecoder) passedOver() string {
+	var kinds []string
+	for name, n := range d.passed {
+		kinds = append(kinds, fmt.Sprintf("%s (%d)", name, n))
+	}
+	slices.Sort(kinds)
+	if d.more > 0 {
+		kinds = append(kinds, fmt.Sprintf("and %d more objects", d.more))
+	}
+	return strings.Join(kinds, ", ")
+}
+
+// coreKinds are the kinds of the API version v1 that no stream need follow.
+var coreKinds = strings.Fields(`Binding ComponentStatus ConfigMap Endpoints Event LimitRange
+	Namespace Node PersistentVolume PersistentVolumeClaim Pod PodTemplate ReplicationController
+	ResourceQuota Secret Service ServiceAccount`)
+
+// otherKind reports whether kind is one of Kubernetes that no stream follows. Of
+// another group than v1 that is any kind, but for what is said about objects
+// (a Table, a Status), and what means to be an object that a stream follows.
+func otherKind(apiVersion, kind string) bool {
+	for _, k := range streamKinds {
+		if strings.EqualFold(kind, k.object) || strings.EqualFold(kind, k.resource) {
+			return false
+		}
+	}
+	group, version, grouped := strings.Cut(apiVersion, "/")
+	if !grouped {
+		return apiVersion == "v1" && slices.Contains(coreKinds, kind)
+	}
+	return group != "" && version != "" && !strings.Contains(version, "/") && group != "meta.k8s.io" && kind != ""
 }
 
 // objectField reports whether a field of an object is one that a stream needs.
@@ -328,20 +494,15 @@ func objectField(name string) bool {
 	})
 }
 
-// object adds one object to the answers it belongs to.
-func (d *fileDecoder) object(kind string, raw []byte) error {
-	k := kindNamed(kind)
-	if k == nil {
-		return nil
-	}
-	d.found = true
+// object adds one object of kind k to the answers it belongs to.
+func (d *fileDecoder) object(k *streamKind, raw []byte) error {
 	o := k.new()
 	m := &o.meta().Metadata
 	if err := json.Unmarshal(raw, o); err != nil {
-		return fmt.Errorf("%s %s: %w", kind, shorten(m.Name, quotedText), err)
+		return fmt.Errorf("%s %s: %w", k.object, shorten(m.Name, quotedText), err)
 	}
 	if m.Name == "" {
-		return fmt.Errorf("%w %s: no name; the file may be cut short", errMalformed, kind)
+		return fmt.Errorf("%w %s: no name; the file may be cut short", errMalformed, k.object)
 	}
 	if err := o.check(); err != nil {
 		return err

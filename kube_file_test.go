@@ -111,10 +111,16 @@ func TestDecodeClusterFile(t *testing.T) {
 			answers{pods: [2][]*Pod{{a, testPod{name: "c", leaving: true}.kept()}}}},
 		{"a typed list whose kind comes last", `{"items":[{"metadata":{"name":"tcp","namespace":"web"},"data":{"9000":"web/svc:80"}}],"kind":"ConfigMapList"}`,
 			answers{configMap: [2]ConfigMap{tcp}}},
-		{"several documents", "# a comment\n---\n" + kubectlYAML + "---\n# nothing\n---\nkind: ConfigMap\nmetadata: {name: udp, namespace: web}\n---\nkind: Deployment\nspec: 7\n",
+		{"several documents", "# a comment\n---\n" + kubectlYAML + "---\n# nothing\n---\nkind: ConfigMap\nmetadata: {name: udp, namespace: web}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: 7\n",
 			answers{pods: [2][]*Pod{{a}}, configMap: [2]ConfigMap{tcp, {Exists: true}}}},
 		{"several JSON documents", kubectlJSON + `{"kind":"ConfigMap","metadata":{"name":"udp","namespace":"web"},"data":{"53":"a/b:53"}}`,
 			answers{pods: [2][]*Pod{{a}}, configMap: [2]ConfigMap{tcp, {Exists: true, Data: map[string]string{"53": "a/b:53"}}}}},
+		{"Lists in Lists", `{"apiVersion":"v1","kind":"List","items":[` + kubectlJSON + `,{"items":[],"kind":"List"}]}`, usual},
+		{"typed lists in a List, of which the first has nameless items", `{"kind":"List","items":[{"items":[{"metadata":{"name":"tcp","namespace":"web"},"data":{"9000":"web/svc:80"}}],
+			"kind":"ConfigMapList","apiVersion":"v1"},` + podList("7", "", testPod{name: "a"}) + `]}`, usual},
+		{"lists of other kinds", kubectlJSON + `{"kind":"ServiceList","apiVersion":"v1","items":[{"metadata":{"name":"a"}}]}
+			{"items":[{"metadata":{"name":"a"}}],"metadata":{"remainingItemCount":0,"continue":""},"apiVersion":"apps/v1","kind":"DeploymentList"}
+			{"kind":"BlackList","apiVersion":"example.org/v1","metadata":{"name":"an object"},"spec":{}}`, usual},
 		{"no namespace is the default one; sets and absence select", `kind: List
 items:
 - {kind: Pod, metadata: {name: x, labels: {app: edge}}}
@@ -124,7 +130,7 @@ items:
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			all, err := decodeClusterFile(strings.NewReader(tt.file), fileKeys)
+			all, passed, err := decodeClusterFile(strings.NewReader(tt.file), fileKeys)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,7 +145,32 @@ items:
 			if diff := cmp.Diff(tt.want, got, exactly, cmp.AllowUnexported(answers{})); diff != "" {
 				t.Error(diff)
 			}
+			if want := passedOver[tt.name]; passed != want {
+				t.Errorf("passed over: %q, want %q", passed, want)
+			}
 		})
+	}
+}
+
+// passedOver are the objects that the files of TestDecodeClusterFile have beside Pods
+// and ConfigMaps.
+var passedOver = map[string]string{
+	"kubectl's JSON": "Service (1)", "kubectl's YAML": "Service (1)",
+	"kubectl's JSON, with a byte order mark": "Service (1)", "kubectl's YAML, with a byte order mark": "Service (1)", "kubectl's YAML, from Windows": "Service (1)",
+	"several documents": "Deployment (1), Service (1)", "several JSON documents": "Service (1)", "Lists in Lists": "Service (1)",
+	"lists of other kinds": "BlackList (1), Deployment (1), Service (2)",
+}
+
+// However many kinds a file has, few are named.
+func TestPassedOverIsShort(t *testing.T) {
+	var file strings.Builder
+	file.WriteString(`{"kind":"List","items":[]}`)
+	for i := range 100 {
+		fmt.Fprintf(&file, `{"apiVersion":"example.org/v1","kind":"K%03d\u001b%s","metadata":{"name":"a"}}`, i, strings.Repeat("x", 1000))
+	}
+	_, passed, err := decodeClusterFile(strings.NewReader(file.String()), fileKeys)
+	if err != nil || len(passed) > 3000 || strings.ContainsRune(passed, 27) || !strings.HasSuffix(passed, ", and 80 more objects") {
+		t.Errorf("%v; %d bytes: %q", err, len(passed), passed)
 	}
 }
 
@@ -161,19 +192,54 @@ func TestDecodeClusterFileRefuses(t *testing.T) {
 		"a key twice":               "kind: List\nitems: []\nitems: []\n",
 		"a last line without end":   "kind: List\nitems:\n- {kind: Pod, metadata: {name: a}, status: {hostIP: 10.0.0.1}}",
 		"JSON and something else":   `{"kind":"List","items":[]} ]`,
+		"a page of a PodList":       podList("7", "next", testPod{name: "a"}),
+		"a List of which more is":   `{"kind":"List","items":[],"metadata":{"remainingItemCount":3}}`,
+		"a page in a List":          `{"kind":"List","items":[` + podList("7", "next") + `]}`,
+		"a Pod with items":          `{"kind":"Pod","metadata":{"name":"a"},"items":[]}`,
+		"a PodList without items":   `{"kind":"PodList","apiVersion":"v1","metadata":{"name":"a"}}`,
+		"lists without an end":      strings.Repeat(`{"kind":"List","items":[`, 10) + strings.Repeat(`]}`, 10),
+		"items that are no objects": `{"kind":"List","items":[7]}`,
+		"items that are nothing":    `{"kind":"PodList","items":[null]}`,
+		"items twice":               `{"kind":"PodList","items":[],"items":[]}`,
+		"a kind twice":              `{"kind":"PodList","kind":"ServiceList","items":[]}`,
 	} {
-		if got, err := decodeClusterFile(strings.NewReader(file), fileKeys); err == nil {
+		if got, _, err := decodeClusterFile(strings.NewReader(file), fileKeys); err == nil {
 			t.Errorf("%s: taken as %+v", name, got)
 		}
 	}
+	// An object that is no whole one of a kind that Kubernetes has: alone, in a List,
+	// and in a List of its kind.
+	for _, head := range []string{
+		`"kind":"Table","apiVersion":"meta.k8s.io/v1"`, `"kind":"Status","apiVersion":"v1"`, `"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1"`,
+		`"kind":"pod","apiVersion":"v1"`, `"kind":"Pods","apiVersion":"v1"`, `"kind":"configmap","apiVersion":"v1"`, `"kind":"Foo","apiVersion":"v1"`,
+		`"kind":"Pod","apiVersion":"v2"`, `"kind":"Pod","apiVersion":"apps/v1"`, `"kind":"ConfigMap","apiVersion":"v1beta1"`,
+		`"kind":"Deployment"`, `"kind":"Service"`, `"kind":"Deployment","apiVersion":"/v1"`, `"kind":"Deployment","apiVersion":"apps/"`, `"kind":"","apiVersion":"v1"`,
+	} {
+		whole := `{` + head + `,"metadata":{"name":"a"}}`
+		kind, rest, _ := strings.Cut(strings.TrimPrefix(head, `"kind":"`), `"`)
+		for _, object := range []string{whole, `{"kind":"List","items":[` + whole + `]}`, `{"kind":"` + kind + `List"` + rest + `,"items":[{"metadata":{"name":"a"}}]}`} {
+			for _, file := range []string{object, kubectlJSON + object} {
+				if got, _, err := decodeClusterFile(strings.NewReader(file), fileKeys); err == nil {
+					t.Errorf("%s: taken as %+v", object, got)
+				} else if kind != "" && !strings.Contains(err.Error(), kind) {
+					t.Errorf("%s: the error does not name it: %v", object, err)
+				}
+			}
+		}
+	}
+	for _, nameless := range []string{`{"kind":"Service","apiVersion":"v1","metadata":{}}`, `{"kind":"Deployment","apiVersion":"apps/v1"}`} {
+		if got, _, err := decodeClusterFile(strings.NewReader(kubectlJSON+nameless), fileKeys); err == nil {
+			t.Errorf("%s: taken as %+v", nameless, got)
+		}
+	}
 	for i := range strings.TrimSpace(kubectlJSON) {
-		if _, err := decodeClusterFile(strings.NewReader(kubectlJSON[:i]), fileKeys); err == nil {
+		if _, _, err := decodeClusterFile(strings.NewReader(kubectlJSON[:i]), fileKeys); err == nil {
 			t.Fatalf("JSON cut short after %d bytes is taken", i)
 		}
 	}
 	complete := strings.Index(kubectlYAML, "kind: List\n") + len("kind: List\n")
 	for i := range complete {
-		if _, err := decodeClusterFile(strings.NewReader(kubectlYAML[:i]), fileKeys); err == nil {
+		if _, _, err := decodeClusterFile(strings.NewReader(kubectlYAML[:i]), fileKeys); err == nil {
 			t.Fatalf("YAML cut short after %d bytes is taken", i)
 		}
 	}
@@ -188,7 +254,7 @@ func TestDecodeClusterFileUTF16(t *testing.T) {
 				b = order.AppendUint16(b, unit)
 			}
 			for _, b := range [][]byte{b, b[2:]} {
-				if _, err := decodeClusterFile(bytes.NewReader(b), fileKeys); err == nil || err.Error() != "it is UTF-16, want UTF-8 text" {
+				if _, _, err := decodeClusterFile(bytes.NewReader(b), fileKeys); err == nil || err.Error() != "it is UTF-16, want UTF-8 text" {
 					t.Errorf("%.20q: %v", b, err)
 				}
 			}
@@ -317,13 +383,14 @@ func TestFileDirectoryAppears(t *testing.T) {
 func FuzzClusterFile(f *testing.F) {
 	f.Add([]byte(kubectlJSON))
 	f.Add([]byte(kubectlYAML))
+	f.Add([]byte(`{"kind":"List","items":[` + podList("7", "", testPod{name: "a"}) + `,{"items":[{"metadata":{"name":"a"}}],"apiVersion":"apps/v1","kind":"DeploymentList"}]}`))
 	f.Add([]byte(podList("7", "", testPod{name: "a"})))
 	f.Add([]byte("kind: ConfigMap\nmetadata: {name: tcp, namespace: web}\n---\nkind: Pod\nmetadata: &a {name: a, namespace: web, labels: {app: edge}}\n"))
 	f.Add([]byte(`{"items":[{"metadata":{"name":"a","namespace":"web","labels":{"app":"edge"}}}],"kind":"PodList"}{"kind":"List","items":null}`))
 	f.Add([]byte(`{"kind":"Pod","metadata":null,"items":[{"kind":"Pod","metadata":{"name":"b","namespace":"web","labels":{"app":"edge"}}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		defer bounded(t, len(data))()
-		answers, err := decodeClusterFile(strings.NewReader(string(data)), fileKeys)
+		answers, _, err := decodeClusterFile(strings.NewReader(string(data)), fileKeys)
 		if err != nil {
 			return
 		}
@@ -331,7 +398,7 @@ func FuzzClusterFile(f *testing.F) {
 			t.Fatalf("%d answers to %d questions", len(answers), len(fileKeys))
 		}
 		for _, c := range answers {
-			checkContent(t, c.pods())
+			checkKept(t, c)
 		}
 	})
 }
@@ -366,7 +433,7 @@ func TestWhatPodsHaveInstead(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			query := PodQuery{Namespace: tt.namespace, Selector: tt.selector}
 			file := `{"kind":"List","apiVersion":"v1","items":[` + strings.Join(tt.pods, ",") + `]}`
-			answers, err := decodeClusterFile(strings.NewReader(file), []streamKey{{query}})
+			answers, _, err := decodeClusterFile(strings.NewReader(file), []streamKey{{query}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,9 +1,10 @@
-// The mass-removal guard: an answer without most of the pods that served a moment
-// ago needs a second answer that confirms it.
+// The mass-removal guard: an answer that lacks what served a moment ago needs a
+// second answer that confirms it.
 //
 // Used by kube.go, kube_watch.go and kube_file.go. Wrong labels, an API server
-// restored from an old backup, or a file that is being written look like a true
-// answer. Only such an answer waits, for pace.confirm.
+// restored from an old backup, or what kubectl prints while the API is away look
+// like a true answer. Only such an answer waits. The guard knows no kind: what
+// serves, and what an answer lacks, is for the collections to say.
 
 package main
 
@@ -14,94 +15,89 @@ import (
 	"time"
 )
 
+// loss is what an answer lacks of what served before.
+type loss struct {
+	gone, served int  // what is missing now, of what served before
+	whole        bool // the object itself is missing, of which there is one
+}
+
 // removalGuard is the guard of one stream. All but share belongs to the goroutine
 // that follows the stream.
 type removalGuard struct {
 	share     atomic.Uint32 // of ClusterQuery.Guards
-	published []*Pod        // last
+	published *Cluster      // last, of this stream alone
 	since     time.Time     // start of a pace.guardWindow, in which removals add up
-	served    int           // the most pods that served at a time since then
-	gone      int           // pods that served and have vanished since then
-	doubting  bool          // the next answer may confirm
-	doubted   []*Pod        // what it has to confirm
+	served    int           // the most that served at a time since then
+	gone      int           // what served and has vanished since then
+	doubted   *Cluster      // the answer in doubt, which the next one may confirm; nil = none
 }
 
-// guardedPods is what key asks for, if the guard is for its answers.
-func guardedPods(key streamKey) (q PodQuery, guarded bool) {
-	q, guarded = key.streamQuery.(PodQuery)
-	return q, guarded
+// clusterOf is what is known when c is.
+func clusterOf(c collection) *Cluster {
+	known := newCluster()
+	c.store(known)
+	return known
 }
 
-// exceeded reports whether so many are more than may vanish at once.
-func (g *removalGuard) exceeded(gone, served int) bool {
+// exceeds reports whether l is more than may vanish at once.
+func (g *removalGuard) exceeds(l loss) bool {
 	share := int(g.share.Load())
-	return share > 0 && gone > 1 && 100*gone > share*served
+	return share > 0 && (l.whole || l.gone > 1 && 100*l.gone > share*l.served)
 }
 
-// lacksMore reports whether pods are too few to confirm the answer in doubt: too
-// many of its pods are missing again, or all.
-func (g *removalGuard) lacksMore(pods []*Pod) bool {
-	gone, served := vanished(g.doubted, pods)
-	return gone > 0 && (gone == served || g.exceeded(gone, served))
+// confirms reports whether c, a second answer, lacks no more than the one in
+// doubt: not much, and not all that was left.
+func (g *removalGuard) confirms(c collection) bool {
+	if g.doubted == nil {
+		return false
+	}
+	l := c.missing(g.doubted)
+	return !g.exceeds(l) && (l.gone == 0 || l.gone < l.served)
 }
 
-// checkRemoval is called before pods are published. It returns an error when
-// another answer has to confirm them first: one that lacks no more pods.
-func (s *stream) checkRemoval(pods []*Pod) error {
+// missing is what c lacks of what is published, with what else vanished a short time
+// ago. lost is set when c itself lacks something.
+func (s *stream) missing(c collection) (l loss, lost bool) {
 	g := &s.guard
-	gone, served := vanished(g.published, pods)
-	if now := s.owner.now(); now.Sub(g.since) > s.owner.pace.guardWindow {
+	// While in doubt, the time is that of the answer in doubt.
+	if now := s.owner.now(); g.doubted == nil && now.Sub(g.since) > s.owner.pace.guardWindow {
 		g.since, g.served, g.gone = now, 0, 0
 	}
-	g.served = max(g.served, served)
-	gone += g.gone
-	log := func() *slog.Logger { return s.owner.log.With("stream", s.key.String(), "gone", gone, "of", g.served) }
-	many := g.exceeded(gone, g.served)
-	if many && (!g.doubting || g.lacksMore(pods)) {
-		g.doubting, g.doubted = true, pods
-		log().Warn("most of the pods that served are missing at once; a second answer must confirm that before they are removed")
-		return fmt.Errorf("%d of %d pods that served have vanished within %s", gone, g.served, s.owner.pace.guardWindow)
+	l = c.missing(g.published)
+	lost = l.gone > 0 || l.whole
+	g.served = max(g.served, l.served)
+	return loss{l.gone + g.gone, g.served, l.whole}, lost
+}
+
+// doubts reports whether another answer has to confirm c.
+func (s *stream) doubts(c collection) bool {
+	l, _ := s.missing(c)
+	return s.guard.exceeds(l) && !s.guard.confirms(c)
+}
+
+// checkRemoval is called before c is published. It returns an error when another
+// answer has to confirm c first: one that lacks no more. partial is set when another
+// part of the same answer is in doubt: then everything that c lacks is. confirm says
+// for the log which answer that will be.
+func (s *stream) checkRemoval(c collection, partial bool, confirm string) error {
+	g := &s.guard
+	l, lost := s.missing(c)
+	log := func() *slog.Logger { return s.owner.log.With("stream", s.key.String(), "gone", l.gone, "of", l.served) }
+	doubtful := g.exceeds(l) || partial && lost && g.share.Load() > 0
+	if doubtful && !g.confirms(c) {
+		g.doubted = clusterOf(c)
+		log().Warn("what served is missing from the answer; a second answer must confirm that before it is removed", "confirm", confirm)
+		return fmt.Errorf("%d of %d that served are missing; to be confirmed by %s", l.gone, l.served, confirm)
 	}
 	switch {
-	case many:
-		log().Warn("most of the pods that served are removed; a second answer confirms it")
-		g.served, gone = 0, 0
-	case g.doubting:
-		log().Info("most of the pods that served are not missing any more")
+	case g.doubted != nil && lost:
+		log().Warn("what served is removed; a second answer confirms it")
+	case g.doubted != nil:
+		log().Info("what served is not missing any more")
 	}
-	g.doubting, g.doubted, g.gone, g.published = false, nil, gone, pods
-	return nil
-}
-
-// vanished counts the pods that served before, and those of them that are missing
-// now. A pod that terminates or is not ready any more is not missing: that is how
-// pods leave. Both are in comparePods order.
-func vanished(before, now []*Pod) (gone, served int) {
-	for was, is := range merged(before, now, comparePodRefs) {
-		if was == nil || !(*was).serves() {
-			continue
-		}
-		served++
-		if is == nil {
-			gone++
-		}
+	if doubtful {
+		g.served, l.gone = 0, 0
 	}
-	return gone, served
-}
-
-// podsLike are the pods that the first of clusters which knows any has for q, or
-// for a query that selects the same pods and asks other things of them: an edit
-// of such a thing confirms no removal.
-func podsLike(q PodQuery, clusters ...*Cluster) []*Pod {
-	for _, c := range clusters {
-		if pods, known := c.Pods[q]; known {
-			return pods
-		}
-		for other, pods := range c.Pods {
-			if other.Namespace == q.Namespace && other.Selector == q.Selector {
-				return pods
-			}
-		}
-	}
+	g.doubted, g.gone, g.published = nil, l.gone, clusterOf(c)
 	return nil
 }

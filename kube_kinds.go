@@ -1,13 +1,16 @@
 // The kinds of objects that streams follow, and what all kinds have in common.
 //
-// Used by snapshot.go and cmd_status.go. A kind is described by one streamKind, in
+// Used by snapshot.go and cmd*.go. A kind is described by one streamKind, in
 // its own file (kube_pods.go, kube_configmaps.go), and has one line in streamKinds.
-// The rest of the kube*.go files and snapshot.go know no kind by name, but for the
-// mass-removal guard, which is for pods. Pure: no I/O, no k8s.io packages.
+// The rest of the kube*.go files and snapshot.go know no kind by name. Pure: no I/O,
+// no k8s.io packages.
 
 package main
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // streamKinds are all kinds. To add one: a type in cluster.go with its fields in
 // ClusterQuery and Cluster, newCluster and answers, a file kube_NAME.go, an element
@@ -31,6 +34,12 @@ type streamKind struct {
 	load func(c *Cluster, query *json.Decoder) (item func(*json.Decoder) error, err error)
 }
 
+// apiVersion is how an object of k names its version.
+func (k *streamKind) apiVersion() string {
+	_, version, _ := strings.Cut(k.api, "/")
+	return version
+}
+
 // streamQuery is what is asked of one kind: a PodQuery or a ConfigMapName.
 type streamQuery interface {
 	kind() *streamKind
@@ -38,6 +47,10 @@ type streamQuery interface {
 	collect() collection // nothing yet
 	// copyKnown copies what from knows for this query, if it knows anything.
 	copyKnown(to, from *Cluster) (known bool)
+	// copyServed copies to the same place in to what the guard takes for what served:
+	// what from knows for this query, or for one that selects the same objects and
+	// asks other things of them.
+	copyServed(to, from *Cluster) (known bool)
 }
 
 // streamKey is what one stream asks for. Equal keys are ==.
@@ -69,7 +82,9 @@ type collection interface {
 	len() int
 	storedIn(c *Cluster) bool // and nothing that is kept differs
 	store(c *Cluster)
-	pods() []*Pod // for the mass-removal guard; nil when the objects are no pods
+	// missing is what this lacks of what served in before, for the mass-removal
+	// guard. Objects that take nothing away when they are gone do not count.
+	missing(before *Cluster) loss
 }
 
 // scope says which objects of a kind are meant. An empty name means all.

@@ -58,6 +58,21 @@ func (q PodQuery) copyKnown(to, from *Cluster) bool {
 	return known
 }
 
+// copyServed takes the pods of any query that selects the same: an edit of what else
+// is asked of them confirms no removal.
+func (q PodQuery) copyServed(to, from *Cluster) bool {
+	if q.copyKnown(to, from) {
+		return true
+	}
+	for other, pods := range from.Pods {
+		if other.Namespace == q.Namespace && other.Selector == q.Selector {
+			to.Pods[q] = pods
+			return true
+		}
+	}
+	return false
+}
+
 // podCollection is a collection.
 type podCollection struct {
 	PodQuery
@@ -89,6 +104,9 @@ func (l *podCollection) apply(o object, deleted bool) {
 	}
 	now := o.(*podObject).pod(l.PodQuery, l.strings)
 	at, found := slices.BinarySearchFunc(l.kept, now, comparePods)
+	if found {
+		now.recallWeight(l.kept[at])
+	}
 	if deleted && !found || !deleted && found && samePod(l.kept[at], now) {
 		return
 	}
@@ -102,6 +120,16 @@ func (l *podCollection) apply(o object, deleted bool) {
 		next = append(next, now)
 	}
 	l.kept = append(next, l.kept[after:]...)
+}
+
+// recall takes from before, what is known now, what a new list does not have: the last
+// weights of pods whose annotations are unusable.
+func (l *podCollection) recall(before *Cluster) {
+	for was, is := range merged(before.Pods[l.PodQuery], l.kept, comparePodRefs) {
+		if was != nil && is != nil && *was != *is {
+			(*is).recallWeight(*was)
+		}
+	}
 }
 
 func (l *podCollection) storedIn(c *Cluster) bool {
@@ -127,14 +155,33 @@ func (c *Cluster) setInstead(q PodQuery, text string) {
 	c.Instead[q] = text
 }
 
-func (l *podCollection) len() int     { return len(l.kept) }
-func (l *podCollection) pods() []*Pod { return l.kept }
+func (l *podCollection) len() int { return len(l.kept) }
+
+func (l *podCollection) missing(before *Cluster) loss {
+	return vanished(before.Pods[l.PodQuery], l.kept)
+}
+
+// vanished counts the pods that served before, and those of them that are missing
+// now. A pod that terminates or is not ready any more is not missing: that is how
+// pods leave. Both are in comparePods order.
+func vanished(before, now []*Pod) (l loss) {
+	for was, is := range merged(before, now, comparePodRefs) {
+		if was == nil || !(*was).serves() {
+			continue
+		}
+		l.served++
+		if is == nil {
+			l.gone++
+		}
+	}
+	return l
+}
 
 // samePod reports whether nothing that is kept of a pod differs.
 func samePod(a, b *Pod) bool {
 	return a == b || a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
 		a.HostNetwork == b.HostNetwork && a.ByPort == b.ByPort && slices.Equal(a.Bound, b.Bound) && a.Ready == b.Ready && a.Terminating == b.Terminating &&
-		a.Weight == b.Weight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
+		a.Weight == b.Weight && a.LastWeight == b.LastWeight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }
 
 // podObject is a Pod as the API writes it.
@@ -194,7 +241,9 @@ func (o *podObject) pod(q PodQuery, names interner) *Pod {
 		Terminating: o.Metadata.DeletionTimestamp != nil || o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed",
 	}
 	if q.Annotation != "" {
-		p.Weight = keptWeight(o.Metadata.Annotations[q.Annotation], names)
+		if text, has := o.Metadata.Annotations[q.Annotation]; has {
+			p.Weight = cmp.Or(keptWeight(text, names), " ")
+		}
 	}
 	if q.Ports {
 		p.Ports, p.Bound = o.ports()

@@ -181,7 +181,7 @@ func tells(kind string, p testPod) string {
 }
 
 func bookmark(version string) string {
-	return fmt.Sprintf(`{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":%q}}}`+"\n", version)
+	return fmt.Sprintf(`{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":%q}}}`+"\n", version)
 }
 
 func tellsError(code int) string {

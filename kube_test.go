@@ -394,3 +394,53 @@ func TestPodPorts(t *testing.T) {
 		}
 	}
 }
+
+// A pod keeps the last weight that its annotation had: over events, lists and a restart.
+func TestLastWeightIsKept(t *testing.T) {
+	query := PodQuery{Namespace: "web", Annotation: "w"}
+	pod := func(uid string, weight ...string) *podObject {
+		o := new(podObject)
+		o.Metadata.Name, o.Metadata.Namespace, o.Metadata.UID = "p", "web", uid
+		if len(weight) > 0 {
+			o.Metadata.Annotations = map[string]string{"w": weight[0]}
+		}
+		return o
+	}
+	known := newCluster()
+	l := query.collect().(*podCollection)
+	list := func(o *podObject) {
+		t.Helper()
+		l = query.collect().(*podCollection)
+		if err := l.add(o); err != nil {
+			t.Fatal(err)
+		}
+		l.complete()
+		l.recall(known)
+	}
+	event := func(o *podObject) { l.apply(o, false) }
+	for _, step := range []struct {
+		name       string
+		take       func(*podObject)
+		o          *podObject
+		text, last string
+	}{
+		{"first, unusable", list, pod("u", "x"), "x", ""},
+		{"a weight", event, pod("u", " 5 "), "5", ""},
+		{"unusable by an event", event, pod("u", "5 apples"), "5 apples", "5"},
+		{"unusable again", event, pod("u", "-1"), "-1", "5"},
+		{"unusable by a list", list, pod("u", ""), " ", "5"},
+		{"0 by a list", list, pod("u", "0"), "0", ""},
+		{"unusable after 0", list, pod("u", "1e3"), "1e3", "0"},
+		{"the annotation is removed", event, pod("u"), "", ""},
+		{"unusable after that", event, pod("u", "x"), "x", ""},
+		{"a weight again", event, pod("u", "9"), "9", ""},
+		{"another pod of that name", list, pod("v", "x"), "x", ""},
+	} {
+		step.take(step.o)
+		if p := l.kept[0]; p.Weight != step.text || p.LastWeight != step.last {
+			t.Errorf("%s: weight %q, last weight %q; want %q and %q", step.name, p.Weight, p.LastWeight, step.text, step.last)
+		}
+		l.store(known)
+		l.kept = slices.Clone(l.kept)
+	}
+}

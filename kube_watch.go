@@ -151,15 +151,15 @@ func (f *serverFollower) list(ctx context.Context) error {
 	}
 	answer.complete()
 	f.content, f.version = answer, version
-	if err := f.checkRemoval(answer.pods()); err != nil {
+	if err := f.checkRemoval(answer, false, "a new list"); err != nil {
 		f.owner.sleep(ctx, f.owner.pace.confirm)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		return f.list(ctx)
 	}
-	f.sample(ctx, answer)
 	f.owner.publish(f.stream, f.content, true)
+	f.sample(ctx, answer)
 	return nil
 }
 
@@ -183,14 +183,14 @@ func (f *serverFollower) page(ctx context.Context, token string, answer collecti
 	return head, nil
 }
 
-// sample asks what pods there are when answer, the one to a selector, has none. It is
-// only for a message: a failure leaves that out.
+// sample asks what pods there are when answer, the one to a selector, has none, and
+// publishes that too. It is only for a message: a failure leaves that out.
 func (f *serverFollower) sample(ctx context.Context, answer collection) {
 	l, pods := answer.(*podCollection)
 	if !pods || len(l.kept) > 0 || l.Selector == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.owner.pace.answer)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	all := PodQuery{Namespace: l.Namespace}
 	resp, err := f.conn.get(ctx, "list", streamKey{all}, url.Values{"limit": {strconv.Itoa(pageLimit)}})
@@ -201,6 +201,7 @@ func (f *serverFollower) sample(ctx context.Context, answer collection) {
 	seen := &sampleCollection{podCollection: podCollection{PodQuery: all}, keys: selectorKeys(l.Selector)}
 	if _, err := decodePage(resp.Body, seen); err == nil {
 		l.instead = seen.text(seen.keys, l.Namespace)
+		f.owner.publish(f.stream, l, false)
 	}
 }
 
@@ -255,7 +256,7 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 
 	f.follows()
 	opened := f.owner.now()
-	events := newEventDecoder(resp.Body, f.key.kind().new)
+	events := newEventDecoder(resp.Body, f.key.kind())
 	for {
 		e, err := events.next()
 		if err == nil {
@@ -293,7 +294,7 @@ func (f *serverFollower) take(e *event) error {
 	if f.content.len() > maxObjects {
 		return errTooMany
 	}
-	if err := f.checkRemoval(f.content.pods()); err != nil {
+	if err := f.checkRemoval(f.content, false, "a new list"); err != nil {
 		return &fault{topic: faultTopic{kind: faultStale}, relist: true, retryAfter: f.owner.pace.confirm, err: err}
 	}
 	f.owner.publish(f.stream, f.content, false)

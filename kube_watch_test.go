@@ -229,7 +229,7 @@ func followPods(t *testing.T, tests []followTest) {
 			if tt.pace != nil {
 				tt.pace(&w.pace)
 			}
-			w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Guards: map[PodQuery]uint8{edgePods: tt.guard}})
+			w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Pods: []PodQuery{edgePods}, Guards: map[any]uint8{edgePods: tt.guard}})
 			w.run(t)
 			// The last reply of some scripts does not end by itself.
 			until(t, "all requests", func() bool { return len(api.seen()) >= len(tt.requests) })

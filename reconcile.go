@@ -51,9 +51,8 @@ type host interface {
 	LostAddress() bool
 	// Uplink says why the uplink carries no traffic; nil when it does.
 	Uplink() error
-	// Mark makes marks the packets that get a firewall mark from us. Those from peers
-	// get none.
-	Mark(marks map[MarkedPort]uint32, peers []macAddress) error
+	// Mark makes marks the packets that get a firewall mark from us.
+	Mark(marks map[MarkedPort]uint32) error
 	// Marked is what the host marks now, never nil without an error.
 	Marked() (map[MarkedPort]uint32, error)
 	// SuppressICMP keeps the host from sending ICMP errors until restore is called.
@@ -101,6 +100,7 @@ type reconciler struct {
 	warned    warningLog
 	failing   failureLog // of the pass
 	kept      []workKey  // sets whose fall-back has been logged
+	earlier   serving    // what was in service before the last reload, of VIPs that have not been compared with it
 	shown
 }
 
@@ -253,10 +253,12 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		}
 		r.due.poll = next
 	}
+	before := r.planner.want
 	p := r.planner.plan(planInputs{r.cluster.Get(), r.said.join(r.health.Get(), r.unresolved.Get()), k.have, r.marks.marked, drift, o.now})
 	o.plan = &p
 	r.planProbes(p.want)
 	r.logWanted(p.want)
+	r.logTaken(before, p.want)
 	// Before the kernel: an address must not be forgotten between the two.
 	r.state.save()
 	errs := r.apply(o)
@@ -341,4 +343,19 @@ func (r *reconciler) logWanted(w *wanted) {
 		}
 	}
 	r.kept = w.Kept
+}
+
+// logTaken logs what a new configuration takes out of service: it is the operator's
+// word, and applied. A VIP whose new inputs are not complete is compared later.
+func (r *reconciler) logTaken(before, now *wanted) {
+	if before != nil && before.cfg != now.cfg {
+		r.earlier = before.serving()
+	}
+	all := r.earlier.takenAway(now, true)
+	for _, t := range all[:min(len(all), namedTaken)] {
+		r.log.Warn("the new configuration takes traffic away", "vip", t.VIP, "gone", t.What)
+	}
+	if more := len(all) - namedTaken; more > 0 {
+		r.log.Warn("the new configuration takes traffic away from more VIPs", "vips", more)
+	}
 }

@@ -264,7 +264,6 @@ func unmadeSets(failed []*opError, starved map[ServiceKey]bool, have shards) map
 type hostMarks struct {
 	*loopNeeds
 	marked map[MarkedPort]uint32 // what the host marks; nil until it was asked
-	peers  []macAddress          // from whom it marks nothing
 	again  bool                  // the host refused marks, and is asked again
 }
 
@@ -294,15 +293,14 @@ func (m *hostMarks) apply(w *wanted, unmade map[workKey]bool, owners owners, aud
 		}
 	}
 	ours := len(marks)+len(m.marked)+len(m.state.Marks) > 0
-	peers := w.cfg.PeerMACs
-	if !ours || !audit && !m.again && maps.Equal(marks, m.marked) && slices.Equal(peers, m.peers) {
+	if !ours || !audit && !m.again && maps.Equal(marks, m.marked) {
 		return nil
 	}
-	if err := m.host.Mark(marks, peers); err != nil {
+	if err := m.host.Mark(marks); err != nil {
 		m.again = true
 		return err
 	}
-	m.marked, m.peers, m.again = marks, peers, false
+	m.marked, m.again = marks, false
 	return nil
 }
 

@@ -31,7 +31,7 @@ func (h noHost) Announce(context.Context, *Config, vipAddresses) (vipsOnHost, er
 func (h noHost) LostAddress() bool { return false }
 func (h noHost) Uplink() error     { return nil }
 
-func (h noHost) Mark(map[MarkedPort]uint32, []macAddress) error { return nil }
+func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
 
 func (h noHost) DeviceIndex(name string) int {
 	if n, listed := h.devices[name]; listed {

@@ -196,12 +196,10 @@ type markingHost struct {
 	noHost
 	kernel *fakeKernel
 	calls  []string
-	peers  []macAddress
 	err    error
 }
 
-func (h *markingHost) Mark(marks map[MarkedPort]uint32, peers []macAddress) error {
-	h.peers = peers
+func (h *markingHost) Mark(marks map[MarkedPort]uint32) error {
 	h.calls = append(h.calls, fmt.Sprintf("%d marks; %s", len(marks), strings.ReplaceAll(h.kernel.table(func(ServiceKey) bool { return true }).text(), "\n", "; ")))
 	return h.err
 }
@@ -259,18 +257,74 @@ func TestLoopMarksRefused(t *testing.T) {
 	b.want("mark-7/ipv4 rr: 10.1.0.1=1\n10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
 
-// A change of peer_macs alone reaches the host at once.
-func TestLoopMarksNoPeers(t *testing.T) {
-	vip := testVIP(func(v *VIP) { v.TCPServices, v.OneMark = ConfigMapName{}, true })
-	b := newBench(t, vip)
-	host := &markingHost{kernel: b.kernel}
-	b.loop.host = host
-	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
-	for _, peers := range [][]macAddress{nil, {{2, 0, 0, 0, 0, 1}}, {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}, nil} {
-		b.loop.config.Set(&Config{VIPs: []VIP{vip}, PeerMACs: peers, AuditInterval: time.Hour, Marks: oneMarkRange})
-		b.pass()
-		if !slices.Equal(host.peers, peers) {
-			t.Errorf("the host marks nothing from %v, want %v", host.peers, peers)
+// A reload that takes traffic away is carried out, and said.
+func TestLoopSaysWhatAReloadTakesAway(t *testing.T) {
+	pods := func() []Pod {
+		var all []Pod
+		for i := range 4 {
+			all = append(all, readyPod(fmt.Sprint("p", i), fmt.Sprintf("10.1.0.%d", i+1)))
 		}
+		return all
+	}
+	static := func(n int) func(*VIP) {
+		return func(v *VIP) {
+			v.Pods.Selector = ""
+			for i := range n {
+				v.RealServers = append(v.RealServers, StaticServer{addr(fmt.Sprintf("10.1.0.%d", i+1)), 1})
+			}
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		after []VIP
+		want  []string // in the lines
+	}{
+		{"nothing", []VIP{testVIP(func(v *VIP) { v.Weight = 3 })}, nil},
+		{"another name", []VIP{testVIP(func(v *VIP) { v.Name = "web" })}, nil},
+		{"a port more", []VIP{testVIP(func(v *VIP) { v.Ports = append(v.Ports, Port{443, TCP}) })}, nil},
+		{"half of the real servers", []VIP{testVIP(static(2))}, nil},
+		{"more than half", []VIP{testVIP(static(1))}, []string{`vip=edge gone="3 of 4 real servers: 10.1.0.2, 10.1.0.3, 10.1.0.4"`}},
+		{"a port", []VIP{testVIP(func(v *VIP) { v.Ports = []Port{{443, TCP}} })}, []string{`vip=edge gone="ports 10.0.0.1:80/tcp"`}},
+		{"the ConfigMap", []VIP{testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} })}, []string{`vip=edge gone="ports 10.0.0.1:9000/tcp"`}},
+		{"an address", []VIP{testVIP(func(v *VIP) { v.Addresses = []netip.Addr{addr("10.0.0.2")} })},
+			[]string{`vip=edge gone="the VIP; ports 10.0.0.1:80/tcp, 10.0.0.1:9000/tcp; 4 of 4 real servers: 10.1.0.1,`}},
+		{"the VIP", []VIP{testVIP(func(v *VIP) { v.Name, v.Addresses = "other", []netip.Addr{addr("10.0.0.3")} })}, []string{`vip=edge gone="the VIP; ports`}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, testVIP())
+			b.loop.cluster.Set(testCluster(map[string]string{"9000": "d/a:1"}, pods()...))
+			b.pass()
+			b.configure(tt.after...)
+			log := b.pass()
+			if n := strings.Count(log, "takes traffic away"); n != len(tt.want) {
+				t.Errorf("%d lines, want %d:\n%s", n, len(tt.want), log)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(log, want) {
+					t.Errorf("no %s in:\n%s", want, log)
+				}
+			}
+			if log := b.pass(); strings.Contains(log, "takes traffic away") {
+				t.Errorf("said again:\n%s", log)
+			}
+		})
+	}
+}
+
+// What a new selector takes away is known when the cluster has answered.
+func TestLoopSaysWhatASelectorTakesAway(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")))
+	b.pass()
+	other := testVIP(func(v *VIP) { v.Pods.Selector = "app=other" })
+	b.configure(other)
+	if log := b.pass(); strings.Contains(log, "takes traffic away") {
+		t.Errorf("said before it is known:\n%s", log)
+	}
+	c := testCluster(nil)
+	c.Pods[other.PodQuery()] = refs(readyPod("d", "10.1.0.3"))
+	b.loop.cluster.Set(c)
+	if log := b.pass(); !strings.Contains(log, `gone="2 of 3 real servers: 10.1.0.1, 10.1.0.2"`) {
+		t.Errorf("not said:\n%s", log)
 	}
 }

@@ -1,8 +1,8 @@
 // A table of services with their real servers, and what is remembered about rows
 // between two passes.
 //
-// Used by diff.go, kube_guard.go, genl*.go, health_resolve.go, desired*.go,
-// state.go, reconcile*.go and http*.go. Pure: no I/O, no clock, no log.
+// Used by diff.go, kube*.go, genl*.go, health_resolve.go, desired*.go, state.go,
+// reconcile*.go, http*.go and cmd_check.go. Pure: no I/O, no clock, no log.
 
 package main
 

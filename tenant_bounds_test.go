@@ -33,7 +33,7 @@ func TestAnnotationsAreBounded(t *testing.T) {
 	cfg.VIPs[0].Pods, cfg.VIPs[0].WeightAnnotation = PodQuery{Namespace: "web", Selector: "app=edge"}, query.Annotation
 	var text strings.Builder
 	log, logged := slog.New(slog.NewTextHandler(&text, nil)), make(warningLog)
-	d, now := newEventDecoder(in, podKind.new), testTime
+	d, now := newEventDecoder(in, podKind), testTime
 	c := query.collect().(*podCollection)
 	var w wanted
 	before := allocated()

@@ -4,6 +4,7 @@
 package director
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -83,9 +84,11 @@ func TestKernelTable(t *testing.T) {
 	for _, key := range []string{"abc", "0", "70000", "99999", "10254", "9001"} {
 		r.logged(1, fmt.Sprintf(`entry \"%s\" is skipped`, key))
 	}
-	step("a port withdrawn, a UDP port opened", func() {
+	step("most entries withdrawn, which a second write confirms; a UDP port opened", func() {
 		r.objects.tcp = nil
 		r.objects.udp = map[string]string{"53": "kube-system/dns:53"}
+		r.writeCluster()
+		r.logged(1, "a second answer must confirm")
 	}, web, row1, row2,
 		"-A -u 10.0.0.100:53 -s rr", "-a -u 10.0.0.100:53 -r 10.0.0.11:53 -g -w 1", "-a -u 10.0.0.100:53 -r 10.0.0.12:53 -g -w 1")
 	step("UDP port withdrawn", func() { r.objects.udp = nil }, web, row1, row2)
@@ -257,6 +260,44 @@ func TestKernelTraffic(t *testing.T) {
 	if !strings.Contains(r.director.Table(), quiesced) {
 		t.Errorf("removed although a connection is open:\n%s", r.director.Table())
 	}
+}
+
+// What kubectl prints when the API is away, or refuses one type, takes nothing away
+// until a later write of the file says the same.
+func TestKernelClusterFileInDoubt(t *testing.T) {
+	r := newRig(t)
+	r.objects.pods = []pod{{name: "a", node: "n1", ips: []string{"10.0.0.11"}}, {name: "b", node: "n2", ips: []string{"10.0.0.12"}}}
+	r.objects.tcp = map[string]string{"9000": "default/db:5432"}
+	r.writeCluster()
+	whole := r.read("cluster.json")
+	var list struct{ Items []json.RawMessage }
+	lab.Must(t, json.Unmarshal([]byte(whole), &list))
+	pods, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "List", "items": list.Items[:2]})
+	lab.Must(t, err)
+	r.edgeConfig("[vip.drain]\ntimeout = \"1s\"\n")
+	r.start()
+	var table []string
+	for _, port := range []string{"80", "9000"} {
+		table = append(table, "-A -t 10.0.0.100:"+port+" -s rr", "-a -t 10.0.0.100:"+port+" -r 10.0.0.11:"+port+" -g -w 1", "-a -t 10.0.0.100:"+port+" -r 10.0.0.12:"+port+" -g -w 1")
+	}
+	r.table(table...)
+	for _, wrong := range []string{
+		`{"apiVersion":"v1","items":[],"kind":"List","metadata":{"resourceVersion":""}}` + "\n",
+		string(pods),
+		`{"apiVersion":"meta.k8s.io/v1","kind":"Table","rows":[]}` + whole,
+	} {
+		r.write("cluster.json", wrong)
+		time.Sleep(5 * time.Second) // more than a server's second answer takes, and two audits
+		r.table(table...)
+		r.write("cluster.json", whole)
+		time.Sleep(time.Second)
+	}
+	r.logged(1, `kind \"Table\"`)
+	r.write("cluster.json", string(pods))
+	time.Sleep(time.Second)
+	r.table(table...)
+	r.write("cluster.json", string(pods))
+	r.table(table[:3]...)
 }
 
 // Whatever happens to the controller, a live node goes on answering.
