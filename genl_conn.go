@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/mdlayher/genetlink"
@@ -271,9 +272,59 @@ func (e *opError) surprising() bool {
 
 // Apply carries out ops in order, as many in one system call as the limits
 // allow, and returns those that the kernel refused; the others have been done.
-// An error means that the exchange failed: what was done is unknown then. While
-// the kernel works on one batch the next is encoded.
+// An error means that the exchange failed: what was done is unknown then. A long list
+// with new services has another order, see likeTrash.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
+	if len(ops) < bulkChange || ops[0].Kind != newService {
+		return c.send(ops)
+	}
+	var (
+		services []op
+		runs     [][]op // the real servers of one service each
+	)
+	for rest := ops; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && rest[n].Kind != newService {
+			n++
+		}
+		services, runs, rest = append(services, rest[0]), append(runs, rest[1:n]), rest[n:]
+	}
+	failed, err := c.send(services)
+	if err == nil {
+		runs, err = c.likeTrash(services, runs)
+	}
+	if err != nil {
+		return failed, err
+	}
+	more, err := c.send(slices.Concat(runs...))
+	return append(failed, more...), err
+}
+
+// likeTrash returns runs, the real servers of each of services, in the order in which
+// the kernel adds them fastest. A removed real server stays in a list of the kernel
+// for up to two minutes, and each addition searches that list for it, from the one
+// that was removed last (ip_vs_trash_get_dest in ip_vs_ctl.c). A flush removes
+// services in the order of a dump, so in the reverse order each search ends at its
+// beginning. In any other order the time after a flush grows with the square of the
+// number of rows.
+func (c *ipvsConn) likeTrash(services []op, runs [][]op) ([][]op, error) {
+	at := make(map[ServiceKey]int, len(services))
+	for i := range services {
+		at[services[i].Service.ServiceKey] = i
+	}
+	ours := func(k ServiceKey) bool { _, is := at[k]; return is }
+	ordered := make([][]op, 0, len(runs))
+	err := c.services(ours, func(s *KernelService) {
+		i := at[s.ServiceKey]
+		ordered, runs[i] = append(ordered, runs[i]), nil
+	})
+	slices.Reverse(ordered)
+	// What the dump did not show has been refused, and its real servers are too.
+	return append(ordered, runs...), err
+}
+
+// send sends ops. While the kernel works on one batch the next is encoded.
+func (c *ipvsConn) send(ops []op) ([]*opError, error) {
 	var failed []*opError
 	limits := c.batch
 	if len(ops) > 2*opening {
