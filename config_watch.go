@@ -50,6 +50,7 @@ type ConfigWatcher struct {
 	// Run alone, one at a time.
 	Publish  func(*Config)
 	Rejected func(error)
+	Audit    func() // called after each SIGHUP, whatever the file has
 
 	notifier fileNotifier  // see fileWatch
 	poll     time.Duration // pollInterval when zero
@@ -105,6 +106,9 @@ func (w *ConfigWatcher) read() reading {
 // conclude applies or rejects a reading. asked is set when an operator wants an
 // answer even if nothing has changed.
 func (w *ConfigWatcher) conclude(got reading, asked bool) {
+	if asked {
+		defer w.Audit()
+	}
 	first, again := w.concluded == digest{}, w.concluded == got.digest
 	w.concluded = got.digest
 	cfg, err := (*Config)(nil), got.err

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +38,7 @@ type reloadTest struct {
 	published chan *Config
 	rejected  chan error
 	hup       chan os.Signal
+	audits    atomic.Int32
 	log       reloadLog
 }
 
@@ -85,6 +87,7 @@ func startReload(t *testing.T, write func(w *reloadTest), options ...func(*Confi
 		})),
 		Publish:  func(c *Config) { w.published <- c },
 		Rejected: func(err error) { w.rejected <- err },
+		Audit:    func() { w.audits.Add(1) },
 	}
 	for _, option := range options {
 		option(watcher)
@@ -286,6 +289,11 @@ func TestWatchHangup(t *testing.T) {
 	w.wantPublished("edge=82")
 	if d := time.Since(start); d >= quietTime {
 		t.Errorf("reload on a hangup took %v", d)
+	}
+	for end := time.Now().Add(reloadPatience); w.audits.Load() != 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d audits after three hangups", w.audits.Load())
+		}
 	}
 }
 

@@ -8,8 +8,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"time"
@@ -42,6 +44,10 @@ const (
 	// batch fits, and 1024 error messages as the kernel counts them (skb overhead
 	// included).
 	socketBuffer = 4 << 20
+
+	// longList is the number of operations from which their order matters: with less,
+	// the kernel's search takes a few milliseconds in all.
+	longList = 1000
 
 	// receiveBytes is twice what the kernel puts into one dump message
 	// (netlink_dump caps at 32 KiB).
@@ -110,6 +116,21 @@ func dialIPVS() (*ipvsConn, error) {
 		recv:  make([]byte, receiveBytes),
 		batch: batch,
 	}, nil
+}
+
+// followIPVS calls changed when the kernel's IPVS has come or gone, until ctx ends. It
+// returns nil.
+func followIPVS(ctx context.Context, log *slog.Logger, changed func()) error {
+	events, err := kernelEventsOf(ctx, unix.NETLINK_GENERIC, 1<<(unix.GENL_ID_CTRL-1), named(ipvsFamilyName))
+	if err != nil {
+		log.Warn("a module ip_vs that is removed or loaded is noticed only by the next audit", "err", err)
+		<-ctx.Done()
+		return nil
+	}
+	for range events {
+		changed()
+	}
+	return nil
 }
 
 // batchLimits are how much goes into one system call.
@@ -275,7 +296,7 @@ func (e *opError) surprising() bool {
 // An error means that the exchange failed: what was done is unknown then. A long list
 // with new services has another order, see likeTrash.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
-	if len(ops) < bulkChange || ops[0].Kind != newService {
+	if len(ops) < longList || ops[0].Kind != newService {
 		return c.send(ops)
 	}
 	var (

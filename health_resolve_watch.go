@@ -49,7 +49,7 @@ func newResolveWatch(log *slog.Logger, sets *latest[[]resolveSet], out *latest[H
 // Run watches until ctx ends, and then returns nil.
 func (w *resolveWatch) Run(ctx context.Context) error {
 	var poll <-chan time.Time
-	events, err := kernelEventsOf(ctx, unix.RTMGRP_NEIGH, w.matters)
+	events, err := kernelEventsOf(ctx, unix.NETLINK_ROUTE, unix.RTMGRP_NEIGH, w.matters)
 	if err != nil {
 		w.log.Warn("cannot follow the neighbours of this host: a dead real server is noticed some seconds late", "err", err)
 		poll = time.Tick(resolvePoll)

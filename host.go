@@ -190,6 +190,9 @@ func (h *linuxHost) notOurs(r *rtnl, configured map[netip.Addr]*VIP) error {
 // LostAddress implements host.
 func (h *linuxHost) LostAddress() bool { return h.addresses.Lost() }
 
+// LostMarks implements host.
+func (h *linuxHost) LostMarks() bool { return h.marks.Lost() }
+
 // Mark implements host.
 func (h *linuxHost) Mark(marks map[MarkedPort]uint32) error { return h.marks.Apply(marks) }
 

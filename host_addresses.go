@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -234,15 +235,15 @@ func (a *addresses) ensure(found *listings, v VIPAddress) (added bool, err error
 	return added, err
 }
 
-// Lost reports whether another program has removed an address from its device since
-// the last Apply. The next Apply adds it again. Only Follow finds out.
+// Lost reports whether another program has removed an address from its device, or has
+// set the dummy device down, since the last Apply. The next Apply repairs it. Only
+// Follow finds out.
 func (a *addresses) Lost() bool { return a.lost.Load() }
 
-// Follow rings wake when another program has removed an address from its device, until
-// ctx ends. It returns nil. Of a program that removes it again and again, it notices
+// Follow rings wake when an address is lost, until ctx ends. It returns nil. Of a program that removes it again and again, it notices
 // one removal in lostPause.
 func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
-	moved, err := kernelEvents(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR)
+	moved, err := kernelEvents(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR|unix.RTMGRP_LINK)
 	if err != nil {
 		a.log.Warn("a VIP address that another program removes is noticed only by the next audit", "err", err)
 		<-ctx.Done()
@@ -258,8 +259,8 @@ func (a *addresses) Follow(ctx context.Context, wake chan<- struct{}) error {
 	return nil
 }
 
-// missing reports whether an announced address is not on its device. Where the
-// addresses cannot be read, the next audit finds out.
+// missing reports whether an announced address is not on its device, or the dummy
+// device is down. Where that cannot be read, the next audit finds out.
 func (a *addresses) missing(ctx context.Context) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -272,7 +273,14 @@ func (a *addresses) missing(ctx context.Context) bool {
 	}
 	defer table.Close()
 	found := listings{table: table}
-	for v := range a.announced {
+	dummy := ""
+	for v, s := range a.announced {
+		if s.silent && v.Device != dummy {
+			dummy = v.Device
+			if ifi, err := deviceByName(dummy); err == nil && ifi.Flags&net.FlagUp == 0 {
+				return true
+			}
+		}
 		there, err := found.of(v)
 		if err != nil && !errors.Is(err, unix.ENODEV) {
 			return false

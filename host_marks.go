@@ -1,15 +1,17 @@
 // The nftables table that puts a firewall mark on the packets of a port group
 // before IPVS sees them.
 //
-// Used by cmd*.go. host.go calls it for the reconcile loop. It changes and
-// deletes no nftables table except the controller's own. A packet to any other
-// port keeps its mark.
+// Used by cmd_status.go and main.go. host.go calls it for the reconcile loop, and
+// Follow wakes the loop when another program changes the table. It changes and deletes
+// no nftables table except the controller's own. A packet to any other port keeps its
+// mark.
 
 package main
 
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,6 +21,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
@@ -33,16 +37,22 @@ const markTableName = "lvs-controller"
 // errNoNFTables says that the kernel has no nf_tables at all.
 var errNoNFTables = errors.New("the kernel has no nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET): modprobe nf_tables")
 
-// markTable keeps the controller's own nftables table as wanted. It is for one
-// goroutine at a time, and its sockets are in the network namespace of the
-// thread that calls it.
+// markTable keeps the controller's own nftables table as wanted. One goroutine at a
+// time may change it; Follow and Lost may run beside it. Its sockets are in the network
+// namespace of the thread that calls it.
 type markTable struct {
 	log   *slog.Logger
+	begun chan struct{} // rung when there are marks
+	lost  atomic.Bool   // another program has changed the table since the last Apply
+
+	mu    sync.Mutex
 	known bool                  // an Apply has succeeded
 	last  map[MarkedPort]uint32 // what it left in the kernel
 }
 
-func newMarkTable(log *slog.Logger) *markTable { return &markTable{log: log} }
+func newMarkTable(log *slog.Logger) *markTable {
+	return &markTable{log: log, begun: make(chan struct{}, 1)}
+}
 
 // Apply makes want the content of the table, in one transaction: it creates
 // the table for the first mark, adds and removes only the elements that differ,
@@ -53,6 +63,9 @@ func newMarkTable(log *slog.Logger) *markTable { return &markTable{log: log} }
 // The table may change at any time without harm to open connections: IPVS finds
 // those by their addresses and ports before it looks for a service by mark.
 func (m *markTable) Apply(want map[MarkedPort]uint32) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lost.Store(false)
 	if m.known && len(m.last) == 0 && len(want) == 0 {
 		return nil
 	}
@@ -67,7 +80,53 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 		}
 	}
 	m.known, m.last = true, maps.Clone(want)
+	if len(want) > 0 {
+		ring(m.begun)
+	}
 	return nil
+}
+
+// Lost reports whether another program has changed the table since the last Apply,
+// which repairs it. Only Follow finds out.
+func (m *markTable) Lost() bool { return m.lost.Load() }
+
+// Follow rings wake when another program has changed the table, until ctx ends. It
+// returns nil. It asks the kernel for events only once there are marks. Events of
+// other tables are passed over. Of a program that changes ours again and again, it
+// notices one change in lostPause.
+func (m *markTable) Follow(ctx context.Context, wake chan<- struct{}) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-m.begun:
+	}
+	changed, err := kernelEventsOf(ctx, unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1), named(markTableName))
+	if err != nil {
+		m.log.Warn("firewall marks that another program removes are noticed only by the next audit", "err", err)
+		<-ctx.Done()
+		return nil
+	}
+	for open := true; open; _, open = <-changed {
+		if m.differs() {
+			m.lost.Store(true)
+			ring(wake)
+			sleepContext(ctx, lostPause)
+		}
+	}
+	return nil
+}
+
+// differs reports whether the kernel has other marks than the last Apply left. Where
+// they cannot be read, the next audit finds out.
+func (m *markTable) differs() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	conn, have, err := openMarks(m.last)
+	if err != nil {
+		return false
+	}
+	defer conn.CloseLasting()
+	return m.known && !have.equals(m.last)
 }
 
 // Read returns the marks that the kernel has, never nil without an error.
@@ -94,7 +153,9 @@ func (m *markTable) Check(want map[MarkedPort]uint32) (same bool, err error) {
 
 // Remove deletes the table, also when another program has made it.
 func (m *markTable) Remove() error {
+	m.mu.Lock()
 	m.known = false
+	m.mu.Unlock()
 	return m.Apply(nil)
 }
 

@@ -209,6 +209,9 @@ func (s *httpServer) status() (status, error) {
 	err := observe(v.Shards, func(s *KernelService, known *Service) {
 		st.Services = append(st.Services, newServiceStatus(s, known.VIP, known.Servers))
 	})
+	if errors.Is(err, errNoIPVS) { // also before the loop has noticed
+		st.Ready, st.Reason, err = false, err.Error(), nil
+	}
 	return st, err
 }
 

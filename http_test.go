@@ -84,6 +84,45 @@ func TestReadyz(t *testing.T) {
 	}
 }
 
+// A fault of the kernel that does not pass by itself is told at once, and one that
+// lasts after brokenPatience, whatever the audit interval is.
+func TestReadyzWithoutTheKernel(t *testing.T) {
+	lasting := fmt.Errorf("list virtual services: %w", unix.EIO)
+	for _, test := range []struct {
+		fault error
+		after time.Duration
+		code  int
+	}{
+		{errNoIPVS, 0, 503},
+		{fmt.Errorf("list virtual services: %w", unix.EPERM), 0, 503},
+		{lasting, brokenPatience - retryMost, 200},
+		{lasting, brokenPatience + retryMost, 503},
+	} {
+		b := newBench(t, testVIP())
+		server := newBenchServer(b)
+		b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+		b.loop.config.Set(&Config{VIPs: []VIP{testVIP()}, AuditInterval: time.Hour})
+		b.pass()
+		dial := b.loop.dial
+		b.loop.dial = func() (director, error) { return nil, test.fault }
+		b.kernel.broken = test.fault
+		b.clock = b.clock.Add(auditGap)
+		b.loop.AuditNow()
+		b.pass()
+		b.later(test.after + retryFirst)
+		code, body := server.ask("GET", "/readyz")
+		if code != test.code || code == 503 && body != test.fault.Error()+"\n" {
+			t.Errorf("%v, %v after it began: %d %q", test.fault, test.after, code, body)
+		}
+		b.loop.dial, b.kernel.broken = dial, nil
+		b.loop.AuditNow()
+		b.pass()
+		if code, body := server.ask("GET", "/readyz"); code != 200 {
+			t.Errorf("after %v: %d %q", test.fault, code, body)
+		}
+	}
+}
+
 // A director that adopts a table after a crash is ready before the cluster has
 // answered: the kernel serves.
 func TestReadyzAfterACrash(t *testing.T) {

@@ -141,9 +141,20 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	if cfg.Path != "" {
-		p.tasks = append(p.tasks, p.watchConfig(src, cfg, hup).Run)
+	onHup := func(ctx context.Context) error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-hup:
+				p.loop.AuditNow()
+			}
+		}
 	}
+	if cfg.Path != "" {
+		onHup = p.watchConfig(src, cfg, hup).Run
+	}
+	p.tasks = append(p.tasks, onHup)
 	err := p.run(ctx)
 	log.Info("stopped; the kernel goes on forwarding")
 	return err
@@ -197,6 +208,8 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 		},
 		func(ctx context.Context) error { return host.addresses.Follow(ctx, wake) },
 		func(ctx context.Context) error { return host.FollowUplink(ctx, wake) },
+		func(ctx context.Context) error { return host.marks.Follow(ctx, wake) },
+		func(ctx context.Context) error { return followIPVS(ctx, log, p.loop.AuditNow) },
 		func(ctx context.Context) error { return followDrain(ctx, log, cfg.CacheDir, wake) },
 	}
 	return p
@@ -244,6 +257,7 @@ func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *C
 			p.server.rejected.Add(1)
 			p.server.bad.Store(true)
 		},
+		Audit: p.loop.AuditNow,
 	}
 }
 

@@ -14,7 +14,10 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // bulkChange is the number of operations from which a pass leaves so much garbage
@@ -53,6 +56,9 @@ type host interface {
 	Uplink() error
 	// Mark makes marks the packets that get a firewall mark from us.
 	Mark(marks map[MarkedPort]uint32) error
+	// LostMarks reports whether another program has changed the marks since the last
+	// Mark.
+	LostMarks() bool
 	// Marked is what the host marks now, never nil without an error.
 	Marked() (map[MarkedPort]uint32, error)
 	// SuppressICMP keeps the host from sending ICMP errors until restore is called.
@@ -82,9 +88,14 @@ type loopNeeds struct {
 	now        func() time.Time
 }
 
-// reconciler is the loop. All but shown belongs to its goroutine.
+// auditGap is the least time between the last reading of the kernel's table and an
+// audit that is asked for.
+const auditGap = time.Second
+
+// reconciler is the loop. All but asked and shown belongs to its goroutine.
 type reconciler struct {
 	*loopNeeds
+	asked     atomic.Bool // an audit is asked for
 	kernel    kernelTable
 	planner   planner
 	marks     hostMarks
@@ -128,7 +139,24 @@ type kernelTable struct {
 	have     shards    // the table as far as it is ours, and who is leaving; while stale, what it was taken for last
 	stale    bool      // have must be read from the kernel
 	compared time.Time // when have was last read from the kernel; zero: not yet
+	brokenAt time.Time // since when no conversation succeeds; zero: one is open
 }
+
+// unusable says why the kernel's IPVS cannot be used, after a pass that ended with err;
+// nil when it can, and for brokenPatience after a fault that may pass.
+func unusable(err error, brokenAt, now time.Time) error {
+	if brokenAt.IsZero() {
+		return nil
+	}
+	if errors.Is(err, errNoIPVS) || errors.Is(err, unix.EPERM) || now.Sub(brokenAt) >= brokenPatience {
+		return err
+	}
+	return nil
+}
+
+// brokenPatience is how long a director is fit for traffic while every conversation
+// with the kernel's IPVS fails, whatever its audit_interval is.
+const brokenPatience = 40 * time.Second
 
 // broken closes the socket after its conversation failed, so that the next pass
 // begins with a new one.
@@ -163,6 +191,13 @@ func (r *reconciler) Run(ctx context.Context) error {
 	}
 }
 
+// AuditNow has the kernel's table read at once, or auditGap after the last time. It is
+// safe from any goroutine.
+func (r *reconciler) AuditNow() {
+	r.asked.Store(true)
+	ring(r.wake)
+}
+
 // next is the earliest of the loop's own deadlines.
 func (r *reconciler) next() time.Time { return r.due.next(r.announcer.retryAt) }
 
@@ -186,7 +221,15 @@ func (r *reconciler) pass(ctx context.Context) {
 		ring(r.recheck)
 	}
 	r.announcer.lookForDrain()
+	if r.asked.Swap(false) {
+		r.due.audit = earlier(r.due.audit, r.kernel.compared.Add(auditGap))
+	}
 	o.err = r.reconcile(ctx, &o, poll)
+	if r.kernel.director != nil {
+		r.kernel.brokenAt = time.Time{}
+	} else if r.kernel.brokenAt.IsZero() {
+		r.kernel.brokenAt = o.now
+	}
 	r.announcer.pass(ctx, &o, r.planner.owners, &r.kernel)
 	if o.whole {
 		r.planner.forgetEmpty(r.kernel.have)

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -37,7 +38,7 @@ func (a *announcer) pass(ctx context.Context, o *passResult, owners owners, k *k
 	if !known && a.drained.IsZero() && o.now.Sub(a.began) <= patience(o.cfg) {
 		return // what an earlier run announced may be right
 	}
-	unfit := a.unfit(o, k.compared)
+	unfit := a.unfit(o, k.compared, k.brokenAt)
 	want, routed := fitAddresses(&addressFacts{
 		owners: owners, have: k.have, known: known, devices: a.state.Addresses, local: a.state.Local,
 		announced: a.want.Announced, drained: !a.drained.IsZero(), fit: unfit == nil,
@@ -76,14 +77,14 @@ func (a *announcer) announce(ctx context.Context, cfg *Config, want vipAddresses
 
 // unfit says why this director as a whole should get no traffic from routers that
 // know another one; nil when it should.
-func (a *announcer) unfit(o *passResult, compared time.Time) error {
+func (a *announcer) unfit(o *passResult, compared, brokenAt time.Time) error {
 	if !a.drained.IsZero() {
 		return drainedError(a.drained)
 	}
 	if compared.IsZero() {
 		compared = a.began
 	}
-	if err := unread(o.cfg, o.now.Sub(compared)); err != nil {
+	if err := cmp.Or(unusable(o.err, brokenAt, o.now), unread(o.cfg, o.now.Sub(compared))); err != nil {
 		return err
 	}
 	return a.host.Uplink()

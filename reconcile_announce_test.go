@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // routedHost is a host with a dummy device. It notes what it is told, as it changes.
@@ -125,6 +126,27 @@ func TestLoopLostAddress(t *testing.T) {
 	b.pass()
 	if host.calls != before+1 {
 		t.Errorf("the host is told %d times of an address that was lost, want once", host.calls-before)
+	}
+}
+
+// A kernel that has lost its IPVS serves nothing: routers are told at once.
+func TestLoopWithdrawsWithoutIPVS(t *testing.T) {
+	b, host, _ := routedBench(t)
+	b.pass()
+	dial := b.loop.dial
+	b.kernel.broken = fmt.Errorf("list virtual services: %w", unix.ENOENT)
+	b.loop.dial = func() (director, error) { return nil, errNoIPVS }
+	b.clock = b.clock.Add(auditGap)
+	b.loop.AuditNow()
+	b.pass()
+	b.pass()
+	if got := host.last(); got != routedWithdrawn {
+		t.Errorf("without IPVS, routers are told %s", got)
+	}
+	b.kernel.broken, b.loop.dial = nil, dial
+	b.pass()
+	if got := host.last(); got != routedShown {
+		t.Errorf("with IPVS again, routers are told %s", got)
 	}
 }
 

@@ -293,7 +293,7 @@ func (m *hostMarks) apply(w *wanted, unmade map[workKey]bool, owners owners, aud
 		}
 	}
 	ours := len(marks)+len(m.marked)+len(m.state.Marks) > 0
-	if !ours || !audit && !m.again && maps.Equal(marks, m.marked) {
+	if !ours || !audit && !m.again && !m.host.LostMarks() && maps.Equal(marks, m.marked) {
 		return nil
 	}
 	if err := m.host.Mark(marks); err != nil {

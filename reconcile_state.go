@@ -39,6 +39,7 @@ type loopState struct {
 	Announced []netip.Addr      // VIP addresses that the host has through us
 	Drained   time.Time         // the operator has drained this director since; zero: no
 	Err       error             // what is not in place; nil when all is
+	BrokenAt  time.Time         // since when no conversation with the kernel's IPVS succeeds; zero: one is open
 }
 
 // shown is what the loop publishes. It is safe from any goroutine.
@@ -60,6 +61,7 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 		next = *last
 	}
 	next.At, next.Config, next.Drained, next.Announced, next.Err = now, o.cfg, r.announcer.drained, r.announcer.on, o.err
+	next.BrokenAt = r.kernel.brokenAt
 	if w := o.plan; w != nil && r.kernel.director != nil {
 		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running
 		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
@@ -109,6 +111,9 @@ func (v *loopState) ready(now time.Time) error {
 	}
 	if v.Compared.IsZero() {
 		return errors.New("the kernel's table has not been read yet" + why)
+	}
+	if err := unusable(v.Err, v.BrokenAt, now); err != nil {
+		return err
 	}
 	if err := unread(v.Config, now.Sub(v.Compared)); err != nil {
 		return fmt.Errorf("%w%s", err, why)

@@ -29,6 +29,7 @@ func (h noHost) Announce(context.Context, *Config, vipAddresses) (vipsOnHost, er
 }
 
 func (h noHost) LostAddress() bool { return false }
+func (h noHost) LostMarks() bool   { return false }
 func (h noHost) Uplink() error     { return nil }
 
 func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
@@ -134,6 +135,71 @@ func (b *bench) put(services ...Service) {
 		for _, r := range s.Servers {
 			b.kernel.servers[rowOf(s.ServiceKey, r.RealServer)] = r.RealServer
 		}
+	}
+}
+
+// An audit that is asked for comes at once, and not more than once in auditGap.
+func TestLoopAuditNow(t *testing.T) {
+	const table = "10.0.0.1:80/tcp rr: 10.1.0.1=1\n"
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.loop.config.Set(&Config{VIPs: []VIP{testVIP()}, AuditInterval: time.Hour})
+	b.pass()
+	b.clock = b.clock.Add(time.Minute)
+	clear(b.kernel.services)
+	clear(b.kernel.servers)
+	b.pass()
+	b.want("")
+	b.loop.AuditNow()
+	b.pass()
+	b.want(table)
+
+	before := b.kernel.dumps
+	for range 1000 {
+		b.clock = b.clock.Add(10 * time.Millisecond)
+		b.loop.AuditNow()
+		b.pass()
+	}
+	if n := b.kernel.dumps - before; n < 9 || n > 10 {
+		t.Errorf("%d audits in 10 s", n)
+	}
+	clear(b.kernel.services)
+	clear(b.kernel.servers)
+	b.loop.AuditNow()
+	b.pass()
+	b.later(auditGap)
+	b.want(table)
+}
+
+// marksHost is a host whose marks another program takes away.
+type marksHost struct {
+	noHost
+	lost  bool
+	calls int
+}
+
+func (h *marksHost) LostMarks() bool { return h.lost }
+
+func (h *marksHost) Mark(map[MarkedPort]uint32) error {
+	h.calls++
+	h.lost = false
+	return nil
+}
+
+// Marks that another program has taken away are put back without an audit.
+func TestLoopLostMarks(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.OneMark = true }))
+	host := &marksHost{}
+	b.loop.host = host
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.pass()
+	b.pass()
+	before := host.calls
+	host.lost = true
+	b.pass()
+	b.pass()
+	if before == 0 || host.calls != before+1 {
+		t.Errorf("the host marked %d times at first, and %d times after marks were lost, want once", before, host.calls-before)
 	}
 }
 

@@ -1,11 +1,13 @@
 // The rtnetlink socket, devices and the default route.
 //
-// Used by genl_fou.go, conflict_watch.go, health*.go, host*.go and cmd*.go. Devices are brought up and removed one at a time, by name. Routes
-// are only read here. kernelEvents waits for what the kernel reports.
+// Used by genl*.go, conflict_watch.go, health*.go, host*.go and cmd*.go. Devices are
+// brought up and removed one at a time, by name. Routes are only read here.
+// kernelEvents waits for what the kernel reports.
 
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -205,12 +207,19 @@ func (r *rtnl) RemoveDevice(device string) (bool, error) {
 // time after ctx has ended. An error means that there is no socket for events. It
 // belongs to the network namespace of the calling thread.
 func kernelEvents(ctx context.Context, groups uint32) (<-chan struct{}, error) {
-	return kernelEventsOf(ctx, groups, func(netlink.Message) bool { return true })
+	return kernelEventsOf(ctx, unix.NETLINK_ROUTE, groups, func(netlink.Message) bool { return true })
 }
 
-// kernelEventsOf is kernelEvents for the events that matter, and for lost ones.
-func kernelEventsOf(ctx context.Context, groups uint32, matters func(netlink.Message) bool) (<-chan struct{}, error) {
-	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
+// named accepts events that have the attribute name in them.
+func named(name string) func(netlink.Message) bool {
+	value := append([]byte(name), 0)
+	return func(m netlink.Message) bool { return bytes.Contains(m.Data, value) }
+}
+
+// kernelEventsOf is kernelEvents for the events of a netlink family that matter, and
+// for lost ones.
+func kernelEventsOf(ctx context.Context, family int, groups uint32, matters func(netlink.Message) bool) (<-chan struct{}, error) {
+	events, err := netlink.Dial(family, &netlink.Config{Groups: groups})
 	if err != nil {
 		return nil, err
 	}
@@ -220,14 +229,14 @@ func kernelEventsOf(ctx context.Context, groups uint32, matters func(netlink.Mes
 		defer close(changed)
 		for {
 			all, err := events.Receive()
-			if err != nil { // ENOBUFS: there were too many to read
-				sleepContext(ctx, time.Second)
-			}
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil || slices.ContainsFunc(all, matters) {
 				ring(changed)
+			}
+			if err != nil { // ENOBUFS: there were too many to read
+				sleepContext(ctx, time.Second)
 			}
 		}
 	}()

@@ -200,3 +200,69 @@ func TestKernelReadyWhileWithdrawing(t *testing.T) {
 		return ""
 	})
 }
+
+// What the kernel reports is repaired at once, without an audit: an nftables ruleset
+// that is flushed, a table, chain or map of ours that is deleted, a dummy device that is
+// set down. SIGHUP repairs what it does not report.
+func TestKernelRepairedAtOnce(t *testing.T) {
+	r, has := patientDirector(t, "dummy")
+	r.write("config.toml", strings.Replace(r.read("config.toml"), "ports = [80]\n", "ports = [80]\none_mark = true\n", 1))
+	r.start()
+	has("lvs0", true)
+	marks := func() string { return r.director.Run("nft", "list", "table", "inet", "lvs-controller") }
+	r.logged(1, "firewall marks changed")
+	ruleset, table := marks(), r.director.Table()
+
+	repaired := func(what string, whole func() bool) {
+		t.Helper()
+		start := time.Now()
+		for !whole() {
+			if time.Since(start) > 10*time.Second {
+				t.Fatalf("%s is not repaired:\n%s", what, r.process.Log())
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		took := time.Since(start)
+		t.Logf("%s: whole again after %v", what, took)
+		if took > time.Second {
+			t.Errorf("%s: whole again only after %v", what, took)
+		}
+		time.Sleep(1500 * time.Millisecond) // one repair a second
+	}
+	for _, change := range [][]string{
+		{"flush", "ruleset"},
+		{"delete", "table", "inet", "lvs-controller"},
+		{"flush", "chain", "inet", "lvs-controller", "input"},
+		{"flush", "map", "inet", "lvs-controller", "marks4"},
+		{"add", "chain", "inet", "lvs-controller", "other"},
+	} {
+		r.director.Run(append([]string{"nft"}, change...)...)
+		repaired("nft "+strings.Join(change, " "), func() bool {
+			out, err := r.director.Try("nft", "list", "table", "inet", "lvs-controller")
+			return err == nil && out == ruleset
+		})
+	}
+	r.director.Run("ip", "link", "set", "lvs0", "down")
+	repaired("ip link set lvs0 down", func() bool {
+		out := r.director.Run("ip", "address", "show", "dev", "lvs0")
+		return strings.Contains(out, ",UP") && strings.Contains(out, "10.0.0.100/32") && strings.Contains(out, "2001:db8::100/128")
+	})
+
+	r.director.Run("ipvsadm", "-C")
+	r.process.Send(syscall.SIGHUP)
+	repaired("ipvsadm -C and SIGHUP", func() bool { return r.director.Table() == table })
+
+	t.Log("step: another program's table is of no interest, and a storm of signals of little")
+	audits := func() string {
+		return r.director.Run("sh", "-c", "curl -s http://127.0.0.1:9652/metrics | grep -E '^lvs_(reconciles|audits)_total'")
+	}
+	r.director.Run("nft", "add", "table", "inet", "other")
+	before := audits()
+	for range 20 {
+		r.director.Run("nft", "add", "chain", "inet", "other", "a")
+		r.director.Run("nft", "delete", "chain", "inet", "other", "a")
+	}
+	if after := audits(); after != before {
+		t.Errorf("changes of another table woke the loop: from %s to %s", before, after)
+	}
+}
