@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -386,6 +388,83 @@ func TestDesiredWeightAnnotation(t *testing.T) {
 		}
 		if tt.want == 0 && !strings.HasSuffix(row.Why, "weight 0 by its annotation") {
 			t.Errorf("%q: why %q", tt.text, row.Why)
+		}
+	}
+}
+
+// FuzzDesiredPorts looks for a pod and a ConfigMap entry, as they come from the cluster,
+// that open a port or name a real server against the rules.
+func FuzzDesiredPorts(f *testing.F) {
+	const hostPort = `{"metadata":{"name":"a","namespace":"n"},"spec":{"containers":[{"ports":[{"containerPort":1,"hostPort":9000},{"hostPort":80,"hostIP":"10.1.0.1"}]}]},"status":{"hostIP":"10.1.0.1","podIP":"10.244.0.2","conditions":[{"type":"Ready","status":"True"}]}}`
+	f.Add(hostPort, "9000", "ns/svc:80", uint8(0x0f))
+	f.Add(hostPort, "80", "ns/svc:80:PROXY", uint8(0x05))
+	f.Add(strings.Replace(hostPort, `"spec":{`, `"spec":{"hostNetwork":true,"initContainers":[{"restartPolicy":"Always","ports":[{"containerPort":7443,"protocol":"UDP"}]}],`, 1), "443", "ns/svc:quic", uint8(0x0b))
+	f.Add(testPod{name: "a"}.json(), "65536", "x", uint8(0xff))
+	f.Add(strings.Replace(hostPort, `"name":"a"`, `"name":"a","annotations":{"w":"0"}`, 1), "0443", "a/b:1", uint8(0x1c))
+	f.Fuzz(func(t *testing.T, pod, key, value string, flags uint8) {
+		defer bounded(t, len(pod)+len(key)+len(value))()
+		bit := func(n int) bool { return flags>>n&1 == 1 }
+		v := testVIP(func(v *VIP) {
+			v.PortsFromPods, v.HostPorts, v.WeightAnnotation = bit(0), bit(1), "w"
+			v.UDPServices = ConfigMapName{"ingress-nginx", "udp-services"}
+			if bit(2) {
+				v.ReservedPorts = []uint16{9001}
+			}
+			v.Pods = PodQuery{}
+		})
+		v.Pods.Selector = "app=nginx"
+		l := v.PodQuery().collect().(*podCollection)
+		if _, err := decodePage(strings.NewReader(podsOf+pod+"]}"), l); err != nil {
+			return
+		}
+		l.complete()
+		entry := keptConfigMap(map[string]string{key: value})
+		c := &Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): l.kept}, ConfigMaps: map[ConfigMapName]ConfigMap{v.TCPServices: {Exists: true}, v.UDPServices: {Exists: true}}}
+		name, protocol := v.TCPServices, TCP
+		if bit(3) {
+			name, protocol = v.UDPServices, UDP
+		}
+		c.ConfigMaps[name] = entry
+		cfg := &Config{VIPs: []VIP{v}}
+		w := desired(nil, cfg, c, nil, newMemory(), testTime)
+		checkDesiredPorts(t, &v, l.kept, w.Shards.table(), key, protocol)
+		for _, text := range warningTexts(w.Warnings) {
+			if len(text) > 16<<10 || strings.ContainsAny(text, "\n\r") {
+				t.Errorf("a warning of %d bytes, or of several lines: %.200q", len(text), text)
+			}
+		}
+		// A change and the way back give the same table.
+		empty := &Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): {}}, ConfigMaps: c.ConfigMaps}
+		between := desired(&w, cfg, empty, nil, newMemory(), testTime)
+		if again := desired(&between, cfg, c, nil, newMemory(), testTime); again.Shards.table().text() != w.Shards.table().text() {
+			t.Errorf("%s after a change and back, before\n%s", again.Shards.table().text(), w.Shards.table().text())
+		}
+	})
+}
+
+// checkDesiredPorts checks the services of v, whose ConfigMap for a protocol has key.
+func checkDesiredPorts(t *testing.T, v *VIP, pods []*Pod, table Table, key string, protocol Protocol) {
+	t.Helper()
+	for _, s := range table {
+		p := Port{s.Port, s.Protocol}
+		listed := slices.Contains(v.Ports, p)
+		declared := v.PortsFromPods && slices.ContainsFunc(pods, func(pod *Pod) bool { return slices.Contains(pod.Ports, p) })
+		number, err := strconv.ParseUint(key, 10, 16)
+		entry := err == nil && uint16(number) == p.Number && p.Protocol == protocol && !slices.Contains(v.ReservedPorts, p.Number)
+		if s.Address != v.Addresses[0] || p.Number == 0 || !listed && !declared && !entry {
+			t.Errorf("service %s, which nothing asks for", s.ServiceKey)
+		}
+		for _, r := range s.Servers {
+			if r.Weight > 65535 || slices.Contains(v.Addresses, r.Address) {
+				t.Errorf("real server %s = %d", r.Address, r.Weight)
+			}
+			may := func(pod *Pod) bool {
+				return slices.Contains(pod.Addresses, r.Address) && pod.Ready && !pod.Terminating &&
+					(pod.HostNetwork || v.HostPorts && slices.Contains(pod.Ports, p))
+			}
+			if r.Weight > 0 && !slices.ContainsFunc(pods, may) {
+				t.Errorf("real server %s has weight %d at %s; no pod serves that there", r.Address, r.Weight, p)
+			}
 		}
 	}
 }

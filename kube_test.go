@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // watchTest is a clusterWatch that runs, and all it does.
@@ -154,6 +155,64 @@ func TestCanonicalSelector(t *testing.T) {
 			t.Errorf("canonicalSelector(%q) = %q, want an error", in, got)
 		}
 	}
+}
+
+// FuzzSelector looks for the text of a selector that is refused without a reason, or
+// whose one spelling selects other pods than the text does.
+func FuzzSelector(f *testing.F) {
+	for _, text := range []string{"app=web", " b = c,a==b ", "tier in (web,api), !beta", "x!=y", "x notin (a),x", "n>1,n<9", "a in (,b)", "a=", ",", "a in (" + strings.Repeat("b,", 2000) + "c)", strings.Repeat("!", 5000)} {
+		f.Add(text, "app", "web")
+	}
+	f.Fuzz(func(t *testing.T, text, label, value string) {
+		defer bounded(t, len(text))()
+		canonical, err := parsePodSelector(text)
+		if err != nil {
+			if err == errMisfit {
+				return
+			}
+			if msg := err.Error(); len(msg) > 4*maxSelector || strings.ContainsAny(msg, "\n\r") {
+				t.Errorf("an error of %d bytes, or of several lines: %.200q", len(msg), msg)
+			}
+			return
+		}
+		if text == "" {
+			return // selects no pod
+		}
+		is, errIs := labels.Parse(text)
+		becomes, errBecomes := labels.Parse(canonical)
+		if errIs != nil || errBecomes != nil {
+			t.Fatalf("%q becomes %q: %v, %v", text, canonical, errIs, errBecomes)
+		}
+		if again, err := parsePodSelector(canonical); again != canonical && len(canonical) <= maxSelector {
+			t.Errorf("%q becomes %q, then %q, %v", text, canonical, again, err)
+		}
+		sets := []labels.Set{{}, {label: value}}
+		requirements, _ := is.Requirements()
+		for _, r := range requirements {
+			sets = append(sets, labels.Set{r.Key(): value})
+			for v := range r.Values() {
+				sets = append(sets, labels.Set{r.Key(): v}, labels.Set{r.Key(): v, label: value})
+				break
+			}
+		}
+		for _, set := range sets {
+			if is.Matches(set) != becomes.Matches(set) {
+				t.Errorf("%q matches %v: %v, but as %q: %v", text, set, is.Matches(set), canonical, becomes.Matches(set))
+			}
+		}
+		// What a message names of it is bounded, and each key is one of the selector's.
+		keys := selectorKeys(canonical)
+		var sample labelSample
+		sample.add(keys, labels.Set{label: value})
+		if said := sample.text(keys, "n"); len(keys) > namedLabels || len(said) > 4096 || strings.ContainsAny(said, "\n\r") {
+			t.Errorf("%d keys, %d bytes: %.200q", len(keys), len(said), said)
+		}
+		for _, key := range keys {
+			if !slices.ContainsFunc(requirements, func(r labels.Requirement) bool { return r.Key() == key }) {
+				t.Errorf("key %q is none of %q", key, text)
+			}
+		}
+	})
 }
 
 // namedPods answers each pod query with one pod named after its selector, and
