@@ -47,6 +47,7 @@ type pace struct {
 	healthy     time.Duration // a watch that lasted so long was a success: the next retry is quick again
 	answer      time.Duration // for one page of a list, and for a watch's headers
 	list        time.Duration // for all pages of a list: etcd forgets its version after 5 minutes
+	sample      time.Duration // shortest time between two questions which pods there are while a selector matches none
 	silence     time.Duration // a watch without an event or bookmark for so long is not trusted
 	watchFor    time.Duration // shortest time asked of a watch; the longest is twice that
 	overdue     time.Duration // how long after that time the server may take to end it
@@ -70,6 +71,7 @@ var defaultPace = pace{
 	healthy:     5 * time.Second,
 	answer:      30 * time.Second,
 	list:        10 * time.Minute,
+	sample:      time.Minute,
 	silence:     2 * time.Minute,
 	watchFor:    5 * time.Minute,
 	overdue:     30 * time.Second,

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf16"
@@ -470,5 +471,40 @@ func TestServerSaysWhatPodsHaveInstead(t *testing.T) {
 	})
 	if asked != 1 {
 		t.Errorf("asked %d times", asked)
+	}
+}
+
+// While the selector matches no pod, what is said of the others follows them; so it does
+// when the last pod it matched goes.
+func TestServerSaysWhatPodsHaveNow(t *testing.T) {
+	a := testPod{name: "a", version: 8}
+	for name, pods := range map[string]string{
+		"others come": podList("7", ""),
+		"all go":      podList("7", "", testPod{name: "a", version: 1}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var late atomic.Bool // the watch has begun
+			respond := func(w http.ResponseWriter, r *http.Request) {
+				switch q := r.URL.Query(); {
+				case !strings.HasSuffix(r.URL.Path, "/pods"):
+					refuses(http.StatusForbidden, "no")(w, r)
+				case q.Has("watch") && name == "all go":
+					late.Store(true)
+					goesOn(tells(eventDeleted, a))(w, r)
+				case q.Has("watch"):
+					late.Store(true)
+					goesOn(bookmark("9"))(w, r)
+				case q.Has("labelSelector"):
+					says(pods)(w, r)
+				case late.Load():
+					says(podList("9", "", testPod{name: "b", version: 9}))(w, r)
+				default:
+					says(podList("7", ""))(w, r)
+				}
+			}
+			follow(t, respond, func(c *latest[Cluster], _ string) bool {
+				return c.Get() != nil && c.Get().Instead[edgePods] == "; the pods of namespace web have instead (1 looked at): app = edge (1)"
+			}, func(w *clusterWatch) { w.pace.sample = 0 })
+		})
 	}
 }

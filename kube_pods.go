@@ -118,6 +118,7 @@ func (l *podCollection) apply(o object, deleted bool) {
 	next = append(next, l.kept[:at]...)
 	if !deleted {
 		next = append(next, now)
+		l.instead = "" // once there are none again, it is of another time
 	}
 	l.kept = append(next, l.kept[after:]...)
 }

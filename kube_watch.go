@@ -50,6 +50,7 @@ type serverFollower struct {
 	// cannot continue there.
 	version  string
 	mustList bool
+	sampled  time.Time // when it was last asked which pods there are instead
 }
 
 // followServer keeps s current from api until ctx ends.
@@ -159,7 +160,8 @@ func (f *serverFollower) list(ctx context.Context) error {
 		return f.list(ctx)
 	}
 	f.owner.publish(f.stream, f.content, true)
-	f.sample(ctx, answer)
+	f.sampled = time.Time{}
+	f.sample(ctx)
 	return nil
 }
 
@@ -183,13 +185,15 @@ func (f *serverFollower) page(ctx context.Context, token string, answer collecti
 	return head, nil
 }
 
-// sample asks what pods there are when answer, the one to a selector, has none, and
-// publishes that too. It is only for a message: a failure leaves that out.
-func (f *serverFollower) sample(ctx context.Context, answer collection) {
-	l, pods := answer.(*podCollection)
-	if !pods || len(l.kept) > 0 || l.Selector == "" {
+// sample asks which pods there are while a selector matches none, and publishes that
+// too: after a list, and then with events and bookmarks, not more often than
+// pace.sample. It is only for a message: a failure leaves that out.
+func (f *serverFollower) sample(ctx context.Context) {
+	l, pods := f.content.(*podCollection)
+	if !pods || len(l.kept) > 0 || l.Selector == "" || f.owner.now().Sub(f.sampled) < f.owner.pace.sample {
 		return
 	}
+	f.sampled = f.owner.now()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	all := PodQuery{Namespace: l.Namespace}
@@ -264,6 +268,7 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 			err = f.take(e)
 		}
 		if err == nil {
+			f.sample(ctx)
 			continue
 		}
 		if err = because(ctx, err); err == errSilent {
