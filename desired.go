@@ -208,7 +208,7 @@ func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
 type build struct {
 	*vipAnswer
 	last     *vipAnswer          // under the same configuration; nil when there is none
-	serving  map[netip.Addr]bool // addresses of pods that serve; nil: not looked for yet
+	wishes   map[netip.Addr]bool // the answers of withheld; nil: not looked for yet
 	unprobed []Row               // the real servers of the present set, before the results of probes and the neighbour table; nil: neither
 	before   memory
 	now      time.Time
@@ -301,7 +301,7 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	}
 	if len(before) > 0 {
 		set.kept = true
-		return b.probed(set, v.keepWorking(servers, b.workedBefore(key)))
+		return b.probed(set, b.keepWorking(servers, b.workedBefore(key)))
 	}
 	b.warn(warnNothingServes, familyName(key.Is6), "no %s real server is in service", familyName(key.Is6))
 	return servers

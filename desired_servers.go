@@ -144,34 +144,40 @@ func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	return a, true
 }
 
-// podWeight is the weight that p's annotation asks for, or asked for when it was last a
-// weight, else the VIP's.
+// asked is the weight that p's annotation asks for, or asked for when it was last a
+// weight.
+func (p *Pod) asked() (n uint32, ok bool) {
+	if n, ok = weight(p.Weight); ok || p.Weight == "" {
+		return n, ok
+	}
+	return weight(p.LastWeight)
+}
+
+// podWeight is the weight that p's annotation asks for, else the VIP's.
 func (b *build) podWeight(v *VIP, p *Pod) uint32 {
-	if p.Weight == "" {
-		return v.Weight
-	}
-	n, ok := weight(p.Weight)
-	if ok {
-		return n
-	}
-	if n, ok = weight(p.LastWeight); !ok {
+	n, ok := p.asked()
+	if !ok {
 		n = v.Weight
+	}
+	if _, ok := weight(p.Weight); ok || p.Weight == "" {
+		return n
 	}
 	b.warn(warnWeight, "", "pod %s/%s: annotation %s = %q is not a weight from 0 to 65535; %d is used", p.Namespace, p.Name, v.WeightAnnotation, shorten(p.Weight, quotedText), n)
 	return n
 }
 
-// withheld reports whether a pod serves at a, so that a weight of 0 there is a wish.
+// withheld reports whether a weight of 0 at a is a wish: a pod serves there, or one that
+// cannot asks for no connections.
 func (b *build) withheld(a netip.Addr) bool {
-	if b.serving == nil {
-		b.serving = make(map[netip.Addr]bool)
+	if b.wishes == nil {
+		b.wishes = make(map[netip.Addr]bool)
 		for _, p := range b.in.pods {
-			if p.serves() {
-				addAll(b.serving, p.Addresses)
+			if n, ok := p.asked(); p.serves() || ok && n == 0 && !p.Terminating {
+				addAll(b.wishes, p.Addresses)
 			}
 		}
 	}
-	return b.serving[a]
+	return b.wishes[a]
 }
 
 // podSet counts the selected pods of one node.
@@ -252,11 +258,12 @@ func (b *build) workedBefore(set workKey) []RealServer {
 }
 
 // keepWorking puts the real servers that were in service last back into service,
-// beside the rows, none of which is. Nodes to which the operator has given weight
-// 0 since are among them only if there were no others.
-func (v *VIP) keepWorking(rows []Row, before []RealServer) []Row {
-	if fromPods := slices.DeleteFunc(slices.Clone(before), func(s RealServer) bool { return v.isStatic(s.Address) }); len(fromPods) > 0 {
-		before = fromPods
+// beside the rows, none of which is. Nodes to which the operator, or the annotation of
+// a pod, has given weight 0 since are among them only if there were no others.
+func (b *build) keepWorking(rows []Row, before []RealServer) []Row {
+	onPurpose := func(s RealServer) bool { return b.in.vip.isStatic(s.Address) || b.withheld(s.Address) }
+	if others := slices.DeleteFunc(slices.Clone(before), onPurpose); len(others) > 0 {
+		before = others
 	}
 	others := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool {
 		return slices.ContainsFunc(before, r.SameServer)
