@@ -178,6 +178,7 @@ func (s *source) overlay(c *Config, err error) (*Config, error) {
 				}
 			}
 			v.Pods.Namespace = s.namespace
+			c.selectPods(i)
 		}
 	}
 	return c, nil

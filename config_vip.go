@@ -213,6 +213,17 @@ func selectPods(v value, vip *VIP) {
 	}
 }
 
+// selectPods gives VIP i the default selector if only for want of a key it selects no
+// pods, which a warning says: a flag has given the namespace since.
+func (c *Config) selectPods(i int) {
+	path := fmt.Sprintf("vip[%d].selector", i)
+	said := slices.IndexFunc(c.Warnings, func(w ConfigError) bool { return w.Key == path })
+	if said >= 0 {
+		c.VIPs[i].Pods.Selector = defaultSelector
+		c.Warnings = slices.Delete(c.Warnings, said, said+1)
+	}
+}
+
 // vipName reads the name of a VIP and checks that no other has it.
 func (r *configReader) vipName(v value, vip *VIP) {
 	parsed(&vip.Name, "a name: "+vipNameRule, matching(vipNames))(v)

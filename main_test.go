@@ -275,6 +275,15 @@ func TestFlagsOnTopOfAFile(t *testing.T) {
 	if first.VIPs[0].Pods.Selector != "" || first.VIPs[1].Pods.Namespace != "two" {
 		t.Errorf("-nginxserver: %+v and %+v", first.VIPs[0].Pods, first.VIPs[1].Pods)
 	}
+	// A namespace from a flag asks for pods, as the key does.
+	unsaid := strings.Replace(text, `selector = ""`+"\n", "", 1)
+	if c, err := src.parse(file, []byte(unsaid)); err != nil || c.VIPs[0].Pods.Selector != defaultSelector || len(c.Warnings) > 0 {
+		t.Errorf("-nginxserver, no selector: %+v, %v", c, err)
+	}
+	src.set = nil
+	if c, err := src.parse(file, []byte(unsaid)); err != nil || c.VIPs[0].Pods.Selector != "" || len(c.Warnings) != 1 {
+		t.Errorf("no selector: %+v, %v", c, err)
+	}
 }
 
 func TestParseTimeouts(t *testing.T) {
