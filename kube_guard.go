@@ -59,8 +59,7 @@ func (g *removalGuard) confirms(c collection) bool {
 // ago. lost is set when c itself lacks something.
 func (s *stream) missing(c collection) (l loss, lost bool) {
 	g := &s.guard
-	// While in doubt, the time is that of the answer in doubt.
-	if now := s.owner.now(); g.doubted == nil && now.Sub(g.since) > s.owner.pace.guardWindow {
+	if now := s.owner.now(); now.Sub(g.since) > s.owner.pace.guardWindow {
 		g.since, g.served, g.gone = now, 0, 0
 	}
 	l = c.missing(g.published)

@@ -298,9 +298,21 @@ func TestGuardInAFile(t *testing.T) {
 	w.write(t, "abcdef", 0, 2)
 	w.until(t, "abcdef", 0, 2)
 
-	t.Log("the end of the process is no confirmation")
+	t.Log("one pod is not many, but a file without any object is in doubt")
 	w.write(t, "a", 0, 2)
 	w.doubted(t, 12)
+	w.write(t, "a")
+	w.doubted(t, 14)
+	w.write(t, "a")
+	w.until(t, "a", -1, -1)
+	w.write(t, "")
+	w.doubted(t, 15)
+	w.write(t, "abcdef", 0, 2)
+	w.until(t, "abcdef", 0, 2)
+
+	t.Log("the end of the process is no confirmation")
+	w.write(t, "a", 0, 2)
+	w.doubted(t, 16)
 	began := time.Now()
 	w.stop()
 	if took := time.Since(began); took > time.Second {
