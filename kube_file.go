@@ -136,12 +136,10 @@ func (f *fileFollower) publish(answers []collection, stamp string) {
 	confirm := "a later write of the file, or " + f.due.Format(time.RFC3339) + " if the file does not change"
 	// What kubectl prints when the API is away, or refuses one type, lacks whole
 	// types: then all that is missing is in doubt.
-	objects, partial := 0, false
+	partial := false
 	for i, s := range f.streams {
-		objects += answers[i].len()
 		partial = s.doubts(answers[i]) || partial
 	}
-	partial = partial || objects == 0
 	for i, s := range f.streams {
 		if err := s.checkRemoval(answers[i], partial, confirm); err != nil {
 			f.doubted = stamp

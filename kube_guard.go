@@ -68,10 +68,12 @@ func (s *stream) missing(c collection) (l loss, lost bool) {
 	return loss{l.gone + g.gone, g.served, l.whole}, lost
 }
 
-// doubts reports whether another answer has to confirm c.
+// doubts reports whether c puts the file that it is a part of in doubt: too much is
+// missing, or nothing is left.
 func (s *stream) doubts(c collection) bool {
-	l, _ := s.missing(c)
-	return s.guard.exceeds(l) && !s.guard.confirms(c)
+	l, lost := s.missing(c)
+	g := &s.guard
+	return g.share.Load() > 0 && (g.exceeds(l) || lost && c.len() == 0) && !g.confirms(c)
 }
 
 // checkRemoval is called before c is published. It returns an error when another

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -169,7 +170,7 @@ type guardedFile struct{ *watchTest }
 
 func guardFile(t *testing.T, confirm time.Duration) guardedFile {
 	w := newWatchTest(t)
-	w.pace.fileQuiet, w.pace.fileConfirm = 20*time.Millisecond, confirm
+	w.pace.fileQuiet, w.pace.fileConfirm, w.pace.guardWindow = 20*time.Millisecond, confirm, 0
 	return guardedFile{w}
 }
 
@@ -298,15 +299,16 @@ func TestGuardInAFile(t *testing.T) {
 	w.write(t, "abcdef", 0, 2)
 	w.until(t, "abcdef", 0, 2)
 
-	t.Log("one pod is not many, but a file without any object is in doubt")
+	t.Log("one pod is not many, but a file without any is in doubt")
 	w.write(t, "a", 0, 2)
 	w.doubted(t, 12)
 	w.write(t, "a")
 	w.doubted(t, 14)
 	w.write(t, "a")
 	w.until(t, "a", -1, -1)
-	w.write(t, "")
+	w.write(t, "", 1)
 	w.doubted(t, 15)
+	w.until(t, "a", 1, -1)
 	w.write(t, "abcdef", 0, 2)
 	w.until(t, "abcdef", 0, 2)
 
@@ -336,6 +338,20 @@ func TestGuardInAFileThatStays(t *testing.T) {
 	if took := time.Since(began); took < w.pace.fileConfirm {
 		t.Errorf("confirmed after %s", took)
 	}
+}
+
+// What an earlier run knew of ConfigMaps is not missed for one answer either.
+func TestGuardInAFileAfterARestart(t *testing.T) {
+	w := guardFile(t, time.Hour)
+	w.earlier = Cluster{ConfigMaps: map[ConfigMapName]ConfigMap{tcpMap: {Exists: true, Data: map[string]string{"9000": "web/svc:80"}}}}
+	w.write(t, "a")
+	w.follow(t)
+	w.doubted(t, 1)
+	if got := known(w.out.Get()); !slices.Equal(got, []string{"app=edge: a", "web/udp: false"}) {
+		t.Errorf("known: %q", got)
+	}
+	w.write(t, "a")
+	w.until(t, "a", -1, -1)
 }
 
 // An edit of what else is asked of the pods does not disable the guard; an edit of
