@@ -206,7 +206,7 @@ func selectPods(v value, vip *VIP) {
 		if v.blank("selector") && v.blank("real_servers") {
 			selector.mistake("empty, want a label selector, or real_servers that need no pods")
 		}
-	case v.blank("real_servers") || v.has("namespace") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods:
+	case v.blank("real_servers") || v.has("namespace") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods || vip.HostPorts:
 		vip.Pods.Selector = defaultSelector
 	default:
 		selector.warning(`missing beside real_servers (line %d), so that no pod is a real server; want selector = "" to say so, or a label selector`, v.child("real_servers").line())

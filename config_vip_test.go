@@ -478,6 +478,7 @@ func TestDefaultSelectorBesideRealServers(t *testing.T) {
 		{"tcp_services", static + "tcp_services = 'tcp'\n", defaultSelector, ""},
 		{"udp_services", static + "udp_services = 'udp'\n", defaultSelector, ""},
 		{"ports_from", static + "ports_from = 'pods'\n", defaultSelector, ""},
+		{"host_ports", static + "host_ports = true\n", defaultSelector, ""},
 		{"no pods, written", static + "selector = ''\nnamespace = 'edge'\ntcp_services = 'tcp'\n", "", ""},
 		{"a selector", static + "selector = 'app=web'\n", "app=web", ""},
 	}
