@@ -426,6 +426,8 @@ func TestWhatPodsHaveInstead(t *testing.T) {
 			"; the pods of namespace web have instead (3 looked at): app = shop (2), = api (1)"},
 		{"no such label", "web", "app=edge,tier in (a,b)", []string{pod("web", "a", `"app":"edge"`)},
 			"; the pods of namespace web have instead (1 looked at): app = edge (1); tier on none"},
+		{"none of its labels", "web", "role=edge", []string{pod("web", "a", `"app":"shop","x":"1"`), pod("web", "b", `"app.kubernetes.io/name":"edge"`)},
+			"; the pods of namespace web have instead (2 looked at): role on none; app.kubernetes.io/name = edge (1); app = shop (1)"},
 		{"all namespaces", "", "app=edge", []string{pod("db", "a", `"app":"db"`)}, "; the pods of the cluster have instead (1 looked at): app = db (1)"},
 		{"a match", "web", "app=edge", []string{pod("web", "a", `"app":"edge"`), pod("web", "b", `"app":"x"`)}, ""},
 		{"many values", "web", "app=edge", many(5, `"app":"v%d"`), "; the pods of namespace web have instead (5 looked at): app = v0 (1), = v1 (1), = v2 (1), and 2 other values"},

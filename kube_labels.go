@@ -7,6 +7,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -21,10 +22,14 @@ const (
 	namedLabels = 3
 )
 
+// usualLabels are those of which one names the program of most pods. They are said when
+// no pod has a label of the selector.
+var usualLabels = []string{"app.kubernetes.io/name", "app", "k8s-app"}
+
 // labelSample counts the labels of pods that a selector does not match.
 type labelSample struct {
 	seen   int                       // pods
-	values map[string]map[string]int // by label, of those in the selector
+	values map[string]map[string]int // by label, of those in the selector and usualLabels
 }
 
 // add counts a pod with these labels. keys are those of the selector.
@@ -32,9 +37,9 @@ func (s *labelSample) add(keys []string, of map[string]string) {
 	if s.seen++; s.seen > sampledPods {
 		return
 	}
-	for _, key := range keys {
+	for i, key := range slices.Concat(keys, usualLabels) {
 		value, has := of[key]
-		if !has {
+		if !has || i >= len(keys) && slices.Contains(keys, key) {
 			continue
 		}
 		if s.values == nil {
@@ -73,8 +78,15 @@ func (s *labelSample) text(keys []string, namespace string) string {
 		return "; " + where + " has none"
 	}
 	var have []string
+	found := false
 	for _, key := range keys {
 		have = append(have, key+" "+commonest(s.values[key]))
+		found = found || len(s.values[key]) > 0
+	}
+	for _, key := range usualLabels {
+		if !found && len(s.values[key]) > 0 {
+			have = append(have, key+" "+commonest(s.values[key]))
+		}
 	}
 	return fmt.Sprintf("; the pods of %s have instead (%d looked at): %s", where, min(s.seen, sampledPods), strings.Join(have, "; "))
 }
