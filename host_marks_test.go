@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -100,6 +102,73 @@ func FuzzParseMarkElement(f *testing.F) {
 		}
 		if len(all) != 1 || !bytes.Equal(all[0].Key, key) || !bytes.Equal(all[0].Val, mark) {
 			t.Fatalf("%+v became %+v", m, all)
+		}
+	})
+}
+
+// What the kernel may answer about a table of our name, which any program can make:
+// what is read as elements is written again as the same, and nothing else counts.
+func FuzzNftElements(f *testing.F) {
+	var elements []byte
+	for _, p := range []MarkedPort{markedPort("10.0.0.1", "80/tcp"), markedPort("2001:db8::1", "53/udp")} {
+		attribute := func(kind uint16, data []byte) []byte {
+			b, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: kind, Data: data}})
+			if err != nil {
+				f.Fatal(err)
+			}
+			return b
+		}
+		nested := func(kind uint16, data []byte) []byte { return attribute(kind|unix.NLA_F_NESTED, data) }
+		key := nested(unix.NFTA_SET_ELEM_KEY, attribute(unix.NFTA_DATA_VALUE, markKey(p)))
+		mark := nested(unix.NFTA_SET_ELEM_DATA, attribute(unix.NFTA_DATA_VALUE, []byte{1, 2, 3, 4}))
+		elements = append(elements, nested(unix.NFTA_LIST_ELEM, append(key, mark...))...)
+		f.Add(append([]byte{unix.NFPROTO_INET, 0, 0, 0}, nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, elements)...))
+	}
+	newest := map[uint16]uint16{
+		unix.NFT_MSG_GETTABLE: unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_GETCHAIN: unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_GETRULE: unix.NFT_MSG_NEWRULE,
+		unix.NFT_MSG_GETSET: unix.NFT_MSG_NEWSET, unix.NFT_MSG_GETSETELEM: unix.NFT_MSG_NEWSETELEM,
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < 4 {
+			return // the kernel's header is always there
+		}
+		defer bounded(t, len(b))()
+		var answer []netlink.Message
+		conn, err := nftables.New(nftables.AsLasting(), nftables.WithTestDial(func(requests []netlink.Message) ([]netlink.Message, error) {
+			for _, r := range requests {
+				m := netlink.Message{Header: r.Header, Data: b}
+				m.Header.Type = unix.NFNL_SUBSYS_NFTABLES<<8 | netlink.HeaderType(newest[uint16(r.Header.Type)&0xff])
+				answer = []netlink.Message{m}
+			}
+			return answer, nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.CloseLasting()
+		var all []markElement
+		for i := range markFamilies {
+			elements, err := conn.GetSetElements(&markFamilies[i].set)
+			if err != nil {
+				continue
+			}
+			for _, e := range elements {
+				m, err := parseMarkElement(e)
+				if err != nil {
+					continue
+				}
+				all = append(all, m)
+				var again []nftables.SetElement
+				for j := range markFamilies {
+					again = append(again, markFamilies[j].elements([]markElement{m})...)
+				}
+				if len(again) != 1 || !bytes.Equal(again[0].Key, e.Key) || !bytes.Equal(again[0].Val, e.Val) {
+					t.Fatalf("%+v became %+v", e, again)
+				}
+			}
+		}
+		if have := readMarks(conn, ourTable); have.damage == "" || len(have.marks) > 0 {
+			t.Fatalf("a table that is not ours is read as %+v, with elements %v", have, all)
 		}
 	})
 }
