@@ -195,7 +195,9 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	printLines(stderr, "warning: %s\n", warningTexts(p.want.Warnings))
-	same, err := newMarkTable(slog.New(slog.DiscardHandler)).Check(p.want.Marks)
+	table := newMarkTable(slog.New(slog.DiscardHandler))
+	table.peers = cfg.PeerMACs
+	same, err := table.Check(p.want.Marks)
 	if err != nil {
 		return fail(stderr, err)
 	}

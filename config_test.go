@@ -6,6 +6,7 @@ package main
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -189,5 +190,36 @@ func TestClusterQueryGuards(t *testing.T) {
 	want := map[any]uint8{cfg.VIPs[1].PodQuery(): 60, cfg.VIPs[1].TCPServices: 60, cfg.VIPs[1].UDPServices: 70}
 	if diff := cmp.Diff(want, cfg.ClusterQuery().Guards); diff != "" {
 		t.Errorf("guards (-want +got):\n%s", diff)
+	}
+}
+
+// Directors that are real servers need a mark on each port.
+func TestPeerMACs(t *testing.T) {
+	const head = "peer_macs = [\"52:54:00:00:00:02\", \"52-54-00-00-00-01\"]\n"
+	vip := func(lines string) string {
+		return "[[vip]]\nname = \"a\"\naddresses = [\"10.0.0.1\"]\n" + lines
+	}
+	cfg, err := ParseConfig("c.toml", []byte(head+vip("ports = [80]\none_mark = true\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]macAddress{{0x52, 0x54, 0, 0, 0, 1}, {0x52, 0x54, 0, 0, 0, 2}}, cfg.PeerMACs); diff != "" {
+		t.Errorf("peer_macs (-want +got):\n%s", diff)
+	}
+	for text, want := range map[string]string{
+		head + vip("ports = [80]\n"):                                                               "c.toml:2: vip[0].one_mark: is false, want true; peer_macs needs it",
+		head + vip("ports_from = \"pods\"\none_mark = true\n"):                                     "vip[0].ports_from: is \"pods\", want \"config\"; peer_macs needs it",
+		head + vip("ports = [80]\nhost_ports = true\none_mark = true\n"):                           "vip[0].host_ports: is true, want false; peer_macs needs it",
+		head + vip("ports = [80]\none_mark = true\nforward = \"tunnel\"\n"):                        "vip[0].forward: is \"tunnel\", want \"dr\"; peer_macs",
+		head + vip("ports = [80]\none_mark = true\n[vip.health]\nports = true\n"):                  "vip[0].health.ports: is true, want false; peer_macs needs it",
+		"peer_macs = [\"52:54\"]\n" + vip("ports = [80]\none_mark = true\n"):                       "peer_macs[0]: is \"52:54\", want the MAC address of another director",
+		"peer_macs = [\"01:00:5e:00:00:01\"]\n" + vip("ports = [80]\none_mark = true\n"):           "peer_macs[0]: is \"01:00:5e:00:00:01\", want",
+		"peer_macs = [\"00:00:00:00:00:00\"]\n" + vip("ports = [80]\none_mark = true\n"):           "peer_macs[0]: is \"00:00:00:00:00:00\", want",
+		"peer_macs = [7]\n" + vip("ports = [80]\none_mark = true\n"):                               "peer_macs[0]: is the integer 7, want",
+		head[:len(head)-2] + ", \"52:54:00:00:00:01\"]\n" + vip("ports = [80]\none_mark = true\n"): "peer_macs[2]: 52:54:00:00:00:01 is the same MAC address as peer_macs[1]",
+	} {
+		if _, err := ParseConfig("c.toml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n%v, want %s", text, err, want)
+		}
 	}
 }

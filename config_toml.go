@@ -112,6 +112,7 @@ type configReader struct {
 	names     map[string]string    // VIP name → path of its key
 	addresses map[netip.Addr]owner // VIP address → VIP that has it
 	servers   []placedAddr         // every static real server and sorry server
+	peers     bool                 // peer_macs has one
 }
 
 func newConfigReader(path string) *configReader {
@@ -193,6 +194,7 @@ func (r *configReader) config(v value) *Config {
 		directory("cache_dir", &c.CacheDir),
 		setting{"timeouts", func(v value) { readTimeouts(v, &c.Timeouts) }},
 		setting{"marks", func(v value) { readMarkRange(v, &c.Marks) }},
+		setting{"peer_macs", func(v value) { c.PeerMACs = r.peerMACs(v) }},
 		setting{"sync", func(v value) { c.Sync = readSync(v) }},
 		setting{"sysctl", func(v value) { c.Sysctls = readSysctls(v) }},
 		setting{"vip", func(v value) { c.VIPs = r.vips(v) }},
@@ -215,6 +217,32 @@ func (r *configReader) config(v value) *Config {
 // directory is a setting with the path of a directory, which dst has a default for.
 func directory(key string, dst *string) setting {
 	return setting{key, parsed(dst, fmt.Sprintf("an absolute path such as %q", *dst), parseAbsolute)}
+}
+
+// maxPeers is the largest number of peer_macs: each packet is compared with all.
+const maxPeers = 16
+
+// peerMACs reads peer_macs and sorts it.
+func (r *configReader) peerMACs(v value) (macs []macAddress) {
+	if list, _ := v.list(); len(list) > maxPeers {
+		v.mistake("has %d elements, want at most %d", len(list), maxPeers)
+		return nil
+	}
+	seen := map[string]string{}
+	v.each(`a list of MAC addresses such as ["52:54:00:12:34:56"]`, func(v value) {
+		var mac macAddress
+		parsed(&mac, `the MAC address of another director, such as "52:54:00:12:34:56"`, func(s string) (mac macAddress, err error) {
+			if err = mac.UnmarshalText([]byte(s)); err != nil || mac[0]&1 != 0 || mac == (macAddress{}) { // a group's, or none
+				err = errMisfit
+			}
+			return mac, err
+		})(v)
+		if r.peers = true; mac != (macAddress{}) && v.isFirst(seen, mac.String(), "MAC address", "MAC address") {
+			macs = append(macs, mac)
+		}
+	})
+	slices.SortFunc(macs, func(a, b macAddress) int { return slices.Compare(a[:], b[:]) })
+	return macs
 }
 
 // readTimeouts reads [timeouts].

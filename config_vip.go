@@ -192,7 +192,31 @@ func (r *configReader) vip(v value) VIP {
 	checkWeights(v, &vip)
 	checkTunnel(v, &vip)
 	checkProbes(v, &vip)
+	if r.peers {
+		checkPeers(v, &vip)
+	}
 	return vip
+}
+
+// checkPeers refuses what would give a port of the VIP at v a service without a mark:
+// there the packets of a peer are balanced again.
+func checkPeers(v value, vip *VIP) {
+	const needs = "peer_macs needs it: packets from a peer would be balanced again on a port without the VIP's mark"
+	if !vip.OneMark {
+		v.child("one_mark").mistake("is false, want true; " + needs)
+	}
+	if vip.PortsFromPods {
+		v.child("ports_from").mistake(`is "pods", want "config"; ` + needs)
+	}
+	if vip.HostPorts {
+		v.child("host_ports").mistake("is true, want false; " + needs)
+	}
+	if vip.Forward != DirectRoute {
+		v.child("forward").mistake(`is "tunnel", want "dr"; peer_macs is for direct routing alone`)
+	}
+	if vip.Probes != nil && vip.Probes.Ports {
+		v.child("health").child("ports").mistake("is true, want false; " + needs)
+	}
 }
 
 // selectPods decides which pods the VIP at v selects when it has no selector. A key

@@ -199,6 +199,7 @@ func configChanges(before, after *Config) string {
 		{"cache_dir", before.CacheDir, after.CacheDir},
 		{"timeouts", before.Timeouts, after.Timeouts},
 		{"marks", before.Marks, after.Marks},
+		{"peer_macs", before.PeerMACs, after.PeerMACs},
 		{"sync", before.Sync, after.Sync},
 		{"sysctl", before.Sysctls, after.Sysctls},
 	} {

@@ -468,7 +468,9 @@ func TestConfigChanges(t *testing.T) {
 		case reflect.Map:
 			c.Sysctls = map[string]string{"sloppy_tcp": "1"}
 		case reflect.Slice:
-			c.VIPs = []VIP{{Name: "edge", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}}
+			if c.VIPs = []VIP{{Name: "edge", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}}; name == "PeerMACs" {
+				c.VIPs, c.PeerMACs = base.VIPs, []macAddress{{2}}
+			}
 		default:
 			t.Fatalf("%s is a %v", name, field.Kind())
 		}

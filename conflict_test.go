@@ -245,7 +245,8 @@ func (ns netns) startConflictWatch(t *testing.T) (*conflictWatch, *lockedBuffer)
 	configs := newLatest[Config](changed)
 	configs.Set(&Config{VIPs: []VIP{{Name: "edge", Addresses: []netip.Addr{addr("10.0.0.100"), addr("2001:db8::100")}}}})
 	w := newConflictWatch(slog.New(slog.NewTextHandler(log, nil)), configs, changed,
-		func() map[netip.Addr]bool { return map[netip.Addr]bool{addr("10.0.0.12"): true} })
+		func() map[netip.Addr]bool { return map[netip.Addr]bool{addr("10.0.0.12"): true} },
+		func(map[netip.Addr]bool) string { return "" })
 	w.record.silence = 3 * conflictLookAgain
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -382,7 +383,7 @@ func TestConflictWatchNeedsPacketSocket(t *testing.T) {
 	log := new(lockedBuffer)
 	configs := newLatest[Config]()
 	configs.Set(&Config{VIPs: []VIP{{Name: "edge", Addresses: []netip.Addr{addr("10.0.0.100")}}}})
-	w := newConflictWatch(slog.New(slog.NewTextHandler(log, nil)), configs, nil, nil)
+	w := newConflictWatch(slog.New(slog.NewTextHandler(log, nil)), configs, nil, nil, nil)
 	ctx, stop := context.WithCancel(context.Background())
 	ns.do(t, func() {
 		// Of this thread alone, which ends with the function.
@@ -414,5 +415,41 @@ func TestConflictWatchNeedsPacketSocket(t *testing.T) {
 	if strings.Count(got, "\n") != 2 || !strings.Contains(got, `level=WARN msg="cannot watch for other hosts that claim a VIP`) ||
 		!strings.Contains(got, "(it needs CAP_NET_RAW)") || !strings.Contains(got, `level=INFO msg="watching for other hosts that claim a VIP again`) {
 		t.Errorf("log:\n%s", got)
+	}
+}
+
+// A director that is a real server of its VIP says so, once, when a second director is
+// likely and what comes from it would be balanced again.
+func TestConflictWatchWarnsOfLoops(t *testing.T) {
+	shards := func(servers ...string) shards {
+		s := Service{VirtualService: VirtualService{ServiceKey: ServiceKey{Address: addr("10.0.0.100"), Protocol: TCP, Port: 80}}}
+		for _, a := range servers {
+			s.Servers = append(s.Servers, Row{RealServer: RealServer{Address: addr(a), Forward: DirectRoute}})
+		}
+		return []shard{{Services: Table{s}}}
+	}
+	for name, tt := range map[string]struct {
+		cfg     Config
+		servers []string
+		warns   bool
+	}{
+		"keepalived":           {Config{VIPs: []VIP{{Announce: AnnounceNone}}}, []string{"10.0.0.2", "10.0.0.3"}, true},
+		"sync daemons":         {Config{VIPs: []VIP{{Announce: AnnounceARP}}, Sync: new(SyncDaemon)}, []string{"10.0.0.2", "10.0.0.3"}, true},
+		"likely alone":         {Config{VIPs: []VIP{{Announce: AnnounceARP}}}, []string{"10.0.0.2", "10.0.0.3"}, false},
+		"peer_macs":            {Config{VIPs: []VIP{{Announce: AnnounceNone}}, PeerMACs: []macAddress{{2}}}, []string{"10.0.0.2", "10.0.0.3"}, false},
+		"it serves alone":      {Config{VIPs: []VIP{{Announce: AnnounceNone}}}, []string{"10.0.0.2"}, false},
+		"it is no real server": {Config{VIPs: []VIP{{Announce: AnnounceNone}}}, []string{"10.0.0.4", "10.0.0.3"}, false},
+	} {
+		log := new(lockedBuffer)
+		configs := newLatest[Config]()
+		configs.Set(&tt.cfg)
+		state := &loopState{Shards: shards(tt.servers...)}
+		w := newConflictWatch(slog.New(slog.NewTextHandler(log, nil)), configs, nil, nil, state.ServesWithOthers)
+		w.addresses = map[netip.Addr]bool{addr("10.0.0.2"): true}
+		w.warnLoop()
+		w.warnLoop()
+		if n := strings.Count(log.String(), "packets may loop between them; set peer_macs\" server=10.0.0.2\n"); n != map[bool]int{true: 1}[tt.warns] {
+			t.Errorf("%s: %d warnings\n%s", name, n, log)
+		}
 	}
 }

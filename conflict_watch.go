@@ -44,11 +44,14 @@ type conflictWatch struct {
 	configs *latest[Config]
 	changed <-chan struct{} // rings after configs has changed
 	record  *conflicts
+	serves  func(map[netip.Addr]bool) string // which of these addresses is a real server beside others; "": none
 
 	listeners map[listenerKey]*claimListener
 	claims    chan receivedClaim
-	next      time.Time  // when to ask next
-	failing   failureLog // of update
+	next      time.Time           // when to ask next
+	failing   failureLog          // of update
+	addresses map[netip.Addr]bool // of this host
+	looping   failureLog          // that two directors may balance a packet again
 	readers   sync.WaitGroup
 }
 
@@ -72,8 +75,8 @@ type receivedClaim struct {
 }
 
 // newConflictWatch makes the watch. servers are the real servers' addresses.
-func newConflictWatch(log *slog.Logger, configs *latest[Config], changed <-chan struct{}, servers func() map[netip.Addr]bool) *conflictWatch {
-	w := &conflictWatch{log: log, configs: configs, changed: changed, record: newConflicts(log), listeners: make(map[listenerKey]*claimListener), claims: make(chan receivedClaim)}
+func newConflictWatch(log *slog.Logger, configs *latest[Config], changed <-chan struct{}, servers func() map[netip.Addr]bool, serves func(map[netip.Addr]bool) string) *conflictWatch {
+	w := &conflictWatch{serves: serves, log: log, configs: configs, changed: changed, record: newConflicts(log), listeners: make(map[listenerKey]*claimListener), claims: make(chan receivedClaim)}
 	w.record.servers, w.record.hosts = servers, neighboursWith
 	return w
 }
@@ -132,8 +135,9 @@ func (w *conflictWatch) update(ctx context.Context, now time.Time) {
 			vips[a] = v.Name
 		}
 	}
-	local, own, err := localVIPs(vips)
+	local, own, addresses, err := localVIPs(vips)
 	if err == nil {
+		w.addresses = addresses
 		if len(w.record.vips) == 0 {
 			w.next = now.Add(conflictLook)
 		}
@@ -153,15 +157,16 @@ func (w *conflictWatch) update(ctx context.Context, now time.Time) {
 	}
 }
 
-// localVIPs are the VIPs on the Ethernet devices of this host, and the MAC
-// addresses of all its devices.
-func localVIPs(vips map[netip.Addr]string) (map[place]localVIP, map[macAddress]bool, error) {
+// localVIPs are the VIPs on the Ethernet devices of this host, and the MAC and IP
+// addresses of all these devices.
+func localVIPs(vips map[netip.Addr]string) (map[place]localVIP, map[macAddress]bool, map[netip.Addr]bool, error) {
 	devices, err := net.Interfaces()
 	if err != nil {
-		return nil, nil, fmt.Errorf("list devices: %w", err)
+		return nil, nil, nil, fmt.Errorf("list devices: %w", err)
 	}
 	own := make(map[macAddress]bool)
 	local := make(map[place]localVIP)
+	hosts := make(map[netip.Addr]bool)
 	for _, d := range devices {
 		if len(d.HardwareAddr) != len(macAddress{}) || d.Flags&net.FlagLoopback != 0 {
 			continue
@@ -173,16 +178,17 @@ func localVIPs(vips map[netip.Addr]string) (map[place]localVIP, map[macAddress]b
 		}
 		addresses, err := d.Addrs()
 		if err != nil {
-			return nil, nil, fmt.Errorf("list addresses of %s: %w", d.Name, err)
+			return nil, nil, nil, fmt.Errorf("list addresses of %s: %w", d.Name, err)
 		}
 		for _, n := range addresses {
 			prefix, _ := netip.ParsePrefix(n.String())
+			hosts[prefix.Addr()] = true
 			if vip, ours := vips[prefix.Addr()]; ours {
 				local[place{d.Index, prefix.Addr()}] = localVIP{vip, d.Name, mac}
 			}
 		}
 	}
-	return local, own, nil
+	return local, own, hosts, nil
 }
 
 // listen opens a socket for each family and device with a VIP, and closes all
@@ -267,10 +273,24 @@ func (l *claimListener) read(ctx context.Context, device int, claims chan<- rece
 	}
 }
 
+// warnLoop warns when this director is a real server of a VIP that it has, and a second
+// director may be one too: each would balance again what the other one hands to it.
+func (w *conflictWatch) warnLoop() {
+	cfg, text := w.configs.Get(), ""
+	paired := func(v VIP) bool { return cfg.Sync != nil || v.Announce == AnnounceNone }
+	if len(cfg.PeerMACs) == 0 && slices.ContainsFunc(cfg.VIPs, paired) {
+		text = w.serves(w.addresses)
+	}
+	if begins, _ := w.looping.noteText(text); begins {
+		w.log.Warn("this director is a real server of its VIP: if a second director is one too, packets may loop between them; set peer_macs", "server", text)
+	}
+}
+
 // look asks which hosts have the VIPs. An error of sending, such as while the
 // link is down, is not reported: only the answers matter.
 func (w *conflictWatch) look(now time.Time) {
 	w.record.expire(now)
+	w.warnLoop()
 	for p, v := range w.record.vips {
 		l := w.listeners[listenerKey{p.device, p.address.Is6()}]
 		if l == nil {

@@ -194,7 +194,10 @@ func (h *linuxHost) LostAddress() bool { return h.addresses.Lost() }
 func (h *linuxHost) LostMarks() bool { return h.marks.Lost() }
 
 // Mark implements host.
-func (h *linuxHost) Mark(marks map[MarkedPort]uint32) error { return h.marks.Apply(marks) }
+func (h *linuxHost) Mark(marks map[MarkedPort]uint32, peers []macAddress) error {
+	h.marks.peers = peers
+	return h.marks.Apply(marks)
+}
 
 // DeviceIndex implements host.
 func (h *linuxHost) DeviceIndex(name string) int {

@@ -46,8 +46,10 @@ type markTable struct {
 	lost  atomic.Bool   // another program has changed the table since the last Apply
 
 	mu    sync.Mutex
+	peers []macAddress          // packets from them get no mark
 	known bool                  // an Apply has succeeded
 	last  map[MarkedPort]uint32 // what it left in the kernel
+	from  []macAddress          // the peers then
 }
 
 func newMarkTable(log *slog.Logger) *markTable {
@@ -69,7 +71,7 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 	if m.known && len(m.last) == 0 && len(want) == 0 {
 		return nil
 	}
-	conn, have, err := openMarks(want)
+	conn, have, err := openMarks(want, m.peers)
 	if err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func (m *markTable) Apply(want map[MarkedPort]uint32) error {
 			return err
 		}
 	}
-	m.known, m.last = true, maps.Clone(want)
+	m.known, m.last, m.from = true, maps.Clone(want), m.peers
 	if len(want) > 0 {
 		ring(m.begun)
 	}
@@ -121,7 +123,7 @@ func (m *markTable) Follow(ctx context.Context, wake chan<- struct{}) error {
 func (m *markTable) differs() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	conn, have, err := openMarks(m.last)
+	conn, have, err := openMarks(m.last, m.from)
 	if err != nil {
 		return false
 	}
@@ -131,7 +133,7 @@ func (m *markTable) differs() bool {
 
 // Read returns the marks that the kernel has, never nil without an error.
 func (m *markTable) Read() (map[MarkedPort]uint32, error) {
-	conn, have, err := openMarks(nil)
+	conn, have, err := openMarks(nil, m.peers)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +145,7 @@ func (m *markTable) Read() (map[MarkedPort]uint32, error) {
 
 // Check reports whether the kernel has exactly want. It writes nothing.
 func (m *markTable) Check(want map[MarkedPort]uint32) (same bool, err error) {
-	conn, have, err := openMarks(want)
+	conn, have, err := openMarks(want, m.peers)
 	if err != nil {
 		return false, err
 	}
@@ -169,7 +171,7 @@ func (m *markTable) change(conn *nftables.Conn, have markState, want map[MarkedP
 	var err error
 	if len(want) > 0 {
 		change = describeChange(add, remove)
-		err = batchMarks(conn, have.marks == nil, add, remove)
+		err = batchMarks(conn, m.peers, have.marks == nil, add, remove)
 	}
 	if err == nil {
 		err = conn.Flush()
@@ -187,7 +189,7 @@ func (m *markTable) change(conn *nftables.Conn, have markState, want map[MarkedP
 // why is the reason for a change of have.
 func (m *markTable) why(have markState) string {
 	switch {
-	case m.known && have.equals(m.last), !m.known && have.damage == "":
+	case m.known && have.equals(m.last), m.known && !slices.Equal(m.from, m.peers), !m.known && have.damage == "":
 		return "configured"
 	case !m.known:
 		return "the table had another form: " + have.damage
@@ -286,7 +288,7 @@ const (
 
 // openMarks connects to nf_tables and reads the table. A kernel without
 // nf_tables has no marks, which is an error only if some are wanted.
-func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
+func openMarks(want map[MarkedPort]uint32, peers []macAddress) (*nftables.Conn, markState, error) {
 	var have markState
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		return errors.Join(c.SetOption(netlink.ExtendedAcknowledge, true),
@@ -295,7 +297,7 @@ func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
 	if err != nil {
 		conn = new(nftables.Conn) // not connected, and nothing to close
 	} else {
-		have, err = stableMarks(conn, want)
+		have, err = stableMarks(conn, want, peers)
 	}
 	// The answers of netlink and nfnetlink where the module is not loaded.
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -315,13 +317,13 @@ func openMarks(want map[MarkedPort]uint32) (*nftables.Conn, markState, error) {
 // just growing after many additions, or a transaction between two requests,
 // can hide elements from it. So a dump counts when it equals what is wanted
 // or the dump before it.
-func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markState, err error) {
+func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32, peers []macAddress) (have markState, err error) {
 	for try := range 5 {
 		before := have
 		have = markState{}
 		table, err := conn.ListTableOfFamily(markTableName, ourTable.Family)
 		if err == nil {
-			have = readMarks(conn, table)
+			have = readMarks(conn, table, peers)
 		} else if !errors.Is(err, unix.ENOENT) {
 			return have, err
 		}
@@ -334,7 +336,7 @@ func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32) (have markStat
 
 // readMarks reads the marks out of table. Any error, also one of the library
 // about an object that it does not know, means a form that is not ours.
-func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
+func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) markState {
 	marks := make(map[MarkedPort]uint32)
 	var damage error
 	same := func(what string, got, want any, err error) {
@@ -356,6 +358,9 @@ func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
 	var have, want [][]expr.Any
 	for _, r := range rules {
 		have = append(have, r.Exprs)
+	}
+	for _, mac := range peers {
+		want = append(want, peerRule(mac))
 	}
 	for i := range markFamilies {
 		f := &markFamilies[i]
@@ -380,8 +385,10 @@ func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
 	return markState{exists: true, marks: marks}
 }
 
-// The table has two maps and, at the input hook, one rule for each:
+// The table has two maps and, at the input hook, a rule for each peer and one for each
+// map:
 //
+//	meta iiftype ether ether saddr 52:54:00:12:34:56 accept
 //	meta mark set ip daddr . meta l4proto . th dport map @marks4
 //	meta mark set ip6 daddr . meta l4proto . th dport map @marks6
 //
@@ -396,6 +403,10 @@ func readMarks(conn *nftables.Conn, table *nftables.Table) markState {
 // another protocol may look like one, but its number is part of the key and in
 // no element; and a packet without them, or not in the map, ends the rule before
 // the mark is set.
+//
+// A packet from a peer has been balanced there, and this host is the real server that
+// it is for. Without a mark it belongs to no service, so IPVS lets it pass to the
+// programs of this host.
 var (
 	ourTable  = &nftables.Table{Name: markTableName, Family: nftables.TableFamilyINet}
 	ourPolicy = nftables.ChainPolicyAccept
@@ -452,6 +463,18 @@ func (f *markFamily) rule() []expr.Any {
 	}
 }
 
+// peerRule ends the chain for packets from mac.
+func peerRule(mac macAddress) []expr.Any {
+	const saddr = 6 // its place in an Ethernet header
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: unix.NFT_REG_1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER)},
+		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseLLHeader, Offset: saddr, Len: uint32(len(mac))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: mac[:]},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}
+}
+
 // markKey is a port as a map's key: address, protocol and port, each filled up
 // with zeros to whole registers of four bytes.
 func markKey(p MarkedPort) []byte {
@@ -476,10 +499,13 @@ func parseMarkElement(e nftables.SetElement) (markElement, error) {
 // batchMarks puts into the batch: a table without elements if build is set;
 // what is to be removed; and then what is to be added, since a port that moves to
 // another mark has one key.
-func batchMarks(conn *nftables.Conn, build bool, add, remove []markElement) error {
+func batchMarks(conn *nftables.Conn, peers []macAddress, build bool, add, remove []markElement) error {
 	if build {
 		conn.AddTable(ourTable)
 		conn.AddChain(ourChain)
+		for _, mac := range peers {
+			conn.AddRule(&nftables.Rule{Table: ourTable, Chain: ourChain, Exprs: peerRule(mac)})
+		}
 	}
 	var errs []error
 	for i := range markFamilies {

@@ -192,7 +192,8 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 		dial: func() (director, error) { return dialDirector(log) },
 		host: host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
 	})
-	conflicts := newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() })
+	conflicts := newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() },
+		func(own map[netip.Addr]bool) string { return p.loop.published.Load().ServesWithOthers(own) })
 	p.server = &httpServer{
 		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
 		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record,

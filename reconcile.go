@@ -54,8 +54,9 @@ type host interface {
 	LostAddress() bool
 	// Uplink says why the uplink carries no traffic; nil when it does.
 	Uplink() error
-	// Mark makes marks the packets that get a firewall mark from us.
-	Mark(marks map[MarkedPort]uint32) error
+	// Mark makes marks the packets that get a firewall mark from us. Those from peers
+	// get none.
+	Mark(marks map[MarkedPort]uint32, peers []macAddress) error
 	// LostMarks reports whether another program has changed the marks since the last
 	// Mark.
 	LostMarks() bool

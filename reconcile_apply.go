@@ -264,6 +264,7 @@ func unmadeSets(failed []*opError, starved map[ServiceKey]bool, have shards) map
 type hostMarks struct {
 	*loopNeeds
 	marked map[MarkedPort]uint32 // what the host marks; nil until it was asked
+	peers  []macAddress          // from whom it marks nothing
 	again  bool                  // the host refused marks, and is asked again
 }
 
@@ -293,14 +294,15 @@ func (m *hostMarks) apply(w *wanted, unmade map[workKey]bool, owners owners, aud
 		}
 	}
 	ours := len(marks)+len(m.marked)+len(m.state.Marks) > 0
-	if !ours || !audit && !m.again && !m.host.LostMarks() && maps.Equal(marks, m.marked) {
+	peers := w.cfg.PeerMACs
+	if !ours || !audit && !m.again && !m.host.LostMarks() && maps.Equal(marks, m.marked) && slices.Equal(peers, m.peers) {
 		return nil
 	}
-	if err := m.host.Mark(marks); err != nil {
+	if err := m.host.Mark(marks, peers); err != nil {
 		m.again = true
 		return err
 	}
-	m.marked, m.again = marks, false
+	m.marked, m.peers, m.again = marks, peers, false
 	return nil
 }
 

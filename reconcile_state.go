@@ -95,6 +95,22 @@ func (v *loopState) RealServers() map[netip.Addr]bool {
 	return all
 }
 
+// ServesWithOthers returns a real server among own of a virtual service that has others
+// too, "" when there is none.
+func (v *loopState) ServesWithOthers(own map[netip.Addr]bool) string {
+	if v == nil {
+		return ""
+	}
+	for s := range v.Shards.all {
+		for _, row := range s.Servers {
+			if len(s.Servers) > 1 && row.Forward == DirectRoute && own[row.Address] {
+				return row.Address.String()
+			}
+		}
+	}
+	return ""
+}
+
 // ready says why a director in this state should get no traffic; nil when it
 // should. One VIP without its scheduler or one node without a route is no
 // reason: the other director has the same, and the rest is served.

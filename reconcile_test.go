@@ -32,7 +32,7 @@ func (h noHost) LostAddress() bool { return false }
 func (h noHost) LostMarks() bool   { return false }
 func (h noHost) Uplink() error     { return nil }
 
-func (h noHost) Mark(map[MarkedPort]uint32) error { return nil }
+func (h noHost) Mark(map[MarkedPort]uint32, []macAddress) error { return nil }
 
 func (h noHost) DeviceIndex(name string) int {
 	if n, listed := h.devices[name]; listed {
@@ -180,7 +180,7 @@ type marksHost struct {
 
 func (h *marksHost) LostMarks() bool { return h.lost }
 
-func (h *marksHost) Mark(map[MarkedPort]uint32) error {
+func (h *marksHost) Mark(map[MarkedPort]uint32, []macAddress) error {
 	h.calls++
 	h.lost = false
 	return nil

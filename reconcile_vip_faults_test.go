@@ -27,7 +27,7 @@ type notingHost struct {
 	err       error
 }
 
-func (h *notingHost) Mark(m map[MarkedPort]uint32) error {
+func (h *notingHost) Mark(m map[MarkedPort]uint32, _ []macAddress) error {
 	h.marked++
 	if h.err == nil {
 		h.marks = maps.Clone(m)

@@ -196,10 +196,12 @@ type markingHost struct {
 	noHost
 	kernel *fakeKernel
 	calls  []string
+	peers  []macAddress
 	err    error
 }
 
-func (h *markingHost) Mark(marks map[MarkedPort]uint32) error {
+func (h *markingHost) Mark(marks map[MarkedPort]uint32, peers []macAddress) error {
+	h.peers = peers
 	h.calls = append(h.calls, fmt.Sprintf("%d marks; %s", len(marks), strings.ReplaceAll(h.kernel.table(func(ServiceKey) bool { return true }).text(), "\n", "; ")))
 	return h.err
 }
@@ -326,5 +328,21 @@ func TestLoopSaysWhatASelectorTakesAway(t *testing.T) {
 	b.loop.cluster.Set(c)
 	if log := b.pass(); !strings.Contains(log, `gone="2 of 3 real servers: 10.1.0.1, 10.1.0.2"`) {
 		t.Errorf("not said:\n%s", log)
+	}
+}
+
+// A change of peer_macs alone reaches the host at once.
+func TestLoopMarksNoPeers(t *testing.T) {
+	vip := testVIP(func(v *VIP) { v.TCPServices, v.OneMark = ConfigMapName{}, true })
+	b := newBench(t, vip)
+	host := &markingHost{kernel: b.kernel}
+	b.loop.host = host
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	for _, peers := range [][]macAddress{nil, {{2, 0, 0, 0, 0, 1}}, {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}, nil} {
+		b.loop.config.Set(&Config{VIPs: []VIP{vip}, PeerMACs: peers, AuditInterval: time.Hour, Marks: oneMarkRange})
+		b.pass()
+		if !slices.Equal(host.peers, peers) {
+			t.Errorf("the host marks nothing from %v, want %v", host.peers, peers)
+		}
 	}
 }

@@ -192,3 +192,75 @@ func TestKernelKeepalivedReads(t *testing.T) {
 		t.Logf("%s: keepalived --config-test says %q", test.name, out)
 	}
 }
+
+// Two directors that are real servers too: what one hands to the other is not balanced
+// there again, whichever has the VIP.
+func TestKernelDirectorsAreNodes(t *testing.T) {
+	a := newRig(t)
+	b := &rig{T: t, lab: a.lab, director: a.lab.Host("second", 3), dir: t.TempDir()}
+	node, client := a.lab.Host("node", 11), a.lab.Host("client", 5)
+	vip := netip.MustParseAddr("10.0.0.100")
+	for _, h := range []*lab.Host{a.director, b.director, node} {
+		h.Serve(80)
+		h.Run(controller(), "realserver", "-vip", vip.String(), "-state", filepath.Join(t.TempDir(), "rs.json"))
+	}
+	configure := func(peers string) {
+		for _, r := range []*rig{a, b} {
+			r.write("config.toml", r.configHead()+peers+"[[vip]]\nname = \"edge\"\naddresses = [\"10.0.0.100\"]\nports = [80]\none_mark = true\nscheduler = \"rr\"\n"+
+				"real_servers = [{address = \"10.0.0.2\"}, {address = \"10.0.0.3\"}, {address = \"10.0.0.11\"}]\n")
+		}
+	}
+	move := func(from, to *rig) {
+		from.director.Try("ip", "address", "del", "10.0.0.100/32", "dev", "eth0")
+		to.director.Run("ip", "address", "replace", "10.0.0.100/32", "dev", "eth0")
+		to.director.Announce(vip)
+	}
+	balanced := func(r *rig) map[string]bool { // connections, by the client's port
+		found := make(map[string]bool)
+		for line := range strings.Lines(r.director.Run("ipvsadm", "-Lnc")) {
+			if fields := strings.Fields(line); len(fields) == 6 && fields[4] == "10.0.0.100:80" {
+				found[fields[3]] = true
+			}
+		}
+		return found
+	}
+	configure("")
+	a.start()
+	b.start()
+	a.ready("ready")
+	b.ready("ready")
+	move(b, a)
+	client.Curl(30, "http://10.0.0.100/")
+	if len(balanced(b)) == 0 {
+		t.Fatal("without peer_macs the other director balances nothing: the test proves nothing")
+	}
+
+	configure(fmt.Sprintf("peer_macs = [%q, %q]\n", mac(a.director), mac(b.director)))
+	for _, r := range []*rig{a, b} {
+		r.logged(2, "firewall marks changed")
+		if rules := r.director.Run("nft", "list", "table", "inet", "lvs-controller"); strings.Count(rules, "ether saddr") != 2 {
+			t.Errorf("rules:\n%s", rules)
+		}
+	}
+	for _, step := range []struct{ backup, master *rig }{{b, a}, {a, b}, {b, a}} {
+		before := balanced(step.backup)
+		move(step.backup, step.master)
+		if got := client.Curl(30, "http://10.0.0.100/"); got["director"] != 10 || got["second"] != 10 || got["node"] != 10 {
+			t.Errorf("%s has the VIP: answers %v, want 10 each", step.master.director.Name, got)
+		}
+		for c := range balanced(step.backup) {
+			if !before[c] {
+				t.Errorf("%s has the VIP, and the other director balanced again: %s", step.master.director.Name, c)
+			}
+		}
+	}
+	for _, r := range []*rig{a, b} {
+		r.director.Run("nft", "flush", "chain", "inet", "lvs-controller", "input")
+		lab.Within(t, 15*time.Second, func() string {
+			if rules := r.director.Run("nft", "list", "table", "inet", "lvs-controller"); strings.Count(rules, "ether saddr") != 2 {
+				return "not repaired:\n" + rules
+			}
+			return ""
+		})
+	}
+}
