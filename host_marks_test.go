@@ -167,7 +167,7 @@ func FuzzNftElements(f *testing.F) {
 				}
 			}
 		}
-		if have := readMarks(conn, ourTable); have.damage == "" || len(have.marks) > 0 {
+		if have := readMarks(conn, ourTable, nil); have.damage == "" || len(have.marks) > 0 {
 			t.Fatalf("a table that is not ours is read as %+v, with elements %v", have, all)
 		}
 	})
