@@ -66,17 +66,19 @@ func (w *wanted) serving() serving {
 	return s
 }
 
-// incomplete reports whether the VIP lacks inputs, so that nothing of it is removed yet.
-// Its pods count where they may still be answered.
-func (w *wanted) incomplete(vip string, pods bool) bool {
-	for _, is6 := range []bool{false, true} {
-		if _, retained := w.Retained[workKey{vip, is6}]; retained {
-			return true
+// incomplete are the VIPs that lack inputs, so that nothing of them is removed yet.
+// Their pods count where they may still be answered.
+func (w *wanted) incomplete(pods bool) map[string]bool {
+	all := make(map[string]bool)
+	for set := range w.Retained {
+		all[set.VIP] = true
+	}
+	for _, v := range w.vips {
+		if pods && v.in.vip.Pods.Selector != "" && !v.in.podsKnown {
+			all[v.in.vip.Name] = true
 		}
 	}
-	return pods && slices.ContainsFunc(w.vips, func(v *vipAnswer) bool {
-		return v.in.vip.Name == vip && v.in.vip.Pods.Selector != "" && !v.in.podsKnown
-	})
+	return all
 }
 
 // taken is what a VIP loses.
@@ -89,25 +91,36 @@ func (s *serving) takenAway(w *wanted, pods bool) (all []taken) {
 	if len(s.servers) == 0 {
 		return nil
 	}
-	now := w.serving()
+	now, waiting := w.serving(), w.incomplete(pods)
 	names := make([]string, 0, len(s.servers))
 	for name := range s.servers {
 		names = append(names, name)
 	}
 	sort.Strings(names)
-	for _, name := range names {
-		known := make(map[string]bool) // the names that the VIP's addresses have now
-		waits := false
-		for a, vip := range s.vips {
-			if is, has := now.vips[a]; vip == name && has {
-				known[is] = true
-				waits = waits || w.incomplete(is, pods)
-			}
-		}
-		if waits {
+	known := make(map[string]map[string]bool) // by VIP, the names that its addresses have now
+	waits := make(map[string]bool)
+	for a, vip := range s.vips {
+		is, has := now.vips[a]
+		if !has {
 			continue
 		}
-		if what := s.lost(name, &now, known); what != "" {
+		if known[vip] == nil {
+			known[vip] = make(map[string]bool)
+		}
+		known[vip][is] = true
+		waits[vip] = waits[vip] || waiting[is]
+	}
+	ports := make(map[string][]string) // by VIP, those that are gone
+	for p := range s.ports {
+		if vip := s.vips[p.Address]; !now.ports[p] {
+			ports[vip] = append(ports[vip], ServiceKey{Address: p.Address, Port: p.Port.Number, Protocol: p.Port.Protocol}.String())
+		}
+	}
+	for _, name := range names {
+		if waits[name] {
+			continue
+		}
+		if what := s.lost(name, &now, known[name], ports[name]); what != "" {
 			all = append(all, taken{name, what})
 		}
 		delete(s.servers, name)
@@ -115,14 +128,9 @@ func (s *serving) takenAway(w *wanted, pods bool) (all []taken) {
 	return all
 }
 
-// lost says what the VIP name, which has the names in known now, loses.
-func (s *serving) lost(name string, now *serving, known map[string]bool) string {
-	var ports, servers []string
-	for p := range s.ports {
-		if s.vips[p.Address] == name && !now.ports[p] {
-			ports = append(ports, ServiceKey{Address: p.Address, Port: p.Port.Number, Protocol: p.Port.Protocol}.String())
-		}
-	}
+// lost says what the VIP name, which has the names in known now, loses besides ports.
+func (s *serving) lost(name string, now *serving, known map[string]bool, ports []string) string {
+	var servers []string
 	for a := range s.servers[name] {
 		stays := false
 		for is := range known {

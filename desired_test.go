@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -489,5 +490,26 @@ func checkDesiredPorts(t *testing.T, v *VIP, pods []*Pod, table Table, key strin
 				t.Errorf("real server %s has weight %d at %s; no pod serves that there", r.Address, r.Weight, p)
 			}
 		}
+	}
+}
+
+// What a reload takes away is found in a short time, however many VIPs there are: the
+// loop waits for it. The bound is many times what was measured.
+func TestTakenAwayOfManyVIPs(t *testing.T) {
+	const vips = 5_000
+	before := newServing()
+	for i := range vips {
+		name, a := fmt.Sprint("v", i), netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+		for port := range uint16(3) {
+			before.add(name, ServiceKey{Address: a, Port: port + 1, Protocol: TCP}, a.Next(), nil)
+		}
+	}
+	start := cpuSpent(t)
+	all := before.takenAway(&wanted{cfg: &Config{}}, true)
+	if took := cpuSpent(t) - start; took > time.Second {
+		t.Errorf("took %s", took)
+	}
+	if len(all) != vips || all[0] != (taken{"v0", "the VIP; ports 10.1.0.0:1/tcp, 10.1.0.0:2/tcp, 10.1.0.0:3/tcp; 1 of 1 real servers: 10.1.0.1"}) {
+		t.Errorf("%d, the first %+v", len(all), all[0])
 	}
 }
