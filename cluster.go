@@ -41,6 +41,7 @@ func (n ConfigMapName) String() string { return n.Namespace + "/" + n.Name }
 type ClusterQuery struct {
 	Kubeconfig  string // path; "" = the pod's own service account
 	ClusterFile string // path; when set, this file replaces the API server
+	Programs    bool   // the kubeconfig may name a program that gets credentials
 	Pods        []PodQuery
 	ConfigMaps  []ConfigMapName
 	// Guards are shares of what served, in percent, by PodQuery or ConfigMapName.

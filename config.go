@@ -15,19 +15,20 @@ import (
 
 // Config is a whole valid configuration. Every default has been filled in.
 type Config struct {
-	Path           string        // the file it was read from; "" when made of flags alone
-	Kubeconfig     string        // kubeconfig path; "" = the pod's own service account
-	ClusterFile    string        // replaces the API server when set
-	Interface      string        // uplink; "" = the device of the default route
-	AnnounceDevice string        // dummy device for announce = "dummy"
-	WithdrawHold   time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0: they stay
-	Listen         string        // host:port of the HTTP listener; "" = off
-	AuditInterval  time.Duration // full compare with the kernel's table; 1s–1h
-	ManageSysctls  bool          // whether sysctl.go may write to /proc/sys
-	StateDir       string        // lives as long as the kernel's table (/run)
-	CacheDir       string        // survives a reboot (/var/lib)
-	Timeouts       Timeouts
-	Marks          MarkRange
+	Path            string        // the file it was read from; "" when made of flags alone
+	Kubeconfig      string        // kubeconfig path; "" = the pod's own service account
+	ClusterFile     string        // replaces the API server when set
+	ExecCredentials bool          // the kubeconfig may name a program that gets credentials
+	Interface       string        // uplink; "" = the device of the default route
+	AnnounceDevice  string        // dummy device for announce = "dummy"
+	WithdrawHold    time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0: they stay
+	Listen          string        // host:port of the HTTP listener; "" = off
+	AuditInterval   time.Duration // full compare with the kernel's table; 1s–1h
+	ManageSysctls   bool          // whether sysctl.go may write to /proc/sys
+	StateDir        string        // lives as long as the kernel's table (/run)
+	CacheDir        string        // survives a reboot (/var/lib)
+	Timeouts        Timeouts
+	Marks           MarkRange
 	// PeerMACs are other directors that are real servers too; sorted. What comes from
 	// them is not balanced again.
 	PeerMACs []macAddress
@@ -231,7 +232,7 @@ func (c *Config) ClusterSource() string {
 
 // ClusterQuery is what all VIPs together ask of the cluster.
 func (c *Config) ClusterQuery() ClusterQuery {
-	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Guards: make(map[any]uint8)}
+	q := ClusterQuery{Kubeconfig: c.Kubeconfig, ClusterFile: c.ClusterFile, Programs: c.ExecCredentials, Guards: make(map[any]uint8)}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
 		// VIPs that share what they ask for share the strictest mass-removal guard.

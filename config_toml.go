@@ -183,6 +183,7 @@ func (r *configReader) config(v value) *Config {
 	c.Path = r.file
 	v.table(
 		setting{"kubeconfig", r.relativePath(&c.Kubeconfig)},
+		setting{"allow_exec_credentials", boolean(&c.ExecCredentials)},
 		setting{"cluster_file", r.relativePath(&c.ClusterFile)},
 		setting{"interface", parsed(&c.Interface, `a device name such as "eth0", at most 15 characters without "/", ":" and spaces, or "" for the device of the default route`, parseDevice)},
 		setting{"listen", parsed(&c.Listen, `"ADDRESS:PORT" such as "127.0.0.1:9652", ":9652" for all addresses, or "" for off`, parseListen)},

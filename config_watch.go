@@ -188,6 +188,7 @@ func configChanges(before, after *Config) string {
 		before, after any
 	}{
 		{"kubeconfig", before.Kubeconfig, after.Kubeconfig},
+		{"allow_exec_credentials", before.ExecCredentials, after.ExecCredentials},
 		{"cluster_file", before.ClusterFile, after.ClusterFile},
 		{"interface", before.Interface, after.Interface},
 		{"announce_device", before.AnnounceDevice, after.AnnounceDevice},

@@ -1,9 +1,9 @@
 // Files on disk: they are read without waiting and with a limit, and replaced whole.
 //
-// Used by kube_file.go, config_toml.go, state.go, host_drain.go, snapshot.go, cmd*.go
-// and main.go. It knows nothing of what a file means. It opens regular files alone: a
-// FIFO or a device can make a reader wait without end, and opening a device can start
-// something.
+// Used by kube*.go, config_toml.go, state.go, host_drain.go, snapshot.go, cmd*.go
+// and main.go. It knows nothing of what a file means. It opens regular files alone:
+// a FIFO or a device can make a reader wait without end, and opening a device can
+// start something.
 
 package main
 
@@ -93,6 +93,22 @@ func readRegular(path string, most int64) ([]byte, error) {
 		err = tooLarge(path, most)
 	}
 	return b, err
+}
+
+// writableByOthers says why another user can change the file or directory at path; ""
+// when none but root and this user can.
+func writableByOthers(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Sprintf("other users may write to %s (mode %#o)", path, mode)
+	}
+	if uid := int(info.Sys().(*syscall.Stat_t).Uid); uid != 0 && uid != os.Geteuid() {
+		return fmt.Sprintf("%s belongs to user %d, who may change it", path, uid)
+	}
+	return ""
 }
 
 // writeFileAtomic replaces the content of path, as replaceFile does.

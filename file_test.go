@@ -154,3 +154,10 @@ func TestFailureLogPassesOverLocalPorts(t *testing.T) {
 		t.Errorf("logged %d times, and then %v; want once, and another failure", begun, begins)
 	}
 }
+
+func mkfifo(t *testing.T, path string) {
+	t.Helper()
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -112,6 +112,7 @@ type clusterWatch struct {
 type clusterSource struct {
 	kubeconfig  string
 	clusterFile string
+	programs    bool
 }
 
 // newClusterWatch returns a watch that publishes to out. If out has a
@@ -157,7 +158,7 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 	defer w.mu.Unlock()
 
 	wanted := addAll(make(map[streamKey]bool), allKeys(&q))
-	source := clusterSource{q.Kubeconfig, q.ClusterFile}
+	source := clusterSource{q.Kubeconfig, q.ClusterFile, q.Programs}
 
 	// A file is read once for all its streams: they start and stop together.
 	restart := source != w.source || source.clusterFile != "" && !maps.Equal(wanted, w.wanted)
@@ -168,8 +169,9 @@ func (w *clusterWatch) serve(ctx context.Context, q ClusterQuery) {
 		}
 	}
 	if restart || w.api == nil {
-		w.api = &apiServer{kubeconfig: source.kubeconfig, userAgent: "lvs-controller/" + version}
+		w.api = &apiServer{kubeconfig: source.kubeconfig, programs: source.programs, userAgent: "lvs-controller/" + version}
 	}
+	w.api.warnAgain(w.log)
 	w.source, w.wanted = source, wanted
 	before := w.snapshot
 	w.forget()
@@ -285,7 +287,7 @@ func readableSource(q *ClusterQuery) error {
 		_, err := readClusterFile(q.ClusterFile, allKeys(q))
 		return err
 	}
-	_, err := (&apiServer{kubeconfig: q.Kubeconfig}).read()
+	_, err := (&apiServer{kubeconfig: q.Kubeconfig, programs: q.Programs}).read()
 	return err
 }
 

@@ -16,23 +16,15 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
-
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 )
 
 // pageLimit is how many objects one page of a list has at most: 500 pods are 3 MB
@@ -51,12 +43,18 @@ type serverFollower struct {
 	version  string
 	mustList bool
 	sampled  time.Time // when it was last asked which pods there are instead
+	silences int       // watches in a row that went silent
 }
+
+// tolerated is how many times in a row only a list may show the present state, before
+// that is a failure.
+const tolerated = 2
 
 // followServer keeps s current from api until ctx ends.
 func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stream) {
 	f := &serverFollower{stream: s, api: api, mustList: true}
 	retry := streamBackoff{pace: &w.pace, random: w.random}
+	stale := 0 // faults of that kind in a row
 	for {
 		lived, err := f.listAndWatch(ctx)
 		if ctx.Err() != nil {
@@ -65,6 +63,7 @@ func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stre
 		healthy := lived >= w.pace.healthy
 		if healthy {
 			retry.reset()
+			stale = 0
 		}
 		var problem *fault
 		if !errors.As(err, &problem) {
@@ -77,8 +76,11 @@ func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stre
 			continue // not a failure: another stream found newer credentials
 		}
 		f.mustList = f.mustList || problem.relist
+		if stale++; problem.topic.kind != faultStale {
+			stale = 0
+		}
 		switch again := retry.kind == problem.topic.kind; {
-		case problem.topic.kind == faultStale:
+		case problem.topic.kind == faultStale && stale <= tolerated:
 			w.log.Debug("the stream lists its objects again", "stream", s.key.String(), "why", problem)
 		case problem.topic.kind == faultDenied && !again:
 			// An API server that has just started refuses every client until it
@@ -264,20 +266,36 @@ func (f *serverFollower) watch(ctx context.Context) (lived time.Duration, err er
 	for {
 		e, err := events.next()
 		if err == nil {
-			silent.Stop()
+			silent.Reset(pace.silence)
 			err = f.take(e)
 		}
 		if err == nil {
 			f.sample(ctx)
 			continue
 		}
-		if err = because(ctx, err); err == errSilent {
-			err = &fault{topic: faultTopic{kind: faultStale}, relist: true, err: err}
+		if err = because(ctx, err); err != errSilent {
+			f.silences = 0
+		}
+		if err == errSilent {
+			err = f.wentSilent(err)
 		} else if malformed(err) {
 			err = f.badAnswer("watch", err)
 		}
 		return f.owner.now().Sub(opened), err
 	}
+}
+
+// wentSilent is the fault of a watch that sends nothing any more. The first time, a
+// list shows whether anything was missed; a second time in a row is a fault of the
+// server, or of what is between.
+func (f *serverFollower) wentSilent(err error) *fault {
+	f.silences++
+	problem := &fault{topic: faultTopic{kind: faultStale}, relist: true, err: fmt.Errorf("watch %s: %w", f.key, err)}
+	if f.silences > 1 {
+		problem.topic = faultTopic{kind: faultAway, verb: "watch"}
+		problem.err = fmt.Errorf("watch %s: %w, %d times in a row; its objects are listed again each time", f.key, err, f.silences)
+	}
+	return problem
 }
 
 // take applies one event.
@@ -317,7 +335,7 @@ func older(a, b string) bool {
 // Why a request ended here.
 var (
 	errNoAnswer = errors.New("no answer in time")
-	errSilent   = errors.New("the watch has sent nothing, not even a bookmark, and is not trusted")
+	errSilent   = errors.New("the server has sent nothing for too long, not even a bookmark, so the watch is not trusted")
 	errOverdue  = errors.New("the server did not end the watch when it should have")
 )
 
@@ -327,135 +345,6 @@ func because(ctx context.Context, err error) error {
 		return cause
 	}
 	return err
-}
-
-// apiServer is where the streams connect to, and with which credentials.
-type apiServer struct {
-	kubeconfig string // "" = the pod's service account
-	userAgent  string
-
-	mu      sync.Mutex
-	current *connection // nil until the first usable kubeconfig
-	failing failureLog  // of a kubeconfig that replaced a usable one
-}
-
-// connection is one set of credentials in use.
-type connection struct {
-	transport   http.RoundTripper
-	base        *url.URL
-	credentials string          // where they come from, for messages
-	fingerprint [32]byte        // of everything they are made of
-	replaced    context.Context // ends when newer credentials are in use
-	replace     context.CancelFunc
-}
-
-// during returns a context that ends with ctx, or as soon as c is replaced. A nil
-// connection is never replaced.
-func (c *connection) during(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	if c == nil {
-		return ctx, cancel
-	}
-	stop := context.AfterFunc(c.replaced, cancel)
-	return ctx, func() {
-		stop()
-		cancel()
-	}
-}
-
-// connect returns the connection to use. It reads the kubeconfig each time, because
-// a token or certificate may have been rotated. When it has changed, all other
-// streams connect again too. A kubeconfig that cannot be used ends no connection.
-func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next, err := a.read()
-	switch {
-	case err != nil && a.current == nil:
-		return nil, err
-	case err != nil:
-		if begins, _ := a.failing.note(err); begins {
-			log.Error("the kubeconfig cannot be used; the last good one stays in force", "err", report(err))
-		}
-	case a.current == nil || a.current.fingerprint != next.fingerprint:
-		if a.current != nil {
-			a.current.replace()
-		}
-		a.current, a.failing = next, failureLog{}
-	}
-	return a.current, nil
-}
-
-// read makes a connection of the kubeconfig as it is now.
-func (a *apiServer) read() (*connection, error) {
-	var cfg *rest.Config
-	var raw []byte
-	var err error
-	c := &connection{credentials: a.kubeconfig}
-	if a.kubeconfig == "" {
-		c.credentials = "the pod's service account"
-		if cfg, err = rest.InClusterConfig(); err != nil {
-			return nil, fmt.Errorf("no kubeconfig is configured, and this is not a pod with a service account: %w", err)
-		}
-		raw = []byte(cfg.Host)
-	} else {
-		if raw, err = os.ReadFile(a.kubeconfig); err != nil {
-			return nil, fmt.Errorf("kubeconfig: %w", err)
-		}
-		loaded, err := clientcmd.LoadFromFile(a.kubeconfig)
-		if err != nil {
-			return nil, fmt.Errorf("kubeconfig %s: %w", a.kubeconfig, err)
-		}
-		if err := clientcmd.ResolveLocalPaths(loaded); err != nil {
-			return nil, fmt.Errorf("kubeconfig %s: %w", a.kubeconfig, err)
-		}
-		cfg, err = clientcmd.NewDefaultClientConfig(*loaded, &clientcmd.ConfigOverrides{}).ClientConfig()
-		if clientcmd.IsEmptyConfig(err) {
-			err = errors.New("it names no cluster") // client-go's own text proposes a variable that has no effect here
-		}
-		if err != nil {
-			return nil, fmt.Errorf("kubeconfig %s: %w", a.kubeconfig, err)
-		}
-	}
-	// The certificates are read here, not by client-go, so that they are part of the
-	// fingerprint. client-go reads a token file again when it changes.
-	if err := rest.LoadTLSFiles(cfg); err != nil {
-		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
-	}
-	cfg.CAFile, cfg.CertFile, cfg.KeyFile = "", "", ""
-	sum := sha256.New()
-	for _, part := range [][]byte{raw, cfg.CAData, cfg.CertData, cfg.KeyData} {
-		fmt.Fprintf(sum, "%d:", len(part))
-		sum.Write(part)
-	}
-	sum.Sum(c.fingerprint[:0])
-	if a.current != nil && a.current.fingerprint == c.fingerprint {
-		return a.current, nil
-	}
-
-	cfg.UserAgent = a.userAgent
-	cfg.Timeout = 0 // each request has its own
-	cfg.Dial = (&net.Dialer{
-		// A SYN lost while the API server is down is sent again only after longer
-		// and longer waits. A new connection is quicker.
-		Timeout:         5 * time.Second,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
-	}).DialContext
-	if c.base, _, err = rest.DefaultServerUrlFor(cfg); err != nil {
-		return nil, fmt.Errorf("server of %s: %w", c.credentials, err)
-	}
-	if c.base.Scheme != "https" && cfg.Proxy == nil {
-		// The environment's proxy could read the credentials, which it cannot with
-		// TLS. A proxy-url in the kubeconfig is the operator's decision.
-		cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
-	}
-	// No http.Client: it follows redirects. That sends the credentials to any host,
-	// whose answer would be used.
-	if c.transport, err = rest.TransportFor(cfg); err != nil {
-		return nil, fmt.Errorf("credentials of %s: %w", c.credentials, err)
-	}
-	c.replaced, c.replace = context.WithCancel(context.Background())
-	return c, nil
 }
 
 // get asks for what key wants. The error is a *fault.
@@ -483,7 +372,7 @@ func (c *connection) get(ctx context.Context, verb string, key streamKey, query 
 		password, _ := user.Password()
 		req.SetBasicAuth(user.Username(), password)
 	}
-	resp, err := c.transport.RoundTrip(req)
+	resp, err := c.send(req)
 	if err != nil {
 		return nil, &fault{topic: faultTopic{kind: faultAway}, err: fmt.Errorf("%s %s at %s: %w", verb, key, c.base.Host, because(ctx, err))}
 	}

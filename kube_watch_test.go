@@ -194,7 +194,7 @@ func TestFollowPods(t *testing.T) {
 		},
 		{
 			name:      "a watch without a sign of life is not trusted",
-			pace:      func(p *pace) { p.silence = 20 * time.Millisecond },
+			pace:      func(p *pace) { p.silence = 150 * time.Millisecond },
 			script:    []reply{says(podList("100", "", a, b)), goesOn(""), says(podList("50", "", a)), lasts(bookmark("51"), 60*time.Millisecond)},
 			requests:  []string{list, watch + "100", list, watch + "50", watch + "51"},
 			published: [][]testPod{{a, b}, {a}},
@@ -477,7 +477,7 @@ func TestKubeconfigAppearsLater(t *testing.T) {
 	w.write(t, "kubeconfig", []byte("kind: Config\nclusters: 7\n"))
 	until(t, "garbage", lastError("cannot unmarshal"))
 	w.write(t, "kubeconfig", kubeconfigFor("", nil, "t"))
-	until(t, "no server", lastError("no server found"))
+	until(t, "no server", lastError("has no server"))
 	w.write(t, "kubeconfig", kubeconfigFor("https://127.0.0.1:1", []byte("no certificate"), "t"))
 	until(t, "no certificate", lastError("certificate"))
 	w.write(t, "kubeconfig", api.kubeconfig("good"))
