@@ -1,9 +1,9 @@
 // Reads single values of config.toml.
 //
-// Used by config*.go. A table is described as a list of settings: a key and a
-// reader, made by parsed, duration, integer and so on. A reader stores the value,
-// or says in one line what is wrong and what is allowed; the line number is added
-// here. This file does not know the program's keys. No I/O.
+// Used by config*.go and desired_servers.go. A table is described as a list of
+// settings: a key and a reader, made by parsed, duration, integer and so on. A
+// reader stores the value, or says in one line what is wrong and what is allowed;
+// the line number is added here. This file does not know the program's keys. No I/O.
 
 package main
 
@@ -422,22 +422,28 @@ func parseUnicast(s string) (netip.Addr, error) {
 		return netip.Addr{}, errMisfit
 	}
 	addr = addr.Unmap()
-	kind := ""
+	if kind := notUnicast(addr); kind != "" {
+		return netip.Addr{}, errors.New(kind)
+	}
+	return addr, nil
+}
+
+// notUnicast says what kind of address addr, an unmapped one, is when packets on a
+// network cannot go to it; "" when they can.
+func notUnicast(addr netip.Addr) string {
 	switch {
 	case addr.IsUnspecified():
-		kind = "the unspecified address"
+		return "the unspecified address"
 	case addr.IsLoopback():
-		kind = "a loopback address"
+		return "a loopback address"
 	case addr.IsMulticast():
-		kind = "a multicast address"
+		return "a multicast address"
 	case addr.IsLinkLocalUnicast():
-		kind = "a link-local address"
+		return "a link-local address"
 	case addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		kind = "the broadcast address"
-	default:
-		return addr, nil
+		return "the broadcast address"
 	}
-	return netip.Addr{}, errors.New(kind)
+	return ""
 }
 
 // parseMulticast accepts an address of a multicast group, and unmaps it.

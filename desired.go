@@ -79,7 +79,7 @@ func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before
 			w.vips[i] = last.vips[i]
 			continue
 		}
-		b := build{vipAnswer: &vipAnswer{in: in}, marks: w.marks, before: before, now: now}
+		b := build{vipAnswer: &vipAnswer{in: in}, marks: w.marks, owners: w.Owners, before: before, now: now}
 		if last != nil {
 			b.last = last.vips[i]
 		}
@@ -213,6 +213,7 @@ type build struct {
 	before   memory
 	now      time.Time
 	marks    map[GroupName]uint32
+	owners   owners    // whose addresses are no real servers
 	warnings faultList // since they were last taken
 }
 

@@ -137,8 +137,12 @@ func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	a := p.Addresses[at]
-	if slices.Contains(v.Addresses, a) {
+	if b.owners.addresses[a] != nil {
 		b.warn(warnOwnAddress, "", "pod %s/%s is left out: its node reports the VIP %s as its own address", p.Namespace, p.Name, a)
+		return netip.Addr{}, false
+	}
+	if kind := notUnicast(a.Unmap()); kind != "" {
+		b.warn(warnAddress, kind, "pod %s/%s is left out: its node reports %s, which is %s", p.Namespace, p.Name, a, kind)
 		return netip.Addr{}, false
 	}
 	return a, true

@@ -513,3 +513,46 @@ func TestTakenAwayOfManyVIPs(t *testing.T) {
 		t.Errorf("%d, the first %+v", len(all), all[0])
 	}
 }
+
+// An address that a node reports is held to the rules of one in config.toml: each kind
+// that is refused there leaves the pod out, with one warning for the kind.
+func TestDesiredRefusesNodeAddresses(t *testing.T) {
+	other := testVIP(func(v *VIP) {
+		v.Name, v.Addresses, v.Pods.Selector = "other", []netip.Addr{addr("10.0.0.2"), addr("2001:db8::2")}, ""
+	})
+	vip := testVIP(func(v *VIP) { v.Addresses = append(v.Addresses, addr("2001:db8::1")) })
+	for address, want := range map[string]string{
+		"127.0.0.1":        "127.0.0.1, which is a loopback address",
+		"::1":              "::1, which is a loopback address",
+		"224.0.0.18":       "224.0.0.18, which is a multicast address",
+		"ff02::12":         "ff02::12, which is a multicast address",
+		"169.254.7.7":      "169.254.7.7, which is a link-local address",
+		"fe80::7":          "fe80::7, which is a link-local address",
+		"255.255.255.255":  "255.255.255.255, which is the broadcast address",
+		"0.0.0.0":          "0.0.0.0, which is the unspecified address",
+		"10.0.0.1":         "the VIP 10.0.0.1 as its own address",
+		"10.0.0.2":         "the VIP 10.0.0.2 as its own address",
+		"2001:db8::2":      "the VIP 2001:db8::2 as its own address",
+		"10.1.0.7":         "",
+		"240.0.0.1":        "",
+		"fd00::7":          "",
+		"2001:db8:ffff::7": "",
+	} {
+		bad, again := readyPod("bad", address), readyPod("bad2", address)
+		w := desired(nil, &Config{VIPs: []VIP{vip, other}}, testCluster(nil, bad, again, readyPod("good", "10.1.0.9", "2001:db8::9")), nil, newMemory(), testTime)
+		served, said := false, 0
+		for _, s := range w.Shards.table() {
+			served = served || slices.ContainsFunc(s.Servers, func(r Row) bool { return r.Address == addr(address) })
+		}
+		for _, text := range warningTexts(w.Warnings) {
+			if strings.Contains(text, "its node reports") {
+				if said++; want == "" || !strings.Contains(text, want) {
+					t.Errorf("%s: warning %q, want one with %q", address, text, want)
+				}
+			}
+		}
+		if served != (want == "") || said == 1 != (want != "") {
+			t.Errorf("%s: a real server: %t, %d warnings; want %q", address, served, said, want)
+		}
+	}
+}

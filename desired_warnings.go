@@ -25,7 +25,8 @@ const (
 	warnHostPort      warningKind = "hostPort"       // a port that no pod has
 	warnHostIP        warningKind = "hostIP"         // a host port at one address of its node
 	warnFamily        warningKind = "family"         // a pod without an address of it
-	warnOwnAddress    warningKind = "own address"    // a pod whose node has the VIP's address
+	warnOwnAddress    warningKind = "own address"    // a pod whose node has a VIP's address
+	warnAddress       warningKind = "address"        // a pod whose node has an address that no packet can go to
 	warnSelector      warningKind = "selector"       // it matches no pod
 	warnWeight        warningKind = "weight"         // an annotation that cannot be used
 	warnScheduler     warningKind = "scheduler"      // it refuses clients during a drain
