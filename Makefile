@@ -4,6 +4,7 @@
 ## test         unit tests, the model, and the real-kernel tests
 ## unit         vet and the unit tests alone
 ## model        the loop against a model of the kernel (SEQUENCES=20000)
+## race         the tests that run on this machine, with the race detector
 ## kernel       the real-kernel tests alone (RUN=regexp)
 ## e2e          a real kube-apiserver drives the binary on a real kernel (RUN=regexp)
 ## drill        roll-outs, crashes and outages under load: no request may fail
@@ -23,7 +24,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model kernel e2e drill drill-short demo bench bench-short fuzz drawing clean
+.PHONY: build dist help lint test unit model race kernel e2e drill drill-short demo bench bench-short fuzz drawing clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -65,6 +66,14 @@ PATTERN := $(if $(RUN),-test.run '$(RUN)')
 SEQUENCES := 20000
 model:
 	go test -run '^TestModel$$' -rapid.checks=$(SEQUENCES) -timeout 20m .
+
+# Data races, in the tests and in the binary. -short leaves out the tests that give one
+# goroutine much to do. The detector needs a C compiler.
+race: vm-setup
+	@command -v gcc >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends gcc libc6-dev >/dev/null; }
+	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -short . ./test/bench ./test/filegraph
+	CGO_ENABLED=1 go build -race -o $(CACHE)/lvs-controller-race .
+	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race ./test/director -binary $(CURDIR)/$(CACHE)/lvs-controller-race
 
 # LVS_DRILL=long hands over and drains under as much load as the long drills.
 kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test

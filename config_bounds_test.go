@@ -103,6 +103,15 @@ func cpuSpent(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// skipShort is for a test that gives one goroutine much to do. The race detector, which
+// runs with -short, would take minutes for it and find nothing.
+func skipShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("too long for -short")
+	}
+}
+
 // bounded is for a fuzz target: what it returns asserts, at the end of one run, that the
 // run took little time and memory for an input of n bytes. The bounds are many times
 // what was measured.
@@ -127,6 +136,7 @@ func bounded(t *testing.T, n int) (check func()) {
 // A file of 1 MB is refused in a short time, whatever its content, and with little
 // text. The bound is many times what was measured.
 func TestHostileConfigs(t *testing.T) {
+	skipShort(t)
 	const moment = 5 * time.Second
 	for _, test := range hostileConfigs {
 		t.Run(test.name, func(t *testing.T) {

@@ -439,6 +439,7 @@ func checkVIP(t *testing.T, v *VIP) {
 
 // A file of nothing but mistakes takes no time with the square of its size.
 func TestParseManyMistakes(t *testing.T) {
+	skipShort(t)
 	text := strings.Repeat("[[vip]]\ntunnel={}\nports=[]\n", maxConfigSize/28/4)
 	start := time.Now()
 	if _, err := ParseConfig("c.toml", []byte(text)); err == nil {

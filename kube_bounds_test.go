@@ -196,6 +196,7 @@ const podsOf = `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[`
 
 // An answer is refused with its reason before it takes memory.
 func TestAnswersAreBounded(t *testing.T) {
+	skipShort(t)
 	tests := []struct {
 		name, begin, more, want string
 	}{
@@ -230,6 +231,7 @@ func TestAnswersAreBounded(t *testing.T) {
 
 // The bounds are exact however much a reader gives at a time: a file fills any buffer.
 func TestBoundsOfFastReader(t *testing.T) {
+	skipShort(t)
 	pods := func(size, n int) string {
 		return podsOf + strings.TrimSuffix(strings.Repeat(fmt.Sprintf(`{"kind":"Pod","metadata":{"name":"a","namespace":"web","labels":{"x":"%s"}}},`, strings.Repeat("x", size)), n), ",") + "]}"
 	}
@@ -270,6 +272,7 @@ func TestBoundsOfFastReader(t *testing.T) {
 
 // The same bounds hold for the events of a watch, which itself does not end.
 func TestEventsAreBounded(t *testing.T) {
+	skipShort(t)
 	for name, text := range map[string][2]string{
 		"white space": {"", " "},
 		"an object":   {`{"type":"ADDED","object":{"metadata":{"name":"a","annotations":{"x":"`, "x"},
@@ -340,6 +343,7 @@ func TestNamesAreBounded(t *testing.T) {
 
 // A compressed answer is bounded by what it is after decompression.
 func TestCompressedAnswerIsBounded(t *testing.T) {
+	skipShort(t)
 	var packed strings.Builder
 	z := gzip.NewWriter(&packed)
 	io.WriteString(z, podsOf)

@@ -16,6 +16,7 @@ import (
 // Whoever may annotate a pod does not decide what is kept: 3,000 events, each with
 // another annotation of 100 KB, leave the heap within 5 MB of before.
 func TestAnnotationsAreBounded(t *testing.T) {
+	skipShort(t)
 	const events, size = 3_000, 100_000
 	query := PodQuery{Namespace: "web", Selector: "app=edge", Annotation: "lvs-controller/weight"}
 	pad := strings.Repeat("w", size)
@@ -65,6 +66,7 @@ func TestAnnotationsAreBounded(t *testing.T) {
 
 // What is kept of a pod shares no memory with what is not.
 func TestKeptIsSmall(t *testing.T) {
+	skipShort(t)
 	const pods = 100
 	blank := strings.Repeat(" ", 100_000)
 	tests := map[string]func(i int) string{

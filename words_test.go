@@ -163,6 +163,7 @@ func usagePassage(t *testing.T, command string) passage {
 
 // The texts use none of the forbidden words in the scopes where the list forbids them.
 func TestWords(t *testing.T) {
+	skipShort(t)
 	list, skip := readWords(t)
 	var all []passage
 	for _, pattern := range []string{"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "config.toml.example", "install/*", "*.go"} {
