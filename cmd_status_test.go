@@ -205,7 +205,7 @@ func TestReady(t *testing.T) {
 
 // diff waits for an API server that is starting, and not for what no waiting mends.
 func TestDiffWaitsForWhatPasses(t *testing.T) {
-	const pods = `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[]}`
+	pods := podList("7", "", testPod{name: "a"}) // where there is none, the labels of others are asked for too
 	dir := t.TempDir()
 	file := func(name string, content []byte) string {
 		path := filepath.Join(dir, name)
