@@ -23,6 +23,7 @@ type Config struct {
 	AnnounceDevice  string        // dummy device for announce = "dummy"
 	WithdrawHold    time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0: they stay
 	Listen          string        // host:port of the HTTP listener; "" = off
+	ListenNames     []string      // more names that the listener answers to
 	AuditInterval   time.Duration // full compare with the kernel's table; 1s–1h
 	ManageSysctls   bool          // whether sysctl.go may write to /proc/sys
 	StateDir        string        // lives as long as the kernel's table (/run)

@@ -186,8 +186,9 @@ func (r *configReader) config(v value) *Config {
 		setting{"allow_exec_credentials", boolean(&c.ExecCredentials)},
 		setting{"cluster_file", r.relativePath(&c.ClusterFile)},
 		setting{"interface", parsed(&c.Interface, `a device name such as "eth0", at most 15 characters without "/", ":" and spaces, or "" for the device of the default route`, parseDevice)},
+		setting{"listen_names", func(v value) { c.ListenNames = readNames(v) }},
 		setting{"listen", parsed(&c.Listen, `"ADDRESS:PORT" such as "127.0.0.1:9652", ":9652" for all addresses, or "" for off`, parseListen)},
-		setting{"announce_device", parsed(&c.AnnounceDevice, `a device name such as "lvs0", at most 15 characters without "/", ":" and spaces`, matching(devices))},
+		setting{"announce_device", parsed(&c.AnnounceDevice, `a device name such as "lvs0", at most 15 characters without "/", ":" and spaces`, parseNamedDevice)},
 		setting{"withdraw_hold", duration(&c.WithdrawHold, 0, time.Minute)},
 		setting{"audit_interval", duration(&c.AuditInterval, time.Second, time.Hour)},
 		setting{"manage_sysctls", boolean(&c.ManageSysctls)},
@@ -275,7 +276,7 @@ func readMarkRange(v value, m *MarkRange) {
 func readSync(v value) *SyncDaemon {
 	d := SyncDaemon{ID: 1, Group: defaultSyncGroup, Port: defaultSyncPort, TTL: defaultSyncTTL}
 	isTable := v.table(
-		setting{"interface", parsed(&d.Interface, `a device name such as "eth1", at most 15 characters without "/", ":" and spaces`, matching(devices))},
+		setting{"interface", parsed(&d.Interface, `a device name such as "eth1", at most 15 characters without "/", ":" and spaces`, parseNamedDevice)},
 		setting{"syncid", integer(&d.ID, 0, 255)},
 		setting{"group", parsed(&d.Group, `a multicast IPv4 or IPv6 address such as "224.0.0.81"`, parseMulticast)},
 		setting{"port", integer(&d.Port, 1, math.MaxUint16)},
@@ -376,4 +377,14 @@ func (r *configReader) relativePath(dst *string) func(value) {
 		}
 		return filepath.Join(filepath.Dir(r.file), s), nil
 	})
+}
+
+// readNames reads a list of host names.
+func readNames(v value) (names []string) {
+	v.each(`a list of host names such as ["director1.example.org"]`, func(v value) {
+		var name string
+		parsed(&name, `a host name such as "director1.example.org"`, matching(objectNames))(v)
+		names = append(names, name)
+	})
+	return names
 }

@@ -371,6 +371,14 @@ func parseDevice(s string) (string, error) {
 	return s, nil
 }
 
+// parseNamedDevice is parseDevice without "".
+func parseNamedDevice(s string) (string, error) {
+	if s == "" {
+		return "", errMisfit
+	}
+	return parseDevice(s)
+}
+
 // parseListen accepts ADDRESS:PORT with an IP address, localhost or nothing
 // before the colon, and "". With a name that needs DNS a director could not start
 // while DNS is away.

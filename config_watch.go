@@ -142,8 +142,14 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 	w.rejected = false
 }
 
-// logWarnings logs the warnings about what cfg's file may mean.
+// logWarnings logs the warnings about what cfg's file may mean, and who else can change
+// what the director reads.
 func logWarnings(log *slog.Logger, cfg *Config) {
+	for _, path := range []string{cfg.Path, cfg.StateDir, cfg.CacheDir} {
+		if why := writableByOthers(path); path != "" && why != "" {
+			log.Warn("another user can change what the director reads", "why", why)
+		}
+	}
 	for i, warning := range cfg.Warnings {
 		if i == shownWarnings {
 			log.Warn("the configuration has more warnings; the sub-command check prints all of them", "file", cfg.Path, "more", len(cfg.Warnings)-i)
@@ -194,6 +200,7 @@ func configChanges(before, after *Config) string {
 		{"announce_device", before.AnnounceDevice, after.AnnounceDevice},
 		{"withdraw_hold", before.WithdrawHold, after.WithdrawHold},
 		{"listen", before.Listen, after.Listen},
+		{"listen_names", before.ListenNames, after.ListenNames},
 		{"audit_interval", before.AuditInterval, after.AuditInterval},
 		{"manage_sysctls", before.ManageSysctls, after.ManageSysctls},
 		{"state_dir", before.StateDir, after.StateDir},

@@ -7,10 +7,13 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -19,6 +22,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // listenRetry is the time between two attempts to open the listener, as while another
@@ -40,6 +45,8 @@ type httpServer struct {
 	uplink   func() error // why the uplink carries no traffic
 	// conflicts is nil where they are not looked for.
 	conflicts *conflicts
+	lostLines func() uint64 // lines of the log that were dropped; nil: none are
+	reading   kernelReading
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
@@ -55,7 +62,8 @@ func (s *httpServer) Run(ctx context.Context) error {
 			ln, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 			begins, _ := failing.note(err)
 			if err == nil {
-				s.serve(ctx, ln, listen)
+				warnReachable(s.log, listen)
+				s.serve(ctx, netutil.LimitListener(ln, maxConnections), listen)
 				continue
 			}
 			if begins {
@@ -73,6 +81,9 @@ func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) 
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
 	}
@@ -108,11 +119,11 @@ func (s *httpServer) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.answer(s.healthy))
 	mux.HandleFunc("GET /readyz", s.answer(s.ready))
-	mux.HandleFunc("GET /status.json", s.statusJSON)
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /status.json", s.named(limited(s.statusJSON)))
+	mux.HandleFunc("GET /metrics", limited(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		s.writeMetrics(w)
-	})
+	}))
 	return mux
 }
 
@@ -186,16 +197,15 @@ type serverStatus struct {
 	Traffic     Traffic     `json:"traffic"`
 }
 
-// status joins the reasons of the loop's snapshot with the kernel's counters.
-func (s *httpServer) status() (status, error) {
-	v := s.loop.published.Load()
+// head is the status without its services, which streamServices writes.
+func (s *httpServer) head(v *loopState) status {
 	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Services: []serviceStatus{}}
 	if err := s.ready(); err != nil {
 		st.Reason = err.Error()
 	}
 	st.Ready = st.Reason == ""
 	if v == nil {
-		return st, nil
+		return st
 	}
 	st.Drained, st.Announced = v.Drained, v.Announced
 	for _, set := range v.Kept {
@@ -206,21 +216,7 @@ func (s *httpServer) status() (status, error) {
 	}
 	st.Down = v.Health.lines()
 	st.Warnings = v.Warnings
-	err := observe(v.Shards, func(s *KernelService, known *Service) {
-		st.Services = append(st.Services, newServiceStatus(s, known.VIP, known.Servers))
-	})
-	if errors.Is(err, errNoIPVS) { // also before the loop has noticed
-		st.Ready, st.Reason, err = false, err.Error(), nil
-	}
-	return st, err
-}
-
-// observe reads the counters of known services from the kernel, and calls visit for
-// each with its desired state.
-func observe(known shards, visit func(s *KernelService, known *Service)) error {
-	return observeKernel(
-		func(k ServiceKey) bool { return known.find(k) != nil },
-		func(s *KernelService) { visit(s, known.find(s.ServiceKey)) })
+	return st
 }
 
 // observeKernel reads services and their counters through a separate socket.
@@ -247,14 +243,53 @@ func newServiceStatus(k *KernelService, vip string, rows []Row) serviceStatus {
 	return s
 }
 
+// statusJSON joins the reasons of the loop's snapshot with the kernel's counters. The
+// services are written one by one: the whole answer is never in memory.
 func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {
-	st, err := s.status()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
+	v := s.loop.published.Load()
+	st := s.head(v)
+	var services []KernelService
+	if v != nil {
+		var err error
+		if services, err = s.reading.of(v.Shards); errors.Is(err, errNoIPVS) { // also before the loop has noticed
+			st.Ready, st.Reason = false, err.Error()
+		} else if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(st); err != nil {
+	if err := writeStatus(w, &st, services, v); err != nil {
 		s.log.Debug("an answer to /status.json could not be sent completely", "err", err)
 	}
+}
+
+// writeStatus writes st with services, whose desired state is in v.
+func writeStatus(w io.Writer, st *status, services []KernelService, v *loopState) error {
+	head, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(w)
+	head = bytes.TrimSuffix(head, []byte("]}")) // "services" is the last field, and empty
+	if _, err := out.Write(head); err != nil {
+		return err
+	}
+	for i := range services {
+		known := v.Shards.find(services[i].ServiceKey)
+		one, err := json.Marshal(newServiceStatus(&services[i], known.VIP, known.Servers))
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			one = append([]byte(",\n"), one...)
+		}
+		if _, err := out.Write(one); err != nil {
+			return err
+		}
+	}
+	if _, err := out.WriteString("]}\n"); err != nil {
+		return err
+	}
+	return out.Flush()
 }

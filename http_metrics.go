@@ -72,9 +72,9 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		writeSync(e, v)
 		writeConflicts(e, v.Config, s.conflicts.seen())
 		k := kernelCounters{servers: make(map[vipServer]KernelServer)}
-		err := observe(v.Shards, k.add)
-		if err != nil {
-			k = kernelCounters{} // a sum over only some services would mislead
+		services, err := s.reading.of(v.Shards)
+		for i := range services {
+			k.add(&services[i], v.Shards.find(services[i].ServiceKey))
 		}
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
 		k.write(e)
@@ -84,6 +84,9 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 
 // writeOwn writes what the controller counts of its work and its inputs.
 func (s *httpServer) writeOwn(e exposition) {
+	if s.lostLines != nil {
+		e.family("log_lines_dropped_total", counter, "Lines of the log that were dropped, because their reader is too slow.")(float64(s.lostLines()))
+	}
 	c := &s.loop.counters
 	e.family("config_ok", gauge, "0 while the configuration file is refused and the last good one stays in force.")(flag01(!s.bad.Load()))
 	e.family("config_reloads_total", counter, "Configurations applied after the first.")(float64(s.reloads.Load()))

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,8 +11,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +27,7 @@ import (
 // ask sends one request to s and returns the status code and the body.
 func (s *httpServer) ask(method, path string) (int, string) {
 	w := httptest.NewRecorder()
-	s.handler().ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	s.handler().ServeHTTP(w, httptest.NewRequest(method, "http://localhost"+path, nil))
 	return w.Code, w.Body.String()
 }
 
@@ -295,4 +298,137 @@ func TestListenFollowsTheConfiguration(t *testing.T) {
 	listens(second, false)
 	server.configs.Set(&Config{Listen: first})
 	listens(first, true)
+}
+
+// The status answers to names of this host alone; metrics and the checks to any.
+func TestListenerNames(t *testing.T) {
+	b := newBench(t, testVIP())
+	s := newBenchServer(b)
+	cfg := *b.loop.config.Get()
+	cfg.ListenNames = []string{"director1.example.org"}
+	b.loop.config.Set(&cfg)
+	own, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := s.handler()
+	ask := func(path, host string) int {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	for host, want := range map[string]int{
+		"":                           http.StatusOK,
+		"127.0.0.1:9652":             http.StatusOK,
+		"10.0.0.1":                   http.StatusOK,
+		"[::1]:9652":                 http.StatusOK,
+		"[fe80::1]":                  http.StatusOK,
+		"localhost:9652":             http.StatusOK,
+		"LOCALHOST.":                 http.StatusOK,
+		own + ":9652":                http.StatusOK,
+		"director1.example.org:9652": http.StatusOK,
+		"Director1.Example.Org":      http.StatusOK,
+		"evil.example.org":           http.StatusMisdirectedRequest,
+		"evil.example.org:9652":      http.StatusMisdirectedRequest,
+		"localhost.evil.example.org": http.StatusMisdirectedRequest,
+		"127.0.0.1.evil.org":         http.StatusMisdirectedRequest,
+		"example.org":                http.StatusMisdirectedRequest,
+	} {
+		if got := ask("/status.json", host); got != want {
+			t.Errorf("/status.json for %q: %d, want %d", host, got, want)
+		}
+		for _, path := range []string{"/metrics", "/healthz", "/readyz"} {
+			if got := ask(path, host); got == http.StatusMisdirectedRequest {
+				t.Errorf("%s for %q: %d", path, host, got)
+			}
+		}
+	}
+}
+
+// No more than maxAnswers long answers are made at a time. The next one waits, and is
+// refused when that takes too long.
+func TestListenerLimits(t *testing.T) {
+	busy, most, release := 0, 0, make(chan struct{})
+	var mu sync.Mutex
+	handler := limited(func(http.ResponseWriter, *http.Request) {
+		mu.Lock()
+		busy++
+		most = max(most, busy)
+		mu.Unlock()
+		<-release
+		mu.Lock()
+		busy--
+		mu.Unlock()
+	})
+	codes := make(chan int, 20)
+	for range 20 {
+		go func() {
+			w := httptest.NewRecorder()
+			handler(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			codes <- w.Code
+		}()
+	}
+	refused := 0
+	for range 20 - maxAnswers {
+		if <-codes == http.StatusServiceUnavailable {
+			refused++
+		}
+	}
+	close(release)
+	for range maxAnswers {
+		if code := <-codes; code != http.StatusOK {
+			t.Errorf("an answer that began: %d", code)
+		}
+	}
+	if most != maxAnswers || refused != 20-maxAnswers {
+		t.Errorf("%d at a time, %d refused; want %d and %d", most, refused, maxAnswers, 20-maxAnswers)
+	}
+}
+
+// The status is written one service at a time, and what is read again is the same.
+func TestStatusIsStreamed(t *testing.T) {
+	var services []KernelService
+	var table Table
+	for port := range 2_000 {
+		one := service(fmt.Sprintf("10.0.0.1:%d/tcp", port+1))
+		var servers []KernelServer
+		for i := range 50 {
+			servers = append(servers, KernelServer{RealServer: RealServer{Address: addr(fmt.Sprintf("10.1.0.%d", i+1)), Weight: 1}})
+		}
+		services = append(services, KernelService{VirtualService: one.VirtualService, Servers: servers})
+		table = append(table, one)
+	}
+	slices.SortFunc(table, compareServices)
+	v := &loopState{Shards: shards{{Services: table}}}
+	st := status{Ready: true, Warnings: []string{"\"]}"}, Services: []serviceStatus{}}
+	counted := new(countingWriter)
+	if err := writeStatus(counted, &st, services, v); err != nil {
+		t.Fatal(err)
+	}
+	if counted.largest > 64<<10 {
+		t.Errorf("one write has %d bytes", counted.largest)
+	}
+	var again status
+	if err := json.Unmarshal(counted.all.Bytes(), &again); err != nil {
+		t.Fatal(err)
+	}
+	if len(again.Services) != 2_000 || len(again.Services[7].Servers) != 50 || !again.Ready || again.Warnings[0] != "\"]}" {
+		t.Errorf("%d services, ready %v, warnings %q", len(again.Services), again.Ready, again.Warnings)
+	}
+	var none bytes.Buffer
+	if err := writeStatus(&none, &st, nil, nil); err != nil || json.Unmarshal(none.Bytes(), &again) != nil {
+		t.Errorf("without services: %v, %s", err, none.String())
+	}
+}
+
+type countingWriter struct {
+	all     bytes.Buffer
+	largest int
+}
+
+func (w *countingWriter) Write(b []byte) (int, error) {
+	w.largest = max(w.largest, len(b))
+	return w.all.Write(b)
 }

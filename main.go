@@ -83,7 +83,10 @@ func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 	if cfg == nil {
 		return code
 	}
-	log := newLogger(stderr, *debug)
+	signal.Ignore(syscall.SIGPIPE) // a reader of the log that ends does not end the director
+	queue := newLogQueue(stderr)
+	defer queue.close(logPatience)
+	log := newLogger(queue, *debug)
 	dir := &stateDir{path: cfg.StateDir}
 	lock, err := dir.lock(log)
 	if err != nil {
@@ -113,7 +116,7 @@ func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
 	logWarnings(log, cfg)
-	if err := direct(ctx, log, src, cfg, dir); err != nil {
+	if err := direct(ctx, log, queue, src, cfg, dir); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
 	}
@@ -132,9 +135,9 @@ type program struct {
 }
 
 // direct runs a director until ctx ends.
-func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir *stateDir) error {
+func direct(ctx context.Context, log *slog.Logger, queue *logQueue, src *source, cfg *Config, dir *stateDir) error {
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
-	p := newProgram(log, cfg, openState(dir, log))
+	p := newProgram(log, queue.Lost, cfg, openState(dir, log))
 	p.publish(cfg)
 	// Also without a file to reload: if nothing received SIGHUP, it would end the
 	// process.
@@ -162,7 +165,7 @@ func direct(ctx context.Context, log *slog.Logger, src *source, cfg *Config, dir
 
 // newProgram puts the parts together. Data flows one way: configuration, cluster and
 // probe results to the loop, and from there to the kernel.
-func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
+func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *savedState) *program {
 	bell := func() chan struct{} { return make(chan struct{}, 1) }
 	wake, listenWake, conflictWake, saveWake := bell(), bell(), bell(), bell() // wake is of the loop
 	p := &program{log: log, recheck: bell(), queries: newLatest[ClusterQuery](bell())}
@@ -196,7 +199,7 @@ func newProgram(log *slog.Logger, cfg *Config, st *savedState) *program {
 		func(own map[netip.Addr]bool) string { return p.loop.published.Load().ServesWithOthers(own) })
 	p.server = &httpServer{
 		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
-		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record,
+		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, lostLines: lostLines,
 	}
 	p.tasks = []func(context.Context) error{
 		prober.Run,
@@ -223,13 +226,25 @@ func (p *program) publish(c *Config) {
 	p.configs.Set(c)
 }
 
-// run runs all parts until ctx ends.
+const (
+	// endPatience is the time that all but the loop has to end, and lastPatience what
+	// it has after a loop that took longer. A part can wait for a disk or a program.
+	endPatience  = 3 * time.Second
+	lastPatience = time.Second
+
+	// logPatience is the time that the log has for its last lines.
+	logPatience = time.Second
+)
+
+// run runs all parts until ctx ends, and does not wait long for all but the loop.
 func (p *program) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	// The listener answers whether this director is ready for as long as the end of
 	// the loop takes: routers get the time to follow.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	loopEnded := make(chan struct{})
 	group.Go(func() error {
+		defer close(loopEnded)
 		defer stopServing()
 		return p.loop.Run(ctx)
 	})
@@ -237,7 +252,18 @@ func (p *program) run(ctx context.Context) error {
 	for _, task := range p.tasks {
 		group.Go(func() error { return task(ctx) })
 	}
-	return group.Wait()
+	all := make(chan error, 1)
+	go func() { all <- group.Wait() }()
+	<-ctx.Done()
+	end := time.Now().Add(endPatience)
+	<-loopEnded
+	select {
+	case err := <-all:
+		return err
+	case <-time.After(max(time.Until(end), lastPatience)):
+		p.log.Warn("a part of the program does not end and is left behind", "after", endPatience)
+		return nil
+	}
 }
 
 // watchConfig is what reloads the file that cfg was read from.

@@ -1,0 +1,136 @@
+// What protects the loop from the listener's clients: limits, one reading of the kernel
+// for all, and which names the status answers to.
+//
+// Used by http*.go. The listener has the process in common with the loop, so
+// no number of clients may take its memory or its time.
+
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxConnections is how many connections the listener has at most. More wait in
+	// the kernel's queue.
+	maxConnections = 64
+
+	// maxAnswers is how many long answers are made at a time, and answerPatience how
+	// long one more waits for its start.
+	maxAnswers     = 4
+	answerPatience = 5 * time.Second
+
+	// sharedReading is how long one reading of the kernel's table is used.
+	sharedReading = time.Second
+)
+
+// kernelReading is the newest reading of the kernel's table, for all who ask within
+// sharedReading.
+type kernelReading struct {
+	mu       sync.Mutex
+	known    shards // that it is about
+	services []KernelService
+	err      error
+	at       time.Time // zero: there is none
+}
+
+// of returns the services of known with their counters. It reads them, or waits for
+// the one who does. They must not be changed.
+func (r *kernelReading) of(known shards) ([]KernelService, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.at.IsZero() || !same(r.known, known) || time.Since(r.at) >= sharedReading {
+		r.services = nil // the room of the last one, before there is another
+		var services []KernelService
+		r.err = observeKernel(func(k ServiceKey) bool { return known.find(k) != nil }, func(s *KernelService) {
+			one := *s
+			one.Servers = slices.Clone(s.Servers)
+			services = append(services, one)
+		})
+		if r.err != nil {
+			services = nil
+		}
+		r.known, r.services, r.at = known, services, time.Now()
+		time.AfterFunc(sharedReading, r.forget)
+	}
+	return r.services, r.err
+}
+
+// forget gives the memory of a reading back.
+func (r *kernelReading) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.at) >= sharedReading {
+		r.known, r.services, r.at = nil, nil, time.Time{}
+	}
+}
+
+// limited lets maxAnswers requests at a time through to next.
+func limited(next http.HandlerFunc) http.HandlerFunc {
+	slots := make(chan struct{}, maxAnswers)
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), answerPatience)
+		defer cancel()
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next(w, r)
+		case <-ctx.Done():
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
+		}
+	}
+}
+
+// named lets requests through to next whose Host header names this host. A page of
+// another site that a browser shows has that site's name there, also when its address
+// has become this one.
+func (s *httpServer) named(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !ownHost(r.Host, s.configs.Get()) {
+			http.Error(w, "this listener does not answer to the name in the Host header; listen_names in config.toml adds names", http.StatusMisdirectedRequest)
+			return
+		}
+		next(w, r)
+	}
+}
+
+// ownHost reports whether a Host header is an address, localhost, this host's name, or
+// one that the configuration has.
+func ownHost(header string, cfg *Config) bool {
+	host := header
+	if h, _, err := net.SplitHostPort(header); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	if _, err := netip.ParseAddr(host); err == nil || header == "" {
+		return true
+	}
+	names := append([]string{"localhost"}, cfg.ListenNames...)
+	if name, err := os.Hostname(); err == nil {
+		short, _, _ := strings.Cut(name, ".")
+		names = append(names, name, short)
+	}
+	return slices.ContainsFunc(names, func(name string) bool { return name != "" && strings.EqualFold(name, host) })
+}
+
+// warnReachable logs that other hosts can ask the listener.
+func warnReachable(log *slog.Logger, listen string) {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil || host == "localhost" {
+		return
+	}
+	if a, err := netip.ParseAddr(host); err == nil && a.IsLoopback() {
+		return
+	}
+	log.Warn("other hosts can reach the listener, and read the table, its counters and its warnings", "listen", listen)
+}
