@@ -71,9 +71,9 @@ func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before
 	for i := range cfg.VIPs {
 		in := vipInputsOf(&cfg.VIPs[i], cluster, before)
 		if last != nil && last.health == health {
-			in.outages = last.vips[i].in.outages
+			in.outages, in.routed = last.vips[i].in.outages, last.vips[i].in.routed
 		} else {
-			in.outages = health.outages(in.vip)
+			in.outages, in.routed = health.outages(in.vip), health.orEmpty().Routed[in.vip.Name]
 		}
 		if last != nil && last.vips[i].validFor(in, now) {
 			w.vips[i] = last.vips[i]
@@ -139,6 +139,7 @@ type vipInputs struct {
 	known     [2]bool      // whether each is
 	working   [2][]RealServer
 	outages   []outage
+	routed    []netip.Addr // Health.Routed of the VIP
 }
 
 func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
@@ -192,7 +193,7 @@ type setAnswer struct {
 
 // validFor reports whether the answer is right for inputs in at the time now, too.
 func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
-	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !slices.Equal(v.in.outages, in.outages) {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) {
 		return false
 	}
 	for f := range v.sets {
@@ -248,6 +249,7 @@ func (b *build) vip() {
 			continue
 		}
 		set.fromInputs = b.servers(is6)
+		b.warnRouted(set.fromInputs)
 		if b.in.podsKnown && len(pods) == 0 && v.Pods.Selector != "" {
 			b.warn(warnSelector, "", "selector %q matches no pod%s", v.Pods.Selector, b.in.instead)
 		}

@@ -113,6 +113,19 @@ func (w *wanted) resolveSets() *[]resolveSet {
 	return &all
 }
 
+// directSets are the real servers that direct routing has to reach.
+func (w *wanted) directSets() *[]resolveSet {
+	var all []resolveSet
+	for _, v := range w.vips {
+		for f := range v.sets {
+			if v.in.vip.Forward == DirectRoute && len(v.sets[f].fromInputs) > 0 {
+				all = append(all, resolveSet{VIP: v.in.vip.Name, Rows: v.sets[f].fromInputs})
+			}
+		}
+	}
+	return &all
+}
+
 // probePlan is the probes that w needs.
 func (w *wanted) probePlan() *ProbePlan {
 	plan := new(ProbePlan)

@@ -277,3 +277,32 @@ func TestLoopFollowsNeighbours(t *testing.T) {
 		t.Errorf("with a tunnel it looks at %+v", sets)
 	}
 }
+
+// A real server behind a router serves on, with a warning, for as long as it is there.
+func TestDesiredWarnsOfRouters(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("d", "10.8.0.9")))
+	if log := b.pass(); strings.Contains(log, "router") {
+		t.Errorf("without a look at the routes:\n%s", log)
+	}
+	routes := newRouteWatch(b.loop.log, b.loop.routing, b.loop.routes)
+	asked := 0
+	look := func() {
+		routes.take(*b.loop.routing.Get(), func(a netip.Addr) bool { asked++; return a == addr("10.8.0.9") })
+	}
+	look()
+	if log := b.pass(); strings.Count(log, "real server 10.8.0.9 (pod d ready) is behind a router") != 1 || strings.Contains(log, "10.1.0.1 (") {
+		t.Errorf("no warning:\n%s", log)
+	}
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.8.0.9=1\n")
+	look()
+	if log := b.pass(); log != "" || asked != 2 {
+		t.Errorf("%d addresses were looked up, and logged again:\n%s", asked, log)
+	}
+	routes.routed = nil // the routes have changed
+	routes.take(*b.loop.routing.Get(), func(netip.Addr) bool { return false })
+	b.pass()
+	if w := b.loop.published.Load().Warnings; len(w) != 0 {
+		t.Errorf("warnings %v", w)
+	}
+}

@@ -339,3 +339,13 @@ func (set *setAnswer) starts(key startKey, at time.Time) {
 	}
 	set.started[key] = at
 }
+
+// warnRouted warns of real servers that direct routing does not reach.
+func (b *build) warnRouted(rows []Row) {
+	for i := range rows {
+		r := &rows[i]
+		if _, behind := slices.BinarySearchFunc(b.in.routed, r.Address, netip.Addr.Compare); behind && r.Weight > 0 && r.Forward == DirectRoute {
+			b.warn(warnRouter, "", "real server %s (%s) is behind a router: with forward = \"dr\" the router gets its packets, and not the node", r.Address, r.Why)
+		}
+	}
+}

@@ -28,6 +28,7 @@ const (
 	warnOwnAddress    warningKind = "own address"    // a pod whose node has a VIP's address
 	warnAddress       warningKind = "address"        // a pod whose node has an address that no packet can go to
 	warnSelector      warningKind = "selector"       // it matches no pod
+	warnRouter        warningKind = "router"         // a real server that is behind one
 	warnWeight        warningKind = "weight"         // an annotation that cannot be used
 	warnScheduler     warningKind = "scheduler"      // it refuses clients during a drain
 	warnNothingServes warningKind = "nothing serves" // no real server is in service

@@ -105,6 +105,9 @@ type Health struct {
 	// connections because they do not answer ARP or neighbour discovery
 	// (health_resolve.go).
 	Unresolved map[string][]netip.Addr
+	// Routed are, by VIP and sorted, the real servers that are behind a router
+	// (health_route.go): they serve on, with a warning.
+	Routed map[string][]netip.Addr
 	// Open lists where no real server is down because all would be, in order.
 	Open []FailOpen
 }

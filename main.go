@@ -186,12 +186,13 @@ func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *save
 		}
 	}
 	resolving, unresolved := newLatest[[]resolveSet](), newLatest[Health](wake)
+	routing, routes := newLatest[[]resolveSet](bell()), newLatest[Health](wake)
 	host := newLinuxHost(log, st.Addresses, st.Local, st.saveAddresses)
 	watch := newClusterWatch(log, clusters, earlier)
 	prober := newProber(log, probes, healths)
 	p.loop = newReconciler(&loopNeeds{
 		log: log, wake: wake, recheck: p.recheck,
-		config: p.configs, cluster: clusters, health: healths, probes: probes, unresolved: unresolved, resolving: resolving,
+		config: p.configs, cluster: clusters, health: healths, probes: probes, unresolved: unresolved, resolving: resolving, routes: routes, routing: routing,
 		dial: func() (director, error) { return dialDirector(log) },
 		host: host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
 	})
@@ -205,6 +206,7 @@ func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *save
 		prober.Run,
 		conflicts.Run,
 		newResolveWatch(log, resolving, unresolved, st.Unresolved).Run,
+		newRouteWatch(log, routing, routes).Run,
 		host.addresses.Run,
 		func(ctx context.Context) error { return watch.Run(ctx, p.queries) },
 		func(ctx context.Context) error {

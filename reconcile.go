@@ -81,12 +81,15 @@ type loopNeeds struct {
 	// looks at.
 	unresolved *latest[Health]
 	resolving  *latest[[]resolveSet]
-	recheck    chan<- struct{} // rung now and then while the loop is awake anyway
-	dial       func() (director, error)
-	host       host
-	state      *savedState
-	cacheDir   string // where an operator's drain is ordered; "": nowhere
-	now        func() time.Time
+	// routes is which real servers of routing are behind a router.
+	routes   *latest[Health]
+	routing  *latest[[]resolveSet]
+	recheck  chan<- struct{} // rung now and then while the loop is awake anyway
+	dial     func() (director, error)
+	host     host
+	state    *savedState
+	cacheDir string // where an operator's drain is ordered; "": nowhere
+	now      func() time.Time
 }
 
 // auditGap is the least time between the last reading of the kernel's table and an
@@ -298,7 +301,7 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		r.due.poll = next
 	}
 	before := r.planner.want
-	p := r.planner.plan(planInputs{r.cluster.Get(), r.said.join(r.health.Get(), r.unresolved.Get()), k.have, r.marks.marked, drift, o.now})
+	p := r.planner.plan(planInputs{r.cluster.Get(), r.said.join(r.health.Get(), r.unresolved.Get(), r.routes.Get()), k.have, r.marks.marked, drift, o.now})
 	o.plan = &p
 	r.planProbes(p.want)
 	r.logWanted(p.want)
@@ -325,16 +328,17 @@ func (r *reconciler) planned(p *plan, now time.Time) {
 }
 
 // healthParts are the two parts of a Health, and the whole.
-type healthParts struct{ probes, neighbours, whole *Health }
+type healthParts struct{ probes, neighbours, routes, whole *Health }
 
-// join is what the two parts say together: the same as before while they are.
-func (h *healthParts) join(probes, neighbours *Health) *Health {
-	if neighbours == nil {
+// join is what the parts say together: the same as before while they are.
+func (h *healthParts) join(probes, neighbours, routes *Health) *Health {
+	if neighbours == nil && routes == nil {
 		return probes
 	}
-	if h.probes != probes || h.neighbours != neighbours {
+	if h.probes != probes || h.neighbours != neighbours || h.routes != routes {
 		p := probes.orEmpty()
-		*h = healthParts{probes, neighbours, &Health{Down: p.Down, Open: p.Open, Unresolved: neighbours.Unresolved}}
+		whole := &Health{Down: p.Down, Open: p.Open, Unresolved: neighbours.orEmpty().Unresolved, Routed: routes.orEmpty().Routed}
+		*h = healthParts{probes, neighbours, routes, whole}
 	}
 	return h.whole
 }
@@ -346,6 +350,7 @@ func (r *reconciler) planProbes(w *wanted) {
 	}
 	r.probed = w.vips
 	r.resolving.Set(w.resolveSets())
+	r.routing.Set(w.directSets())
 	if plan := w.probePlan(); !plan.Equal(r.probes.Get()) {
 		r.probes.Set(plan)
 	}

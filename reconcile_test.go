@@ -79,6 +79,8 @@ func (b *bench) restart() {
 		probes:     newLatest[ProbePlan](),
 		unresolved: newLatest[Health](wake),
 		resolving:  newLatest[[]resolveSet](),
+		routes:     newLatest[Health](wake),
+		routing:    newLatest[[]resolveSet](),
 		dial:       func() (director, error) { return b.kernel, nil },
 		host:       noHost{},
 		state:      openState(&stateDir{path: b.dir}, log),

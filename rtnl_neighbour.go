@@ -26,6 +26,7 @@ type hop struct {
 	source  netip.Addr       // the director's own address on the way there
 	mac     net.HardwareAddr // nil while the kernel does not know it
 	fresh   bool             // the kernel has confirmed mac lately, or does not need to
+	router  bool             // the node is behind a router
 	problem string           // why no probe can be sent to the node; no failure of the node
 }
 
@@ -178,7 +179,7 @@ func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
 	case m.Type != unix.RTN_UNICAST:
 		at.problem = "there is no route to the real server"
 	case m.Attributes.Gateway != nil:
-		at.problem = "the real server is behind a router: direct routing does not reach it"
+		at.problem, at.router = "the real server is behind a router: direct routing does not reach it", true
 	case !source.IsValid():
 		at.problem = "the director has no address on the way to the real server"
 	case vips[at.source]:

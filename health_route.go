@@ -1,0 +1,110 @@
+// Which real servers are behind a router: direct routing gives their packets to the
+// router, which has no use for the VIP's.
+//
+// Used by main.go. It looks each address up once, and again when the kernel's routes
+// change. It publishes what it finds for a warning, and takes no real server out of
+// service.
+
+package main
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	routeGap  = 2 * time.Second // the least time between two looks
+	routeRest = 100             // and how many times as long as the last one took
+	routeLook = time.Minute     // all addresses are looked up again after so long
+)
+
+// routeWatch is the task. Use newRouteWatch.
+type routeWatch struct {
+	log     *slog.Logger
+	sets    *latest[[]resolveSet]
+	out     *latest[Health] // its Routed
+	routed  map[netip.Addr]bool
+	found   map[string][]netip.Addr // published last
+	failing failureLog
+}
+
+func newRouteWatch(log *slog.Logger, sets *latest[[]resolveSet], out *latest[Health]) *routeWatch {
+	return &routeWatch{log: log, sets: sets, out: out}
+}
+
+// Run watches until ctx ends, and then returns nil.
+func (w *routeWatch) Run(ctx context.Context) error {
+	all := func(netlink.Message) bool { return true }
+	events, err := kernelEventsOf(ctx, unix.NETLINK_ROUTE, unix.RTMGRP_IPV4_ROUTE|unix.RTMGRP_IPV6_ROUTE|unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, all)
+	if err != nil {
+		w.log.Warn("cannot follow the routes of this host: a real server behind a router is noticed late", "err", err)
+	}
+	again := time.Tick(routeLook)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.sets.Changed():
+		case <-events:
+			w.routed = nil
+		case <-again:
+			w.routed = nil
+		}
+		began := time.Now()
+		if sets := w.sets.Get(); sets != nil {
+			w.look(ctx, *sets)
+		}
+		sleepContext(ctx, max(routeGap, routeRest*time.Since(began)))
+	}
+}
+
+// look finds the way to each real server that is new, or to all.
+func (w *routeWatch) look(ctx context.Context, sets []resolveSet) {
+	conn, err := openRtnl(ctx)
+	if ctx.Err() != nil { // it is the error
+		return
+	}
+	if begins, _ := w.failing.note(err); begins {
+		w.log.Warn("cannot look up the routes of this host: a real server behind a router is not noticed", "err", err)
+	}
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	w.take(sets, func(a netip.Addr) bool { return conn.route(a, nil).router })
+}
+
+// take looks up by lookUp what is not known, forgets the rest, and publishes a change.
+func (w *routeWatch) take(sets []resolveSet, lookUp func(netip.Addr) bool) {
+	known, found := make(map[netip.Addr]bool), make(map[string][]netip.Addr)
+	for i := range sets {
+		for _, row := range sets[i].Rows {
+			a := row.Address
+			behind, is := known[a]
+			if !is {
+				if behind, is = w.routed[a]; !is {
+					behind = lookUp(a)
+				}
+				known[a] = behind
+			}
+			if vip := sets[i].VIP; behind && !slices.Contains(found[vip], a) {
+				found[vip] = append(found[vip], a)
+			}
+		}
+	}
+	w.routed = known
+	for _, all := range found {
+		slices.SortFunc(all, netip.Addr.Compare)
+	}
+	if !maps.EqualFunc(found, w.found, slices.Equal) {
+		w.found = found
+		w.out.Set(&Health{Routed: found})
+	}
+}
