@@ -219,6 +219,7 @@ func TestFaultsThatDoNotPass(t *testing.T) {
 			}
 		})
 	}
+	turn := 0
 	a, b := testPod{name: "a", version: 1}, testPod{name: "b", version: 2}
 	for _, tt := range []struct {
 		name    string
@@ -228,6 +229,13 @@ func TestFaultsThatDoNotPass(t *testing.T) {
 		{"silent after one event", watches(says(podList("10", "", a)), goesOn(tells(eventAdded, b))), "times in a row"},
 		{"410 for each list", pods(refuses(http.StatusGone, "too old")), "answers 410"},
 		{"410 for each watch", watches(says(podList("10", "", a)), refuses(http.StatusGone, "too old")), "answers 410"},
+		{"410 and 403 in turn", pods(func(w http.ResponseWriter, r *http.Request) {
+			if turn++; turn%2 == 0 {
+				refuses(http.StatusForbidden, "no")(w, r)
+				return
+			}
+			refuses(http.StatusGone, "too old")(w, r)
+		}), "answers 410"},
 		{"410 for each second page", pods(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Has("continue") {
 				refuses(http.StatusGone, "too old")(w, r)

@@ -46,15 +46,15 @@ type serverFollower struct {
 	silences int       // watches in a row that went silent
 }
 
-// tolerated is how many times in a row only a list may show the present state, before
-// that is a failure.
+// tolerated is how many times in a row only a list may show the present state, or a
+// server that has just started may refuse, before that is a failure.
 const tolerated = 2
 
 // followServer keeps s current from api until ctx ends.
 func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stream) {
 	f := &serverFollower{stream: s, api: api, mustList: true}
 	retry := streamBackoff{pace: &w.pace, random: w.random}
-	stale := 0 // faults of that kind in a row
+	passing := 0 // faults in a row that a server has for a moment
 	for {
 		lived, err := f.listAndWatch(ctx)
 		if ctx.Err() != nil {
@@ -63,7 +63,7 @@ func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stre
 		healthy := lived >= w.pace.healthy
 		if healthy {
 			retry.reset()
-			stale = 0
+			passing = 0
 		}
 		var problem *fault
 		if !errors.As(err, &problem) {
@@ -76,13 +76,13 @@ func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stre
 			continue // not a failure: another stream found newer credentials
 		}
 		f.mustList = f.mustList || problem.relist
-		if stale++; problem.topic.kind != faultStale {
-			stale = 0
+		if passing++; problem.topic.kind != faultStale && problem.topic.kind != faultDenied {
+			passing = 0
 		}
 		switch again := retry.kind == problem.topic.kind; {
-		case problem.topic.kind == faultStale && stale <= tolerated:
+		case problem.topic.kind == faultStale && passing <= tolerated:
 			w.log.Debug("the stream lists its objects again", "stream", s.key.String(), "why", problem)
-		case problem.topic.kind == faultDenied && !again:
+		case problem.topic.kind == faultDenied && !again && passing <= tolerated:
 			// An API server that has just started refuses every client until it
 			// has read its roles. Only a second refusal is logged.
 			s.fails(problem)
