@@ -28,6 +28,18 @@ type PodQuery struct {
 	HostPorts bool `json:",omitempty"`
 }
 
+// NodeQuery selects all nodes.
+type NodeQuery struct{}
+
+// Node is a node of the cluster.
+type Node struct {
+	Name string
+	// Excluded says why the node is to get no new connections; "" when it may.
+	Excluded string `json:",omitempty"`
+	// Addresses are the node's InternalIPs.
+	Addresses []netip.Addr
+}
+
 // ConfigMapName names one ConfigMap. The zero value names none.
 type ConfigMapName struct {
 	Namespace string
@@ -44,6 +56,7 @@ type ClusterQuery struct {
 	Programs    bool   // the kubeconfig may name a program that gets credentials
 	Pods        []PodQuery
 	ConfigMaps  []ConfigMapName
+	Nodes       []NodeQuery // one, or none
 	// Guards are shares of what served, in percent, by PodQuery or ConfigMapName.
 	// When more vanishes at once, a second answer has to confirm it; 0 = the guard is
 	// off.
@@ -130,6 +143,7 @@ type Cluster struct {
 	// same pointer in two snapshots of one watch.
 	Pods       map[PodQuery][]*Pod
 	ConfigMaps map[ConfigMapName]ConfigMap
+	Nodes      map[NodeQuery][]*Node // sorted by name
 	// Instead says, for a query that selects no pod, which labels the namespace's
 	// pods have: the rest of a sentence. It is not part of the snapshot on disk.
 	Instead map[PodQuery]string
@@ -137,11 +151,11 @@ type Cluster struct {
 
 // newCluster returns a snapshot in which nothing is known yet.
 func newCluster() *Cluster {
-	return &Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}}
+	return &Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}, Nodes: map[NodeQuery][]*Node{}}
 }
 
 // answers is how many keys c knows.
-func (c *Cluster) answers() int { return len(c.Pods) + len(c.ConfigMaps) }
+func (c *Cluster) answers() int { return len(c.Pods) + len(c.ConfigMaps) + len(c.Nodes) }
 
 // comparePods gives the snapshot its order. It is 0 for two pods that cannot
 // exist at the same time, so UIDs never decide.

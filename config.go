@@ -126,6 +126,9 @@ type VIP struct {
 	// not those of ExcludePorts (sorted).
 	PortsFromPods bool
 	ExcludePorts  []Port
+	// FollowNodes gives no new connections to pods of nodes that are cordoned off or
+	// excluded from load balancers.
+	FollowNodes bool
 	// HostPorts takes pods with a hostPort that are not on hostNetwork too: each for the
 	// ports that it has.
 	HostPorts bool
@@ -247,6 +250,10 @@ func (c *Config) ClusterQuery() ClusterQuery {
 			if !slices.Contains(q.Pods, pods) {
 				q.Pods = append(q.Pods, pods)
 			}
+		}
+		if v.FollowNodes && v.Pods.Selector != "" {
+			guard(NodeQuery{})
+			q.Nodes = []NodeQuery{{}}
 		}
 		for _, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 			if name != (ConfigMapName{}) {

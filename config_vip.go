@@ -150,6 +150,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[string]string{}) }},
 		setting{"ports_from", meaningOf(&vip.PortsFromPods, []string{"config", "pods"}, false, true)},
 		setting{"exclude_ports", func(v value) { vip.ExcludePorts = readPorts(v, map[string]string{}) }},
+		setting{"follow_nodes", boolean(&vip.FollowNodes)},
 		setting{"host_ports", boolean(&vip.HostPorts)},
 		setting{"reserved_ports", func(v value) { vip.ReservedPorts = readReserved(v) }},
 		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},

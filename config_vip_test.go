@@ -27,7 +27,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, host_ports, reserved_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, follow_nodes, host_ports, reserved_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
@@ -223,6 +223,7 @@ selector      = "app=sip"
 sorry_server  = "10.0.0.9"
 weight_annotation = ""
 reserved_ports = [8080, 442]
+follow_nodes = true
 host_ports = true
 [vip.persistence]
 timeout = "90m"
@@ -275,6 +276,7 @@ tunnel.checksum = "on"
 		ExcludePorts:   []Port{{8080, TCP}, {9100, TCP}},
 		ReservedPorts:  []uint16{442, 8080},
 		HostPorts:      true,
+		FollowNodes:    true,
 		Persistence:    Persistence{Timeout: 90 * time.Minute, Prefix4: 24, Prefix6: 64, Engine: "sip"},
 		Announce:       AnnounceNone,
 		Weight:         1,

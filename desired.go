@@ -134,6 +134,7 @@ type vipInputs struct {
 	vip       *VIP
 	pods      []*Pod
 	podsKnown bool
+	nodes     []*Node      // of the cluster, if the VIP follows them
 	instead   string       // Cluster.Instead
 	maps      [2]ConfigMap // tcp-services and udp-services
 	known     [2]bool      // whether each is
@@ -146,6 +147,9 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 	in := vipInputs{vip: v}
 	query := v.PodQuery()
 	in.pods, in.podsKnown = cluster.Pods[query]
+	if v.FollowNodes {
+		in.nodes = cluster.Nodes[NodeQuery{}]
+	}
 	in.instead = cluster.Instead[query]
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 		in.maps[i], in.known[i] = cluster.ConfigMaps[name]
@@ -193,7 +197,7 @@ type setAnswer struct {
 
 // validFor reports whether the answer is right for inputs in at the time now, too.
 func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
-	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) {
 		return false
 	}
 	for f := range v.sets {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -179,4 +181,48 @@ func TestSettle(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A node that is excluded drains, if the VIP follows nodes, and one that comes back
+// serves again. When all are excluded, the last working set stays.
+func TestLoopFollowsNodes(t *testing.T) {
+	vip := testVIP(func(v *VIP) { v.FollowNodes, v.TCPServices = true, ConfigMapName{} })
+	at := func(p Pod, node string) Pod { p.Node = node; return p }
+	cluster := func(excluded ...string) *Cluster {
+		c := testCluster(nil, at(readyPod("a", "10.1.0.1"), "n1"), at(readyPod("b", "10.1.0.2"), "n2"), at(readyPod("c", "10.1.0.3"), "unknown"))
+		nodes := []*Node{{Name: "n1"}, {Name: "n2"}, {Name: "n3"}}
+		for _, n := range nodes {
+			if slices.Contains(excluded, n.Name) {
+				n.Excluded = "its node is cordoned off"
+			}
+		}
+		c.Nodes = map[NodeQuery][]*Node{{}: nodes}
+		return c
+	}
+	b := newBench(t, vip)
+	for _, step := range []struct {
+		excluded []string
+		want     string
+	}{
+		{nil, "10.1.0.1=1 10.1.0.2=1 10.1.0.3=1"},
+		{[]string{"n1", "n3"}, "10.1.0.1=0 10.1.0.2=1 10.1.0.3=1"},
+		{nil, "10.1.0.1=1 10.1.0.2=1 10.1.0.3=1"},
+		{[]string{"n2"}, "10.1.0.1=1 10.1.0.2=0 10.1.0.3=1"},
+	} {
+		b.loop.cluster.Set(cluster(step.excluded...))
+		log := b.pass()
+		b.want("10.0.0.1:80/tcp rr: " + step.want + "\n")
+		if len(step.excluded) > 0 && !strings.Contains(log, "ready, its node is cordoned off") {
+			t.Errorf("%v: no reason in:\n%s", step.excluded, log)
+		}
+	}
+	all := cluster("n1", "n2")
+	all.Pods[vip.Pods] = all.Pods[vip.Pods][:2]
+	b.loop.cluster.Set(all)
+	b.pass()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0 10.1.0.3=1\n") // what served last
+	unfollowed := newBench(t, testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} }))
+	unfollowed.loop.cluster.Set(cluster("n1"))
+	unfollowed.pass()
+	unfollowed.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=1\n")
 }

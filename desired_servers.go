@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -46,7 +47,7 @@ const fewPods = 16
 // whose pods have changed are computed. ok is false where that cannot be done: the
 // pods are too many, or one needs a warning.
 func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
-	if b.last == nil || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
+	if b.last == nil || !same(b.in.nodes, b.last.in.nodes) || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
 		return nil, false
 	}
 	v, last := b.in.vip, b.last.set(is6).fromInputs
@@ -108,7 +109,7 @@ func (b *build) podSets(is6 bool, nodes []netip.Addr) map[netip.Addr]podSet {
 			continue
 		}
 		if a, ok := b.nodeAddress(b.in.vip, p, is6); ok {
-			sets[a] = sets[a].with(p, b.podWeight(b.in.vip, p))
+			sets[a] = sets[a].with(p, b.podWeight(b.in.vip, p), b.excluded(p))
 		}
 	}
 	return sets
@@ -171,17 +172,27 @@ func (b *build) podWeight(v *VIP, p *Pod) uint32 {
 }
 
 // withheld reports whether a weight of 0 at a is a wish: a pod serves there, or one that
-// cannot asks for no connections.
+// cannot asks for no connections. The pods of a node that is excluded serve if there is
+// nothing else.
 func (b *build) withheld(a netip.Addr) bool {
 	if b.wishes == nil {
 		b.wishes = make(map[netip.Addr]bool)
 		for _, p := range b.in.pods {
-			if n, ok := p.asked(); p.serves() || ok && n == 0 && !p.Terminating {
+			if n, ok := p.asked(); p.serves() && b.excluded(p) == "" || ok && n == 0 && !p.Terminating {
 				addAll(b.wishes, p.Addresses)
 			}
 		}
 	}
 	return b.wishes[a]
+}
+
+// excluded says why p's node is to get no new connections; "" when it may.
+func (b *build) excluded(p *Pod) string {
+	at, found := slices.BinarySearchFunc(b.in.nodes, p.Node, func(n *Node, name string) int { return strings.Compare(n.Name, name) })
+	if !found {
+		return ""
+	}
+	return b.in.nodes[at].Excluded
 }
 
 // podSet counts the selected pods of one node.
@@ -190,6 +201,8 @@ type podSet struct {
 	name   string // of the pod that is named in messages
 	best   podRank
 	weight uint32 // greatest of the ready pods'
+	// excluded is why a ready pod's node gets no new connections, "" when it does.
+	excluded string
 }
 
 // podRank is the state of a pod. The greatest of a node decides what messages say.
@@ -201,7 +214,7 @@ const (
 	podReady
 )
 
-func (s podSet) with(p *Pod, weight uint32) podSet {
+func (s podSet) with(p *Pod, weight uint32, excluded string) podSet {
 	rank := podNotReady
 	switch {
 	case p.Terminating:
@@ -209,7 +222,9 @@ func (s podSet) with(p *Pod, weight uint32) podSet {
 	case p.Ready:
 		rank = podReady
 		s.ready++
-		s.weight = max(s.weight, weight)
+		if s.excluded = excluded; excluded == "" {
+			s.weight = max(s.weight, weight)
+		}
 	}
 	if rank > s.best {
 		s.best, s.name = rank, p.Name
@@ -230,7 +245,9 @@ func (s podSet) row(v *VIP, a netip.Addr) Row {
 	default:
 		why += " terminating"
 	}
-	if s.ready > 0 && s.weight == 0 {
+	if s.ready > 0 && s.excluded != "" {
+		why += ", " + s.excluded
+	} else if s.ready > 0 && s.weight == 0 {
 		why += ", weight 0 by its annotation"
 	}
 	return Row{RealServer: v.realServer(a, s.weight), Why: why}

@@ -79,6 +79,7 @@ func testCluster(tcp map[string]string, pods ...Pod) *Cluster {
 	return &Cluster{
 		Pods:       map[PodQuery][]*Pod{{Namespace: "ingress-nginx", Selector: "app=nginx"}: refs(pods...)},
 		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: true, Data: tcp}},
+		Nodes:      noNodes,
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // What is wrong with a kubeconfig is named, with what there is instead, and no password
@@ -252,5 +255,54 @@ func TestFaultsThatDoNotPass(t *testing.T) {
 				t.Errorf("logged %d times, want once a minute:\n%s", n, f.log.String())
 			}
 		})
+	}
+}
+
+// Of a node only what decides about it is kept, and the kubelet's reports change
+// nothing.
+func TestNodes(t *testing.T) {
+	node := func(name, labels, spec string) string {
+		return fmt.Sprintf(`{"metadata":{"name":%q,"resourceVersion":"1","labels":{%s}},"spec":{%s},"status":{"images":[{"names":["x"]}],"addresses":[{"type":"InternalIP","address":"10.1.0.1"},{"type":"Hostname","address":"n"},{"type":"InternalIP","address":"fd00::1"},{"type":"ExternalIP","address":"192.0.2.1"},{"type":"InternalIP","address":"x"}]}}`, name, labels, spec)
+	}
+	list := `{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"7"},"items":[` + strings.Join([]string{
+		node("c", "", `"unschedulable":true`), node("a", "", ""), node("b", `"node.kubernetes.io/exclude-from-external-load-balancers":"false"`, ""), node("d", "", `"unschedulable":false`),
+	}, ",") + `]}`
+	l := NodeQuery{}.collect().(*nodeCollection)
+	if _, err := decodePage(strings.NewReader(list), l); err != nil {
+		t.Fatal(err)
+	}
+	l.complete()
+	var got []string
+	for _, n := range l.kept {
+		got = append(got, fmt.Sprint(n.Name, ": ", n.Excluded, n.Addresses))
+	}
+	want := []string{"a: [10.1.0.1 fd00::1]", "b: its node has the label node.kubernetes.io/exclude-from-external-load-balancers[10.1.0.1 fd00::1]",
+		"c: its node is cordoned off[10.1.0.1 fd00::1]", "d: [10.1.0.1 fd00::1]"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	known := clusterOf(l)
+	event := func(text string, deleted bool) {
+		t.Helper()
+		o := new(nodeObject)
+		if err := json.Unmarshal([]byte(text), o); err != nil {
+			t.Fatal(err)
+		}
+		l.apply(o, deleted)
+	}
+	before := l.kept
+	event(node("a", `"beta":"x"`, `"taints":[]`), false)
+	if !same(before, l.kept) || !l.storedIn(known) {
+		t.Error("a report of the kubelet is a change")
+	}
+	event(node("a", "", `"unschedulable":true`), false)
+	event(node("d", "", `"unschedulable":true`), false)
+	if lost := l.missing(known); lost != (loss{gone: 2, served: 2}) {
+		t.Errorf("missing %+v", lost)
+	}
+	event(node("a", "", ""), true)
+	event(node("e", "", ""), false)
+	if len(l.kept) != 4 || l.kept[0].Name != "b" || l.kept[3].Name != "e" {
+		t.Errorf("%d nodes", len(l.kept))
 	}
 }

@@ -15,7 +15,7 @@ import (
 // streamKinds are all kinds. To add one: a type in cluster.go with its fields in
 // ClusterQuery and Cluster, newCluster and answers, a file kube_NAME.go, an element
 // here, and its use in config*.go and desired*.go.
-var streamKinds = []*streamKind{podKind, configMapKind}
+var streamKinds = []*streamKind{podKind, configMapKind, nodeKind}
 
 // streamKind describes one kind.
 type streamKind struct {

@@ -565,3 +565,6 @@ func TestStreamKindsAreComplete(t *testing.T) {
 		t.Errorf("Cluster has %d maps of objects, ClusterQuery %d lists of keys", n, fields)
 	}
 }
+
+// noNodes is what a cluster has of nodes that are not asked for.
+var noNodes = map[NodeQuery][]*Node{}

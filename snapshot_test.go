@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 func TestSnapshotRoundTrip(t *testing.T) {
 	c := testCluster(map[string]string{"9000": "ns/svc:1"}, with(readyPod("a", "10.1.0.1", "2001:db8::1"), func(p *Pod) { p.Ports, p.Weight = []Port{{80, TCP}}, "5" }), readyPod("b"))
 	c.Pods[PodQuery{Namespace: "empty"}] = []*Pod{}
+	c.Nodes = map[NodeQuery][]*Node{{}: {{Name: "n1", Excluded: "why", Addresses: []netip.Addr{addr("10.1.0.1")}}, {Name: "n2"}}}
 	var b bytes.Buffer
 	if err := writeSnapshot(&b, c, "here", testTime); err != nil {
 		t.Fatal(err)
