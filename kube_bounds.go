@@ -7,18 +7,20 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"strings"
-	"unicode"
 )
 
 const (
 	// maxPage is the largest page of a list, or cluster file, in bytes after
 	// decompression. A page of 500 pods is 3 MB.
 	maxPage = 512 << 20
+
+	// pageLimit is how many objects one page of a list has at most: 500 pods are 3 MB
+	// of JSON.
+	pageLimit = 500
 
 	// maxObject is the largest object, with the white space before it. etcd
 	// takes 1.5 MB.
@@ -56,6 +58,17 @@ const (
 	maxInterned = 1 << 14
 )
 
+// errMalformed marks an answer that was read completely and makes no sense.
+// Answers that were cut short are io.ErrUnexpectedEOF or the reader's error.
+var errMalformed = errors.New("malformed")
+
+// malformed reports whether err is a fault of the bytes, not of reading them.
+func malformed(err error) bool {
+	var syntax *json.SyntaxError
+	var mismatch *json.UnmarshalTypeError
+	return errors.As(err, &syntax) || errors.As(err, &mismatch) || errors.Is(err, errMalformed)
+}
+
 // errTooMany is the error of an answer with more than maxObjects.
 var errTooMany = fmt.Errorf("%w answer: it has more than %d objects", errMalformed, maxObjects)
 
@@ -92,38 +105,4 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p[:min(int64(len(p)), room)])
 	b.read += int64(n)
 	return n, err
-}
-
-// check is object.check for what all kinds have.
-func (m *objectMeta) check() error {
-	o := &m.Metadata
-	if o.Name == "" {
-		return fmt.Errorf("%w object: no name", errMalformed)
-	}
-	return cmp.Or(
-		checkName("name", o.Name),
-		checkName("namespace", o.Namespace),
-		checkName("uid", o.UID),
-		checkVersion("resourceVersion", o.ResourceVersion),
-	)
-}
-
-// checkName returns an error when a name is none that an API server gives out.
-func checkName(what, name string) error {
-	if len(name) > maxName {
-		return fmt.Errorf("%w object: its %s %q has %d bytes, more than %d", errMalformed, what, shorten(name, quotedText), len(name), maxName)
-	}
-	if strings.ContainsFunc(name, unicode.IsControl) {
-		return fmt.Errorf("%w object: its %s %q has a control character", errMalformed, what, name)
-	}
-	return nil
-}
-
-// checkVersion returns an error when a resource version or continue token is
-// longer than any API server makes it.
-func checkVersion(what, is string) error {
-	if len(is) > maxVersion {
-		return fmt.Errorf("%w answer: its %s has %d bytes, more than %d", errMalformed, what, len(is), maxVersion)
-	}
-	return nil
 }

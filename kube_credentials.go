@@ -186,14 +186,8 @@ func (a *apiServer) parse(raw []byte, c *connection) (*rest.Config, error) {
 			return nil, fmt.Errorf("cluster of the current context: %w", err)
 		}
 	}
-	if user != nil {
-		if c.program = user.Exec != nil || user.AuthProvider != nil; c.program && !a.programs {
-			kind := "exec"
-			if user.AuthProvider != nil {
-				kind = "auth-provider"
-			}
-			return nil, fmt.Errorf("the user of its current context gets credentials by a program (%s); write allow_exec_credentials = true at the top of config.toml to let it run, or use a token or a certificate", kind)
-		}
+	if c.program = user != nil && (user.Exec != nil || user.AuthProvider != nil); c.program && !a.programs {
+		return nil, errProgram(user)
 	}
 	for _, place := range loaded.Clusters {
 		place.LocationOfOrigin = a.kubeconfig
@@ -224,6 +218,15 @@ func (a *apiServer) parse(raw []byte, c *connection) (*rest.Config, error) {
 		return nil, err
 	}
 	return cfg, nil
+}
+
+// errProgram is the error of a user whose credentials come from a program.
+func errProgram(user *clientcmdapi.AuthInfo) error {
+	kind := "exec"
+	if user.AuthProvider != nil {
+		kind = "auth-provider"
+	}
+	return fmt.Errorf("the user of its current context gets credentials by a program (%s); write allow_exec_credentials = true at the top of config.toml to let it run, or use a token or a certificate", kind)
 }
 
 // usedEntries are the cluster and the user of the current context; the user is nil when

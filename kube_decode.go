@@ -12,75 +12,9 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 )
-
-// errMalformed marks an answer that was read completely and makes no sense.
-// Answers that were cut short are io.ErrUnexpectedEOF or the reader's error.
-var errMalformed = errors.New("malformed")
-
-// malformed reports whether err is a fault of the bytes, not of reading them.
-func malformed(err error) bool {
-	var syntax *json.SyntaxError
-	var mismatch *json.UnmarshalTypeError
-	return errors.As(err, &syntax) || errors.As(err, &mismatch) || errors.Is(err, errMalformed)
-}
-
-// object is one object of a kind, reduced to the fields that are read.
-type object interface {
-	meta() *objectMeta
-	// check returns an error when the object lacks a name, or has one that no API
-	// server gives out.
-	check() error
-}
-
-// objectType is what an object says that it is. The items of a list need not.
-type objectType struct {
-	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
-}
-
-// is returns an error when an object says that it is of another kind or version.
-func (t *objectType) is(kind, apiVersion string) error {
-	if (t.Kind == "" || t.Kind == kind) && (t.APIVersion == "" || t.APIVersion == apiVersion) {
-		return nil
-	}
-	return fmt.Errorf("%w object: kind %q, apiVersion %q, want %s, %s", errMalformed,
-		shorten(t.Kind, quotedText), shorten(t.APIVersion, quotedText), kind, apiVersion)
-}
-
-// objectMeta is what objects of all kinds have.
-type objectMeta struct {
-	objectType
-	Metadata struct {
-		Name              string            `json:"name"`
-		Namespace         string            `json:"namespace"`
-		UID               string            `json:"uid"`
-		ResourceVersion   string            `json:"resourceVersion"`
-		DeletionTimestamp *string           `json:"deletionTimestamp"`
-		Annotations       map[string]string `json:"annotations"`
-		Labels            map[string]string `json:"labels"`
-	} `json:"metadata"`
-}
-
-func (m *objectMeta) meta() *objectMeta { return m }
-
-// interner keeps one copy of strings that thousands of objects share. A watch of
-// months meets new ones again and again, so it forgets all when it is full.
-type interner map[string]string
-
-func (n interner) intern(s string) string {
-	if kept, ok := n[s]; ok {
-		return kept
-	}
-	if len(n) >= maxInterned {
-		clear(n)
-	}
-	n[s] = s
-	return s
-}
 
 // The types of watch events (k8s.io/apimachinery/pkg/watch).
 const (

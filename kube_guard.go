@@ -15,12 +15,6 @@ import (
 	"time"
 )
 
-// loss is what an answer lacks of what served before.
-type loss struct {
-	gone, served int  // what is missing now, of what served before
-	whole        bool // the object itself is missing, of which there is one
-}
-
 // removalGuard is the guard of one stream. All but share belongs to the goroutine
 // that follows the stream.
 type removalGuard struct {

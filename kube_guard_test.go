@@ -588,7 +588,7 @@ func (m *eventsModel) follow(script []byte) {
 			}
 			m.check(true)
 		}
-		if m.list() && m.list() {
+		if first, second := m.list(), m.list(); first && second {
 			m.Error("a second list that is the same does not confirm the first")
 		}
 	}

@@ -27,10 +27,6 @@ import (
 	"time"
 )
 
-// pageLimit is how many objects one page of a list has at most: 500 pods are 3 MB
-// of JSON.
-const pageLimit = 500
-
 // serverFollower keeps one stream current from an API server. It belongs to one
 // goroutine.
 type serverFollower struct {

@@ -222,14 +222,8 @@ func decodeState(b []byte) (*state, error) {
 		}
 		s.Marks[m.Mark] = m.VIP
 	}
-	for _, e := range f.Down {
-		if !plainAddress(e.Address) {
-			return nil, fmt.Errorf("down: vip %s: bad address %q", e.VIP, e.Address)
-		}
-		if s.Down == nil {
-			s.Down = make(map[HealthKey]string)
-		}
-		s.Down[HealthKey{e.VIP, e.Address, e.Port}] = e.Why
+	if s.Down, err = f.down(); err != nil {
+		return nil, err
 	}
 	for vip, servers := range f.Unresolved {
 		if !all(servers, plainAddress) {
@@ -288,6 +282,21 @@ func (f *stateFile) drains() (map[rowID]drain, error) {
 		drains[rowID{e.Service, e.Address, e.Port}] = drain{Deadline: e.Deadline.UTC()}
 	}
 	return drains, nil
+}
+
+// down are the real servers that health checks had taken out; nil when there are none.
+func (f *stateFile) down() (map[HealthKey]string, error) {
+	if len(f.Down) == 0 {
+		return nil, nil
+	}
+	down := make(map[HealthKey]string)
+	for _, e := range f.Down {
+		if !plainAddress(e.Address) {
+			return nil, fmt.Errorf("down: vip %s: bad address %q", e.VIP, e.Address)
+		}
+		down[HealthKey{e.VIP, e.Address, e.Port}] = e.Why
+	}
+	return down, nil
 }
 
 // savable reports whether JSON has a form for the year of t, also in UTC.
