@@ -544,6 +544,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add(vipLine("forward = 'tunnel'\nsorry_server = '::1'\ntunnel.type = 'gre'\ntunnel.checksum = 'remote'\ntunnel.port = 1"))
 	f.Add(vipLine("[vip.health]\ntcp = 1\nports = true\ndatapath = true\ninterval = '1s'\ntimeout = '1s'\nhttp = { path = '/a', host = 'b:1', status = [200, '300-302'], tls = true }"))
 	f.Add("listen = ':80'\nvip = [{}, 1]\n'a\\b'.c = 1979-05-27\n[[x.y]]\n")
+	f.Add("\xfe\xff")
 	f.Add(strings.Repeat("a.", 20_000) + "a = 1")
 	f.Add("a = " + strings.Repeat("[{b=", 10_000))
 	f.Add("[" + strings.Repeat("k", 20_000) + "]\n" + strings.Repeat("a.b.c.d.e.f.g = {}\n", 1000))
@@ -573,7 +574,8 @@ func FuzzParseConfig(f *testing.F) {
 				t.Errorf("line %d of %d: %v", m.Line, n, m)
 			}
 		}
-		if raw := map[string]any{}; mistakes.First[0].Key == "syntax" {
+		// The library passes over the mark at the beginning of UTF-16.
+		if raw := map[string]any{}; mistakes.First[0].Key == "syntax" && !isUTF16(text) {
 			if _, err := toml.Decode(text, &raw); err == nil {
 				t.Errorf("TOML is called a syntax mistake: %v", err)
 			}
