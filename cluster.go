@@ -76,6 +76,10 @@ type Pod struct {
 	// Addresses are status.hostIPs (or hostIP) followed by status.podIPs (or
 	// podIP), unmapped, without repeats. Empty until the kubelet has reported.
 	Addresses []netip.Addr
+	// OtherAddress is what the annotation addressAnnotation names and status.hostIPs do
+	// not have: its Node may. At most 80 characters. What they do have is the first of
+	// Addresses.
+	OtherAddress string `json:",omitempty"`
 	// Ready is the pod's Ready condition.
 	Ready bool
 	// Terminating means a deletion timestamp is set or the pod has finished

@@ -71,9 +71,10 @@ func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before
 	for i := range cfg.VIPs {
 		in := vipInputsOf(&cfg.VIPs[i], cluster, before)
 		if last != nil && last.health == health {
-			in.outages, in.routed = last.vips[i].in.outages, last.vips[i].in.routed
+			in.outages, in.routed, in.broadcast = last.vips[i].in.outages, last.vips[i].in.routed, last.vips[i].in.broadcast
 		} else {
-			in.outages, in.routed = health.outages(in.vip), health.orEmpty().Routed[in.vip.Name]
+			is := health.orEmpty()
+			in.outages, in.routed, in.broadcast = health.outages(in.vip), is.Routed[in.vip.Name], is.Broadcast
 		}
 		if last != nil && last.vips[i].validFor(in, now) {
 			w.vips[i] = last.vips[i]
@@ -141,6 +142,7 @@ type vipInputs struct {
 	working   [2][]RealServer
 	outages   []outage
 	routed    []netip.Addr // Health.Routed of the VIP
+	broadcast []netip.Addr // Health.Broadcast
 }
 
 func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
@@ -197,7 +199,7 @@ type setAnswer struct {
 
 // validFor reports whether the answer is right for inputs in at the time now, too.
 func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
-	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) || !slices.Equal(v.in.broadcast, in.broadcast) {
 		return false
 	}
 	for f := range v.sets {

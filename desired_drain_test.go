@@ -226,3 +226,47 @@ func TestLoopFollowsNodes(t *testing.T) {
 	unfollowed.pass()
 	unfollowed.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=1\n")
 }
+
+// The annotation of a pod names which address of its node serves. Addresses that only
+// the Node has count if the VIP follows nodes.
+func TestLoopTakesAnnotatedAddresses(t *testing.T) {
+	elsewhere := func(p Pod, address string) Pod { p.Node, p.OtherAddress = "n1", address; return p }
+	cluster := func(address string) *Cluster {
+		c := testCluster(nil, elsewhere(readyPod("a", "10.1.0.1"), address), readyPod("b", "10.1.0.2"))
+		c.Nodes = map[NodeQuery][]*Node{{}: {{Name: "n1", Addresses: addrs("10.1.0.1", "10.3.0.1", "fd00::1")}, {Name: "n2", Addresses: addrs("10.3.0.2")}}}
+		return c
+	}
+	for _, follows := range []bool{true, false} {
+		b := newBench(t, testVIP(func(v *VIP) { v.FollowNodes, v.TCPServices = follows, ConfigMapName{} }))
+		for _, step := range []struct{ address, serves, warning string }{
+			{"", "10.1.0.1=1 10.1.0.2=1", ""},
+			{"10.3.0.1", "10.1.0.1=0 10.1.0.2=1 10.3.0.1=1", ""},
+			{"10.3.0.2", "10.1.0.1=1 10.1.0.2=1 10.3.0.1=0", `pod ingress-nginx/a: annotation lvs-controller/address = \"10.3.0.2\" is no address of its node`},
+			{"fd00::1, 10.3.0.1, 10.1.0.2", "10.1.0.1=0 10.1.0.2=1 10.3.0.1=1", `lvs-controller/address = \"10.1.0.2\" is no address of its node`},
+		} {
+			if !follows {
+				step.serves = "10.1.0.1=1 10.1.0.2=1"
+			}
+			b.loop.cluster.Set(cluster(step.address))
+			log := b.pass()
+			b.want("10.0.0.1:80/tcp rr: " + step.serves + "\n")
+			if warned := strings.Contains(log, "is no address of its node"); follows && !strings.Contains(log, step.warning) || warned != (step.warning != "" || !follows && step.address != "") {
+				t.Errorf("follow_nodes = %t, %q: log:\n%s", follows, step.address, log)
+			}
+		}
+	}
+}
+
+// A pod of a node that reports the broadcast address of a network is left out.
+func TestLoopLeavesBroadcastOut(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} }))
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.255")))
+	b.loop.routes.Set(&Health{Broadcast: addrs("10.1.0.255", "192.0.2.255")})
+	if log := b.pass(); strings.Count(log, "pod ingress-nginx/b is left out: its node reports 10.1.0.255, which is a broadcast address") != 1 {
+		t.Errorf("no warning:\n%s", log)
+	}
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	if log := b.pass(); log != "" {
+		t.Errorf("logged again:\n%s", log)
+	}
+}

@@ -114,15 +114,16 @@ func (b *build) configMapPorts(name ConfigMapName, cm ConfigMap, protocol Protoc
 
 // speaking are the pods whose ports count: beside a ready pod those of one that starts
 // or ends on the same node do not.
-func speaking(pods []*Pod) (all []*Pod) {
+func (b *build) speaking(pods []*Pod) (all []*Pod) {
 	serves := make(map[netip.Addr]bool)
 	for _, p := range pods {
 		if p.serves() {
-			addAll(serves, p.Addresses)
+			addrs, _ := b.addresses(p)
+			addAll(serves, addrs)
 		}
 	}
 	for _, p := range pods {
-		if p.serves() || !slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return serves[a] }) {
+		if addrs, _ := b.addresses(p); p.serves() || !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return serves[a] }) {
 			all = append(all, p)
 		}
 	}
@@ -141,12 +142,13 @@ func (b *build) portNodes() func(Port) map[netip.Addr]bool {
 	for _, s := range v.RealServers {
 		whole[s.Address] = true
 	}
-	for _, pod := range speaking(b.in.pods) {
+	for _, pod := range b.speaking(b.in.pods) {
+		addrs, _ := b.addresses(pod)
 		if pod.HostNetwork {
-			addAll(whole, pod.Addresses)
+			addAll(whole, addrs)
 		}
 		for _, p := range pod.Ports {
-			some[p] = append(some[p], pod.Addresses...)
+			some[p] = append(some[p], addrs...)
 		}
 	}
 	return func(p Port) map[netip.Addr]bool {
@@ -166,7 +168,8 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 		return nil
 	}
 	nodes := make(map[Port]map[netip.Addr]bool)
-	for _, pod := range speaking(pods) {
+	for _, pod := range b.speaking(pods) {
+		addrs, _ := b.addresses(pod)
 		for _, p := range pod.Ports {
 			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.onNode() {
 				continue
@@ -174,9 +177,7 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 			if nodes[p] == nil {
 				nodes[p] = make(map[netip.Addr]bool)
 			}
-			for _, a := range pod.Addresses {
-				nodes[p][a] = true
-			}
+			addAll(nodes[p], addrs)
 		}
 	}
 	var ports []vipPort

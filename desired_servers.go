@@ -47,7 +47,7 @@ const fewPods = 16
 // whose pods have changed are computed. ok is false where that cannot be done: the
 // pods are too many, or one needs a warning.
 func (b *build) changedServers(is6 bool) (rows []Row, ok bool) {
-	if b.last == nil || !same(b.in.nodes, b.last.in.nodes) || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
+	if b.last == nil || !same(b.in.nodes, b.last.in.nodes) || !slices.Equal(b.in.broadcast, b.last.in.broadcast) || !b.last.in.podsKnown || len(b.last.set(is6).warnings) > 0 {
 		return nil, false
 	}
 	v, last := b.in.vip, b.last.set(is6).fromInputs
@@ -105,7 +105,7 @@ func (b *build) podSets(is6 bool, nodes []netip.Addr) map[netip.Addr]podSet {
 	listed := func(a netip.Addr) bool { return slices.Contains(nodes, a) }
 	for _, p := range b.in.pods {
 		// Most pods are on none of the nodes: that is found out first.
-		if nodes != nil && !slices.ContainsFunc(p.Addresses, listed) {
+		if nodes != nil && p.OtherAddress == "" && !slices.ContainsFunc(p.Addresses, listed) {
 			continue
 		}
 		if a, ok := b.nodeAddress(b.in.vip, p, is6); ok {
@@ -130,19 +130,27 @@ func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 		}
 		return netip.Addr{}, false
 	}
-	at := slices.IndexFunc(p.Addresses, func(a netip.Addr) bool { return a.Is6() == is6 })
+	addrs, unknown := b.addresses(p)
+	at := slices.IndexFunc(addrs, func(a netip.Addr) bool { return a.Is6() == is6 })
 	if at < 0 {
 		if p.Ready && !p.Terminating {
 			b.warn(warnFamily, familyName(is6), "pod %s/%s has no %s address: it cannot serve the VIP's %[3]s addresses", p.Namespace, p.Name, familyName(is6))
 		}
 		return netip.Addr{}, false
 	}
-	a := p.Addresses[at]
+	a := addrs[at]
+	if unknown != "" && !p.Terminating {
+		b.warn(warnOtherAddress, "", "pod %s/%s: annotation %s = %q is no address of its node, as status.hostIPs or (with follow_nodes = true) the Node have them; %s is used", p.Namespace, p.Name, addressAnnotation, unknown, a)
+	}
 	if b.owners.addresses[a] != nil {
 		b.warn(warnOwnAddress, "", "pod %s/%s is left out: its node reports the VIP %s as its own address", p.Namespace, p.Name, a)
 		return netip.Addr{}, false
 	}
-	if kind := notUnicast(a.Unmap()); kind != "" {
+	kind := notUnicast(a.Unmap())
+	if _, found := slices.BinarySearchFunc(b.in.broadcast, a, netip.Addr.Compare); found {
+		kind = "a broadcast address of a network that the director is in"
+	}
+	if kind != "" {
 		b.warn(warnAddress, kind, "pod %s/%s is left out: its node reports %s, which is %s", p.Namespace, p.Name, a, kind)
 		return netip.Addr{}, false
 	}
@@ -179,7 +187,8 @@ func (b *build) withheld(a netip.Addr) bool {
 		b.wishes = make(map[netip.Addr]bool)
 		for _, p := range b.in.pods {
 			if n, ok := p.asked(); p.serves() && b.excluded(p) == "" || ok && n == 0 && !p.Terminating {
-				addAll(b.wishes, p.Addresses)
+				addrs, _ := b.addresses(p)
+				addAll(b.wishes, addrs)
 			}
 		}
 	}
@@ -188,11 +197,27 @@ func (b *build) withheld(a netip.Addr) bool {
 
 // excluded says why p's node is to get no new connections; "" when it may.
 func (b *build) excluded(p *Pod) string {
+	return b.node(p).Excluded
+}
+
+// node is what is known of p's node.
+func (b *build) node(p *Pod) Node {
 	at, found := slices.BinarySearchFunc(b.in.nodes, p.Node, func(n *Node, name string) int { return strings.Compare(n.Name, name) })
 	if !found {
-		return ""
+		return Node{}
 	}
-	return b.in.nodes[at].Excluded
+	return *b.in.nodes[at]
+}
+
+// addresses are those of p's node and of p. The first of each family is the one at which
+// p serves, if it is the node's. unknown is what the annotation names beside those.
+func (b *build) addresses(p *Pod) (addrs []netip.Addr, unknown string) {
+	if p.OtherAddress == "" {
+		return p.Addresses, ""
+	}
+	addrs = slices.Clone(b.node(p).Addresses)
+	named, unknown := preferAddresses(addrs, p.OtherAddress)
+	return append(addrs[:named], p.Addresses...), unknown
 }
 
 // podSet counts the selected pods of one node.

@@ -15,6 +15,13 @@ import (
 // addr is netip.MustParseAddr with a name that fits into a table.
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
+func addrs(texts ...string) (all []netip.Addr) {
+	for _, s := range texts {
+		all = append(all, addr(s))
+	}
+	return all
+}
+
 // testVIP is a VIP over ingress pods; edit changes it.
 func testVIP(edit ...func(*VIP)) VIP {
 	v := VIP{

@@ -26,6 +26,7 @@ const (
 	warnHostIP        warningKind = "hostIP"         // a host port at one address of its node
 	warnFamily        warningKind = "family"         // a pod without an address of it
 	warnOwnAddress    warningKind = "own address"    // a pod whose node has a VIP's address
+	warnOtherAddress  warningKind = "other address"  // an annotation that names none of the node's
 	warnAddress       warningKind = "address"        // a pod whose node has an address that no packet can go to
 	warnSelector      warningKind = "selector"       // it matches no pod
 	warnRouter        warningKind = "router"         // a real server that is behind one

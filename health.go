@@ -108,6 +108,9 @@ type Health struct {
 	// Routed are, by VIP and sorted, the real servers that are behind a router
 	// (health_route.go): they serve on, with a warning.
 	Routed map[string][]netip.Addr
+	// Broadcast are, sorted, the broadcast addresses of the networks that this host is
+	// in (health_route.go): the kernel refuses them as real servers.
+	Broadcast []netip.Addr
 	// Open lists where no real server is down because all would be, in order.
 	Open []FailOpen
 }

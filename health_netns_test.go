@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -339,4 +340,31 @@ func dropNetRaw(t *testing.T) {
 	if err := unix.Capset(&header, &data[0]); err != nil {
 		t.Error(err)
 	}
+}
+
+// The broadcast addresses are those of the networks that the host is in.
+func TestBroadcasts(t *testing.T) {
+	_, hosts := newSegment(t, 9)
+	hosts[0].run(t, "ip", "address", "add", "192.0.2.9/25", "brd", "+", "dev", "eth0")
+	hosts[0].run(t, "ip", "address", "add", "198.51.100.4/31", "dev", "eth0")
+	hosts[0].run(t, "ip", "address", "add", "203.0.113.4/32", "dev", "eth0")
+	hosts[0].do(t, func() {
+		conn, err := openRtnl(t.Context())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		found, err := conn.broadcasts()
+		for _, a := range addrs("10.0.0.255", "192.0.2.127") {
+			if !slices.Contains(found, a) {
+				t.Errorf("%v lacks %s, %v", found, a, err)
+			}
+		}
+		for _, a := range addrs("198.51.100.4", "198.51.100.5", "203.0.113.4", "192.0.2.9", "192.0.2.255") {
+			if slices.Contains(found, a) {
+				t.Errorf("%v has %s", found, a)
+			}
+		}
+	})
 }

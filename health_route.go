@@ -1,5 +1,6 @@
-// Which real servers are behind a router: direct routing gives their packets to the
-// router, which has no use for the VIP's.
+// Which real servers are behind a router, and which addresses are for broadcasts:
+// direct routing gives the packets of the first to the router, which has no use for the
+// VIP's, and the kernel refuses the second.
 //
 // Used by main.go. It looks each address up once, and again when the kernel's routes
 // change. It publishes what it finds for a warning, and takes no real server out of
@@ -27,16 +28,18 @@ const (
 
 // routeWatch is the task. Use newRouteWatch.
 type routeWatch struct {
-	log     *slog.Logger
-	sets    *latest[[]resolveSet]
-	out     *latest[Health] // its Routed
-	routed  map[netip.Addr]bool
-	found   map[string][]netip.Addr // published last
-	failing failureLog
+	log    *slog.Logger
+	sets   *latest[[]resolveSet]
+	out    *latest[Health]     // its Routed and Broadcast
+	routed map[netip.Addr]bool // nil = all is to be looked up again
+	found  *Health             // published last
+
+	broadcast []netip.Addr
+	failing   failureLog
 }
 
 func newRouteWatch(log *slog.Logger, sets *latest[[]resolveSet], out *latest[Health]) *routeWatch {
-	return &routeWatch{log: log, sets: sets, out: out}
+	return &routeWatch{log: log, sets: sets, out: out, found: &Health{}}
 }
 
 // Run watches until ctx ends, and then returns nil.
@@ -71,13 +74,18 @@ func (w *routeWatch) look(ctx context.Context, sets []resolveSet) {
 	if ctx.Err() != nil { // it is the error
 		return
 	}
+	if err == nil {
+		defer conn.Close()
+		if w.routed == nil {
+			w.broadcast, err = conn.broadcasts()
+		}
+	}
 	if begins, _ := w.failing.note(err); begins {
 		w.log.Warn("cannot look up the routes of this host: a real server behind a router is not noticed", "err", err)
 	}
 	if err != nil {
 		return
 	}
-	defer conn.Close()
 	w.take(sets, func(a netip.Addr) bool { return conn.route(a, nil).router })
 }
 
@@ -94,17 +102,18 @@ func (w *routeWatch) take(sets []resolveSet, lookUp func(netip.Addr) bool) {
 				}
 				known[a] = behind
 			}
-			if vip := sets[i].VIP; behind && !slices.Contains(found[vip], a) {
-				found[vip] = append(found[vip], a)
+			if behind {
+				found[sets[i].VIP] = append(found[sets[i].VIP], a)
 			}
 		}
 	}
 	w.routed = known
-	for _, all := range found {
+	for vip, all := range found {
 		slices.SortFunc(all, netip.Addr.Compare)
+		found[vip] = slices.Compact(all)
 	}
-	if !maps.EqualFunc(found, w.found, slices.Equal) {
-		w.found = found
-		w.out.Set(&Health{Routed: found})
+	if !maps.EqualFunc(found, w.found.Routed, slices.Equal) || !slices.Equal(w.broadcast, w.found.Broadcast) {
+		w.found = &Health{Routed: found, Broadcast: w.broadcast}
+		w.out.Set(w.found)
 	}
 }

@@ -1,7 +1,7 @@
 // Pods as a kind that a stream follows: what is asked and what is kept.
 //
-// Used by kube_kinds.go. A stream asks for the pods of one PodQuery. Pure: no I/O,
-// no log, no k8s.io packages.
+// Used by desired_servers.go. A stream asks for the pods of one PodQuery. Pure: no
+// I/O, no log, no k8s.io packages.
 
 package main
 
@@ -182,7 +182,7 @@ func vanished(before, now []*Pod) (l loss) {
 func samePod(a, b *Pod) bool {
 	return a == b || a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
 		a.HostNetwork == b.HostNetwork && a.ByPort == b.ByPort && slices.Equal(a.Bound, b.Bound) && a.Ready == b.Ready && a.Terminating == b.Terminating &&
-		a.Weight == b.Weight && a.LastWeight == b.LastWeight && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
+		a.Weight == b.Weight && a.LastWeight == b.LastWeight && a.OtherAddress == b.OtherAddress && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
 }
 
 // podObject is a Pod as the API writes it.
@@ -250,7 +250,11 @@ func (o *podObject) pod(q PodQuery, names interner) *Pod {
 		p.Ports, p.Bound = o.ports()
 	}
 	p.ByPort = q.HostPorts && !p.HostNetwork && len(p.Ports) > 0
-	p.Addresses = o.addresses(p.ByPort)
+	var ofNode int
+	p.Addresses, ofNode = o.addresses(p.ByPort)
+	if text, has := o.Metadata.Annotations[addressAnnotation]; has {
+		_, p.OtherAddress = preferAddresses(p.Addresses[:ofNode], shorten(text, quotedText))
+	}
 	for _, c := range o.Status.Conditions {
 		if c.Type == "Ready" {
 			p.Ready = c.Status == "True"
@@ -296,11 +300,11 @@ func (o *podObject) ports() (ports, bound []Port) {
 	return slices.Clone(slices.Compact(ports)), slices.Clone(slices.Compact(bound))
 }
 
-// addresses are the node's, then the pod's own if the node's are not all that is
-// wanted, each once. The plural fields
-// contain the singular ones if they exist. What is no address is left out: a pod
-// without an address is better than a pod with a wrong one.
-func (o *podObject) addresses(node bool) []netip.Addr {
+// addresses are the node's, of which there are ofNode, then the pod's own if the node's
+// are not all that is wanted, each once. The plural fields contain the singular ones if
+// they exist. What is no address is left out: a pod without an address is better than a
+// pod with a wrong one.
+func (o *podObject) addresses(node bool) (addrs []netip.Addr, ofNode int) {
 	s := &o.Status
 	if len(s.HostIPs) == 0 {
 		s.HostIPs = []ip{{s.HostIP}}
@@ -308,14 +312,16 @@ func (o *podObject) addresses(node bool) []netip.Addr {
 	if len(s.PodIPs) == 0 {
 		s.PodIPs = []ip{{s.PodIP}}
 	}
-	var addrs []netip.Addr
 	if node {
 		s.PodIPs = nil
 	}
-	for _, list := range [][]ip{s.HostIPs, s.PodIPs} {
+	for i, list := range [][]ip{s.HostIPs, s.PodIPs} {
+		if i == 1 {
+			ofNode = len(addrs)
+		}
 		for _, each := range list {
 			if len(addrs) == maxAddresses {
-				return addrs
+				break
 			}
 			a, err := netip.ParseAddr(each.IP)
 			if a.Zone() != "" {
@@ -326,7 +332,30 @@ func (o *podObject) addresses(node bool) []netip.Addr {
 			}
 		}
 	}
-	return addrs
+	return addrs, ofNode
+}
+
+// addressAnnotation names the address of its node at which a pod serves; one of each
+// family, with a comma between, where there are two.
+const addressAnnotation = "lvs-controller/address"
+
+// preferAddresses puts those of addrs that text names first, and says how many they are.
+// It returns what else text names.
+func preferAddresses(addrs []netip.Addr, text string) (named int, rest string) {
+	var others []string
+	for each := range strings.SplitSeq(text, ",") {
+		each = strings.TrimSpace(each)
+		a, err := netip.ParseAddr(each)
+		at := slices.Index(addrs, a.Unmap())
+		if err != nil || at < 0 {
+			others = append(others, each)
+		} else if at >= named {
+			copy(addrs[named+1:], addrs[named:at])
+			addrs[named] = a.Unmap()
+			named++
+		}
+	}
+	return named, strings.Clone(strings.Join(others, ", "))
 }
 
 // keptWeight is what is kept of an annotation that names a weight. A number has

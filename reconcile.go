@@ -337,7 +337,8 @@ func (h *healthParts) join(probes, neighbours, routes *Health) *Health {
 	}
 	if h.probes != probes || h.neighbours != neighbours || h.routes != routes {
 		p := probes.orEmpty()
-		whole := &Health{Down: p.Down, Open: p.Open, Unresolved: neighbours.orEmpty().Unresolved, Routed: routes.orEmpty().Routed}
+		ways := routes.orEmpty()
+		whole := &Health{Down: p.Down, Open: p.Open, Unresolved: neighbours.orEmpty().Unresolved, Routed: ways.Routed, Broadcast: ways.Broadcast}
 		*h = healthParts{probes, neighbours, routes, whole}
 	}
 	return h.whole

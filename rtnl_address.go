@@ -1,8 +1,8 @@
 // VIP addresses on devices.
 //
-// Used by health_resolve_watch.go, host*.go and cmd*.go. The files of cmd and host
-// call it by the interface addressTable. It adds and removes only host addresses (/32, /128),
-// one at a time, by device name.
+// Used by health*.go, host*.go and cmd*.go. The files of cmd and host call it by the
+// interface addressTable. It adds and removes only host addresses (/32, /128), one
+// at a time, by device name.
 
 package main
 
@@ -22,6 +22,7 @@ import (
 type deviceAddress struct {
 	Address netip.Addr
 	Label   string // IPv4 only
+	Bits    uint8  // of its network's prefix
 }
 
 // List implements addressTable.
@@ -64,10 +65,32 @@ func (r *rtnl) eachAddress(do func(index uint32, a deviceAddress)) error {
 			ip = m.Attributes.Address
 		}
 		if addr, ok := netip.AddrFromSlice(ip); ok {
-			do(m.Index, deviceAddress{Address: addr.Unmap(), Label: m.Attributes.Label})
+			do(m.Index, deviceAddress{Address: addr.Unmap(), Label: m.Attributes.Label, Bits: m.PrefixLength})
 		}
 	}
 	return nil
+}
+
+// broadcasts lists, sorted, the broadcast addresses of the networks that this host is in.
+// To some kernels the first address of a network is one, too.
+func (r *rtnl) broadcasts() ([]netip.Addr, error) {
+	var found []netip.Addr
+	err := r.eachAddress(func(_ uint32, a deviceAddress) {
+		if !a.Address.Is4() || a.Bits >= 31 {
+			return
+		}
+		bytes := a.Address.As4()
+		own, mask := binary.BigEndian.Uint32(bytes[:]), ^uint32(0)>>a.Bits
+		for _, n := range []uint32{own &^ mask, own | mask} {
+			binary.BigEndian.PutUint32(bytes[:], n)
+			if each := netip.AddrFrom4(bytes); !slices.Contains(found, each) {
+				found = append(found, each)
+			}
+		}
+	})
+	found = slices.DeleteFunc(found, func(a netip.Addr) bool { return !r.route(a, nil).broadcast })
+	slices.SortFunc(found, netip.Addr.Compare)
+	return found, err
 }
 
 // Labelled lists the IPv4 addresses that have vipLabel. It leaves out those on lo, on

@@ -21,13 +21,14 @@ import (
 
 // hop is how to reach one node.
 type hop struct {
-	looked  bool             // the kernel has been asked
-	device  int              // index
-	source  netip.Addr       // the director's own address on the way there
-	mac     net.HardwareAddr // nil while the kernel does not know it
-	fresh   bool             // the kernel has confirmed mac lately, or does not need to
-	router  bool             // the node is behind a router
-	problem string           // why no probe can be sent to the node; no failure of the node
+	looked    bool             // the kernel has been asked
+	device    int              // index
+	source    netip.Addr       // the director's own address on the way there
+	mac       net.HardwareAddr // nil while the kernel does not know it
+	fresh     bool             // the kernel has confirmed mac lately, or does not need to
+	router    bool             // the node is behind a router
+	broadcast bool             // it is no node
+	problem   string           // why no probe can be sent to the node; no failure of the node
 }
 
 // route is a hop without its neighbour.
@@ -177,6 +178,7 @@ func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
 	case m.Type == unix.RTN_LOCAL:
 		at.problem = "the real server is the director itself"
 	case m.Type != unix.RTN_UNICAST:
+		at.broadcast = m.Type == unix.RTN_BROADCAST
 		at.problem = "there is no route to the real server"
 	case m.Attributes.Gateway != nil:
 		at.problem, at.router = "the real server is behind a router: direct routing does not reach it", true

@@ -108,7 +108,7 @@ func TestKeptIsSmall(t *testing.T) {
 	// A zone names a device of the node: it is no address to send to.
 	o := new(podObject)
 	o.Status.HostIPs = []ip{{"fe80::1%eth0"}, {"::ffff:10.1.0.9%eth0"}, {"10.1.0.1"}}
-	if got := o.addresses(false); len(got) != 1 || got[0] != addr("10.1.0.1") {
+	if got, _ := o.addresses(false); len(got) != 1 || got[0] != addr("10.1.0.1") {
 		t.Errorf("addresses %v", got)
 	}
 	// A ConfigMap that was large leaves no large map behind.
