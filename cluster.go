@@ -11,7 +11,9 @@ import (
 	"cmp"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // PodQuery selects pods: one namespace and one label selector, as `kubectl get
@@ -116,6 +118,29 @@ func (p *Pod) recallWeight(was *Pod) {
 	if _, ok := weight(was.Weight); ok {
 		p.LastWeight = was.Weight
 	}
+}
+
+// addressAnnotation names the address of its node at which a pod serves; one of each
+// family, with a comma between, where there are two.
+const addressAnnotation = "lvs-controller/address"
+
+// preferAddresses puts those of addrs that text names first, and says how many they are.
+// It returns what else text names.
+func preferAddresses(addrs []netip.Addr, text string) (named int, rest string) {
+	var others []string
+	for each := range strings.SplitSeq(text, ",") {
+		each = strings.TrimSpace(each)
+		a, err := netip.ParseAddr(each)
+		at := slices.Index(addrs, a.Unmap())
+		if err != nil || at < 0 {
+			others = append(others, each)
+		} else if at >= named {
+			copy(addrs[named+1:], addrs[named:at])
+			addrs[named] = a.Unmap()
+			named++
+		}
+	}
+	return named, strings.Clone(strings.Join(others, ", "))
 }
 
 // onNode reports whether p takes connections to its node's addresses.

@@ -1,7 +1,7 @@
 // Pods as a kind that a stream follows: what is asked and what is kept.
 //
-// Used by desired_servers.go. A stream asks for the pods of one PodQuery. Pure: no
-// I/O, no log, no k8s.io packages.
+// Used by kube*.go. A stream asks for the pods of one PodQuery. Pure: no I/O, no
+// log, no k8s.io packages.
 
 package main
 
@@ -333,29 +333,6 @@ func (o *podObject) addresses(node bool) (addrs []netip.Addr, ofNode int) {
 		}
 	}
 	return addrs, ofNode
-}
-
-// addressAnnotation names the address of its node at which a pod serves; one of each
-// family, with a comma between, where there are two.
-const addressAnnotation = "lvs-controller/address"
-
-// preferAddresses puts those of addrs that text names first, and says how many they are.
-// It returns what else text names.
-func preferAddresses(addrs []netip.Addr, text string) (named int, rest string) {
-	var others []string
-	for each := range strings.SplitSeq(text, ",") {
-		each = strings.TrimSpace(each)
-		a, err := netip.ParseAddr(each)
-		at := slices.Index(addrs, a.Unmap())
-		if err != nil || at < 0 {
-			others = append(others, each)
-		} else if at >= named {
-			copy(addrs[named+1:], addrs[named:at])
-			addrs[named] = a.Unmap()
-			named++
-		}
-	}
-	return named, strings.Clone(strings.Join(others, ", "))
 }
 
 // keptWeight is what is kept of an annotation that names a weight. A number has
