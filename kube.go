@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -356,23 +357,36 @@ func lasting(err error) bool {
 	var authority x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var invalid x509.CertificateInvalidError
+	var plain tls.RecordHeaderError // the server speaks no TLS
 	f, ok := errors.AsType[*fault](err)
-	return !ok || f.topic.kind != faultAway || errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid)
+	return !ok || f.topic.kind != faultAway || errors.Is(err, errToken) ||
+		errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid) || errors.As(err, &plain)
 }
 
 // reports logs f, unless a failure of its topic was logged a short time ago: an API
 // server that is away is one line a minute, however often it is tried.
 func (s *stream) reports(f *fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.owner.now()
-	if last, ok := s.logged[f.topic]; ok && now.Sub(last) < s.owner.pace.repeatLog {
+	if !s.timeToLog(f.topic) {
 		return
 	}
-	s.logged[f.topic] = now
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.announced = true
 	s.owner.log.Log(context.Background(), f.level(), "cannot follow the cluster; the last known state stays in force",
 		"stream", s.state.Name, "err", report(f))
+}
+
+// timeToLog reports whether no failure of topic was logged a short time ago, and notes
+// that one is logged now.
+func (s *stream) timeToLog(topic faultTopic) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.owner.now()
+	if last, ok := s.logged[topic]; ok && now.Sub(last) < s.owner.pace.repeatLog {
+		return false
+	}
+	s.logged[topic] = now
+	return true
 }
 
 // counted notes what is known now, whether it changed the snapshot, and whether it
@@ -429,7 +443,7 @@ func (f *fault) Unwrap() error { return f.err }
 
 // level is the log level of f. A failure that passes by itself is a warning.
 func (f *fault) level() slog.Level {
-	if f.topic.kind == faultAway {
+	if !lasting(f) {
 		return slog.LevelWarn
 	}
 	return slog.LevelError

@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -95,12 +96,16 @@ func (a *apiServer) connect(log *slog.Logger) (*connection, error) {
 		if begins, _ := a.failing.note(err); begins {
 			log.Error("the kubeconfig cannot be used; the last good one stays in force", "err", report(err))
 		}
+		return a.current, nil
 	case a.current == nil || a.current.fingerprint != next.fingerprint:
 		if a.current != nil {
 			a.current.replace()
 		}
-		a.current, a.failing = next, failureLog{}
+		a.current = next
 		a.current.warn(log)
+	}
+	if _, ends := a.failing.note(nil); ends {
+		log.Info("the kubeconfig can be used again", "kubeconfig", a.kubeconfig)
 	}
 	return a.current, nil
 }
@@ -361,11 +366,24 @@ func (a *apiServer) dress(cfg *rest.Config, c *connection) (err error) {
 // for a FIFO without end. What it contains is part of the fingerprint.
 func readNamed(path *string, data *[]byte) (err error) {
 	if *path != "" && len(*data) == 0 {
-		*data, err = readRegular(*path, maxCredential)
+		*data, err = readCredential(*path)
 	}
 	*path = ""
 	return err
 }
+
+// readCredential reads a file that a kubeconfig names. One without content is a fault:
+// without its authority client-go trusts those of the system.
+func readCredential(path string) ([]byte, error) {
+	b, err := readRegular(path, maxCredential)
+	if err == nil && len(bytes.TrimSpace(b)) == 0 {
+		err = fmt.Errorf("%s is empty", path)
+	}
+	return b, err
+}
+
+// errToken is the fault of a token file that cannot be used.
+var errToken = errors.New("token file")
 
 // tokenFile adds the token that a file has now to each request. client-go would read
 // it once a minute: a token that is replaced because the old one is refused has to be
@@ -377,9 +395,9 @@ type tokenFile struct {
 
 // RoundTrip is http.RoundTripper.
 func (t *tokenFile) RoundTrip(req *http.Request) (*http.Response, error) {
-	token, err := readRegular(t.path, maxCredential)
+	token, err := readCredential(t.path)
 	if err != nil {
-		return nil, fmt.Errorf("token file: %w", err)
+		return nil, fmt.Errorf("%w: %w", errToken, err)
 	}
 	req = req.Clone(req.Context())
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))

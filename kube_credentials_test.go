@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -54,6 +57,8 @@ func TestKubeconfigFaults(t *testing.T) {
 		{"a program", but(`"user":{}`, `"user":{"exec":{"apiVersion":"client.authentication.k8s.io/v1","command":"aws","interactiveMode":"Never"}}`), "(exec); write allow_exec_credentials = true"},
 		{"an auth provider", but(`"user":{}`, `"user":{"auth-provider":{"name":"oidc"}}`), "(auth-provider); write allow_exec_credentials = true"},
 		{"a FIFO as a certificate", but(`"server":`, `"certificate-authority":"fifo","server":`), "is not a regular file but a FIFO"},
+		{"an empty authority", but(`"server":`, `"certificate-authority":"empty","server":`), "empty is empty"},
+		{"an empty certificate", but(`"user":{}`, `"user":{"client-certificate":"empty","client-key":"empty"}`), "empty is empty"},
 		{"a device as a key", but(`"user":{}`, `"user":{"client-certificate":"/dev/zero","client-key":"/dev/zero"}`), "is not a regular file but a device"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -62,6 +67,9 @@ func TestKubeconfigFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 			mkfifo(t, filepath.Join(filepath.Dir(a.kubeconfig), "fifo"))
+			if err := os.WriteFile(filepath.Join(filepath.Dir(a.kubeconfig), "empty"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			_, err := a.connect(slog.New(slog.DiscardHandler))
 			if text := fmt.Sprint(err); (err != nil) != (tt.want != "") || !strings.Contains(text, tt.want) && err != nil || strings.Contains(text, "hun") {
 				t.Errorf("error %v, want %q", err, tt.want)
@@ -95,6 +103,46 @@ func TestUnsafeWay(t *testing.T) {
 	a.warnAgain(slog.New(slog.NewTextHandler(&log, nil)))
 	if n := strings.Count(log.String(), "\n"); n != 6 {
 		t.Errorf("%d lines after a reload, want 6", n)
+	}
+}
+
+// Each time that a kubeconfig in use cannot be used any more is logged, and its end.
+func TestKubeconfigBreaksAgain(t *testing.T) {
+	const whole = `{"current-context":"c","clusters":[{"name":"k","cluster":{"server":"https://10.0.0.1"}}],"contexts":[{"name":"c","context":{"cluster":"k"}}]}`
+	var log bytes.Buffer
+	a := &apiServer{kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	for _, text := range []string{whole, "", "", whole, whole, "", strings.Replace(whole, "0.1", "0.2", 1)} {
+		if err := os.WriteFile(a.kubeconfig, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.connect(slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"the kubeconfig cannot be used", "the kubeconfig can be used again"} {
+		if n := strings.Count(log.String(), want); n != 2 {
+			t.Errorf("%q is there %d times, want 2:\n%s", want, n, log.String())
+		}
+	}
+}
+
+// A server that speaks no TLS is a fault that no waiting mends, and no warning.
+func TestServerWithoutTLS(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	a := &apiServer{kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	text := kubeconfigFor(strings.Replace(plain.URL, "http:", "https:", 1), nil, "t")
+	if err := os.WriteFile(a.kubeconfig, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := a.connect(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.get(t.Context(), "list", streamKey{edgePods}, url.Values{})
+	f, ok := errors.AsType[*fault](err)
+	if !ok || !lasting(f) || f.level() != slog.LevelError {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -145,8 +193,12 @@ func TestTokenFileIsReadForEachRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	mkfifo(t, token)
-	if err := ask(); err == nil || !strings.Contains(err.Error(), "token is not a regular file but a FIFO") {
-		t.Errorf("a FIFO: %v", err)
+	if err := ask(); err == nil || !strings.Contains(err.Error(), "token is not a regular file but a FIFO") || !lasting(err) {
+		t.Errorf("a FIFO: %v, lasting %t", err, lasting(err))
+	}
+	write(token, " \n")
+	if err := ask(); err == nil || !strings.Contains(err.Error(), "token is empty") || !lasting(err) {
+		t.Errorf("an empty token: %v", err)
 	}
 }
 
@@ -232,6 +284,8 @@ func TestFaultsThatDoNotPass(t *testing.T) {
 		{"silent after one event", watches(says(podList("10", "", a)), goesOn(tells(eventAdded, b))), "times in a row"},
 		{"410 for each list", pods(refuses(http.StatusGone, "too old")), "answers 410"},
 		{"410 for each watch", watches(says(podList("10", "", a)), refuses(http.StatusGone, "too old")), "answers 410"},
+		{"410 in each watch, which began well", watches(says(podList("10", "", a)), says(tells(eventAdded, b)+tellsError(http.StatusGone))), "answers 410"},
+		{"a version that goes back with each list", watches(says(podList("10", "", a)), says(tells(eventAdded, testPod{name: "b", version: 20})+tellsError(http.StatusInternalServerError))), "went backwards"},
 		{"410 and 403 in turn", pods(func(w http.ResponseWriter, r *http.Request) {
 			if turn++; turn%2 == 0 {
 				refuses(http.StatusForbidden, "no")(w, r)
@@ -248,9 +302,13 @@ func TestFaultsThatDoNotPass(t *testing.T) {
 		}), "answers 410"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			lists := 0
 			f := follow(t, tt.respond, func(_ *latest[Cluster], log string) bool {
+				if lists++; lists < 20 { // that is asked often, so some repeat
+					return false
+				}
 				return strings.Contains(log, "cannot follow the cluster") && strings.Contains(log, tt.want)
-			}, func(w *clusterWatch) { w.pace.silence = 100 * time.Millisecond })
+			}, func(w *clusterWatch) { w.pace.silence, w.pace.healthy = 100*time.Millisecond, 1 })
 			if n := strings.Count(f.log.String(), tt.want); n != 1 {
 				t.Errorf("logged %d times, want once a minute:\n%s", n, f.log.String())
 			}

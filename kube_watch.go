@@ -59,17 +59,21 @@ func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stre
 		healthy := lived >= w.pace.healthy
 		if healthy {
 			retry.reset()
-			passing = 0
 		}
 		var problem *fault
 		if !errors.As(err, &problem) {
 			if healthy {
+				passing = 0
 				continue // the usual end of a watch
 			}
 			problem = &fault{topic: faultTopic{kind: faultAway}, err: fmt.Errorf("watch %s: it ended after %v: %w", s.key, lived.Round(time.Millisecond), err)}
 		}
 		if f.conn != nil && f.conn.replaced.Err() != nil {
 			continue // not a failure: another stream found newer credentials
+		}
+		// A watch that soon ends with 410 each time never was a success.
+		if healthy && (problem.topic.code != http.StatusGone || lived >= w.pace.silence) {
+			passing = 0
 		}
 		f.mustList = f.mustList || problem.relist
 		if passing++; problem.topic.kind != faultStale && problem.topic.kind != faultDenied {
@@ -144,7 +148,7 @@ func (f *serverFollower) list(ctx context.Context) error {
 		}
 		token = head.Metadata.Continue
 	}
-	if older(version, f.version) {
+	if older(version, f.version) && f.timeToLog(faultTopic{kind: faultStale, verb: "list"}) {
 		f.owner.log.Warn("the resource version went backwards, as after a restore from a backup; the new answer is used",
 			"stream", f.key.String(), "resourceVersion", shorten(version, quotedText), "before", shorten(f.version, quotedText))
 	}
