@@ -22,8 +22,9 @@ import (
 )
 
 // readPatience is the longest time that reading one file takes. Some files of /proc
-// are regular files and wait all the same.
-const readPatience = 5 * time.Second
+// are regular files and wait all the same. A start reads two files, and SIGTERM waits
+// for both.
+const readPatience = 2 * time.Second
 
 // openRegular opens the regular file at path for reading. The error says what the
 // file is when it is another one, or that it has more than most bytes; info is nil

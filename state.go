@@ -373,7 +373,11 @@ func (d *stateDir) save(s *state) error {
 	if bytes.Equal(b, d.last) {
 		return nil
 	}
-	if err := writeFileAtomic(d.file(), b, 0o600); err != nil {
+	err = writeFileAtomic(d.file(), b, 0o600)
+	if errors.Is(err, fs.ErrNotExist) && makeDirectory(d.path) == nil { // another program has removed it
+		err = writeFileAtomic(d.file(), b, 0o600)
+	}
+	if err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
 	d.last, d.spare = b, d.last

@@ -59,7 +59,7 @@ func (d *stateDir) lock(log *slog.Logger) (*os.File, error) {
 // noRoom reports whether err says that there can be no file: the file system is full,
 // read-only or broken, or the directory cannot be made or written to.
 func noRoom(err error) bool {
-	return slices.ContainsFunc([]error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO, unix.ENOTDIR, unix.ENOENT, unix.EACCES, unix.EPERM}, func(is error) bool {
+	return slices.ContainsFunc([]error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO, unix.ENOTDIR, unix.ELOOP, unix.ENOENT, unix.EACCES, unix.EPERM}, func(is error) bool {
 		return errors.Is(err, is)
 	})
 }
@@ -69,6 +69,9 @@ func noRoom(err error) bool {
 // there already can be taken.
 func (l lockFile) take() (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
+		if errors.Is(err, fs.ErrExist) { // a link to nothing is in the way
+			err = fmt.Errorf("%w: %w", unix.ENOTDIR, err)
+		}
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	release, err := l.guard()

@@ -90,7 +90,13 @@ func TestLockWhereThereIsNoDirectory(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{file, filepath.Join(file, "below"), "/proc/none/state"} {
+	dangling, loop := filepath.Join(t.TempDir(), "dangling"), filepath.Join(t.TempDir(), "loop")
+	for link, to := range map[string]string{dangling: "/proc/none", loop: loop} {
+		if err := os.Symlink(to, link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{file, filepath.Join(file, "below"), "/proc/none/state", dangling, loop} {
 		var log bytes.Buffer
 		d := &stateDir{path: dir}
 		f, err := d.lock(slog.New(slog.NewTextHandler(&log, nil)))
@@ -98,5 +104,23 @@ func TestLockWhereThereIsNoDirectory(t *testing.T) {
 			t.Errorf("%s: file %v, error %v, log:\n%s", dir, f, err, log.String())
 		}
 		openState(d, slog.New(slog.NewTextHandler(&log, nil))).save()
+	}
+}
+
+// A state directory that is removed while the director runs is made again.
+func TestStateDirectoryIsMadeAgain(t *testing.T) {
+	d := &stateDir{path: filepath.Join(t.TempDir(), "state")}
+	s := newState()
+	for i, remove := range []func(string) error{os.RemoveAll, os.Remove} {
+		s.Marks[uint32(i)+1] = "edge"
+		if err := d.save(s); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := (&stateDir{path: d.path}).load(); err != nil || len(got.Marks) != i+1 {
+			t.Errorf("state %v, error %v", got, err)
+		}
+		if err := remove(d.path); i == 0 && err != nil {
+			t.Fatal(err)
+		}
 	}
 }
