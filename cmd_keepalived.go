@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -147,16 +146,17 @@ func (v *vrrp) check(listen string) error {
 // checkPeer refuses a peer that is this host. Such a director would get no
 // advertisements, and be master beside the other director.
 func (v *vrrp) checkPeer() error {
-	own, err := net.InterfaceAddrs()
+	conn, err := openRtnl(context.Background())
 	if err != nil {
-		return fmt.Errorf("list this host's addresses: %w", err)
+		return err
 	}
-	for _, a := range own {
-		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(v.Peer.AsSlice()) {
-			return fmt.Errorf("-peer %s: this host has it, want the other director's address", v.Peer)
-		}
+	defer conn.Close()
+	own := false
+	err = conn.eachAddress(func(_ uint32, a deviceAddress) { own = own || a.Address == v.Peer.Unmap() })
+	if err == nil && own {
+		err = fmt.Errorf("-peer %s: this host has it, want the other director's address", v.Peer)
 	}
-	return nil
+	return err
 }
 
 // noteFlags notes the flags of fs that were given and differ from their defaults,

@@ -160,9 +160,21 @@ func (w *conflictWatch) update(ctx context.Context, now time.Time) {
 // localVIPs are the VIPs on the Ethernet devices of this host, and the MAC and IP
 // addresses of all these devices.
 func localVIPs(vips map[netip.Addr]string) (map[place]localVIP, map[macAddress]bool, map[netip.Addr]bool, error) {
-	devices, err := net.Interfaces()
+	devices, err := netDevices()
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("list devices: %w", err)
+		return nil, nil, nil, err
+	}
+	conn, err := openRtnl(context.Background())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer conn.Close()
+	addresses := make(map[int][]netip.Addr) // by device
+	err = conn.eachAddress(func(index uint32, a deviceAddress) {
+		addresses[int(index)] = append(addresses[int(index)], a.Address)
+	})
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	own := make(map[macAddress]bool)
 	local := make(map[place]localVIP)
@@ -176,15 +188,10 @@ func localVIPs(vips map[netip.Addr]string) (map[place]localVIP, map[macAddress]b
 		if d.Flags&net.FlagBroadcast == 0 || mac == dummyMAC { // which has no segment
 			continue
 		}
-		addresses, err := d.Addrs()
-		if err != nil {
-			return nil, nil, nil, fmt.Errorf("list addresses of %s: %w", d.Name, err)
-		}
-		for _, n := range addresses {
-			prefix, _ := netip.ParsePrefix(n.String())
-			hosts[prefix.Addr()] = true
-			if vip, ours := vips[prefix.Addr()]; ours {
-				local[place{d.Index, prefix.Addr()}] = localVIP{vip, d.Name, mac}
+		for _, a := range addresses[d.Index] {
+			hosts[a] = true
+			if vip, ours := vips[a]; ours {
+				local[place{d.Index, a}] = localVIP{vip, d.Name, mac}
 			}
 		}
 	}
@@ -226,9 +233,9 @@ func (w *conflictWatch) listen(ctx context.Context) error {
 
 // openListener opens a socket for addrs, which are of one family and sorted.
 func openListener(k listenerKey, addrs []netip.Addr) (*claimListener, error) {
-	device, err := net.InterfaceByIndex(k.device)
+	device, err := deviceByIndex(k.device)
 	if err != nil {
-		return nil, fmt.Errorf("device %d: %w", k.device, err)
+		return nil, err
 	}
 	filter, err := conflictFilter(k.is6, addrs)
 	if err != nil {

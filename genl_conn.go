@@ -230,7 +230,9 @@ func (c *ipvsConn) exchange(first, last uint32, take func(*kernelReply)) error {
 
 // ask sends the request in the encoder and passes the bodies of its answer to each,
 // unless that is nil. The first error, the kernel's or each's own, is returned once
-// the answer has been read to its end, so that the socket stays usable.
+// the answer has been read to its end, so that the socket stays usable. No kernel marks
+// lists of IPVS as interrupted today. One that does gets errInterrupted, and the next
+// audit asks again.
 func (c *ipvsConn) ask(each func(body []byte) error) error {
 	var first error
 	err := c.exchange(c.seq, c.seq, func(r *kernelReply) {
@@ -238,6 +240,8 @@ func (c *ipvsConn) ask(each func(body []byte) error) error {
 		case first != nil:
 		case r.errno != 0:
 			first = kernelError(r)
+		case r.interrupted:
+			first = errInterrupted
 		case !r.control() && each != nil:
 			first = each(r.body)
 		}

@@ -374,6 +374,8 @@ type kernelReply struct {
 	seq  uint32
 	typ  uint16 // NLMSG_ERROR, NLMSG_DONE or the family's number
 	body []byte // after struct genlmsghdr
+
+	interrupted bool // the list has changed since the message before
 	// For NLMSG_ERROR and NLMSG_DONE:
 	errno  unix.Errno // 0 = acknowledged
 	extack string     // NLMSGERR_ATTR_MSG, "" when the kernel said nothing more
@@ -395,8 +397,13 @@ func (r *kernelReply) next(b []byte) (rest []byte, err error) {
 	if n < unix.NLMSG_HDRLEN || n > len(b) {
 		return nil, errTruncated
 	}
-	*r = kernelReply{typ: binary.NativeEndian.Uint16(b[4:]), seq: binary.NativeEndian.Uint32(b[8:])}
 	flags := binary.NativeEndian.Uint16(b[6:])
+	*r = kernelReply{
+		typ: binary.NativeEndian.Uint16(b[4:]),
+		seq: binary.NativeEndian.Uint32(b[8:]),
+
+		interrupted: flags&unix.NLM_F_DUMP_INTR != 0,
+	}
 	body := b[unix.NLMSG_HDRLEN:n]
 	rest = b[min((n+3)&^3, len(b)):]
 	switch {

@@ -79,7 +79,7 @@ func (r *rtnl) GUEPorts() (ports []guePort, err error) {
 		return nil, nil
 	}
 	for _, m := range messages {
-		p, isGUE, decodeErr := decodeGUE(m.Data)
+		p, isGUE, decodeErr := decodeGUE(m[min(unix.GENL_HDRLEN, len(m)):])
 		err = errors.Join(err, decodeErr)
 		if isGUE {
 			ports = append(ports, p)
@@ -113,27 +113,34 @@ func (r *rtnl) CloseGUE(p guePort) (bool, error) {
 	return err == nil, wrap("close "+p.String(), err)
 }
 
-// fou is one exchange with the kernel's module fou, on a separate socket. The error
-// is ENOENT where the kernel has not loaded it.
-func (r *rtnl) fou(command uint8, flags netlink.HeaderFlags, attributes *netlink.AttributeEncoder) ([]genetlink.Message, error) {
+// fou is one exchange with the kernel's module fou, on a separate socket. It returns
+// the messages of a list, with struct genlmsghdr. The error is ENOENT where the kernel
+// has not loaded the module.
+func (r *rtnl) fou(command uint8, flags netlink.HeaderFlags, attributes *netlink.AttributeEncoder) ([][]byte, error) {
 	data, err := attributes.Encode()
 	if err != nil {
 		return nil, err
 	}
-	conn, err := genetlink.Dial(nil)
+	socket, err := openDumps(unix.NETLINK_GENERIC, time.Now().Add(rtnlTimeout))
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(rtnlTimeout)); err != nil {
-		return nil, err
-	}
+	defer socket.Close()
+	conn := genetlink.NewConn(socket.Conn)
 	family, err := conn.GetFamily(fouFamilyName)
 	if err != nil {
 		return nil, err
 	}
-	header := genetlink.Header{Command: command, Version: family.Version}
-	return conn.Execute(genetlink.Message{Header: header, Data: data}, family.ID, netlink.Request|flags)
+	m := genetlink.Message{Header: genetlink.Header{Command: command, Version: family.Version}, Data: data}
+	if flags&netlink.Dump == 0 {
+		_, err = conn.Execute(m, family.ID, netlink.Request|flags)
+		return nil, err
+	}
+	request, err := m.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	return dump(socket, netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(family.ID)}, Data: request})
 }
 
 // loadModule asks for a device of the module's name, which makes the kernel

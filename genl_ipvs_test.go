@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/hex"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -193,5 +194,33 @@ func TestBatchLimits(t *testing.T) {
 		if most := limitsFor(test.send, test.receive).bytes + messageMost; test.send > 0 && most > test.send-32 {
 			t.Errorf("a batch of %d bytes does not fit into %d", most, test.send)
 		}
+	}
+}
+
+// A list that the kernel marks as interrupted is an error, and the socket stays usable.
+func TestInterruptedServices(t *testing.T) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	defer unix.Close(ends[1])
+	done := func(seq byte, flags uint16) []byte {
+		b := netlinkMessage(t, unix.NLMSG_DONE, flags|unix.NLM_F_MULTI, make([]byte, 4))
+		b[8] = seq
+		return b
+	}
+	for _, b := range [][]byte{done(1, unix.NLM_F_DUMP_INTR), done(2, 0)} {
+		if _, err := unix.Write(ends[1], b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &ipvsConn{fd: ends[0], recv: make([]byte, receiveBytes)}
+	_, err = c.Table(func(ServiceKey) bool { return true }, nil)
+	if !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "virtual services") {
+		t.Errorf("Table: %v, want an error that says which list", err)
+	}
+	if _, err := c.Table(func(ServiceKey) bool { return true }, nil); err != nil {
+		t.Errorf("and once more: %v", err)
 	}
 }

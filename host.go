@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -201,7 +200,7 @@ func (h *linuxHost) Mark(marks map[MarkedPort]uint32, peers []macAddress) error 
 
 // DeviceIndex implements host.
 func (h *linuxHost) DeviceIndex(name string) int {
-	device, err := net.InterfaceByName(name)
+	device, err := deviceByName(name)
 	if err != nil {
 		return 0
 	}

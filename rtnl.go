@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +25,10 @@ import (
 
 // rtnl is a short-lived route netlink connection in the network namespace of
 // the thread that opened it.
-type rtnl struct{ conn *rtnetlink.Conn }
+type rtnl struct {
+	conn  *rtnetlink.Conn
+	dumps dumpConn // for lists
+}
 
 // rtnlTimeout bounds everything done over one connection. A dump of a
 // full routing table takes longest, about a second.
@@ -51,25 +55,35 @@ func openRtnl(ctx context.Context) (*rtnl, error) {
 		conn.Close()
 		return nil, fmt.Errorf("set up route netlink: %w", err)
 	}
-	return &rtnl{conn: conn}, nil
+	dumps, err := openDumps(unix.NETLINK_ROUTE, deadline)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("open route netlink: %w", err)
+	}
+	return &rtnl{conn: conn, dumps: dumps}, nil
 }
 
-func (r *rtnl) Close() error { return r.conn.Close() }
+func (r *rtnl) Close() error { return errors.Join(r.conn.Close(), r.dumps.Close()) }
 
 // DefaultDevice returns the device of the default route in the main table:
 // IPv4's with the lowest metric, or IPv6's where there is no IPv4.
 func (r *rtnl) DefaultDevice() (string, error) {
-	routes, err := r.conn.Route.List()
+	var routes []rtnetlink.RouteMessage
+	err := r.eachRoute(&rtnetlink.RouteMessage{}, func(m *rtnetlink.RouteMessage) {
+		if m.DstLength == 0 {
+			routes = append(routes, *m)
+		}
+	})
 	if err != nil {
-		return "", fmt.Errorf("list routes: %w", err)
+		return "", err
 	}
 	index := cmp.Or(defaultRouteDevice(routes, unix.AF_INET), defaultRouteDevice(routes, unix.AF_INET6))
 	if index == 0 {
 		return "", errors.New("there is no default route, so the uplink is not known: name the device")
 	}
-	device, err := net.InterfaceByIndex(index)
+	device, err := deviceByIndex(index)
 	if err != nil {
-		return "", fmt.Errorf("device %d of the default route: %w", index, err)
+		return "", fmt.Errorf("the default route: %w", err)
 	}
 	return device.Name, nil
 }
@@ -99,13 +113,13 @@ func defaultRouteDevice(routes []rtnetlink.RouteMessage, family uint8) int {
 // segments: the default route's first, then those that isARPDevice accepts, in the
 // order of the kernel.
 func (r *rtnl) ARPDevices() ([]string, error) {
-	links, err := r.conn.Link.List()
+	links, err := r.links()
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
-	addresses, err := r.conn.Address.List()
+	addresses, err := r.addresses()
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return nil, err
 	}
 	inSubnet := make(map[uint32]bool) // a device with an address that others share a subnet with
 	for i := range addresses {
@@ -159,13 +173,22 @@ func isARPDevice(m *rtnetlink.LinkMessage, inSubnet bool) bool {
 
 // deviceByName is net.InterfaceByName with an error that can be recognised.
 func deviceByName(name string) (*net.Interface, error) {
-	devices, err := net.Interfaces()
+	return findDevice(name, func(d *net.Interface) bool { return d.Name == name })
+}
+
+// deviceByIndex is net.InterfaceByIndex with an error that can be recognised.
+func deviceByIndex(index int) (*net.Interface, error) {
+	return findDevice(strconv.Itoa(index), func(d *net.Interface) bool { return d.Index == index })
+}
+
+func findDevice(name string, is func(*net.Interface) bool) (*net.Interface, error) {
+	all, err := netDevices()
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
-	for i := range devices {
-		if devices[i].Name == name {
-			return &devices[i], nil
+	for i := range all {
+		if is(&all[i]) {
+			return &all[i], nil
 		}
 	}
 	return nil, fmt.Errorf("device %s: %w", name, unix.ENODEV)

@@ -1,8 +1,8 @@
 // VIP addresses on devices.
 //
-// Used by health*.go, host*.go and cmd*.go. The files of cmd and host call it by the
-// interface addressTable. It adds and removes only host addresses (/32, /128), one
-// at a time, by device name.
+// Used by conflict_watch.go, health*.go, host*.go and cmd*.go. The files of cmd and
+// host call it by the interface addressTable. It adds and removes only host addresses
+// (/32, /128), one at a time, by device name.
 
 package main
 
@@ -50,9 +50,9 @@ func addressIn(have []deviceAddress, a netip.Addr) *deviceAddress {
 
 // eachAddress calls do with each address of each device, by the device's index.
 func (r *rtnl) eachAddress(do func(index uint32, a deviceAddress)) error {
-	all, err := r.conn.Address.List()
+	all, err := r.addresses()
 	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
+		return err
 	}
 	for _, m := range all {
 		if m.Attributes == nil {
@@ -96,9 +96,9 @@ func (r *rtnl) broadcasts() ([]netip.Addr, error) {
 // Labelled lists the IPv4 addresses that have vipLabel. It leaves out those on lo, on
 // tunnels and on dummy devices of other programs, which are a real server's.
 func (r *rtnl) Labelled() ([]VIPAddress, error) {
-	links, err := r.conn.Link.List()
+	links, err := r.links()
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
 	names := make(map[uint32]string)
 	for i := range links {

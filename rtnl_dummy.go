@@ -33,9 +33,9 @@ func isOurDummy(link *rtnetlink.LinkMessage) bool {
 
 // OurDummies lists the names of our dummy devices.
 func (r *rtnl) OurDummies() (names []string, err error) {
-	links, err := r.conn.Link.List()
+	links, err := r.links()
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
 	for i := range links {
 		if isOurDummy(&links[i]) {
@@ -95,25 +95,17 @@ func (r *rtnl) RemoveDummy(device string) (bool, error) {
 func (r *rtnl) LocalRoutes() (map[netip.Addr]bool, error) {
 	// A director beside a routing daemon may have a million routes. A kernel before
 	// 4.20 does not know the option, and sends all.
-	_ = r.conn.SetOption(netlink.GetStrictCheck, true)
+	_ = r.dumps.SetOption(netlink.GetStrictCheck, true)
 	like := &rtnetlink.RouteMessage{Table: unix.RT_TABLE_LOCAL, Protocol: localProtocol, Type: unix.RTN_LOCAL}
-	defer func() { _ = r.conn.SetOption(netlink.GetStrictCheck, false) }()
-	routes, err := r.conn.Execute(like, unix.RTM_GETROUTE, netlink.Request|netlink.Dump)
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
+	defer func() { _ = r.dumps.SetOption(netlink.GetStrictCheck, false) }()
 	found := make(map[netip.Addr]bool)
-	for _, route := range routes {
-		m, known := route.(*rtnetlink.RouteMessage)
-		if !known {
-			continue
-		}
+	err := r.eachRoute(like, func(m *rtnetlink.RouteMessage) {
 		a, ok := netip.AddrFromSlice(m.Attributes.Dst)
 		if ok && m.Protocol == localProtocol && m.Type == unix.RTN_LOCAL {
 			found[a.Unmap()] = true
 		}
-	}
-	return found, nil
+	})
+	return found, err
 }
 
 // ChangeLocalRoute adds or removes a local route and reports whether there was

@@ -50,25 +50,20 @@ type neighbour struct {
 
 // neighbours lists the neighbours whose MAC address the kernel knows.
 func (r *rtnl) neighbours() (map[neighbourKey]neighbour, error) {
-	all, err := r.conn.Neigh.List()
-	if err != nil {
-		return nil, fmt.Errorf("list neighbours: %w", err)
-	}
 	const (
 		sure = unix.NUD_REACHABLE | unix.NUD_PERMANENT | unix.NUD_NOARP
 		last = unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE // the last one; the kernel asks again now or later
 	)
-	known := make(map[neighbourKey]neighbour, len(all))
-	for i := range all {
-		m := &all[i]
+	known := make(map[neighbourKey]neighbour)
+	err := r.eachNeighbour(func(m *rtnetlink.NeighMessage) {
 		if m.Attributes == nil || m.State&(sure|last) == 0 {
-			continue
+			return
 		}
 		if a, ok := netip.AddrFromSlice(m.Attributes.Address); ok {
 			known[neighbourKey{int(m.Index), a.Unmap()}] = neighbour{m.Attributes.LLAddress, m.State&sure != 0}
 		}
-	}
-	return known, nil
+	})
+	return known, err
 }
 
 // neighbourEntry is what the kernel's neighbour table has for an address; zero for
@@ -93,19 +88,14 @@ func (e neighbourEntry) valid() bool {
 // neighbourEntries lists the neighbours by address. Of the entries of several devices
 // the one that resolves counts: a host that has moved leaves a failed one behind.
 func (r *rtnl) neighbourEntries(now time.Time) (map[netip.Addr]neighbourEntry, error) {
-	all, err := r.conn.Neigh.List()
-	if err != nil {
-		return nil, fmt.Errorf("list neighbours: %w", err)
-	}
-	entries := make(map[netip.Addr]neighbourEntry, len(all))
-	for i := range all {
-		m := &all[i]
+	entries := make(map[netip.Addr]neighbourEntry)
+	err := r.eachNeighbour(func(m *rtnetlink.NeighMessage) {
 		if m.Attributes == nil || m.State == unix.NUD_NONE {
-			continue
+			return
 		}
 		ip, ok := netip.AddrFromSlice(m.Attributes.Address)
 		if !ok {
-			continue
+			return
 		}
 		e := neighbourEntry{device: m.Index, state: m.State}
 		if c := m.Attributes.CacheInfo; c != nil {
@@ -114,8 +104,8 @@ func (r *rtnl) neighbourEntries(now time.Time) (map[netip.Addr]neighbourEntry, e
 		if old := entries[ip.Unmap()]; !old.valid() && (e.valid() || old.state&unix.NUD_INCOMPLETE == 0) {
 			entries[ip.Unmap()] = e
 		}
-	}
-	return entries, nil
+	})
+	return entries, err
 }
 
 // clockTick is the unit of times in the neighbour table (USER_HZ).

@@ -2,16 +2,21 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jsimonetti/rtnetlink/v2"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,6 +59,94 @@ func TestDefaultRouteDevice(t *testing.T) {
 		if got := defaultRouteDevice(tt.routes, unix.AF_INET); got != tt.want {
 			t.Errorf("%s: device %d, want %d", tt.name, got, tt.want)
 		}
+	}
+}
+
+// scriptedDumps answers each request for a list with the next of its answers, made of
+// parts; the last one again and again.
+type scriptedDumps struct {
+	answers [][][]byte
+	asked   int
+	parts   [][]byte
+}
+
+func (s *scriptedDumps) Send(m netlink.Message) (netlink.Message, error) {
+	s.asked++
+	s.parts = append(s.parts, s.answers[0]...)
+	if len(s.answers) > 1 {
+		s.answers = s.answers[1:]
+	}
+	m.Header.Sequence = 7
+	return m, nil
+}
+
+func (s *scriptedDumps) Close() error                             { return nil }
+func (s *scriptedDumps) SetOption(netlink.ConnOption, bool) error { return nil }
+
+func (s *scriptedDumps) receive() ([]byte, error) {
+	if len(s.parts) == 0 {
+		return nil, os.ErrDeadlineExceeded
+	}
+	part := s.parts[0]
+	s.parts = s.parts[1:]
+	return part, nil
+}
+
+// netlinkMessage encodes a message of the answer to request 7.
+func netlinkMessage(t *testing.T, kind, flags uint16, data []byte) []byte {
+	t.Helper()
+	b, err := (&netlink.Message{
+		Header: netlink.Header{Length: uint32(16 + len(data)), Type: netlink.HeaderType(kind), Flags: netlink.HeaderFlags(flags), Sequence: 7},
+		Data:   data,
+	}).MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// An answer that the kernel marks as interrupted, in whatever message, counts for nothing.
+func TestInterruptedList(t *testing.T) {
+	neighbour := func(last byte, flags uint16) []byte {
+		body := append(make([]byte, 12), 8, 0, unix.NDA_DST, 0, 192, 0, 2, last)
+		body[0], body[4], body[8] = unix.AF_INET, 2, unix.NUD_FAILED
+		return netlinkMessage(t, unix.RTM_NEWNEIGH, flags|unix.NLM_F_MULTI, body)
+	}
+	done := func(flags uint16) []byte {
+		return netlinkMessage(t, unix.NLMSG_DONE, flags|unix.NLM_F_MULTI, make([]byte, 4))
+	}
+	const mark = unix.NLM_F_DUMP_INTR
+	good := [][]byte{neighbour(1, 0), slices.Concat(neighbour(2, 0), done(0))}
+	for _, tt := range []struct {
+		name  string
+		torn  [][]byte
+		times int
+	}{
+		{"none", nil, 0},
+		{"an entry", [][]byte{neighbour(1, 0), neighbour(9, mark), done(0)}, 1},
+		{"an entry of the first part", [][]byte{slices.Concat(neighbour(9, mark), neighbour(1, 0)), done(0)}, 2},
+		{"only the last message", [][]byte{neighbour(9, 0), done(mark)}, dumpTries - 1},
+		{"always", [][]byte{neighbour(9, 0), done(mark)}, dumpTries},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &scriptedDumps{answers: append(slices.Repeat([][][]byte{tt.torn}, tt.times), good)}
+			entries, err := (&rtnl{dumps: s}).neighbourEntries(time.Now())
+			if tt.times == dumpTries {
+				if len(entries) > 0 || !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "list neighbours: ") || s.asked != dumpTries {
+					t.Errorf("%d times asked: %v, %v; want an error that says which list", s.asked, entries, err)
+				}
+				return
+			}
+			got := slices.SortedFunc(maps.Keys(entries), netip.Addr.Compare)
+			want := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
+			if err != nil || !slices.Equal(got, want) || s.asked != tt.times+1 {
+				t.Errorf("%d times asked: %v, %v; want %v", s.asked, got, err, want)
+			}
+		})
+	}
+	refused := &scriptedDumps{answers: [][][]byte{{netlinkMessage(t, unix.NLMSG_DONE, unix.NLM_F_MULTI, binary.NativeEndian.AppendUint32(nil, ^uint32(unix.EBUSY)+1))}}}
+	if _, err := (&rtnl{dumps: refused}).links(); !errors.Is(err, unix.EBUSY) || refused.asked != 1 {
+		t.Errorf("a list that ends with an error: %v, asked %d times", err, refused.asked)
 	}
 }
 

@@ -75,9 +75,11 @@ func collectMetadata(kind string) uint16 {
 
 // TunnelDevices lists the devices of one kind.
 func (r *rtnl) TunnelDevices(kind string) ([]tunnelDevice, error) {
-	links, err := r.conn.Link.ListByKind(kind)
+	links, err := r.linksLike(kind+" devices", &rtnetlink.LinkMessage{
+		Attributes: &rtnetlink.LinkAttributes{Info: &rtnetlink.LinkInfo{Kind: kind}},
+	})
 	if err != nil {
-		return nil, fmt.Errorf("list %s devices: %w", kind, err)
+		return nil, err
 	}
 	var found []tunnelDevice
 	for i := range links {
