@@ -105,12 +105,16 @@ func askController(ctx context.Context, listen, path string, patience time.Durat
 		return nil, nil, err
 	}
 	// Without a proxy: listen is an address of this host.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
+	// Without redirects: what another host says is not about this one.
+	client := &http.Transport{DisableKeepAlives: true}
+	resp, err := client.RoundTrip(req)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer resp.Body.Close()
+	if to := resp.Header.Get("Location"); to != "" {
+		return nil, nil, fmt.Errorf("status %s, a redirect to %q, which is not followed", resp.Status, shorten(to, quotedText))
+	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
 	return resp, text, err
 }

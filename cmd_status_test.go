@@ -134,6 +134,12 @@ func TestStatusOfARunningController(t *testing.T) {
 
 // An answer that is not a controller's is said to be none.
 func TestStatusOfSomethingElse(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		t.Error("a redirect is followed")
+		fmt.Fprint(w, `{"ready":true}`)
+	}))
+	defer elsewhere.Close()
+	redirect := func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusFound) }
 	for _, test := range []struct {
 		name   string
 		answer http.HandlerFunc
@@ -141,6 +147,7 @@ func TestStatusOfSomethingElse(t *testing.T) {
 	}{
 		{"another server", http.NotFound, "status 404 Not Found"},
 		{"a controller whose kernel is away", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) }, "status 503 Service Unavailable"},
+		{"a redirect", redirect, "a redirect to \"" + elsewhere.URL},
 		{"not JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "invalid character"},
 	} {
 		other := httptest.NewServer(test.answer)
@@ -149,6 +156,11 @@ func TestStatusOfSomethingElse(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
+	}
+	other := httptest.NewServer(http.HandlerFunc(redirect))
+	defer other.Close()
+	if code, _, stderr := cli(t, "ready", "-listen", strings.TrimPrefix(other.URL, "http://")); code == exitOK || !strings.Contains(stderr, "a redirect to") {
+		t.Errorf("ready: exit %d, stderr %q", code, stderr)
 	}
 	if _, err := fetchStatus(t.Context(), ""); err == nil || err.Error() != "listen is off" {
 		t.Errorf("listen off: %v", err)
