@@ -160,7 +160,11 @@ func decodePage(r io.Reader, answer collection) (listHead, error) {
 		return listHead{}, err
 	}
 	// The transport uses a connection again only after the body's end was read.
-	if _, err := dec.Token(); err != io.EOF {
+	switch _, err := dec.Token(); {
+	case err == io.EOF:
+	case err != nil && !malformed(err):
+		return listHead{}, fmt.Errorf("%s: %w", kind, err)
+	default:
 		return listHead{}, fmt.Errorf("%w answer: something follows the %s", errMalformed, kind)
 	}
 	return head, nil

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -256,6 +257,10 @@ func TestDecodePageRefuses(t *testing.T) {
 		if _, err := decodePage(strings.NewReader(good[:i]), PodQuery{}.collect()); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("a list cut short after %d bytes: error %v", i, err)
 		}
+	}
+	broken := errors.New("connection reset")
+	if _, err := decodePage(io.MultiReader(strings.NewReader(good), iotest.ErrReader(broken)), PodQuery{}.collect()); !errors.Is(err, broken) || malformed(err) {
+		t.Errorf("a connection that breaks at the end of a list: %v", err)
 	}
 	if _, err := decodePage(strings.NewReader(`{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":null}`), PodQuery{}.collect()); err != nil {
 		t.Errorf("an empty list may be null: %v", err)
