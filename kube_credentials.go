@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -180,6 +181,10 @@ func (a *apiServer) parse(raw []byte, c *connection) (*rest.Config, error) {
 	}
 	loaded, err := clientcmd.Load(raw)
 	if err != nil {
+		// A password that begins with "*" is an unknown anchor, which the error quotes.
+		if text := err.Error(); strings.Contains(text, "yaml:") {
+			err = errors.New(quotations.ReplaceAllString(text, "(text)"))
+		}
 		return nil, err
 	}
 	cluster, user, err := usedEntries(loaded)
@@ -224,6 +229,9 @@ func (a *apiServer) parse(raw []byte, c *connection) (*rest.Config, error) {
 	}
 	return cfg, nil
 }
+
+// quotations matches what an error of the YAML library quotes of a file.
+var quotations = regexp.MustCompile("'.*'|\".*\"|`(?s:.*)`")
 
 // errProgram is the error of a user whose credentials come from a program.
 func errProgram(user *clientcmdapi.AuthInfo) error {
@@ -300,6 +308,10 @@ func checkURL(key, text string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("%s is no valid URL, want one such as https://10.0.0.5:6443; its text is not shown here, because it may have a password", key)
+	}
+	if strings.Contains(u.Path+u.RawQuery+u.Fragment+u.Opaque, "@") && strings.Contains(text, "://") {
+		// What is before the first of these characters would be a host in each message.
+		return fmt.Errorf("%s has an @ behind its host, want %%2F, %%3F, %%23 for the characters /, ? and # of a password; its text is not shown here, because it may have a password", key)
 	}
 	schemes := []string{"http", "https"}
 	if key == "proxy-url" {
