@@ -438,7 +438,7 @@ func (c *connection) send(req *http.Request) (*http.Response, error) {
 		return c.transport.RoundTrip(req)
 	}
 	if c.abandoned.Load() > 0 {
-		return nil, errors.New("the program that gets credentials has not ended yet")
+		return nil, errors.New("the program that gets credentials, or one that it has started, has not ended yet")
 	}
 	type answer struct {
 		resp *http.Response
@@ -470,7 +470,7 @@ func (c *connection) send(req *http.Request) (*http.Response, error) {
 		case <-patience.C:
 			c.abandoned.Add(1)
 			close(left)
-			return nil, fmt.Errorf("the program that gets credentials has not ended within %s", programPatience)
+			return nil, fmt.Errorf("the program that gets credentials, or one that it has started, has not ended within %s", programPatience)
 		case <-ctx.Done():
 			c.abandoned.Add(1)
 			close(left)
