@@ -145,7 +145,7 @@ func dialable(listen string) string {
 // kernelStatus is what the kernel knows, without the controller.
 func kernelStatus(cfg *Config) (status, error) {
 	o := newOwners(cfg)
-	st := status{Reason: "the controller does not answer", Services: []serviceStatus{}}
+	st := status{Reason: "the controller does not answer", Table: readConnectionTable(), Services: []serviceStatus{}}
 	err := observeKernel(func(k ServiceKey) bool { return o.of(k) != nil }, func(k *KernelService) {
 		st.Services = append(st.Services, newServiceStatus(k, o.of(k.ServiceKey).Name, nil))
 	})
@@ -169,6 +169,13 @@ func printStatus(w io.Writer, st status) error {
 		}
 	}
 	printLines(w, "warning: %s\n", st.Warnings)
+	if c := st.Table; c.Bits > 0 {
+		fmt.Fprintf(w, "connection table: %d buckets", c.Buckets)
+		if c.Connections != nil {
+			fmt.Fprintf(w, ", %d connections", *c.Connections)
+		}
+		fmt.Fprintln(w)
+	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "VIP\tSERVICE\tREAL SERVER\tWEIGHT\tACTIVE\tINACTIVE\tCONNS/S\tTOTAL\tWHY")
 	for _, s := range st.Services {

@@ -29,7 +29,10 @@ type Config struct {
 	StateDir        string        // lives as long as the kernel's table (/run)
 	CacheDir        string        // survives a reboot (/var/lib)
 	Timeouts        Timeouts
-	Marks           MarkRange
+	// ConnectionTableBits is the size wanted of the kernel's connection table: 2^8 to
+	// 2^27 buckets of 8 bytes.
+	ConnectionTableBits uint8
+	Marks               MarkRange
 	// PeerMACs are other directors that are real servers too; sorted. What comes from
 	// them is not balanced again.
 	PeerMACs []macAddress

@@ -46,6 +46,8 @@ func defaultConfig() *Config {
 		StateDir:       "/run/lvs-controller",
 		CacheDir:       "/var/lib/lvs-controller",
 		Marks:          MarkRange{First: 0x1000, Count: 0x1000},
+
+		ConnectionTableBits: 20,
 	}
 }
 
@@ -195,6 +197,9 @@ func (r *configReader) config(v value) *Config {
 		directory("state_dir", &c.StateDir),
 		directory("cache_dir", &c.CacheDir),
 		setting{"timeouts", func(v value) { readTimeouts(v, &c.Timeouts) }},
+		setting{"director", func(v value) {
+			v.table(setting{"connection_table_bits", integer(&c.ConnectionTableBits, 8, 27)})
+		}},
 		setting{"marks", func(v value) { readMarkRange(v, &c.Marks) }},
 		setting{"peer_macs", func(v value) { c.PeerMACs = r.peerMACs(v) }},
 		setting{"sync", func(v value) { c.Sync = readSync(v) }},

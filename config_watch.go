@@ -206,6 +206,7 @@ func configChanges(before, after *Config) string {
 		{"state_dir", before.StateDir, after.StateDir},
 		{"cache_dir", before.CacheDir, after.CacheDir},
 		{"timeouts", before.Timeouts, after.Timeouts},
+		{"director.connection_table_bits", before.ConnectionTableBits, after.ConnectionTableBits},
 		{"marks", before.Marks, after.Marks},
 		{"peer_macs", before.PeerMACs, after.PeerMACs},
 		{"sync", before.Sync, after.Sync},
@@ -213,7 +214,8 @@ func configChanges(before, after *Config) string {
 	} {
 		if !reflect.DeepEqual(s.before, s.after) {
 			change := s.key + " changed"
-			if strings.HasSuffix(s.key, "_dir") { // locked and loaded at the start
+			// Locked and loaded at the start, or compared then.
+			if strings.HasSuffix(s.key, "_dir") || strings.HasPrefix(s.key, "director.") {
 				change += " for the next start"
 			}
 			changes = append(changes, change)

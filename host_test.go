@@ -154,3 +154,59 @@ func TestFollowDrain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestParseConnectionTable(t *testing.T) {
+	count := func(n uint64) *uint64 { return &n }
+	for _, tt := range []struct {
+		name, parameter, status string
+		want                    connectionTable
+	}{
+		{"Linux 6.1", "12\n", "", connectionTable{Bits: 12, Buckets: 4096}},
+		{"Linux 7.3, which lets it grow", "20\n", "Conns:\t9401\nConn buckets:\t524288 (19 bits, lfactor -5)\nConn buckets empty:\t505633 (96%)\nConn buckets len-1:\t18322 (98%)\n",
+			connectionTable{Bits: 20, Buckets: 524288, Connections: count(9401)}},
+		{"no connection", "20\n", "Conns:\t0\nConn buckets:\t0 (0 bits, lfactor -5)\n", connectionTable{Bits: 20, Connections: count(0)}},
+		{"no module", "", "", connectionTable{}},
+		{"nonsense", "-1", "Conns: many\nConn buckets\n:\n" + strings.Repeat("x", 4096), connectionTable{}},
+		{"a number that is no number of bits", "64", "", connectionTable{}},
+	} {
+		if diff := cmp.Diff(tt.want, parseConnectionTable([]byte(tt.parameter), []byte(tt.status))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
+// The file that is installed gives the size that is the default.
+func TestModprobeFile(t *testing.T) {
+	text, err := os.ReadFile("install/lvs-controller.modprobe")
+	want := fmt.Sprintf("\noptions ip_vs conn_tab_bits=%d\n", defaultConfig().ConnectionTableBits)
+	if err != nil || !strings.HasSuffix(string(text), want) {
+		t.Errorf("want the last line %q: %v in\n%s", want, err, text)
+	}
+}
+
+func TestConnectionTableWarns(t *testing.T) {
+	for _, tt := range []struct {
+		bits, want uint8
+		release    string
+		says       []string
+	}{
+		{20, 20, "6.1.0-25-amd64", nil},
+		{22, 20, "6.12.1", nil},
+		{0, 20, "6.1.0", nil}, // the module is not loaded
+		{12, 20, "6.1.0", []string{"buckets=4096 want=1048576", "options ip_vs conn_tab_bits=20"}},
+		{12, 22, "6.1.0", []string{"want=22 largest=20 kernel=6.1.0", "buckets=4096 want=1048576", "options ip_vs conn_tab_bits=20"}},
+		{20, 22, "6.1.0", []string{"want=22 largest=20"}},
+		{20, 22, "7.3.4", []string{"buckets=1048576 want=4194304", "options ip_vs conn_tab_bits=22"}},
+	} {
+		var text strings.Builder
+		connectionTable{Bits: tt.bits}.warn(slog.New(slog.NewTextHandler(&text, nil)), tt.want, tt.release)
+		for _, s := range tt.says {
+			if !strings.Contains(text.String(), s) {
+				t.Errorf("%d bits of %d on %s: no %q in:\n%s", tt.bits, tt.want, tt.release, s, &text)
+			}
+		}
+		if (text.Len() > 0) != (tt.says != nil) {
+			t.Errorf("%d bits of %d on %s: log:\n%s", tt.bits, tt.want, tt.release, &text)
+		}
+	}
+}

@@ -177,6 +177,7 @@ type status struct {
 	Conflicts []Conflict      `json:"conflicts,omitempty"`
 	Warnings  []string        `json:"warnings,omitempty"`
 	Cluster   []StreamState   `json:"cluster,omitempty"`
+	Table     connectionTable `json:"connection_table,omitzero"`
 	Services  []serviceStatus `json:"services"`
 }
 
@@ -199,7 +200,7 @@ type serverStatus struct {
 
 // head is the status without its services, which streamServices writes.
 func (s *httpServer) head(v *loopState) status {
-	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Services: []serviceStatus{}}
+	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Table: readConnectionTable(), Services: []serviceStatus{}}
 	if err := s.ready(); err != nil {
 		st.Reason = err.Error()
 	}

@@ -78,6 +78,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		}
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
 		k.write(e)
+		k.writeTable(e, readConnectionTable())
 	}
 	metrics.WriteProcessMetrics(w)
 }
@@ -272,6 +273,27 @@ func (k *kernelCounters) write(e exposition) {
 		conns(float64(c.Active), "vip", at.vip, "server", at.addr.String(), "state", "active")
 		conns(float64(c.Inactive), "vip", at.vip, "server", at.addr.String(), "state", "inactive")
 		conns(float64(c.Persistent), "vip", at.vip, "server", at.addr.String(), "state", "persistent")
+	}
+}
+
+// writeTable writes how large the connection table is and how full. Before Linux 7 the
+// kernel does not count its connections: then those of our services are taken.
+func (k *kernelCounters) writeTable(e exposition, t connectionTable) {
+	var n uint64
+	for _, r := range k.servers {
+		n += uint64(r.Connections.Active) + uint64(r.Connections.Inactive) + uint64(r.Connections.Persistent)
+	}
+	if t.Connections != nil {
+		n = *t.Connections
+	}
+	buckets := e.family("connection_table_buckets", gauge, "Buckets of the kernel's connection table.")
+	if t.Buckets > 0 {
+		buckets(float64(t.Buckets))
+	}
+	e.family("connections", gauge, "Connections in the kernel's connection table.")(float64(n))
+	load := e.family("connection_table_load", gauge, "Connections for each bucket of the kernel's connection table.")
+	if t.Buckets > 0 {
+		load(float64(n) / float64(t.Buckets))
 	}
 }
 

@@ -193,7 +193,7 @@ func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *save
 	p.loop = newReconciler(&loopNeeds{
 		log: log, wake: wake, recheck: p.recheck,
 		config: p.configs, cluster: clusters, health: healths, probes: probes, unresolved: unresolved, resolving: resolving, routes: routes, routing: routing,
-		dial: func() (director, error) { return dialDirector(log) },
+		dial: func() (director, error) { return dialDirector(log, host.sysctls, p.configs.Get()) },
 		host: host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
 	})
 	conflicts := newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() },
@@ -290,8 +290,9 @@ func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *C
 	}
 }
 
-// dialDirector opens the kernel's IPVS and says which one it is.
-func dialDirector(log *slog.Logger) (director, error) {
+// dialDirector opens the kernel's IPVS and says which one it is, and whether its
+// connection table is as large as cfg wants.
+func dialDirector(log *slog.Logger, sysctls procSys, cfg *Config) (director, error) {
 	c, err := dialIPVS()
 	if err != nil {
 		return nil, err
@@ -302,5 +303,7 @@ func dialDirector(log *slog.Logger) (director, error) {
 		return nil, err
 	}
 	log.Info("connected to the kernel's IPVS", "version", info.Version, "connection_table", info.ConnTabSize)
+	release, _ := sysctls.KernelRelease() // one that cannot be read counts as old
+	readConnectionTable().warn(log, cfg.ConnectionTableBits, release)
 	return c, nil
 }

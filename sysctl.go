@@ -1,10 +1,8 @@
 // Kernel settings: which ones a director and a real server need, and why.
 //
-// Used by host.go and cmd*.go. host.go applies the director's settings at start
-// and with each audit, because the module ip_vs may be loaded late;
-// cmd_realserver.go applies a node's. A setting is written only if it differs,
-// and only the settings of sysctlTable, and those that an operator names, are
-// ever written. Not in the table, on purpose:
+// Used by host*.go, cmd*.go and main.go. A setting is written only if it differs,
+// and only the settings of sysctlTable, and those that an operator names, are ever
+// written. Not in the table, on purpose:
 //
 //   - ip_forward and ipv6 forwarding: direct routing takes a packet from
 //     LOCAL_IN and sends it through LOCAL_OUT (ip_vs_dr_xmit in

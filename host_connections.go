@@ -1,0 +1,95 @@
+// The kernel's connection table: how large it may get, and how full it is.
+//
+// Used by http*.go, cmd_status.go and main.go. Its size is the module's parameter
+// conn_tab_bits, which only the module's start sets: the controller loads no module,
+// and only says what is to be done. It reads /proc and /sys, and changes nothing.
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// connectionTable is what the kernel says of its connection table. 0 is not known.
+type connectionTable struct {
+	Bits    uint8  `json:"bits"`    // it has 2^Bits buckets, or grows to as many
+	Buckets uint64 `json:"buckets"` // now
+	// Connections are those in it, of this network namespace, templates of persistence
+	// among them; nil = the kernel does not say (before Linux 7).
+	Connections *uint64 `json:"connections,omitempty"`
+}
+
+const (
+	tableParameter = "/sys/module/ip_vs/parameters/conn_tab_bits" // a number
+	tableStatus    = "/proc/net/ip_vs_status"                     // since Linux 7
+)
+
+// readConnectionTable reads what there is. Without the module ip_vs there is nothing.
+func readConnectionTable() connectionTable {
+	parameter, _ := readHead(tableParameter)
+	status, _ := readHead(tableStatus)
+	return parseConnectionTable(parameter, status)
+}
+
+// readHead returns the beginning of a file of the kernel, which is longer than any
+// that is read here.
+func readHead(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 4096))
+}
+
+// parseConnectionTable makes sense of the two files. Lines of status are
+// "Conns:<tab>9401" and "Conn buckets:<tab>524288 (19 bits, lfactor -5)"
+// (ip_vs_status_show in net/netfilter/ipvs/ip_vs_ctl.c).
+func parseConnectionTable(parameter, status []byte) (t connectionTable) {
+	if n, err := strconv.ParseUint(string(bytes.TrimSpace(parameter)), 10, 8); err == nil && n < 32 {
+		t.Bits, t.Buckets = uint8(n), 1<<n
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(status)); lines.Scan(); {
+		name, rest, _ := strings.Cut(lines.Text(), ":")
+		text, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		n, err := strconv.ParseUint(text, 10, 64)
+		switch {
+		case err != nil:
+		case name == "Conns":
+			t.Connections = &n
+		case name == "Conn buckets":
+			t.Buckets = n
+		}
+	}
+	return t
+}
+
+// mostTableBits is the largest conn_tab_bits that a kernel takes: a larger one counts as
+// 12 before Linux 6.5, and as the largest since.
+func mostTableBits(release string) uint8 {
+	if kernelAtLeast(release, [2]int{6, 5}) {
+		return 27
+	}
+	return 20
+}
+
+// warn logs once that t is smaller than want, and how to change that.
+func (t connectionTable) warn(log *slog.Logger, want uint8, release string) {
+	most := mostTableBits(release)
+	if want > most {
+		log.Warn("this kernel takes no conn_tab_bits as large as connection_table_bits", "want", want, "largest", most, "kernel", release)
+	}
+	if want = min(want, most); t.Bits == 0 || t.Bits >= want {
+		return
+	}
+	log.Warn("the kernel's connection table is smaller than connection_table_bits: with many connections each packet takes more time",
+		"buckets", uint64(1)<<t.Bits, "want", uint64(1)<<want,
+		"commands", fmt.Sprintf("echo 'options ip_vs conn_tab_bits=%d' > /etc/modprobe.d/lvs-controller.conf, then restart this host, or see docs/tuning.md", want))
+}
