@@ -52,6 +52,7 @@ type failingNeighbour struct {
 func newResolver(down map[string][]netip.Addr, now time.Time) *resolver {
 	r := &resolver{failing: make(map[netip.Addr]*failingNeighbour), down: down}
 	for _, all := range down {
+		slices.SortFunc(all, netip.Addr.Compare) // a file may have them otherwise
 		for _, a := range all {
 			r.failing[a] = &failingNeighbour{since: now, out: true}
 		}
@@ -157,7 +158,8 @@ func (r *resolver) out(s *resolveSet, entries map[netip.Addr]neighbourEntry, wit
 		a := row.Address
 		if f := r.failing[a]; f != nil {
 			f.wanted = true
-			suspects = append(suspects, suspect{a, f, slices.Contains(r.down[s.VIP], a)})
+			_, before := slices.BinarySearchFunc(r.down[s.VIP], a, netip.Addr.Compare)
+			suspects = append(suspects, suspect{a, f, before})
 			continue
 		}
 		e := entries[a]

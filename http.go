@@ -47,6 +47,7 @@ type httpServer struct {
 	conflicts *conflicts
 	lostLines func() uint64 // lines of the log that were dropped; nil: none are
 	reading   kernelReading
+	table     func() connectionTable
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
@@ -200,7 +201,7 @@ type serverStatus struct {
 
 // head is the status without its services, which streamServices writes.
 func (s *httpServer) head(v *loopState) status {
-	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Table: readConnectionTable(), Services: []serviceStatus{}}
+	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Table: s.table(), Services: []serviceStatus{}}
 	if err := s.ready(); err != nil {
 		st.Reason = err.Error()
 	}

@@ -78,7 +78,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		}
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
 		k.write(e)
-		k.writeTable(e, readConnectionTable())
+		k.writeTable(e, s.table())
 	}
 	metrics.WriteProcessMetrics(w)
 }

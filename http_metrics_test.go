@@ -239,7 +239,7 @@ func newBenchServer(b *bench) *httpServer {
 	return &httpServer{
 		log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster, Cluster{}), configs: b.loop.config, started: time.Now(),
 		prober: newProber(log, newLatest[ProbePlan](make(chan struct{}, 1)), newLatest[Health]()), uplink: func() error { return nil },
-		lostLines: func() uint64 { return 0 },
+		lostLines: func() uint64 { return 0 }, table: func() connectionTable { return connectionTable{} },
 	}
 }
 
@@ -263,6 +263,7 @@ func writeTwoServices(w *bytes.Buffer) {
 		Servers:        []KernelServer{server("10.1.0.1", 5, Connections{Active: 10})},
 	}, &dns)
 	k.write(exposition{w})
+	k.writeTable(exposition{w}, connectionTable{Bits: 12, Buckets: 4096})
 }
 
 // docs/metrics.md and the code agree, both ways: name, type and labels.
@@ -432,6 +433,8 @@ func TestMetricsBeforeTheFirstTurn(t *testing.T) {
 func TestMetricsOfTheKernel(t *testing.T) {
 	families, _ := scrape(t, writeTwoServices)
 	want := map[string]float64{
+		"connections": 20, "connection_table_buckets": 4096, "connection_table_load": 20. / 4096,
+
 		`service_connections_total{vip="edge",service="10.0.0.1:80/tcp"}`:          7,
 		`service_in_packets_total{vip="edge",service="10.0.0.1:80/tcp"}`:           70,
 		`service_in_bytes_total{vip="edge",service="10.0.0.1:80/tcp"}`:             700,

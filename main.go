@@ -200,7 +200,7 @@ func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *save
 		func(own map[netip.Addr]bool) string { return p.loop.published.Load().ServesWithOthers(own) })
 	p.server = &httpServer{
 		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
-		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, lostLines: lostLines,
+		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, lostLines: lostLines, table: readConnectionTable,
 	}
 	p.tasks = []func(context.Context) error{
 		prober.Run,
