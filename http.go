@@ -79,8 +79,11 @@ func (s *httpServer) Run(ctx context.Context) error {
 
 // serve answers requests until the configuration names another address.
 func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) {
+	clients := new(clientList)
 	server := &http.Server{
-		Handler:           s.handler(),
+		Handler:           clients.serving(s.handler()),
+		ConnContext:       clients.join,
+		ConnState:         clients.leave,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		MaxHeaderBytes:    16 << 10,

@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	// maxConnections is how many connections the listener has at most. More wait in
-	// the kernel's queue.
+	// maxConnections is how many connections the listener has at most. One more takes
+	// the place of the one that has waited longest for a request; while all of them are
+	// being answered, it waits in the kernel's queue.
 	maxConnections = 64
 
 	// maxAnswers is how many long answers are made at a time, and answerPatience how
@@ -72,6 +73,61 @@ func (r *kernelReading) forget() {
 	if time.Since(r.at) >= sharedReading {
 		r.known, r.services, r.at = nil, nil, time.Time{}
 	}
+}
+
+// clientList are the connections of the listener that have no request to be answered,
+// those that have waited longest first. Slow clients keep no other out.
+type clientList struct {
+	mu      sync.Mutex
+	open    int // all connections
+	waiting []net.Conn
+}
+
+// clientKey is the key of a request's connection in its context.
+type clientKey struct{}
+
+// join is http.Server.ConnContext: c is new. When no other may follow, the one that has
+// waited longest is closed.
+func (l *clientList) join(ctx context.Context, c net.Conn) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open++
+	if l.open >= maxConnections && len(l.waiting) > 0 {
+		_ = l.waiting[0].Close() // leave follows
+		l.waiting = l.waiting[1:]
+	}
+	l.waiting = append(l.waiting, c)
+	return context.WithValue(ctx, clientKey{}, c)
+}
+
+// leave is http.Server.ConnState.
+func (l *clientList) leave(c net.Conn, state http.ConnState) {
+	if state != http.StateClosed {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	l.remove(c)
+}
+
+// remove takes c out of those that wait. The caller has locked mu.
+func (l *clientList) remove(c net.Conn) {
+	l.waiting = slices.DeleteFunc(l.waiting, func(o net.Conn) bool { return o == c })
+}
+
+// serving is next for requests of these connections.
+func (l *clientList) serving(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, _ := r.Context().Value(clientKey{}).(net.Conn)
+		l.mu.Lock()
+		l.remove(c)
+		l.mu.Unlock()
+		next.ServeHTTP(w, r)
+		l.mu.Lock()
+		l.waiting = append(l.waiting, c)
+		l.mu.Unlock()
+	})
 }
 
 // limited lets maxAnswers requests at a time through to next.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"lvs-controller/test/lab"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 )
 
@@ -384,6 +386,42 @@ func TestListenerLimits(t *testing.T) {
 	}
 	if most != maxAnswers || refused != 20-maxAnswers {
 		t.Errorf("%d at a time, %d refused; want %d and %d", most, refused, maxAnswers, 20-maxAnswers)
+	}
+}
+
+// Clients that send no whole request keep no other out, and have no more than
+// maxConnections at a time.
+func TestListenerKeepsNoneOut(t *testing.T) {
+	server := newBenchServer(newBench(t, testVIP()))
+	server.configs.Set(&Config{Listen: "127.9.65.3:0"})
+	ln, err := net.Listen("tcp", "127.9.65.3:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.serve(ctx, netutil.LimitListener(ln, maxConnections), server.configs.Get().Listen)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	asked := "GET /readyz HTTP/1.1\r\nHost: x\r\n"
+	for i := range 4 * maxConnections {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		// Nothing, a part of a request, or a whole one and nothing after it.
+		fmt.Fprint(c, []string{"", asked, asked + "\r\n"}[i%3])
+	}
+	client := &http.Client{Timeout: 4 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}} // before they time out
+	for range 20 {
+		resp, err := client.Get("http://" + ln.Addr().String() + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
 	}
 }
 
