@@ -335,8 +335,15 @@ func stableMarks(conn *nftables.Conn, want map[MarkedPort]uint32, peers []macAdd
 }
 
 // readMarks reads the marks out of table. Any error, also one of the library
-// about an object that it does not know, means a form that is not ours.
-func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) markState {
+// about an object that it does not know, means a form that is not ours. So does a panic:
+// the library reads the user data of another program's element without a look at its
+// length (userdata.Get).
+func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) (have markState) {
+	defer func() {
+		if r := recover(); r != nil {
+			have = markState{exists: true, damage: "it has what no program should make: " + shorten(fmt.Sprint(r), quotedText)}
+		}
+	}()
 	marks := make(map[MarkedPort]uint32)
 	var damage error
 	same := func(what string, got, want any, err error) {
@@ -355,9 +362,9 @@ func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) m
 	chain, err := conn.ListChain(ourTable, ourChain.Name)
 	same("chain input", chain, ourChain, err)
 	rules, err := conn.GetRules(ourTable, ourChain)
-	var have, want [][]expr.Any
+	var exprs, want [][]expr.Any
 	for _, r := range rules {
-		have = append(have, r.Exprs)
+		exprs = append(exprs, r.Exprs)
 	}
 	for _, mac := range peers {
 		want = append(want, peerRule(mac))
@@ -378,7 +385,7 @@ func readMarks(conn *nftables.Conn, table *nftables.Table, peers []macAddress) m
 			marks[port.MarkedPort] = port.Mark
 		}
 	}
-	same("rules", have, want, err)
+	same("rules", exprs, want, err)
 	if damage != nil {
 		return markState{exists: true, damage: damage.Error()}
 	}
