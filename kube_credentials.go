@@ -181,11 +181,7 @@ func (a *apiServer) parse(raw []byte, c *connection) (*rest.Config, error) {
 	}
 	loaded, err := clientcmd.Load(raw)
 	if err != nil {
-		// A password that begins with "*" is an unknown anchor, which the error quotes.
-		if text := err.Error(); strings.Contains(text, "yaml:") {
-			err = errors.New(quotations.ReplaceAllString(text, "(text)"))
-		}
-		return nil, err
+		return nil, unquoted(err)
 	}
 	cluster, user, err := usedEntries(loaded)
 	if err != nil {
@@ -232,6 +228,15 @@ func (a *apiServer) parse(raw []byte, c *connection) (*rest.Config, error) {
 
 // quotations matches what an error of the YAML library quotes of a file.
 var quotations = regexp.MustCompile("'.*'|\".*\"|`(?s:.*)`")
+
+// unquoted is an error of the YAML library without what it quotes: a password that begins
+// with "*" is an unknown anchor.
+func unquoted(err error) error {
+	if text := err.Error(); strings.Contains(text, "yaml:") {
+		return errors.New(quotations.ReplaceAllString(text, "(text)"))
+	}
+	return err
+}
 
 // errProgram is the error of a user whose credentials come from a program.
 func errProgram(user *clientcmdapi.AuthInfo) error {

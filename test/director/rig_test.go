@@ -42,6 +42,7 @@ type pod struct {
 	notReady    bool
 	terminating bool
 	podNetwork  bool
+	hostPort    int // leads to its port 8080; 0 = there is none
 	component   string // default "controller"
 }
 
@@ -77,9 +78,13 @@ func (r *rig) writeCluster() {
 		for _, ip := range p.ips {
 			ips = append(ips, map[string]string{"ip": ip})
 		}
+		var ports []any
+		if p.hostPort != 0 {
+			ports = []any{map[string]any{"containerPort": 8080, "hostPort": p.hostPort}}
+		}
 		items = append(items, map[string]any{
 			"apiVersion": "v1", "kind": "Pod", "metadata": meta,
-			"spec": map[string]any{"nodeName": p.node, "hostNetwork": !p.podNetwork},
+			"spec": map[string]any{"nodeName": p.node, "hostNetwork": !p.podNetwork, "containers": []any{map[string]any{"ports": ports}}},
 			"status": map[string]any{
 				"phase": "Running", "hostIPs": ips, "podIPs": ips,
 				"conditions": []any{map[string]string{"type": "Ready", "status": ready}},

@@ -72,6 +72,9 @@ real_servers = [{address = %q}, {address = %q}]
 			if got, err := client.Try("curl", "-s", "--max-time", "1", "http://10.0.0.100/"); err == nil {
 				t.Fatalf("direct routing reaches the node, so this test proves nothing: %s", got)
 			}
+			for _, a := range []string{"10.1.1.2", "2001:db8:1::2"} {
+				r.logged(1, "real server "+a+" (static) is behind a router")
+			}
 		} else {
 			realserver(append(tt.node, "-check")...)
 			for _, url := range []string{"http://10.0.0.100/", "http://[2001:db8::100]/"} {
