@@ -186,6 +186,56 @@ func TestE2ELife(t *testing.T) {
 	}
 }
 
+// With follow_nodes a node that is cordoned off, or excluded from load balancers, gets no
+// new connections until it is back. Without the right to read nodes all of them serve.
+func TestE2EFollowNodes(t *testing.T) {
+	of(t, "e2e")
+	e := newE2E(t, "nodes", 2)
+	ctx := t.Context()
+	for i, n := range e.nodes {
+		lab.Must(t, e.admin.Create(ctx, "/api/v1/nodes", map[string]any{"metadata": map[string]any{"name": n.Name}}, nil))
+		t.Cleanup(func() { _ = e.admin.Delete(context.WithoutCancel(ctx), "/api/v1/nodes/"+n.Name, nil) })
+		e.createPod(i, true)
+	}
+	e.configure("follow_nodes = true\n")
+	e.start()
+	e.table(web("1", "2")...)
+	e.ready("ready")
+	e.logged(1, "forbidden")
+
+	t.Log("the right is given, with the lines of install/rbac.yaml")
+	manifest, err := os.ReadFile(installed("rbac.yaml"))
+	lab.Must(t, err)
+	_, lines, _ := strings.Cut(string(manifest), "\n# ---\n")
+	lines = strings.ReplaceAll(strings.ReplaceAll("\n"+lines, "\n# ", "\n"), "namespace: ingress-nginx", "namespace: "+e.namespace)
+	lab.Must(t, e.admin.Apply(ctx, e.namespace, lines))
+	lab.Within(t, 40*time.Second, func() string { // refused for half a minute at the most
+		if !strings.Contains(e.process.Log(), "the stream follows the cluster again\" stream=\"nodes") {
+			return e.process.Log()
+		}
+		return ""
+	})
+	edit := func(node int, what map[string]any) {
+		t.Helper()
+		lab.Must(t, e.admin.Patch(ctx, "/api/v1/nodes/"+e.nodes[node].Name, what, nil))
+	}
+	labelled := func(value any) map[string]any {
+		return map[string]any{"metadata": map[string]any{"labels": map[string]any{"node.kubernetes.io/exclude-from-external-load-balancers": value}}}
+	}
+	edit(0, map[string]any{"spec": map[string]any{"unschedulable": true}})
+	e.table(web("1=0", "2")...)
+	e.logged(1, "its node is cordoned off")
+	if got := e.client.Curl(4, "http://10.0.0.100/"); got["node2"] != 4 {
+		t.Errorf("answers while node1 is cordoned off: %v", got)
+	}
+	edit(0, map[string]any{"spec": map[string]any{"unschedulable": nil}})
+	e.table(web("1", "2")...)
+	edit(1, labelled(""))
+	e.table(web("1", "2=0")...)
+	edit(1, labelled(nil))
+	e.table(web("1", "2")...)
+}
+
 // The API server goes away for half a minute, under load, and with it go the
 // controller and back again.
 func TestE2EAPIServerAway(t *testing.T) {
