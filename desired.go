@@ -136,6 +136,7 @@ type vipInputs struct {
 	pods      []*Pod
 	podsKnown bool
 	nodes     []*Node      // of the cluster, if the VIP follows them
+	noNodes   bool         // it follows them, and the cluster is known to have none
 	instead   string       // Cluster.Instead
 	maps      [2]ConfigMap // tcp-services and udp-services
 	known     [2]bool      // whether each is
@@ -150,7 +151,9 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 	query := v.PodQuery()
 	in.pods, in.podsKnown = cluster.Pods[query]
 	if v.FollowNodes {
-		in.nodes = cluster.Nodes[NodeQuery{}]
+		var known bool
+		in.nodes, known = cluster.Nodes[NodeQuery{}]
+		in.noNodes = known && len(in.nodes) == 0
 	}
 	in.instead = cluster.Instead[query]
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
@@ -199,7 +202,7 @@ type setAnswer struct {
 
 // validFor reports whether the answer is right for inputs in at the time now, too.
 func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
-	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) || !slices.Equal(v.in.broadcast, in.broadcast) {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || v.in.noNodes != in.noNodes || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) || !slices.Equal(v.in.broadcast, in.broadcast) {
 		return false
 	}
 	for f := range v.sets {
@@ -258,6 +261,9 @@ func (b *build) vip() {
 		b.warnRouted(set.fromInputs)
 		if b.in.podsKnown && len(pods) == 0 && v.Pods.Selector != "" {
 			b.warn(warnSelector, "", "selector %q matches no pod%s", v.Pods.Selector, b.in.instead)
+		}
+		if b.in.noNodes && len(pods) > 0 {
+			b.warn(warnNodes, "", "follow_nodes has no effect: the cluster has pods and no nodes; a cluster_file has to have the nodes too")
 		}
 		servers := set.fromInputs
 		if !known {

@@ -221,6 +221,15 @@ func TestLoopFollowsNodes(t *testing.T) {
 	b.loop.cluster.Set(all)
 	b.pass()
 	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=0 10.1.0.3=1\n") // what served last
+	const none = "follow_nodes has no effect: the cluster has pods and no nodes"
+	for _, nodes := range []map[NodeQuery][]*Node{{{}: nil}, {}, {{}: {}}} {
+		c := cluster()
+		c.Nodes = nodes
+		b.loop.cluster.Set(c)
+		if log, want := b.pass(), len(nodes) > 0; strings.Contains(log, none) != want {
+			t.Errorf("nodes %v: a warning: %v, want %v:\n%s", nodes, !want, want, log)
+		}
+	}
 	unfollowed := newBench(t, testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} }))
 	unfollowed.loop.cluster.Set(cluster("n1"))
 	unfollowed.pass()

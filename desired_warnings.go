@@ -29,6 +29,7 @@ const (
 	warnOtherAddress  warningKind = "other address"  // an annotation that names none of the node's
 	warnAddress       warningKind = "address"        // a pod whose node has an address that no packet can go to
 	warnSelector      warningKind = "selector"       // it matches no pod
+	warnNodes         warningKind = "nodes"          // there are none to follow
 	warnRouter        warningKind = "router"         // a real server that is behind one
 	warnWeight        warningKind = "weight"         // an annotation that cannot be used
 	warnScheduler     warningKind = "scheduler"      // it refuses clients during a drain

@@ -363,6 +363,9 @@ func TestNodes(t *testing.T) {
 	if lost := l.missing(known); lost != (loss{gone: 2, served: 2}) {
 		t.Errorf("missing %+v", lost)
 	}
+	if lost := (&nodeCollection{}).missing(known); lost != (loss{gone: 2, served: 2, whole: true}) {
+		t.Errorf("without any node missing %+v", lost)
+	}
 	event(node("a", "", ""), true)
 	event(node("e", "", ""), false)
 	if len(l.kept) != 4 || l.kept[0].Name != "b" || l.kept[3].Name != "e" {

@@ -214,8 +214,11 @@ type fileDecoder struct {
 	found   bool           // a list that may have any kind, or an object of a kind in streamKinds
 	passed  map[string]int // objects of other kinds; at most shownWarnings kinds
 	more    int            // objects of the kinds that passed has no room for
-	raw     json.RawMessage
-	fields  [maxListDepth + 1][]byte // used again for each element of a depth
+	// unfinished is what the last document, a single object, lacks: it may be cut short.
+	// JSON that is cut short is an error itself.
+	unfinished error
+	raw        json.RawMessage
+	fields     [maxListDepth + 1][]byte // used again for each element of a depth
 }
 
 // fileAnswer is the answer to one stream.
@@ -272,11 +275,14 @@ func (d *fileDecoder) documents(r io.Reader) error {
 	if raw[len(raw)-1] != '\n' {
 		return errors.New("its last line has no end: it is cut short, or half written")
 	}
+	if err := separate(raw); err != nil {
+		return err
+	}
 	docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(raw)))
 	for {
 		doc, err := docs.Read()
 		if err == io.EOF {
-			return nil
+			return d.unfinished
 		}
 		if err != nil {
 			return err
@@ -290,6 +296,31 @@ func (d *fileDecoder) documents(r io.Reader) error {
 		}
 		if err := d.document(json.NewDecoder(bytes.NewReader(converted))); err != nil {
 			return err
+		}
+	}
+}
+
+// separate makes each end of a YAML document ("...") in raw a separator, which the
+// reader of documents knows. Of a document with an end inside, the rest would be
+// dropped without an error. So would what follows a separator after one of the line
+// breaks that are for YAML alone.
+func separate(raw []byte) error {
+	for _, lineBreak := range []string{"\r", "\u0085", "\u2028", "\u2029"} {
+		for _, mark := range []string{"---", "..."} {
+			if bytes.Contains(raw, []byte(lineBreak+mark)) {
+				return fmt.Errorf("%w YAML: %q follows the line break %q, want a line feed", errMalformed, mark, lineBreak)
+			}
+		}
+	}
+	for at := 0; ; {
+		next := bytes.Index(raw[at:], []byte("\n..."))
+		if next < 0 {
+			return nil
+		}
+		at += next + len("\n...")
+		// The last line has an end, so there is a byte more.
+		if bytes.IndexByte([]byte(" \t\r\n"), raw[at]) >= 0 {
+			copy(raw[at-len("..."):], "---")
 		}
 	}
 }
@@ -318,6 +349,7 @@ type element struct {
 	objectType
 	fields  []byte    // in JSON, those that are needed; without the last brace
 	isList  bool      // it has items
+	other   string    // name of a field that no list has; "" = none
 	unnamed []element // items without a kind, which came before that of the list
 }
 
@@ -327,7 +359,11 @@ func (d *fileDecoder) document(dec *json.Decoder) error {
 	if err != nil {
 		return err
 	}
-	return d.add(&e)
+	err = d.add(&e)
+	if e.isList {
+		d.unfinished = nil // of an item
+	}
+	return err
 }
 
 // element reads an object of the lists around it, of which there are depth. The
@@ -338,6 +374,9 @@ func (d *fileDecoder) element(dec *json.Decoder, depth int) (e element, err erro
 	}
 	e.fields = append(d.fields[depth][:0], '{')
 	err = walkObject(dec, func(name string) error {
+		if e.other == "" && !slices.Contains([]string{"apiVersion", "kind", "metadata", "items"}, name) {
+			e.other = shorten(name, quotedText)
+		}
 		switch {
 		case name == "apiVersion" && e.APIVersion == "":
 			return dec.Decode(&e.APIVersion)
@@ -434,6 +473,9 @@ func (d *fileDecoder) list(e *element) error {
 		return e.refused()
 	case items == "" && e.is("List", "v1") == nil, of != nil && e.is(e.Kind, of.apiVersion()) == nil:
 		d.found = true
+		if e.other != "" { // such as an error of kubectl, after a List that lacks something
+			return fmt.Errorf("%w %s: it has a field %q", errMalformed, e.Kind, e.other)
+		}
 	case !otherKind(e.APIVersion, items):
 		return e.refused()
 	}
@@ -504,6 +546,10 @@ func (d *fileDecoder) object(k *streamKind, raw []byte) error {
 	}
 	if err := o.check(); err != nil {
 		return err
+	}
+	d.unfinished = nil
+	if w, ok := o.(interface{ whole() error }); ok {
+		d.unfinished = wrap(k.object+" "+m.Name, w.whole())
 	}
 	if m.Namespace == "" {
 		m.Namespace = "default" // where kubectl would put it

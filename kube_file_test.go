@@ -175,6 +175,61 @@ func TestPassedOverIsShort(t *testing.T) {
 	}
 }
 
+// yamlPod is a Pod as `kubectl get pod NAME -o yaml` writes it.
+func yamlPod(name string) string {
+	return strings.ReplaceAll(`apiVersion: v1
+kind: Pod
+metadata:
+  labels:
+    app: edge
+  name: NAME
+  namespace: web
+  uid: uid-NAME
+spec:
+  hostNetwork: true
+  nodeName: node-NAME
+status:
+  conditions:
+  - status: "True"
+    type: Ready
+  hostIP: 10.0.0.1
+  hostIPs:
+  - ip: 10.0.0.1
+  phase: Running
+`, "NAME", name)
+}
+
+// All documents of a YAML file are read, whatever separates them, or the file is
+// refused.
+func TestDecodeClusterFileDocuments(t *testing.T) {
+	for _, between := range []string{"---\n", "--- # b\n", "---\r\n", "...\n", "...\n---\n", "... # end\n", "...\t\r\n", "...\n\n...\n# b\n---\n"} {
+		got, _, err := decodeClusterFile(strings.NewReader(yamlPod("a")+between+yamlPod("b")+"...\n"), fileKeys)
+		if err != nil {
+			t.Errorf("%q: %v", between, err)
+		} else if pods := got[0].(*podCollection).kept; len(pods) != 2 || !pods[0].serves() || !pods[1].serves() {
+			t.Errorf("%q: pods %+v", between, pods)
+		}
+	}
+	for _, between := range []string{"\r---\r", "\r...\n", "\u0085---\n", "\u2028---\u2028", "\u2029...\u2029", "--- |\n", "... x\n"} {
+		if got, _, err := decodeClusterFile(strings.NewReader(yamlPod("a")+between+yamlPod("b")), fileKeys); err == nil {
+			t.Errorf("%q: taken as %+v", between, got[0].(*podCollection).kept)
+		}
+	}
+	node := "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: node-a\nspec:\n  unschedulable: true\nstatus:\n  addresses:\n  - address: 10.0.0.1\n    type: InternalIP\n"
+	for _, file := range []string{yamlPod("a"), yamlPod("a") + "---\n" + yamlPod("b"), yamlPod("a") + node} {
+		last := strings.LastIndex(file, "---\n") // before it the cut file is a whole one
+		whole := strings.LastIndex(file, "  phase")
+		if strings.Contains(file, node) {
+			whole = strings.LastIndex(file, "  - address")
+		}
+		for i := max(last, 0) + len("---\n#"); i < whole; i++ {
+			if got, _, err := decodeClusterFile(strings.NewReader(file[:i]), fileKeys); err == nil {
+				t.Fatalf("cut short after %q: taken as %+v", file[:i], got)
+			}
+		}
+	}
+}
+
 func TestDecodeClusterFileRefuses(t *testing.T) {
 	for name, file := range map[string]string{
 		"nothing":                   "",
@@ -202,6 +257,9 @@ func TestDecodeClusterFileRefuses(t *testing.T) {
 		"items that are no objects": `{"kind":"List","items":[7]}`,
 		"items that are nothing":    `{"kind":"PodList","items":[null]}`,
 		"items twice":               `{"kind":"PodList","items":[],"items":[]}`,
+		"an error of kubectl":       kubectlYAML + "error: the server is away\n",
+		"items of two spellings":    `{"kind":"List","Items":[{"kind":"Pod","metadata":{"name":"a"}}],"items":[]}`,
+		"a PodList with a message":  `{"kind":"PodList","apiVersion":"v1","items":[],"message":"forbidden"}`,
 		"a kind twice":              `{"kind":"PodList","kind":"ServiceList","items":[]}`,
 	} {
 		if got, _, err := decodeClusterFile(strings.NewReader(file), fileKeys); err == nil {

@@ -8,6 +8,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -109,7 +110,8 @@ func (l *nodeCollection) storedIn(c *Cluster) bool {
 }
 
 // missing counts the nodes that are excluded now and were not. A node that is gone
-// takes its pods with it, and they are counted.
+// takes its pods with it, and they are counted. An answer that lacks all nodes is
+// another matter: the cluster has some, and excluded ones would get connections again.
 func (l *nodeCollection) missing(before *Cluster) (lost loss) {
 	for was, is := range merged(before.Nodes[l.NodeQuery], l.kept, func(a, b *Node) int { return compareNodes(a, b) }) {
 		if was == nil || (*was).Excluded != "" {
@@ -119,6 +121,9 @@ func (l *nodeCollection) missing(before *Cluster) (lost loss) {
 		if is != nil && (*is).Excluded != "" {
 			lost.gone++
 		}
+	}
+	if len(l.kept) == 0 && len(before.Nodes[l.NodeQuery]) > 0 {
+		lost.whole, lost.gone = true, lost.served
 	}
 	return lost
 }
@@ -142,6 +147,15 @@ type nodeObject struct {
 			Address string `json:"address"`
 		} `json:"addresses"`
 	} `json:"status"`
+}
+
+// whole returns an error when o, of a file, may be cut short. The addresses come after
+// the labels and the spec.
+func (o *nodeObject) whole() error {
+	if len(o.Status.Addresses) == 0 {
+		return fmt.Errorf("%w: no status.addresses; the file may be cut short", errMalformed)
+	}
+	return nil
 }
 
 // node is what is kept of o.

@@ -8,6 +8,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -229,6 +230,15 @@ type ip struct {
 
 func (o *podObject) check() error {
 	return cmp.Or(o.objectMeta.check(), checkName("node name", o.Spec.NodeName))
+}
+
+// whole returns an error when o, of a file, may be cut short. The phase comes after all
+// of the status that is read, but for the addresses of the pod.
+func (o *podObject) whole() error {
+	if o.Status.Phase == "" {
+		return fmt.Errorf("%w: no status.phase; the file may be cut short", errMalformed)
+	}
+	return nil
 }
 
 // pod returns what is kept of o, a Pod.
