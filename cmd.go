@@ -163,6 +163,9 @@ func (s *source) overlay(c *Config, err error) (*Config, error) {
 			return nil, err
 		}
 	}
+	if s.namespace != "" && !dnsLabels.MatchString(s.namespace) {
+		return nil, fmt.Errorf("-nginxserver: %q, want a namespace: %s", shorten(s.namespace, quotedText), dnsLabelRule)
+	}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
 		if s.scheduler != "" {
@@ -171,7 +174,7 @@ func (s *source) overlay(c *Config, err error) (*Config, error) {
 			}
 			v.SetScheduler(s.scheduler)
 		}
-		if s.set["nginxserver"] {
+		if s.set["nginxserver"] && s.namespace != "" { // "" would be all namespaces
 			for _, name := range []*string{&v.TCPServices.Namespace, &v.UDPServices.Namespace} {
 				if *name == v.Pods.Namespace {
 					*name = s.namespace

@@ -239,6 +239,12 @@ func TestPrototypeFlags(t *testing.T) {
 		}
 	}
 
+	if got, err := given(t, "-vip", "10.0.0.1", "-nginxserver", ""); err != nil {
+		t.Error(err)
+	} else if diff := cmp.Diff(config(vip("ingress-nginx", addr("10.0.0.1")), func(*Config) {}), got, compareAddrs); diff != "" {
+		t.Errorf("-nginxserver \"\" (-want +got):\n%s", diff)
+	}
+
 	t.Setenv("KUBECONFIG", "/home/me/kubeconfig")
 	if got, err := given(t, "-vip", "10.0.0.1"); err != nil || got.Kubeconfig != "/home/me/kubeconfig" {
 		t.Errorf("without -kubeconfig: %+v, %v; want $KUBECONFIG", got, err)
@@ -255,6 +261,13 @@ func TestFlagsOnTopOfAFile(t *testing.T) {
 	first, err := src.load()
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, namespace := range []string{"../x", "a b", "Web", strings.Repeat("a", 64)} {
+		other := src
+		other.namespace = namespace
+		if c, err := other.load(); err == nil || !strings.HasPrefix(err.Error(), "-nginxserver: ") {
+			t.Errorf("-nginxserver %q: %+v, %v", namespace, c, err)
+		}
 	}
 	again, err := src.parse(file, []byte(text))
 	if err != nil {
