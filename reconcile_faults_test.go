@@ -223,8 +223,11 @@ func TestLoopSavesBeforeItActs(t *testing.T) {
 // A state that cannot be saved is logged once. The table is in place all the same.
 func TestLoopGoesOnWithoutMemory(t *testing.T) {
 	b := newBench(t, testVIP())
-	kept := b.dir
-	b.dir = filepath.Join(kept, "gone")
+	file := filepath.Join(b.dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.dir = filepath.Join(file, "gone") // which cannot be made
 	b.restart()
 	var log strings.Builder
 	for i := range 5 {
@@ -239,7 +242,7 @@ func TestLoopGoesOnWithoutMemory(t *testing.T) {
 			t.Errorf("%q was logged %d times, want %d:\n%s", text, n, want, log.String())
 		}
 	}
-	if err := os.Mkdir(b.dir, 0o700); err != nil {
+	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.9")))
