@@ -59,6 +59,10 @@ $(CACHE)/ipvs.test $(CACHE)/bench.test $(CACHE)/plane.test: $(CACHE)/%.test:
 $(CACHE)/director.test:
 	CGO_ENABLED=0 go test -c -o $@ ./test/director
 
+# KERNEL=SUITE boots the guests with the kernel of another suite of Debian: trixie has
+# Linux 6.12, trixie-backports 7.
+export LVS_VM_KERNEL := $(KERNEL)
+
 # RUN=PATTERN runs only some tests, in kernel, e2e and drill.
 PATTERN := $(if $(RUN),-test.run '$(RUN)')
 

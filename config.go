@@ -1,9 +1,8 @@
 // The validated configuration.
 //
-// Used by conflict_watch.go, health*.go, desired*.go, host.go, snapshot.go,
-// reconcile*.go, http*.go, cmd*.go and main.go. config_toml.go reads
-// config.toml into these types; cmd.go fills them from flags as well. A Config
-// does not change: a reload makes a new one. No I/O.
+// Used by conflict_watch.go, health.go, desired*.go, host*.go, snapshot.go,
+// reconcile*.go, http*.go, cmd*.go and main.go. A Config does not change: a reload
+// makes a new one. No I/O.
 
 package main
 
@@ -192,6 +191,9 @@ type Drain struct {
 // defaultDrainTimeout is [vip.drain] timeout's default, and what applies to the
 // services of a VIP that is configured no more.
 const defaultDrainTimeout = 5 * time.Minute
+
+// defaultTableBits is the default of connection_table_bits.
+const defaultTableBits = 20
 
 // anyDirector reports whether a director that has never seen a connection of v
 // can take it over: its address is routed to several directors, and each finds

@@ -47,7 +47,7 @@ func defaultConfig() *Config {
 		CacheDir:       "/var/lib/lvs-controller",
 		Marks:          MarkRange{First: 0x1000, Count: 0x1000},
 
-		ConnectionTableBits: 20,
+		ConnectionTableBits: defaultTableBits,
 	}
 }
 

@@ -12,9 +12,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"math/bits"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // connectionTable is what the kernel says of its connection table. 0 is not known.
@@ -71,19 +75,31 @@ func parseConnectionTable(parameter, status []byte) (t connectionTable) {
 	return t
 }
 
-// mostTableBits is the largest conn_tab_bits that a kernel takes: a larger one counts as
-// 12 before Linux 6.5, and as the largest since.
-func mostTableBits(release string) uint8 {
-	if kernelAtLeast(release, [2]int{6, 5}) {
-		return 27
+// mostTableBits is the largest conn_tab_bits that a kernel takes on a host with so many
+// bytes of memory. A larger one counts as 12 before Linux 6.5. Since then it counts as the
+// largest, which leaves half of the memory for connections of 512 bytes, four to a bucket
+// (ip_vs_conn_init).
+func mostTableBits(release string, memory uint64) uint8 {
+	if !kernelAtLeast(release, [2]int{6, 5}) {
+		return 20
 	}
-	return 20
+	return uint8(min(27, max(8, bits.Len64(max(memory, 1)-1)-12)))
 }
 
-// warn logs once that t is smaller than want, and how to change that.
-func (t connectionTable) warn(log *slog.Logger, want uint8, release string) {
-	most := mostTableBits(release)
-	if want > most {
+// hostMemory is the memory of this host in bytes; none known is as if it were large.
+func hostMemory() uint64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return math.MaxUint64
+	}
+	return uint64(info.Totalram) * uint64(info.Unit)
+}
+
+// warn logs that t is smaller than want, and how to change that. What the kernel does not
+// take on this host is said if it is more than the default.
+func (t connectionTable) warn(log *slog.Logger, want uint8, release string, memory uint64) {
+	most := mostTableBits(release, memory)
+	if want > most && want > defaultTableBits {
 		log.Warn("this kernel takes no conn_tab_bits as large as connection_table_bits", "want", want, "largest", most, "kernel", release)
 	}
 	if want = min(want, most); t.Bits == 0 || t.Bits >= want {

@@ -188,18 +188,23 @@ func TestConnectionTableWarns(t *testing.T) {
 	for _, tt := range []struct {
 		bits, want uint8
 		release    string
+		memory     uint64
 		says       []string
 	}{
-		{20, 20, "6.1.0-25-amd64", nil},
-		{22, 20, "6.12.1", nil},
-		{0, 20, "6.1.0", nil}, // the module is not loaded
-		{12, 20, "6.1.0", []string{"buckets=4096 want=1048576", "options ip_vs conn_tab_bits=20"}},
-		{12, 22, "6.1.0", []string{"want=22 largest=20 kernel=6.1.0", "buckets=4096 want=1048576", "options ip_vs conn_tab_bits=20"}},
-		{20, 22, "6.1.0", []string{"want=22 largest=20"}},
-		{20, 22, "7.3.4", []string{"buckets=1048576 want=4194304", "options ip_vs conn_tab_bits=22"}},
+		{20, 20, "6.1.0-25-amd64", 2 << 30, nil},
+		{22, 20, "6.12.1", 64 << 30, nil},
+		{0, 20, "6.1.0", 2 << 30, nil}, // the module is not loaded
+		// Seen: 2 GiB less what the kernel has for itself, of which Linux 6.12 makes 19.
+		{19, 20, "6.12.117+deb13-cloud-amd64", 2<<30 - 90<<20, nil},
+		{12, 20, "6.12.117+deb13-cloud-amd64", 2<<30 - 90<<20, []string{"buckets=4096 want=524288", "options ip_vs conn_tab_bits=19"}},
+		{19, 22, "6.12.117+deb13-cloud-amd64", 2<<30 - 90<<20, []string{"want=22 largest=19"}},
+		{12, 20, "6.1.0", 1 << 30, []string{"buckets=4096 want=1048576", "options ip_vs conn_tab_bits=20"}},
+		{12, 22, "6.1.0", 64 << 30, []string{"want=22 largest=20 kernel=6.1.0", "buckets=4096 want=1048576", "options ip_vs conn_tab_bits=20"}},
+		{20, 22, "6.1.0", 64 << 30, []string{"want=22 largest=20"}},
+		{20, 22, "7.3.4", 64 << 30, []string{"buckets=1048576 want=4194304", "options ip_vs conn_tab_bits=22"}},
 	} {
 		var text strings.Builder
-		connectionTable{Bits: tt.bits}.warn(slog.New(slog.NewTextHandler(&text, nil)), tt.want, tt.release)
+		connectionTable{Bits: tt.bits}.warn(slog.New(slog.NewTextHandler(&text, nil)), tt.want, tt.release, tt.memory)
 		for _, s := range tt.says {
 			if !strings.Contains(text.String(), s) {
 				t.Errorf("%d bits of %d on %s: no %q in:\n%s", tt.bits, tt.want, tt.release, s, &text)

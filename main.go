@@ -304,6 +304,6 @@ func dialDirector(log *slog.Logger, sysctls procSys, cfg *Config) (director, err
 	}
 	log.Info("connected to the kernel's IPVS", "version", info.Version, "connection_table", info.ConnTabSize)
 	release, _ := sysctls.KernelRelease() // one that cannot be read counts as old
-	readConnectionTable().warn(log, cfg.ConnectionTableBits, release)
+	readConnectionTable().warn(log, cfg.ConnectionTableBits, release, hostMemory())
 	return c, nil
 }
