@@ -308,7 +308,7 @@ func syncMaxLen(v value, dst *uint16) {
 }
 
 // readSysctls reads [sysctl], settings below net/ipv4/vs, with the values that
-// the kernel accepts (net/netfilter/ipvs/ip_vs_ctl.c; tried with Linux 6.1). The
+// the kernel accepts (net/netfilter/ipvs/ip_vs_ctl.c; tried with Linux 6.1 and 7.3). The
 // kernel takes any integer for a switch; here it is 0 or 1.
 func readSysctls(v value) map[string]string {
 	var (
@@ -333,6 +333,8 @@ func readSysctls(v value) map[string]string {
 	add(integer(&n, 0, math.MaxInt32), "am_droprate", "amemthresh", "sync_qlen_max", "sync_sock_size")
 	add(integer(&n, 0, math.MaxInt32/1000), "sync_refresh_period") // jiffies in an int, 1000 a second at most
 	add(integer(&n, -20, 19), "est_nice")
+	add(integer(&n, -8, 8), "conn_lfactor", "svc_lfactor")
+	add(integer(&n, 1, 1<<30), "conn_max") // the kernel takes 0 too: no connection at all
 	add(parsed(&text, `CPU numbers such as "0-3,8", "all", or "" for none`, matching(cpuLists)), "est_cpulist")
 	add(syncPorts, "sync_ports")
 	add(parsed(&threshold, `"THRESHOLD PERIOD" such as "3 50", the first below the second, or any first with a second of 0`,

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -255,12 +256,14 @@ func TestParseConfigMistakes(t *testing.T) {
 		{topLine("[marks]\nfirst = 0xfffff001"), `2: marks.first: the last mark, first + count - 1, is 4294967296, want at most 4294967295`},
 		{topLine("[marks]\nlast = 1"), `2: marks.last: unknown key, want one of first, count`},
 		{"[marks]\ncount = 1\n[[vip]]\n" + goodVIP + "one_mark = true\n[[vip]]\nname = 'b'\naddresses = ['10.0.0.2']\nports = [1, 2]\ngroups = [[1, 2]]", `2: marks.count: is 1, want at least 2: one for each of groups and each one_mark`},
-		{topLine("[sysctl]\nconn_reuse = 1"), `2: sysctl.conn_reuse: unknown key, want one of am_droprate, amemthresh, backup_only, cache_bypass, conn_reuse_mode, conntrack, drop_entry, drop_packet, est_cpulist, est_nice, expire_nodest_conn, expire_quiescent_template, ignore_tunneled, nat_icmp_send, pmtu_disc, run_estimation, schedule_icmp, secure_tcp, sloppy_sctp, sloppy_tcp, snat_reroute, sync_persist_mode, sync_ports, sync_qlen_max, sync_refresh_period, sync_retries, sync_sock_size, sync_threshold, sync_version`},
+		{topLine("[sysctl]\nconn_reuse = 1"), `2: sysctl.conn_reuse: unknown key, want one of am_droprate, amemthresh, backup_only, cache_bypass, conn_lfactor, conn_max, conn_reuse_mode, conntrack, drop_entry, drop_packet, est_cpulist, est_nice, expire_nodest_conn, expire_quiescent_template, ignore_tunneled, nat_icmp_send, pmtu_disc, run_estimation, schedule_icmp, secure_tcp, sloppy_sctp, sloppy_tcp, snat_reroute, svc_lfactor, sync_persist_mode, sync_ports, sync_qlen_max, sync_refresh_period, sync_retries, sync_sock_size, sync_threshold, sync_version`},
 		{topLine("[sysctl]\nslopy_tcp = 1"), `2: sysctl.slopy_tcp: unknown key, did you mean "sloppy_tcp"?`},
 		{topLine("[sysctl]\nsloppy_tcp = true"), `2: sysctl.sloppy_tcp: is true, want an integer from 0 to 1`},
 		{topLine("[sysctl]\nsloppy_tcp = '1'"), `2: sysctl.sloppy_tcp: is "1", want an integer from 0 to 1`},
 		{topLine("[sysctl]\ndrop_entry = 4"), `2: sysctl.drop_entry: is the integer 4, want an integer from 0 to 3`},
 		{topLine("[sysctl]\nest_nice = 20"), `2: sysctl.est_nice: is the integer 20, want an integer from -20 to 19`},
+		{topLine("[sysctl]\nconn_lfactor = -9"), `2: sysctl.conn_lfactor: is the integer -9, want an integer from -8 to 8`},
+		{topLine("[sysctl]\nconn_max = 0"), `2: sysctl.conn_max: is the integer 0, want an integer from 1 to 1073741824`},
 		{topLine("[sysctl]\nest_cpulist = '0-'"), `2: sysctl.est_cpulist: is "0-", want CPU numbers such as "0-3,8", "all", or "" for none`},
 		{topLine("[sysctl]\nsync_ports = 3"), `2: sysctl.sync_ports: is the integer 3, want one of 1, 2, 4, 8, 16, 32, 64`},
 		{topLine("[sysctl]\nsync_ports = 128"), `2: sysctl.sync_ports: is the integer 128, want one of 1, 2, 4, 8, 16, 32, 64`},
@@ -525,9 +528,13 @@ func TestConfigExampleIsTrue(t *testing.T) {
 			}
 			parse(withKey(key.path, quote+m[1]+quote))
 			parse(withKey(key.path, quote+m[2]+quote))
-			_, err := ParseConfig(exampleFile, []byte(withKey(key.path, "-1")))
+			below := "-1"
+			if n, err := strconv.Atoi(m[1]); err == nil && n < 0 {
+				below = strconv.Itoa(n - 1)
+			}
+			_, err := ParseConfig(exampleFile, []byte(withKey(key.path, below)))
 			if want := "from " + m[1] + " to " + m[2]; err == nil || !strings.HasSuffix(err.Error(), want) {
-				t.Errorf("%s = -1: %v, want ... %s", key.path, err, want)
+				t.Errorf("%s = %s: %v, want ... %s", key.path, below, err, want)
 			}
 		}
 	}
