@@ -42,7 +42,7 @@ type pod struct {
 	notReady    bool
 	terminating bool
 	podNetwork  bool
-	hostPort    int // leads to its port 8080; 0 = there is none
+	hostPort    int    // leads to its port 8080; 0 = there is none
 	component   string // default "controller"
 }
 
