@@ -7,12 +7,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +36,7 @@ type resolveWatch struct {
 	out      *latest[Health] // its Unresolved
 	resolver *resolver
 	busy     atomic.Bool // a neighbour fails: each event counts
+	events   failedEvents
 	asked    time.Time
 	failing  failureLog // of look
 }
@@ -76,8 +79,64 @@ func (w *resolveWatch) Run(ctx context.Context) error {
 
 // matters reports whether an event of the kernel needs a look at the table.
 func (w *resolveWatch) matters(m netlink.Message) bool {
-	const state = 8 // its place in struct ndmsg
-	return w.busy.Load() || len(m.Data) >= state+2 && binary.NativeEndian.Uint16(m.Data[state:])&unix.NUD_FAILED != 0
+	a, device, failed := failedNeighbour(m.Data)
+	if failed {
+		w.events.add(a, device)
+	}
+	return failed || w.busy.Load()
+}
+
+// failedNeighbour is the neighbour that an event reports as failed, and its device.
+func failedNeighbour(event []byte) (a netip.Addr, device uint32, failed bool) {
+	const index, state, attributes = 4, 8, 12 // places in struct ndmsg
+	if len(event) < attributes || binary.NativeEndian.Uint16(event[state:])&unix.NUD_FAILED == 0 {
+		return a, 0, false
+	}
+	d, err := netlink.NewAttributeDecoder(event[attributes:])
+	if err != nil {
+		return a, 0, false
+	}
+	for d.Next() {
+		if d.Type() == unix.NDA_DST {
+			a, failed = netip.AddrFromSlice(d.Bytes())
+		}
+	}
+	return a.Unmap(), binary.NativeEndian.Uint32(event[index:]), failed
+}
+
+// failedEvents are the neighbours that events have reported as failed since the last
+// look. Where packets go to a dead node all the time, the kernel asks again at once, and
+// its table hardly ever shows the failure.
+type failedEvents struct {
+	mu  sync.Mutex
+	all map[netip.Addr]uint32 // and the device
+}
+
+// add notes one. Of a great number, those that do not fit come again soon.
+func (e *failedEvents) add(a netip.Addr, device uint32) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.all == nil {
+		e.all = make(map[netip.Addr]uint32)
+	}
+	if len(e.all) < 16*maxResolving {
+		e.all[a] = device
+	}
+}
+
+// mark makes those failed in a table that was read later, unless they have answered
+// since. It forgets them.
+func (e *failedEvents) mark(entries map[netip.Addr]neighbourEntry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for a, device := range e.all {
+		if entry, there := entries[a]; there && !entry.valid() {
+			entry.state |= unix.NUD_FAILED
+			entry.device = cmp.Or(entry.device, device)
+			entries[a] = entry
+		}
+	}
+	e.all = nil
 }
 
 // look reads the neighbour table, judges it, and asks.
@@ -107,6 +166,7 @@ func (w *resolveWatch) lookBy(conn *rtnl, sets []resolveSet, now time.Time) erro
 	if err != nil {
 		return err
 	}
+	w.events.mark(entries)
 	direct := func(a netip.Addr, device uint32) bool {
 		at := conn.route(a, nil)
 		return at.problem == "" && at.device == int(device)

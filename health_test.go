@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -350,6 +353,50 @@ func (r *resolveRig) after(d time.Duration) string {
 		if !r.now.Before(end) {
 			return strings.ReplaceAll(strings.TrimPrefix(fmt.Sprint(r.resolver.down), "map"), "10.0.0.", "")
 		}
+	}
+}
+
+// A neighbour that the kernel reports as failed, and asks again before its table is read,
+// has failed.
+func TestFailedNeighbourEvents(t *testing.T) {
+	event := func(state uint16, a string) []byte {
+		b := binary.NativeEndian.AppendUint32([]byte{unix.AF_INET, 0, 0, 0}, 7)
+		b = append(binary.NativeEndian.AppendUint16(b, state), 0, 0)
+		attributes := netlink.NewAttributeEncoder()
+		attributes.Bytes(unix.NDA_LLADDR, []byte{2, 0, 0, 0, 0, 1})
+		attributes.Bytes(unix.NDA_DST, addr(a).AsSlice())
+		more, err := attributes.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(b, more...)
+	}
+	w := newResolveWatch(slog.New(slog.DiscardHandler), newLatest[[]resolveSet](), newLatest[Health](), nil)
+	for _, e := range []struct {
+		state   uint16
+		address string
+		matters bool
+	}{
+		{unix.NUD_FAILED, "10.0.0.1", true}, {unix.NUD_FAILED, "10.0.0.2", true}, {unix.NUD_FAILED, "10.0.0.3", true},
+		{unix.NUD_REACHABLE, "10.0.0.4", false}, {unix.NUD_FAILED, "fd00::1", true},
+	} {
+		if got := w.matters(netlink.Message{Data: event(e.state, e.address)}); got != e.matters {
+			t.Errorf("%+v matters: %t", e, got)
+		}
+	}
+	whole := event(unix.NUD_FAILED, "10.0.0.9")
+	for n := range whole {
+		w.matters(netlink.Message{Data: whole[:n]})
+	}
+	r := newResolveRig([]string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "fd00::1"})
+	r.put(unix.NUD_INCOMPLETE, "10.0.0.1", "fd00::1")
+	r.put(unix.NUD_NONE, "10.0.0.3")
+	w.events.mark(r.entries)
+	if got := r.after(4 * time.Second); got != "[a:[1 fd00::1]]" {
+		t.Errorf("down: %s", got)
+	}
+	if w.events.all != nil {
+		t.Errorf("kept: %v", w.events.all)
 	}
 }
 

@@ -125,7 +125,7 @@ func (r *trafficRig) shows(lines ...string) {
 func (r *trafficRig) answers(what string, want map[string]int, got map[string]int) {
 	r.Helper()
 	if diff := cmp.Diff(want, got); diff != "" {
-		r.Errorf("%s: who answered (-want +got):\n%s", what, diff)
+		r.Errorf("%s: who answered (-want +got):\n%s%s\n%s", what, diff, r.director.Table(), r.process.Log())
 	}
 }
 
