@@ -32,7 +32,8 @@ import (
 func canonicalSelector(s string) (string, error) {
 	parsed, err := labels.Parse(s)
 	if err != nil {
-		return "", fmt.Errorf("label selector %q: %w", s, err)
+		// The library quotes the whole text, of which each byte can become four.
+		return "", fmt.Errorf("label selector %q: %s", shorten(s, quotedText), shorten(err.Error(), 2*quotedText))
 	}
 	// Keys and values have no "=", so this is the one operator with two names.
 	return strings.ReplaceAll(parsed.String(), "==", "="), nil

@@ -171,7 +171,7 @@ esac
 			t.Fatal(err)
 		}
 		want := strings.NewReplacer("namespace: ingress-nginx", "namespace: edge", "[tcp-services, udp-services]", "[tcp.x, udp-x]").Replace(string(shipped))
-		if diff := cmp.Diff(want, string(applied)); diff != "" || strings.Count(want, "namespace: edge") != 5 {
+		if diff := cmp.Diff(want, string(applied)); diff != "" || strings.Count(want, "namespace: edge") != 6 {
 			t.Errorf("applied (-want +got):\n%s", diff)
 		}
 		got, err := os.ReadFile(output)

@@ -134,7 +134,7 @@ func TestKeepalivedPrintedAgain(t *testing.T) {
 		{[]string{"-priority", "100", "-state", "BACKUP", "-nopreempt=false", "-interval", "0.2s"}, ""}, // the defaults
 		{[]string{"-router-id", "52", "-interval", "1500ms", "-source", "192.0.2.202", "-priority", "150"}, " -interval 1.5s -priority 150 -router-id 52 -source 192.0.2.202"},
 		{[]string{"-nopreempt", "-interface", "true", "-binary", "/opt/lvs-controller"}, " -binary /opt/lvs-controller -interface true -nopreempt"},
-		{[]string{"-state", "MASTER", "-schedname", "mh", "-nginxserver", "a b"}, " -nginxserver 'a b' -schedname mh -state MASTER"},
+		{[]string{"-state", "MASTER", "-schedname", "mh", "-kubeconfig", "a b"}, " -kubeconfig 'a b' -schedname mh -state MASTER"},
 	} {
 		args := append([]string{"keepalived", "-peer", "::ffff:192.0.2.201", "-config", filepath.Base(config)}, test.args...)
 		code, stdout, stderr := cli(t, args...)
@@ -177,7 +177,7 @@ func TestKeepalivedRefuses(t *testing.T) {
 		{"a device that begins a comment", "interface = \"eth0!\"\n" + staticVIP, []string{"-peer", peer}, `interface "eth0!": keepalived.conf can have only letters, digits and . _ : / - there`},
 		{"a line of its own", manyVIPs, []string{"-peer", peer, "-interface", "eth0\nstate MASTER"}, `interface "eth0\nstate MASTER": keepalived.conf can have only letters, digits and . _ : / - there`},
 		{"arguments", manyVIPs, []string{"-peer", peer, "-binary", "/bin/true; x"}, `-binary "/bin/true; x": keepalived.conf can have only letters, digits and . _ : / - there`},
-		{"a line in the first lines", manyVIPs, []string{"-peer", peer, "-nginxserver", "a\nstate MASTER"}, `-nginxserver "a\nstate MASTER": the first lines of keepalived.conf cannot contain it`},
+		{"a line in the first lines", manyVIPs, []string{"-peer", peer, "-kubeconfig", "a\nstate MASTER"}, `-kubeconfig "a\nstate MASTER": the first lines of keepalived.conf cannot contain it`},
 		{"a relative path", manyVIPs, []string{"-peer", peer, "-binary", "lvs-controller"}, `-binary "lvs-controller": want an absolute path`},
 		{"router 0", manyVIPs, []string{"-peer", peer, "-router-id", "0"}, `-router-id 0: want 1 to 255`},
 		{"an owner's priority", manyVIPs, []string{"-peer", peer, "-priority", "255"}, `-priority 255: want 2 to 254`},
