@@ -52,7 +52,10 @@ type streamQuery interface {
 // streamKey is what one stream asks for. Equal keys are ==.
 type streamKey struct{ streamQuery }
 
-func (k streamKey) String() string { return k.kind().stream + " " + k.scope().String() }
+// String is the name of the stream, in the log and in the metrics. Nodes have no scope.
+func (k streamKey) String() string {
+	return strings.TrimRight(k.kind().stream+" "+k.scope().String(), " ")
+}
 
 // streamKeys are the keys of queries of one kind.
 func streamKeys[Q streamQuery](queries []Q) []streamKey {
