@@ -197,11 +197,15 @@ func TestE2EFollowNodes(t *testing.T) {
 		t.Cleanup(func() { _ = e.admin.Delete(context.WithoutCancel(ctx), "/api/v1/nodes/"+n.Name, nil) })
 		e.createPod(i, true)
 	}
-	e.configure("follow_nodes = true\n")
+	e.configure("follow_nodes = true\n[timeouts]\ntcp_fin = \"1s\"\n")
 	e.start()
 	e.table(web("1", "2")...)
-	e.ready("ready")
 	e.logged(1, "forbidden")
+	time.Sleep(5 * time.Second) // it asks again meanwhile
+	e.ready("ready")
+	if got := e.client.Curl(4, "http://10.0.0.100/"); got["node1"] != 2 || got["node2"] != 2 {
+		t.Errorf("answers without the right to read nodes: %v", got)
+	}
 
 	t.Log("the right is given, with the lines of install/rbac.yaml")
 	manifest, err := os.ReadFile(installed("rbac.yaml"))
@@ -210,11 +214,12 @@ func TestE2EFollowNodes(t *testing.T) {
 	lines = strings.ReplaceAll(strings.ReplaceAll("\n"+lines, "\n# ", "\n"), "namespace: ingress-nginx", "namespace: "+e.namespace)
 	lab.Must(t, e.admin.Apply(ctx, e.namespace, lines))
 	lab.Within(t, 40*time.Second, func() string { // refused for half a minute at the most
-		if !strings.Contains(e.process.Log(), "the stream follows the cluster again\" stream=\"nodes") {
+		if !strings.Contains(e.process.Log(), "the stream follows the cluster again\" stream=nodes objects=2") {
 			return e.process.Log()
 		}
 		return ""
 	})
+	e.logged(1, "forbidden")
 	edit := func(node int, what map[string]any) {
 		t.Helper()
 		lab.Must(t, e.admin.Patch(ctx, "/api/v1/nodes/"+e.nodes[node].Name, what, nil))
@@ -222,12 +227,38 @@ func TestE2EFollowNodes(t *testing.T) {
 	labelled := func(value any) map[string]any {
 		return map[string]any{"metadata": map[string]any{"labels": map[string]any{"node.kubernetes.io/exclude-from-external-load-balancers": value}}}
 	}
+	var held *lab.Stream // from node1
+	for range e.nodes {
+		stream := e.client.OpenStream(netip.MustParseAddrPort("10.0.0.100:80"))
+		defer stream.Close()
+		from := ""
+		lab.Within(t, 5*time.Second, func() string {
+			if from, _, _ = stream.State(); from == "" {
+				return "no answer on a stream"
+			}
+			return ""
+		})
+		if from == "node1" {
+			held = stream
+		}
+	}
+	if held == nil {
+		t.Fatal("of two streams none is from node1")
+	}
 	edit(0, map[string]any{"spec": map[string]any{"unschedulable": true}})
 	e.table(web("1=0", "2")...)
 	e.logged(1, "its node is cordoned off")
 	if got := e.client.Curl(4, "http://10.0.0.100/"); got["node2"] != 4 {
 		t.Errorf("answers while node1 is cordoned off: %v", got)
 	}
+	_, before, _ := held.State()
+	time.Sleep(2 * time.Second)
+	e.table(web("1=0", "2")...) // the stream is still open
+	if _, n, err := held.State(); err != nil || n <= before {
+		t.Errorf("the open connection to the cordoned node was cut: %d lines after %d, %v", n, before, err)
+	}
+	held.Close()
+	e.table(web("2")...)
 	edit(0, map[string]any{"spec": map[string]any{"unschedulable": nil}})
 	e.table(web("1", "2")...)
 	edit(1, labelled(""))

@@ -129,4 +129,7 @@ func TestKernelListenerClients(t *testing.T) {
 	if took > 5*time.Second {
 		t.Errorf("the controller took %s to end, at most 5 s are allowed", took)
 	}
+	if r.process.CountLog("left behind") > 0 {
+		t.Errorf("the listener waits for its clients:\n%s", r.process.Log())
+	}
 }

@@ -44,6 +44,7 @@ type pod struct {
 	podNetwork  bool
 	hostPort    int    // leads to its port 8080; 0 = there is none
 	component   string // default "controller"
+	address     string // annotation lvs-controller/address
 }
 
 func newRig(t *testing.T) *rig {
@@ -66,6 +67,9 @@ func (r *rig) writeCluster() {
 		meta := map[string]any{
 			"name": p.name, "namespace": "ingress-nginx", "uid": "uid-" + p.name,
 			"labels": map[string]string{"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": component},
+		}
+		if p.address != "" {
+			meta["annotations"] = map[string]string{"lvs-controller/address": p.address}
 		}
 		if p.terminating {
 			meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
