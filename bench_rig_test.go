@@ -112,22 +112,8 @@ func newModelDirector(b *benchmark, vips ...benchVIP) *benchDirector {
 
 func newDirectorOn(b *benchmark, kernel director, vips ...benchVIP) *benchDirector {
 	d := &benchDirector{benchmark: b, kernel: &timedKernel{director: kernel}}
-	wake := make(chan struct{}, 1)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	d.loop = newReconciler(&loopNeeds{
-		log:        log,
-		wake:       wake,
-		config:     newLatest[Config](wake),
-		cluster:    newLatest[Cluster](wake),
-		health:     newLatest[Health](wake),
-		probes:     newLatest[ProbePlan](),
-		unresolved: newLatest[Health](wake),
-		resolving:  newLatest[[]resolveSet](),
-		dial:       func() (director, error) { return d.kernel, nil },
-		host:       noHost{},
-		state:      openState(&stateDir{path: b.TempDir()}, log),
-		now:        func() time.Time { return time.Now().Add(d.ahead) },
-	})
+	d.loop = newReconciler(loopOn(d.kernel, b.TempDir(), log, func() time.Time { return time.Now().Add(d.ahead) }))
 	cfg := &Config{AuditInterval: time.Hour}
 	d.cluster = &Cluster{Pods: make(map[PodQuery][]*Pod), ConfigMaps: make(map[ConfigMapName]ConfigMap)}
 	for _, v := range vips {

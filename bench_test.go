@@ -164,16 +164,8 @@ func BenchmarkPass(b *testing.B) {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.pods), func(b *testing.B) {
 			cfg, up, down := benchConfig(size.ports, size.pods)
 			cfg.AuditInterval = time.Hour
-			wake := make(chan struct{}, 1)
 			log := slog.New(slog.NewTextHandler(io.Discard, nil))
-			loop := newReconciler(&loopNeeds{
-				log: log, wake: wake,
-				config: newLatest[Config](wake), cluster: newLatest[Cluster](wake),
-				health: newLatest[Health](wake), probes: newLatest[ProbePlan](),
-				unresolved: newLatest[Health](wake), resolving: newLatest[[]resolveSet](),
-				dial: func() (director, error) { return new(readyKernel), nil },
-				host: noHost{}, state: openState(&stateDir{path: b.TempDir()}, log), now: time.Now,
-			})
+			loop := newReconciler(loopOn(new(readyKernel), b.TempDir(), log, time.Now))
 			loop.config.Set(cfg)
 			clusters := []*Cluster{up, down}
 			b.ReportAllocs()

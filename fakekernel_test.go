@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -42,6 +43,28 @@ func newFakeKernel() *fakeKernel {
 		noRoute:  make(map[netip.Addr]bool),
 		noSched:  make(map[string]bool),
 		daemons:  make(map[SyncRole]SyncDaemon),
+	}
+}
+
+// loopOn is what a loop on k needs: all inputs, which say nothing yet, and a state file
+// in dir.
+func loopOn(k director, dir string, log *slog.Logger, now func() time.Time) *loopNeeds {
+	wake := make(chan struct{}, 1)
+	return &loopNeeds{
+		log:        log,
+		wake:       wake,
+		config:     newLatest[Config](wake),
+		cluster:    newLatest[Cluster](wake),
+		health:     newLatest[Health](wake),
+		probes:     newLatest[ProbePlan](),
+		unresolved: newLatest[Health](wake),
+		resolving:  newLatest[[]resolveSet](),
+		routes:     newLatest[Health](wake),
+		routing:    newLatest[[]resolveSet](),
+		dial:       func() (director, error) { return k, nil },
+		host:       noHost{},
+		state:      openState(&stateDir{path: dir}, log),
+		now:        now,
 	}
 }
 

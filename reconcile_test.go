@@ -67,25 +67,9 @@ func newBench(t *testing.T, vips ...VIP) *bench {
 
 // restart is kill -9 and a new process: all memory but the state file is lost.
 func (b *bench) restart() {
-	wake := make(chan struct{}, 1)
 	old := b.loop
 	log := slog.New(slog.NewTextHandler(b.log, nil))
-	b.loop = newReconciler(&loopNeeds{
-		log:        log,
-		wake:       wake,
-		config:     newLatest[Config](wake),
-		cluster:    newLatest[Cluster](wake),
-		health:     newLatest[Health](wake),
-		probes:     newLatest[ProbePlan](),
-		unresolved: newLatest[Health](wake),
-		resolving:  newLatest[[]resolveSet](),
-		routes:     newLatest[Health](wake),
-		routing:    newLatest[[]resolveSet](),
-		dial:       func() (director, error) { return b.kernel, nil },
-		host:       noHost{},
-		state:      openState(&stateDir{path: b.dir}, log),
-		now:        func() time.Time { return b.clock },
-	})
+	b.loop = newReconciler(loopOn(b.kernel, b.dir, log, func() time.Time { return b.clock }))
 	if b.countAtOnce > 0 {
 		b.loop.counting.atOnce = b.countAtOnce
 	}
