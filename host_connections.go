@@ -37,20 +37,19 @@ const (
 
 // readConnectionTable reads what there is. Without the module ip_vs there is nothing.
 func readConnectionTable() connectionTable {
-	parameter, _ := readHead(tableParameter)
-	status, _ := readHead(tableStatus)
-	return parseConnectionTable(parameter, status)
+	return parseConnectionTable(readHead(tableParameter), readHead(tableStatus))
 }
 
 // readHead returns the beginning of a file of the kernel, which is longer than any
-// that is read here.
-func readHead(path string) ([]byte, error) {
+// that is read here; nothing of one that cannot be read.
+func readHead(path string) []byte {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 4096))
+	head, _ := io.ReadAll(io.LimitReader(f, 4096))
+	return head
 }
 
 // parseConnectionTable makes sense of the two files. Lines of status are

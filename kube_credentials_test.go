@@ -372,3 +372,20 @@ func TestNodes(t *testing.T) {
 		t.Errorf("%d nodes", len(l.kept))
 	}
 }
+
+// The error for what an account may not read names the object that would grant it:
+// what has no namespace is granted by a ClusterRole alone.
+func TestForbiddenNamesTheRole(t *testing.T) {
+	for _, tt := range []struct {
+		query streamQuery
+		want  string
+	}{
+		{edgePods, "in the Role of"},
+		{NodeQuery{}, "in the ClusterRole of"},
+	} {
+		err := error((&connection{}).refusal("list", streamKey{tt.query}, http.StatusForbidden, "no"))
+		if !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%v: %v, want %q in it", tt.query, err, tt.want)
+		}
+	}
+}

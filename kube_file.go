@@ -547,10 +547,7 @@ func (d *fileDecoder) object(k *streamKind, raw []byte) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	d.unfinished = nil
-	if w, ok := o.(interface{ whole() error }); ok {
-		d.unfinished = wrap(k.object+" "+m.Name, w.whole())
-	}
+	d.unfinished = wrap(k.object+" "+m.Name, o.whole())
 	if m.Namespace == "" {
 		m.Namespace = "default" // where kubectl would put it
 	}

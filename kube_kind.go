@@ -117,6 +117,8 @@ type object interface {
 	// check returns an error when the object lacks a name, or has one that no API
 	// server gives out.
 	check() error
+	// whole returns an error when the object, the last of a file, may be cut short.
+	whole() error
 }
 
 // objectType is what an object says that it is. The items of a list need not.
@@ -149,6 +151,9 @@ type objectMeta struct {
 }
 
 func (m *objectMeta) meta() *objectMeta { return m }
+
+// whole is object.whole for what has nothing behind its metadata that it must have.
+func (m *objectMeta) whole() error { return nil }
 
 // interner keeps one copy of strings that thousands of objects share. A watch of
 // months meets new ones again and again, so it forgets all when it is full.

@@ -149,8 +149,7 @@ type nodeObject struct {
 	} `json:"status"`
 }
 
-// whole returns an error when o, of a file, may be cut short. The addresses come after
-// the labels and the spec.
+// whole implements object. The addresses come after the labels and the spec.
 func (o *nodeObject) whole() error {
 	if len(o.Status.Addresses) == 0 {
 		return fmt.Errorf("%w: no status.addresses; the file may be cut short", errMalformed)

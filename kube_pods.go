@@ -232,8 +232,8 @@ func (o *podObject) check() error {
 	return cmp.Or(o.objectMeta.check(), checkName("node name", o.Spec.NodeName))
 }
 
-// whole returns an error when o, of a file, may be cut short. The phase comes after all
-// of the status that is read, but for the addresses of the pod.
+// whole implements object. The phase comes after all of the status that is read, but for
+// the addresses of the pod.
 func (o *podObject) whole() error {
 	if o.Status.Phase == "" {
 		return fmt.Errorf("%w: no status.phase; the file may be cut short", errMalformed)

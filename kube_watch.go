@@ -435,8 +435,12 @@ func (c *connection) refusal(verb string, key streamKey, code int, message strin
 		if of.namespace != "" {
 			what += " in namespace " + strconv.Quote(of.namespace)
 		}
-		f.err = fmt.Errorf("%s is forbidden: the account of %s may not %q %s: grant it in the Role of install/rbac.yaml (server: %s)",
-			resource, c.credentials, verb, what, message)
+		role := "Role"
+		if of.namespace == "" { // also a Role grants nothing there
+			role = "ClusterRole"
+		}
+		f.err = fmt.Errorf("%s is forbidden: the account of %s may not %q %s: grant it in the %s of install/rbac.yaml (server: %s)",
+			resource, c.credentials, verb, what, role, message)
 		return f
 	case code == http.StatusGone:
 		f.topic.kind = faultStale
