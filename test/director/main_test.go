@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"lvs-controller/test/args"
@@ -30,11 +31,19 @@ var groups = []string{"host", "kernel", "e2e", "drill", "bench", "bench-e2e"}
 
 var chosen = flag.String("group", groups[0], "run the tests of this `group`: "+strings.Join(groups, ", "))
 
+// ran is set by the first test of the group.
+var ran atomic.Bool
+
 // of skips a test of another group than the one that runs. Every test calls it, itself
 // or in what makes its rig.
 func of(t *testing.T, group string) {
 	t.Helper()
-	if *chosen != group {
+	if !slices.Contains(groups, group) {
+		t.Fatalf("%q is not one of %q", group, groups)
+	}
+	if *chosen == group {
+		ran.Store(true)
+	} else {
 		t.Skipf("belongs to -group %s", group)
 	}
 }
@@ -73,7 +82,11 @@ func runGroup(m *testing.M) (code int, err error) {
 			return 0, err
 		}
 	}
-	return m.Run(), nil
+	code = m.Run()
+	if code == 0 && !ran.Load() && flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.list").Value.String() == "" {
+		return 0, fmt.Errorf("-group %q: no test ran", *chosen)
+	}
+	return code, nil
 }
 
 // controller is the path of the binary under test.

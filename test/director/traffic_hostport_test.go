@@ -3,24 +3,15 @@
 package director
 
 import (
-	"path/filepath"
 	"testing"
-
-	"lvs-controller/test/lab"
 )
 
 // The rules by which the portmap plug-in of a CNI leads a host port to a pod take the
 // frames of a VIP in direct routing, too. With host_ports = true such a pod serves, for
 // its own port alone, beside one on hostNetwork.
 func TestKernelHostPorts(t *testing.T) {
-	r := newRig(t)
-	client := r.lab.Host("client", 3)
-	var nodes []*lab.Host
-	for i, name := range []string{"node1", "node2"} {
-		n := r.lab.Host(name, 11+i)
-		n.Run(controller(), "realserver", "-vip", edgeVIP, "-uplink", "eth0", "-state", filepath.Join(r.dir, name))
-		nodes = append(nodes, n)
-	}
+	r := newTrafficRig(t)
+	nodes := r.nodes
 	nodes[0].Run("sysctl", "-qw", "net.ipv4.ip_forward=1")
 	inside := r.lab.Behind(nodes[0], "pod", 1)
 	inside.Serve(8080)
@@ -49,10 +40,10 @@ func TestKernelHostPorts(t *testing.T) {
 	r.process.Hangup()
 	r.table("-A -t 10.0.0.100:80 -s rr", "-a -t 10.0.0.100:80 -r 10.0.0.11:80 -g -w 1", "-a -t 10.0.0.100:80 -r 10.0.0.12:80 -g -w 1",
 		"-A -t 10.0.0.100:9000 -s rr", "-a -t 10.0.0.100:9000 -r 10.0.0.12:9000 -g -w 1")
-	if got := client.Curl(6, "http://10.0.0.100/"); got["pod"] != 3 || got["node2"] != 3 {
+	if got := r.client.Curl(6, "http://10.0.0.100/"); got["pod"] != 3 || got["node2"] != 3 {
 		t.Errorf("port 80: answers %v, want 3 from the pod and 3 from node2", got)
 	}
-	if got := client.Curl(4, "http://10.0.0.100:9000/"); got["node2"] != 4 {
+	if got := r.client.Curl(4, "http://10.0.0.100:9000/"); got["node2"] != 4 {
 		t.Errorf("port 9000: answers %v, want 4 from node2", got)
 	}
 }
