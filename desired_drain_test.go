@@ -266,6 +266,39 @@ func TestLoopTakesAnnotatedAddresses(t *testing.T) {
 	}
 }
 
+// A port that a pod declares, or that leads to it from its node, is for the address that
+// the annotation names. Pods that are not ready declare nothing beside a ready one of the
+// same address.
+func TestLoopTakesAnnotatedAddressesByPort(t *testing.T) {
+	notReady := func(p *Pod) { p.Ready = false }
+	on := func(p Pod, node, other string, port uint16) Pod {
+		p.Node, p.OtherAddress, p.Ports = node, other, []Port{{port, TCP}}
+		return p
+	}
+	for _, tt := range []struct {
+		name string
+		vip  func(*VIP)
+		pod  func(*Pod)
+		want string
+	}{
+		{"ports_from", func(v *VIP) { v.Ports, v.PortsFromPods = nil, true }, func(*Pod) {},
+			"10.0.0.1:8080/tcp rr: 10.3.0.1=1\n10.0.0.1:9000/tcp rr: 10.1.0.2=1\n"},
+		{"host_ports", func(v *VIP) { v.Ports, v.HostPorts = []Port{{8080, TCP}, {9000, TCP}}, true }, func(p *Pod) { p.HostNetwork, p.ByPort = false, true },
+			"10.0.0.1:8080/tcp rr: 10.1.0.2=1 10.3.0.1=1\n10.0.0.1:9000/tcp rr: 10.1.0.2=1\n"},
+	} {
+		v := testVIP(func(v *VIP) { v.FollowNodes, v.TCPServices = true, ConfigMapName{} }, tt.vip)
+		b := newBench(t, v)
+		c := testCluster(nil)
+		c.Pods[v.PodQuery()] = refs(with(on(readyPod("a", "10.1.0.1"), "n1", "10.3.0.1", 8080), tt.pod), on(readyPod("b", "10.1.0.2"), "n2", "", 9000),
+			with(on(readyPod("c", "10.3.0.1"), "n1", "", 7000), notReady), with(on(readyPod("d", "10.3.0.2"), "n2", "10.1.0.2", 7001), notReady))
+		c.Nodes = map[NodeQuery][]*Node{{}: {{Name: "n1", Addresses: addrs("10.1.0.1", "10.3.0.1")}, {Name: "n2", Addresses: addrs("10.1.0.2", "10.3.0.2")}}}
+		b.loop.cluster.Set(c)
+		b.pass()
+		t.Log(tt.name)
+		b.want(tt.want)
+	}
+}
+
 // A pod of a node that reports the broadcast address of a network is left out.
 func TestLoopLeavesBroadcastOut(t *testing.T) {
 	b := newBench(t, testVIP(func(v *VIP) { v.TCPServices = ConfigMapName{} }))

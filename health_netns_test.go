@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -367,4 +368,45 @@ func TestBroadcasts(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An event counts for a neighbour that is being asked again when the table is read, and
+// that is not in the table as failed.
+func TestResolveWatchCountsEvents(t *testing.T) {
+	_, hosts := newSegment(t, 9, 11, 12)
+	director := hosts[0]
+	director.run(t, "ip", "address", "add", testVIP4+"/32", "dev", "eth0")
+	director.run(t, "ip", "neigh", "replace", "10.0.0.11", "dev", "eth0", "nud", "incomplete")
+	director.run(t, "ip", "neigh", "replace", "10.0.0.12", "dev", "eth0", "lladdr", "02:00:00:00:00:12", "nud", "reachable")
+	sets := []resolveSet{{VIP: "edge", Addresses: []netip.Addr{netip.MustParseAddr(testVIP4)}, Rows: []Row{
+		{RealServer: RealServer{Address: hosts[1].addr(), Forward: DirectRoute, Weight: 1}}, {RealServer: RealServer{Address: hosts[2].addr(), Forward: DirectRoute, Weight: 1}},
+	}}}
+	var device uint32
+	director.do(t, func() {
+		d, err := net.InterfaceByName("eth0")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		device = uint32(d.Index)
+	})
+	for _, reported := range []bool{false, true} {
+		w := newResolveWatch(slog.New(slog.DiscardHandler), newLatest[[]resolveSet](), newLatest[Health](), nil)
+		if reported {
+			w.events.add(hosts[1].addr(), device)
+			w.events.add(hosts[2].addr(), device) // it has answered since
+		}
+		director.do(t, func() { w.look(t.Context(), sets, time.Now()) })
+		var failing []netip.Addr
+		for a := range w.resolver.failing {
+			failing = append(failing, a)
+		}
+		want := []netip.Addr{hosts[1].addr()}
+		if !reported {
+			want = nil
+		}
+		if diff := cmp.Diff(want, failing, compareAddrs); diff != "" {
+			t.Errorf("reported %t (-want +got):\n%s", reported, diff)
+		}
+	}
 }
