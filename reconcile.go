@@ -238,6 +238,7 @@ func (r *reconciler) pass(ctx context.Context) {
 	if o.whole {
 		r.planner.forgetEmpty(r.kernel.have)
 	}
+	r.state.save()
 	r.conclude(&o)
 	if o.bulk {
 		o = passResult{} // nothing needs its plan any more
@@ -306,8 +307,13 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 	r.planProbes(p.want)
 	r.logWanted(p.want)
 	r.logTaken(before, p.want)
-	// Before the kernel: an address must not be forgotten between the two.
-	r.state.save()
+	// Before the kernel: an address, or the end of a drain, must not be forgotten
+	// between the two.
+	if len(p.ops[firstBreak]) > 0 {
+		r.state.save()
+	} else {
+		r.state.saveOwned()
+	}
 	errs := r.apply(o)
 	if k.director != nil {
 		o.whole = len(errs) == 0

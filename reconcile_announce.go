@@ -71,7 +71,7 @@ func (a *announcer) announce(ctx context.Context, cfg *Config, want vipAddresses
 	holding, err := a.host.Announce(ctx, cfg, want)
 	a.state.Addresses, a.state.Local, a.on = holding.Addresses, holding.Local, holding.On
 	a.refused.log(a.loopNeeds, "addresses", err)
-	a.state.save()
+	a.state.saveOwned()
 	return err
 }
 
