@@ -361,7 +361,11 @@ func (c *ipvsConn) send(ops []op) ([]*opError, error) {
 		c.seq = last
 		now, later := ops[:n], ops[n:]
 		encoded := make(chan int, 1)
-		go func() { encoded <- c.batch.encode(&c.spare, later, last+1) }()
+		if len(later) > 0 {
+			go func() { encoded <- c.batch.encode(&c.spare, later, last+1) }()
+		} else { // a short list does not wait for another thread
+			encoded <- 0
+		}
 		err := c.exchange(first, last, func(r *kernelReply) {
 			if r.errno != 0 {
 				failed = append(failed, &opError{Op: now[r.seq-first], Err: kernelError(r)})

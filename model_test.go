@@ -60,6 +60,7 @@ const modelNodes = 4
 func newModel(t *testing.T, rt *rapid.T) *model {
 	m := &model{bench: newBench(t, testVIP()), quiesced: make(map[rowID]time.Time), served: make(map[string]bool)}
 	// A count of connections takes several passes, as in a large table.
+	m.awake = rapid.Bool().Draw(rt, "the loop takes what rings it")
 	m.countAtOnce = rapid.SampledFrom([]int{0, 1}).Draw(rt, "services counted at once")
 	m.restartProbed()
 	foreign := service("10.9.9.9:80/tcp", "10.1.0.1", 7, "10.1.0.9", 0)

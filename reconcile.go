@@ -295,7 +295,8 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		r.due.audit = o.now.Add(o.cfg.AuditInterval)
 	}
 	if poll {
-		next, err := r.counting.round(k, r.now)
+		newer := func() bool { return len(r.wake) > 0 || ctx.Err() != nil }
+		next, err := r.counting.round(k, newer, r.now)
 		if err != nil {
 			return err
 		}
@@ -304,7 +305,6 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 	before := r.planner.want
 	p := r.planner.plan(planInputs{r.cluster.Get(), r.said.join(r.health.Get(), r.unresolved.Get(), r.routes.Get()), k.have, r.marks.marked, drift, o.now})
 	o.plan = &p
-	r.planProbes(p.want)
 	r.logWanted(p.want)
 	r.logTaken(before, p.want)
 	// Before the kernel: an address, or the end of a drain, must not be forgotten
@@ -315,6 +315,7 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		r.state.saveOwned()
 	}
 	errs := r.apply(o)
+	r.planProbes(p.want) // behind the kernel: it wakes other tasks
 	if k.director != nil {
 		o.whole = len(errs) == 0
 		r.planned(&p, o.now)

@@ -2,8 +2,8 @@
 //
 // Used by reconcile.go. IPVS can only be asked for all real servers of a
 // service, so a node that leaves thousands of services needs thousands of
-// questions. Each pass asks a few, and newer inputs come in between. It decides
-// nothing: computeTarget in desired_drain.go reads the counts.
+// questions. Newer inputs come in between: they end the part of a round that a pass
+// takes. It decides nothing: computeTarget in desired_drain.go reads the counts.
 
 package main
 
@@ -22,9 +22,12 @@ const (
 	// so many times as far away as the last one took.
 	pollShare = 20
 
-	// countAtOnce is how many services are asked about in one pass: a few
-	// milliseconds.
+	// countAtOnce is how many services are asked about between two looks at whether
+	// there are newer inputs: some milliseconds.
 	countAtOnce = 64
+
+	// countMost is how long one pass counts: its own deadlines wait for it.
+	countMost = 100 * time.Millisecond
 )
 
 // drainCount counts connections, in rounds.
@@ -45,22 +48,26 @@ type idleService struct {
 func (c *drainCount) reset() { *c = drainCount{atOnce: c.atOnce} }
 
 // round asks the kernel for the connections of real servers that drain, as a part
-// of a round, and returns when the next part is due. At the end of the round it
-// marks in k those that have none. An error means that the conversation broke.
-func (c *drainCount) round(k *kernelTable, clock func() time.Time) (next time.Time, err error) {
+// of a round that ends when newer reports newer inputs, and returns when the next part
+// is due. At the end of the round it marks in k those that have none. An error means
+// that the conversation broke.
+func (c *drainCount) round(k *kernelTable, newer func() bool, clock func() time.Time) (next time.Time, err error) {
 	start := clock()
 	if len(c.left) == 0 {
 		c.begin(k.have)
 	}
-	n := min(len(c.left), c.atOnce)
-	for _, s := range c.left[:n] {
-		if err := c.count(k.director, s); err != nil {
-			c.reset()
-			return time.Time{}, k.broken(err)
+	now := start
+	for more := true; more; more = len(c.left) > 0 && now.Sub(start) < countMost && !newer() {
+		n := min(len(c.left), c.atOnce)
+		for _, s := range c.left[:n] {
+			if err := c.count(k.director, s); err != nil {
+				c.reset()
+				return time.Time{}, k.broken(err)
+			}
 		}
+		c.left = c.left[n:]
+		now = clock()
 	}
-	c.left = c.left[n:]
-	now := clock()
 	c.took += now.Sub(start)
 	if len(c.left) > 0 {
 		return now, nil

@@ -49,6 +49,24 @@ func TestLoopCountsInSlices(t *testing.T) {
 	}
 }
 
+// While there is no newer input, one pass counts all services.
+func TestLoopCountsAtOnce(t *testing.T) {
+	const services = 3*countAtOnce + 1
+	b := newBench(t, testVIP(func(v *VIP) { v.Ports = nil }))
+	tcp := manyPorts(services)
+	a, gone := readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")
+	b.loop.cluster.Set(testCluster(tcp, a, gone))
+	b.pass()
+	b.loop.cluster.Set(testCluster(tcp, a))
+	b.pass()
+	<-b.loop.wake
+	b.clock = b.clock.Add(drainPoll)
+	b.pass()
+	if n := b.rowsOf("10.1.0.2"); n != 0 {
+		t.Errorf("the node is still in %d services", n)
+	}
+}
+
 // rowsOf counts the services that have a real server.
 func (b *bench) rowsOf(address string) int {
 	n := 0

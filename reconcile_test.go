@@ -56,6 +56,8 @@ type bench struct {
 	sync   *SyncDaemon
 	// countAtOnce replaces the loop's when it is not 0.
 	countAtOnce int
+	// awake takes what rings the loop before each pass, as Run does.
+	awake bool
 }
 
 func newBench(t *testing.T, vips ...VIP) *bench {
@@ -85,6 +87,12 @@ func (b *bench) configure(vips ...VIP) {
 // pass runs the loop once and returns what it logged.
 func (b *bench) pass() string {
 	b.log.Reset()
+	if b.awake {
+		select {
+		case <-b.loop.wake:
+		default:
+		}
+	}
 	b.loop.pass(context.Background())
 	return b.log.String()
 }
