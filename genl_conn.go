@@ -74,6 +74,7 @@ type ipvsConn struct {
 	batch batchLimits
 
 	// Buffers of Table.
+	ahead  [2][]byte
 	dumped []VirtualService
 	found  []Row // of one service
 	order  []int // where the rows of the last known service are in its table
@@ -182,19 +183,19 @@ func (c *ipvsConn) request() uint32 {
 	return c.seq
 }
 
-// receive returns what one system call brings, valid until the next.
-func (c *ipvsConn) receive() ([]byte, error) {
+// receive reads what one system call brings, n bytes of it, into b.
+func (c *ipvsConn) receive(b []byte) (n int, err error) {
 	for {
-		n, err := unix.Read(c.fd, c.recv)
+		n, err := unix.Read(c.fd, b)
 		switch err {
 		case nil:
-			return c.recv[:n], nil
+			return n, nil
 		case unix.EINTR: // the runtime's signals
 			continue
 		case unix.EAGAIN:
 			err = os.ErrDeadlineExceeded
 		}
-		return nil, fmt.Errorf("receive from the kernel: %w", err)
+		return 0, fmt.Errorf("receive from the kernel: %w", err)
 	}
 }
 
@@ -209,11 +210,11 @@ func (c *ipvsConn) exchange(first, last uint32, take func(*kernelReply)) error {
 	}
 	r := &c.reply
 	for {
-		rest, err := c.receive()
+		n, err := c.receive(c.recv)
 		if err != nil {
 			return err
 		}
-		for len(rest) > 0 {
+		for rest := c.recv[:n]; len(rest) > 0; {
 			if rest, err = r.next(rest); err != nil {
 				return fmt.Errorf("read the kernel's answer: %w", err)
 			}

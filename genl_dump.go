@@ -69,6 +69,8 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 	// A table that changes during the dump can show a service twice.
 	keys = slices.CompactFunc(keys, func(a, b VirtualService) bool { return a.ServiceKey == b.ServiceKey })
 
+	answers := c.readServers(keys)
+	defer answers.close()
 	var all shards
 	for len(keys) > 0 {
 		n := 1
@@ -79,7 +81,7 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 		if i := known.index(keys[0].ServiceKey); i >= 0 {
 			was = known[i]
 		}
-		services, err := c.shard(keys[:n], was.Services)
+		services, err := c.shard(answers, keys[:n], was.Services)
 		if err != nil {
 			return nil, err
 		}
@@ -92,17 +94,17 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 	return all, nil
 }
 
-// shard dumps the real servers of services, which make up one shard. was is the
+// shard decodes the real servers of services, which make up one shard. was is the
 // shard as it is known, and the answer when it has not changed.
-func (c *ipvsConn) shard(services []VirtualService, was Table) (Table, error) {
+func (c *ipvsConn) shard(answers *serverAnswers, services []VirtualService, was Table) (Table, error) {
 	var (
 		fresh Table // nil while everything is as it was
 		rows  []Row // of the last service that was not
 	)
 	for i := range services {
 		v := &services[i]
-		if err := c.rows(&v.ServiceKey); err != nil {
-			return nil, err
+		if err := c.rows(answers, &v.ServiceKey); err != nil {
+			return nil, fmt.Errorf("list real servers of %s: %w", v.ServiceKey, err)
 		}
 		if fresh == nil {
 			if i < len(was) && was[i].VirtualService == *v && c.foundAgain(was[i].Servers) {
@@ -130,10 +132,10 @@ func (c *ipvsConn) shard(services []VirtualService, was Table) (Table, error) {
 	return slices.Clone(was[:len(services)]), nil
 }
 
-// rows dumps the real servers of service k into c.found, in the kernel's order.
-func (c *ipvsConn) rows(k *ServiceKey) error {
+// rows decodes the real servers of service k into c.found, in the kernel's order.
+func (c *ipvsConn) rows(answers *serverAnswers, k *ServiceKey) error {
 	c.found = c.found[:0]
-	return c.listServers(k, func(body []byte) error {
+	return answers.each(func(body []byte) error {
 		c.found = append(c.found, Row{})
 		return decodeServer(body, k, &c.found[len(c.found)-1].RealServer, nil, nil)
 	})

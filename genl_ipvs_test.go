@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -222,5 +224,121 @@ func TestInterruptedServices(t *testing.T) {
 	}
 	if _, err := c.Table(func(ServiceKey) bool { return true }, nil); err != nil {
 		t.Errorf("and once more: %v", err)
+	}
+}
+
+// Answers of many services come apart again, whatever their sizes are. A refusal, rows that
+// make no sense, and an end before the end leave a socket that can be used.
+func TestServerAnswers(t *testing.T) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	defer unix.Close(ends[1])
+	sizes := []int{0, 1, 3, 50_000, 2, 0, 90_000, 1}
+	const refused = 4
+	requests := make(chan uint32, 64)
+	var kernel sync.WaitGroup
+	defer kernel.Wait()
+	defer unix.Shutdown(ends[0], unix.SHUT_RDWR)
+	kernel.Go(func() { fakeDump(t, ends[1], sizes, refused, requests) })
+	conn := &ipvsConn{fd: ends[0], recv: make([]byte, receiveBytes)}
+	services := make([]VirtualService, len(sizes))
+	for i := range services {
+		services[i].ServiceKey = ServiceKey{Address: addr("10.0.0.1"), Port: uint16(i), Protocol: TCP}
+	}
+	count := func(a *serverAnswers) (n int, err error) {
+		err = a.each(func(body []byte) error { n += len(body) / 4; return nil })
+		return n, err
+	}
+	for _, list := range [][]VirtualService{services[:refused], services[refused+1:], nil} {
+		a := conn.readServers(list)
+		for i := range list {
+			n, err := count(a)
+			if want := sizes[list[i].Port]; err != nil || n != want {
+				t.Errorf("service %d: %d rows (%v), want %d", list[i].Port, n, err, want)
+			}
+		}
+		if _, err := count(a); err == nil {
+			t.Error("there is an answer that nothing asked for")
+		}
+		a.close()
+	}
+	a := conn.readServers(services[refused-1:])
+	count(a)
+	if _, err := count(a); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("refused: %v, want EBUSY", err)
+	}
+	a.close()
+	a = conn.readServers(services[1:])
+	odd := errors.New("odd")
+	if err := a.each(func([]byte) error { return odd }); err != odd {
+		t.Errorf("%v, want the error about a row", err)
+	}
+	a.close()
+	conn.readServers(services).close()
+	a = conn.readServers(services[3:4])
+	if n, err := count(a); err != nil || n != sizes[3] {
+		t.Errorf("at the end: %d rows (%v)", n, err)
+	}
+	a.close()
+	if n := len(requests); n < len(sizes) {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// fakeDump answers each request for the real servers of a service with so many rows of
+// four bytes, in messages to system calls of any size, until the socket is closed. The
+// port of a service is its place in sizes.
+func fakeDump(t *testing.T, fd int, sizes []int, refused int, requests chan<- uint32) {
+	b := make([]byte, 4096)
+	for {
+		n, err := unix.Read(fd, b)
+		if err != nil || n == 0 {
+			return
+		}
+		seq := binary.NativeEndian.Uint32(b[8:])
+		requests <- seq
+		port := 0
+		a := nested(b[unix.NLMSG_HDRLEN+unix.GENL_HDRLEN:n], cmdAttrService)
+		for a.next() {
+			if a.typ == svcAttrPort {
+				port = int(a.port())
+			}
+		}
+		message := func(seq uint32, typ uint16, body ...byte) []byte {
+			m := netlinkMessage(t, typ, unix.NLM_F_MULTI, body)
+			binary.NativeEndian.PutUint32(m[8:], seq)
+			return m
+		}
+		var out [][]byte
+		row := message(seq, 30, make([]byte, unix.GENL_HDRLEN+4*64)...) // 64 rows
+		one := message(seq, 30, make([]byte, unix.GENL_HDRLEN+4)...)
+		out = append(out, message(seq-1000, unix.NLMSG_DONE, 0, 0, 0, 0)) // of an abandoned request
+		if port == refused {
+			busy := unix.EBUSY
+			out = append(out, message(seq, unix.NLMSG_ERROR, binary.NativeEndian.AppendUint32(nil, uint32(-int32(busy)))...))
+		} else {
+			var all []byte
+			for left := sizes[port]; left > 0; {
+				next := one
+				if left >= 64 {
+					next = row
+				}
+				left -= (len(next) - unix.NLMSG_HDRLEN - unix.GENL_HDRLEN) / 4
+				if all = append(all, next...); len(all) > 1<<10 {
+					out, all = append(out, all), nil
+				}
+			}
+			out = append(out, all, message(seq, unix.NLMSG_DONE, 0, 0, 0, 0))
+		}
+		for _, m := range out {
+			if len(m) > 0 {
+				if _, err := unix.Write(fd, m); err != nil {
+					return
+				}
+			}
+		}
 	}
 }
