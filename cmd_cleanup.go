@@ -33,14 +33,18 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	if err != nil {
 		return err
 	}
+	for i := range table {
+		for j := range table[i].Services {
+			if s := &table[i].Services[j]; o.of(s.ServiceKey) != nil {
+				s.VIP = o.of(s.ServiceKey).Name
+			}
+		}
+	}
 	ops := diff(nil, table)
 	var failed []*opError
 	for _, phase := range ops {
 		for i := range phase {
-			phase[i].Why = "clean-up"
-			if v := o.of(phase[i].Service.ServiceKey); v != nil {
-				phase[i].VIP = v.Name
-			}
+			phase[i].because("clean-up")
 		}
 		refused, err := d.Apply(phase)
 		if err != nil {

@@ -28,13 +28,25 @@ const (
 // op is one change to the kernel's table. What it points to is in a table and is
 // never written to: one pass can make thousands of operations.
 type op struct {
-	Kind       opKind
-	VIP        string          // name of the [[vip]], "" when it is configured no more
-	Service    *VirtualService // whole for newService and setService; for the others its key counts
+	Kind    opKind
+	Service *Service // whole for newService and setService; for the others key and VIP count
+	*edit
+}
+
+// edit is what operations of several services have in common, which share it: 250,000
+// operations are no rare pass.
+type edit struct {
 	WasService *VirtualService // for setService: what the kernel had
 	Server     *RealServer     // for the *Server kinds
 	WasServer  *RealServer     // for setServer and delServer: what the kernel had
 	Why        string
+}
+
+// because gives o alone another reason.
+func (o *op) because(why string) {
+	e := *o.edit
+	e.Why = why
+	o.edit = &e
 }
 
 // row is the real server that o changes, or for a service its key alone.
@@ -67,8 +79,8 @@ var opSubjects = [...]string{
 // 10.0.0.1:80/tcp: add real server 10.0.0.5".
 func (o op) Subject() string {
 	s := o.Service.ServiceKey.String() + ": " + opSubjects[o.Kind] + o.serverName()
-	if o.VIP != "" {
-		s = "vip " + o.VIP + " " + s
+	if o.Service.VIP != "" {
+		s = "vip " + o.Service.VIP + " " + s
 	}
 	return s
 }
@@ -87,7 +99,7 @@ func (o *op) change() string {
 	case newService:
 		return "scheduler " + o.Service.Scheduler
 	case setService:
-		return serviceChange(*o.WasService, *o.Service)
+		return serviceChange(*o.WasService, o.Service.VirtualService)
 	case newServer:
 		return fmt.Sprintf("weight %d", o.Server.Weight)
 	case setServer:
@@ -228,9 +240,11 @@ type differ struct {
 	// answer is kept for the next service.
 	want, have []Row
 	leaving    []leaving
-	changes    []op // on real servers, of whatever service
+	changes    []op // on real servers, without the service
 	left       int  // services of the shard from the present one on
 }
+
+var newServiceEdit = edit{Why: "new virtual service"}
 
 // services adds the operations that change the services have into want.
 func (d *differ) services(want, have Table) {
@@ -240,14 +254,14 @@ func (d *differ) services(want, have Table) {
 		case h == nil:
 			// Its real servers follow it at once: the service is without them for
 			// as short as possible, and the kernel finds it faster.
-			d.add(op{Kind: newService, VIP: w.VIP, Service: &w.VirtualService, Why: "new virtual service"})
+			d.add(op{newService, w, &newServiceEdit})
 			d.servers(w, nil, true)
 		case w == nil:
-			d.add(op{Kind: delService, VIP: h.VIP, Service: &h.VirtualService, WasService: &h.VirtualService, Why: noService})
+			d.add(op{delService, h, &edit{WasService: &h.VirtualService, Why: noService}})
 			continue
 		default:
 			if w.VirtualService != h.VirtualService {
-				d.add(op{Kind: setService, VIP: w.VIP, Service: &w.VirtualService, WasService: &h.VirtualService, Why: "configuration"})
+				d.add(op{setService, w, &edit{WasService: &h.VirtualService, Why: "configuration"}})
 			}
 			d.servers(w, h.Servers, false)
 		}
@@ -288,9 +302,8 @@ func (d *differ) servers(w *Service, have []Row, fresh bool) {
 			d.phases[i] = slices.Grow(d.phases[i], n)
 		}
 	}
-	for i := range d.changes {
-		o := d.changes[i]
-		o.VIP, o.Service = w.VIP, &w.VirtualService
+	for _, o := range d.changes {
+		o.Service = w
 		in := &d.phases[phase(&o)]
 		*in = append(*in, o)
 	}
@@ -302,15 +315,15 @@ func (d *differ) compare() {
 	for n, o := range merged(d.want, d.have, compareRows) {
 		switch {
 		case o == nil:
-			d.changes = append(d.changes, op{Kind: newServer, Server: &n.RealServer, Why: n.Why})
+			d.changes = append(d.changes, op{newServer, nil, &edit{Server: &n.RealServer, Why: n.Why}})
 		case n == nil:
 			why := o.Why
 			if l := findLeaving(d.leaving, o.RealServer); l != nil {
 				why = l.Why
 			}
-			d.changes = append(d.changes, op{Kind: delServer, Server: &o.RealServer, WasServer: &o.RealServer, Why: why})
+			d.changes = append(d.changes, op{delServer, nil, &edit{Server: &o.RealServer, WasServer: &o.RealServer, Why: why}})
 		case n.RealServer != o.RealServer:
-			d.changes = append(d.changes, op{Kind: setServer, Server: &n.RealServer, WasServer: &o.RealServer, Why: n.Why})
+			d.changes = append(d.changes, op{setServer, nil, &edit{Server: &n.RealServer, WasServer: &o.RealServer, Why: n.Why}})
 		}
 	}
 }

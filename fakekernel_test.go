@@ -210,13 +210,13 @@ func (k *fakeKernel) do(o op) error {
 		if k.noSched[o.Service.Scheduler] {
 			return unix.ENOENT
 		}
-		k.services[key] = *o.Service
+		k.services[key] = o.Service.VirtualService
 		k.created[key]++
 	case setService:
 		if k.noSched[o.Service.Scheduler] {
 			return unix.ENOENT
 		}
-		k.services[key] = *o.Service
+		k.services[key] = o.Service.VirtualService
 	case delService:
 		delete(k.services, key)
 		for id := range k.servers {

@@ -275,7 +275,7 @@ func (e *encoder) op(o *op, flags uint16, seq uint32) {
 	e.begin(opCommands[o.Kind], flags, seq)
 	switch o.Kind {
 	case newService, setService:
-		e.service(*o.Service)
+		e.service(o.Service.VirtualService)
 	case delService:
 		e.serviceKey(o.Service.ServiceKey)
 	case newServer, setServer, delServer:

@@ -52,7 +52,7 @@ func TestEncode(t *testing.T) {
 	}{
 		{
 			"new service IPv4",
-			func(e *encoder) { e.op(&op{Kind: newService, Service: &v4}, 0, 9) },
+			func(e *encoder) { e.op(&op{newService, &Service{VirtualService: v4}, new(edit)}, 0, 9) },
 			"68000000 1c00 0100 09000000 00000000 01010000" +
 				"54000180" + key4 +
 				"07000600 72720000" + // "rr"
@@ -62,7 +62,7 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			"set service IPv6, persistent, acknowledged",
-			func(e *encoder) { e.op(&op{Kind: setService, Service: &v6}, 4, 9) },
+			func(e *encoder) { e.op(&op{setService, &Service{VirtualService: v6}, new(edit)}, 4, 9) },
 			"68000000 1c00 0500 09000000 00000000 02010000" +
 				"54000180" + key6 +
 				"08000600 776c6300" +
@@ -73,7 +73,7 @@ func TestEncode(t *testing.T) {
 		{
 			"new firewall-mark service with a persistence engine",
 			func(e *encoder) {
-				e.op(&op{Kind: newService, Service: &VirtualService{ServiceKey: MarkKey(4096, true), Scheduler: "mh", Flags: FlagSched2, Engine: "sip"}}, 0, 9)
+				e.op(&op{newService, &Service{VirtualService: VirtualService{ServiceKey: MarkKey(4096, true), Scheduler: "mh", Flags: FlagSched2, Engine: "sip"}}, new(edit)}, 0, 9)
 			},
 			"54000000 1c00 0100 09000000 00000000 01010000" +
 				"40000180" + "06000100 0a000000" + "08000500 00100000" +
@@ -84,19 +84,19 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			"delete service",
-			func(e *encoder) { e.op(&op{Kind: delService, Service: &v4}, 0, 9) },
+			func(e *encoder) { e.op(&op{delService, &Service{VirtualService: v4}, new(edit)}, 0, 9) },
 			"44000000 1c00 0100 09000000 00000000 03010000" + "30000180" + key4,
 		},
 		{
 			"new destination",
-			func(e *encoder) { e.op(&op{Kind: newServer, Service: &v4, Server: &server}, 0, 9) },
+			func(e *encoder) { e.op(&op{newServer, &Service{VirtualService: v4}, &edit{Server: &server}}, 0, 9) },
 			"8c000000 1c00 0100 09000000 00000000 05010000" + "30000180" + key4 +
 				"48000280" + dest4 +
 				"08000300 03000000 08000400 07000000 08000500 64000000 08000600 32000000",
 		},
 		{
 			"set destination IPv6, tunnelled, with another port",
-			func(e *encoder) { e.op(&op{Kind: setServer, Service: &v6, Server: &server6}, 0, 9) },
+			func(e *encoder) { e.op(&op{setServer, &Service{VirtualService: v6}, &edit{Server: &server6}}, 0, 9) },
 			"a4000000 1c00 0100 09000000 00000000 06010000" + "30000180" + key6 +
 				"60000280" + "06000b00 0a00 0000" +
 				"14000100 20010db8 00000000 00000000 00000005" +
@@ -107,7 +107,7 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			"delete destination",
-			func(e *encoder) { e.op(&op{Kind: delServer, Service: &v4, Server: &server}, 0, 9) },
+			func(e *encoder) { e.op(&op{delServer, &Service{VirtualService: v4}, &edit{Server: &server}}, 0, 9) },
 			"6c000000 1c00 0100 09000000 00000000 07010000" + "30000180" + key4 +
 				"28000280" + dest4,
 		},
@@ -169,10 +169,12 @@ func TestEncodeAllocatesNothing(t *testing.T) {
 	e := encoder{family: 0x1c, buf: make([]byte, 0, 4096)}
 	service := VirtualService{ServiceKey: ServiceKey{Address: netip.MustParseAddr("2001:db8::1"), Protocol: TCP, Port: 80}, Scheduler: "wlc"}
 	server := RealServer{Address: netip.MustParseAddr("10.0.0.5"), Forward: DirectRoute, Weight: 1}
+	ops := []op{{newService, &Service{VirtualService: service}, new(edit)}, {newServer, &Service{VirtualService: service}, &edit{Server: &server}}}
 	n := testing.AllocsPerRun(100, func() {
 		e.buf = e.buf[:0]
-		e.op(&op{Kind: newService, Service: &service}, 0, 1)
-		e.op(&op{Kind: newServer, Service: &service, Server: &server}, 0, 2)
+		for i := range ops {
+			e.op(&ops[i], 0, 1)
+		}
 	})
 	if n != 0 {
 		t.Errorf("%v allocations per two operations, want 0", n)

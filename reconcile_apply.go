@@ -246,7 +246,7 @@ func (r *reconciler) applyPhase(ops []op) ([]*opError, error) {
 }
 
 // setOf is the set that o's service belongs to.
-func setOf(o *op) workKey { return workKey{o.VIP, o.Service.Address.Is6()} }
+func setOf(o *op) workKey { return workKey{o.Service.VIP, o.Service.Address.Is6()} }
 
 // unmadeSets are the sets with a new service that the kernel refused, or of which
 // it refused every real server: what served their ports before stays.

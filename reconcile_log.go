@@ -32,7 +32,7 @@ type logLine struct {
 // covers reports whether o belongs to l, as far as a quick comparison shows.
 func (l *logLine) covers(o *op) bool {
 	return o.Server != nil && l.now == o.Server && l.was == o.WasServer && l.kind == o.Kind &&
-		l.address == o.Service.Address && l.reason == o.Why && l.vip == o.VIP
+		l.address == o.Service.Address && l.reason == o.Why && l.vip == o.Service.VIP
 }
 
 // logChanges writes one line per change. The same change to several services
@@ -60,7 +60,7 @@ func logChanges(log *slog.Logger, ops *phases) {
 			}
 			last[o.Server] = at
 		}
-		lines[at].services.add(o.Service.ServiceKey)
+		lines[at].services.add(&o.Service.ServiceKey)
 	}
 	for i := range lines {
 		l := &lines[i]
@@ -80,7 +80,7 @@ func logChanges(log *slog.Logger, ops *phases) {
 
 // line puts o into words.
 func (o *op) line() changeLine {
-	return changeLine{o.Kind, o.VIP, o.Service.Address, o.serverName(), o.change(), o.Why}
+	return changeLine{o.Kind, o.Service.VIP, o.Service.Address, o.serverName(), o.change(), o.Why}
 }
 
 // groupErrors makes one error of operations that were refused alike, so that a
@@ -100,7 +100,7 @@ func groupErrors(failed []*opError) []error {
 		if o.Kind == newServer && refused[o.Service.ServiceKey] {
 			continue
 		}
-		g := changeLine{kind: o.Kind, vip: o.VIP, address: o.Service.Address, server: o.serverName(), reason: f.Err.Error()}
+		g := changeLine{kind: o.Kind, vip: o.Service.VIP, address: o.Service.Address, server: o.serverName(), reason: f.Err.Error()}
 		if members[g] == nil {
 			order = append(order, g)
 		}
@@ -129,13 +129,13 @@ var changeMessage = [...]string{
 // portList names at most eight services by their ports; a log line is for
 // reading.
 type portList struct {
-	first [portsNamed + 1]ServiceKey
+	first [portsNamed + 1]*ServiceKey
 	n     int
 }
 
 const portsNamed = 8
 
-func (p *portList) add(k ServiceKey) {
+func (p *portList) add(k *ServiceKey) {
 	if p.n < len(p.first) {
 		p.first[p.n] = k
 	}

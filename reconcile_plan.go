@@ -151,7 +151,7 @@ func (p *planner) plan(in planInputs) plan {
 	if len(in.drift) > 0 {
 		for o := range next.ops.all {
 			if in.drift.touches(o) {
-				o.Why = "repaired, another program changed it: " + o.Why
+				o.because("repaired, another program changed it: " + o.Why)
 			}
 		}
 	}

@@ -2,7 +2,7 @@
 // between two passes.
 //
 // Used by diff.go, kube*.go, genl*.go, health_resolve.go, desired*.go, state.go,
-// reconcile*.go, http*.go and cmd_check.go. Pure: no I/O, no clock, no log.
+// reconcile*.go, http*.go and cmd*.go. Pure: no I/O, no clock, no log.
 
 package main
 

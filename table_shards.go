@@ -1,9 +1,9 @@
 // A table in shards: one for each address, and one for each firewall-mark service.
 //
-// Used by diff.go, genl_dump.go, desired*.go, state.go, reconcile*.go and
-// http*.go. An event touches few shards of a large table. desired, computeTarget
-// and diff skip a shard that is shared, unchanged, with the pass before, so the
-// cost of an event does not depend on the size of the rest. Pure.
+// Used by diff.go, genl_dump.go, desired*.go, state.go, reconcile*.go, http*.go and
+// cmd_cleanup.go. An event touches few shards of a large table. desired,
+// computeTarget and diff skip a shard that is shared, unchanged, with the pass
+// before, so the cost of an event does not depend on the size of the rest. Pure.
 
 package main
 
