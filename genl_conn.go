@@ -302,7 +302,7 @@ func (e *opError) surprising() bool {
 // with new services has another order, see likeTrash.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 	if len(ops) < longList || ops[0].Kind != newService {
-		return c.send(ops)
+		return c.send(opQueue{[][]op{ops}, len(ops)})
 	}
 	var (
 		services []op
@@ -315,15 +315,33 @@ func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 		}
 		services, runs, rest = append(services, rest[0]), append(runs, rest[1:n]), rest[n:]
 	}
-	failed, err := c.send(services)
+	failed, err := c.send(opQueue{[][]op{services}, len(services)})
 	if err == nil {
 		runs, err = c.likeTrash(services, runs)
 	}
 	if err != nil {
 		return failed, err
 	}
-	more, err := c.send(slices.Concat(runs...))
+	more, err := c.send(opQueue{runs, len(ops) - len(services)})
 	return append(failed, more...), err
+}
+
+// opQueue are operations in order, in several lists: a copy of all would be the largest
+// part of the memory of a pass.
+type opQueue struct {
+	lists [][]op
+	left  int // how many
+}
+
+// next takes the first operation out of q, which has one.
+func (q *opQueue) next() *op {
+	for len(q.lists[0]) == 0 {
+		q.lists = q.lists[1:]
+	}
+	o := &q.lists[0][0]
+	q.lists[0] = q.lists[0][1:]
+	q.left--
+	return o
 }
 
 // likeTrash returns runs, the real servers of each of services, in the order in which
@@ -350,29 +368,28 @@ func (c *ipvsConn) likeTrash(services []op, runs [][]op) ([][]op, error) {
 }
 
 // send sends ops. While the kernel works on one batch the next is encoded.
-func (c *ipvsConn) send(ops []op) ([]*opError, error) {
+func (c *ipvsConn) send(ops opQueue) ([]*opError, error) {
 	var failed []*opError
 	limits := c.batch
-	if len(ops) > 2*opening {
+	if ops.left > 2*opening {
 		limits.messages = min(opening, limits.messages)
 	}
-	n := limits.encode(&c.enc, ops, c.seq+1)
-	for n > 0 {
-		first, last := c.seq+1, c.seq+uint32(n)
+	now := limits.encode(&c.enc, &ops, c.seq+1)
+	for len(now) > 0 {
+		first, last := c.seq+1, c.seq+uint32(len(now))
 		c.seq = last
-		now, later := ops[:n], ops[n:]
-		encoded := make(chan int, 1)
-		if len(later) > 0 {
-			go func() { encoded <- c.batch.encode(&c.spare, later, last+1) }()
+		later := make(chan []*op, 1)
+		if ops.left > 0 {
+			go func() { later <- c.batch.encode(&c.spare, &ops, last+1) }()
 		} else { // a short list does not wait for another thread
-			encoded <- 0
+			later <- nil
 		}
 		err := c.exchange(first, last, func(r *kernelReply) {
 			if r.errno != 0 {
-				failed = append(failed, &opError{Op: now[r.seq-first], Err: kernelError(r)})
+				failed = append(failed, &opError{Op: *now[r.seq-first], Err: kernelError(r)})
 			}
 		})
-		ops, n = later, <-encoded
+		now = <-later
 		if err != nil {
 			return failed, fmt.Errorf("change the table: %w", err)
 		}
@@ -382,19 +399,22 @@ func (c *ipvsConn) send(ops []op) ([]*opError, error) {
 }
 
 // encode replaces the content of e by the first of ops, as many as one system
-// call takes, numbered from seq on, and returns how many that are. Only the last
-// is acknowledged; refusals are always answered.
-func (l batchLimits) encode(e *encoder, ops []op, seq uint32) int {
+// call takes, numbered from seq on, and returns them. Only the last is acknowledged;
+// refusals are always answered.
+func (l batchLimits) encode(e *encoder, ops *opQueue, seq uint32) (taken []*op) {
 	e.buf = e.buf[:0]
-	ops = ops[:min(len(ops), l.messages)]
-	for i := range ops {
-		if i == len(ops)-1 || len(e.buf) > l.bytes {
-			e.op(&ops[i], unix.NLM_F_ACK, seq+uint32(i))
-			return i + 1
+	n := min(ops.left, l.messages)
+	taken = make([]*op, 0, n)
+	for i := range n {
+		o := ops.next()
+		taken = append(taken, o)
+		if i == n-1 || len(e.buf) > l.bytes {
+			e.op(o, unix.NLM_F_ACK, seq+uint32(i))
+			break
 		}
-		e.op(&ops[i], 0, seq+uint32(i))
+		e.op(o, 0, seq+uint32(i))
 	}
-	return 0
+	return taken
 }
 
 // Timeouts reads the connection timeouts of the network namespace.
