@@ -12,6 +12,8 @@
 ## demo         the main job, live, in a terminal
 ## bench        the controller beside its peers, into docs/benchmarks.md
 ## bench-short  the same at small sizes, nothing written
+## scale        many directors: simulates what breaks, into docs/scale.md (SEED=n)
+## scale-api    the load of 20 controllers on a real kube-apiserver, into docs/scale.md
 ## fuzz         every fuzz target for FUZZTIME (20s)
 ## drawing      docs/architecture.svg, from the text beside it
 ## clean        removes what the targets built, but not the downloads
@@ -24,7 +26,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model race kernel e2e drill drill-short demo bench bench-short fuzz drawing clean
+.PHONY: build dist help lint test unit model race kernel e2e drill drill-short demo bench bench-short scale scale-api fuzz drawing clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -48,7 +50,7 @@ test: unit model kernel
 unit: build vm-setup
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
-	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench
+	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/scale/...
 	LVS_REQUIRE_ALL=1 go test ./test/director -binary $(CURDIR)/lvs-controller
 
 # Compiled tests for the virtual machine: those of the top level by what they need,
@@ -118,6 +120,15 @@ $(CACHE)/e2e:
 
 $(CACHE)/moby:
 	cd test/peers/moby && CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/$@ .
+
+# The simulation needs nothing but Go. Its short form is a test of `make unit`.
+SEED := 1
+scale:
+	go run ./test/scale -seed $(SEED) -doc docs/scale.md
+
+scale-api: build
+	test/kube/build
+	go run ./test/scale -api -doc docs/scale.md
 
 # Each fuzz target for FUZZTIME, one after the other, and at the end the names of
 # those that fail. A worker that is still busy when the time is over can make the

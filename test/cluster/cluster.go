@@ -238,6 +238,16 @@ func (c *Cluster) CAPEM() []byte { return c.ca }
 // AdminToken returns a token that may do everything.
 func (c *Cluster) AdminToken() string { return c.token }
 
+// APIPID returns the process id of kube-apiserver, 0 while it does not run.
+func (c *Cluster) APIPID() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.api.ended() {
+		return 0
+	}
+	return c.api.child.Pid
+}
+
 // Admin returns a client that may do everything.
 func (c *Cluster) Admin() *Client { return c.admin }
 
