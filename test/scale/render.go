@@ -4,7 +4,10 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
+
+	"lvs-controller/test/scale/maglev"
 )
 
 // The delays that the tables compare.
@@ -57,6 +60,10 @@ func simulate(seed uint64, short bool) string {
 	section("The router", "Eight directors. An ideal hash moves 12.5 %.", routers(b, seed))
 	section("Changes of the real servers", "Broken with `mh`, when a director of eight leaves, and that share of the connections\n"+
 		"which moved, in brackets.", churns(b, seed, short))
+	section("One change", "The share of clients that `mh` sends to another real server when one joins, when the\n"+
+		"oldest is removed, and when the order becomes that of the addresses. \"Ideal\" is the share\n"+
+		"of the one that joins. A real server that drains moves its own clients only.", single(seed, b.connections))
+	section("The number of real servers", "Broken with `mh`, of eight directors.", many(b, seed, short))
 	section("Delays", "Eight directors, 10 changes a minute. \"Opened elsewhere\" is the share of connections\n"+
 		"that got a real server which a director in time would not have chosen.", lateness(b, seed))
 	section("The order of the real servers", "Eight directors that were started one after the other, at any time in the past, and\n"+
@@ -107,6 +114,47 @@ func churns(b scenario, seed uint64, short bool) table {
 			cells = append(cells, fmt.Sprintf("%s (%s)", percent(o.mh), percent(o.mh/o.moved)))
 		}
 		t.add(cells...)
+	}
+	return t
+}
+
+// single compares tables before and after one change.
+func single(seed uint64, clients int) table {
+	t := table{head: []string{"real servers", "one joins", "ideal", "one is removed", "order of addresses"}}
+	for _, n := range []int{3, 10, 50, 200, 1000} {
+		rng := rand.New(rand.NewPCG(seed, uint64(n)))
+		all := newHistory(rng, n+1, 0, 0).first
+		w := world{scenario: scenario{connections: clients, lifetime: 1}, rng: rng}
+		opened := w.open()
+		moved := func(a, b []maglev.Server) string {
+			one, two := maglev.New(a), maglev.New(b)
+			count := 0
+			for _, c := range opened {
+				if a[one.Pick(c.client)].Addr != b[two.Pick(c.client)].Addr {
+					count++
+				}
+			}
+			return percent(float64(count) / float64(clients))
+		}
+		t.add(fmt.Sprint(n), moved(all[:n], all), percent(1/float64(n+1)), moved(all[:n], all[1:n]), moved(all[:n], sorted(all[:n])))
+	}
+	return t
+}
+
+// many compares numbers of real servers.
+func many(b scenario, seed uint64, short bool) table {
+	t := table{head: []string{"real servers", "`mh`, leaves", "of those that moved", "`mh`, joins", "of those that moved"}}
+	counts := []int{3, 10, 50, 200, 1000}
+	if short {
+		counts = counts[1:3]
+	}
+	for _, n := range counts {
+		s := b
+		s.servers = n
+		leaves := s.run(seed)
+		s.join = true
+		joins := s.run(seed)
+		t.add(fmt.Sprint(n), percent(leaves.mh), percent(leaves.mh/leaves.moved), percent(joins.mh), percent(joins.mh/joins.moved))
 	}
 	return t
 }
