@@ -101,6 +101,14 @@ func TestChangesAndDelaysBreakMore(t *testing.T) {
 	}
 }
 
+// A partner does not know what is younger than the kernel's delay.
+func TestYoungConnectionsAreNotSynchronised(t *testing.T) {
+	o := small(func(s *scenario) { s.churn, s.lifetime, s.directors = 60, 2, 2 })
+	if o.pair == 0 || o.pair > o.mh/2 {
+		t.Errorf("connections of 2 s: %+v", o)
+	}
+}
+
 // A director drains, removes and adds as the history says, and when it learns of it.
 func TestDirectorFollowsHistory(t *testing.T) {
 	h := newHistory(rand.New(rand.NewPCG(5, 5)), 10, 2, -2000)
