@@ -110,11 +110,14 @@ $(CACHE)/demo:
 
 # The peer moby/ipvs has a module of its own, so that the controller's depends on
 # nothing of it.
-bench bench-short: build vm-setup $(CACHE)/bench.test $(CACHE)/plane.test $(CACHE)/director.test $(CACHE)/e2e $(CACHE)/moby
+bench bench-short: build vm-setup $(CACHE)/bench.test $(CACHE)/plane.test $(CACHE)/director.test $(CACHE)/datapath.test $(CACHE)/e2e $(CACHE)/moby
 	test/kube/build
 	go run ./test/bench $(if $(filter bench,$@),-long -doc docs/benchmarks.md)
 
-.PHONY: $(CACHE)/e2e $(CACHE)/moby
+.PHONY: $(CACHE)/datapath.test $(CACHE)/e2e $(CACHE)/moby
+$(CACHE)/datapath.test:
+	CGO_ENABLED=0 go test -c -o $@ ./test/bench/datapath
+
 $(CACHE)/e2e:
 	go build -o $@ ./test/e2e
 

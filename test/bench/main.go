@@ -62,7 +62,7 @@ func bench(ctx context.Context, r *run, doc string, renderOnly bool) error {
 			return err
 		}
 	}
-	set, err := results.Read(r.file("kernel.jsonl"), r.file("native.jsonl"), r.file("e2e.jsonl"))
+	set, err := results.Read(r.file("kernel.jsonl"), r.file("path.jsonl"), r.file("native.jsonl"), r.file("e2e.jsonl"))
 	if err != nil {
 		return err
 	}
@@ -95,6 +95,7 @@ func (r *run) measure(ctx context.Context) error {
 	}{
 		{"the native benchmarks", r.native},
 		{"the benchmarks on a real kernel", r.kernel},
+		{"the benchmarks of the data path", r.path},
 		{"the benchmarks with a real API server", r.e2e},
 	} {
 		fmt.Printf("bench: %s\n", part.name)
@@ -144,6 +145,17 @@ func (r *run) kernel(ctx context.Context) error {
 		script += fmt.Sprintf("\n%s -binary /work/%s -test.v -test.timeout %ds || code=1", strings.Join(t, " "), filepath.Base(r.binary), timeout-20)
 	}
 	return command(ctx, os.Stdout, "test/vm/run", append(line, script+"\nexit $code")...)
+}
+
+// path runs what changes the kernel's modules: it needs a virtual machine in any case.
+func (r *run) path(ctx context.Context) error {
+	timeout := 300
+	if r.long {
+		timeout = 2700
+	}
+	line := append(r.guest("path.jsonl"), "-timeout", strconv.Itoa(timeout), "-file", r.binary, "-file", filepath.Join(r.bin, "datapath.test"), "--")
+	line = append(line, r.test("./datapath.test", guestFile, "-binary", "/work/"+filepath.Base(r.binary), "-test.v", "-test.timeout", fmt.Sprintf("%ds", timeout-20))...)
+	return command(ctx, os.Stdout, "env", append([]string{"LVS_VM=always", "test/vm/run"}, line...)...)
 }
 
 // e2e runs what needs an API server too, some of it on this machine.

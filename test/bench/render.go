@@ -27,6 +27,7 @@ func render(set results.Set, micro []microResult) string {
 	section("Programming a table", programText, programTables(set)...)
 	section("A node joins and leaves", joinText, joinTable(set, "join", "joining"), joinTable(set, "quiesce", "leaving: weight 0"), joinTable(set, "remove", "leaving: removed"))
 	section("Auditing an unchanged table", auditText, auditTables(set)...)
+	section("The data path", pathText, pathTables(set)...)
 	section("From PATCH to the kernel", latencyText, latencyTable(set, "latency", "emulated, ms"), latencyTable(set, "native", "native, ms"))
 	section("The process", processText, processTable(set), idleCalls(set))
 	section("Micro-benchmarks", microText, microTable(micro))
@@ -80,6 +81,7 @@ func goals(set results.Set) string {
 	}
 	compare("A dump of 50,000 rows, in floors", "≤ 1.5×", "audit", large, "ours, reading alone", "floor")
 	compare("… the whole audit", "", "audit", large, "ours", "floor")
+	pathGoals(set, &t)
 	for _, r := range set {
 		if r.Name == "idle calls" {
 			t.add(fmt.Sprintf("System calls between two audits, in %d s", r.Params["seconds"]), "none", count(int(r.Value)))

@@ -21,18 +21,18 @@ func (l *Lab) Behind(router *Host, name string, n int) *Host {
 	h.IPv4 = netip.AddrFrom4([4]byte{10, 1, byte(n), 2})
 	h.IPv6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::2", n))
 	port := fmt.Sprintf("far%d", n)
-	h.batch(
+	h.Batch(
 		fmt.Sprintf("link add eth0 type veth peer name %s netns %s", port, router.ns),
 		"link set eth0 up",
 		fmt.Sprintf("address add %s/24 dev eth0", h.IPv4),
 		fmt.Sprintf("address add %s/64 dev eth0 nodad", h.IPv6),
 		fmt.Sprintf("route add default via 10.1.%d.1", n),
 	)
-	router.batch(
+	router.Batch(
 		"link set "+port+" up",
 		fmt.Sprintf("address add 10.1.%d.1/24 dev %s", n, port),
 		fmt.Sprintf("address add 2001:db8:%d::1/64 dev %s nodad", n, port),
 	)
-	h.batch(fmt.Sprintf("route add default via 2001:db8:%d::1", n))
+	h.Batch(fmt.Sprintf("route add default via 2001:db8:%d::1", n))
 	return h
 }

@@ -42,7 +42,7 @@ type Lab struct {
 func New(fail Fail) *Lab {
 	l := &Lab{fail: fail, prefix: fmt.Sprintf("lab%d-%d-", os.Getpid(), count.Add(1))}
 	l.segment = l.Namespace("segment")
-	l.segment.batch("link add br0 type bridge", "link set br0 up")
+	l.segment.Batch("link add br0 type bridge", "link set br0 up")
 	return l
 }
 
@@ -83,7 +83,7 @@ func (l *Lab) Namespace(name string) *Host {
 		l.fail("make namespace %s: %v: %s", h.ns, err, out)
 	}
 	l.hosts = append(l.hosts, h)
-	h.batch("link set lo up")
+	h.Batch("link set lo up")
 	return h
 }
 
@@ -92,7 +92,7 @@ func (l *Lab) Namespace(name string) *Host {
 func (l *Lab) Host(name string, n int) *Host {
 	h := l.Namespace(name)
 	h.plug(n)
-	h.batch("route add default via 10.0.0.254")
+	h.Batch("route add default via 10.0.0.254")
 	return h
 }
 
@@ -103,17 +103,24 @@ func (h *Host) plug(n int) {
 	h.IPv6 = netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n))
 	l.lastPort++
 	h.port = fmt.Sprintf("p%d", l.lastPort)
-	h.batch(
+	h.Batch(
 		fmt.Sprintf("link add eth0 type veth peer name %s netns %s", h.port, l.segment.ns),
 		"link set eth0 up",
 		fmt.Sprintf("address add %s/24 dev eth0", h.IPv4),
 		fmt.Sprintf("address add %s/64 dev eth0 nodad", h.IPv6),
 	)
-	l.segment.batch("link set "+h.port+" master br0", "link set "+h.port+" up")
+	l.segment.Batch("link set "+h.port+" master br0", "link set "+h.port+" up")
 }
 
-// batch runs ip commands inside the host.
-func (h *Host) batch(lines ...string) {
+// Cable connects two hosts directly, without the segment: each gets a device that has
+// the other's name.
+func (l *Lab) Cable(a, b *Host) {
+	a.Batch(fmt.Sprintf("link add %s type veth peer name %s netns %s", b.Name, a.Name, b.ns), "link set "+b.Name+" up")
+	b.Batch("link set " + a.Name + " up")
+}
+
+// Batch runs ip commands inside the host.
+func (h *Host) Batch(lines ...string) {
 	cmd := exec.Command("ip", "-n", h.ns, "-batch", "-")
 	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -209,11 +216,11 @@ func SortTable(table string) string {
 }
 
 // CutLink sets the host's own device down, or up again.
-func (h *Host) CutLink(cut bool) { h.batch("link set eth0 " + linkState(cut)) }
+func (h *Host) CutLink(cut bool) { h.Batch("link set eth0 " + linkState(cut)) }
 
 // CutPort takes the cable out at the switch, or puts it back: to the host, its
 // carrier is gone.
-func (h *Host) CutPort(cut bool) { h.lab.segment.batch("link set " + h.port + " " + linkState(cut)) }
+func (h *Host) CutPort(cut bool) { h.lab.segment.Batch("link set " + h.port + " " + linkState(cut)) }
 
 func linkState(cut bool) string {
 	if cut {

@@ -1,0 +1,145 @@
+// How one kind of path is measured, beside the floor, and what is written down of it.
+
+package datapath
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"lvs-controller/test/args"
+	"lvs-controller/test/bench/guest"
+	"lvs-controller/test/bench/results"
+	"lvs-controller/test/lab"
+)
+
+// way is one kind of path, and the line of a table that it gets.
+type way struct {
+	factor  string // what differs between the lines of the table
+	name    string
+	flows   int
+	bits    int // the connection table has 2^bits buckets
+	servers int
+	vip     string // more keys of the VIP
+	head    string // more of the configuration, before the VIP
+	table   string // what the lines of `ipvsadm -Sn` for real servers have; default: DR
+	more    int    // bytes that the forwarding method adds to a packet
+	prepare func(r *rig)
+}
+
+// meter measures ways, each with a rig of its own.
+type meter struct {
+	*guest.Benchmark
+	floor   *rig
+	packets int // of one round
+	rounds  int
+}
+
+// pieces are the parts of a round, in which the floor and the path alternate: other work
+// of the host then disturbs both alike.
+const pieces = 5
+
+func newMeter(b *guest.Benchmark) *meter {
+	b.Helper()
+	// The sender's softirq may be late: then packets wait, and none must be lost.
+	lab.Must(b.T, os.WriteFile("/proc/sys/net/core/netdev_max_backlog", []byte("1000000"), 0o644))
+	return &meter{Benchmark: b, floor: newRig(b.T, 1), packets: guest.LongOr(b, 50_000, 5_000), rounds: guest.LongOr(b, 5, 1)}
+}
+
+func (m *meter) close() { m.floor.close() }
+
+// forwarded measures plain forwarding of n packets.
+func (m *meter) forwarded(n int) float64 {
+	return m.floor.stretch(target{directorMAC, firstServer, port}, 0, n, n, 0)
+}
+
+// sender measures what the sender costs alone.
+func (m *meter) sender() {
+	m.floor.dropped(m.packets) // the first stretch is slower
+	var samples []float64
+	for range m.rounds {
+		samples = append(samples, m.floor.dropped(m.packets))
+	}
+	m.Record(results.New("path sender", "", nil, "µs", samples...))
+}
+
+// measure measures new flows and established ones.
+func (m *meter) measure(w way) {
+	m.Helper()
+	r := newRig(m.T, w.servers)
+	defer r.close()
+	if w.prepare != nil {
+		w.prepare(r)
+	}
+	r.program(m.Benchmark, w)
+	m.Quiet()
+	to := target{directorMAC, vip, port}
+	params := results.Params{"flows": w.flows, "bits": w.bits, "servers": w.servers}
+	record := func(name string, samples []float64) {
+		result := results.New("path "+name, w.name, params, "µs", samples...)
+		result.Note = w.factor
+		m.Record(result)
+	}
+
+	var fresh []float64
+	for i := range m.rounds {
+		from, until := i*w.flows/m.rounds, (i+1)*w.flows/m.rounds
+		fresh = append(fresh, r.stretch(to, from, until-from, w.flows, w.more))
+	}
+	r.hasConnections(w.flows)
+
+	established, floor := make([]float64, m.rounds), make([]float64, m.rounds)
+	next, n := 0, m.packets/pieces
+	for i := range m.rounds {
+		for range pieces {
+			floor[i] += m.forwarded(n) / pieces
+			established[i] += r.stretch(to, next, n, w.flows, w.more) / pieces
+			next = (next + n) % w.flows
+		}
+	}
+	r.hasConnections(w.flows)
+	record("established", established)
+	record("floor", floor)
+	if w.flows >= m.packets {
+		record("new", fresh)
+	}
+}
+
+// hasConnections fails unless each flow has one connection.
+func (r *rig) hasConnections(flows int) {
+	r.Helper()
+	if n := r.connections(); n != flows {
+		r.Fatalf("%d connections, want %d\n%s", n, flows, r.director.Run("ipvsadm", "-Ln"))
+	}
+}
+
+// program has the controller make the table, with static real servers. It keeps running,
+// and does nothing more.
+func (r *rig) program(b *guest.Benchmark, w way) {
+	r.Helper()
+	dir := b.TempDir()
+	var servers []string
+	for _, a := range guest.AddressesFrom(firstServer, w.servers) {
+		servers = append(servers, fmt.Sprintf("{ address = %q }", a))
+	}
+	config := fmt.Sprintf("interface = \"servers\"\nlisten = \"\"\naudit_interval = \"1h\"\nstate_dir = %q\ncache_dir = %q\n%s\n[timeouts]\nudp = \"10h\"\n",
+		filepath.Join(dir, "state"), filepath.Join(dir, "cache"), w.head)
+	config += fmt.Sprintf("[[vip]]\nname = \"edge\"\naddresses = [%q]\nneighbour_check = false\nports = [\"%d/udp\", \"%d/udp\"]\nreal_servers = [\n%s,\n]\n%s\n",
+		vip, port, port+1, strings.Join(servers, ",\n"), w.vip)
+	path := filepath.Join(dir, "config.toml")
+	lab.Must(r.T, os.WriteFile(path, []byte(config), 0o644))
+	p := r.director.Start(*args.Binary, "-config", path)
+	want := w.table
+	if want == "" {
+		want = " -g "
+	}
+	lab.Within(r.T, time.Minute, func() string {
+		table := r.director.Table()
+		if n := strings.Count(table, want); n >= w.servers && n%w.servers == 0 {
+			return ""
+		}
+		return fmt.Sprintf("the table is not whole:\n%.2000s\n%.2000s", table, p.Log())
+	})
+}

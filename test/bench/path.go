@@ -1,0 +1,115 @@
+// What a packet costs on its way through a director, as tables and beside the goals.
+
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"lvs-controller/test/bench/results"
+)
+
+// pathParams are columns of the tables, where a table has several values.
+var pathParams = []struct{ name, title string }{{"bits", "buckets"}, {"servers", "real servers"}, {"flows", "flows"}}
+
+// pathTables has the sender alone, and a table for each factor, in the order in which
+// they were measured.
+func pathTables(set results.Set) []string {
+	var all, factors []string
+	if s, ok := set.Find("path sender", "", nil); ok {
+		all = append(all, fmt.Sprintf("Sender alone: %s µs (%s).\n", number(s.Value), spread(s)))
+	}
+	for _, r := range set {
+		if r.Name == "path established" && !slices.Contains(factors, r.Note) {
+			factors = append(factors, r.Note)
+			all = append(all, pathTable(set, r.Note))
+		}
+	}
+	return all
+}
+
+func pathTable(set results.Set, factor string) string {
+	var ways []results.Result
+	values := make(map[string]map[int]bool)
+	for _, r := range set {
+		if r.Name == "path established" && r.Note == factor {
+			ways = append(ways, r)
+			for name, v := range r.Params {
+				if values[name] == nil {
+					values[name] = make(map[int]bool)
+				}
+				values[name][v] = true
+			}
+		}
+	}
+	t := table{head: []string{factor}}
+	for _, p := range pathParams {
+		if len(values[p.name]) > 1 {
+			t.head = append(t.head, p.title)
+		}
+	}
+	t.head = append(t.head, "floor", "established", "spread", "floors", "without sender", "new", "floors")
+	sender, _ := set.Find("path sender", "", nil)
+	for _, r := range ways {
+		floor, ok := set.Find("path floor", r.Way, r.Params)
+		if !ok {
+			continue
+		}
+		row := []string{r.Way}
+		for _, p := range pathParams {
+			if len(values[p.name]) < 2 {
+				continue
+			}
+			cell := count(r.Params[p.name])
+			if p.name == "bits" {
+				cell = "2^" + cell
+			}
+			row = append(row, cell)
+		}
+		row = append(row, number(floor.Value), number(r.Value), spread(r), times(paired(r, floor)),
+			times((r.Value-sender.Value)/(floor.Value-sender.Value)), "", "")
+		if fresh, ok := set.Find("path new", r.Way, r.Params); ok {
+			row[len(row)-2], row[len(row)-1] = number(fresh.Value), times(fresh.Value/floor.Value)
+		}
+		t.add(row...)
+	}
+	return t.String()
+}
+
+// spread is the fastest and the slowest of a measurement.
+func spread(r results.Result) string {
+	return number(slices.Min(r.Samples)) + "–" + number(slices.Max(r.Samples))
+}
+
+// paired is the median of the ratios of a to b, round by round.
+func paired(a, b results.Result) float64 {
+	ratios := make([]float64, min(len(a.Samples), len(b.Samples)))
+	for i := range ratios {
+		ratios[i] = a.Samples[i] / b.Samples[i]
+	}
+	return results.Percentile(ratios, 50)
+}
+
+// pathGoals sets the data path beside what the project wants.
+func pathGoals(set results.Set, t *table) {
+	const small, large = 1_000, 600_000
+	find := func(name string, flows int) (results.Result, bool) {
+		return set.Find("path "+name, "dr", results.Params{"flows": flows, "bits": 20, "servers": 10})
+	}
+	few, okFew := find("established", small)
+	many, okMany := find("established", large)
+	floor, okFloor := find("floor", large)
+	if okFew && okMany && okFloor {
+		t.add("A packet of 600,000 established flows, against one of 1,000", "≤ 1.15×", times(many.Value/few.Value))
+		t.add("… in floors of plain forwarding", "≤ 1.4×", times(paired(many, floor)))
+	}
+	with, ok := set.Find("path established", "tracked", pathBase)
+	for _, way := range []string{"untracked", "notrack"} {
+		if r, okWay := set.Find("path established", way, pathBase); ok && okWay {
+			t.add(fmt.Sprintf("A packet that is %s, against one that is tracked", way), "≥ 15 % less", fmt.Sprintf("%.0f %% less", 100*(1-r.Value/with.Value)))
+		}
+	}
+}
+
+// pathBase is what all but one factor are at.
+var pathBase = results.Params{"flows": 100_000, "bits": 20, "servers": 10}
