@@ -155,7 +155,7 @@ func (*readyKernel) Table(_ func(ServiceKey) bool, known shards) (shards, error)
 
 func (*readyKernel) Apply([]op) ([]*opError, error) { return nil, nil }
 
-func (*readyKernel) Servers(ServiceKey, func(KernelServer)) error { return nil }
+func (*readyKernel) Connections(*Service, func(KernelServer)) error { return nil }
 
 // A whole pass of the loop without the kernel, with state file and log, when a pod
 // becomes ready, or not ready, on one node of all services.

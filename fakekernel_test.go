@@ -158,9 +158,9 @@ func (k *fakeKernel) table(owned func(ServiceKey) bool) Table {
 	return t
 }
 
-func (k *fakeKernel) Servers(key ServiceKey, visit func(KernelServer)) error {
+func (k *fakeKernel) Connections(s *Service, visit func(KernelServer)) error {
 	for id, r := range k.servers {
-		if id.Service == key {
+		if id.Service == s.ServiceKey {
 			visit(KernelServer{RealServer: r, Connections: k.conns[id]})
 		}
 	}

@@ -1,9 +1,9 @@
 // The connection to the kernel's IPVS: one generic netlink socket, many messages
 // for each system call.
 //
-// Used by reconcile*.go, http.go, cmd*.go and main.go. The reconcile loop
-// writes through it, by the interface director in reconcile.go; status and the
-// metrics open their own sockets. It sends only what genl_ipvs.go encodes.
+// Used by reconcile*.go, http.go, cmd*.go and main.go. The reconcile loop writes
+// through it, by the interface director in reconcile.go; status and the metrics open
+// their own sockets. It sends only what genl_ipvs.go encodes.
 
 package main
 
@@ -66,6 +66,7 @@ var errNoIPVS = errors.New("the kernel has no IPVS (module ip_vs is not loaded a
 // It is not safe for concurrent use.
 type ipvsConn struct {
 	fd    int
+	inet  int // a socket of any kind, for genl_sockopt.go
 	enc   encoder
 	spare encoder // takes the next batch while the kernel works on that in enc
 	seq   uint32
@@ -78,6 +79,9 @@ type ipvsConn struct {
 	dumped []VirtualService
 	found  []Row // of one service
 	order  []int // where the rows of the last known service are in its table
+
+	// Buffers of Connections.
+	question, entries []byte
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error
@@ -110,8 +114,13 @@ func dialIPVS() (*ipvsConn, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set up the netlink socket: %w", err)
 	}
+	inet, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		inet = -1 // no IPv4 here: netlink has the answers
+	}
 	return &ipvsConn{
 		fd:    fd,
+		inet:  inet,
 		enc:   encoder{family: family.ID},
 		spare: encoder{family: family.ID},
 		recv:  make([]byte, receiveBytes),
@@ -172,8 +181,13 @@ func limitsFor(send, receive int) batchLimits {
 	}
 }
 
-// Close closes the socket. It is called once.
-func (c *ipvsConn) Close() error { return unix.Close(c.fd) }
+// Close closes the sockets. It is called once.
+func (c *ipvsConn) Close() error {
+	if c.inet >= 0 {
+		unix.Close(c.inet)
+	}
+	return unix.Close(c.fd)
+}
 
 // request empties the encoder for one request and returns the sequence number
 // for it, which no open exchange uses.

@@ -1,10 +1,9 @@
 // Reads the kernel's IPVS table over the connection of genl_conn.go.
 //
-// Used by http*.go and cmd*.go. The reconcile loop audits with Table and counts
-// connections of draining real servers with Servers, by the interface director
-// in reconcile.go. status and the metrics read with Observe. A large table is
-// read often and changes seldom, so a row that has not changed costs no
-// allocation. It writes nothing.
+// Used by http*.go and cmd*.go. The reconcile loop audits with Table, by the interface
+// director in reconcile.go. status and the metrics read with Observe. A large table is read
+// often and changes seldom, so a row that has not changed costs no allocation. It
+// writes nothing.
 
 package main
 
@@ -40,7 +39,7 @@ func (c *ipvsConn) listServers(k *ServiceKey, each func(body []byte) error) erro
 	return nil
 }
 
-// Servers implements director.
+// Servers passes the real servers of service k, with their counters, to visit.
 func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 	return c.listServers(&k, func(body []byte) error {
 		var s KernelServer

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -342,5 +343,41 @@ func fakeDump(t *testing.T, fd int, sizes []int, refused int, requests chan<- ui
 				}
 			}
 		}
+	}
+}
+
+// The question and the answer of IP_VS_SO_GET_DESTS, as include/uapi/linux/ip_vs.h lays
+// them out on a 64-bit machine.
+func TestDestEntries(t *testing.T) {
+	b := make([]byte, destEntries)
+	putGetDests(b, ServiceKey{Address: addr("10.0.0.100"), Port: 80, Protocol: TCP}, 3)
+	if got, want := hex.EncodeToString(b), "06000000"+"0a000064"+"00500000"+"00000000"+"03000000"+"00000000"; got != want {
+		t.Errorf("question %s, want %s", got, want)
+	}
+	clear(b)
+	putGetDests(b, MarkKey(0x1234, false), 1)
+	if got, want := hex.EncodeToString(b), "00000000"+"00000000"+"00000000"+"34120000"+"01000000"+"00000000"; got != want {
+		t.Errorf("question about a mark %s, want %s", got, want)
+	}
+	entry := func(head string) []byte {
+		b, err := hex.DecodeString(head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(b, make([]byte, destEntryBytes-len(b))...)
+	}
+	one := entry("0a000005" + "0050" + "0000" + "03000000" + "07000000" + "64000000" + "32000000" + "01000000" + "02000000" + "04000000")
+	two := entry("0a000006" + "1f90")
+	all := writtenEntries(slices.Concat(one, two, make([]byte, destEntryBytes), one))
+	var got []KernelServer
+	for ; len(all) > 0; all = all[destEntryBytes:] {
+		got = append(got, destEntry(all, 80))
+	}
+	want := []KernelServer{
+		{RealServer: RealServer{Address: addr("10.0.0.5"), Weight: 7}, Connections: Connections{Active: 1, Inactive: 2, Persistent: 4}},
+		{RealServer: RealServer{Address: addr("10.0.0.6"), Port: 8080}},
+	}
+	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
+		t.Errorf("entries (-want +got):\n%s", diff)
 	}
 }

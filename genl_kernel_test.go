@@ -233,6 +233,9 @@ func TestKernelRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		have = read.table()
+		for i := range have {
+			equalCounts(t, conn, &have[i])
+		}
 		if diff := cmp.Diff(want, have, compareAddrs, cmp.Comparer(func(a, b Service) bool {
 			return a.VirtualService == b.VirtualService && slices.EqualFunc(a.Servers, b.Servers, func(x, y Row) bool { return x.RealServer == y.RealServer })
 		})); diff != "" {
@@ -433,4 +436,31 @@ func ipvsadmTunnel(r RealServer) string {
 		return fmt.Sprintf(" --tun-type gue --tun-port %d%s", r.Tunnel.Port, checksum)
 	}
 	return " --tun-type gre" + checksum
+}
+
+// equalCounts fails the test if the real servers of s differ between the two ways of
+// asking for their connections.
+func equalCounts(t *testing.T, conn *ipvsConn, s *Service) {
+	t.Helper()
+	leaving := *s
+	for _, row := range s.Servers {
+		leaving.Leaving = append(leaving.Leaving, leavingRow(row))
+	}
+	if got := conn.countIPv4(&leaving); got != s.Address.Is4() && s.Mark == 0 {
+		t.Errorf("%s: the socket option has all: %v", s.ServiceKey, got)
+	}
+	var byOption, byDump []KernelServer
+	lab.Must(t, conn.Connections(&leaving, func(k KernelServer) { byOption = append(byOption, counts(k)) }))
+	lab.Must(t, conn.Servers(s.ServiceKey, func(k KernelServer) { byDump = append(byDump, counts(k)) }))
+	if diff := cmp.Diff(byDump, byOption, compareAddrs); diff != "" {
+		t.Errorf("%s: real servers by the dump (-) and by the socket option (+):\n%s", s.ServiceKey, diff)
+	}
+}
+
+// leavingRow is the real server of row, as it leaves.
+func leavingRow(row Row) leaving { return leaving{Address: row.Address, Port: row.Port} }
+
+// counts is what a drain needs of k.
+func counts(k KernelServer) KernelServer {
+	return KernelServer{RealServer: RealServer{Address: k.Address, Port: k.Port, Weight: k.Weight}, Connections: k.Connections}
 }

@@ -31,7 +31,9 @@ type director interface {
 	// Table reads the services that owned accepts. A shard that is as known has it
 	// is shared with known.
 	Table(owned func(ServiceKey) bool, known shards) (shards, error)
-	Servers(k ServiceKey, visit func(KernelServer)) error
+	// Connections passes the real servers of s, in the kernel, to visit: those that
+	// leave are whole in address, port, weight and connections, and are there if they exist.
+	Connections(s *Service, visit func(KernelServer)) error
 	// Apply returns the operations that the kernel refused; the error means
 	// that the conversation broke, and it is unknown what was done.
 	Apply(ops []op) ([]*opError, error)

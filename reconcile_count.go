@@ -97,7 +97,7 @@ func (c *drainCount) begin(have shards) {
 // count asks about one service.
 func (c *drainCount) count(kernel director, s *Service) error {
 	var idle []leaving
-	if err := kernel.Servers(s.ServiceKey, func(k KernelServer) {
+	if err := kernel.Connections(s, func(k KernelServer) {
 		if l := findLeaving(s.Leaving, k.RealServer); l != nil && !l.Idle && k.Weight == 0 && k.Connections.Idle() {
 			idle = append(idle, *l)
 		}
