@@ -24,9 +24,12 @@ type way struct {
 	servers int
 	vip     string // more keys of the VIP
 	head    string // more of the configuration, before the VIP
-	table   string // what the lines of `ipvsadm -Sn` for real servers have; default: DR
+	want    string // what each real server's line of `ipvsadm -Sn` has; default: DR
 	more    int    // bytes that the forwarding method adds to a packet
 	prepare func(r *rig)
+	table   func(r *rig)     // makes the table, in place of the controller
+	entries func(r *rig) int // counts the connections, in place of IPVS
+	check   func(r *rig, packets int)
 }
 
 // meter measures ways, each with a rig of its own.
@@ -73,7 +76,14 @@ func (m *meter) measure(w way) {
 	if w.prepare != nil {
 		w.prepare(r)
 	}
-	r.program(m.Benchmark, w)
+	if w.table != nil {
+		w.table(r)
+	} else {
+		r.program(m.Benchmark, w)
+	}
+	if w.entries == nil {
+		w.entries = (*rig).connections
+	}
 	m.Quiet()
 	to := target{directorMAC, vip, port}
 	params := results.Params{"flows": w.flows, "bits": w.bits, "servers": w.servers}
@@ -88,7 +98,7 @@ func (m *meter) measure(w way) {
 		from, until := i*w.flows/m.rounds, (i+1)*w.flows/m.rounds
 		fresh = append(fresh, r.stretch(to, from, until-from, w.flows, w.more))
 	}
-	r.hasConnections(w.flows)
+	r.hasConnections(w)
 
 	established, floor := make([]float64, m.rounds), make([]float64, m.rounds)
 	next, n := 0, m.packets/pieces
@@ -99,7 +109,10 @@ func (m *meter) measure(w way) {
 			next = (next + n) % w.flows
 		}
 	}
-	r.hasConnections(w.flows)
+	r.hasConnections(w)
+	if w.check != nil {
+		w.check(r, w.flows+m.rounds*pieces*n)
+	}
 	record("established", established)
 	record("floor", floor)
 	if w.flows >= m.packets {
@@ -108,10 +121,10 @@ func (m *meter) measure(w way) {
 }
 
 // hasConnections fails unless each flow has one connection.
-func (r *rig) hasConnections(flows int) {
+func (r *rig) hasConnections(w way) {
 	r.Helper()
-	if n := r.connections(); n != flows {
-		r.Fatalf("%d connections, want %d\n%s", n, flows, r.director.Run("ipvsadm", "-Ln"))
+	if n := w.entries(r); n != w.flows {
+		r.Fatalf("%s: %d connections, want %d\n%.2000s", w.name, n, w.flows, r.director.Run("ipvsadm", "-Ln"))
 	}
 }
 
@@ -131,7 +144,7 @@ func (r *rig) program(b *guest.Benchmark, w way) {
 	path := filepath.Join(dir, "config.toml")
 	lab.Must(r.T, os.WriteFile(path, []byte(config), 0o644))
 	p := r.director.Start(*args.Binary, "-config", path)
-	want := w.table
+	want := w.want
 	if want == "" {
 		want = " -g "
 	}

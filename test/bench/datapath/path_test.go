@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -41,6 +42,139 @@ func TestBenchPathFlows(t *testing.T) {
 	}
 	withTable(t, 20)
 }
+
+// A tunnel wraps each packet into another one.
+func TestBenchPathForwarding(t *testing.T) {
+	b := guest.New(t)
+	m := newMeter(b)
+	defer m.close()
+	for _, f := range []struct {
+		name, vip, want string
+		more            int
+	}{
+		{"dr", "", " -g ", 0},
+		{"ipip", "forward = \"tunnel\"", "--tun-type ipip", 20},
+		{"gue", "forward = \"tunnel\"\n[vip.tunnel]\ntype = \"gue\"", "--tun-type gue", 20 + 8 + 4},
+		{"gre", "forward = \"tunnel\"\n[vip.tunnel]\ntype = \"gre\"", "--tun-type gre", 20 + 4},
+	} {
+		w := base(b)
+		w.factor, w.name, w.vip, w.want, w.more = "forwarding", f.name, f.vip, f.want, f.more
+		m.measure(w)
+	}
+}
+
+// A scheduler looks for a real server once for each new flow.
+func TestBenchPathSchedulers(t *testing.T) {
+	b := guest.New(t)
+	m := newMeter(b)
+	defer m.close()
+	for _, scheduler := range []string{"rr", "wlc", "sh", "mh"} {
+		for _, servers := range guest.LongOr(b, []int{10, 100, 1_000}, []int{10, 100}) {
+			w := base(b)
+			w.factor, w.name, w.servers = "scheduler", scheduler, servers
+			w.vip = fmt.Sprintf("scheduler = %q", scheduler)
+			m.measure(w)
+		}
+	}
+}
+
+// Persistence and marks have their own steps for each new flow, and marks an nftables
+// rule for each packet. With [sync] each flow is sent to the other director, every ten
+// seconds at the most.
+func TestBenchPathFeatures(t *testing.T) {
+	b := guest.New(t)
+	m := newMeter(b)
+	defer m.close()
+	few := 1_000
+	for _, f := range []struct {
+		name, vip string
+		sync      bool
+		flows     int
+	}{
+		{"none", "", false, base(b).flows},
+		{"persistence", "[vip.persistence]", false, base(b).flows},
+		{"groups, with persistence", fmt.Sprintf("groups = [[\"%d/udp\", \"%d/udp\"]]", port, port+1), false, base(b).flows},
+		{"one_mark", "one_mark = true", false, base(b).flows},
+		{"[sync]", "", true, base(b).flows},
+		{"none", "", false, few},
+		{"[sync]", "", true, few},
+	} {
+		w := base(b)
+		w.factor, w.name, w.vip, w.flows = "feature", f.name, f.vip, f.flows
+		if f.sync {
+			w.head = "[sync]\ninterface = \"cable\"\n"
+			w.prepare = func(r *rig) {
+				r.director.Batch("link add cable type dummy", "link set cable up", "address add 10.9.0.1/24 dev cable")
+			}
+			w.check = synced
+		}
+		m.measure(w)
+	}
+}
+
+// synced fails when nothing was sent to the other director.
+func synced(r *rig, _ int) {
+	r.Helper()
+	lab.Within(r.T, 5*time.Second, func() string {
+		var links []struct {
+			Stats struct{ TX struct{ Packets int } } `json:"stats64"`
+		}
+		lab.Must(r.T, json.Unmarshal([]byte(r.director.Run("ip", "-s", "-j", "link", "show", "cable")), &links))
+		if len(links) != 1 || links[0].Stats.TX.Packets < 10 {
+			return fmt.Sprintf("the sync daemon has sent too little: %+v", links)
+		}
+		return ""
+	})
+}
+
+// A firewall that looks at the state of connections makes the kernel track them: in
+// direct routing it makes an entry for each packet and discards it.
+func TestBenchPathTracking(t *testing.T) {
+	b := guest.New(t)
+	m := newMeter(b)
+	defer m.close()
+	for _, f := range []struct{ name, rules, state string }{
+		{"untracked", "", ""},
+		{"tracked", firewall, "new"},
+		{"notrack", firewall + notrack, "untracked"},
+	} {
+		w := base(b)
+		w.factor, w.name = "connection tracking", f.name
+		if f.rules != "" {
+			w.prepare = func(r *rig) { r.nft(f.rules) }
+			w.check = func(r *rig, packets int) {
+				if n := r.counted(f.state); n != packets {
+					r.Fatalf("%s: the firewall has seen %d packets in state %s, want %d", f.name, n, f.state, packets)
+				}
+			}
+		}
+		m.measure(w)
+	}
+}
+
+// firewall is one that looks at states, and counts them.
+const firewall = `
+table inet firewall {
+	counter new {}
+	counter untracked {}
+	chain input {
+		type filter hook input priority filter
+		ct state established,related accept
+		ct state new counter name "new"
+		ct state untracked counter name "untracked"
+	}
+}
+`
+
+// notrack exempts the VIP from connection tracking.
+var notrack = fmt.Sprintf(`
+table ip raw {
+	chain prerouting {
+		type filter hook prerouting priority raw
+		ip daddr %s udp dport { %d, %d } notrack
+	}
+}
+`, vip, port, port+1)
 
 // options is where the guest's kernel has the size of the connection table from.
 const options = "/etc/modprobe.d/lvs-controller.conf"

@@ -136,3 +136,25 @@ func (r *rig) connections() int {
 	}
 	return n
 }
+
+// nft adds rules to the director.
+func (r *rig) nft(rules string) {
+	r.Helper()
+	cmd := r.director.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(rules)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.Fatalf("nft: %v: %s\n%s", err, out, rules)
+	}
+}
+
+// counted is the number of packets that a counter of the director's firewall has.
+func (r *rig) counted(name string) int {
+	r.Helper()
+	text := r.director.Run("nft", "list", "counter", "inet", "firewall", name)
+	_, after, _ := strings.Cut(text, "packets ")
+	var n int
+	if _, err := fmt.Sscan(after, &n); err != nil {
+		r.Fatalf("nft list counter: %v: %s", err, text)
+	}
+	return n
+}
