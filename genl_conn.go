@@ -49,6 +49,9 @@ const (
 	// the kernel's search takes a few milliseconds in all.
 	longList = 1000
 
+	// seenMost bounds the list of services whose order in the kernel is remembered.
+	seenMost = 1 << 14
+
 	// receiveBytes is twice what the kernel puts into one dump message
 	// (netlink_dump caps at 32 KiB).
 	receiveBytes = 64 << 10
@@ -73,6 +76,8 @@ type ipvsConn struct {
 	recv  []byte
 	reply kernelReply // the one that exchange passes on
 	batch batchLimits
+
+	seen []ServiceKey // services in the kernel's order, as Table has read them before they were flushed
 
 	// Buffers of Table.
 	ahead  [2][]byte
@@ -364,7 +369,8 @@ func (q *opQueue) next() *op {
 // that was removed last (ip_vs_trash_get_dest in ip_vs_ctl.c). A flush removes
 // services in the order of a dump, so in the reverse order each search ends at its
 // beginning. In any other order the time after a flush grows with the square of the
-// number of rows.
+// number of rows. The order is that of the last dump before the flush: since Linux 7 a
+// flushed table comes back in another one. Without such a dump it is today's.
 func (c *ipvsConn) likeTrash(services []op, runs [][]op) ([][]op, error) {
 	at := make(map[ServiceKey]int, len(services))
 	for i := range services {
@@ -372,13 +378,31 @@ func (c *ipvsConn) likeTrash(services []op, runs [][]op) ([][]op, error) {
 	}
 	ours := func(k ServiceKey) bool { _, is := at[k]; return is }
 	ordered := make([][]op, 0, len(runs))
-	err := c.services(ours, func(s *KernelService) {
-		i := at[s.ServiceKey]
-		ordered, runs[i] = append(ordered, runs[i]), nil
-	})
+	next := func(k ServiceKey) {
+		if i, is := at[k]; is {
+			ordered, runs[i] = append(ordered, runs[i]), nil
+			delete(at, k)
+		}
+	}
+	for _, k := range c.seen {
+		next(k)
+	}
+	err := c.services(ours, func(s *KernelService) { next(s.ServiceKey) })
 	slices.Reverse(ordered)
 	// What the dump did not show has been refused, and its real servers are too.
 	return append(ordered, runs...), err
+}
+
+// remember notes the order of the services that a dump shows, unless most of those before
+// are missing: then another program has flushed the table.
+func (c *ipvsConn) remember(services []VirtualService) {
+	if 2*len(services) < len(c.seen) || len(services) > seenMost {
+		return
+	}
+	c.seen = c.seen[:0]
+	for i := range services {
+		c.seen = append(c.seen, services[i].ServiceKey)
+	}
 }
 
 // send sends ops. While the kernel works on one batch the next is encoded.

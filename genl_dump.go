@@ -61,6 +61,7 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 		return nil, err
 	}
 	c.dumped = keys[:0]
+	c.remember(keys)
 	byKey := func(a, b VirtualService) int { return a.Compare(b.ServiceKey) }
 	if !slices.IsSortedFunc(keys, byKey) {
 		slices.SortFunc(keys, byKey)
