@@ -42,6 +42,8 @@ a Kubernetes cluster through the kernel's IPVS, in direct routing.
   lvs-controller status [-config FILE] [-o json]
                                          show services, real servers, reasons and
                                          connections
+  lvs-controller doctor [-config FILE]   examine this host as a director, with the
+                                         commands that mend what is wrong; 1 = FAIL
   lvs-controller ready [-config FILE | -listen ADDR:PORT]
                                          ask whether /readyz says ok; 0 = yes, 1 = no
   lvs-controller drain [-undo] [-config FILE]

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -379,5 +380,70 @@ func TestDestEntries(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)
+	}
+}
+
+// What a device says of its features, as a list of those that are set and as a mask with
+// values, and of its channels, combined or not.
+func TestDeviceFacts(t *testing.T) {
+	const listed, masked = true, false
+	features := func(kind uint16, unmasked bool, bits map[string]bool) []byte {
+		ae := netlink.NewAttributeEncoder()
+		ae.Nested(kind, func(set *netlink.AttributeEncoder) error {
+			set.Flag(unix.ETHTOOL_A_BITSET_NOMASK, unmasked)
+			set.Uint32(unix.ETHTOOL_A_BITSET_SIZE, 64)
+			set.Nested(unix.ETHTOOL_A_BITSET_BITS, func(all *netlink.AttributeEncoder) error {
+				for name, is := range bits {
+					all.Nested(unix.ETHTOOL_A_BITSET_BITS_BIT, func(bit *netlink.AttributeEncoder) error {
+						bit.Uint32(unix.ETHTOOL_A_BITSET_BIT_INDEX, 7)
+						bit.String(unix.ETHTOOL_A_BITSET_BIT_NAME, name)
+						bit.Flag(unix.ETHTOOL_A_BITSET_BIT_VALUE, is)
+						return nil
+					})
+				}
+				return nil
+			})
+			return nil
+		})
+		b, err := ae.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	numbers := func(pairs ...uint32) []byte {
+		ae := netlink.NewAttributeEncoder()
+		for i := 0; i < len(pairs); i += 2 {
+			ae.Uint32(uint16(pairs[i]), pairs[i+1])
+		}
+		b, err := ae.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	var f deviceFacts
+	for _, part := range []struct {
+		take func(*netlink.AttributeDecoder)
+		data []byte
+		want deviceFacts // so far
+	}{
+		{f.features, features(unix.ETHTOOL_A_FEATURES_ACTIVE, listed, map[string]bool{"rx-lro": false, "rx-gro": false}), deviceFacts{On: map[string]bool{"rx-lro": true, "rx-gro": true}}},
+		{f.features, features(unix.ETHTOOL_A_FEATURES_ACTIVE, masked, map[string]bool{"rx-lro": false, "rx-gro": true}), deviceFacts{On: map[string]bool{"rx-gro": true}}},
+		{f.rings, numbers(unix.ETHTOOL_A_RINGS_RX_MAX, 4096, unix.ETHTOOL_A_RINGS_TX_MAX, 1, unix.ETHTOOL_A_RINGS_RX, 512), deviceFacts{On: map[string]bool{"rx-gro": true}, RX: 512, RXMax: 4096}},
+		{f.channels, numbers(unix.ETHTOOL_A_CHANNELS_RX_MAX, 4, unix.ETHTOOL_A_CHANNELS_RX_COUNT, 2), deviceFacts{On: map[string]bool{"rx-gro": true}, RX: 512, RXMax: 4096, ChannelsMax: 4}},
+		{f.channels, numbers(unix.ETHTOOL_A_CHANNELS_RX_MAX, 4, unix.ETHTOOL_A_CHANNELS_RX_COUNT, 0, unix.ETHTOOL_A_CHANNELS_COMBINED_MAX, 16, unix.ETHTOOL_A_CHANNELS_COMBINED_COUNT, 8),
+			deviceFacts{On: map[string]bool{"rx-gro": true}, RX: 512, RXMax: 4096, ChannelsMax: 16, Combined: true}},
+	} {
+		ad, err := netlink.NewAttributeDecoder(part.data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ad.Next() {
+			part.take(ad)
+		}
+		if diff := cmp.Diff(part.want, f); diff != "" || ad.Err() != nil {
+			t.Errorf("(-want +got), %v:\n%s", ad.Err(), diff)
+		}
 	}
 }

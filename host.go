@@ -1,9 +1,9 @@
 // The director host beside IPVS: sysctls, VIP addresses, the dummy device and
 // firewall marks.
 //
-// Used by reconcile*.go, cmd_cleanup.go and main.go. The reconcile loop calls
-// it by the interface host in reconcile.go: at start, after each reload and
-// with each audit. It changes only what differs, through /proc and netlink.
+// Used by reconcile*.go, cmd*.go and main.go. The reconcile loop calls it by the
+// interface host in reconcile.go: at start, after each reload and with each audit.
+// It changes only what differs, through /proc and netlink.
 
 package main
 
@@ -234,30 +234,34 @@ func (h *linuxHost) uplink(ctx context.Context, cfg *Config) (string, error) {
 
 // applySysctls sets the director's sysctls. The operator's own choices have priority.
 func (h *linuxHost) applySysctls(uplink string, cfg *Config) error {
-	own := cfg.Sysctls
 	want, err := h.wantedSysctls(uplink, cfg)
 	if err != nil {
 		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(own)) {
-		s := Sysctl{Key: vsSysctls + name, Want: own[name], Why: "the configuration asks for it"}
-		if r, ok := h.readBack[name+"="+own[name]]; ok {
+	if err := h.sysctls.Apply(append(want, h.chosenSysctls(cfg)...)); err != nil {
+		return err
+	}
+	for name, value := range cfg.Sysctls {
+		if have, readErr := h.sysctls.read(vsSysctls + name); readErr == nil {
+			h.readBack[name+"="+value] = have
+		}
+	}
+	return nil
+}
+
+// chosenSysctls are the operator's own choices.
+func (h *linuxHost) chosenSysctls(cfg *Config) (chosen []Sysctl) {
+	for _, name := range slices.Sorted(maps.Keys(cfg.Sysctls)) {
+		s := Sysctl{Key: vsSysctls + name, Want: cfg.Sysctls[name], Why: "the configuration asks for it"}
+		if r, ok := h.readBack[name+"="+s.Want]; ok {
 			s.Also = []string{r}
 		}
 		if name == "drop_entry" || name == "drop_packet" || name == "secure_tcp" {
 			s.Also = append(s.Also, automatic[s.Want]...)
 		}
-		want = append(want, s)
+		chosen = append(chosen, s)
 	}
-	if err := h.sysctls.Apply(want); err != nil {
-		return err
-	}
-	for _, name := range slices.Sorted(maps.Keys(own)) {
-		if have, readErr := h.sysctls.read(vsSysctls + name); readErr == nil {
-			h.readBack[name+"="+own[name]] = have
-		}
-	}
-	return nil
+	return chosen
 }
 
 // warnSysctls names, each once, the sysctls that have a wrong value where the

@@ -1,6 +1,6 @@
 // The kernel's connection table: how large it may get, and how full it is.
 //
-// Used by http*.go, cmd_status.go and main.go. Its size is the module's parameter
+// Used by http*.go, cmd*.go and main.go. Its size is the module's parameter
 // conn_tab_bits, which only the module's start sets: the controller loads no module,
 // and only says what is to be done. It reads /proc and /sys, and changes nothing.
 
@@ -106,5 +106,10 @@ func (t connectionTable) warn(log *slog.Logger, want uint8, release string, memo
 	}
 	log.Warn("the kernel's connection table is smaller than connection_table_bits: with many connections each packet takes more time",
 		"buckets", uint64(1)<<t.Bits, "want", uint64(1)<<want,
-		"commands", fmt.Sprintf("echo 'options ip_vs conn_tab_bits=%d' > /etc/modprobe.d/lvs-controller.conf, then restart this host, or see docs/tuning.md", want))
+		"commands", tableCommand(want)+", then restart this host, or see docs/tuning.md")
+}
+
+// tableCommand has the kernel make a table of 2^bits buckets when it loads ip_vs.
+func tableCommand(bits uint8) string {
+	return fmt.Sprintf("echo 'options ip_vs conn_tab_bits=%d' > /etc/modprobe.d/lvs-controller.conf", bits)
 }

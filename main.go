@@ -48,6 +48,7 @@ var commands = map[string]func(ctx context.Context, args []string, stdout, stder
 	"check":      runCheck,
 	"diff":       runDiff,
 	"status":     runStatus,
+	"doctor":     runDoctor,
 	"ready":      runReady,
 	"drain":      runDrain,
 	"keepalived": runKeepalived,

@@ -148,7 +148,7 @@ func TestHelpNamesEverySubCommand(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^  lvs-controller ([a-z]+)`).FindAllStringSubmatch(help, -1) {
 		named[m[1]] = true
 	}
-	want := map[string]bool{"check": true, "diff": true, "status": true, "ready": true, "drain": true, "keepalived": true, "realserver": true, "version": true}
+	want := map[string]bool{"check": true, "diff": true, "status": true, "doctor": true, "ready": true, "drain": true, "keepalived": true, "realserver": true, "version": true}
 	if diff := cmp.Diff(want, named); diff != "" {
 		t.Errorf("sub-commands in the help (-want +got):\n%s", diff)
 	}
