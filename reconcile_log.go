@@ -41,32 +41,37 @@ func logChanges(log *slog.Logger, ops *phases) {
 	if ops.len() == 0 {
 		return
 	}
-	var (
-		lines []logLine
-		known = make(map[changeLine]int)
-		// Services share their real servers, and most of them change alike: the line
-		// of the last change of a real server is tried first, for putting a change
-		// into words costs more than the change.
-		last = make(map[*RealServer]int)
-	)
+	// Services share what changes: the line of an edit's last operation is tried first,
+	// for putting a change into words costs more than the change.
+	last := make(map[*edit]int)
 	for o := range ops.all {
-		at, found := last[o.Server]
-		if !found || !lines[at].covers(o) {
+		last[o.edit] = -1
+	}
+	lines := make([]logLine, 0, len(last))
+	known := make(map[changeLine]int, len(last))
+	for o := range ops.all {
+		at := last[o.edit]
+		if at < 0 || !lines[at].covers(o) {
 			l := o.line()
+			var found bool
 			if at, found = known[l]; !found {
 				at = len(lines)
 				lines = append(lines, logLine{changeLine: l, now: o.Server, was: o.WasServer})
 				known[l] = at
 			}
-			last[o.Server] = at
+			last[o.edit] = at
 		}
 		lines[at].services.add(&o.Service.ServiceKey)
 	}
+	var ports string // of the line before: most have the same
 	for i := range lines {
 		l := &lines[i]
-		attrs := []any{"vip", l.vip, "address", l.address, "ports", l.services.String()}
+		if i == 0 || l.services != lines[i-1].services {
+			ports = l.services.String()
+		}
+		attrs := []any{"vip", l.vip, "address", l.address, "ports", ports}
 		if l.address.IsUnspecified() {
-			attrs = []any{"vip", l.vip, "service", l.services.String()}
+			attrs = []any{"vip", l.vip, "service", ports}
 		}
 		if l.server != "" {
 			attrs = append(attrs, "server", l.server)
