@@ -25,7 +25,43 @@ func pathTables(set results.Set) []string {
 			all = append(all, pathTable(set, r.Note))
 		}
 	}
-	return all
+	return append(all, memoryTable(set), connectionTable(set))
+}
+
+// memoryTable is what one connection takes.
+func memoryTable(set results.Set) string {
+	t := table{head: []string{"memory of one connection", "flows", "bytes"}}
+	for _, r := range set {
+		if r.Name == "path memory" {
+			t.add(r.Way, count(r.Params["flows"]), number(r.Value))
+		}
+	}
+	return t.String()
+}
+
+// connectionTable is what whole TCP connections take, the floor being those that pass
+// nothing.
+func connectionTable(set results.Set) string {
+	t := table{head: []string{"processor time, s", "1,000 requests of 1 kB", "spread", "above the floor", "1 GB", "spread", "above the floor"}}
+	floors := make(map[string]float64)
+	for _, way := range []string{"floor", "ours, dr", "HAProxy"} {
+		row := []string{way}
+		for _, name := range []string{"connection requests", "connection bytes"} {
+			r, ok := set.Find(name, way, nil)
+			if !ok {
+				return ""
+			}
+			above := ""
+			if way == "floor" {
+				floors[name] = r.Value
+			} else {
+				above = signed(r.Value - floors[name])
+			}
+			row = append(row, number(r.Value), spread(r), above)
+		}
+		t.add(row...)
+	}
+	return t.String()
 }
 
 func pathTable(set results.Set, factor string) string {

@@ -82,6 +82,18 @@ end drops the packet. Answers do not pass a director in direct routing or with a
   2^20 as install/lvs-controller.modprobe sets it.
 - One factor at a time differs from the base: direct routing, rr, 10 real servers, 2^20
   buckets, 100,000 flows. The controller makes the table, from static real servers.
+- "tracked" is a director with a firewall whose rules look at the state of connections;
+  "notrack" is the same with the VIP exempted from connection tracking.
+- [sync] sends each flow to the other director, and every ten seconds again while it
+  has packets. With 1,000 flows most packets cause no message.
+- kube-proxy's rules are those that it makes for a Service with an external address and
+  10 endpoints, for clients outside the cluster: in mode ipvs masquerading, which ipvsadm
+  and nft make here, in mode nftables DNAT. Connection tracking has 2^20 buckets too.
+  The answers pass such a node as well and cost about as much again; they are not measured.
+- The memory of one connection is what the kernel's slabs grow by, divided by the flows.
+- Whole TCP connections: the processor time of all CPUs, for the client, four real servers
+  and what is between them. The floor is without anything between them. HAProxy is
+  Debian's, in TCP mode; it ends each connection and begins another one.
 `
 
 const latencyText = `

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 	"time"
 
 	"lvs-controller/test/args"
@@ -30,6 +31,7 @@ type way struct {
 	table   func(r *rig)     // makes the table, in place of the controller
 	entries func(r *rig) int // counts the connections, in place of IPVS
 	check   func(r *rig, packets int)
+	memory  bool // measure what a connection takes too
 }
 
 // meter measures ways, each with a rig of its own.
@@ -87,18 +89,23 @@ func (m *meter) measure(w way) {
 	m.Quiet()
 	to := target{directorMAC, vip, port}
 	params := results.Params{"flows": w.flows, "bits": w.bits, "servers": w.servers}
-	record := func(name string, samples []float64) {
-		result := results.New("path "+name, w.name, params, "µs", samples...)
+	record := func(name, unit string, samples []float64) {
+		result := results.New("path "+name, w.name, params, unit, samples...)
 		result.Note = w.factor
 		m.Record(result)
 	}
 
+	before := unreclaimable(m.T)
 	var fresh []float64
 	for i := range m.rounds {
 		from, until := i*w.flows/m.rounds, (i+1)*w.flows/m.rounds
 		fresh = append(fresh, r.stretch(to, from, until-from, w.flows, w.more))
 	}
 	r.hasConnections(w)
+	if w.memory {
+		time.Sleep(2 * time.Second) // the kernel counts pages once a second
+		record("memory", "bytes", []float64{float64(unreclaimable(m.T)-before) / float64(w.flows)})
+	}
 
 	established, floor := make([]float64, m.rounds), make([]float64, m.rounds)
 	next, n := 0, m.packets/pieces
@@ -113,10 +120,10 @@ func (m *meter) measure(w way) {
 	if w.check != nil {
 		w.check(r, w.flows+m.rounds*pieces*n)
 	}
-	record("established", established)
-	record("floor", floor)
+	record("established", "µs", established)
+	record("floor", "µs", floor)
 	if w.flows >= m.packets {
-		record("new", fresh)
+		record("new", "µs", fresh)
 	}
 }
 
@@ -155,4 +162,18 @@ func (r *rig) program(b *guest.Benchmark, w way) {
 		}
 		return fmt.Sprintf("the table is not whole:\n%.2000s\n%.2000s", table, p.Log())
 	})
+}
+
+// unreclaimable is how many bytes the kernel has in slabs of things in use: the entries of
+// connection tables, and all that belongs to them.
+func unreclaimable(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/meminfo")
+	lab.Must(t, err)
+	_, after, _ := strings.Cut(string(text), "SUnreclaim:")
+	var kib int
+	if _, err := fmt.Sscan(after, &kib); err != nil {
+		t.Fatalf("/proc/meminfo: SUnreclaim: %v", err)
+	}
+	return kib << 10
 }

@@ -88,6 +88,13 @@ func (b *Benchmark) Quiet() {
 	b.Log("the machine does not become idle")
 }
 
+// Busy is how long all CPUs together have worked, in steps of a hundredth of a second.
+func (b *Benchmark) Busy() time.Duration {
+	b.Helper()
+	idle, all := cpuTicks(b.T)
+	return time.Duration(all-idle) * time.Second / 100
+}
+
 // cpuTicks reads how long all CPUs were idle, and how long there was.
 func cpuTicks(t *testing.T) (idle, all int) {
 	text, err := os.ReadFile("/proc/stat")

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"lvs-controller/test/bench/results"
+)
+
+// A table has a column only for sizes that differ in it, and goals take the ratios round
+// by round.
+func TestPathTables(t *testing.T) {
+	var set results.Set
+	add := func(name, way, factor string, flows int, samples ...float64) {
+		r := results.New("path "+name, way, results.Params{"flows": flows, "bits": 20, "servers": 10}, "µs", samples...)
+		r.Note = factor
+		set = append(set, r)
+	}
+	set = append(set, results.New("path sender", "", nil, "µs", 8, 9, 10))
+	add("established", "dr", "flows", 1_000, 15, 15, 15)
+	add("floor", "dr", "flows", 1_000, 12, 12, 12)
+	add("established", "dr", "flows", 600_000, 18, 40, 18)
+	add("floor", "dr", "flows", 600_000, 15, 32, 15)
+	add("new", "dr", "flows", 600_000, 30, 30, 30)
+	add("established", "tracked", "connection tracking", 100_000, 40)
+	add("floor", "tracked", "connection tracking", 100_000, 15)
+	add("established", "notrack", "connection tracking", 100_000, 30)
+	add("floor", "notrack", "connection tracking", 100_000, 15)
+
+	all := strings.Join(pathTables(set), "\n")
+	for _, want := range []string{
+		"Sender alone: 9.00 µs (8.00–10.0).",
+		"| flows |   flows | floor | established |    spread | floors | without sender |  new | floors |",
+		"| dr    |   1,000 |  12.0 |        15.0 | 15.0–15.0 |  1.25× |          2.00× |      |        |",
+		"| dr    | 600,000 |  15.0 |        18.0 | 18.0–40.0 |  1.20× |          1.50× | 30.0 |  2.00× |",
+		"| connection tracking | floor | established |",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+	goals := goals(set)
+	for _, want := range []string{"1.20× ", "25 % less "} {
+		if strings.Count(goals, want) == 0 {
+			t.Errorf("no %q in\n%s", want, goals)
+		}
+	}
+}
