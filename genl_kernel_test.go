@@ -470,3 +470,11 @@ func leavingRow(row Row) leaving { return leaving{Address: row.Address, Port: ro
 func counts(k KernelServer) KernelServer {
 	return KernelServer{RealServer: RealServer{Address: k.Address, Port: k.Port, Weight: k.Weight}, Connections: k.Connections}
 }
+
+// runsOn reports whether the kernel is so new.
+func runsOn(t *testing.T, version ...int) bool {
+	t.Helper()
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	lab.Must(t, err)
+	return kernelAtLeast(string(release), [2]int(version))
+}
