@@ -6,6 +6,7 @@
 ## model        the loop against a model of the kernel (SEQUENCES=20000)
 ## race         the tests that run on this machine, with the race detector
 ## kernel       the real-kernel tests alone (RUN=regexp)
+## kernel-short those of them that depend most on the kernel's version (KERNEL=suite)
 ## e2e          a real kube-apiserver drives the binary on a real kernel (RUN=regexp)
 ## drill        roll-outs, crashes and outages under load: no request may fail
 ## drill-short  the same with small numbers
@@ -26,7 +27,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model race kernel e2e drill drill-short demo bench bench-short scale scale-api fuzz drawing clean
+.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short scale scale-api fuzz drawing clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -87,6 +88,10 @@ kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
 	test/vm/run -timeout 1200 -file lvs-controller -file install -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
 		-- sh -c "code=0; for tests in ./ipvs.test './director.test -group kernel -install install'; do \
 		\$$tests -binary /work/lvs-controller $(if $(LVS_DRILL),-size $(LVS_DRILL)) -test.v -test.timeout 1170s $(PATTERN) || code=1; done; exit \$$code"
+
+# The interface, the table and the traffic; not the pairs, whose tests take most time.
+kernel-short:
+	$(MAKE) kernel RUN='^TestKernel(Golden|LeavesNoGarbage|Flushed|Mark|Table|Traffic|EditsInPlace|DummyWaits|Sync|Scale)'
 
 e2e: build vm-setup $(CACHE)/director.test
 	test/kube/build
