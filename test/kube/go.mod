@@ -1,4 +1,5 @@
-// The module that builds a real kube-apiserver and etcd for the tests.
+// The module that builds a real kube-apiserver and etcd for the tests, and kube-proxy
+// for the benchmarks.
 //
 // It is a module of its own, so that Kubernetes never becomes a dependency of
 // the controller. Only ./build reads it. The replace lines are needed because
@@ -7,7 +8,8 @@
 //
 // To move to another Kubernetes release change the versions of
 // k8s.io/kubernetes and of the replacements (v1.x.y is v0.x.y there), and run
-// `go get -tool k8s.io/kubernetes/cmd/kube-apiserver go.etcd.io/etcd/server/v3`.
+// `go get -tool k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-proxy
+// go.etcd.io/etcd/server/v3`.
 
 module lvs-controller/test/kube
 
