@@ -7,6 +7,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,6 +53,9 @@ func (c *Cluster) ServeControl(ctx context.Context) (string, error) {
 		})
 	}
 
+	mux.HandleFunc("POST /services/create", serveServices(c.admin.CreateServices))
+	mux.HandleFunc("POST /services/endpoints", serveServices(c.admin.SetEndpoints))
+
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", fmt.Errorf("control endpoint: %w", err)
@@ -82,7 +86,7 @@ func NewControl(url string) *Control {
 
 // Info asks how to reach the API server.
 func (c *Control) Info(ctx context.Context) (*Info, error) {
-	body, err := c.do(ctx, http.MethodGet, "/info")
+	body, err := c.do(ctx, http.MethodGet, "/info", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -104,13 +108,13 @@ func (c *Control) KillAPI(ctx context.Context) error { return c.post(ctx, "/api/
 
 // post makes a request that has no answer but success.
 func (c *Control) post(ctx context.Context, path string) error {
-	_, err := c.do(ctx, http.MethodPost, path)
+	_, err := c.do(ctx, http.MethodPost, path, nil)
 	return err
 }
 
 // do makes one request and returns the answer's body.
-func (c *Control) do(ctx context.Context, method, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+func (c *Control) do(ctx context.Context, method, path string, in []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(in))
 	if err != nil {
 		return nil, err
 	}

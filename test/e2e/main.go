@@ -34,6 +34,7 @@ type options struct {
 	tests, natives []program
 	run            string
 	pods, timeout  int
+	apiFlags       []string
 	vm             []string
 }
 
@@ -64,6 +65,10 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "run only tests of this `pattern`")
 	flag.IntVar(&o.pods, "pods", 5000, "`number` of pods for the memory tests")
 	flag.IntVar(&o.timeout, "timeout", 600, "`seconds` for the tests")
+	flag.Func("api-flag", "a further `flag` of kube-apiserver, again for more", func(text string) error {
+		o.apiFlags = append(o.apiFlags, text)
+		return nil
+	})
 	flag.Parse()
 	o.vm = flag.Args()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -80,7 +85,7 @@ func drive(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := cluster.Start(ctx, cluster.Options{BinDir: o.bin, DataDir: dir})
+	c, err := cluster.Start(ctx, cluster.Options{BinDir: o.bin, DataDir: dir, APIFlags: o.apiFlags})
 	if err != nil {
 		return err
 	}
