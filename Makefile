@@ -116,7 +116,7 @@ $(CACHE)/demo:
 # The peer moby/ipvs has a module of its own, so that the controller's depends on
 # nothing of it.
 bench bench-short: build vm-setup $(CACHE)/bench.test $(CACHE)/plane.test $(CACHE)/director.test $(CACHE)/datapath.test $(CACHE)/e2e $(CACHE)/moby
-	test/kube/build
+	test/kube/build kube-proxy
 	go run ./test/bench $(if $(filter bench,$@),-long -doc docs/benchmarks.md)
 
 .PHONY: $(CACHE)/datapath.test $(CACHE)/e2e $(CACHE)/moby

@@ -14,5 +14,6 @@ var (
 	Pods    = flag.Int("pods", 0, "`number` of pods that the control plane's namespace big has")
 	Out     = flag.String("out", "", "`file` for what is measured")
 	Moby    = flag.String("moby", "", "the `file` of test/peers/moby")
+	Proxy   = flag.String("kube-proxy", "", "the `file` of kube-proxy")
 	Native  = flag.Bool("native", false, "the tests run on the control plane's own machine")
 )

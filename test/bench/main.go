@@ -62,7 +62,7 @@ func bench(ctx context.Context, r *run, doc string, renderOnly bool) error {
 			return err
 		}
 	}
-	set, err := results.Read(r.file("kernel.jsonl"), r.file("path.jsonl"), r.file("native.jsonl"), r.file("e2e.jsonl"))
+	set, err := results.Read(r.file("kernel.jsonl"), r.file("path.jsonl"), r.file("native.jsonl"), r.file("e2e.jsonl"), r.file("peers.jsonl"))
 	if err != nil {
 		return err
 	}
@@ -97,6 +97,7 @@ func (r *run) measure(ctx context.Context) error {
 		{"the benchmarks on a real kernel", r.kernel},
 		{"the benchmarks of the data path", r.path},
 		{"the benchmarks with a real API server", r.e2e},
+		{"the benchmarks beside kube-proxy and keepalived", r.peers},
 	} {
 		fmt.Printf("bench: %s\n", part.name)
 		if err := part.do(ctx); err != nil {

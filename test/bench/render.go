@@ -29,6 +29,7 @@ func render(set results.Set, micro []microResult) string {
 	section("Auditing an unchanged table", auditText, auditTables(set)...)
 	section("The data path", pathText, pathTables(set)...)
 	section("From PATCH to the kernel", latencyText, latencyTable(set, "latency", "emulated, ms"), latencyTable(set, "native", "native, ms"))
+	section("Peers: from an event to the row", peersText, peerTables(set)...)
 	section("The process", processText, processTable(set), idleCalls(set))
 	section("Micro-benchmarks", microText, microTable(micro))
 	if r, ok := set.Find("kernel", "", nil); ok {
@@ -82,6 +83,7 @@ func goals(set results.Set) string {
 	compare("A dump of 50,000 rows, in floors", "≤ 1.5×", "audit", large, "ours, reading alone", "floor")
 	compare("… the whole audit", "", "audit", large, "ours", "floor")
 	pathGoals(set, &t)
+	peerGoals(set, &t)
 	for _, r := range set {
 		if r.Name == "idle calls" {
 			t.add(fmt.Sprintf("System calls between two audits, in %d s", r.Params["seconds"]), "none", count(int(r.Value)))

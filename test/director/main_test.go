@@ -9,6 +9,7 @@
 //	drill     the same, and -size                             make drill, drill-short
 //	bench     a kernel with IPVS, and -size: it measures      make bench, bench-short
 //	bench-e2e that and a real API server                      the same
+//	bench-peers that, and kube-proxy                          the same
 //
 // The other flags are in test/args.
 package director
@@ -27,7 +28,7 @@ import (
 	"lvs-controller/test/args"
 )
 
-var groups = []string{"host", "kernel", "e2e", "drill", "bench", "bench-e2e"}
+var groups = []string{"host", "kernel", "e2e", "drill", "bench", "bench-e2e", "bench-peers"}
 
 var chosen = flag.String("group", groups[0], "run the tests of this `group`: "+strings.Join(groups, ", "))
 

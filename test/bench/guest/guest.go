@@ -78,10 +78,7 @@ func (b *Benchmark) InFresh(f func(h *lab.Host)) {
 func (b *Benchmark) Quiet() {
 	runtime.GC()
 	for range 40 {
-		idle, all := cpuTicks(b.T)
-		time.Sleep(150 * time.Millisecond)
-		idleNow, allNow := cpuTicks(b.T)
-		if 10*(idleNow-idle) >= 9*(allNow-all) {
+		if b.Idle(150 * time.Millisecond) {
 			return
 		}
 	}
@@ -93,6 +90,14 @@ func (b *Benchmark) Busy() time.Duration {
 	b.Helper()
 	idle, all := cpuTicks(b.T)
 	return time.Duration(all-idle) * time.Second / 100
+}
+
+// Idle reports whether the machine has next to nothing to do for that long.
+func (b *Benchmark) Idle(window time.Duration) bool {
+	idle, all := cpuTicks(b.T)
+	time.Sleep(window)
+	idleNow, allNow := cpuTicks(b.T)
+	return 10*(idleNow-idle) >= 9*(allNow-all)
 }
 
 // cpuTicks reads how long all CPUs were idle, and how long there was.

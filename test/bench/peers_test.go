@@ -1,0 +1,38 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"lvs-controller/test/bench/results"
+)
+
+func TestPeers(t *testing.T) {
+	params := results.Params{"services": 1000}
+	set := results.Set{
+		results.New("peer single", "ours", params, "ms", 20, 10, 30),
+		results.New("peer single", "kube-proxy", params, "ms", 800, 600, 500),
+		results.New("peer single", "kube-proxy", results.Params{"services": 10}, "ms", 90),
+		results.New("peer start", "keepalived", params, "ms", 1),
+	}
+	var goals table
+	goals.head, goals.prose = []string{"What", "Goal", "Measured"}, true
+	peerGoals(set, &goals)
+	if len(goals.rows) != 1 || !strings.Contains(goals.rows[0][0], "kube-proxy") || goals.rows[0][2] != "30×" {
+		t.Errorf("goals: %v", goals.rows)
+	}
+	tables := peerTables(set)
+	for _, want := range []string{
+		"| kube-proxy  |       10 |       90.0 |    90.0 |    90.0 |   1 |            |",
+		"| ours        |    1,000 |       20.0 |    10.0 |    30.0 |   3 |      1.00× |",
+		"| kube-proxy  |    1,000 |        600 |     500 |     800 |   3 |        30× |",
+	} {
+		if !strings.Contains(tables[0], want) {
+			t.Errorf("no %q in\n%s", want, tables[0])
+		}
+	}
+	// What was not measured has no table, and a program without all columns no row.
+	if strings.Join(tables[1:], "") != "" {
+		t.Errorf("tables of nothing: %q", tables[1:])
+	}
+}
