@@ -25,6 +25,9 @@ const peerServers = 10
 // would take too long.
 const manyServices = 10_000
 
+// peerPatience is longer than any peer needs.
+const peerPatience = 8 * time.Minute
+
 // everyService is the index of all services.
 const everyService = -1
 
@@ -198,7 +201,7 @@ func (b *peerBench) quietly() {
 // idle waits until the programs have had nothing to do for more than half a second.
 func (b *peerBench) idle() {
 	b.Helper()
-	deadline := time.Now().Add(8 * time.Minute)
+	deadline := time.Now().Add(peerPatience)
 	for quiet := 0; quiet < 4; quiet++ {
 		if !b.Idle(150 * time.Millisecond) {
 			quiet = -1
@@ -213,7 +216,7 @@ func (b *peerBench) idle() {
 // returns when it has seen the last one become so.
 func (b *peerBench) await(r *running, services []netip.AddrPort, every time.Duration, full func(map[netip.Addr]uint32) bool) time.Time {
 	b.Helper()
-	deadline := time.Now().Add(5 * time.Minute)
+	deadline := time.Now().Add(peerPatience)
 	var at time.Time
 	for i, s := range slices.Backward(services) {
 		for waited := i == len(services)-1; ; waited = true {
@@ -226,7 +229,7 @@ func (b *peerBench) await(r *running, services []netip.AddrPort, every time.Dura
 				break
 			}
 			if time.Now().After(deadline) {
-				b.Fatalf("service %s has %v after five minutes\n%s", s, w, r.log())
+				b.Fatalf("service %s has %v after %s\n%s", s, w, peerPatience, r.log())
 			}
 			time.Sleep(every)
 		}
