@@ -44,7 +44,8 @@ programs run in the virtual machine, one after the other.
 - "From exec" is from the start of the program until all real servers are in the kernel.
   "Until idle" is from the start until the program has no more work: kube-proxy starts two
   processes of ipset for each service after the table is complete, and an event waits for
-  the end of this pass. At 10,000 services the sets are filled before kube-proxy starts.
+  the end of this pass. At 10,000 services, and without the time, the sets are filled before
+  kube-proxy starts, as they are when it starts again.
 - Memory is that of all processes of the program at the end, in which a shared page counts
   once.
 `

@@ -48,18 +48,28 @@ var peerWays = []struct {
 	make  func(b *peerBench, h *lab.Host, j joins) peer
 }{
 	{"ours", ownJoins, newOurs},
-	{"keepalived", ownJoins, newKeepalived},
+	{"keepalived", reloadJoins, newKeepalived},
 	{"kube-proxy", proxyJoins, newProxy},
-	{"kube-proxy-0", eagerJoins, newEagerProxy},
+	{"kube-proxy without min-sync-period", eagerJoins, newEagerProxy},
 }
 
-func ownJoins(b *peerBench) joins { return guest.LongOr(b.Benchmark, joins{5, 9, 5}, joins{2, 3, 1}) }
+func ownJoins(b *peerBench) joins {
+	return guest.LongOr(b.Benchmark, joins{5, 9, 5}, joins{2, 3, 1})
+}
+
+// reloadJoins are fewer where each takes many seconds.
+func reloadJoins(b *peerBench) joins {
+	if b.count >= manyServices {
+		return joins{all: 5, single: 5}
+	}
+	return ownJoins(b)
+}
 
 func proxyJoins(b *peerBench) joins {
 	if b.count >= manyServices {
 		return joins{single: 5}
 	}
-	return guest.LongOr(b.Benchmark, joins{5, 9, 5}, joins{single: 2, second: 1})
+	return guest.LongOr(b.Benchmark, joins{5, 5, 5}, joins{single: 2, second: 1})
 }
 
 // eagerJoins is for the size at which the goals are.
@@ -270,6 +280,7 @@ func newProxy(b *peerBench, h *lab.Host, _ joins) peer {
 func newEagerProxy(b *peerBench, h *lab.Host, j joins) peer {
 	p := newProxy(b, h, j).(*proxy)
 	p.eager = true
+	p.fillSets(h)
 	return p
 }
 
@@ -281,8 +292,8 @@ func (p *plane) createNode(t *testing.T) {
 	lab.Must(t, p.admin.Patch(t.Context(), "/api/v1/nodes/"+peerNode+"/status", cluster.Object{"status": cluster.Object{"addresses": addresses}}, nil))
 }
 
-// fillSets makes the ipsets as a kube-proxy that ran before has left them. Its first pass
-// starts two processes of ipset for each service, which takes many minutes in emulation.
+// fillSets makes the ipsets as a kube-proxy that ran before has left them. Without them
+// the first pass starts two processes of ipset for each service.
 func (p *proxy) fillSets(h *lab.Host) {
 	p.Helper()
 	s := "create KUBE-CLUSTER-IP hash:ip,port family inet hashsize 1024 maxelem 65536\ncreate KUBE-IPVS-IPS hash:ip family inet hashsize 1024 maxelem 65536\n"

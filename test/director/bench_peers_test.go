@@ -4,10 +4,10 @@
 package director
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -62,21 +62,23 @@ func TestBenchPeers(t *testing.T) {
 	p.createNode(t)
 	made := 0
 	for _, services := range guest.LongOr(guest.New(t), []int{10, 1000, manyServices}, []int{10}) {
-		// kube-proxy has the services of all namespaces, so each size adds to the last one.
-		// A request of the control endpoint has its limit.
-		for made < services {
-			last := min(made+1000, services)
-			lab.Must(t, p.control.CreateServices(t.Context(), cluster.Services{Namespace: peerNamespace, First: made, Last: last, Endpoints: texts(peerNodes())}))
-			made = last
-		}
-		for _, way := range peerWays {
-			t.Run(fmt.Sprintf("%s/%d", way.name, services), func(t *testing.T) {
-				b := &peerBench{Benchmark: guest.New(t), plane: p, count: services}
-				if j := way.joins(b); j.single > 0 {
-					b.InFresh(func(h *lab.Host) { b.measure(h, way.make(b, h, j), j) })
-				}
-			})
-		}
+		t.Run(strconv.Itoa(services), func(t *testing.T) {
+			// kube-proxy has the services of all namespaces, so each size adds to the last one.
+			// A request of the control endpoint has its limit.
+			for made < services {
+				last := min(made+1000, services)
+				lab.Must(t, p.control.CreateServices(t.Context(), cluster.Services{Namespace: peerNamespace, First: made, Last: last, Endpoints: texts(peerNodes())}))
+				made = last
+			}
+			for _, way := range peerWays {
+				t.Run(way.name, func(t *testing.T) {
+					b := &peerBench{Benchmark: guest.New(t), plane: p, count: services}
+					if j := way.joins(b); j.single > 0 {
+						b.InFresh(func(h *lab.Host) { b.measure(h, way.make(b, h, j), j) })
+					}
+				})
+			}
+		})
 	}
 }
 
