@@ -38,14 +38,15 @@ programs run in the virtual machine, one after the other.
 - "Second of two" is the event of a second service, 100 ms after the first one's. kube-proxy
   begins no pass before the last one ended and --ipvs-min-sync-period is over (default
   1 s). "min-sync-period 0" is kube-proxy without this time. A pass goes through all
-  services, whatever has changed.
+  services, whatever has changed, and starts ipset and iptables many times; emulation makes
+  the start of a process slow.
 - kube-proxy's pass that repeats every 30 s is turned off (--ipvs-sync-period=1h). So is
   its setting of connection tracking limits, which belong to the machine.
 - "From exec" is from the start of the program until all real servers are in the kernel.
   "Until idle" is from the start until the program has no more work: kube-proxy starts two
   processes of ipset for each service after the table is complete, and an event waits for
-  the end of this pass. At 10,000 services, and without the time, the sets are filled before
-  kube-proxy starts, as they are when it starts again.
+  the end of this pass. At 10,000 services, and for "min-sync-period 0", the sets are filled
+  before kube-proxy starts, as they are when it starts again.
 - Memory is that of all processes of the program at the end, in which a shared page counts
   once.
 `
