@@ -15,6 +15,7 @@
 ## bench-short  the same at small sizes, nothing written
 ## scale        many directors: simulates what breaks, into docs/scale.md (SEED=n)
 ## scale-api    the load of 20 controllers on a real kube-apiserver, into docs/scale.md
+## tuning       what GRO brings, for docs/tuning.md
 ## fuzz         every fuzz target for FUZZTIME (20s)
 ## drawing      docs/architecture.svg, from the text beside it
 ## clean        removes what the targets built, but not the downloads
@@ -27,7 +28,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short scale scale-api fuzz drawing clean
+.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short scale scale-api tuning fuzz drawing clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -128,6 +129,11 @@ $(CACHE)/e2e:
 
 $(CACHE)/moby:
 	cd test/peers/moby && CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/$@ .
+
+# What docs/tuning.md says of GRO.
+tuning: build vm-setup $(CACHE)/director.test
+	test/vm/run -timeout 400 -file lvs-controller -file $(CACHE)/director.test \
+		-- ./director.test -binary /work/lvs-controller -group tuning -test.v -test.run '$(or $(RUN),TestTuning)'
 
 # The simulation needs nothing but Go. Its short form is a test of `make unit`.
 SEED := 1

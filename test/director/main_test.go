@@ -10,6 +10,7 @@
 //	bench     a kernel with IPVS, and -size: it measures      make bench, bench-short
 //	bench-e2e that and a real API server                      the same
 //	bench-peers that, and kube-proxy                          the same
+//	tuning    a kernel with IPVS: it measures, too            make tuning
 //
 // The other flags are in test/args.
 package director
@@ -28,7 +29,7 @@ import (
 	"lvs-controller/test/args"
 )
 
-var groups = []string{"host", "kernel", "e2e", "drill", "bench", "bench-e2e", "bench-peers"}
+var groups = []string{"host", "kernel", "e2e", "drill", "bench", "bench-e2e", "bench-peers", "tuning"}
 
 var chosen = flag.String("group", groups[0], "run the tests of this `group`: "+strings.Join(groups, ", "))
 

@@ -222,6 +222,9 @@ func (h *Host) CutLink(cut bool) { h.Batch("link set eth0 " + linkState(cut)) }
 // carrier is gone.
 func (h *Host) CutPort(cut bool) { h.lab.segment.Batch("link set " + h.port + " " + linkState(cut)) }
 
+// Port is the switch's end of the host's cable, and the namespace that has it.
+func (h *Host) Port() (segment *Host, device string) { return h.lab.segment, h.port }
+
 func linkState(cut bool) string {
 	if cut {
 		return "down"
