@@ -154,6 +154,11 @@ func (h *Host) Try(args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
+// The first thread of a program never ends. A goroutine of Do that ran there would leave
+// it inside the host, and the kernel would keep the namespace until the program ends. So
+// the main goroutine has this thread to itself.
+func init() { runtime.LockOSThread() }
+
 // Do calls f inside the host and waits for it. Sockets that f opens are the
 // host's, also afterwards; goroutines that f starts are not inside.
 func (h *Host) Do(f func()) {
