@@ -176,6 +176,11 @@ func printStatus(w io.Writer, st status) error {
 		}
 		fmt.Fprintln(w)
 	}
+	for _, name := range floodDefences {
+		if st.Table.Defences[name] {
+			fmt.Fprintf(w, "FLOOD: the kernel defends itself with %s, see docs/tuning.md\n", name)
+		}
+	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "VIP\tSERVICE\tREAL SERVER\tWEIGHT\tACTIVE\tINACTIVE\tCONNS/S\tTOTAL\tWHY")
 	for _, s := range st.Services {

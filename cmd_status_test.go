@@ -42,6 +42,7 @@ func shownStatus() status {
 			},
 			{Service: service("[2001:db8::1]:53/udp").ServiceKey, VIP: "six", Scheduler: "rr", Servers: []serverStatus{}},
 		},
+		Table: connectionTable{Defences: map[string]bool{"drop_entry": true, "drop_packet": false}},
 	}
 }
 
@@ -49,6 +50,7 @@ const shownText = `ready
 KEPT: the last working real servers of six IPv6 stay in service; by the inputs none would be
 cluster: pods ingress-nginx app=nginx: list pods: connection refused
 warning: vip edge: ConfigMap ingress-nginx/tcp-services: entry "abc" is skipped: port "abc" is not a number from 1 to 65535
+FLOOD: the kernel defends itself with drop_entry, see docs/tuning.md
 VIP   SERVICE               REAL SERVER         WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY
 edge  10.0.0.1:80/tcp       wlc                                           12       12345
                             10.1.0.1            1       3       40        12       12000  pod a ready

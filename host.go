@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -256,7 +257,7 @@ func (h *linuxHost) chosenSysctls(cfg *Config) (chosen []Sysctl) {
 		if r, ok := h.readBack[name+"="+s.Want]; ok {
 			s.Also = []string{r}
 		}
-		if name == "drop_entry" || name == "drop_packet" || name == "secure_tcp" {
+		if slices.Contains(floodDefences, name) {
 			s.Also = append(s.Also, automatic[s.Want]...)
 		}
 		chosen = append(chosen, s)
@@ -297,12 +298,31 @@ func (h *linuxHost) wantedSysctls(uplink string, cfg *Config) ([]Sysctl, error) 
 	if slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.anyDirector() }) {
 		want = append(want, sysctlsFor(useRouted, uplink, release)...)
 	}
+	defences, err := h.floodSysctls(release)
+	if err != nil {
+		return nil, err
+	}
+	want = append(want, defences...)
 	chosen := func(s Sysctl) bool { return cfg.Sysctls[strings.TrimPrefix(s.Key, vsSysctls)] != "" }
 	want = slices.DeleteFunc(want, chosen)
 	if sync := sysctlsFor(useSync, uplink, release); cfg.Sync != nil && !slices.ContainsFunc(sync, chosen) {
 		want = append(want, sync...)
 	}
 	return want, nil
+}
+
+// floodSysctls are the defences against floods; none where the kernel does not say when
+// it reclaims memory.
+func (h *linuxHost) floodSysctls(release string) ([]Sysctl, error) {
+	threshold, err := h.sysctls.freeThreshold(hostMemory())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	want := sysctlsFor(useFlood, "", release)
+	for i := range want {
+		want[i].Want = strings.ReplaceAll(want[i].Want, "MEMORY", threshold)
+	}
+	return want, err
 }
 
 // automatic are the two modes of a defence between which the kernel changes by

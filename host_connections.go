@@ -1,4 +1,5 @@
-// The kernel's connection table: how large it may get, and how full it is.
+// The kernel's connection table: how large it may get, how full it is, and whether the
+// kernel defends it against a flood.
 //
 // Used by http*.go, cmd*.go and main.go. Its size is the module's parameter
 // conn_tab_bits, which only the module's start sets: the controller loads no module,
@@ -28,7 +29,15 @@ type connectionTable struct {
 	// Connections are those in it, of this network namespace, templates of persistence
 	// among them; nil = the kernel does not say (before Linux 7).
 	Connections *uint64 `json:"connections,omitempty"`
+	// Defences are drop_entry, drop_packet and secure_tcp: true while the kernel drops
+	// connections or packets, or has stricter states, because of a flood.
+	Defences map[string]bool `json:"flood_defences,omitempty"`
 }
+
+// floodDefences are the kernel's settings against floods. Each has a mode from 0 to 3. The
+// kernel writes into them: mode 1 becomes 2 when memory is short, and 2 becomes 1 when
+// it is not (update_defense_level in net/netfilter/ipvs/ip_vs_ctl.c). 3 is always on.
+var floodDefences = []string{"drop_entry", "drop_packet", "secure_tcp"}
 
 const (
 	tableParameter = "/sys/module/ip_vs/parameters/conn_tab_bits" // a number
@@ -37,7 +46,20 @@ const (
 
 // readConnectionTable reads what there is. Without the module ip_vs there is nothing.
 func readConnectionTable() connectionTable {
-	return parseConnectionTable(readHead(tableParameter), readHead(tableStatus))
+	t := parseConnectionTable(readHead(tableParameter), readHead(tableStatus))
+	t.Defences = parseDefences(func(name string) []byte { return readHead("/proc/sys/" + vsSysctls + name) })
+	return t
+}
+
+// parseDefences says which defences are active. One that cannot be read is left out.
+func parseDefences(read func(name string) []byte) map[string]bool {
+	active := make(map[string]bool)
+	for _, name := range floodDefences {
+		if mode, err := strconv.ParseUint(string(bytes.TrimSpace(read(name))), 10, 8); err == nil {
+			active[name] = mode >= 2
+		}
+	}
+	return active
 }
 
 // readHead returns the beginning of a file of the kernel, which is longer than any

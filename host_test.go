@@ -6,8 +6,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +104,60 @@ func TestSyncSysctls(t *testing.T) {
 	}
 }
 
+// The defences begin between the watermarks of the kernel, and each can be chosen
+// otherwise. The kernel's own change of a mode is left alone.
+func TestFloodSysctls(t *testing.T) {
+	files := map[string]string{
+		"kernel/osrelease": "6.1.0", "vm/min_free_kbytes": "40000", "vm/watermark_scale_factor": "0",
+		"net/ipv4/vs/amemthresh": "1024", "net/ipv4/vs/drop_entry": "2", "net/ipv4/vs/drop_packet": "0",
+	}
+	pages := strconv.Itoa(40000 * 1024 / os.Getpagesize() * 9 / 8)
+	for _, tt := range []struct {
+		own  map[string]string
+		want []string
+	}{
+		{nil, []string{"amemthresh=" + pages, "drop_packet=1"}},
+		{map[string]string{"drop_packet": "0", "amemthresh": "5000"}, []string{"amemthresh=5000"}},
+		{map[string]string{"drop_entry": "0"}, []string{"amemthresh=" + pages, "drop_packet=1", "drop_entry=0"}},
+	} {
+		sys, _ := fakeProcSys(t, files)
+		h := &linuxHost{sysctls: sys, readBack: make(map[string]string)}
+		cfg := &Config{Sysctls: tt.own}
+		want, err := h.wantedSysctls("", cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, s := range sys.Check(append(want, h.chosenSysctls(cfg)...)) {
+			if !s.OK {
+				got = append(got, strings.TrimPrefix(s.Key, vsSysctls)+"="+s.Want)
+			}
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("[sysctl] %v (-want +got):\n%s", tt.own, diff)
+		}
+	}
+}
+
+func TestFreeThreshold(t *testing.T) {
+	page := uint64(os.Getpagesize())
+	for _, tt := range []struct {
+		name, least, scale string
+		memory             uint64
+		want               string
+	}{
+		{"1 GiB as Debian has it", "43776", "10", 950 << 20, fmt.Sprint(43776 * 1024 / page * 9 / 8)},
+		{"with more room between the watermarks", "65536", "200", 16 << 30, fmt.Sprint(64<<20/page + 16<<30/page*200/10000/2)},
+		{"more than the kernel takes", "4294967295", "3000", math.MaxUint64, "2147483647"},
+		{"nonsense", "many", "10", 1 << 30, ""},
+	} {
+		sys, _ := fakeProcSys(t, map[string]string{"vm/min_free_kbytes": tt.least, "vm/watermark_scale_factor": tt.scale})
+		if got, err := sys.freeThreshold(tt.memory); got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("%s: %q, %v, want %q", tt.name, got, err, tt.want)
+		}
+	}
+}
+
 // An order is noticed at once, also where its directory is still to come, or was
 // removed and made again. The directory is not made for it, and other files in there
 // ring nothing.
@@ -172,6 +228,19 @@ func TestParseConnectionTable(t *testing.T) {
 		if diff := cmp.Diff(tt.want, parseConnectionTable([]byte(tt.parameter), []byte(tt.status))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
 		}
+	}
+}
+
+// The kernel's own mode tells whether it defends itself: 2 is 1 while memory is short.
+func TestParseDefences(t *testing.T) {
+	files := map[string]string{"drop_entry": "2\n", "drop_packet": "1\n", "secure_tcp": "3\n"}
+	got := parseDefences(func(name string) []byte { return []byte(files[name]) })
+	want := map[string]bool{"drop_entry": true, "drop_packet": false, "secure_tcp": true}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := parseDefences(func(string) []byte { return nil }); len(got) != 0 {
+		t.Errorf("without the module: %v", got)
 	}
 }
 

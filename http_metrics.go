@@ -295,6 +295,12 @@ func (k *kernelCounters) writeTable(e exposition, t connectionTable) {
 	if t.Buckets > 0 {
 		load(float64(n) / float64(t.Buckets))
 	}
+	defence := e.family("flood_defence", gauge, "1 while the kernel defends itself against a flood with this setting.")
+	for _, name := range floodDefences {
+		if active, known := t.Defences[name]; known {
+			defence(flag01(active), "setting", name)
+		}
+	}
 }
 
 func flag01(b bool) float64 {

@@ -263,7 +263,7 @@ func writeTwoServices(w *bytes.Buffer) {
 		Servers:        []KernelServer{server("10.1.0.1", 5, Connections{Active: 10})},
 	}, &dns)
 	k.write(exposition{w})
-	k.writeTable(exposition{w}, connectionTable{Bits: 12, Buckets: 4096})
+	k.writeTable(exposition{w}, connectionTable{Bits: 12, Buckets: 4096, Defences: map[string]bool{"drop_entry": true, "drop_packet": false}})
 }
 
 // docs/metrics.md and the code agree, both ways: name, type and labels.
@@ -434,6 +434,7 @@ func TestMetricsOfTheKernel(t *testing.T) {
 	families, _ := scrape(t, writeTwoServices)
 	want := map[string]float64{
 		"connections": 20, "connection_table_buckets": 4096, "connection_table_load": 20. / 4096,
+		`flood_defence{setting="drop_entry"}`: 1, `flood_defence{setting="drop_packet"}`: 0,
 
 		`service_connections_total{vip="edge",service="10.0.0.1:80/tcp"}`:          7,
 		`service_in_packets_total{vip="edge",service="10.0.0.1:80/tcp"}`:           70,

@@ -23,9 +23,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -59,6 +61,12 @@ type sysctlUse int
 const (
 	// useDirector: each director.
 	useDirector sysctlUse = iota
+
+	// useFlood: a director, against floods of new connections. In mode 1 the kernel
+	// drops half-open connections (drop_entry) and new ones (drop_packet) while less
+	// memory is free than amemthresh says (update_defense_level in ip_vs_ctl.c). It
+	// writes 2 into a mode that is active. MEMORY is what freeThreshold says.
+	useFlood
 
 	// useSync: the master daemon of a pair, so that the other director has every
 	// connection that clients would miss. These settings belong together: with a
@@ -112,6 +120,13 @@ var sysctlTable = []struct {
 	// "all" at 0 every other device keeps its own.
 	{use: useDirector, key: "net/ipv4/conf/all/send_redirects", want: "0", why: noRedirects},
 	{use: useDirector, key: "net/ipv4/conf/UPLINK/send_redirects", want: "0", why: noRedirects},
+
+	{use: useFlood, key: "net/ipv4/vs/amemthresh", want: "MEMORY",
+		why: "the kernel's default, 4 MiB, is less than it keeps free for itself, so its defences against floods never begin"},
+	{use: useFlood, key: "net/ipv4/vs/drop_entry", want: "1", also: []string{"2", "3"},
+		why: "while memory is short in a flood, half-open connections must end before the kernel ends processes"},
+	{use: useFlood, key: "net/ipv4/vs/drop_packet", want: "1", also: []string{"2", "3"},
+		why: "while memory is short in a flood, new connections must not take what is left"},
 
 	{use: useSync, key: "net/ipv4/vs/sync_refresh_period", want: "10",
 		why: "a slow connection must be sent again before it times out at the other director, and a busy one need not be sent every 50 packets"},
@@ -172,6 +187,29 @@ func sysctlsFor(use sysctlUse, device, release string) []Sysctl {
 		})
 	}
 	return wanted
+}
+
+// freeThreshold is the number of pages, half-way between two watermarks of the kernel.
+// Below the higher one, low, it begins to reclaim page cache: without a flood a host whose page
+// cache is full has as much free, or a little less for a moment. Below the lower one,
+// min, processes have to wait for memory, and are killed if there is none to reclaim
+// (__setup_per_zone_wmarks in mm/page_alloc.c). /proc/zoneinfo has both, but there they
+// change from moment to moment.
+func (p procSys) freeThreshold(memory uint64) (string, error) {
+	var numbers [2]uint64
+	for i, key := range []string{"vm/min_free_kbytes", "vm/watermark_scale_factor"} {
+		text, err := p.read(key)
+		if err != nil {
+			return "", err
+		}
+		if numbers[i], err = strconv.ParseUint(text, 10, 32); err != nil {
+			return "", fmt.Errorf("kernel setting %s: %w", key, err)
+		}
+	}
+	page := uint64(os.Getpagesize())
+	least := numbers[0] * 1024 / page
+	gap := max(least/4, memory/page*numbers[1]/10000)
+	return strconv.FormatUint(min(least+gap/2, math.MaxInt32), 10), nil
 }
 
 // confKey is the key of a per-device IPv4 setting.
