@@ -13,6 +13,8 @@
 ## demo         the main job, live, in a terminal
 ## bench        the controller beside its peers, into docs/benchmarks.md
 ## bench-short  the same at small sizes, nothing written
+## flood        SYN floods: what they do to a director and its clients, as a table
+## flood-short  the same with few SYNs: clients have to be answered
 ## scale        many directors: simulates what breaks, into docs/scale.md (SEED=n)
 ## scale-api    the load of 20 controllers on a real kube-apiserver, into docs/scale.md
 ## tuning       what GRO brings, for docs/tuning.md
@@ -28,7 +30,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short scale scale-api tuning fuzz drawing clean
+.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api tuning fuzz drawing clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -119,6 +121,11 @@ $(CACHE)/demo:
 bench bench-short: build vm-setup $(CACHE)/bench.test $(CACHE)/plane.test $(CACHE)/director.test $(CACHE)/datapath.test $(CACHE)/e2e $(CACHE)/moby
 	test/kube/build kube-proxy
 	go run ./test/bench $(if $(filter bench,$@),-long -doc docs/benchmarks.md)
+
+# The guest is a small director: what a flood takes is a large part of its memory.
+flood flood-short: build vm-setup $(CACHE)/datapath.test
+	LVS_VM=always test/vm/run -mem 1024 -timeout $(if $(filter flood,$@),3600,240) -file lvs-controller -file $(CACHE)/datapath.test -- \
+		./datapath.test -binary /work/lvs-controller -size $(if $(filter flood,$@),long,short) -test.v -test.timeout 1h -test.run '$(or $(RUN),^TestFlood$$)'
 
 .PHONY: $(CACHE)/datapath.test $(CACHE)/e2e $(CACHE)/moby
 $(CACHE)/datapath.test:

@@ -155,7 +155,7 @@ func (r *run) path(ctx context.Context) error {
 		timeout = 2700
 	}
 	line := append(r.guest("path.jsonl"), "-timeout", strconv.Itoa(timeout), "-file", r.binary, "-file", filepath.Join(r.bin, "datapath.test"), "--")
-	line = append(line, r.test("./datapath.test", guestFile, "-binary", "/work/"+filepath.Base(r.binary), "-test.v", "-test.timeout", fmt.Sprintf("%ds", timeout-20))...)
+	line = append(line, r.test("./datapath.test", guestFile, "-binary", "/work/"+filepath.Base(r.binary), "-test.run", "^TestBench", "-test.v", "-test.timeout", fmt.Sprintf("%ds", timeout-20))...)
 	return command(ctx, os.Stdout, "env", append([]string{"LVS_VM=always", "test/vm/run"}, line...)...)
 }
 

@@ -1,5 +1,5 @@
-// A source of UDP packets of distinct flows that costs as little as AF_PACKET allows,
-// and the counter that says how many of them have arrived.
+// A source of packets of distinct flows, UDP datagrams or TCP SYNs, that costs as little
+// as AF_PACKET allows, and the counter that says how many of them have arrived.
 
 package datapath
 
@@ -22,7 +22,8 @@ import (
 const (
 	frameBytes = 60 // the shortest that Ethernet has
 	burst      = 64 // frames of one system call
-	perClient  = 16 // flows of one client address
+	perClient  = 16 // UDP flows of one client address
+	synBytes   = 40 // an IPv4 header and a TCP one; the rest of the frame is padding
 	firstPort  = 10_000
 )
 
@@ -36,9 +37,11 @@ type target struct {
 	port uint16
 }
 
-// sender has a raw socket on one device.
+// sender has a raw socket on one device. It sends UDP, or with syn the SYNs of a flood,
+// each from an address of its own.
 type sender struct {
 	host   *lab.Host
+	syn    bool
 	fd     int
 	frames [burst][frameBytes]byte
 	iov    [burst]unix.Iovec
@@ -103,28 +106,53 @@ func (s *sender) prepare(to target) (sum uint32) {
 		ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
 		binary.BigEndian.PutUint16(ip[2:], frameBytes-14)
 		copy(ip[16:], to.addr.AsSlice())
+		if s.syn {
+			ip[9] = unix.IPPROTO_TCP
+			binary.BigEndian.PutUint16(ip[2:], synBytes)
+			tcp := f[34:]
+			binary.BigEndian.PutUint16(tcp[2:], to.port)
+			tcp[12], tcp[13], tcp[14] = 5<<4, 2, 0xff // no options, SYN, a window
+			continue
+		}
 		udp := f[34:]
 		binary.BigEndian.PutUint16(udp[2:], to.port)
 		binary.BigEndian.PutUint16(udp[4:], frameBytes-34) // without a checksum
 	}
-	ip := s.frames[0][14:34]
-	for i := 0; i < len(ip); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	return wordSum(s.frames[0][14:34])
+}
+
+// wordSum adds up the 16-bit words that b consists of.
+func wordSum(b []byte) (sum uint32) {
+	for i := 0; i < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
 	}
 	return sum
+}
+
+// checksum is that of the Internet for what has this sum.
+func checksum(sum uint32) uint16 {
+	sum = sum>>16 + sum&0xffff
+	sum = sum>>16 + sum&0xffff
+	return ^uint16(sum)
 }
 
 // address writes the flow's source into frame i, and the checksum that this makes.
 func (s *sender) address(i, flow int, sum uint32) {
 	f := s.frames[i][:]
+	each := perClient
+	if s.syn {
+		each = 1
+	}
 	first := firstClient.As4()
-	source := binary.BigEndian.Uint32(first[:]) + uint32(flow/perClient)
+	source := binary.BigEndian.Uint32(first[:]) + uint32(flow/each)
 	binary.BigEndian.PutUint32(f[26:], source)
-	sum += source>>16 + source&0xffff
-	sum = sum>>16 + sum&0xffff
-	sum = sum>>16 + sum&0xffff
-	binary.BigEndian.PutUint16(f[24:], ^uint16(sum))
-	binary.BigEndian.PutUint16(f[34:], uint16(firstPort+flow%perClient))
+	binary.BigEndian.PutUint16(f[24:], checksum(sum+source>>16+source&0xffff))
+	binary.BigEndian.PutUint16(f[34:], uint16(firstPort+flow%each))
+	if s.syn {
+		binary.BigEndian.PutUint16(f[50:], 0)
+		pseudo := wordSum(f[26:34]) + unix.IPPROTO_TCP + synBytes - 20
+		binary.BigEndian.PutUint16(f[50:], checksum(pseudo+wordSum(f[34:54])))
+	}
 }
 
 // send sends n packets of as many flows, from the given one on and around. All of it
