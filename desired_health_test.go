@@ -299,6 +299,17 @@ func TestDesiredWarnsOfRouters(t *testing.T) {
 	if log := b.pass(); log != "" || asked != 2 {
 		t.Errorf("%d addresses were looked up, and logged again:\n%s", asked, log)
 	}
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("d", "10.1.0.2")))
+	b.pass()
+	routing := b.loop.routing.Get()
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("d", "10.8.0.9")))
+	log := b.pass()
+	routes.take(*routing, func(netip.Addr) bool { return false }) // a look at what was before
+	log += b.pass()
+	look()
+	if log += b.pass(); strings.Count(log, "is behind a router") != 1 {
+		t.Errorf("an address that comes back has not one warning:\n%s", log)
+	}
 	routes.routed = nil // the routes have changed
 	routes.take(*b.loop.routing.Get(), func(netip.Addr) bool { return false })
 	b.pass()

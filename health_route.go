@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	routeGap  = 2 * time.Second // the least time between two looks
-	routeRest = 100             // and how many times as long as the last one took
-	routeLook = time.Minute     // all addresses are looked up again after so long
+	routeGap  = 2 * time.Second      // the least time between two looks
+	routeRest = 2 * time.Millisecond // and for each address that the last one looked up: a hundred times what that costs
+	routeLook = time.Minute          // all addresses are looked up again after so long
 )
 
 // routeWatch is the task. Use newRouteWatch.
@@ -60,19 +60,20 @@ func (w *routeWatch) Run(ctx context.Context) error {
 		case <-again:
 			w.routed = nil
 		}
-		began := time.Now()
+		looked := 0
 		if sets := w.sets.Get(); sets != nil {
-			w.look(ctx, *sets)
+			looked = w.look(ctx, *sets)
 		}
-		sleepContext(ctx, max(routeGap, routeRest*time.Since(began)))
+		sleepContext(ctx, max(routeGap, time.Duration(looked)*routeRest))
 	}
 }
 
-// look finds the way to each real server that is new, or to all.
-func (w *routeWatch) look(ctx context.Context, sets []resolveSet) {
+// look finds the way to each real server that is new, or to all, and returns how many
+// it has looked up.
+func (w *routeWatch) look(ctx context.Context, sets []resolveSet) (looked int) {
 	conn, err := openRtnl(ctx)
 	if ctx.Err() != nil { // it is the error
-		return
+		return 0
 	}
 	if err == nil {
 		defer conn.Close()
@@ -84,14 +85,28 @@ func (w *routeWatch) look(ctx context.Context, sets []resolveSet) {
 		w.log.Warn("cannot look up the routes of this host: a real server behind a router is not noticed", "err", err)
 	}
 	if err != nil {
-		return
+		return 0
 	}
-	w.take(sets, func(a netip.Addr) bool { return conn.route(a, nil).router })
+	w.take(sets, func(a netip.Addr) bool {
+		looked++
+		return conn.route(a, nil).router
+	})
+	return looked
 }
 
-// take looks up by lookUp what is not known, forgets the rest, and publishes a change.
+// take looks up by lookUp what is not known, and publishes a change. What is behind a
+// router and in no set any more is forgotten when all is looked up again: an address that
+// comes back within seconds has its warning at once, and once.
 func (w *routeWatch) take(sets []resolveSet, lookUp func(netip.Addr) bool) {
 	known, found := make(map[netip.Addr]bool), make(map[string][]netip.Addr)
+	for i := range sets {
+		for _, a := range w.found.Routed[sets[i].VIP] {
+			if w.routed[a] {
+				known[a] = true
+				found[sets[i].VIP] = append(found[sets[i].VIP], a)
+			}
+		}
+	}
 	for i := range sets {
 		for _, row := range sets[i].Rows {
 			a := row.Address
