@@ -94,7 +94,7 @@ kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
 
 # The interface, the table and the traffic; not the pairs, whose tests take most time.
 kernel-short:
-	$(MAKE) kernel RUN='^TestKernel(Golden|LeavesNoGarbage|Flushed|Mark|Table|Traffic|EditsInPlace|DummyWaits|Sync|Scale)'
+	$(MAKE) kernel RUN='^TestKernel(Golden|LeavesNoGarbage|Flushed|Mark|Table|Traffic|EditsInPlace|DummyWaits|SyncFailover|ScaleMaglev)'
 
 e2e: build vm-setup $(CACHE)/director.test
 	test/kube/build
