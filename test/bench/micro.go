@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"lvs-controller/test/bench/results"
+	"lvs-controller/test/markdown"
 )
 
 // microResult is one native benchmark, over its repetitions.
@@ -48,7 +49,7 @@ func parseMicro(text []byte) ([]microResult, error) {
 }
 
 func microTable(all []microResult) string {
-	t := table{head: []string{"", "time", "bytes", "allocations"}}
+	t := markdown.Table{Head: []string{"", "time", "bytes", "allocations"}}
 	for _, r := range all {
 		ns := results.Percentile(r.ns, 50)
 		time := number(ns) + " ns"
@@ -58,7 +59,7 @@ func microTable(all []microResult) string {
 		case ns >= 1e3:
 			time = number(ns/1e3) + " µs"
 		}
-		t.add(r.name, time, count(int(results.Percentile(r.bytes, 50))), count(int(results.Percentile(r.objects, 50))))
+		t.Add(r.name, time, markdown.Count(int(results.Percentile(r.bytes, 50))), markdown.Count(int(results.Percentile(r.objects, 50))))
 	}
 	return t.String()
 }

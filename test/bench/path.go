@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"lvs-controller/test/bench/results"
+	"lvs-controller/test/markdown"
 )
 
 // pathParams are columns of the tables, where a table has several values.
@@ -30,10 +31,10 @@ func pathTables(set results.Set) []string {
 
 // memoryTable is what one connection takes.
 func memoryTable(set results.Set) string {
-	t := table{head: []string{"memory of one connection", "flows", "bytes"}}
+	t := markdown.Table{Head: []string{"memory of one connection", "flows", "bytes"}}
 	for _, r := range set {
 		if r.Name == "path memory" {
-			t.add(r.Way, count(r.Params["flows"]), number(r.Value))
+			t.Add(r.Way, markdown.Count(r.Params["flows"]), number(r.Value))
 		}
 	}
 	return t.String()
@@ -42,7 +43,7 @@ func memoryTable(set results.Set) string {
 // connectionTable is what whole TCP connections take, the floor being those that pass
 // nothing.
 func connectionTable(set results.Set) string {
-	t := table{head: []string{"processor time, s", "1,000 requests of 1 kB", "spread", "above the floor", "1 GB", "spread", "above the floor"}}
+	t := markdown.Table{Head: []string{"processor time, s", "1,000 requests of 1 kB", "spread", "above the floor", "1 GB", "spread", "above the floor"}}
 	floors := make(map[string]float64)
 	for _, way := range []string{"floor", "ours, dr", "HAProxy"} {
 		row := []string{way}
@@ -59,7 +60,7 @@ func connectionTable(set results.Set) string {
 			}
 			row = append(row, number(r.Value), spread(r), above)
 		}
-		t.add(row...)
+		t.Add(row...)
 	}
 	return t.String()
 }
@@ -78,13 +79,13 @@ func pathTable(set results.Set, factor string) string {
 			}
 		}
 	}
-	t := table{head: []string{factor}}
+	t := markdown.Table{Head: []string{factor}}
 	for _, p := range pathParams {
 		if len(values[p.name]) > 1 {
-			t.head = append(t.head, p.title)
+			t.Head = append(t.Head, p.title)
 		}
 	}
-	t.head = append(t.head, "floor", "established", "spread", "floors", "without sender", "new", "floors")
+	t.Head = append(t.Head, "floor", "established", "spread", "floors", "without sender", "new", "floors")
 	sender, _ := set.Find("path sender", "", nil)
 	for _, r := range ways {
 		floor, ok := set.Find("path floor", r.Way, r.Params)
@@ -96,7 +97,7 @@ func pathTable(set results.Set, factor string) string {
 			if len(values[p.name]) < 2 {
 				continue
 			}
-			cell := count(r.Params[p.name])
+			cell := markdown.Count(r.Params[p.name])
 			if p.name == "bits" {
 				cell = "2^" + cell
 			}
@@ -107,7 +108,7 @@ func pathTable(set results.Set, factor string) string {
 		if fresh, ok := set.Find("path new", r.Way, r.Params); ok {
 			row[len(row)-2], row[len(row)-1] = number(fresh.Value), times(fresh.Value/floor.Value)
 		}
-		t.add(row...)
+		t.Add(row...)
 	}
 	return t.String()
 }
@@ -127,7 +128,7 @@ func paired(a, b results.Result) float64 {
 }
 
 // pathGoals sets the data path beside what the project wants.
-func pathGoals(set results.Set, t *table) {
+func pathGoals(set results.Set, t *markdown.Table) {
 	const small, large = 1_000, 600_000
 	find := func(name string, flows int) (results.Result, bool) {
 		return set.Find("path "+name, "dr", results.Params{"flows": flows, "bits": 20, "servers": 10})
@@ -137,14 +138,14 @@ func pathGoals(set results.Set, t *table) {
 	many, okMany := find("established", large)
 	manyFloor, okManyFloor := find("floor", large)
 	if okFew && okFewFloor && okMany && okManyFloor {
-		t.add("A packet of 600,000 established flows, in floors of plain forwarding", "≤ 1.4×", times(paired(many, manyFloor)))
-		t.add("… against one of 1,000 flows, both in floors", "≤ 1.15×", times(paired(many, manyFloor)/paired(few, fewFloor)))
-		t.add("… both in µs", "", times(many.Value/few.Value))
+		t.Add("A packet of 600,000 established flows, in floors of plain forwarding", "≤ 1.4×", times(paired(many, manyFloor)))
+		t.Add("… against one of 1,000 flows, both in floors", "≤ 1.15×", times(paired(many, manyFloor)/paired(few, fewFloor)))
+		t.Add("… both in µs", "", times(many.Value/few.Value))
 	}
 	with, ok := set.Find("path established", "tracked", pathBase)
 	for _, way := range []string{"untracked", "notrack"} {
 		if r, okWay := set.Find("path established", way, pathBase); ok && okWay {
-			t.add(fmt.Sprintf("A packet that is %s, against one that is tracked", way), "≥ 15 % less", fmt.Sprintf("%.0f %% less", 100*(1-r.Value/with.Value)))
+			t.Add(fmt.Sprintf("A packet that is %s, against one that is tracked", way), "≥ 15 % less", fmt.Sprintf("%.0f %% less", 100*(1-r.Value/with.Value)))
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"lvs-controller/test/bench/results"
 	"lvs-controller/test/cluster"
+	"lvs-controller/test/markdown"
 )
 
 const peersText = `
@@ -78,7 +79,7 @@ func peerTables(set results.Set) []string {
 
 // peerTable compares the programs in one kind of event.
 func peerTable(set results.Set, title, name string) string {
-	t := table{head: []string{title, "services", "ms, median", "fastest", "slowest", "of", "times ours"}}
+	t := markdown.Table{Head: []string{title, "services", "ms, median", "fastest", "slowest", "of", "times ours"}}
 	for _, services := range set.Values("peer "+name, "services") {
 		params := results.Params{"services": services}
 		for _, way := range peerColumns {
@@ -86,7 +87,7 @@ func peerTable(set results.Set, title, name string) string {
 			if !ok {
 				continue
 			}
-			t.add(way, count(services), number(r.Value), number(slices.Min(r.Samples)), number(slices.Max(r.Samples)), count(len(r.Samples)), timesOurs(set, "peer "+name, params, way))
+			t.Add(way, markdown.Count(services), number(r.Value), number(slices.Min(r.Samples)), number(slices.Max(r.Samples)), markdown.Count(len(r.Samples)), timesOurs(set, "peer "+name, params, way))
 		}
 	}
 	return t.String()
@@ -94,7 +95,7 @@ func peerTable(set results.Set, title, name string) string {
 
 // peerStart is what each program needs until its table is complete, and its memory.
 func peerStart(set results.Set) string {
-	t := table{head: []string{"start and memory", "services", "from exec, ms", "times ours", "until idle, ms", "memory, MiB", "times ours"}}
+	t := markdown.Table{Head: []string{"start and memory", "services", "from exec, ms", "times ours", "until idle, ms", "memory, MiB", "times ours"}}
 	for _, services := range set.Values("peer start", "services") {
 		params := results.Params{"services": services}
 		for _, way := range peerColumns {
@@ -104,7 +105,7 @@ func peerStart(set results.Set) string {
 			if !okStart || !okIdle || !okMemory {
 				continue
 			}
-			t.add(way, count(services), number(start.Value), timesOurs(set, "peer start", params, way), number(idle.Value),
+			t.Add(way, markdown.Count(services), number(start.Value), timesOurs(set, "peer start", params, way), number(idle.Value),
 				number(memory.Value), timesOurs(set, "peer memory", params, way))
 		}
 	}
@@ -120,11 +121,11 @@ func timesOurs(set results.Set, name string, params results.Params, way string) 
 }
 
 // peerGoals sets the events beside what the project wants.
-func peerGoals(set results.Set, t *table) {
+func peerGoals(set results.Set, t *markdown.Table) {
 	params := results.Params{"services": 1000}
 	for _, peer := range []struct{ way, what string }{{"kube-proxy", "kube-proxy"}, {"keepalived", "keepalived's reload"}} {
 		if r, ok := ratio(set, "peer single", params, peer.way, "ours"); ok {
-			t.add(fmt.Sprintf("Event to row, one of 1,000 services, as fast as %s", peer.what), "≥ 20×", times(r))
+			t.Add(fmt.Sprintf("Event to row, one of 1,000 services, as fast as %s", peer.what), "≥ 20×", times(r))
 		}
 	}
 }

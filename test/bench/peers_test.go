@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"lvs-controller/test/bench/results"
+	"lvs-controller/test/markdown"
 )
 
 func TestPeers(t *testing.T) {
@@ -15,11 +16,11 @@ func TestPeers(t *testing.T) {
 		results.New("peer single", "kube-proxy", results.Params{"services": 10}, "ms", 90),
 		results.New("peer start", "keepalived", params, "ms", 1),
 	}
-	var goals table
-	goals.head, goals.prose = []string{"What", "Goal", "Measured"}, true
+	var goals markdown.Table
+	goals.Head, goals.Prose = []string{"What", "Goal", "Measured"}, true
 	peerGoals(set, &goals)
-	if len(goals.rows) != 1 || !strings.Contains(goals.rows[0][0], "kube-proxy") || goals.rows[0][2] != "30×" {
-		t.Errorf("goals: %v", goals.rows)
+	if len(goals.Rows) != 1 || !strings.Contains(goals.Rows[0][0], "kube-proxy") || goals.Rows[0][2] != "30×" {
+		t.Errorf("goals: %v", goals.Rows)
 	}
 	tables := peerTables(set)
 	for _, want := range []string{

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"lvs-controller/test/bench/results"
+	"lvs-controller/test/markdown"
 )
 
 // render is everything but the method.
@@ -47,10 +48,10 @@ func ratio(set results.Set, name string, params results.Params, a, b string) (fl
 
 // goals sets what was measured beside what the project wants.
 func goals(set results.Set) string {
-	t := table{head: []string{"What", "Goal", "Measured"}, prose: true}
+	t := markdown.Table{Head: []string{"What", "Goal", "Measured"}, Prose: true}
 	compare := func(what, goal, name string, params results.Params, a, b string) {
 		if r, ok := ratio(set, name, params, a, b); ok {
-			t.add(what, goal, times(r))
+			t.Add(what, goal, times(r))
 		}
 	}
 	large := results.Params{"services": 1000, "servers": 50}
@@ -62,7 +63,7 @@ func goals(set results.Set) string {
 	compare("… the whole pass", "", "join", joins, "ours", "floor")
 	if small, ok := set.Find("join", "ours", results.Params{"services": 1, "rows": 1_000}); ok {
 		if big, ok := set.Find("join", "ours", results.Params{"services": 1, "rows": 200_000}); ok {
-			t.add("A node joins 1 service, 200,000 rows against 1,000", "the same", times(big.Value/small.Value))
+			t.Add("A node joins 1 service, 200,000 rows against 1,000", "the same", times(big.Value/small.Value))
 		}
 	}
 	for _, name := range []string{"latency", "native"} {
@@ -70,15 +71,15 @@ func goals(set results.Set) string {
 		bare, okBare := set.Find(name, "bare watch", nil)
 		if okOurs && okBare {
 			above := results.Percentile(ours.Samples, 99) - results.Percentile(bare.Samples, 99)
-			t.add("PATCH to kernel, p99 above the bare watch's p99"+map[string]string{"latency": ", emulated", "native": ", native"}[name],
+			t.Add("PATCH to kernel, p99 above the bare watch's p99"+map[string]string{"latency": ", emulated", "native": ", native"}[name],
 				map[string]string{"native": "≤ 5 ms"}[name], signed(above)+" ms")
 		}
 	}
 	if r, ok := set.Find("memory", "ours", results.Params{"services": 4000, "servers": 50}); ok {
-		t.add("RSS with 200,000 rows", "≤ 150 MiB", number(r.Value)+" MiB")
+		t.Add("RSS with 200,000 rows", "≤ 150 MiB", number(r.Value)+" MiB")
 	}
 	if r, ok := set.Find("memory", "ours", results.Params{"services": 50, "pods": 5000}); ok {
-		t.add("RSS with 5000 pods and 50 services", "≤ 30 MiB", number(r.Value)+" MiB")
+		t.Add("RSS with 5000 pods and 50 services", "≤ 30 MiB", number(r.Value)+" MiB")
 	}
 	compare("A dump of 50,000 rows, in floors", "≤ 1.5×", "audit", large, "ours, reading alone", "floor")
 	compare("… the whole audit", "", "audit", large, "ours", "floor")
@@ -86,7 +87,7 @@ func goals(set results.Set) string {
 	peerGoals(set, &t)
 	for _, r := range set {
 		if r.Name == "idle calls" {
-			t.add(fmt.Sprintf("System calls between two audits, in %d s", r.Params["seconds"]), "none", count(int(r.Value)))
+			t.Add(fmt.Sprintf("System calls between two audits, in %d s", r.Params["seconds"]), "none", markdown.Count(int(r.Value)))
 		}
 	}
 	return t.String()
@@ -109,14 +110,14 @@ func sizes(set results.Set, name string) []results.Params {
 // rowTable compares ways at one size, each real server being a row.
 func rowTable(set results.Set, name string, params results.Params, ways []string) string {
 	rows := params["services"] * params["servers"]
-	t := table{head: []string{fmt.Sprintf("%s × %d", count(params["services"]), params["servers"]), "ms, median", "fastest", "µs a row", "floors"}}
+	t := markdown.Table{Head: []string{fmt.Sprintf("%s × %d", markdown.Count(params["services"]), params["servers"]), "ms, median", "fastest", "µs a row", "floors"}}
 	for _, way := range ways {
 		r, ok := set.Find(name, way, params)
 		if !ok {
 			continue
 		}
 		floors, _ := ratio(set, name, params, way, "floor")
-		t.add(strings.Replace(way, "kernel told", "acknowledged", 1), number(r.Value), number(slices.Min(r.Samples)), number(1000*r.Value/float64(rows)), times(floors))
+		t.Add(strings.Replace(way, "kernel told", "acknowledged", 1), number(r.Value), number(slices.Min(r.Samples)), number(1000*r.Value/float64(rows)), times(floors))
 	}
 	return t.String()
 }
@@ -138,7 +139,7 @@ func auditTables(set results.Set) []string {
 }
 
 func joinTable(set results.Set, name, title string) string {
-	t := table{head: []string{title, "services", "rows around", "floor, ms", "acknowledged, ms", "floors", "whole pass, ms", "floors"}}
+	t := markdown.Table{Head: []string{title, "services", "rows around", "floor, ms", "acknowledged, ms", "floors", "whole pass, ms", "floors"}}
 	for _, services := range set.Values(name, "services") {
 		for _, rows := range set.Values(name, "rows") {
 			params := results.Params{"services": services, "rows": rows}
@@ -146,7 +147,7 @@ func joinTable(set results.Set, name, title string) string {
 			acked, okAcked := set.Find(name, "ours, kernel told", params)
 			pass, okPass := set.Find(name, "ours", params)
 			if ok && okAcked && okPass {
-				t.add("", count(services), count(rows), number(floor.Value), number(acked.Value), times(acked.Value/floor.Value), number(pass.Value), times(pass.Value/floor.Value))
+				t.Add("", markdown.Count(services), markdown.Count(rows), number(floor.Value), number(acked.Value), times(acked.Value/floor.Value), number(pass.Value), times(pass.Value/floor.Value))
 			}
 		}
 	}
@@ -154,10 +155,10 @@ func joinTable(set results.Set, name, title string) string {
 }
 
 func latencyTable(set results.Set, name, title string) string {
-	t := table{head: []string{title, "median", "p99", "worst", "of"}}
+	t := markdown.Table{Head: []string{title, "median", "p99", "worst", "of"}}
 	for _, way := range []string{"bare watch", "ours", "ours after the bare watch", "from the bare watch to our snapshot", "from the snapshot to the call", "the call"} {
 		if r, ok := set.Find(name, way, nil); ok {
-			t.add(way, signed(r.Value), signed(results.Percentile(r.Samples, 99)), signed(slices.Max(r.Samples)), count(len(r.Samples)))
+			t.Add(way, signed(r.Value), signed(results.Percentile(r.Samples, 99)), signed(slices.Max(r.Samples)), markdown.Count(len(r.Samples)))
 		}
 	}
 	return t.String()
@@ -172,24 +173,24 @@ func signed(v float64) string {
 }
 
 func processTable(set results.Set) string {
-	t := table{head: []string{"", "measured"}}
+	t := markdown.Table{Head: []string{"", "measured"}}
 	for _, r := range set {
 		switch value := number(r.Value) + " " + r.Unit; r.Name {
 		case "start":
-			t.add(fmt.Sprintf("exec to the first table, %d × %d", r.Params["services"], r.Params["servers"]), value)
+			t.Add(fmt.Sprintf("exec to the first table, %d × %d", r.Params["services"], r.Params["servers"]), value)
 		case "size":
-			t.add("binary", value)
+			t.Add("binary", value)
 		case "memory", "peak memory":
 			what := map[string]string{"memory": "RSS", "peak memory": "peak RSS"}[r.Name]
 			if pods, has := r.Params["pods"]; has {
-				t.add(fmt.Sprintf("%s, %s pods and %d services", what, count(pods), r.Params["services"]), value)
+				t.Add(fmt.Sprintf("%s, %s pods and %d services", what, markdown.Count(pods), r.Params["services"]), value)
 			} else {
-				t.add(fmt.Sprintf("%s, %s rows", what, count(r.Params["services"]*r.Params["servers"])), value)
+				t.Add(fmt.Sprintf("%s, %s rows", what, markdown.Count(r.Params["services"]*r.Params["servers"])), value)
 			}
 		case "idle":
-			t.add(fmt.Sprintf("CPU of an idle hour, %s rows audited every 10 s", count(r.Params["services"]*r.Params["servers"])), number(r.Value)+" s")
+			t.Add(fmt.Sprintf("CPU of an idle hour, %s rows audited every 10 s", markdown.Count(r.Params["services"]*r.Params["servers"])), number(r.Value)+" s")
 		case "idle calls":
-			t.add(fmt.Sprintf("system calls between two audits, in %d s", r.Params["seconds"]), count(int(r.Value)))
+			t.Add(fmt.Sprintf("system calls between two audits, in %d s", r.Params["seconds"]), markdown.Count(int(r.Value)))
 		}
 	}
 	return t.String()
@@ -197,10 +198,10 @@ func processTable(set results.Set) string {
 
 // idleCalls names the system calls of an idle controller.
 func idleCalls(set results.Set) string {
-	t := table{head: []string{"idle for", "system calls"}, prose: true}
+	t := markdown.Table{Head: []string{"idle for", "system calls"}, Prose: true}
 	for _, r := range set {
 		if r.Name == "idle calls" && r.Note != "" {
-			t.add(fmt.Sprintf("%d s", r.Params["seconds"]), r.Note)
+			t.Add(fmt.Sprintf("%d s", r.Params["seconds"]), r.Note)
 		}
 	}
 	return t.String()

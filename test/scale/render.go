@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 
+	"lvs-controller/test/markdown"
 	"lvs-controller/test/scale/maglev"
 )
 
@@ -36,19 +37,19 @@ func simulate(seed uint64, short bool) string {
 		counts = []int{2, 8}
 	}
 	var text strings.Builder
-	section := func(title, prose string, t table) {
+	section := func(title, prose string, t markdown.Table) {
 		fmt.Fprintf(&text, "### %s\n\n%s\n\n%s\n", title, prose, t.String())
 	}
 	fmt.Fprintf(&text, "Seed %d, %s connections open in each of %d rounds. Where a table does not say otherwise:\n"+
 		"%d directors, %d real servers, %g change of them a minute, connections of %g s on average,\n"+
 		"a router with a resilient hash, delays as measured. All numbers are shares of all open\nconnections.\n\n",
-		seed, grouped(fmt.Sprint(b.connections)), b.rounds, b.directors, b.servers, b.churn, b.lifetime)
+		seed, markdown.Grouped(fmt.Sprint(b.connections)), b.rounds, b.directors, b.servers, b.churn, b.lifetime)
 	for _, join := range []bool{false, true} {
 		t := outcomes("directors")
 		for _, n := range counts {
 			s := b
 			s.directors, s.join = n, join
-			t.add(row(fmt.Sprint(n), s.run(seed))...)
+			t.Add(row(fmt.Sprint(n), s.run(seed))...)
 		}
 		if join {
 			section("A director joins", "Its table of connections is empty, and it has the real servers in the order of their\n"+
@@ -74,15 +75,15 @@ func simulate(seed uint64, short bool) string {
 }
 
 // outcomes is an empty table of outcomes.
-func outcomes(first string) table {
-	return table{head: []string{first, "move", "`rr`", "`mh`", "`mh`, `[sync]` in pairs", "pairs under keepalived"}}
+func outcomes(first string) markdown.Table {
+	return markdown.Table{Head: []string{first, "move", "`rr`", "`mh`", "`mh`, `[sync]` in pairs", "pairs under keepalived"}}
 }
 
 func row(name string, o outcome) []string {
 	return []string{name, percent(o.moved), percent(o.rr), percent(o.mh), percent(o.sync), percent(o.pair)}
 }
 
-func routers(b scenario, seed uint64) table {
+func routers(b scenario, seed uint64) markdown.Table {
 	t := outcomes("router, event")
 	for router, name := range routerNames {
 		for _, join := range []bool{false, true} {
@@ -92,18 +93,18 @@ func routers(b scenario, seed uint64) table {
 			if join {
 				event = "joins"
 			}
-			t.add(row(name+", "+event, s.run(seed))...)
+			t.Add(row(name+", "+event, s.run(seed))...)
 		}
 	}
 	return t
 }
 
-func churns(b scenario, seed uint64, short bool) table {
-	t := table{head: []string{"changes a minute", "lifetime 10 s", "1 min", "10 min", "1 h"}}
+func churns(b scenario, seed uint64, short bool) markdown.Table {
+	t := markdown.Table{Head: []string{"changes a minute", "lifetime 10 s", "1 min", "10 min", "1 h"}}
 	rates, lifetimes := []float64{0.1, 1, 10}, []float64{10, 60, 600, 3600}
 	if short {
 		rates, lifetimes = rates[:2], lifetimes[:2]
-		t.head = t.head[:3]
+		t.Head = t.Head[:3]
 	}
 	for _, churn := range rates {
 		cells := []string{fmt.Sprint(churn)}
@@ -113,14 +114,14 @@ func churns(b scenario, seed uint64, short bool) table {
 			o := s.run(seed)
 			cells = append(cells, fmt.Sprintf("%s (%s)", percent(o.mh), percent(o.mh/o.moved)))
 		}
-		t.add(cells...)
+		t.Add(cells...)
 	}
 	return t
 }
 
 // single compares tables before and after one change.
-func single(seed uint64, clients int) table {
-	t := table{head: []string{"real servers", "one joins", "ideal", "one is removed", "order of addresses"}}
+func single(seed uint64, clients int) markdown.Table {
+	t := markdown.Table{Head: []string{"real servers", "one joins", "ideal", "one is removed", "order of addresses"}}
 	for _, n := range []int{3, 10, 50, 200, 1000} {
 		rng := rand.New(rand.NewPCG(seed, uint64(n)))
 		all := newHistory(rng, n+1, 0, 0).first
@@ -136,14 +137,14 @@ func single(seed uint64, clients int) table {
 			}
 			return percent(float64(count) / float64(clients))
 		}
-		t.add(fmt.Sprint(n), moved(all[:n], all), percent(1/float64(n+1)), moved(all[:n], all[1:n]), moved(all[:n], sorted(all[:n])))
+		t.Add(fmt.Sprint(n), moved(all[:n], all), percent(1/float64(n+1)), moved(all[:n], all[1:n]), moved(all[:n], sorted(all[:n])))
 	}
 	return t
 }
 
 // many compares numbers of real servers.
-func many(b scenario, seed uint64, short bool) table {
-	t := table{head: []string{"real servers", "`mh`, leaves", "of those that moved", "`mh`, joins", "of those that moved"}}
+func many(b scenario, seed uint64, short bool) markdown.Table {
+	t := markdown.Table{Head: []string{"real servers", "`mh`, leaves", "of those that moved", "`mh`, joins", "of those that moved"}}
 	counts := []int{3, 10, 50, 200, 1000}
 	if short {
 		counts = counts[1:3]
@@ -154,48 +155,48 @@ func many(b scenario, seed uint64, short bool) table {
 		leaves := s.run(seed)
 		s.join = true
 		joins := s.run(seed)
-		t.add(fmt.Sprint(n), percent(leaves.mh), percent(leaves.mh/leaves.moved), percent(joins.mh), percent(joins.mh/joins.moved))
+		t.Add(fmt.Sprint(n), percent(leaves.mh), percent(leaves.mh/leaves.moved), percent(joins.mh), percent(joins.mh/joins.moved))
 	}
 	return t
 }
 
-func lateness(b scenario, seed uint64) table {
-	t := table{head: []string{"delays", "opened elsewhere", "`mh`, leaves", "`mh`, joins"}}
+func lateness(b scenario, seed uint64) markdown.Table {
+	t := markdown.Table{Head: []string{"delays", "opened elsewhere", "`mh`, leaves", "`mh`, joins"}}
 	for _, c := range delayed {
 		s := b
 		s.delays, s.churn = c.d, 10
 		leaves := s.run(seed)
 		s.join = true
-		t.add(c.name, percent(leaves.elsewhere), percent(leaves.mh), percent(s.run(seed).mh))
+		t.Add(c.name, percent(leaves.elsewhere), percent(leaves.mh), percent(s.run(seed).mh))
 	}
 	return t
 }
 
-func orders(b scenario, seed uint64) table {
-	t := table{head: []string{"changes a minute", "the same order", "different orders"}}
+func orders(b scenario, seed uint64) markdown.Table {
+	t := markdown.Table{Head: []string{"changes a minute", "the same order", "different orders"}}
 	for _, churn := range []float64{0.1, 1} {
 		s := b
 		s.churn = churn
 		same := s.run(seed)
 		s.ownOrder = true
-		t.add(fmt.Sprint(churn), percent(same.mh), percent(s.run(seed).mh))
+		t.Add(fmt.Sprint(churn), percent(same.mh), percent(s.run(seed).mh))
 	}
 	return t
 }
 
-func numbers(b scenario, seed uint64) table {
-	t := table{head: []string{"new connections a second, lifetime", "open", "`rr`", "`mh`", "`mh`, `[sync]` in pairs", "pairs under keepalived"}}
+func numbers(b scenario, seed uint64) markdown.Table {
+	t := markdown.Table{Head: []string{"new connections a second, lifetime", "open", "`rr`", "`mh`", "`mh`, `[sync]` in pairs", "pairs under keepalived"}}
 	for _, lifetime := range []float64{10, 60, 600} {
 		s := b
 		s.lifetime = lifetime
 		o := s.run(seed)
 		for _, each := range []float64{1000, 10000, 100000} {
 			open := each * lifetime
-			cells := []string{fmt.Sprintf("%s, %g s", grouped(fmt.Sprintf("%.0f", each)), lifetime)}
+			cells := []string{fmt.Sprintf("%s, %g s", markdown.Grouped(fmt.Sprintf("%.0f", each)), lifetime)}
 			for _, share := range []float64{1, o.rr, o.mh, o.sync, o.pair} {
-				cells = append(cells, grouped(fmt.Sprintf("%.0f", open*share)))
+				cells = append(cells, markdown.Grouped(fmt.Sprintf("%.0f", open*share)))
 			}
-			t.add(cells...)
+			t.Add(cells...)
 		}
 	}
 	return t
@@ -203,14 +204,14 @@ func numbers(b scenario, seed uint64) table {
 
 // renderAPI is the part with the API server.
 func renderAPI(o apiOptions, runs []apiRun) string {
-	t := table{head: []string{"controllers", "CPU an event, ms", "… for each controller", "CPU idle, ms/s", "bytes an event, each", "bytes at start, each", "spread, median", "spread, worst", "last event, median", "last event, worst"}}
+	t := markdown.Table{Head: []string{"controllers", "CPU an event, ms", "… for each controller", "CPU idle, ms/s", "bytes an event, each", "bytes at start, each", "spread, median", "spread, worst", "last event, median", "last event, worst"}}
 	for _, r := range runs {
 		if r.controllers == 0 {
-			t.add("0", number(r.cpu), "", number(r.idle), "", "", "", "", "", "")
+			t.Add("0", number(r.cpu), "", number(r.idle), "", "", "", "", "", "")
 			continue
 		}
 		ms := func(v float64) string { return number(v) + " ms" }
-		t.add(fmt.Sprint(r.controllers), number(r.cpu), number((r.cpu-runs[0].cpu)/float64(r.controllers)), number(r.idle), number(r.bytes), number(r.first),
+		t.Add(fmt.Sprint(r.controllers), number(r.cpu), number((r.cpu-runs[0].cpu)/float64(r.controllers)), number(r.idle), number(r.bytes), number(r.first),
 			ms(quantile(r.spread, 0.5)), ms(quantile(r.spread, 1)), ms(quantile(r.after, 0.5)), ms(quantile(r.after, 1)))
 	}
 	return fmt.Sprintf("%d pods, %d changes of a pod's status in each line, one every %s, on a machine with two CPUs\nfor everything.\n\n%s", o.pods, o.events, o.every, t.String())

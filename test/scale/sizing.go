@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 
+	"lvs-controller/test/markdown"
 	"lvs-controller/test/scale/sizes"
 )
 
@@ -59,26 +60,26 @@ func tableBits(connections float64) int {
 
 // render is the table, with what it assumes.
 func (s sizing) render() string {
-	t := table{head: []string{"packets from clients, open connections", "packets/s", "directors behind a router", "or in pairs", "connections on each", "`connection_table_bits`", "memory on each", "sync traffic of a pair"}}
+	t := markdown.Table{Head: []string{"packets from clients, open connections", "packets/s", "directors behind a router", "or in pairs", "connections on each", "`connection_table_bits`", "memory on each", "sync traffic of a pair"}}
 	for _, gigabits := range []float64{1, 10, 100} {
 		for _, c := range []struct {
 			n    float64
 			name string
 		}{{1e6, "10^6"}, {1e7, "10^7"}, {1e8, "10^8"}} {
 			p := s.plan(gigabits, c.n)
-			t.add(fmt.Sprintf("%g Gbit/s, %s", gigabits, c.name), grouped(fmt.Sprintf("%.0f", p.packets)), fmt.Sprint(p.directors), fmt.Sprint(p.paired), grouped(fmt.Sprintf("%.0f", p.each)),
+			t.Add(fmt.Sprintf("%g Gbit/s, %s", gigabits, c.name), markdown.Grouped(fmt.Sprintf("%.0f", p.packets)), fmt.Sprint(p.directors), fmt.Sprint(p.paired), markdown.Grouped(fmt.Sprintf("%.0f", p.each)),
 				fmt.Sprint(p.bits), size(p.memory), rate(p.sync))
 		}
 	}
-	per := table{head: []string{"open connections", "10^6", "10^7", "10^8"}}
-	line := func(name string, of func(n float64) string) { per.add(name, of(1e6), of(1e7), of(1e8)) }
+	per := markdown.Table{Head: []string{"open connections", "10^6", "10^7", "10^8"}}
+	line := func(name string, of func(n float64) string) { per.Add(name, of(1e6), of(1e7), of(1e8)) }
 	line("connections", func(n float64) string { return size(n * sizes.Connection) })
 	line("… with persistence, one template each", func(n float64) string { return size(2 * n * sizes.Connection) })
 	line("buckets of the table", func(n float64) string {
 		return fmt.Sprintf("%s (%d bits)", size(sizes.Bucket*math.Exp2(float64(tableBits(n)))), tableBits(n))
 	})
 	line("sync traffic, all busy", func(n float64) string { return rate(n * sizes.SyncBusy * sizes.SyncEntry) })
-	line("… messages a second", func(n float64) string { return grouped(fmt.Sprintf("%.0f", n*sizes.SyncBusy)) })
+	line("… messages a second", func(n float64) string { return markdown.Grouped(fmt.Sprintf("%.0f", n*sizes.SyncBusy)) })
 	return fmt.Sprintf("### Memory and sync traffic\n\n"+
 		"%.1f bytes a connection, %d a bucket, %.2f a sync message with its share of the headers. A\n"+
 		"busy connection causes %.2f messages a second, a short one %d in all: %s for each\n10,000 of them a second.\n\n%s\n"+
