@@ -88,6 +88,15 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 		t.Error("a table that is as known is not shared with it")
 	}
 
+	// Where more real servers are in the kernel than the question has room for, each is
+	// counted all the same.
+	part, counted := want[0][0], 0
+	part.Servers = part.Servers[:1]
+	lab.Must(t, conn.Connections(&part, func(KernelServer) { counted++ }))
+	if counted != servers {
+		t.Errorf("%d real servers are counted, want %d", counted, servers)
+	}
+
 	// A few for the whole, none for each of 2000 rows or 40 services.
 	const few = 20
 	if n := testing.AllocsPerRun(5, func() {
@@ -448,15 +457,22 @@ func ipvsadmTunnel(r RealServer) string {
 // asking for their connections.
 func equalCounts(t *testing.T, conn *ipvsConn, s *Service) {
 	t.Helper()
-	leaving := *s
+	asked := *s
 	for _, row := range s.Servers {
-		leaving.Leaving = append(leaving.Leaving, leavingRow(row))
+		asked.Leaving = append(asked.Leaving, leavingRow(row))
 	}
-	if got := conn.countIPv4(&leaving); got != s.Address.Is4() && s.Mark == 0 {
+	if got := conn.countIPv4(&asked); got != s.Address.Is4() && s.Mark == 0 {
 		t.Errorf("%s: the socket option has all: %v", s.ServiceKey, got)
 	}
+	if len(s.Servers) > 0 {
+		more := asked
+		more.Leaving = append(slices.Clone(asked.Leaving), leaving{Address: addr("192.0.2.1")})
+		if conn.countIPv4(&more) {
+			t.Errorf("%s: the socket option has all, also one that the kernel has not", s.ServiceKey)
+		}
+	}
 	var byOption, byDump []KernelServer
-	lab.Must(t, conn.Connections(&leaving, func(k KernelServer) { byOption = append(byOption, counts(k)) }))
+	lab.Must(t, conn.Connections(&asked, func(k KernelServer) { byOption = append(byOption, counts(k)) }))
 	lab.Must(t, conn.Servers(s.ServiceKey, func(k KernelServer) { byDump = append(byDump, counts(k)) }))
 	if diff := cmp.Diff(byDump, byOption, compareAddrs); diff != "" {
 		t.Errorf("%s: real servers by the dump (-) and by the socket option (+):\n%s", s.ServiceKey, diff)
