@@ -143,7 +143,7 @@ func checkInterrupts(h *doctorHost) []finding {
 		if f.level != levelOK && !balanced {
 			balanced = true
 			if !h.runs("irqbalance") {
-				f.commands = append([]string{"systemctl start irqbalance    # or, by hand:"}, f.commands...)
+				f.commands = append([]string{"systemctl start irqbalance    # or, without that package:"}, f.commands...)
 			}
 		}
 		return f

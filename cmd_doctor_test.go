@@ -223,7 +223,7 @@ WARN  send queues       eth1: 4 queues, XPS uses 1: all CPUs wait for one queue
 			files["/proc/irq/"+number+"/effective_affinity_list"] = "3"
 		}
 	}, `WARN  interrupts        eth0: all 2 interrupts go to CPU 3 of 8
-      systemctl start irqbalance    # or, by hand:
+      systemctl start irqbalance    # or, without that package:
       echo 0 > /proc/irq/24/smp_affinity_list
       echo 1 > /proc/irq/25/smp_affinity_list
 WARN  interrupts        eth1: all 2 interrupts go to CPU 3 of 8

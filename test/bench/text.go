@@ -65,8 +65,8 @@ there. "Reading alone" is without the comparison.
 const pathText = `
 What one packet costs on its way through a director: µs, sender included. Three network
 namespaces are in a row, joined by veth devices: a client, the director, and the real
-servers. One thread of the client sends UDP packets of 60 bytes; each flow has a client
-address and port of its own. The kernel does everything else in that thread, on the same
+servers. One thread of the client sends UDP packets of 60 bytes; each flow has another
+address and port of the client. The kernel does everything else in that thread, on the same
 CPU, so the time divided by the number of packets is the cost of one. The real servers'
 end drops the packet. Answers do not pass a director in direct routing or with a tunnel.
 

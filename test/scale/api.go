@@ -1,8 +1,8 @@
 // The load that many controllers put on one API server, and how far apart in time they
 // learn of a change. `make scale-api` runs it.
 //
-// The API server, etcd and the controllers are real. Each controller is in a network
-// namespace of its own and reaches the API server through a relay, which counts bytes and
+// The API server, etcd and the controllers are real. Each controller is in a separate
+// network namespace and reaches the API server through a relay, which counts bytes and
 // notes when they come. The machine needs no IPVS: a controller without it follows the
 // cluster all the same.
 

@@ -37,7 +37,7 @@ var base = scenario{directors: 8, servers: 50, churn: 1, lifetime: 60, router: r
 
 // delays are how late a director learns of a change, in seconds.
 type delays struct {
-	// Each change reaches each director after a time of its own, evenly between these.
+	// Each change reaches each director after another delay, evenly between these.
 	least, most float64
 	// The first director of all is so much later still.
 	laggard float64

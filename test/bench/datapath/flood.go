@@ -245,7 +245,7 @@ func beBallast(size string) error {
 }
 
 // ballast takes memory until only so much is free, in MiB, and returns what gives it back.
-// A process of its own has it, which the OOM killer takes first.
+// A separate process has it, which the OOM killer takes first.
 func ballast(t *testing.T, leave int) (release func()) {
 	t.Helper()
 	size := memory(t, "MemFree")<<10 - leave<<20

@@ -34,7 +34,7 @@ type way struct {
 	memory  bool // measure what a connection takes too
 }
 
-// meter measures ways, each with a rig of its own.
+// meter measures ways, each with a separate rig.
 type meter struct {
 	*guest.Benchmark
 	floor   *rig

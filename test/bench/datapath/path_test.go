@@ -186,7 +186,7 @@ const options = "/etc/modprobe.d/lvs-controller.conf"
 func withTable(t *testing.T, bits int) {
 	t.Helper()
 	if _, err := os.Stat(options); err != nil {
-		t.Fatalf("not a virtual machine of its own (LVS_VM=always): %v", err)
+		t.Fatalf("not a separate virtual machine (LVS_VM=always): %v", err)
 	}
 	lab.Must(t, os.WriteFile(options, fmt.Appendf(nil, "options ip_vs conn_tab_bits=%d\n", bits), 0o644))
 	// The module is in use until the kernel has taken the namespaces apart.

@@ -38,7 +38,7 @@ type target struct {
 }
 
 // sender has a raw socket on one device. It sends UDP, or with syn the SYNs of a flood,
-// each from an address of its own.
+// each from its own address.
 type sender struct {
 	host   *lab.Host
 	syn    bool
