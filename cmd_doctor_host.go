@@ -7,7 +7,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"math/bits"
 	"os"
 	"path/filepath"
@@ -39,12 +38,7 @@ type doctorHost struct {
 
 // read returns the content of a file without the white space around it.
 func (h *doctorHost) read(path string) string {
-	f, err := os.Open(h.root + path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	text, _ := io.ReadAll(io.LimitReader(f, mostHostFile))
+	text, _ := readRegular(h.root+path, mostHostFile)
 	return strings.TrimSpace(string(text))
 }
 

@@ -12,8 +12,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // fitHost is a director with which nothing is wrong: eight CPUs, and a VLAN over a bond
@@ -444,5 +446,23 @@ func TestCPUSets(t *testing.T) {
 		if again := parseCPUMask(got.mask()); !slices.Equal(again, got) {
 			t.Errorf("mask %q of %v means %v", got.mask(), got, again)
 		}
+	}
+}
+
+// A named pipe in the place of a file does not make doctor wait for who writes to it.
+func TestDoctorWaitsForNoPipe(t *testing.T) {
+	h := &doctorHost{root: t.TempDir()}
+	if err := unix.Mkfifo(h.root+"/option.conf", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan string, 1)
+	go func() { done <- h.read("/option.conf") }()
+	select {
+	case text := <-done:
+		if text != "" {
+			t.Errorf("a pipe has the content %q", text)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the reading does not end")
 	}
 }
