@@ -177,6 +177,9 @@ func (h *hostCheck) modules(c *Config) {
 		if v.OneMark {
 			need(key+"one_mark", "nf_tables")
 		}
+		if v.NoTrack {
+			need(key+"notrack", "nft_ct")
+		}
 		if v.Announce.method().onDummy {
 			need(key+"announce", "dummy")
 		}

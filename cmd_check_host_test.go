@@ -107,7 +107,7 @@ func TestCheckModules(t *testing.T) {
 		return "[[vip]]\nname = \"a\"\naddresses = [\"192.0.2.1\"]\nports = [80, 443, \"53/udp\"]\n" + keys
 	}
 	text := vips("scheduler = 'mh'\nannounce = 'dummy'\ngroups = [[80, 443]]\n") +
-		strings.NewReplacer(`"a"`, `"b"`, "192.0.2.1", "192.0.2.2").Replace(vips("one_mark = true\nscheduler = 'rr'\n[vip.persistence]\ntimeout = '5m'\nengine = 'sip'\n"))
+		strings.NewReplacer(`"a"`, `"b"`, "192.0.2.1", "192.0.2.2").Replace(vips("one_mark = true\nnotrack = true\nscheduler = 'rr'\n[vip.persistence]\ntimeout = '5m'\nengine = 'sip'\n"))
 	cfg, err := ParseConfig("c.toml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -130,13 +130,14 @@ func TestCheckModules(t *testing.T) {
 	want := []string{
 		"c.toml:5: vip[0].scheduler: on this host: the kernel 6.1.0 has no module ip_vs_mh",
 		"c.toml:6: vip[0].announce: on this host: the kernel 6.1.0 has no module dummy",
-		"c.toml:16: vip[1].persistence.engine: on this host: the kernel 6.1.0 has no module ip_vs_pe_sip",
+		"c.toml:17: vip[1].persistence.engine: on this host: the kernel 6.1.0 has no module ip_vs_pe_sip",
+		"c.toml:13: vip[1].notrack: on this host: the kernel 6.1.0 has no module nft_ct",
 	}
 	if diff := cmp.Diff(want, found()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	put("sys/module/ip_vs_mh/refcnt", "0\n")
-	put("lib/modules/6.1.0/modules.builtin", "kernel/drivers/net/dummy.ko\nkernel/net/netfilter/ipvs/ip-vs-pe-sip.ko\n")
+	put("lib/modules/6.1.0/modules.builtin", "kernel/net/netfilter/nft_ct.ko\nkernel/drivers/net/dummy.ko\nkernel/net/netfilter/ipvs/ip-vs-pe-sip.ko\n")
 	want = []string{"c.toml:7: vip[0].groups: on this host: the kernel 6.1.0 has no module nf_tables"}
 	if diff := cmp.Diff(want, found()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -211,11 +211,17 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	printLines(stderr, "warning: %s\n", warningTexts(p.want.Warnings))
-	table := newMarkTable(slog.New(slog.DiscardHandler))
-	table.peers = cfg.PeerMACs
+	silent := slog.New(slog.DiscardHandler)
+	table := newMarkTable(silent)
+	table.form = markForm(cfg.PeerMACs)
 	same, err := table.Check(p.want.Marks)
 	if err != nil {
 		return fail(stderr, err)
+	}
+	exempt := wantedUntracked(p.want.Owners, p.Shards, p.want.Marks, cfg)
+	exempted, err := newUntrackedTable(silent).checkUntracked(exempt)
+	if err != nil {
+		fmt.Fprintf(stderr, "warning: %s\n", err) // the controller serves the VIPs all the same
 	}
 	code = exitOK
 	for o := range p.ops.all {
@@ -225,6 +231,10 @@ func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if !same {
 		code = exitChanges
 		fmt.Fprintf(stdout, "~ firewall marks  %d ports marked\n", len(p.want.Marks))
+	}
+	if err == nil && !exempted {
+		code = exitChanges
+		fmt.Fprintf(stdout, "~ connection tracking  %d ports exempt\n", len(exempt.Ports))
 	}
 	return code
 }

@@ -125,6 +125,8 @@ type VIP struct {
 	// OneMark puts all ports of the VIP that are in no group into one
 	// firewall-mark service: a node that joins is one kernel operation.
 	OneMark bool
+	// NoTrack exempts the packets to the VIP's services from connection tracking.
+	NoTrack bool
 	// PortsFromPods takes the hostPorts that the selected pods declare, but
 	// not those of ExcludePorts (sorted).
 	PortsFromPods bool

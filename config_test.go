@@ -361,3 +361,24 @@ func checkKeyLines(t *testing.T, lines keyLines, byNumber []string, path string,
 		}
 	}
 }
+
+// What IPVS keeps in connection tracking and what notrack keeps out of it contradict.
+func TestNoTrackAndSysctl(t *testing.T) {
+	vip := func(name, address, keys string) string {
+		return "[[vip]]\nname = '" + name + "'\naddresses = ['" + address + "']\nports = [80]\n" + keys
+	}
+	text := "[sysctl]\nconntrack = 1\n" + vip("a", "10.0.0.1", "") + vip("b", "10.0.0.2", "notrack = true\n")
+	for keys, want := range map[string]string{
+		text: "c.toml:11: vip[1].notrack: is true beside sysctl.conntrack = 1 (line 2), with which IPVS keeps its connections in connection tracking; want one of the two",
+		strings.Replace(text, "= 1\n", "= 0\n", 1): "",
+		strings.Replace(text, "notrack", "# ", 1):  "",
+	} {
+		cfg, err := ParseConfig("c.toml", []byte(keys))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimSpace(ConfigErrors{First: cfg.Warnings}.Text(9)); got != want {
+			t.Errorf("warnings:\n%s\nwant\n%s", got, want)
+		}
+	}
+}

@@ -215,6 +215,13 @@ func (r *configReader) config(v value) *Config {
 	if sysctl := v.child("sysctl"); len(c.Sysctls) > 0 && !c.ManageSysctls {
 		sysctl.mistake("excludes manage_sysctls = false (line %d), want one of the two", v.child("manage_sysctls").line())
 	}
+	if c.Sysctls["conntrack"] == "1" {
+		for i := range c.VIPs {
+			if c.VIPs[i].NoTrack {
+				value{r: r, path: indexPath("vip", i) + ".notrack"}.warning("is true beside sysctl.conntrack = 1 (line %d), with which IPVS keeps its connections in connection tracking; want one of the two", v.child("sysctl").child("conntrack").line())
+			}
+		}
+	}
 	if need := c.markCount(); uint64(c.Marks.Count) < need {
 		v.child("marks").child("count").mistake("is %d, want at least %d: one for each of groups and each one_mark", c.Marks.Count, need)
 	}

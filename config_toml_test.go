@@ -551,7 +551,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add(vipLine("real_servers = [{ address = '10.0.0.2', weight = 1 }]\ntcp_services = 'a/b'\nselector = ''\n[vip.drain]\ntimeout = '1s'"))
 	f.Add(topLine("[marks]\nfirst = 0xffffffff\ncount = 1\n[sysctl]\nsync_threshold = '3 50'\nest_nice = -1"))
 	f.Add(vipLine("scheduler = 'mh'\nflags = ['mh-port', 'ops']\nports_from = 'pods'\nexclude_ports = [1]\nslow_start = '1m'\nweight = 10\nupper_threshold = 2\nlower_threshold = 1"))
-	f.Add(vipLine("groups = [[80, '443/tcp'], [1, 2]]\none_mark = true\ntcp_services = 't'\nsorry_server = ['10.0.0.9']\nweight_annotation = 'a/b'\n[vip.persistence]\ntimeout = '1s'\nnetmask = 24\nengine = 'sip'"))
+	f.Add(vipLine("groups = [[80, '443/tcp'], [1, 2]]\none_mark = true\nnotrack = true\ntcp_services = 't'\nsorry_server = ['10.0.0.9']\nweight_annotation = 'a/b'\n[vip.persistence]\ntimeout = '1s'\nnetmask = 24\nengine = 'sip'"))
 	f.Add(vipLine("forward = 'tunnel'\nsorry_server = '::1'\ntunnel.type = 'gre'\ntunnel.checksum = 'remote'\ntunnel.port = 1"))
 	f.Add(vipLine("[vip.health]\ntcp = 1\nports = true\ndatapath = true\ninterval = '1s'\ntimeout = '1s'\nhttp = { path = '/a', host = 'b:1', status = [200, '300-302'], tls = true }"))
 	f.Add("listen = ':80'\nvip = [{}, 1]\n'a\\b'.c = 1979-05-27\n[[x.y]]\n")

@@ -155,6 +155,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"reserved_ports", func(v value) { vip.ReservedPorts = readReserved(v) }},
 		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},
 		setting{"one_mark", boolean(&vip.OneMark)},
+		setting{"notrack", boolean(&vip.NoTrack)},
 		setting{"persistence", func(v value) { readPersistence(v, &vip.Persistence) }},
 		setting{"announce", oneOf((*string)(&vip.Announce), announceNames()...)},
 		setting{"weight", integer(&vip.Weight, 1, math.MaxUint16)},

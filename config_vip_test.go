@@ -27,7 +27,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, follow_nodes, host_ports, reserved_ports, groups, one_mark, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, follow_nodes, host_ports, reserved_ports, groups, one_mark, notrack, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
@@ -128,6 +128,7 @@ func TestParseServiceMistakes(t *testing.T) {
 		{vipLine("udp_services = 'u'\ntcp_services = ''\ngroups = [[80, '80/sctp', '80/udp']]"), `7: vip[0].groups[0][1]: 80/sctp is no port of this VIP, want it in ports too`},
 		{vipLine("scheduler = 'sh'\nflags = ['sh-port']\ntcp_services = 't'\ngroups = [[80, 443]]"), `6: vip[0].flags: sh-port excludes groups (line 8), whose ports it sends to different real servers; want one of the two`},
 		{vipLine("scheduler = 'mh'\nflags = ['mh-fallback', 'mh-port']\ntcp_services = 't'\ngroups = [[80, 443]]\n[vip.persistence]"), `6: vip[0].flags: mh-port excludes groups (line 8), whose ports it sends to different real servers; want one of the two`},
+		{vipLine(`notrack = "on"`), `5: vip[0].notrack: is "on", want true or false, without quotes`},
 		{vipLine(`one_mark = 1`), `5: vip[0].one_mark: is the integer 1, want true or false, without quotes`},
 
 		// Ports of pods.
@@ -203,6 +204,7 @@ flags             = ["mh-fallback"]
 ports             = ["443/tcp", "443/udp", "80/tcp", "22/tcp", "21/tcp"]
 groups            = [["443/udp", "80/tcp", "443/tcp"], [22, 21]]
 one_mark          = true
+notrack           = true
 weight            = 100
 weight_annotation = "example.org/Weight_1.0"
 upper_threshold   = 4294967295
@@ -255,6 +257,7 @@ tunnel.checksum = "on"
 		Ports:            []Port{{21, TCP}, {22, TCP}, {80, TCP}, {443, TCP}, {443, UDP}},
 		Groups:           [][]Port{{{21, TCP}, {22, TCP}}, {{80, TCP}, {443, TCP}, {443, UDP}}},
 		OneMark:          true,
+		NoTrack:          true,
 		Announce:         AnnounceNone,
 		Weight:           100,
 		WeightAnnotation: "example.org/Weight_1.0",

@@ -26,7 +26,8 @@ type linuxHost struct {
 	log       *slog.Logger
 	sysctls   procSys
 	addresses *addresses
-	marks     *markTable
+	marks     *portTable
+	untracked *portTable
 	dummy     *dummyDevice
 	arpDevice string                 // the uplink as the last Prepare found it, for announce = "arp"; "": none
 	noUplink  failureLog             // the missing default route
@@ -50,6 +51,7 @@ func newLinuxHost(log *slog.Logger, devices []VIPAddress, routes []netip.Addr, s
 		sysctls:   procSys{Root: "/proc/sys", log: log},
 		addresses: newAddresses(devices, save, log),
 		marks:     newMarkTable(log),
+		untracked: newUntrackedTable(log),
 		dummy:     newDummyDevice(routes, log),
 		wrong:     make(map[string]bool),
 		readBack:  make(map[string]string),
@@ -137,7 +139,7 @@ func (h *linuxHost) recover(r *rtnl, configured map[netip.Addr]*VIP) error {
 }
 
 // Clear removes what the controller has put on the host: addresses, the dummy device,
-// local routes and firewall marks. After an error it removes the rest. Kernel settings
+// local routes, firewall marks and exemptions from connection tracking. After an error it removes the rest. Kernel settings
 // stay.
 func (h *linuxHost) Clear(ctx context.Context, device string) error {
 	r, err := openRtnl(ctx)
@@ -146,7 +148,7 @@ func (h *linuxHost) Clear(ctx context.Context, device string) error {
 		err = errors.Join(h.recover(r, nil), h.forgetForeign(r, device),
 			h.addresses.Apply(r, nil, ""), h.dummy.Tidy(r, "", nil, nil))
 	}
-	return errors.Join(err, h.marks.Remove())
+	return errors.Join(err, h.marks.Remove(), h.untracked.Remove())
 }
 
 // needUplink is an error where an address with announce = "arp" is announced and no
@@ -195,9 +197,15 @@ func (h *linuxHost) LostMarks() bool { return h.marks.Lost() }
 
 // Mark implements host.
 func (h *linuxHost) Mark(marks map[MarkedPort]uint32, peers []macAddress) error {
-	h.marks.peers = peers
+	h.marks.form = markForm(peers)
 	return h.marks.Apply(marks)
 }
+
+// Untrack implements host.
+func (h *linuxHost) Untrack(want untracked) error { return h.untracked.untrack(want) }
+
+// LostUntracked implements host.
+func (h *linuxHost) LostUntracked() bool { return h.untracked.Lost() }
 
 // DeviceIndex implements host.
 func (h *linuxHost) DeviceIndex(name string) int {

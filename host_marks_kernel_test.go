@@ -30,12 +30,12 @@ import (
 	"lvs-controller/test/lab"
 )
 
-// markRig is a director with a markTable.
+// markRig is a director with a table of marks.
 type markRig struct {
 	*testing.T
 	lab      *lab.Lab
 	director *lab.Host
-	table    *markTable
+	table    *portTable
 	log      *bytes.Buffer
 }
 
@@ -167,7 +167,7 @@ func TestKernelMarkTable(t *testing.T) {
 				markedPort("2001:db8::1", "53/udp"): 0x1002, markedPort("10.0.0.1", "3868/sctp"): 0xffffffff,
 			},
 			nftTable("10.0.0.1 . sctp . 3868 : 0xffffffff, 10.0.0.1 . tcp . 80 : M1001, 10.0.0.1 . tcp . 443 : M1001", "2001:db8::1 . udp . 53 : M1002"),
-			"newtable newchain newset newrule newelement newelement newelement newset newrule newelement newgen",
+			"newtable newset newset newchain newrule newrule newelement newelement newelement newelement newgen",
 			[]string{"why=configured", "add 80/tcp, 443/tcp of 10.0.0.1 with mark 0x1001; add 3868/sctp"},
 		},
 		{

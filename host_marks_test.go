@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/nftables"
@@ -56,14 +57,21 @@ func TestMarkKey(t *testing.T) {
 		if got[1:] != tt.want {
 			t.Errorf("%s of %s: key%s, want %s", tt.port, tt.address, got, tt.want)
 		}
-		e, err := parseMarkElement(nftables.SetElement{Key: key, Val: []byte{1, 1, 1, 1}})
+		e, err := setOf4or6(markForm(nil), port.Address).parse(nftables.SetElement{Key: key, Val: []byte{1, 1, 1, 1}})
 		if want := (markElement{port, 0x01010101}); e != want || err != nil {
 			t.Errorf("read back: %v, %v, want %v", e, err, want)
+		}
+		e, err = setOf4or6(untrackedForm(untracked{}), port.Address).parse(nftables.SetElement{Key: key})
+		if want := (markElement{MarkedPort: port}); e != want || err != nil {
+			t.Errorf("read back without a mark: %v, %v, want %v", e, err, want)
 		}
 	}
 }
 
-// What another program may have put into a map.
+// setOf4or6 is the set of f for addresses like a.
+func setOf4or6(f tableForm, a netip.Addr) *portSet { return &f.sets[familyIndex(a.Is6())] }
+
+// What another program may have put into a map or a set.
 func TestParseMarkElementRefuses(t *testing.T) {
 	good := markKey(markedPort("10.0.0.1", "80/tcp"))
 	change := func(i int) []byte {
@@ -79,11 +87,28 @@ func TestParseMarkElementRefuses(t *testing.T) {
 		"padding of port":     {Key: change(11), Val: make([]byte, 4)},
 		"no mark":             {Key: good},
 		"long mark":           {Key: good, Val: make([]byte, 8)},
+		"other family":        {Key: markKey(markedPort("2001:db8::1", "80/tcp")), Val: make([]byte, 4)},
 	} {
-		if got, err := parseMarkElement(e); err == nil {
+		if got, err := markForm(nil).sets[0].parse(e); err == nil {
 			t.Errorf("%s: read as %v", name, got)
 		}
+		if len(e.Val) == 4 {
+			e.Val = nil
+		} else {
+			e.Val = make([]byte, 4)
+		}
+		if got, err := untrackedForm(untracked{}).sets[0].parse(e); err == nil {
+			t.Errorf("%s: read as %v, which is not tracked", name, got)
+		}
 	}
+}
+
+// elements encodes m for all sets of f.
+func (f *tableForm) elements(m markElement) (all []nftables.SetElement) {
+	for i := range f.sets {
+		all = append(all, f.sets[i].elements([]markElement{m})...)
+	}
+	return all
 }
 
 // An element that is read is written again as the same, in the map of its family.
@@ -92,16 +117,16 @@ func FuzzParseMarkElement(f *testing.F) {
 	f.Add(markKey(markedPort("2001:db8::1", "3868/sctp")), []byte{0, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, key, mark []byte) {
 		defer bounded(t, len(key)+len(mark))()
-		m, err := parseMarkElement(nftables.SetElement{Key: key, Val: mark})
-		if err != nil {
-			return
-		}
-		var all []nftables.SetElement
-		for i := range markFamilies {
-			all = append(all, markFamilies[i].elements([]markElement{m})...)
-		}
-		if len(all) != 1 || !bytes.Equal(all[0].Key, key) || !bytes.Equal(all[0].Val, mark) {
-			t.Fatalf("%+v became %+v", m, all)
+		for _, form := range []tableForm{markForm(nil), untrackedForm(untracked{})} {
+			for i := range form.sets {
+				m, err := form.sets[i].parse(nftables.SetElement{Key: key, Val: mark})
+				if err != nil {
+					continue
+				}
+				if all := form.elements(m); len(all) != 1 || !bytes.Equal(all[0].Key, key) || !bytes.Equal(all[0].Val, mark) {
+					t.Fatalf("%+v became %+v", m, all)
+				}
+			}
 		}
 	})
 }
@@ -148,30 +173,28 @@ func FuzzNftElements(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer conn.CloseLasting()
-		var all []markElement
-		for i := range markFamilies {
-			var elements []nftables.SetElement
-			func() {
-				defer func() { _ = recover() }() // readMarks takes it for damage
-				elements, _ = conn.GetSetElements(&markFamilies[i].set)
-			}()
-			for _, e := range elements {
-				m, err := parseMarkElement(e)
-				if err != nil {
-					continue
-				}
-				all = append(all, m)
-				var again []nftables.SetElement
-				for j := range markFamilies {
-					again = append(again, markFamilies[j].elements([]markElement{m})...)
-				}
-				if len(again) != 1 || !bytes.Equal(again[0].Key, e.Key) || !bytes.Equal(again[0].Val, e.Val) {
-					t.Fatalf("%+v became %+v", e, again)
+		for _, form := range []tableForm{markForm(nil), untrackedForm(untracked{Tunnels: []TunnelSettings{{}}})} {
+			var all []markElement
+			for i := range form.sets {
+				var elements []nftables.SetElement
+				func() {
+					defer func() { _ = recover() }() // read takes it for damage
+					elements, _ = conn.GetSetElements(&form.sets[i].Set)
+				}()
+				for _, e := range elements {
+					m, err := form.sets[i].parse(e)
+					if err != nil {
+						continue
+					}
+					all = append(all, m)
+					if again := form.elements(m); len(again) != 1 || !bytes.Equal(again[0].Key, e.Key) || !bytes.Equal(again[0].Val, e.Val) {
+						t.Fatalf("%+v became %+v", e, again)
+					}
 				}
 			}
-		}
-		if have := readMarks(conn, ourTable, nil); have.damage == "" || len(have.marks) > 0 {
-			t.Fatalf("a table that is not ours is read as %+v, with elements %v", have, all)
+			if have := form.read(conn, form.table); have.damage == "" || len(have.marks) > 0 {
+				t.Fatalf("a table that is not ours is read as %+v, with elements %v", have, all)
+			}
 		}
 	})
 }
@@ -234,6 +257,7 @@ func TestDescribeChange(t *testing.T) {
 			"add 1000/udp of 2001:db8::1 with mark 0x2; remove 1000/udp, 1001/udp of 2001:db8::1 with mark 0x1"},
 		{ports("10.0.0.1", 2000, 1), nil, "add 1000/udp, 1001/udp, 1002/udp, 1003/udp, 1004/udp, 1005/udp, " +
 			"1006/udp, 1007/udp, 1008/udp, 1009/udp, and 1990 more of 10.0.0.1 with mark 0x1"},
+		{ports("10.0.0.1", 2, 0), ports("2001:db8::1", 1, 0), "add 1000/udp, 1001/udp of 10.0.0.1; remove 1000/udp of 2001:db8::1"},
 		{many, nil, "add 1000/udp of 10.0.0.1 with mark 0x1; add 1000/udp of 10.0.0.2 with mark 0x2; " +
 			"add 1000/udp of 10.0.0.3 with mark 0x3; add 1000/udp of 10.0.0.4 with mark 0x4; " +
 			"add 1000/udp of 10.0.0.5 with mark 0x5; add 1000/udp of 10.0.0.6 with mark 0x6; " +
@@ -244,4 +268,69 @@ func TestDescribeChange(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", got, tt.text)
 		}
 	}
+}
+
+// The kernel says which functions it calls for a packet, or how many connections it
+// tracks.
+func TestTracking(t *testing.T) {
+	attribute := func(kind uint16, data string) netlink.Attribute {
+		return netlink.Attribute{Type: kind, Data: []byte(data)}
+	}
+	for _, tt := range []struct {
+		want  string
+		attrs []netlink.Attribute
+	}{
+		{"ipv4_conntrack_in", []netlink.Attribute{attribute(1, "\x00\x00\x00\x00"), attribute(hookFunctionName, "ipv4_conntrack_in\x00"), attribute(5, "nf_conntrack\x00")}},
+		{"", []netlink.Attribute{attribute(2, "\xff\xff\xff\x38")}},
+	} {
+		b, err := netlink.MarshalAttributes(tt.attrs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := parseHook(append([]byte{unix.NFPROTO_IPV4, 0, 0, 0}, b...)); got != tt.want || err != nil {
+			t.Errorf("read %q, %v, want %q", got, err, tt.want)
+		}
+	}
+	for name, want := range map[string]bool{
+		"ipv4_conntrack_in": true, "ipv6_conntrack_in": true, "ipv4_conntrack_in.cfi_jt": true,
+		"ipv4_conntrack_defrag": false, "nft_do_chain_inet": false, "ipv4_conntrack_local": false, "": false,
+	} {
+		if got := tracksByHooks([]string{"a", name}); got != want {
+			t.Errorf("a hook %q: connection tracking %t, want %t", name, got, want)
+		}
+	}
+	for count, want := range map[string]bool{"": false, "0\n": false, "1\n": true, "10\n": true} {
+		if got := tracked([]byte(count)); got != want {
+			t.Errorf("%q connections: connection tracking %t, want %t", count, got, want)
+		}
+	}
+	vip := func(name string, notrack bool, addresses ...string) VIP {
+		return testVIP(func(v *VIP) {
+			v.Name, v.NoTrack, v.Addresses = name, notrack, nil
+			for _, a := range addresses {
+				v.Addresses = append(v.Addresses, addr(a))
+			}
+		})
+	}
+	cfg := &Config{VIPs: []VIP{vip("four", false, "10.0.0.1"), vip("six", false, "2001:db8::1"), vip("both", false, "10.0.0.2", "2001:db8::2"), vip("exempt", true, "10.0.0.3", "2001:db8::3")}}
+	for want, families := range map[string][2]bool{"": {}, "four both": {true, false}, "six both": {false, true}, "four six both": {true, true}} {
+		if got := strings.Join(trackedVIPs(cfg, func(is6 bool) bool { return families[familyIndex(is6)] }), " "); got != want {
+			t.Errorf("tracking of %v: VIPs %q, want %q", families, got, want)
+		}
+	}
+}
+
+// What the kernel says of a hook is of any form.
+func FuzzParseHook(f *testing.F) {
+	b, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: hookFunctionName, Data: []byte("ipv4_conntrack_in\x00")}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append([]byte{unix.NFPROTO_IPV4, 0, 0, 0}, b...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		defer bounded(t, len(b))()
+		if name, err := parseHook(b); err == nil && len(name) > len(b) {
+			t.Fatalf("%q from %q", name, b)
+		}
+	})
 }

@@ -216,6 +216,7 @@ func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *save
 		func(ctx context.Context) error { return host.addresses.Follow(ctx, wake) },
 		func(ctx context.Context) error { return host.FollowUplink(ctx, wake) },
 		func(ctx context.Context) error { return host.marks.Follow(ctx, wake) },
+		func(ctx context.Context) error { return host.untracked.Follow(ctx, wake) },
 		func(ctx context.Context) error { return followIPVS(ctx, log, p.loop.AuditNow) },
 		func(ctx context.Context) error { return followDrain(ctx, log, cfg.CacheDir, wake) },
 	}
@@ -306,5 +307,6 @@ func dialDirector(log *slog.Logger, sysctls procSys, cfg *Config) (director, err
 	log.Info("connected to the kernel's IPVS", "version", info.Version, "connection_table", info.ConnTabSize)
 	release, _ := sysctls.KernelRelease() // one that cannot be read counts as old
 	readConnectionTable().warn(log, cfg.ConnectionTableBits, release, hostMemory())
+	logTracking(log, cfg)
 	return c, nil
 }

@@ -64,6 +64,12 @@ type host interface {
 	LostMarks() bool
 	// Marked is what the host marks now, never nil without an error.
 	Marked() (map[MarkedPort]uint32, error)
+	// Untrack makes want the packets that the host's connection tracking does not see.
+	// An error says what it sees all the same.
+	Untrack(want untracked) error
+	// LostUntracked reports whether another program has changed that since the last
+	// Untrack.
+	LostUntracked() bool
 	// SuppressICMP keeps the host from sending ICMP errors until restore is called.
 	SuppressICMP(cfg *Config) (restore func())
 	// DeviceIndex is the kernel's number of a device, 0 when there is none.
@@ -105,6 +111,7 @@ type reconciler struct {
 	kernel    kernelTable
 	planner   planner
 	marks     hostMarks
+	exempt    exemptions
 	exchanged exchanges
 	counting  drainCount
 	daemons   daemonKeeper
@@ -128,6 +135,7 @@ func newReconciler(needs *loopNeeds) *reconciler {
 		kernel:    kernelTable{stale: true},
 		planner:   planner{state: needs.state.state},
 		marks:     hostMarks{loopNeeds: needs},
+		exempt:    exemptions{loopNeeds: needs},
 		exchanged: make(exchanges),
 		counting:  drainCount{atOnce: countAtOnce},
 		refused:   make(refusals),

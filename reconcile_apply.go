@@ -107,6 +107,7 @@ func (r *reconciler) apply(o *passResult) []error {
 		k.stale = k.stale || f.surprising()
 	}
 	k.have = accepted(p.targetTable, k.have, undone)
+	r.exempt.apply(wantedUntracked(r.planner.owners, k.have, r.marks.marked, o.cfg), o.audit)
 	r.done(p.ops, undone)
 	o.bulk = p.ops.len() >= bulkChange
 	r.counters.Refused.Add(uint64(len(failed)))

@@ -65,6 +65,9 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 	if w := o.plan; w != nil && r.kernel.director != nil {
 		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running
 		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
+		if r.exempt.failing.text != "" {
+			next.Warnings = append(next.Warnings, "notrack: "+r.exempt.failing.text)
+		}
 	}
 	r.published.Store(&next)
 }

@@ -32,6 +32,9 @@ func (h noHost) LostAddress() bool { return false }
 func (h noHost) LostMarks() bool   { return false }
 func (h noHost) Uplink() error     { return nil }
 
+func (h noHost) Untrack(untracked) error { return nil }
+func (h noHost) LostUntracked() bool     { return false }
+
 func (h noHost) Mark(map[MarkedPort]uint32, []macAddress) error { return nil }
 
 func (h noHost) DeviceIndex(name string) int {

@@ -346,3 +346,125 @@ func TestLoopMarksNoPeers(t *testing.T) {
 		}
 	}
 }
+
+// exemptingHost notes what connection tracking is not to see.
+type exemptingHost struct {
+	notingHost
+	asked []string
+	lost  bool
+	err   error
+}
+
+func (h *exemptingHost) LostUntracked() bool { return h.lost }
+
+func (h *exemptingHost) Untrack(u untracked) error {
+	text := fmt.Sprintf("replies=%t tunnels=%v", u.Replies, u.Tunnels)
+	for _, p := range u.Ports {
+		text += fmt.Sprintf(" %s:%s", p.Address, p.Port)
+	}
+	h.asked, h.lost = append(h.asked, text), false
+	return h.err
+}
+
+// Exempt are the ports of the services that the kernel has, and of marks, until a service
+// has drained.
+func TestLoopNoTrack(t *testing.T) {
+	plain := testVIP(func(v *VIP) {
+		v.Name, v.Addresses, v.TCPServices = "plain", []netip.Addr{addr("10.0.0.9")}, ConfigMapName{}
+	})
+	edge := func(change func(*VIP)) VIP {
+		return testVIP(func(v *VIP) {
+			v.TCPServices, v.NoTrack = ConfigMapName{}, true
+			v.Ports = []Port{{53, UDP}, {80, TCP}}
+			change(v)
+		})
+	}
+	b := newBench(t, plain)
+	host := &exemptingHost{}
+	b.loop.host = host
+	configure := func(peers []macAddress, vips ...VIP) {
+		b.loop.config.Set(&Config{VIPs: vips, AuditInterval: 10 * time.Second, Marks: oneMarkRange, PeerMACs: peers})
+	}
+	c := testCluster(nil, readyPod("a", "10.1.0.1"))
+	b.loop.cluster.Set(c)
+	took := func(step string, want ...string) {
+		t.Helper()
+		if diff := cmp.Diff(want, host.asked); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", step, diff)
+		}
+		host.asked = nil
+	}
+	b.pass()
+	took("without notrack: the table of an earlier run goes", "replies=false tunnels=[]")
+	b.later(11 * time.Second)
+	took("an audit without notrack")
+
+	configure(nil, plain, edge(func(*VIP) {}))
+	b.pass()
+	took("notrack", "replies=false tunnels=[] 10.0.0.1:53/udp 10.0.0.1:80/tcp")
+	b.pass()
+	took("nothing new")
+	host.lost = true
+	b.pass()
+	took("lost", "replies=false tunnels=[] 10.0.0.1:53/udp 10.0.0.1:80/tcp")
+	b.later(11 * time.Second)
+	took("an audit", "replies=false tunnels=[] 10.0.0.1:53/udp 10.0.0.1:80/tcp")
+
+	b.kernel.conns[rowOf(service("10.0.0.1:80/tcp").ServiceKey, rows("10.1.0.1", 1)[0].RealServer)] = Connections{Active: 1}
+	configure(nil, plain, edge(func(v *VIP) { v.Ports = []Port{{443, TCP}} }))
+	b.pass()
+	took("port 80 drains, 53 is gone at once", "replies=false tunnels=[] 10.0.0.1:80/tcp 10.0.0.1:443/tcp")
+	b.kernel.conns = map[rowID]Connections{}
+	b.later(5 * time.Second)
+	took("it has drained", "replies=false tunnels=[] 10.0.0.1:443/tcp")
+
+	configure([]macAddress{{2}}, plain, edge(func(v *VIP) { v.OneMark = true }))
+	b.pass()
+	b.later(5 * time.Second)
+	took("one mark, and peers", "replies=true tunnels=[] 10.0.0.1:53/udp 10.0.0.1:80/tcp 10.0.0.1:443/tcp", "replies=true tunnels=[] 10.0.0.1:53/udp 10.0.0.1:80/tcp")
+
+	tunnel := func(v *VIP) { v.Forward, v.Tunnel = Tunnel, TunnelSettings{Type: TunnelGRE} }
+	configure(nil, plain, edge(tunnel), edge(func(v *VIP) {
+		tunnel(v)
+		v.Name, v.Addresses = "second", []netip.Addr{addr("10.0.0.2")}
+	}))
+	b.pass()
+	b.later(5 * time.Second)
+	if got := host.asked[len(host.asked)-1]; got != "replies=false tunnels=[gre] 10.0.0.1:53/udp 10.0.0.1:80/tcp 10.0.0.2:53/udp 10.0.0.2:80/tcp" {
+		t.Errorf("tunnels: %s", got)
+	}
+	host.asked = nil
+	configure(nil, plain)
+	b.pass()
+	took("without notrack again", "replies=false tunnels=[]")
+}
+
+// A host that cannot exempt is a warning, once, and no more.
+func TestLoopNoTrackRefused(t *testing.T) {
+	b := newBench(t, testVIP(func(v *VIP) { v.NoTrack, v.TCPServices = true, ConfigMapName{} }))
+	host := &exemptingHost{err: fmt.Errorf("modprobe nft_ct")}
+	b.loop.host = host
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	log := b.pass()
+	if n := strings.Count(log, `level=WARN msg="notrack could not be carried out: the VIPs are served, and connection tracking goes on" err="modprobe nft_ct"`); n != 1 {
+		t.Errorf("%d warnings in:\n%s", n, log)
+	}
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
+	state := b.loop.published.Load()
+	if state.Err != nil || !slices.Contains(state.Warnings, "notrack: modprobe nft_ct") {
+		t.Errorf("error %v, warnings %q", state.Err, state.Warnings)
+	}
+	calls := len(host.asked)
+	if log := b.pass(); log != "" || len(host.asked) != calls {
+		t.Errorf("asked %d times instead of %d without an audit, log:\n%s", len(host.asked), calls, log)
+	}
+	b.later(11 * time.Second)
+	if len(host.asked) == calls {
+		t.Error("not asked again by an audit")
+	}
+	host.err = nil
+	b.later(11 * time.Second)
+	if !strings.Contains(b.log.String(), `msg="notrack is carried out again"`) || len(b.loop.published.Load().Warnings) != 0 {
+		t.Errorf("warnings %q, log:\n%s", b.loop.published.Load().Warnings, b.log)
+	}
+}
