@@ -93,6 +93,10 @@ func (a Announcement) method() announceMethod {
 // byController reports whether the controller adds and removes the addresses.
 func (m announceMethod) byController() bool { return m.onUplink || m.onDummy }
 
+// maxTunnelled is for how many addresses of VIPs notrack exempts the outer packets of
+// tunnels: each packet in a tunnel is compared with all.
+const maxTunnelled = 32
+
 // VIP is one [[vip]]: a group of addresses that share ports and real servers.
 type VIP struct {
 	Name        string

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -362,18 +363,28 @@ func checkKeyLines(t *testing.T, lines keyLines, byNumber []string, path string,
 	}
 }
 
-// What IPVS keeps in connection tracking and what notrack keeps out of it contradict.
-func TestNoTrackAndSysctl(t *testing.T) {
+// What IPVS keeps in connection tracking and what notrack keeps out of it contradict, and
+// the rules for tunnels are bounded.
+func TestNoTrackWarnings(t *testing.T) {
 	vip := func(name, address, keys string) string {
 		return "[[vip]]\nname = '" + name + "'\naddresses = ['" + address + "']\nports = [80]\n" + keys
 	}
 	text := "[sysctl]\nconntrack = 1\n" + vip("a", "10.0.0.1", "") + vip("b", "10.0.0.2", "notrack = true\n")
-	for keys, want := range map[string]string{
+	tunnels := func(n int) (text string) {
+		for i := range n {
+			text += vip(fmt.Sprint("v", i), fmt.Sprint("10.0.1.", i), "forward = 'tunnel'\nnotrack = true\n")
+		}
+		return text
+	}
+	for text, want := range map[string]string{
 		text: "c.toml:11: vip[1].notrack: is true beside sysctl.conntrack = 1 (line 2), with which IPVS keeps its connections in connection tracking; want one of the two",
 		strings.Replace(text, "= 1\n", "= 0\n", 1): "",
 		strings.Replace(text, "notrack", "# ", 1):  "",
+		tunnels(32): "",
+		tunnels(34): `c.toml:198: vip[32].notrack: is true for more than 32 addresses with forward = "tunnel"; the outer packets of the others stay tracked`,
+		strings.ReplaceAll(tunnels(34), "notr", "#"): "",
 	} {
-		cfg, err := ParseConfig("c.toml", []byte(keys))
+		cfg, err := ParseConfig("c.toml", []byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -215,17 +215,31 @@ func (r *configReader) config(v value) *Config {
 	if sysctl := v.child("sysctl"); len(c.Sysctls) > 0 && !c.ManageSysctls {
 		sysctl.mistake("excludes manage_sysctls = false (line %d), want one of the two", v.child("manage_sysctls").line())
 	}
-	if c.Sysctls["conntrack"] == "1" {
-		for i := range c.VIPs {
-			if c.VIPs[i].NoTrack {
-				value{r: r, path: indexPath("vip", i) + ".notrack"}.warning("is true beside sysctl.conntrack = 1 (line %d), with which IPVS keeps its connections in connection tracking; want one of the two", v.child("sysctl").child("conntrack").line())
-			}
-		}
-	}
+	c.checkNoTrack(v)
 	if need := c.markCount(); uint64(c.Marks.Count) < need {
 		v.child("marks").child("count").mistake("is %d, want at least %d: one for each of groups and each one_mark", c.Marks.Count, need)
 	}
 	return c
+}
+
+// checkNoTrack warns of what notrack cannot do in the configuration at v.
+func (c *Config) checkNoTrack(v value) {
+	tunnelled := 0
+	for i := range c.VIPs {
+		vip, notrack := &c.VIPs[i], value{r: v.r, path: indexPath("vip", i) + ".notrack"}
+		if !vip.NoTrack {
+			continue
+		}
+		if c.Sysctls["conntrack"] == "1" {
+			notrack.warning("is true beside sysctl.conntrack = 1 (line %d), with which IPVS keeps its connections in connection tracking; want one of the two", v.child("sysctl").child("conntrack").line())
+		}
+		if vip.Forward != Tunnel {
+			continue
+		}
+		if tunnelled += len(vip.Addresses); tunnelled > maxTunnelled && tunnelled-len(vip.Addresses) <= maxTunnelled {
+			notrack.warning("is true for more than %d addresses with forward = \"tunnel\"; the outer packets of the others stay tracked", maxTunnelled)
+		}
+	}
 }
 
 // directory is a setting with the path of a directory, which dst has a default for.

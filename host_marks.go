@@ -82,7 +82,7 @@ func markMap(name string, address nftables.SetDatatype, family addressFamily) po
 
 // markRule looks the packet's address, protocol and port up in the map.
 func (s *portSet) markRule() tableRule {
-	rule := append(s.family.ofFamily(), s.family.key(fromHeader(s.family.daddr, s.family.address), &expr.Meta{Key: expr.MetaKeyL4PROTO}, fromTransport(2, 2))...)
+	rule := append(s.family.ofFamily(), s.family.key(fromHeader(s.family.daddr, s.family.address), fromTransport(2, 2))...)
 	return append(rule,
 		&expr.Lookup{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, IsDestRegSet: true, SetName: s.Name},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: unix.NFT_REG_1})

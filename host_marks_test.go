@@ -173,7 +173,7 @@ func FuzzNftElements(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer conn.CloseLasting()
-		for _, form := range []tableForm{markForm(nil), untrackedForm(untracked{Tunnels: []TunnelSettings{{}}})} {
+		for _, form := range []tableForm{markForm(nil), untrackedForm(untracked{Tunnels: []tunnelledVIP{{Address: addr("10.0.0.1")}}})} {
 			var all []markElement
 			for i := range form.sets {
 				var elements []nftables.SetElement

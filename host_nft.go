@@ -65,17 +65,15 @@ func (s *portSet) word() string {
 // addressFamily is where a packet of one address family has its addresses. Offsets are
 // those in the IP header.
 type addressFamily struct {
-	nfproto  byte
-	saddr    uint32
-	daddr    uint32
-	protocol uint32 // of the next header
-	address  uint32 // length of an address
-	header   uint32 // length of the header without options
+	nfproto byte
+	saddr   uint32
+	daddr   uint32
+	address uint32 // length of an address
 }
 
 var (
-	family4 = addressFamily{nfproto: unix.NFPROTO_IPV4, saddr: 12, daddr: 16, protocol: 9, address: 4, header: 20}
-	family6 = addressFamily{nfproto: unix.NFPROTO_IPV6, saddr: 8, daddr: 24, protocol: 6, address: 16, header: 40}
+	family4 = addressFamily{nfproto: unix.NFPROTO_IPV4, saddr: 12, daddr: 16, address: 4}
+	family6 = addressFamily{nfproto: unix.NFPROTO_IPV6, saddr: 8, daddr: 24, address: 16}
 )
 
 // newTableForm is a form without rules. All tables are of family inet.
@@ -102,15 +100,15 @@ func keyType(address nftables.SetDatatype) nftables.SetDatatype {
 	return nftables.MustConcatSetType(address, nftables.TypeInetProto, nftables.TypeInetService)
 }
 
-// key loads the packet's address, protocol and port into the registers of a set's key.
+// key loads an address, the protocol and a port of the packet into the registers of a set's key.
 // Registers have the numbers that the kernel shows in a dump.
-func (f *addressFamily) key(address, protocol, port expr.Any) []expr.Any {
+func (f *addressFamily) key(address, port expr.Any) []expr.Any {
 	words := f.address / 4
 	second := uint32(unix.NFT_REG32_00) + words
 	if words == 4 {
 		second = unix.NFT_REG_2 // the same place under its older name
 	}
-	return []expr.Any{into(unix.NFT_REG_1, address), into(second, protocol), into(unix.NFT_REG32_00+words+1, port)}
+	return []expr.Any{into(unix.NFT_REG_1, address), into(second, &expr.Meta{Key: expr.MetaKeyL4PROTO}), into(unix.NFT_REG32_00+words+1, port)}
 }
 
 // into makes load, which reads something of a packet, put it into register.

@@ -7,9 +7,9 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -22,9 +22,15 @@ const untrackedTableName = "lvs-controller-notrack"
 
 // untracked is which packets connection tracking does not see.
 type untracked struct {
-	Ports   []MarkedPort     // packets to them; sorted
-	Replies bool             // and what this host answers from them, as a real server
-	Tunnels []TunnelSettings // and the outer packets in which IPVS sends them; no type and settings twice
+	Ports   []MarkedPort   // packets to them; sorted
+	Replies bool           // and what this host answers from them, as a real server
+	Tunnels []tunnelledVIP // and the outer packets in which IPVS sends them, at most maxTunnelled
+}
+
+// tunnelledVIP is an address whose packets IPVS sends in a tunnel.
+type tunnelledVIP struct {
+	Address netip.Addr
+	Tunnel  TunnelSettings
 }
 
 // equal reports whether u and o make the same table.
@@ -87,7 +93,14 @@ func (u untracked) elements() map[MarkedPort]uint32 {
 //
 // The outer packets of a tunnel come to the output hook as the director's own, and are
 // tracked there: by GUE one connection for each source port, so one for each flow. The
-// rules look into the tunnel and exempt what has a packet to one of the ports in it.
+// rules look into the tunnel, and exempt what has a packet to the VIP in it: for 10.0.0.1
+//
+//	meta l4proto ipencap @th,128,32 0xa000001 notrack
+//	meta l4proto gre @th,160,32 0xa000001 notrack
+//	udp dport 6080 @th,224,32 0xa000001 notrack
+//
+// Not in a set, because nft cannot read that again where it lists it. To a VIP's
+// address, nothing but IPVS sends what comes out of such a tunnel.
 //
 // A director that is a real server too, and gets packets from a peer, answers them
 // from the VIP. Connection tracking would find these answers invalid, because it has
@@ -99,13 +112,13 @@ func untrackedForm(u untracked) tableForm {
 	var in, out []tableRule
 	for i := range f.sets {
 		s := &f.sets[i]
-		in = append(in, s.notrack(s.family.ofFamily(), fromHeader(s.family.daddr, s.family.address), &expr.Meta{Key: expr.MetaKeyL4PROTO}, fromTransport(2, 2)))
+		in = append(in, s.notrack(fromHeader(s.family.daddr, s.family.address), fromTransport(2, 2)))
 		if u.Replies {
-			out = append(out, s.notrack(s.family.ofFamily(), fromHeader(s.family.saddr, s.family.address), &expr.Meta{Key: expr.MetaKeyL4PROTO}, fromTransport(0, 2)))
+			out = append(out, s.notrack(fromHeader(s.family.saddr, s.family.address), fromTransport(0, 2)))
 		}
-		for _, t := range u.Tunnels {
-			out = append(out, s.tunnelRules(t)...)
-		}
+	}
+	for _, t := range u.Tunnels {
+		out = append(out, t.rules()...)
 	}
 	f.chain("prerouting", nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, in)
 	if len(out) > 0 {
@@ -118,48 +131,38 @@ func servedSet(name string, address nftables.SetDatatype, family addressFamily) 
 	return portSet{nftables.Set{Name: name, KeyType: keyType(address)}, family}
 }
 
-// notrack is a rule: packets that match, and whose key is in the set, are not tracked.
-func (s *portSet) notrack(match []expr.Any, address, protocol, port expr.Any) tableRule {
-	rule := append(match, s.family.key(address, protocol, port)...)
+// notrack is a rule: packets whose address, protocol and port are in the set are not
+// tracked.
+func (s *portSet) notrack(address, port expr.Any) tableRule {
+	rule := append(s.family.ofFamily(), s.family.key(address, port)...)
 	return append(rule, &expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: s.Name}, &expr.Notrack{})
 }
 
-// tunnelRules are the rules for packets of the set's family in the tunnel t. Offsets
-// are those behind the outer IP header, and as IPVS builds them: ip_vs_tunnel_xmit,
-// ipvs_gue_encap and ipvs_gre_encap. A packet of another program that is no tunnel of
-// IPVS could be taken for one only if it had a VIP's address, protocol and port just
-// there.
-func (s *portSet) tunnelRules(t TunnelSettings) []tableRule {
-	protocol, etherType := byte(unix.IPPROTO_IPIP), uint16(unix.ETH_P_IP)
-	if s.family.nfproto == unix.NFPROTO_IPV6 {
-		protocol, etherType = unix.IPPROTO_IPV6, unix.ETH_P_IPV6
+// rules exempt the outer packets. Offsets are those behind the outer IP header, and as
+// IPVS builds them: ip_vs_tunnel_xmit, ipvs_gue_encap and ipvs_gre_encap.
+func (v tunnelledVIP) rules() []tableRule {
+	f, protocol := &family4, byte(unix.IPPROTO_IPIP)
+	if v.Address.Is6() {
+		f, protocol = &family6, unix.IPPROTO_IPV6
 	}
-	inner := func(at uint32, match ...expr.Any) tableRule {
-		f := &s.family
-		return s.notrack(match, fromTransport(at+f.daddr, f.address), fromTransport(at+f.protocol, 1), fromTransport(at+f.header+2, 2))
+	rule := func(protocol byte, header uint32, more ...expr.Any) tableRule {
+		r := append(is(&expr.Meta{Key: expr.MetaKeyL4PROTO}, protocol), more...)
+		r = append(r, is(fromTransport(header+f.daddr, f.address), v.Address.AsSlice()...)...)
+		return append(r, &expr.Notrack{})
 	}
-	outer := func(protocol byte, more ...[]expr.Any) []expr.Any {
-		return append(is(&expr.Meta{Key: expr.MetaKeyL4PROTO}, protocol), slices.Concat(more...)...)
-	}
-	switch t.Type {
-	case TunnelGRE:
-		flags, size := uint16(0), uint32(4)
-		if t.Flags == TunnelChecksum {
-			flags, size = 0x8000, 8
-		}
-		header := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, flags), etherType)
-		return []tableRule{inner(size, outer(unix.IPPROTO_GRE, is(fromTransport(0, 4), header...))...)}
-	case TunnelGUE:
-		const udp = 8
-		port := binary.BigEndian.AppendUint16(nil, t.Port)
-		gue := func(options byte) tableRule { // in units of four bytes
-			return inner(udp+4+4*uint32(options), outer(unix.IPPROTO_UDP, is(fromTransport(2, 2), port...), is(fromTransport(udp, 2), options, protocol))...)
-		}
-		rules := []tableRule{gue(0)}
+	switch t := v.Tunnel; {
+	case t.Type == TunnelGRE && t.Flags == TunnelChecksum:
+		return []tableRule{rule(unix.IPPROTO_GRE, 8)}
+	case t.Type == TunnelGRE:
+		return []tableRule{rule(unix.IPPROTO_GRE, 4)}
+	case t.Type == TunnelGUE:
+		const header, option = 8 + 4, 8 // UDP and GUE; the option is there while a packet's checksum is not complete
+		port := func() []expr.Any { return is(fromTransport(2, 2), byte(t.Port>>8), byte(t.Port)) }
+		rules := []tableRule{rule(unix.IPPROTO_UDP, header, port()...)}
 		if t.Flags == TunnelRemoteChecksum {
-			rules = append(rules, gue(2)) // where the packet's checksum is not complete
+			rules = append(rules, rule(unix.IPPROTO_UDP, header+option, port()...))
 		}
 		return rules
 	}
-	return []tableRule{inner(0, outer(protocol)...)}
+	return []tableRule{rule(protocol, 0)}
 }

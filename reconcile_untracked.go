@@ -20,8 +20,10 @@ func wantedUntracked(owners owners, have shards, marked map[MarkedPort]uint32, c
 			continue
 		}
 		some = true
-		if tunnel := v.Tunnel.effective(v.Forward); v.Forward == Tunnel && !slices.Contains(u.Tunnels, tunnel) {
-			u.Tunnels = append(u.Tunnels, tunnel)
+		if v.Forward == Tunnel {
+			for _, a := range v.Addresses[:min(len(v.Addresses), maxTunnelled-len(u.Tunnels))] {
+				u.Tunnels = append(u.Tunnels, tunnelledVIP{a, v.Tunnel.effective(v.Forward)})
+			}
 		}
 	}
 	if !some {

@@ -430,7 +430,7 @@ func TestLoopNoTrack(t *testing.T) {
 	}))
 	b.pass()
 	b.later(5 * time.Second)
-	if got := host.asked[len(host.asked)-1]; got != "replies=false tunnels=[gre] 10.0.0.1:53/udp 10.0.0.1:80/tcp 10.0.0.2:53/udp 10.0.0.2:80/tcp" {
+	if got := host.asked[len(host.asked)-1]; got != "replies=false tunnels=[{10.0.0.1 gre} {10.0.0.2 gre}] 10.0.0.1:53/udp 10.0.0.1:80/tcp 10.0.0.2:53/udp 10.0.0.2:80/tcp" {
 		t.Errorf("tunnels: %s", got)
 	}
 	host.asked = nil
@@ -461,6 +461,13 @@ func TestLoopNoTrackRefused(t *testing.T) {
 	b.later(11 * time.Second)
 	if len(host.asked) == calls {
 		t.Error("not asked again by an audit")
+	}
+	b.loop.config.Set(&Config{VIPs: []VIP{testVIP()}, AuditInterval: 10 * time.Second})
+	b.pass()
+	calls = len(host.asked)
+	b.later(11 * time.Second)
+	if len(host.asked) == calls {
+		t.Error("not asked again by an audit after notrack was removed")
 	}
 	host.err = nil
 	b.later(11 * time.Second)

@@ -4,6 +4,7 @@ package director
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -64,7 +65,8 @@ var elementsOf = regexp.MustCompile(`elements = \{ ([^}]*) \}`)
 
 // listed is what nft lists, without its layout and with sorted elements.
 func listed(text string) string {
-	return elementsOf.ReplaceAllStringFunc(strings.Join(strings.Fields(text), " "), func(s string) string {
+	text = strings.ReplaceAll(strings.Join(strings.Fields(text), " "), "elements = { } ", "")
+	return elementsOf.ReplaceAllStringFunc(text, func(s string) string {
 		return "elements = { " + sorted(elementsOf.FindStringSubmatch(s)[1]) + " }"
 	})
 }
@@ -80,6 +82,9 @@ func sorted(elements string) string {
 func exemptions(r *rig) string {
 	out, err := r.director.Try("nft", "list", "table", "inet", "lvs-controller-notrack")
 	if err != nil {
+		if !strings.Contains(err.Error(), "No such file or directory") {
+			r.Fatalf("nft list: %v\n%s", err, out)
+		}
 		return ""
 	}
 	return listed(out)
@@ -155,8 +160,28 @@ func TestKernelNoTrack(t *testing.T) {
 		}
 	}
 
+	// errors has the client answer with an ICMP error, and says what state it is in.
+	errors := func() {
+		t.Helper()
+		lab.Within(t, 10*time.Second, func() string {
+			client.Do(func() {
+				if conn, err := net.Dial("udp", "10.0.0.100:53"); err == nil {
+					conn.Write([]byte("and gone before the answer"))
+					conn.Close()
+				}
+			})
+			time.Sleep(200 * time.Millisecond)
+			got := take()
+			if !strings.Contains(got["invalid"], "icmp") || strings.Contains(got["related"], "icmp") {
+				return fmt.Sprintf("an ICMP error about a service's packets: %v, want it invalid", got)
+			}
+			return ""
+		})
+	}
+
 	const udpAndTCP = "ports = [\"80/tcp\", \"443/tcp\", \"53/udp\"]\n"
 	configure(udpAndTCP)
+	client.Run("ping", "-c", "1", "-W", "5", r.director.IPv4.String()) // so that one connection is tracked
 	r.start()
 	r.ready("ready")
 	lab.Within(t, 20*time.Second, func() string {
@@ -167,7 +192,8 @@ func TestKernelNoTrack(t *testing.T) {
 	})
 	r.logged(1, "connection tracking sees each packet to some VIPs")
 	t.Log("step: as the kernel comes: no packet that IPVS forwards is ever established")
-	seen(map[string]string{"new": "tcp . 80, tcp . 8080, udp . 53", "established": "tcp . 8080"})
+	seen(map[string]string{"new": "tcp . 80, tcp . 8080, udp . 53", "invalid": "tcp . 80", "established": "tcp . 8080"}) // invalid: the FIN
+	errors()
 	if got := exemptions(r); got != "" {
 		t.Errorf("a table without notrack:\n%s", got)
 	}
@@ -180,6 +206,7 @@ func TestKernelNoTrack(t *testing.T) {
 	r.logged(1, `msg="exemptions from connection tracking changed" table="inet lvs-controller-notrack" change="add 53/udp, 80/tcp, 443/tcp of 10.0.0.100; add 53/udp, 80/tcp, 443/tcp of 2001:db8::100" why=configured`)
 	exempt := map[string]string{"untracked": "tcp . 80, udp . 53", "new": "tcp . 8080", "established": "tcp . 8080"}
 	seen(exempt)
+	errors()
 	if out := r.director.Run("cat", "/proc/net/nf_conntrack"); strings.Contains(out, "dst=10.0.0.100 sport=53") || strings.Contains(out, "dport=80 ") {
 		t.Errorf("tracked all the same:\n%s", out)
 	}
@@ -292,10 +319,15 @@ func TestKernelNoTrackTunnel(t *testing.T) {
 				table := r.director.Table()
 				kind, _, _ := strings.Cut(strings.TrimPrefix(tunnel.node[1], "-"), " ")
 				if !strings.Contains(table, "--tun-type "+kind) || notrack != strings.Contains(exemptions(r), "chain output") {
-					return "not configured yet:\n" + table + exemptions(r)
+					return "not configured yet:\n" + table + exemptions(r) + r.process.Log()
 				}
 				return ""
 			})
+			if notrack {
+				all := r.director.Run("nft", "list", "table", "inet", "lvs-controller-notrack")
+				t.Log(all)
+				nft(r, "delete table inet lvs-controller-notrack\n"+all) // nft can read what it lists
+			}
 			time.Sleep(time.Second) // the settings of the tunnel may be under way
 			take()
 			for _, url := range []string{"http://10.0.0.100/", "http://[2001:db8::100]/"} {
@@ -323,4 +355,40 @@ func TestKernelNoTrackTunnel(t *testing.T) {
 		}
 		node.Run(append(realserver, "-remove")...)
 	}
+	if n := r.process.CountLog("repaired"); n > 0 {
+		t.Errorf("what nft has listed and read again is not ours: %d repairs\n%s", n, r.process.Log())
+	}
+}
+
+// Two directors that are real servers too, behind a firewall that drops what connection
+// tracking calls invalid: what one hands to the other is answered.
+func TestKernelNoTrackPeers(t *testing.T) {
+	of(t, "kernel")
+	a := newRig(t)
+	b := &rig{T: t, lab: a.lab, director: a.lab.Host("second", 3), dir: t.TempDir()}
+	client := a.lab.Host("client", 5)
+	for _, r := range []*rig{a, b} {
+		r.director.Serve(80)
+		r.director.Run(controller(), "realserver", "-vip", "10.0.0.100", "-state", filepath.Join(t.TempDir(), "rs.json"))
+		nft(r, `add table inet fw
+			add chain inet fw in { type filter hook input priority 0; policy drop; }
+			add rule inet fw in ct state established,related accept
+			add rule inet fw in ct state untracked ip daddr 10.0.0.100 tcp dport 80 accept
+			add rule inet fw in iif lo accept
+			add chain inet fw out { type filter hook output priority 0; }
+			add rule inet fw out ct state invalid drop`)
+		r.write("config.toml", r.configHead()+fmt.Sprintf("peer_macs = [%q, %q]\n", mac(a.director), mac(b.director))+
+			"[[vip]]\nname = \"edge\"\naddresses = [\"10.0.0.100\"]\nports = [80]\none_mark = true\nnotrack = true\nscheduler = \"rr\"\n"+
+			"real_servers = [{address = \"10.0.0.2\"}, {address = \"10.0.0.3\"}]\n")
+		r.start()
+		becomes(r, noTrackTable("10.0.0.100 . tcp . 80", "", "ip saddr . meta l4proto . th sport @served4 notrack ip6 saddr . meta l4proto . th sport @served6 notrack"))
+	}
+	a.director.Run("ip", "address", "replace", "10.0.0.100/32", "dev", "eth0")
+	a.director.Announce(netip.MustParseAddr("10.0.0.100"))
+	lab.Within(t, 20*time.Second, func() string {
+		if got := client.Curl(4, "http://10.0.0.100/"); got["director"] != 2 || got["second"] != 2 {
+			return fmt.Sprintf("answers %v, want two of each", got)
+		}
+		return ""
+	})
 }
