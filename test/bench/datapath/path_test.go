@@ -169,12 +169,20 @@ table inet firewall {
 }
 `
 
-// notrack exempts the VIP from connection tracking.
+// notrack exempts the VIP from connection tracking, as the controller does with notrack.
 var notrack = fmt.Sprintf(`
-table ip raw {
+table inet lvs-controller-notrack {
+	set served4 {
+		type ipv4_addr . inet_proto . inet_service
+		elements = { %[1]s . udp . %[2]d, %[1]s . udp . %[3]d }
+	}
+	set served6 {
+		type ipv6_addr . inet_proto . inet_service
+	}
 	chain prerouting {
-		type filter hook prerouting priority raw
-		ip daddr %s udp dport { %d, %d } notrack
+		type filter hook prerouting priority raw; policy accept;
+		ip daddr . meta l4proto . th dport @served4 notrack
+		ip6 daddr . meta l4proto . th dport @served6 notrack
 	}
 }
 `, vip, port, port+1)
