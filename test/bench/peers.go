@@ -56,7 +56,7 @@ programs run in the virtual machine, one after the other.
 func (r *run) peers(ctx context.Context) error {
 	timeout := 300
 	if r.long {
-		timeout = 1200
+		timeout = 1800
 	}
 	proxy := filepath.Join(r.kube, "kube-proxy")
 	line := []string{"-bin", r.kube, "-binary", r.binary, "-pods", "0", "-timeout", strconv.Itoa(timeout), "-api-flag", "--service-cluster-ip-range=" + cluster.ServiceRange,

@@ -60,7 +60,7 @@ func ownJoins(b *peerBench) joins {
 // reloadJoins are fewer where each takes many seconds.
 func reloadJoins(b *peerBench) joins {
 	if b.count >= manyServices {
-		return joins{all: 5, single: 5}
+		return joins{single: 5}
 	}
 	return ownJoins(b)
 }
