@@ -76,7 +76,10 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	if src == nil {
 		return code
 	}
-	h := &doctorHost{file: cmp.Or(src.path, "command line"), memory: hostMemory(), ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool }}
+	h := &doctorHost{
+		file: cmp.Or(src.path, "command line"), memory: hostMemory(), tracking: trackingActive,
+		ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool },
+	}
 	if h.cfg, h.configErr = src.load(); h.configErr != nil {
 		h.cfg = defaultConfig()
 	}

@@ -34,6 +34,7 @@ type doctorHost struct {
 	uplinkErr error  // why
 	memory    uint64
 	ethtool   func(device string) (deviceFacts, error)
+	tracking  func(is6 bool) bool // trackingActive
 }
 
 // read returns the content of a file without the white space around it.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +22,7 @@ import (
 // fitHost is a director with which nothing is wrong: eight CPUs, and a VLAN over a bond
 // of two cards with four queues each.
 func fitHost() (*doctorHost, map[string]string, map[string]deviceFacts) {
-	h := &doctorHost{cfg: defaultConfig(), file: "config.toml", uplink: "bond0.100", memory: 16 << 30}
+	h := &doctorHost{cfg: defaultConfig(), file: "config.toml", uplink: "bond0.100", memory: 16 << 30, tracking: func(bool) bool { return false }}
 	files := map[string]string{
 		"/sys/class/net/bond0.100/lower_bond0":       "-> ../bond0",
 		"/sys/class/net/bond0/lower_eth0":            "-> ../eth0",
@@ -30,7 +31,6 @@ func fitHost() (*doctorHost, map[string]string, map[string]deviceFacts) {
 		"/sys/module/ip_vs/parameters/conn_tab_bits": "20",
 		"/sys/module/ip_vs/initstate":                "live",
 		"/proc/sys/kernel/osrelease":                 "6.1.0-25-amd64",
-		"/proc/sys/net/netfilter/nf_conntrack_count": "0",
 		"/proc/sys/net/core/netdev_max_backlog":      "1000",
 		"/proc/sys/net/core/netdev_budget":           "300",
 		"/proc/sys/net/core/netdev_budget_usecs":     "8000",
@@ -91,7 +91,7 @@ func (h *doctorHost) layOut(t *testing.T, files map[string]string) {
 const fitText = `OK    configuration     config.toml is valid
 OK    uplink            bond0.100, over bond0, eth0, eth1
 OK    connection table  2^20 buckets
-OK    conntrack         no connection is tracked
+OK    conntrack         connections are not tracked on this host
 OK    receive queues    eth0: 4 queues, RPS off: 4 of 8 CPUs take packets
 OK    receive queues    eth1: 4 queues, RPS off: 4 of 8 CPUs take packets
 OK    send queues       eth0: 4 queues, XPS uses 4
@@ -179,9 +179,24 @@ var doctorCases = []struct {
 		h.cfg.ConnectionTableBits = 24
 	}, "OK    connection table  2^20 buckets\n"},
 
-	{"conntrack", "active", func(_ *doctorHost, files map[string]string, _ map[string]deviceFacts) {
-		files["/proc/sys/net/netfilter/nf_conntrack_count"] = "4711"
-	}, "WARN  conntrack         active, 4711 tracked connections: about a quarter more time per packet\n"},
+	{"conntrack", "active, no VIP", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
+		h.tracking = func(bool) bool { return true }
+	}, "WARN  conntrack         active: a VIP without notrack costs about a quarter more time per packet\n"},
+	{"conntrack", "active for IPv4", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
+		h.tracking = func(is6 bool) bool { return !is6 }
+		h.cfg.VIPs = []VIP{
+			{Name: "web", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
+			{Name: "exempt", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}, NoTrack: true},
+			{Name: "six", Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}},
+		}
+	}, `WARN  conntrack         active: about a quarter more time per packet for 1 VIP (web)
+      # a firewall's rules for these VIPs have to accept untracked packets first: docs/tuning.md, Connection tracking
+      # then, in config.toml, in each [[vip]]: notrack = true
+`},
+	{"conntrack", "active, and each VIP is exempt", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
+		h.tracking = func(bool) bool { return true }
+		h.cfg.VIPs = []VIP{{Name: "web", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, NoTrack: true}}
+	}, "OK    conntrack         active, but it does not see the packets of a VIP\n"},
 
 	{"receive queues", "one queue of one, and one of eight", func(_ *doctorHost, files map[string]string, facts map[string]deviceFacts) {
 		maps.DeleteFunc(files, func(path, _ string) bool {
@@ -389,7 +404,7 @@ func TestDoctor(t *testing.T) {
 // On a host of which nothing can be read, each check still ends, and nothing has failed
 // but what cannot be seen.
 func TestDoctorOnNothing(t *testing.T) {
-	h := &doctorHost{cfg: defaultConfig(), root: t.TempDir(), uplinkErr: errors.New("none"), ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool }}
+	h := &doctorHost{cfg: defaultConfig(), root: t.TempDir(), uplinkErr: errors.New("none"), tracking: func(bool) bool { return false }, ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool }}
 	var out strings.Builder
 	if code := h.examine(&out); code != exitOK || !strings.Contains(out.String(), "0 FAIL") {
 		t.Errorf("exit code %d:\n%s", code, &out)

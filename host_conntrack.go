@@ -1,7 +1,7 @@
 // Whether the kernel's connection tracking (nf_conntrack) sees the packets that come to
 // this host.
 //
-// Used by main.go. It only reads.
+// Used by cmd*.go and main.go. It only reads.
 
 package main
 
