@@ -21,10 +21,10 @@ import (
 
 // Of include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_hook.h.
 const (
-	subsystemHook    = 12 // NFNL_SUBSYS_HOOK
-	hookMessage      = subsystemHook<<8 | 0
-	hookNumber       = 1 // NFNLA_HOOK_HOOKNUM, be32
-	hookFunctionName = 4 // NFNLA_HOOK_FUNCTION_NAME
+	subsystemHook    = 12                 // NFNL_SUBSYS_HOOK
+	hookMessage      = subsystemHook << 8 // NFNL_MSG_HOOK_GET = 0
+	hookNumber       = 1                  // NFNLA_HOOK_HOOKNUM, be32
+	hookFunctionName = 4                  // NFNLA_HOOK_FUNCTION_NAME
 )
 
 const (
