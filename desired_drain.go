@@ -1,7 +1,7 @@
 // How a real server leaves: it is quiesced first, and removed when it has no
 // connections left or its deadline has passed.
 //
-// Used by reconcile*.go and cmd_status.go. computeTarget runs between desired and diff.
+// Used by reconcile*.go and cmd_diff.go. computeTarget runs between desired and diff.
 // Pure: the kernel's table, the counts, the drains and the time go in; the table to
 // reach and its drains come out. It does not write to its inputs.
 

@@ -1,7 +1,7 @@
 // The nftables table that puts a firewall mark on the packets of a port group
 // before IPVS sees them.
 //
-// Used by cmd_status.go and host.go. host_nft.go keeps the table so. A packet to any
+// Used by cmd_diff.go and host.go. host_nft.go keeps the table so. A packet to any
 // other port keeps its mark.
 
 package main

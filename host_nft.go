@@ -1,7 +1,7 @@
 // An nftables table of the controller, whose sets have ports of VIPs. There are two
 // such tables: host_marks.go and host_notrack.go say what is in them.
 //
-// Used by host*.go, reconcile_untracked.go, cmd_status.go and main.go. The reconcile loop
+// Used by host*.go, reconcile_untracked.go, cmd_diff.go and main.go. The reconcile loop
 // comes here through host.go, and Follow wakes it when another program changes the
 // table. It changes and deletes no nftables table except the controller's own.
 

@@ -1,7 +1,7 @@
 // The nftables table that exempts the packets of VIPs with notrack = true from the
 // kernel's connection tracking.
 //
-// Used by cmd_status.go, host.go and reconcile*.go. host_nft.go keeps the table so. A
+// Used by cmd_diff.go, host.go and reconcile*.go. host_nft.go keeps the table so. A
 // packet that is for another address, protocol or port is tracked as before.
 
 package main

@@ -1,6 +1,6 @@
 // The planner: from what is known of everything, what a pass is to do.
 //
-// Used by cmd_status.go. The loop and the sub-command diff share it, so that diff
+// Used by cmd_diff.go. The loop and the sub-command diff share it, so that diff
 // shows what a controller would do. It reads no clock, does no I/O and logs
 // nothing; what it remembers is in the state, which the loop saves.
 

@@ -1,7 +1,7 @@
 // Which packets connection tracking does not see: those of the services that the kernel
 // has for VIPs with notrack = true.
 //
-// Used by cmd_status.go, reconcile.go and reconcile_apply.go. A host that cannot exempt
+// Used by cmd_diff.go, reconcile.go and reconcile_apply.go. A host that cannot exempt
 // them is a warning and no more: connection tracking costs time, and the VIP is served
 // all the same.
 
