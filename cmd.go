@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -32,7 +31,9 @@ const defaultConfigPath = "/etc/lvs-controller/config.toml"
 const usage = `lvs-controller brings outside traffic to the ready hostNetwork ingress pods of
 a Kubernetes cluster through the kernel's IPVS, in direct routing.
 
-  lvs-controller -config FILE            run
+  lvs-controller -config FILE [-log-format text|json|journal]
+                 [-log-level debug|info|warn|error]
+                                         run
   lvs-controller -config FILE -cleanup   remove from the kernel what the controller
                                          put there
   lvs-controller check [-all] -config FILE
@@ -217,13 +218,4 @@ func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code
 		return nil, nil, fail(fs.Output(), err)
 	}
 	return src, cfg, exitOK
-}
-
-// newLogger writes text lines to w, from level info or, with debug, all.
-func newLogger(w io.Writer, debug bool) *slog.Logger {
-	level := slog.LevelInfo
-	if debug {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }

@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -78,24 +79,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // runDirector is the controller itself.
 func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 	fs := newFlags("lvs-controller", stderr)
-	debug := fs.Bool("debug", false, "log more")
+	logging := logFlags(fs)
 	cleanup := fs.Bool("cleanup", false, "remove from the kernel what the controller put there, and exit")
 	src, cfg, code := configured(fs, args)
 	if cfg == nil {
 		return code
 	}
 	signal.Ignore(syscall.SIGPIPE) // a reader of the log that ends does not end the director
-	queue := newLogQueue(stderr)
-	defer queue.close(logPatience)
-	log := newLogger(queue, *debug)
+	log := logging.open(stderr)
+	defer log.queue.close(logPatience)
 	dir := &stateDir{path: cfg.StateDir}
-	lock, err := dir.lock(log)
+	lock, err := dir.lock(log.Logger)
 	if err != nil {
 		log.Error("cannot start", "err", err)
 		return exitFailure
 	}
 	defer lock.Close()
-	release, err := lockNamespace(log)
+	release, err := lockNamespace(log.Logger)
 	if err != nil {
 		log.Error("cannot start", "err", err)
 		return exitFailure
@@ -107,7 +107,7 @@ func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 		}
 	}
 	if *cleanup {
-		if err := cleanUp(ctx, log, cfg, dir); err != nil {
+		if err := cleanUp(ctx, log.Logger, cfg, dir); err != nil {
 			log.Error("not everything could be removed", "err", err)
 			return exitFailure
 		}
@@ -116,12 +116,41 @@ func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
-	logWarnings(log, cfg)
-	if err := direct(ctx, log, queue, src, cfg, dir); err != nil {
+	logWarnings(log.Logger, cfg)
+	if err := direct(ctx, log, src, cfg, dir); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
 	}
 	return exitOK
+}
+
+// logSettings are what flags say about the log.
+type logSettings struct {
+	format string
+	level  slog.Level
+	debug  bool
+}
+
+// logFlags adds the flags about the log to fs.
+func logFlags(fs *flag.FlagSet) *logSettings {
+	s := &logSettings{format: logText}
+	fs.BoolVar(&s.debug, "debug", false, "log more: the same as -log-level debug")
+	fs.Func("log-format", "`text`, json or journal: the journal's has priorities and no time (default text)", func(name string) (err error) {
+		s.format, err = parseLogFormat(name)
+		return err
+	})
+	fs.Func("log-level", "least `level` that is logged: debug, info, warn or error (default info); SIGUSR1 changes to debug and back", func(name string) (err error) {
+		s.level, err = parseLogLevel(name)
+		return err
+	})
+	return s
+}
+
+func (s *logSettings) open(w io.Writer) *programLog {
+	if s.debug {
+		s.level = slog.LevelDebug
+	}
+	return openLog(w, s.format, s.level)
 }
 
 // program is a running director.
@@ -136,15 +165,18 @@ type program struct {
 }
 
 // direct runs a director until ctx ends.
-func direct(ctx context.Context, log *slog.Logger, queue *logQueue, src *source, cfg *Config, dir *stateDir) error {
+func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir *stateDir) error {
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
-	p := newProgram(log, queue.Lost, cfg, openState(dir, log))
+	p := newProgram(log.Logger, log.queue.Lost, cfg, openState(dir, log.Logger))
 	p.publish(cfg)
 	// Also without a file to reload: if nothing received SIGHUP, it would end the
 	// process.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, syscall.SIGUSR1)
+	defer signal.Stop(usr1)
 	onHup := func(ctx context.Context) error {
 		for {
 			select {
@@ -158,7 +190,7 @@ func direct(ctx context.Context, log *slog.Logger, queue *logQueue, src *source,
 	if cfg.Path != "" {
 		onHup = p.watchConfig(src, cfg, hup).Run
 	}
-	p.tasks = append(p.tasks, onHup)
+	p.tasks = append(p.tasks, onHup, func(ctx context.Context) error { return log.level.follow(ctx, usr1) })
 	err := p.run(ctx)
 	log.Info("stopped; the kernel goes on forwarding")
 	return err

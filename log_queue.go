@@ -1,12 +1,11 @@
 // A bounded queue before the log's reader, so that no part of the program waits for it.
 //
-// Used by main.go. A reader that is slow, or does not read at all, costs lines,
+// Used by log.go and main.go. A reader that is slow, or does not read at all, costs lines,
 // which are counted, and never time. It knows nothing of what the lines say.
 
 package main
 
 import (
-	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -18,9 +17,10 @@ const queuedLog = 16 << 20
 
 // logQueue is an io.Writer whose writes do not wait. Each write is one line.
 type logQueue struct {
-	out   io.Writer
-	wake  chan struct{} // rung for a line
-	ended chan struct{} // closed when all is written after close
+	out    io.Writer
+	format string        // of the line about dropped lines
+	wake   chan struct{} // rung for a line
+	ended  chan struct{} // closed when all is written after close
 
 	mu      sync.Mutex
 	lines   [][]byte
@@ -30,9 +30,10 @@ type logQueue struct {
 	closed  bool
 }
 
-// newLogQueue returns a queue in front of out. It writes until close.
-func newLogQueue(out io.Writer) *logQueue {
-	q := &logQueue{out: out, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+// newLogQueue returns a queue in front of out, for lines of a format. It writes until
+// close.
+func newLogQueue(out io.Writer, format string) *logQueue {
+	q := &logQueue{out: out, format: format, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	go q.run()
 	return q
 }
@@ -63,8 +64,7 @@ func (q *logQueue) take() (line []byte, closed bool) {
 	if len(q.lines) == 0 {
 		q.lines = nil // the room of a burst
 		if q.dropped > 0 {
-			line = fmt.Appendf(nil, "time=%s level=WARN msg=\"lines of the log were dropped: their reader is too slow\" lines=%d\n",
-				time.Now().Format("2006-01-02T15:04:05.000Z07:00"), q.dropped)
+			line = gapLine(q.format, q.dropped)
 			q.dropped = 0
 		}
 		return line, q.closed

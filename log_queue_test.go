@@ -34,7 +34,7 @@ func (w *blockedWriter) Write(b []byte) (int, error) {
 // A reader that does not read costs lines and no time; the gap is said in its place.
 func TestLogQueue(t *testing.T) {
 	out := &blockedWriter{open: make(chan struct{})}
-	q := newLogQueue(out)
+	q := newLogQueue(out, logText)
 	log := slog.New(slog.NewTextHandler(q, nil))
 	began := time.Now()
 	long := strings.Repeat("x", 1<<20)
@@ -72,14 +72,14 @@ func TestLogQueue(t *testing.T) {
 func TestLogQueueEnds(t *testing.T) {
 	out := &blockedWriter{open: make(chan struct{})}
 	defer close(out.open)
-	q := newLogQueue(out)
+	q := newLogQueue(out, logText)
 	fmt.Fprintln(q, "line")
 	began := time.Now()
 	q.close(50 * time.Millisecond)
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the end took %s", took)
 	}
-	gone := newLogQueue(errorWriter{})
+	gone := newLogQueue(errorWriter{}, logText)
 	fmt.Fprintln(gone, "line")
 	gone.close(5 * time.Second)
 	if gone.Lost() != 1 {
