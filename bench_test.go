@@ -185,6 +185,6 @@ func BenchmarkLog(b *testing.B) {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	b.ReportAllocs()
 	for b.Loop() {
-		logChanges(log, &ops)
+		logChanges(log, &ops, new(changeRecord), testTime)
 	}
 }

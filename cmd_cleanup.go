@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 )
 
 // cleanUp removes the services on each address that is or was the controller's, its
@@ -54,7 +55,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	}
 	errs := groupErrors(failed)
 	if len(failed) == 0 {
-		logChanges(log, &ops)
+		logChanges(log, &ops, nil, time.Time{})
 	}
 	errs = append(errs, stopDaemons(d, st.Daemons), newLinuxHost(log, st.Addresses, st.Local, nil).Clear(ctx, cfg.AnnounceDevice))
 	if err := errors.Join(errs...); err != nil {

@@ -29,6 +29,7 @@ type fakeKernel struct {
 	applied  []op                    // all operations carried out
 	dumps    int                     // tables read
 	broken   error                   // returned by Table
+	loads    map[ServiceKey]Load
 	onApply  func(op)
 	breakAt  func(op) bool // where the connection breaks
 	refuse   func(op) error
@@ -138,6 +139,8 @@ func (k *fakeKernel) Table(owned func(ServiceKey) bool, known shards) (shards, e
 	}
 	return fresh, nil
 }
+
+func (k *fakeKernel) Loads() map[ServiceKey]Load { return k.loads }
 
 // table is the kernel's table, sorted as a dump is.
 func (k *fakeKernel) table(owned func(ServiceKey) bool) Table {

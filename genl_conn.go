@@ -80,10 +80,13 @@ type ipvsConn struct {
 	seen []ServiceKey // services in the kernel's order, as Table has read them before they were flushed
 
 	// Buffers of Table.
-	ahead  [2][]byte
-	dumped []VirtualService
-	found  []Row // of one service
-	order  []int // where the rows of the last known service are in its table
+	ahead   [2][]byte
+	dumped  []VirtualService
+	found   []Row               // of one service
+	order   []int               // where the rows of the last known service are in its table
+	loads   map[ServiceKey]Load // of the shards
+	counted Connections         // of the rows of the shard that is read
+	one     Connections         // of the last row
 
 	// Buffers of Connections.
 	question, entries []byte

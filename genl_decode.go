@@ -118,6 +118,16 @@ type Traffic struct {
 	InBytesPerS  uint64 `json:"in_bytes_per_sec"`
 }
 
+// add adds o to t.
+func (t *Traffic) add(o *Traffic) {
+	t.Connections += o.Connections
+	t.InPackets += o.InPackets
+	t.InBytes += o.InBytes
+	t.ConnsPerSec += o.ConnsPerSec
+	t.InPktsPerSec += o.InPktsPerSec
+	t.InBytesPerS += o.InBytesPerS
+}
+
 // traffic reads the current attribute, nested statistics, into t unless that is
 // nil.
 func (a *attrs) traffic(t *Traffic) {

@@ -1,9 +1,9 @@
 // Reads the kernel's IPVS table over the connection of genl_conn.go.
 //
-// Used by http*.go and cmd*.go. The reconcile loop audits with Table, by the interface
-// director in reconcile.go. status and the metrics read with Observe. A large table is read
-// often and changes seldom, so a row that has not changed costs no allocation. It
-// writes nothing.
+// Used by reconcile*.go, http*.go and cmd*.go. The reconcile loop audits with Table,
+// by the interface director in reconcile.go. status and the metrics read with
+// Observe. A large table is read often and changes seldom, so a row that has not
+// changed costs no allocation. It writes nothing.
 
 package main
 
@@ -57,7 +57,16 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 // an audit that finds nothing leaves no garbage.
 func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
 	keys := c.dumped[:0]
-	if err := c.services(owned, func(s *KernelService) { keys = append(keys, s.VirtualService) }); err != nil {
+	if c.loads == nil {
+		c.loads = make(map[ServiceKey]Load)
+	}
+	clear(c.loads)
+	if err := c.services(owned, func(s *KernelService) {
+		keys = append(keys, s.VirtualService)
+		l := c.loads[s.shard()]
+		l.Traffic.add(&s.Traffic)
+		c.loads[s.shard()] = l
+	}); err != nil {
 		return nil, err
 	}
 	c.dumped = keys[:0]
@@ -85,6 +94,9 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 		if err != nil {
 			return nil, err
 		}
+		l := c.loads[keys[0].shard()]
+		l.Connections, c.counted = c.counted, Connections{}
+		c.loads[keys[0].shard()] = l
 		if !same(services, was.Services) {
 			was = shard{Services: services}
 		}
@@ -137,9 +149,15 @@ func (c *ipvsConn) rows(answers *serverAnswers, k *ServiceKey) error {
 	c.found = c.found[:0]
 	return answers.each(func(body []byte) error {
 		c.found = append(c.found, Row{})
-		return decodeServer(body, k, &c.found[len(c.found)-1].RealServer, nil, nil)
+		c.one = Connections{}
+		err := decodeServer(body, k, &c.found[len(c.found)-1].RealServer, &c.one, nil)
+		c.counted.add(c.one)
+		return err
 	})
 }
+
+// Loads returns the loads of the shards that Table has read last.
+func (c *ipvsConn) Loads() map[ServiceKey]Load { return c.loads }
 
 // foundAgain reports whether c.found is known, which is in table order. The
 // kernel's order is another one, by age; most services have the same.
@@ -175,6 +193,18 @@ func (c *ipvsConn) sorted() []Row {
 	slices.SortFunc(rows, compareRows)
 	// A table that changes during the dump can show a row twice.
 	return slices.CompactFunc(rows, func(a, b Row) bool { return a.SameServer(b.RealServer) })
+}
+
+// Load is what a part of the table has to do: a shard's, or a VIP's.
+type Load struct {
+	Connections Connections // of its real servers
+	Traffic     Traffic     // of its services
+}
+
+// add adds o to l.
+func (l *Load) add(o *Load) {
+	l.Connections.add(o.Connections)
+	l.Traffic.add(&o.Traffic)
 }
 
 // KernelService is a virtual service as a dump shows it.

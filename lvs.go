@@ -329,6 +329,13 @@ type Connections struct {
 // Idle reports whether the real server has no connections left.
 func (c Connections) Idle() bool { return c.Active == 0 && c.Inactive == 0 && c.Persistent == 0 }
 
+// add adds o to c.
+func (c *Connections) add(o Connections) {
+	c.Active += o.Active
+	c.Inactive += o.Inactive
+	c.Persistent += o.Persistent
+}
+
 // Timeouts are the kernel's connection timeouts (IPVS_CMD_SET_CONFIG). 0
 // leaves the kernel's value alone.
 type Timeouts struct {

@@ -31,6 +31,9 @@ type director interface {
 	// Table reads the services that owned accepts. A shard that is as known has it
 	// is shared with known.
 	Table(owned func(ServiceKey) bool, known shards) (shards, error)
+	// Loads are the loads of the shards that Table has read last. The next Table
+	// changes them.
+	Loads() map[ServiceKey]Load
 	// Connections passes the real servers of s, in the kernel, to visit: those that
 	// leave are whole in address, port, weight and connections, and are there if they exist.
 	Connections(s *Service, visit func(KernelServer)) error
@@ -393,6 +396,7 @@ func (r *reconciler) audit(drift drift) error {
 	}
 	r.planner.adopt(table, k.have)
 	k.have, k.stale = table, false
+	r.loads.sample(r.now(), r.planner.cfg, k.director.Loads(), r.planner.vipName)
 	return nil
 }
 

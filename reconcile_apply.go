@@ -127,7 +127,7 @@ func (r *reconciler) done(ops phases, undone []op) {
 			r.exchanged[o.Service.ServiceKey] = now
 		}
 	}
-	logChanges(r.log, &ops)
+	logChanges(r.log, &ops, &r.changes, now)
 }
 
 // waiting is what was refused so far, and what must not be taken away therefore.
@@ -162,15 +162,14 @@ func accepted(s targetTable, before shards, undone []op) shards {
 		return s.Shards
 	}
 	byService := make(map[ServiceKey][]op)
-	touched := make(map[ServiceKey]bool) // shards, by what all their services have in common
-	common := func(k ServiceKey) ServiceKey { return ServiceKey{Address: k.Address, Mark: k.Mark} }
+	touched := make(map[ServiceKey]bool) // shards
 	for _, o := range undone {
 		byService[o.Service.ServiceKey] = append(byService[o.Service.ServiceKey], o)
-		touched[common(o.Service.ServiceKey)] = true
+		touched[o.Service.shard()] = true
 	}
 	var ps shards
 	for now, was := range merged(s.Shards, before, compareShards) {
-		if !touched[common(cmp.Or(now, was).Services[0].ServiceKey)] {
+		if !touched[cmp.Or(now, was).Services[0].shard()] {
 			if now != nil {
 				ps = append(ps, *now)
 			}

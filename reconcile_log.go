@@ -35,9 +35,10 @@ func (l *logLine) covers(o *op) bool {
 		l.address == o.Service.Address && l.reason == o.Why && l.vip == o.Service.VIP
 }
 
-// logChanges writes one line per change. The same change to several services
-// of a VIP (a node that joins 1000 ports) is one line that names them.
-func logChanges(log *slog.Logger, ops *phases) {
+// logChanges writes one line per change, and keeps the last of them in kept. The same
+// change to several services of a VIP (a node that joins 1000 ports) is one line that
+// names them.
+func logChanges(log *slog.Logger, ops *phases, kept *changeRecord, now time.Time) {
 	if ops.len() == 0 {
 		return
 	}
@@ -80,12 +81,24 @@ func logChanges(log *slog.Logger, ops *phases) {
 			attrs = append(attrs, "change", l.change)
 		}
 		log.Info(changeMessage[l.kind], append(attrs, "why", l.reason)...)
+		if len(lines)-i <= keptChanges {
+			kept.add(l.forRecord(now, ports))
+		}
 	}
 }
 
 // line puts o into words.
 func (o *op) line() changeLine {
 	return changeLine{o.Kind, o.Service.VIP, o.Service.Address, o.serverName(), o.change(), o.Why}
+}
+
+// forRecord is l as an entry of the record of changes.
+func (l *logLine) forRecord(now time.Time, ports string) *Change {
+	c := &Change{Time: now, What: changeMessage[l.kind], VIP: l.vip, Ports: ports, Server: l.server, Change: l.change, Why: l.reason}
+	if !l.address.IsUnspecified() {
+		c.Address = l.address
+	}
+	return c
 }
 
 // groupErrors makes one error of operations that were refused alike, so that a

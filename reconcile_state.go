@@ -47,6 +47,8 @@ type shown struct {
 	published atomic.Pointer[loopState]
 	passed    atomic.Pointer[time.Time] // end of the last pass, whatever came of it
 	counters  counters
+	changes   changeRecord
+	loads     loadHistory
 }
 
 // show publishes the state after the pass o, which ended now. A pass that came to no

@@ -49,6 +49,9 @@ func compareShardKeys(k, l *ServiceKey) int {
 	return cmp.Compare(k.Mark, l.Mark)
 }
 
+// shard is what k has in common with the services in its shard.
+func (k ServiceKey) shard() ServiceKey { return ServiceKey{Address: k.Address, Mark: k.Mark} }
+
 // all passes every service to yield.
 func (ps shards) all(yield func(*Service) bool) {
 	for i := range ps {
