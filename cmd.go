@@ -1,5 +1,5 @@
-// What all sub-commands share: exit codes, the help text, flags, and a configuration
-// from a file, from flags or from both.
+// What all sub-commands share: exit codes, how a command line is read, and a
+// configuration from a file, from flags or from both.
 //
 // Used by main.go. It reads the configuration file and nothing else, and changes
 // nothing.
@@ -8,11 +8,13 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,67 +24,136 @@ import (
 const (
 	exitOK      = 0
 	exitFailure = 1
-	exitUsage   = 2
-	exitChanges = 2 // `diff`: there are changes
+	exitUsage   = 2 // the command line is wrong
+	exitChanges = 3 // `diff`: there are changes
 )
 
 const defaultConfigPath = "/etc/lvs-controller/config.toml"
 
-const usage = `lvs-controller brings outside traffic to the ready hostNetwork ingress pods of
-a Kubernetes cluster through the kernel's IPVS, in direct routing.
+// A command is what the first word of the command line selects. Each has a file with
+// its texts, its flags and what it does, and a line in the table of main.go.
+type command struct {
+	name     string
+	summary  string              // what it does, for the list of all commands
+	about    string              // a paragraph for its own help; line ends are white space
+	words    []string            // one of them may follow the flags; none is allowed otherwise
+	exits    map[int]string      // what an exit code means, where commonExits does not say it
+	examples string              // lines, shown as they are
+	values   map[string][]string // what the flags accept that accept only some words
+	new      func() task
+}
 
-  lvs-controller -config FILE [-log-format text|json|journal]
-                 [-log-level debug|info|warn|error]
-                                         run
-  lvs-controller -config FILE -cleanup   remove from the kernel what the controller
-                                         put there
-  lvs-controller check [-all] -config FILE
-                                         check the file; 1 = it has mistakes
-  lvs-controller diff -config FILE       show what would change in the kernel now;
-                                         2 = changes
-  lvs-controller status [-config FILE] [-o json]
-                                         show services, real servers, reasons and
-                                         connections
-  lvs-controller doctor [-config FILE]   examine this host as a director, with the
-                                         commands that mend what is wrong; 1 = FAIL
-  lvs-controller ready [-config FILE | -listen ADDR:PORT]
-                                         ask whether /readyz says ok; 0 = yes, 1 = no
-  lvs-controller drain [-undo] [-config FILE]
-                                         move the traffic away from this director;
-                                         -undo ends that
-  lvs-controller keepalived -config FILE -peer ADDR [-source ADDR] [-priority N]
-                                         print a keepalived.conf that matches the file
-  lvs-controller realserver -vip ADDR[,ADDR] [-dev lo] [-check | -remove]
-                                         prepare (or undo) a node
-  lvs-controller version
+// A task is one call of a command.
+type task interface {
+	// flags declares the flags, and does nothing else: help and completion call it too.
+	flags(fs *flag.FlagSet)
+	// run does the work, and returns the exit code.
+	run(ctx context.Context, stdout, stderr io.Writer) int
+}
 
-Without a file: lvs-controller -kubeconfig FILE -vip ADDR [-schedname rr]
-                               [-nginxserver NAMESPACE] [-timeout TCP-TCPFIN-UDP] [-debug]
-`
+// A parsedTask wants to see the command line after it was read without a mistake.
+type parsedTask interface {
+	parsed(fs *flag.FlagSet)
+}
 
-// newFlags makes a flag set that writes to stderr and never ends the process.
-func newFlags(name string, stderr io.Writer) *flag.FlagSet {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.Usage = func() {
-		fmt.Fprint(stderr, usage, "\nFlags of ", name, ":\n")
-		fs.PrintDefaults()
-	}
+// title is the command as it is typed.
+func (c *command) title() string { return "lvs-controller " + c.name }
+
+// flagSet is the flags of t, a task of c.
+func (c *command) flagSet(t task) *flag.FlagSet {
+	fs := flag.NewFlagSet(c.title(), flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // a mistake is one line, which call prints
+	fs.Usage = func() {}
+	t.flags(fs)
 	return fs
 }
 
-// parse reads args. When done, the program ends with code.
-func parse(fs *flag.FlagSet, args []string) (code int, done bool) {
+// call reads args and runs t, a task of c. It returns the exit code.
+func (c *command) call(ctx context.Context, t task, args []string, stdout, stderr io.Writer) int {
+	fs := c.flagSet(t)
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		return exitOK, true
+		if err := c.writeHelp(stdout); err != nil {
+			return fail(stderr, err)
+		}
+		return exitOK
 	case err != nil:
-		return exitUsage, true
-	case fs.NArg() > 0:
-		fmt.Fprintf(fs.Output(), "lvs-controller: unexpected argument %q\n", fs.Arg(0))
-		return exitUsage, true
+		return c.misused(stderr, c.mistake(fs, err))
 	}
-	return exitOK, false
+	if text := c.wrongWord(fs.Args()); text != "" {
+		return c.misused(stderr, text)
+	}
+	if t, ok := t.(parsedTask); ok {
+		t.parsed(fs)
+	}
+	return t.run(ctx, stdout, stderr)
+}
+
+// misused prints why the command line of c cannot be followed.
+func (c *command) misused(stderr io.Writer, why any) int { return misused(stderr, c.title(), why) }
+
+// misused prints why the command line of title cannot be followed, in one line.
+func misused(stderr io.Writer, title string, why any) int {
+	fmt.Fprintf(stderr, "%s: %s\n", title, printable(shorten(fmt.Sprint(why), reportedText)))
+	return exitUsage
+}
+
+// mistake is what a person can do about err, which fs has found in the flags.
+func (c *command) mistake(fs *flag.FlagSet, err error) string {
+	text := err.Error()
+	if name, unknown := strings.CutPrefix(text, "flag provided but not defined: -"); unknown {
+		if near := nearest(name, flagNames(fs)); near != "" {
+			return fmt.Sprintf("unknown flag -%s, did you mean -%s?", name, near)
+		}
+		return fmt.Sprintf("unknown flag -%s; `%s -h` lists the flags", name, c.title())
+	}
+	if name, found := strings.CutPrefix(text, "flag needs an argument: -"); found {
+		return fmt.Sprintf("flag -%s needs a value", name)
+	}
+	const unread = ": parse error"
+	fs.VisitAll(func(f *flag.Flag) {
+		value, ok := f.Value.(flag.Getter)
+		if !ok || !strings.HasSuffix(text, " -"+f.Name+unread) {
+			return
+		}
+		want := "a number"
+		switch value.Get().(type) {
+		case time.Duration:
+			want = "a duration such as 500ms, 10s or 5m"
+		case bool:
+			want = "true or false"
+		}
+		text = strings.TrimSuffix(text, unread) + ": want " + want
+	})
+	return text
+}
+
+// wrongWord is what is wrong with the words after the flags, or "".
+func (c *command) wrongWord(words []string) string {
+	switch {
+	case len(words) == 0:
+		return ""
+	case len(words) > 1 && len(c.words) > 0:
+		return fmt.Sprintf("unexpected argument %q", words[1])
+	case len(c.words) == 0:
+		return fmt.Sprintf("unexpected argument %q", words[0])
+	case slices.Contains(c.words, words[0]):
+		return ""
+	}
+	return unknownWord("argument", words[0], c.words)
+}
+
+// unknownWord names the one of allowed that was probably meant, or all of them.
+func unknownWord(what, word string, allowed []string) string {
+	if near := nearest(word, allowed); near != "" {
+		return fmt.Sprintf("unknown %s %q, did you mean %q?", what, word, near)
+	}
+	return fmt.Sprintf("unknown %s %q, want one of %s", what, word, strings.Join(allowed, ", "))
+}
+
+func flagNames(fs *flag.FlagSet) (names []string) {
+	fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+	return names
 }
 
 // fail prints why the program ends, and returns its exit code.
@@ -103,24 +174,23 @@ type source struct {
 	set        map[string]bool // flags that were given
 }
 
-// newSource adds the flags of a configuration to those of a sub-command, and parses
-// args. When it returns nil, the program ends with code.
-func newSource(fs *flag.FlagSet, args []string) (s *source, code int) {
-	s = &source{set: make(map[string]bool)}
+// flags adds the flags of a configuration to those of a sub-command.
+func (s *source) flags(fs *flag.FlagSet) {
 	fs.StringVar(&s.path, "config", "", "configuration `file` (default "+defaultConfigPath+" unless -vip is given)")
 	fs.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file`; replaces the configuration's")
-	fs.StringVar(&s.vip, "vip", "", "VIP `address`(es), comma-separated; without -config makes a VIP with ports 80 and 443")
+	fs.StringVar(&s.vip, "vip", "", "VIP `address`, or several with commas; without -config it makes a VIP with ports 80 and 443")
 	fs.StringVar(&s.scheduler, "schedname", "", "IPVS scheduler `name` of every VIP")
 	fs.StringVar(&s.namespace, "nginxserver", "", "`namespace` of the ingress controller")
 	fs.StringVar(&s.timeout, "timeout", "", "connection timeouts in seconds, `TCP-TCPFIN-UDP`, as 120-50-50")
-	if code, done := parse(fs, args); done {
-		return nil, code
-	}
+}
+
+// parsed notes which flags were given.
+func (s *source) parsed(fs *flag.FlagSet) {
+	s.set = make(map[string]bool)
 	fs.Visit(func(f *flag.Flag) { s.set[f.Name] = true })
 	if s.path == "" && !s.set["vip"] {
 		s.path = defaultConfigPath
 	}
-	return s, exitOK
 }
 
 // load reads the file, if there is one, and applies the flags to it.
@@ -207,15 +277,12 @@ func parseTimeouts(text string) (Timeouts, error) {
 	return Timeouts{TCP: d[0], TCPFin: d[1], UDP: d[2]}, nil
 }
 
-// configured parses args into fs, which has the flags of a sub-command, and loads the
-// configuration that they name. When cfg is nil, the program ends with code.
-func configured(fs *flag.FlagSet, args []string) (src *source, cfg *Config, code int) {
-	if src, code = newSource(fs, args); src == nil {
-		return nil, nil, code
-	}
-	cfg, err := src.load()
+// configured is load for a sub-command that is of no use without a configuration. When
+// cfg is nil, the program ends with code.
+func (s *source) configured(stderr io.Writer) (cfg *Config, code int) {
+	cfg, err := s.load()
 	if err != nil {
-		return nil, nil, fail(fs.Output(), err)
+		return nil, fail(stderr, err)
 	}
-	return src, cfg, exitOK
+	return cfg, exitOK
 }

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,17 +17,35 @@ import (
 	"time"
 )
 
-// runCheck validates a configuration file.
-func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("lvs-controller check", stderr)
-	all := fs.Bool("all", false, fmt.Sprintf("print the first %d mistakes, not only the first %d", maxMistakes, mistakesInCheck))
-	src, code := newSource(fs, args)
-	if src == nil {
-		return code
-	}
-	cfg, err := src.load()
+var checkCommand = command{
+	name:    "check",
+	summary: "validate the configuration file",
+	about: `Validates the configuration file, and names every mistake with its line, its
+value and what is wanted. It warns of what the file names and this host does not have,
+and of real servers that the running controller would take out of service with it.
+Warnings do not change the exit code.`,
+	exits: map[int]string{exitOK: "the file is valid", exitFailure: "it has mistakes, or cannot be read"},
+	examples: `lvs-controller check
+lvs-controller check -config new.toml && mv new.toml config.toml`,
+	new: func() task { return new(checkTask) },
+}
+
+// checkTask is one call of `lvs-controller check`.
+type checkTask struct {
+	source
+	all bool
+}
+
+func (c *checkTask) flags(fs *flag.FlagSet) {
+	c.source.flags(fs)
+	fs.BoolVar(&c.all, "all", false, fmt.Sprintf("print the first %d mistakes, not only the first %d", maxMistakes, mistakesInCheck))
+}
+
+// run validates a configuration file.
+func (c *checkTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	cfg, err := c.load()
 	n := mistakesInCheck
-	if *all {
+	if c.all {
 		n = maxMistakes
 	}
 	if mistakes, ok := errors.AsType[ConfigErrors](err); ok {
@@ -35,11 +54,11 @@ func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	if err != nil {
 		return fail(stderr, err)
 	}
-	name, s := cmp.Or(src.path, "command line"), "s"
+	name, s := cmp.Or(c.path, "command line"), "s"
 	if len(cfg.VIPs) == 1 {
 		s = ""
 	}
-	for _, warning := range (ConfigErrors{First: append(cfg.Warnings, hostWarnings(src, cfg)...)}).lines(n) {
+	for _, warning := range (ConfigErrors{First: append(cfg.Warnings, hostWarnings(&c.source, cfg)...)}).lines(n) {
 		fmt.Fprintln(stderr, "warning:", warning)
 	}
 	for i, t := range takenByReload(ctx, cfg) {

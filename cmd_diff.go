@@ -19,9 +19,25 @@ const (
 	faultTimeout   = 5 * time.Second  // and, while the cluster cannot be reached, for the end of that
 )
 
-// runDiff prints what a controller that starts now would change.
-func runDiff(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	_, cfg, code := configured(newFlags("lvs-controller diff", stderr), args)
+var diffCommand = command{
+	name:    "diff",
+	summary: "show what would change in the kernel now",
+	about: `Shows what a controller that starts now with this configuration would change in
+the kernel, and changes nothing. It asks the cluster, and the kernel for its table.`,
+	exits: map[int]string{exitOK: "nothing would change", exitChanges: "there are changes, which stdout shows"},
+	examples: `lvs-controller diff
+lvs-controller diff -config new.toml`,
+	new: func() task { return new(diffTask) },
+}
+
+// diffTask is one call of `lvs-controller diff`.
+type diffTask struct {
+	source
+}
+
+// run prints what a controller that starts now would change.
+func (t *diffTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	cfg, code := t.configured(stderr)
 	if cfg == nil {
 		return code
 	}

@@ -70,12 +70,26 @@ const (
 	mostFact = 200
 )
 
-// runDoctor examines this host.
-func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	src, code := newSource(newFlags("lvs-controller doctor", stderr), args)
-	if src == nil {
-		return code
-	}
+var doctorCommand = command{
+	name:    "doctor",
+	summary: "examine this host, with the commands that mend what is wrong",
+	about: `Examines this host as a director: what costs each packet time or loses it.
+Each finding is OK, WARN or FAIL, with the fact and the commands that mend it. It changes
+nothing, and asks no API server and no controller. docs/doctor.md explains each check.`,
+	exits: map[int]string{exitOK: "nothing fails; warnings do not count", exitFailure: "there is a FAIL"},
+	examples: `lvs-controller doctor
+lvs-controller doctor -config /etc/lvs-controller/config.toml`,
+	new: func() task { return new(doctorTask) },
+}
+
+// doctorTask is one call of `lvs-controller doctor`.
+type doctorTask struct {
+	source
+}
+
+// run examines this host.
+func (t *doctorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	src := &t.source
 	h := &doctorHost{
 		file: cmp.Or(src.path, "command line"), memory: hostMemory(), tracking: trackingActive,
 		ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool },

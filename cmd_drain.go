@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -20,43 +21,62 @@ import (
 // -wait.
 const drainPatience = 10 * time.Second
 
-// runDrain makes the running controller stop taking traffic, or take it again.
-func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("lvs-controller drain", stderr)
-	undo := fs.Bool("undo", false, "the director may get traffic again")
-	patience := fs.Duration("wait", drainPatience, "how `long` to wait until the controller has done it")
-	src, code := newSource(fs, args)
-	if src == nil {
-		return code
-	}
-	cfg, err := src.load()
+var drainCommand = command{
+	name:    "drain",
+	summary: "move the traffic away from this director, or undo that",
+	about: `Makes this director not ready and lets it announce no VIP, so that the other
+director of a pair takes over. The order stays in force over restarts and reboots until
+drain -undo. The kernel's table stays, and goes on forwarding.`,
+	exits: map[int]string{exitOK: "the controller has done it", exitFailure: "no controller has confirmed it; stderr has the reason"},
+	examples: `lvs-controller drain
+lvs-controller drain -undo
+lvs-controller drain -wait 1m`,
+	new: func() task { return new(drainTask) },
+}
+
+// drainTask is one call of `lvs-controller drain`.
+type drainTask struct {
+	source
+	undo     bool
+	patience time.Duration
+}
+
+func (t *drainTask) flags(fs *flag.FlagSet) {
+	t.source.flags(fs)
+	fs.BoolVar(&t.undo, "undo", false, "the director may get traffic again")
+	fs.DurationVar(&t.patience, "wait", drainPatience, "`time` to wait until the controller has done it")
+}
+
+// run makes the running controller stop taking traffic, or take it again.
+func (t *drainTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	cfg, err := t.load()
 	// With a mistake in the file the controller continues, and its operator may need
 	// the drain at that moment.
 	mistakes, mistaken := errors.AsType[ConfigErrors](err)
-	mistaken = mistaken && src.path != "" && mistakes.More == 0 && !slices.ContainsFunc(mistakes.First, aboutDirectory)
+	mistaken = mistaken && t.path != "" && mistakes.More == 0 && !slices.ContainsFunc(mistakes.First, aboutDirectory)
 	if mistaken {
-		cfg, err = LoadDirectories(src.path)
+		cfg, err = LoadDirectories(t.path)
 	}
 	if err != nil {
 		byHand := "touch"
-		if *undo {
+		if t.undo {
 			byHand = "rm"
 		}
 		fmt.Fprintln(stderr, err)
 		fmt.Fprintf(stderr, "the order to drain is not written; with the default cache_dir `%s %s` does the same\n", byHand, filepath.Join(defaultConfig().CacheDir, drainedFile))
 		return exitFailure
 	}
-	if err := setDrained(cfg.CacheDir, !*undo); err != nil {
+	if err := setDrained(cfg.CacheDir, !t.undo); err != nil {
 		return fail(stderr, "the order to drain cannot be written:", err)
 	}
 	if mistaken {
-		fmt.Fprintf(stderr, "there is a mistake in %s, see `lvs-controller check`; the order is written nevertheless, in %s\n", src.path, cfg.CacheDir)
+		fmt.Fprintf(stderr, "there is a mistake in %s, see `lvs-controller check`; the order is written nevertheless, in %s\n", t.path, cfg.CacheDir)
 	}
 	done, started := drainedText(cfg, mistaken), "begins drained"
-	if *undo {
+	if t.undo {
 		done, started = "not drained any more", "is not drained"
 	}
-	ctx, cancel := context.WithTimeout(ctx, *patience)
+	ctx, cancel := context.WithTimeout(ctx, t.patience)
 	defer cancel()
 	for {
 		since, err := drainedSince(cfg.CacheDir)
@@ -65,12 +85,12 @@ func runDrain(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		}
 		// A file that is not there yet confirms nothing.
 		text, _ := readConfirmation(cfg.StateDir)
-		if text == confirmation(since) && since.IsZero() == *undo {
+		if text == confirmation(since) && since.IsZero() == t.undo {
 			fmt.Fprintln(stdout, done)
 			return exitOK
 		}
 		if sleepContext(ctx, 50*time.Millisecond); ctx.Err() != nil {
-			fmt.Fprintf(stderr, "no controller has confirmed it within %s; one that is started %s\n", *patience, started)
+			fmt.Fprintf(stderr, "no controller has confirmed it within %s; one that is started %s\n", t.patience, started)
 			return exitFailure
 		}
 	}

@@ -46,15 +46,32 @@ const (
 // comment, block, quotation or definition.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9._:/\[\]-]+$`)
 
-// runKeepalived prints a keepalived.conf.
-func runKeepalived(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var (
-		v            vrrp
-		peer, source string
-	)
-	fs := newFlags("lvs-controller keepalived", stderr)
-	fs.StringVar(&peer, "peer", "", "`address` of the other director; of either family, needed")
-	fs.StringVar(&source, "source", "", "this director's own `address` towards it (default the device's first)")
+var keepalivedCommand = command{
+	name:    "keepalived",
+	summary: "print a keepalived.conf that matches the configuration",
+	about: `Prints a keepalived.conf for this director of a pair: VRRP for the VIPs with
+announce = "none", and a script that asks the controller whether it is ready. keepalived
+gets no virtual server: the controller programs IPVS. docs/high-availability.md has the
+steps.`,
+	examples: `lvs-controller keepalived -peer 10.135.22.3 > keepalived.conf
+lvs-controller keepalived -peer 10.135.22.3 -router-id 52 -interval 1s`,
+	values: map[string][]string{"state": {"BACKUP", "MASTER"}},
+	new:    func() task { return new(keepalivedTask) },
+}
+
+// keepalivedTask is one call of `lvs-controller keepalived`.
+type keepalivedTask struct {
+	source
+	vrrp       vrrp
+	peer, from string
+	given      *flag.FlagSet // for the file's first lines
+}
+
+func (t *keepalivedTask) flags(fs *flag.FlagSet) {
+	t.source.flags(fs)
+	v := &t.vrrp
+	fs.StringVar(&t.peer, "peer", "", "`address` of the other director; of either family, needed")
+	fs.StringVar(&t.from, "source", "", "this director's own `address` towards it (default the device's first)")
 	fs.StringVar(&v.Interface, "interface", "", "`device` of the VIPs (default the configuration's, else that of the default route)")
 	fs.UintVar(&v.Router, "router-id", 51, "VRRP virtual router `id`, 1 to 255: the same on both directors, another for each pair")
 	fs.UintVar(&v.Priority, "priority", 100, "VRRP `priority`, 2 to 254: the same on both, so that a director that comes back does not take the VIPs back")
@@ -62,15 +79,25 @@ func runKeepalived(ctx context.Context, args []string, stdout, stderr io.Writer)
 	fs.StringVar(&v.State, "state", "BACKUP", "`state` to start in, BACKUP or MASTER")
 	fs.BoolVar(&v.NoPreempt, "nopreempt", false, "for directors of different priorities; then a director that is not ready gives up its VIPs even if the other is not ready either")
 	fs.StringVar(&v.Binary, "binary", "/usr/local/sbin/lvs-controller", "`path` of the controller on the director")
-	src, cfg, code := configured(fs, args)
+}
+
+func (t *keepalivedTask) parsed(fs *flag.FlagSet) {
+	t.source.parsed(fs)
+	t.given = fs
+}
+
+// run prints a keepalived.conf.
+func (t *keepalivedTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	v := &t.vrrp
+	cfg, code := t.configured(stderr)
 	if cfg == nil {
 		return code
 	}
 	var text string
 	for _, step := range []func() error{
-		func() error { return v.fillIn(ctx, cfg, peer, source) },
+		func() error { return v.fillIn(ctx, cfg, t.peer, t.from) },
 		func() error { return v.check(cfg.Listen) },
-		func() error { return v.noteFlags(fs, src.path) },
+		func() error { return v.noteFlags(t.given, t.path) },
 		func() (err error) { text, err = v.conf(cfg); return err },
 		v.checkPeer,
 	} {

@@ -13,6 +13,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -74,48 +75,53 @@ type savedSysctl struct {
 	After  string `json:"after"`
 }
 
-// runRealserver is `lvs-controller realserver`. It returns the exit code: 0,
-// 1 for an error or (with -check) something missing, 2 for wrong usage.
-func runRealserver(_ context.Context, args []string, stdout, stderr io.Writer) int {
-	return realserverMain(args, stdout, stderr, func() (nodeNetwork, error) {
-		return openRtnl(context.Background())
-	})
-}
-
-// realserverMain is runRealserver over any network.
-func realserverMain(args []string, stdout, stderr io.Writer, open func() (nodeNetwork, error)) int {
-	rs := realserver{stdout: stdout}
-	flags := newFlags("lvs-controller realserver", stderr)
-	flags.Usage = func() {
-		fmt.Fprint(stderr, `usage: lvs-controller realserver -vip ADDR[,ADDR] [-remove | -check] [flags]
-
-Prepares this node to serve VIPs in direct routing: each address on lo, and
+var realserverCommand = command{
+	name:    "realserver",
+	summary: "prepare a node for the traffic of the director, or undo that",
+	about: `Prepares this node to serve VIPs in direct routing: each address on lo, and
 ARP settings on each device that may lead to clients, so that only the director
 answers for it. With -tunnel also this node's end of the tunnel that the director
-sends through.
+sends through. It lasts until the next boot.`,
+	exits: map[int]string{exitFailure: "failure, or with -check something is missing"},
+	examples: `lvs-controller realserver -vip 10.135.22.77
+lvs-controller realserver -vip 10.135.22.77,2001:db8::77 -check
+lvs-controller realserver -vip 10.135.22.77 -tunnel gue
+lvs-controller realserver -vip 10.135.22.77 -remove`,
+	values: map[string][]string{"tunnel": {"ipip", "gue", "gre"}},
+	new: func() task {
+		return &realserverTask{open: func() (nodeNetwork, error) { return openRtnl(context.Background()) }}
+	},
+}
 
-`)
-		flags.PrintDefaults()
-	}
-	vips := flags.String("vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas")
+// realserverTask is one call of `lvs-controller realserver`.
+type realserverTask struct {
+	realserver
+	addresses     string
+	remove, check bool
+	open          func() (nodeNetwork, error)
+}
+
+func (t *realserverTask) flags(flags *flag.FlagSet) {
+	rs := &t.realserver
+	flags.StringVar(&t.addresses, "vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas; needed")
 	flags.StringVar(&rs.device, "dev", "lo", "`device` that gets the addresses")
 	flags.StringVar(&rs.uplink, "uplink", "", "the only `device` that gets the ARP settings (default: the default route's and each other one that may lead to clients)")
 	flags.StringVar(&rs.tunnel, "tunnel", "", "unpack what the director sends through a tunnel: `type` ipip, gue or gre")
 	flags.UintVar(&rs.port, "tunnel-port", 6080, "UDP `port` of gue")
 	flags.BoolVar(&rs.checksum, "tunnel-checksum", false, "the packets of gre have a checksum")
-	remove := flags.Bool("remove", false, "undo: remove the addresses and, with the last one that needs them, the tunnel's end and the settings")
-	check := flags.Bool("check", false, "change nothing; exit 1 when something is missing")
+	flags.BoolVar(&t.remove, "remove", false, "undo: remove the addresses and, with the last one that needs them, the tunnel's end and the settings")
+	flags.BoolVar(&t.check, "check", false, "change nothing; exit 1 when something is missing")
 	flags.StringVar(&rs.proc.Root, "proc", "/proc/sys", "`directory` of the kernel settings")
 	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` for the values that the settings had before")
-	if code, done := parse(flags, args); done {
-		return code
-	}
+}
 
-	var err error
-	switch rs.vips, err = parseVIPs(*vips); {
+// misuse is what is wrong with the values of the flags.
+func (t *realserverTask) misuse() (err error) {
+	rs := &t.realserver
+	switch rs.vips, err = parseVIPs(t.addresses); {
 	case err != nil:
 		err = fmt.Errorf("-vip: %w", err)
-	case *remove && *check:
+	case t.remove && t.check:
 		err = errors.New("-remove and -check exclude each other")
 	case rs.device == rs.uplink:
 		err = errors.New("-dev must not be the uplink: the node would answer ARP for the VIP")
@@ -126,20 +132,23 @@ sends through.
 	case rs.checksum && rs.tunnel != "gre":
 		err = errors.New("-tunnel-checksum is for -tunnel gre; the others need no setting")
 	}
-	if err != nil {
-		fmt.Fprintln(stderr, "lvs-controller realserver:", err)
-		flags.Usage()
-		return exitUsage
-	}
+	return err
+}
 
-	if err := rs.run(open, *remove, *check); err != nil {
+// run prepares the node.
+func (t *realserverTask) run(_ context.Context, stdout, stderr io.Writer) int {
+	if err := t.misuse(); err != nil {
+		return realserverCommand.misused(stderr, err)
+	}
+	t.stdout = stdout
+	if err := t.realserver.run(t.open, t.remove, t.check); err != nil {
 		fmt.Fprintln(stderr, "lvs-controller realserver:", err)
 		if errors.Is(err, fs.ErrPermission) {
 			fmt.Fprintln(stderr, "hint: run it as root")
 		}
 		return exitFailure
 	}
-	if *check && len(rs.lacks) > 0 {
+	if t.check && len(t.lacks) > 0 {
 		return exitFailure
 	}
 	return exitOK

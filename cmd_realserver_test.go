@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net"
@@ -47,11 +48,15 @@ func newFakeNode(t *testing.T) fakeNode {
 	}
 }
 
+// task is a call of the command on this node.
+func (n fakeNode) task() task {
+	return &realserverTask{open: func() (nodeNetwork, error) { return n, nil }}
+}
+
 // run is one run of the command: its exit code and both outputs.
 func (n fakeNode) run(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	code = realserverMain(append(args, "-proc", n.proc.Root, "-state", n.state), &out, &errs,
-		func() (nodeNetwork, error) { return n, nil })
+	code = realserverCommand.call(context.Background(), n.task(), append(args, "-proc", n.proc.Root, "-state", n.state), &out, &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -84,7 +89,7 @@ func TestRealserverUsage(t *testing.T) {
 		{[]string{"-vip", "10.0.0.1", "-remove", "-check"}, 2, "exclude each other"},
 		{[]string{"-vip", "10.0.0.1", "-dev", "eth0", "-uplink", "eth0"}, 2, "must not be the uplink"},
 		{[]string{"-nonsense"}, 2, "-nonsense"},
-		{[]string{"-h"}, 0, "usage: lvs-controller realserver"},
+		{[]string{"-h"}, 0, ""},
 		// The default route's device is only known later: no usage error.
 		{[]string{"-vip", "10.0.0.1", "-dev", "eth0"}, 1, "eth0 has the default route"},
 		{[]string{"-vip", "10.0.0.1", "-uplink", "gone0"}, 1, "gone0/arp_ignore"},
@@ -92,10 +97,12 @@ func TestRealserverUsage(t *testing.T) {
 	} {
 		node := newFakeNode(t)
 		var out, errs bytes.Buffer
-		code := realserverMain(append([]string{"-proc", node.proc.Root, "-state", node.state}, tt.args...), &out, &errs,
-			func() (nodeNetwork, error) { return node, nil })
+		code := realserverCommand.call(t.Context(), node.task(), append([]string{"-proc", node.proc.Root, "-state", node.state}, tt.args...), &out, &errs)
 		if code != tt.code || !strings.Contains(errs.String(), tt.want) {
 			t.Errorf("%q: exit %d, want %d with %q:\n%s", tt.args, code, tt.code, tt.want, &errs)
+		}
+		if code == exitUsage && (strings.Count(errs.String(), "\n") != 1 || out.Len() > 0) {
+			t.Errorf("%q: want one line, and nothing on stdout:\n%s%s", tt.args, &errs, &out)
 		}
 		if calls := node.takeCalls(); calls != nil || node.arp(t) != "0 1" {
 			t.Errorf("%q changed the node: %v, ARP %s", tt.args, calls, node.arp(t))
@@ -293,7 +300,7 @@ func TestRealserverOnTheWire(t *testing.T) {
 		var out, errs bytes.Buffer
 		node.do(t, func() {
 			args := append([]string{"-vip", "10.0.0.77,2001:db8::77", "-state", state}, args...)
-			if code := runRealserver(t.Context(), args, &out, &errs); code != want {
+			if code := run(t.Context(), append([]string{"realserver"}, args...), &out, &errs); code != want {
 				t.Errorf("%q: exit %d, want %d\n%s%s", args, code, want, &out, &errs)
 			}
 		})
@@ -354,7 +361,7 @@ func TestRealserverSecondDevice(t *testing.T) {
 	args := []string{"-vip", "10.0.0.77", "-state", filepath.Join(t.TempDir(), "realserver.json")}
 	node.do(t, func() {
 		var out bytes.Buffer
-		if code := runRealserver(t.Context(), args, &out, &out); code != 0 {
+		if code := run(t.Context(), append([]string{"realserver"}, args...), &out, &out); code != 0 {
 			t.Errorf("exit %d\n%s", code, &out)
 		}
 	})
@@ -368,7 +375,7 @@ func TestRealserverSecondDevice(t *testing.T) {
 	}
 	node.do(t, func() {
 		var out bytes.Buffer
-		if code := runRealserver(t.Context(), append(args, "-check"), &out, &out); code != 1 || !strings.Contains(out.String(), "conf/eth1/arp_ignore is 0, want 1") {
+		if code := run(t.Context(), append([]string{"realserver"}, append(args, "-check")...), &out, &out); code != 1 || !strings.Contains(out.String(), "conf/eth1/arp_ignore is 0, want 1") {
 			t.Errorf("-check: exit %d\n%s", code, &out)
 		}
 	})

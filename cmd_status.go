@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,17 +18,37 @@ import (
 	"time"
 )
 
-// runStatus prints the table with reasons and counters.
-func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("lvs-controller status", stderr)
-	output := fs.String("o", "text", "output `form`: text or json")
-	_, cfg, code := configured(fs, args)
+var statusCommand = command{
+	name:    "status",
+	summary: "show services, real servers, reasons and connections",
+	about: `Shows each service and its real servers with weight, connections, rates and
+the reason of the weight, from the running controller. When that does not answer, it shows
+the kernel's table, without the reasons.`,
+	examples: `lvs-controller status
+lvs-controller status -o json`,
+	values: map[string][]string{"o": {"text", "json"}},
+	new:    func() task { return new(statusTask) },
+}
+
+// statusTask is one call of `lvs-controller status`.
+type statusTask struct {
+	source
+	output string
+}
+
+func (t *statusTask) flags(fs *flag.FlagSet) {
+	t.source.flags(fs)
+	fs.StringVar(&t.output, "o", "text", "output `form`: text or json")
+}
+
+// run prints the table with reasons and counters.
+func (t *statusTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	if t.output != "text" && t.output != "json" {
+		return statusCommand.misused(stderr, fmt.Sprintf("-o %q is not text or json", t.output))
+	}
+	cfg, code := t.configured(stderr)
 	if cfg == nil {
 		return code
-	}
-	if *output != "text" && *output != "json" {
-		fmt.Fprintf(stderr, "lvs-controller status: -o %q is not text or json\n", *output)
-		return exitUsage
 	}
 	st, err := fetchStatus(ctx, cfg.Listen)
 	if err != nil {
@@ -36,7 +57,7 @@ func runStatus(ctx context.Context, args []string, stdout, stderr io.Writer) int
 			return fail(stderr, err)
 		}
 	}
-	if *output == "json" {
+	if t.output == "json" {
 		enc := json.NewEncoder(stdout)
 		enc.SetIndent("", "  ")
 		err = enc.Encode(st)
@@ -55,25 +76,42 @@ const (
 	maxStatus     = 1 << 30         // bytes of an answer: more than a full table of the kernel needs
 )
 
-// runReady says by its exit code whether this director should get traffic. A program
+var readyCommand = command{
+	name:    "ready",
+	summary: "ask whether this director should get traffic",
+	about: `Asks the running controller whether this director is ready: the same as /readyz,
+as an exit code and a line. It is for a check script, such as that of keepalived. With
+-listen it reads no configuration, so that a mistake in the file changes nothing.`,
+	exits: map[int]string{exitOK: "the director is ready", exitFailure: "it is not, or the controller does not answer"},
+	examples: `lvs-controller ready
+lvs-controller ready -listen 127.0.0.1:9652`,
+	new: func() task { return new(readyTask) },
+}
+
+// readyTask is one call of `lvs-controller ready`.
+type readyTask struct {
+	source
+	listen string
+}
+
+func (t *readyTask) flags(fs *flag.FlagSet) {
+	t.source.flags(fs)
+	fs.StringVar(&t.listen, "listen", "", "`address` of the controller's listener (default the configuration's)")
+}
+
+// run says by its exit code whether this director should get traffic. A program
 // such as keepalived asks it once a second. With -listen it reads no configuration: a
 // mistake in a file that is being edited does not make the director less ready.
-func runReady(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("lvs-controller ready", stderr)
-	listen := fs.String("listen", "", "`address` of the controller's listener (default the configuration's)")
-	src, code := newSource(fs, args)
-	if src == nil {
-		return code
-	}
-	if *listen == "" {
-		cfg, err := src.load()
+func (t *readyTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	if t.listen == "" {
+		cfg, err := t.load()
 		if err != nil {
 			return fail(stderr, err)
 		}
-		*listen = cfg.Listen
+		t.listen = cfg.Listen
 	}
 	// The controller answers with a line. Another program there may send more.
-	resp, text, err := askController(ctx, *listen, "/readyz", readyTimeout, 4096)
+	resp, text, err := askController(ctx, t.listen, "/readyz", readyTimeout, 4096)
 	switch {
 	case err != nil:
 		return fail(stderr, "NOT READY: the controller does not answer:", err)

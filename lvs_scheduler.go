@@ -1,6 +1,6 @@
 // The schedulers of IPVS and their flags, each described in one place.
 //
-// Used by config*.go, genl*.go, desired*.go and cmd.go. A new scheduler is
+// Used by config*.go, genl*.go, desired*.go and cmd*.go. A new scheduler is
 // one line of schedulers, a new flag one line of serviceFlags, and both a word in
 // config.toml.example and docs/features.md: a test compares the lists. Standard library only, no state,
 // no I/O.

@@ -10,7 +10,6 @@ package main
 import (
 	"context"
 	"flag"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -19,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -43,50 +43,86 @@ func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// commands are the sub-commands.
-var commands = map[string]func(ctx context.Context, args []string, stdout, stderr io.Writer) int{
-	"run":        runDirector,
-	"check":      runCheck,
-	"diff":       runDiff,
-	"status":     runStatus,
-	"doctor":     runDoctor,
-	"ready":      runReady,
-	"drain":      runDrain,
-	"keepalived": runKeepalived,
-	"realserver": runRealserver,
-	"version": func(_ context.Context, _ []string, stdout, _ io.Writer) int {
-		fmt.Fprintln(stdout, "lvs-controller", version)
-		return exitOK
-	},
-	"help": func(_ context.Context, _ []string, stdout, _ io.Writer) int {
-		fmt.Fprint(stdout, usage)
-		return exitOK
-	},
+// commands are the sub-commands. The first one is what runs without a command.
+func commands() []*command {
+	all := []*command{
+		&directorCommand,
+		&checkCommand,
+		&diffCommand,
+		&statusCommand,
+		&doctorCommand,
+		&readyCommand,
+		&drainCommand,
+		&keepalivedCommand,
+		&realserverCommand,
+		&completionCommand,
+		&versionCommand,
+	}
+	return append(all, newHelp(all))
 }
 
 // run is the whole program. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
-		return runDirector(ctx, args, stdout, stderr)
+	all := commands()
+	called, last := all[0], all[len(all)-1]
+	switch {
+	case len(args) == 0:
+	case slices.Contains([]string{"-h", "-help", "--h", "--help"}, args[0]):
+		called, args = last, nil
+	case strings.HasPrefix(args[0], "-"):
+	case args[0] == completeName:
+		return complete(stdout, all, args[1:])
+	default:
+		i := slices.IndexFunc(all, func(c *command) bool { return c.name == args[0] })
+		if i < 0 {
+			return misused(stderr, "lvs-controller", unknownWord("command", args[0], namesOf(all)))
+		}
+		called, args = all[i], args[1:]
 	}
-	if command := commands[args[0]]; command != nil {
-		return command(ctx, args[1:], stdout, stderr)
-	}
-	fmt.Fprintf(stderr, "lvs-controller: unknown command %q\n\n%s", args[0], usage)
-	return exitUsage
+	return called.call(ctx, called.new(), args, stdout, stderr)
 }
 
-// runDirector is the controller itself.
-func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
-	fs := newFlags("lvs-controller", stderr)
-	logging := logFlags(fs)
-	cleanup := fs.Bool("cleanup", false, "remove from the kernel what the controller put there, and exit")
-	src, cfg, code := configured(fs, args)
+var directorCommand = command{
+	name:    "run",
+	summary: "run the director; this is what no command means too",
+	about: `Runs the director until SIGTERM: it watches the cluster and the configuration
+file, and keeps the kernel's IPVS table as they say. The kernel goes on forwarding when
+it ends. Without -config, -vip and the flags beside it take the place of the file. On top
+of a file the other flags replace its values.`,
+	exits: map[int]string{exitOK: "ended by a signal, or cleaned up"},
+	examples: `lvs-controller
+lvs-controller run -config /etc/lvs-controller/config.toml
+lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -schedname rr
+lvs-controller -cleanup`,
+	values: map[string][]string{"log-format": {"text", "json", "journal"}, "log-level": {"debug", "info", "warn", "error"}},
+	new:    func() task { return new(directorTask) },
+}
+
+// directorTask is one call of `lvs-controller run`.
+type directorTask struct {
+	source
+	logging          logSettings
+	cleanup, version bool
+}
+
+func (t *directorTask) flags(fs *flag.FlagSet) {
+	t.source.flags(fs)
+	t.logging.flags(fs)
+	fs.BoolVar(&t.cleanup, "cleanup", false, "remove from the kernel what the controller put there, and exit")
+	fs.BoolVar(&t.version, "version", false, "print the version, and exit")
+}
+
+// run is the controller itself.
+func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	if t.version {
+		return new(versionTask).run(ctx, stdout, stderr)
+	}
+	cfg, code := t.configured(stderr)
 	if cfg == nil {
 		return code
 	}
 	signal.Ignore(syscall.SIGPIPE) // a reader of the log that ends does not end the director
-	log := logging.open(stderr)
+	log := t.logging.open(stderr)
 	defer log.queue.close(logPatience)
 	dir := &stateDir{path: cfg.StateDir}
 	lock, err := dir.lock(log.Logger)
@@ -106,7 +142,7 @@ func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 			log.Info("temporary files of a controller that was killed are removed", "of", path, "files", n)
 		}
 	}
-	if *cleanup {
+	if t.cleanup {
 		if err := cleanUp(ctx, log.Logger, cfg, dir); err != nil {
 			log.Error("not everything could be removed", "err", err)
 			return exitFailure
@@ -117,7 +153,7 @@ func runDirector(ctx context.Context, args []string, _, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
 	logWarnings(log.Logger, cfg)
-	if err := direct(ctx, log, src, cfg, dir); err != nil {
+	if err := direct(ctx, log, &t.source, cfg, dir); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
 	}
@@ -131,11 +167,11 @@ type logSettings struct {
 	debug  bool
 }
 
-// logFlags adds the flags about the log to fs.
-func logFlags(fs *flag.FlagSet) *logSettings {
-	s := &logSettings{format: logText}
+// flags adds the flags about the log to fs.
+func (s *logSettings) flags(fs *flag.FlagSet) {
+	s.format = logText
 	fs.BoolVar(&s.debug, "debug", false, "log more: the same as -log-level debug")
-	fs.Func("log-format", "`text`, json or journal: the journal's has priorities and no time (default text)", func(name string) (err error) {
+	fs.Func("log-format", "`format` of the log: text, json or journal; the journal's has priorities and no time (default text)", func(name string) (err error) {
 		s.format, err = parseLogFormat(name)
 		return err
 	})
@@ -143,7 +179,6 @@ func logFlags(fs *flag.FlagSet) *logSettings {
 		s.level, err = parseLogLevel(name)
 		return err
 	})
-	return s
 }
 
 func (s *logSettings) open(w io.Writer) *programLog {

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -94,18 +95,35 @@ func TestCommandLine(t *testing.T) {
 		stdout string // a regular expression for all of it
 		stderr string
 	}{
-		{"help", []string{"help"}, 0, `lvs-controller brings outside traffic (?s:.*)lvs-controller version\n(?s:.*)`, ``},
-		{"-h", []string{"-h"}, 0, ``, `lvs-controller brings outside traffic (?s:.*)Flags of lvs-controller:\n(?s:.*)-cleanup\n(?s:.*)-config file\n(?s:.*)`},
-		{"-h of a sub-command", []string{"check", "-h"}, 0, ``, `(?s:.*)Flags of lvs-controller check:\n(?s:.*)`},
-		{"version", []string{"version"}, 0, `lvs-controller dev\n`, ``},
-		{"unknown command", []string{"chekc"}, 2, ``, `lvs-controller: unknown command "chekc"\n\nlvs-controller brings (?s:.*)`},
-		{"unknown flag", []string{"-verbose"}, 2, ``, `flag provided but not defined: -verbose\n(?s:.*)`},
-		{"unknown flag of a sub-command", []string{"diff", "-cleanup"}, 2, ``, `flag provided but not defined: -cleanup\n(?s:.*)`},
-		{"flag without its value", []string{"check", "-config"}, 2, ``, `flag needs an argument: -config\n(?s:.*)`},
-		{"too much", []string{"check", "-config", good, "more"}, 2, ``, `lvs-controller: unexpected argument "more"\n`},
-		{"flags after an argument", []string{"run", "now", "-config", good}, 2, ``, `lvs-controller: unexpected argument "now"\n`},
+		{"help", []string{"help"}, 0, `lvs-controller makes this host an IPVS director(?s:.*)\n  version +print (?s:.*)`, ``},
+		{"-h", []string{"-h"}, 0, `lvs-controller makes this host an IPVS director(?s:.*)`, ``},
+		{"--help", []string{"--help"}, 0, `lvs-controller makes this host an IPVS director(?s:.*)`, ``},
+		{"-h after a flag", []string{"-debug", "-h"}, 0, `Runs the director(?s:.*)\nFlags:\n  -cleanup (?s:.*)  -config FILE (?s:.*)`, ``},
+		{"-h of a sub-command", []string{"check", "-h"}, 0, `Validates the(?s:.*)\nUsage:\n  lvs-controller check \[flags\]\n\nFlags:\n  -all (?s:.*)\nExit codes:\n  0  the file is valid\n  1  (?s:.*)\nExamples:\n  lvs-controller check\n(?s:.*)`, ``},
+		{"--help of a sub-command", []string{"check", "--help"}, 0, `Validates the(?s:.*)`, ``},
+		{"help of a sub-command", []string{"help", "check"}, 0, `Validates the(?s:.*)`, ``},
+		{"help of nothing", []string{"help", "chekc"}, 2, ``, `lvs-controller help: unknown argument "chekc", did you mean "check"\?\n`},
+		{"a value that looks like a flag", []string{"check", "-config", "-h"}, 1, ``, `read the configuration: open -h: .*\n`},
+		{"no flag after --", []string{"check", "-config", good, "--", "-h"}, 2, ``, `lvs-controller check: unexpected argument "-h"\n`},
+		{"version", []string{"version"}, 0, `lvs-controller dev\nrevision \S+\ndate     \S+\ngo       go1\.\S+\nplatform linux/\w+\n`, ``},
+		{"--version", []string{"--version"}, 0, `lvs-controller dev\n(?s:.*)`, ``},
+		{"unknown command", []string{"chekc"}, 2, ``, `lvs-controller: unknown command "chekc", did you mean "check"\?\n`},
+		{"unknown command like no other", []string{"frobnicate"}, 2, ``, `lvs-controller: unknown command "frobnicate", want one of run, check, .*\n`},
+		{"unknown flag", []string{"-verbose"}, 2, ``, "lvs-controller run: unknown flag -verbose; `lvs-controller run -h` lists the flags\n"},
+		{"misspelt flag", []string{"check", "--confg", good}, 2, ``, `lvs-controller check: unknown flag -confg, did you mean -config\?\n`},
+		{"unknown flag of a sub-command", []string{"diff", "-cleanup"}, 2, ``, "lvs-controller diff: unknown flag -cleanup; `lvs-controller diff -h` lists the flags\n"},
+		{"one-letter flags are not bundled", []string{"status", "-oconfig"}, 2, ``, `lvs-controller status: unknown flag -oconfig.*\n`},
+		{"a flag cannot add a line", []string{"check", "-a\nb"}, 2, ``, `lvs-controller check: unknown flag -a\\nb; .*\n`},
+		{"flag without its value", []string{"check", "-config"}, 2, ``, `lvs-controller check: flag -config needs a value\n`},
+		{"not a duration", []string{"drain", "-wait", "soon"}, 2, ``, `lvs-controller drain: invalid value "soon" for flag -wait: want a duration such as .*\n`},
+		{"not a number", []string{"keepalived", "-priority", "high"}, 2, ``, `lvs-controller keepalived: invalid value "high" for flag -priority: want a number\n`},
+		{"neither true nor false", []string{"-debug=maybe"}, 2, ``, `lvs-controller run: invalid boolean value "maybe" for -debug: want true or false\n`},
+		{"too much", []string{"check", "-config", good, "more"}, 2, ``, `lvs-controller check: unexpected argument "more"\n`},
+		{"flags after an argument", []string{"run", "now", "-config", good}, 2, ``, `lvs-controller run: unexpected argument "now"\n`},
 		{"status in an unknown form", []string{"status", "-o", "xml", "-config", good}, 2, ``, `lvs-controller status: -o "xml" is not text or json\n`},
-		{"realserver without an address", []string{"realserver"}, 2, ``, `lvs-controller realserver: -vip: no address given\nusage: lvs-controller realserver (?s:.*)`},
+		{"realserver without an address", []string{"realserver"}, 2, ``, `lvs-controller realserver: -vip: no address given\n`},
+		{"completion for no shell", []string{"completion"}, 2, ``, `lvs-controller completion: want bash, zsh or fish\n`},
+		{"completion for a shell without one", []string{"completion", "csh"}, 2, ``, `lvs-controller completion: unknown argument "csh", .*\n`},
 
 		{"check, good", []string{"check", "-config", good}, 0, regexp.QuoteMeta(good) + `: valid, 1 VIPs?\n`, ``},
 		{"check, no selector", []string{"check", "-config", unsaid}, 0, regexp.QuoteMeta(unsaid) + `: valid, 1 VIP\n`, `warning: ` + regexp.QuoteMeta(unsaid) + `:1: vip\[0\]\.selector: missing beside real_servers \(line 5\), .*want selector = "" .*\n`},
@@ -141,24 +159,6 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// Every sub-command that exists is in the help, and the other way round.
-func TestHelpNamesEverySubCommand(t *testing.T) {
-	_, help, _ := cli(t, "help")
-	named := make(map[string]bool)
-	for _, m := range regexp.MustCompile(`(?m)^  lvs-controller ([a-z]+)`).FindAllStringSubmatch(help, -1) {
-		named[m[1]] = true
-	}
-	want := map[string]bool{"check": true, "diff": true, "status": true, "doctor": true, "ready": true, "drain": true, "keepalived": true, "realserver": true, "version": true}
-	if diff := cmp.Diff(want, named); diff != "" {
-		t.Errorf("sub-commands in the help (-want +got):\n%s", diff)
-	}
-	for name := range named {
-		if _, _, stderr := cli(t, name, "-h"); strings.Contains(stderr, "unknown command") {
-			t.Errorf("the help names %s, which does not exist", name)
-		}
-	}
-}
-
 // All mistakes at once, each with its line and what is allowed.
 func TestCheckNamesEveryMistake(t *testing.T) {
 	file := writeConfig(t, manyMistakes)
@@ -188,12 +188,17 @@ FILE:18: vip[1].ports[0]: is true, want a port from 1 to 65535 such as "80/tcp",
 func given(t *testing.T, args ...string) (*Config, error) {
 	t.Helper()
 	var errs bytes.Buffer
-	src, code := newSource(newFlags("test", &errs), args)
-	if src == nil {
+	src := new(sourceTask)
+	if code := new(command).call(t.Context(), src, args, &errs, &errs); code != exitOK {
 		t.Fatalf("%q: exit %d: %s", args, code, &errs)
 	}
 	return src.load()
 }
+
+// sourceTask only reads the flags of a configuration.
+type sourceTask struct{ source }
+
+func (*sourceTask) run(context.Context, io.Writer, io.Writer) int { return exitOK }
 
 // The prototype's command line means the same without any file: 80 and 443,
 // and the two ConfigMaps of the ingress controller's namespace.
@@ -346,7 +351,7 @@ func TestLooksIntoTheKernel(t *testing.T) {
 			return
 		}
 		diff, status := wants["diff"], wants["status"]
-		diff.code, diff.stderr = 2, ""
+		diff.code, diff.stderr = 3, ""
 		diff.stdout = "+ 192.0.2.1:80/tcp  scheduler rr  (new virtual service)\n+ 192.0.2.1:80/tcp → 192.0.2.11  weight 1  (static)\n"
 		status.code, status.stderr = 0, alone
 		status.stdout = "NOT READY: the controller does not answer\nVIP  SERVICE  REAL SERVER  WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY\n"
@@ -525,7 +530,7 @@ func FuzzCommandLine(f *testing.F) {
 		"realserver\n-vip\n10.0.0.1,fd00::1\n-dev\nlo\n-uplink\neth0\n-tunnel\ngue\n-tunnel-port\n6080\n-check",
 		"-cleanup\n-debug=x\n--\n-vip",
 		"check\n-vip\n10.0.0.1\"]\nports = [1]\n#",
-		"help\n-h", "chekc", "",
+		"help\n-h", "chekc", "", "completion\nbash", "__complete\ncheck\n-config\nx\n--s",
 	} {
 		f.Add(line)
 	}
@@ -533,24 +538,25 @@ func FuzzCommandLine(f *testing.F) {
 		defer bounded(t, len(line))()
 		var out, errs bytes.Buffer
 		code, args := exitOK, strings.Split(line, "\n")
-		switch command := commands[args[0]]; {
+		known := slices.Contains(namesOf(commands()), args[0])
+		switch {
 		case args[0] == "realserver":
 			// The network is the first that it asks for.
-			code = realserverMain(args[1:], &out, &errs, func() (nodeNetwork, error) { return nil, errors.New("no network") })
-		case args[0] == "version", args[0] == "help", command == nil && args[0] != "" && args[0][0] != '-':
+			code = realserverCommand.call(t.Context(), &realserverTask{open: func() (nodeNetwork, error) { return nil, errors.New("no network") }}, args[1:], &out, &errs)
+		case slices.Contains([]string{"version", "help", "completion"}, args[0]), !known && args[0] != "" && args[0][0] != '-':
 			code = run(t.Context(), args, &out, &errs)
 		default:
-			if command != nil {
+			if known {
 				args = args[1:]
 			}
 			// A file may be any of this machine's.
-			src, failed := newSource(newFlags("lvs-controller", &errs), args)
-			if code = failed; src != nil && src.path == "" {
-				code = checkFlagConfig(t, src)
+			src := new(sourceTask)
+			if code = new(command).call(t.Context(), src, args, &out, &errs); src.set != nil && src.path == "" {
+				code = checkFlagConfig(t, &src.source)
 			}
-			if src != nil && src.path == "" && code == exitOK {
+			if src.set != nil && src.path == "" && code == exitOK {
 				out.Reset()
-				if code := runKeepalived(t.Context(), append(args, "-peer", "192.0.2.9", "-interface", "eth0"), &out, &errs); code == exitOK && !strings.HasPrefix(out.String(), "#") {
+				if code := run(t.Context(), append([]string{"keepalived", "-peer", "192.0.2.9", "-interface", "eth0"}, args...), &out, &errs); code == exitOK && !strings.HasPrefix(out.String(), "#") {
 					t.Errorf("keepalived.conf begins with %.80q", &out)
 				}
 			}

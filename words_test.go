@@ -181,7 +181,7 @@ func TestWords(t *testing.T) {
 			}
 		}
 	}
-	for _, command := range []string{"", "check", "diff", "status", "doctor", "ready", "drain", "keepalived", "realserver"} {
+	for _, command := range append([]string{""}, namesOf(commands())...) {
 		all = append(all, usagePassage(t, command))
 	}
 	for _, p := range all {
