@@ -189,6 +189,7 @@ func (v *vipAnswer) set(is6 bool) *setAnswer { return &v.sets[familyIndex(is6)] 
 type setAnswer struct {
 	fromInputs []Row   // as pods and configuration have it
 	unprobed   []Row   // before the results of probes and the neighbour table; nil: the VIP has neither
+	whole      []Row   // that serve, before all that this director finds out by itself: probes, neighbours, slow starts
 	shards     []Table // one for each address, and one for each mark
 	marks      map[MarkedPort]uint32
 	working    []RealServer
@@ -306,17 +307,20 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	if fromPods := v.podServers(servers, before); len(fromPods) > 0 {
 		set.working = fromPods
 	}
+	set.whole = servers
 	if inService(servers) {
 		return b.slowStart(set, key, b.probed(set, servers))
 	}
 	if i := slices.IndexFunc(v.Sorry, func(a netip.Addr) bool { return a.Is6() == key.Is6 }); i >= 0 {
 		sorry := RealServer{Address: v.Sorry[i], Weight: v.Weight, Forward: v.Forward, Tunnel: v.Tunnel}
 		servers = slices.DeleteFunc(slices.Clone(servers), sameAs(sorry))
-		return addMissing(servers, []RealServer{sorry}, "sorry server, nothing else is in service")
+		set.whole = addMissing(servers, []RealServer{sorry}, "sorry server, nothing else is in service")
+		return set.whole
 	}
 	if len(before) > 0 {
 		set.kept = true
-		return b.probed(set, b.keepWorking(servers, b.workedBefore(key)))
+		set.whole = b.keepWorking(servers, b.workedBefore(key))
+		return b.probed(set, set.whole)
 	}
 	b.warn(warnNothingServes, familyName(key.Is6), "no %s real server is in service", familyName(key.Is6))
 	return servers

@@ -173,6 +173,7 @@ type status struct {
 	Reason    string       `json:"reason,omitempty"`      // why not ready
 	Since     time.Time    `json:"since,omitzero"`        // of the process
 	Drained   time.Time    `json:"drained,omitzero"`      // by the operator, since
+	TableHash uint64       `json:"table_hash,omitempty"`  // of the wanted table, the same on both directors of a pair
 	Announced []netip.Addr `json:"announced,omitempty"`   // VIP addresses that the controller has put on a device
 	Kept      []string     `json:"kept,omitempty"`        // sets whose last working real servers stay in service
 	FailOpen  []string     `json:"fail_open,omitempty"`   // sets of real servers that all fail their probes, and so stay in service
@@ -212,7 +213,7 @@ func (s *httpServer) head(v *loopState) status {
 	if v == nil {
 		return st
 	}
-	st.Drained, st.Announced = v.Drained, v.Announced
+	st.Drained, st.Announced, st.TableHash = v.Drained, v.Announced, v.TableHash
 	for _, set := range v.Kept {
 		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
 	}

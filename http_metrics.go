@@ -180,6 +180,9 @@ func writeVIPs(e exposition, v *loopState) {
 			}
 		}
 	}
+	if v.TableHash != 0 {
+		e.family("table_hash", gauge, "A number for the wanted table, the same on both directors of a pair.")(float64(v.TableHash))
+	}
 	e.family("warnings", gauge, "Warnings about the present inputs.")(float64(len(v.Warnings)))
 	inService := make(map[vipServer]bool)
 	out := make(map[vipServer]string)

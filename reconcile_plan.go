@@ -19,6 +19,7 @@ type planner struct {
 	cfg    *Config // the configuration of owners
 	owners owners
 	want   *wanted // the last answer of desired
+	hash   tableHasher
 }
 
 // plan is what a pass is going to do.

@@ -32,6 +32,7 @@ type loopState struct {
 	Config    *Config
 	Compared  time.Time // when the kernel's table was last read; zero: not yet
 	Shards    shards    // what the kernel has, with the reasons
+	TableHash uint64    // of the wanted table
 	Kept      []workKey
 	Health    *Health // what probes have found; nil: nothing
 	Warnings  []string
@@ -66,6 +67,7 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 	next.BrokenAt = r.kernel.brokenAt
 	if w := o.plan; w != nil && r.kernel.director != nil {
 		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running
+		next.TableHash = r.planner.hash.of(w.want)
 		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
 		if r.exempt.failing.text != "" {
 			next.Warnings = append(next.Warnings, "notrack: "+r.exempt.failing.text)
