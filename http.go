@@ -1,25 +1,20 @@
-// The HTTP listener: /healthz, /readyz, /metrics and /status.json.
+// The HTTP listener, and what it and the control socket answer.
 //
-// Used by cmd*.go and main.go. It reads what the other tasks publish and reads the
-// kernel's table through a separate socket. It changes nothing, and none of its
-// errors ends the controller.
+// Used by main.go. It reads what the other tasks publish and reads the kernel's
+// table through a separate socket. It changes nothing, and none of its errors ends
+// the controller.
 
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"net"
 	"net/http"
-	"net/netip"
-	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +43,12 @@ type httpServer struct {
 	lostLines func() uint64 // lines of the log that were dropped; nil: none are
 	reading   kernelReading
 	table     func() connectionTable
+
+	socket string // where the control socket is; "": nowhere
+	debug  bool   // the control socket has the paths for debugging
+
+	once sync.Once
+	made []endpoint // by once
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
@@ -79,9 +80,21 @@ func (s *httpServer) Run(ctx context.Context) error {
 
 // serve answers requests until the configuration names another address.
 func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := s.answerOn(ln, s.handler(onTCP), cancel) // a listener that ended on an error is opened again
+	s.untilListenChanges(ctx, listen, noLimit)
+	if err := ended(); !errors.Is(err, http.ErrServerClosed) {
+		s.log.Error("the HTTP listener ended and is opened again", "err", err)
+	}
+}
+
+// answerOn answers the requests that come to ln, and calls failed when that ends. The
+// function that it returns ends it, and says what ended it.
+func (s *httpServer) answerOn(ln net.Listener, handler http.Handler, failed func()) (end func() error) {
 	clients := new(clientList)
 	server := &http.Server{
-		Handler:           clients.serving(s.handler()),
+		Handler:           clients.serving(handler),
 		ConnContext:       clients.join,
 		ConnState:         clients.leave,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -92,15 +105,13 @@ func (s *httpServer) serve(ctx context.Context, ln net.Listener, listen string) 
 		IdleTimeout:       time.Minute,
 	}
 	done := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		done <- server.Serve(ln)
-		cancel() // a listener that ended on an error is opened again
+		failed()
 	}()
-	s.untilListenChanges(ctx, listen, noLimit)
-	server.Close()
-	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-		s.log.Error("the HTTP listener ended and is opened again", "err", err)
+	return func() error {
+		server.Close()
+		return <-done
 	}
 }
 
@@ -119,15 +130,50 @@ func (s *httpServer) untilListenChanges(ctx context.Context, listen string, atMo
 	}
 }
 
-func (s *httpServer) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", s.answer(s.healthy))
-	mux.HandleFunc("GET /readyz", s.answer(s.ready))
-	mux.HandleFunc("GET /status.json", s.named(limited(s.statusJSON)))
-	mux.HandleFunc("GET /metrics", limited(func(w http.ResponseWriter, _ *http.Request) {
+// listeners is a set of listeners.
+type listeners uint8
+
+const (
+	onTCP    listeners = 1 << iota // the address in listen
+	onSocket                       // the control socket
+)
+
+// endpoint is a path that is answered.
+type endpoint struct {
+	pattern string
+	on      listeners
+	handler http.HandlerFunc
+}
+
+// endpoints are all paths. A new one is a line here; byOwner guards what changes something.
+func (s *httpServer) endpoints() []endpoint {
+	status := limited(s.statusJSON)
+	metrics := limited(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		s.writeMetrics(w)
-	}))
+	})
+	all := []endpoint{
+		{"GET /healthz", onTCP | onSocket, s.answer(s.healthy)},
+		{"GET /readyz", onTCP | onSocket, s.answer(s.ready)},
+		{"GET /status.json", onTCP, s.named(status)},
+		{"GET /status.json", onSocket, status},
+		{"GET /metrics", onTCP | onSocket, metrics},
+	}
+	if s.debug {
+		all = append(all, debugEndpoints()...)
+	}
+	return all
+}
+
+// handler answers the paths of one listener. All listeners share the limits.
+func (s *httpServer) handler(on listeners) http.Handler {
+	s.once.Do(func() { s.made = s.endpoints() })
+	mux := http.NewServeMux()
+	for _, r := range s.made {
+		if r.on&on != 0 {
+			mux.HandleFunc(r.pattern, r.handler)
+		}
+	}
 	return mux
 }
 
@@ -165,137 +211,4 @@ func (s *httpServer) ready() error {
 		return err
 	}
 	return s.uplink()
-}
-
-// status is what /status.json and `status -o json` give.
-type status struct {
-	Ready     bool         `json:"ready"`
-	Reason    string       `json:"reason,omitempty"`      // why not ready
-	Since     time.Time    `json:"since,omitzero"`        // of the process
-	Drained   time.Time    `json:"drained,omitzero"`      // by the operator, since
-	TableHash uint64       `json:"table_hash,omitempty"`  // of the wanted table, the same on both directors of a pair
-	Announced []netip.Addr `json:"announced,omitempty"`   // VIP addresses that the controller has put on a device
-	Kept      []string     `json:"kept,omitempty"`        // sets whose last working real servers stay in service
-	FailOpen  []string     `json:"fail_open,omitempty"`   // sets of real servers that all fail their probes, and so stay in service
-	Down      []string     `json:"probed_down,omitempty"` // real servers, or their ports, that fail their probes or answer no ARP, also after they have drained and are removed
-	// Conflicts are the other hosts that claim a VIP which this director has.
-	Conflicts []Conflict      `json:"conflicts,omitempty"`
-	Warnings  []string        `json:"warnings,omitempty"`
-	Cluster   []StreamState   `json:"cluster,omitempty"`
-	Table     connectionTable `json:"connection_table,omitzero"`
-	Services  []serviceStatus `json:"services"`
-}
-
-type serviceStatus struct {
-	Service   ServiceKey     `json:"service"`
-	VIP       string         `json:"vip,omitempty"`
-	Scheduler string         `json:"scheduler"`
-	Traffic   Traffic        `json:"traffic"`
-	Servers   []serverStatus `json:"servers"`
-}
-
-type serverStatus struct {
-	Address     netip.Addr  `json:"address"`
-	Port        uint16      `json:"port,omitempty"` // if it is not the port of the service
-	Weight      uint32      `json:"weight"`
-	Why         string      `json:"why,omitempty"`
-	Connections Connections `json:"connections"`
-	Traffic     Traffic     `json:"traffic"`
-}
-
-// head is the status without its services, which streamServices writes.
-func (s *httpServer) head(v *loopState) status {
-	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Table: s.table(), Services: []serviceStatus{}}
-	if err := s.ready(); err != nil {
-		st.Reason = err.Error()
-	}
-	st.Ready = st.Reason == ""
-	if v == nil {
-		return st
-	}
-	st.Drained, st.Announced, st.TableHash = v.Drained, v.Announced, v.TableHash
-	for _, set := range v.Kept {
-		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
-	}
-	for _, o := range v.Health.orEmpty().Open {
-		st.FailOpen = append(st.FailOpen, o.String())
-	}
-	st.Down = v.Health.lines()
-	st.Warnings = v.Warnings
-	return st
-}
-
-// observeKernel reads services and their counters through a separate socket.
-func observeKernel(owned func(ServiceKey) bool, visit func(*KernelService)) error {
-	c, err := dialIPVS()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Observe(owned, visit)
-}
-
-// newServiceStatus is the state of a service of vip in the kernel, with the reasons of
-// its desired rows.
-func newServiceStatus(k *KernelService, vip string, rows []Row) serviceStatus {
-	s := serviceStatus{Service: k.ServiceKey, VIP: vip, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: make([]serverStatus, 0, len(k.Servers))}
-	for _, r := range k.Servers {
-		one := serverStatus{Address: r.Address, Port: r.Port, Weight: r.Weight, Connections: r.Connections, Traffic: r.Traffic}
-		if i := slices.IndexFunc(rows, sameAs(r.RealServer)); i >= 0 {
-			one.Why = rows[i].Why
-		}
-		s.Servers = append(s.Servers, one)
-	}
-	return s
-}
-
-// statusJSON joins the reasons of the loop's snapshot with the kernel's counters. The
-// services are written one by one: the whole answer is never in memory.
-func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {
-	v := s.loop.published.Load()
-	st := s.head(v)
-	var services []KernelService
-	if v != nil {
-		var err error
-		if services, err = s.reading.of(v.Shards); errors.Is(err, errNoIPVS) { // also before the loop has noticed
-			st.Ready, st.Reason = false, err.Error()
-		} else if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	if err := writeStatus(w, &st, services, v); err != nil {
-		s.log.Debug("an answer to /status.json could not be sent completely", "err", err)
-	}
-}
-
-// writeStatus writes st with services, whose desired state is in v.
-func writeStatus(w io.Writer, st *status, services []KernelService, v *loopState) error {
-	head, err := json.Marshal(st)
-	if err != nil {
-		return err
-	}
-	out := bufio.NewWriter(w)
-	head = bytes.TrimSuffix(head, []byte("]}")) // "services" is the last field, and empty
-	if _, err := out.Write(head); err != nil {
-		return err
-	}
-	for i := range services {
-		known := v.Shards.find(services[i].ServiceKey)
-		one, err := json.Marshal(newServiceStatus(&services[i], known.VIP, known.Servers))
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			one = append([]byte(",\n"), one...)
-		}
-		if _, err := out.Write(one); err != nil {
-			return err
-		}
-	}
-	if _, err := out.WriteString("]}\n"); err != nil {
-		return err
-	}
-	return out.Flush()
 }

@@ -29,7 +29,7 @@ import (
 // ask sends one request to s and returns the status code and the body.
 func (s *httpServer) ask(method, path string) (int, string) {
 	w := httptest.NewRecorder()
-	s.handler().ServeHTTP(w, httptest.NewRequest(method, "http://localhost"+path, nil))
+	s.handler(onTCP).ServeHTTP(w, httptest.NewRequest(method, "http://localhost"+path, nil))
 	return w.Code, w.Body.String()
 }
 
@@ -188,7 +188,7 @@ func TestHTTPPaths(t *testing.T) {
 
 // The listener as a client on the network meets it, content types included.
 func TestHTTPOverTheNetwork(t *testing.T) {
-	server := httptest.NewServer(newBenchServer(newBench(t, testVIP())).handler())
+	server := httptest.NewServer(newBenchServer(newBench(t, testVIP())).handler(onTCP))
 	defer server.Close()
 	for path, want := range map[string]string{
 		"/healthz":     "text/plain; charset=utf-8",
@@ -313,7 +313,7 @@ func TestListenerNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler := s.handler()
+	handler := s.handler(onTCP)
 	ask := func(path, host string) int {
 		r := httptest.NewRequest(http.MethodGet, path, nil)
 		r.Host = host

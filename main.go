@@ -153,7 +153,7 @@ func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
 	logWarnings(log.Logger, cfg)
-	if err := direct(ctx, log, &t.source, cfg, dir); err != nil {
+	if err := direct(ctx, log, &t.source, cfg, dir, t.logging.debug); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
 	}
@@ -170,7 +170,7 @@ type logSettings struct {
 // flags adds the flags about the log to fs.
 func (s *logSettings) flags(fs *flag.FlagSet) {
 	s.format = logText
-	fs.BoolVar(&s.debug, "debug", false, "log more: the same as -log-level debug")
+	fs.BoolVar(&s.debug, "debug", false, "log more, the same as -log-level debug, and serve profiles on the control socket")
 	fs.Func("log-format", "`format` of the log: text, json or journal; the journal's has priorities and no time (default text)", func(name string) (err error) {
 		s.format, err = parseLogFormat(name)
 		return err
@@ -200,9 +200,10 @@ type program struct {
 }
 
 // direct runs a director until ctx ends.
-func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir *stateDir) error {
+func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir *stateDir, debug bool) error {
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
 	p := newProgram(log.Logger, log.queue.Lost, cfg, openState(dir, log.Logger))
+	p.server.debug = debug
 	p.publish(cfg)
 	// Also without a file to reload: if nothing received SIGHUP, it would end the
 	// process.
@@ -269,6 +270,7 @@ func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *save
 	p.server = &httpServer{
 		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
 		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, lostLines: lostLines, table: readConnectionTable,
+		socket: socketPath(cfg.StateDir),
 	}
 	p.tasks = []func(context.Context) error{
 		prober.Run,
@@ -320,6 +322,7 @@ func (p *program) run(ctx context.Context) error {
 		return p.loop.Run(ctx)
 	})
 	group.Go(func() error { return p.server.Run(serving) })
+	group.Go(func() error { return p.server.RunSocket(serving) })
 	for _, task := range p.tasks {
 		group.Go(func() error { return task(ctx) })
 	}

@@ -1,9 +1,10 @@
 // The locks against a second controller: one file in the state directory, one name in
 // the network namespace.
 //
-// Used by main.go. It takes both before anything else. A lock of another user does
-// not prevent a start, and a lock that a controller may have is never taken from
-// it. Nothing here follows a link or writes to a file of another user.
+// Used by http_socket.go and main.go. It takes both before anything else. A lock of
+// another user does not prevent a start, and a lock that a controller may have is
+// never taken from it. Nothing here follows a link or writes to a file of another
+// user.
 
 package main
 
@@ -411,12 +412,18 @@ func peerOf(name string) (owner *unix.Ucred, err error) {
 		return nil, err
 	}
 	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
+	return peerCredentials(conn.(*net.UnixConn))
+}
+
+// peerCredentials is the process at the other end of conn, as it was when it connected or
+// began to listen.
+func peerCredentials(conn *net.UnixConn) (peer *unix.Ucred, err error) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
 	controlErr := raw.Control(func(fd uintptr) {
-		owner, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
-	return owner, errors.Join(controlErr, err)
+	return peer, errors.Join(controlErr, err)
 }
