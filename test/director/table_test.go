@@ -362,7 +362,7 @@ func TestKernelLosesNothing(t *testing.T) {
 		report := load.Stop()
 		t.Logf("%s: %s", event.name, report)
 		if report.Failed() > 0 || report.Requests < 50 {
-			t.Errorf("%s: %s", event.name, report)
+			t.Errorf("%s: %s\n%+v", event.name, report, report.Faults)
 		}
 	}
 	if got := len(slices.Collect(maps.Keys(client.Curl(20, "http://10.0.0.100/")))); got != 2 {

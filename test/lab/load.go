@@ -47,6 +47,7 @@ type Fault struct {
 	Kind  string
 	Began time.Time
 	Took  time.Duration
+	Text  string // the error, which says whether a connection was made
 }
 
 // Failed is the number of requests without a right answer.
@@ -101,7 +102,7 @@ func (l *Load) work(addr netip.AddrPort, pause time.Duration) {
 		l.report.Slowest = max(l.report.Slowest, took)
 		if err != nil {
 			l.report.Failures[kind(err)]++
-			l.report.Faults = append(l.report.Faults, Fault{kind(err), start, took})
+			l.report.Faults = append(l.report.Faults, Fault{kind(err), start, took, err.Error()})
 		} else {
 			l.report.Answers[answer]++
 		}
