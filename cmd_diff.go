@@ -1,15 +1,19 @@
 // The sub-command diff. It changes nothing.
 //
-// Used by main.go. It computes one pass of the reconcile loop, and prints the operations
-// where the loop would send them.
+// Used by main.go. It computes one pass of the reconcile loop, and prints the changes
+// where the loop would make them. The kernel's table may be a saved listing: then no
+// kernel is asked.
 
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -21,84 +25,172 @@ const (
 
 var diffCommand = command{
 	name:    "diff",
-	summary: "show what would change in the kernel now",
+	summary: "show what would change now",
 	about: `Shows what a controller that starts now with this configuration would change in
-the kernel, and changes nothing. It asks the cluster, and the kernel for its table.`,
+the kernel and on this host, and changes nothing. With -table a saved listing replaces
+the kernel's table: no kernel is asked and nothing of this host is looked at, so a change
+can be reviewed before it is made.`,
 	exits: map[int]string{exitOK: "nothing would change", exitChanges: "there are changes, which stdout shows"},
 	examples: `lvs-controller diff
-lvs-controller diff -config new.toml`,
-	new: func() task { return new(diffTask) },
+lvs-controller diff -config new.toml -o json
+lvs-controller diff -config new.toml -cluster-file pods.json -table saved.txt`,
+	values: map[string][]string{"o": {"table", "json", "ipvsadm"}},
+	new:    func() task { return new(diffTask) },
 }
 
 // diffTask is one call of `lvs-controller diff`.
 type diffTask struct {
 	source
+	output      string
+	clusterFile string
+	table       string
+}
+
+func (t *diffTask) flags(fs *flag.FlagSet) {
+	t.source.flags(fs)
+	fs.StringVar(&t.output, "o", "table", "output `form`: table, json or ipvsadm")
+	fs.StringVar(&t.clusterFile, "cluster-file", "", "captured `file` of the cluster's objects; replaces the configuration's source")
+	fs.StringVar(&t.table, "table", "", "saved `listing` of ipvsadm -Sn, or - for standard input, in place of the kernel's table")
 }
 
 // run prints what a controller that starts now would change.
 func (t *diffTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	form := diffForms[t.output]
+	if form == nil {
+		return diffCommand.misused(stderr, fmt.Sprintf("-o %q is not table, json or ipvsadm", t.output))
+	}
+	if t.clusterFile != "" && t.set["kubeconfig"] {
+		return diffCommand.misused(stderr, "give either -cluster-file or -kubeconfig")
+	}
 	cfg, code := t.configured(stderr)
 	if cfg == nil {
 		return code
 	}
-	p, err := pendingChanges(ctx, cfg)
+	if t.clusterFile != "" {
+		cfg.ClusterFile, cfg.Kubeconfig = t.clusterFile, ""
+	}
+	find := func() (*changeSet, error) { return pendingChanges(ctx, cfg) }
+	if t.table != "" {
+		find = func() (*changeSet, error) { return offlineChanges(ctx, cfg, t.table) }
+	}
+	found, err := find()
 	if err != nil {
 		return fail(stderr, err)
 	}
-	printLines(stderr, "warning: %s\n", warningTexts(p.want.Warnings))
-	silent := slog.New(slog.DiscardHandler)
-	table := newMarkTable(silent)
-	table.form = markForm(cfg.PeerMACs)
-	same, err := table.Check(p.want.Marks)
-	if err != nil {
+	printLines(stderr, "warning: %s\n", found.warnings)
+	printLines(stderr, "not compared: %s\n", found.notCompared)
+	if err := form(stdout, stderr, found); err != nil {
 		return fail(stderr, err)
 	}
-	exempt := wantedUntracked(p.want.Owners, p.Shards, p.want.Marks, cfg)
-	exempted, err := newUntrackedTable(silent).checkUntracked(exempt)
-	if err != nil {
-		fmt.Fprintf(stderr, "warning: %s\n", err) // the controller serves the VIPs all the same
+	if found.count() == 0 {
+		return exitOK
 	}
-	code = exitOK
-	for o := range p.ops.all {
-		code = exitChanges
-		fmt.Fprintln(stdout, o)
-	}
-	if !same {
-		code = exitChanges
-		fmt.Fprintf(stdout, "~ firewall marks  %d ports marked\n", len(p.want.Marks))
-	}
-	if err == nil && !exempted {
-		code = exitChanges
-		fmt.Fprintf(stdout, "~ connection tracking  %d ports exempt\n", len(exempt.Ports))
-	}
-	return code
+	return exitChanges
 }
 
-// pendingChanges is what a pass would do.
-func pendingChanges(ctx context.Context, cfg *Config) (p plan, err error) {
+// changeSet is what a pass would change.
+type changeSet struct {
+	ops         phases
+	beside      []pendingChange
+	warnings    []string
+	notCompared []string
+}
+
+// count is how many changes there are.
+func (c *changeSet) count() int { return c.ops.len() + len(c.beside) }
+
+// pendingChanges is what a pass would do on this host.
+func pendingChanges(ctx context.Context, cfg *Config) (*changeSet, error) {
 	d, err := dialIPVS()
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	defer d.Close()
 	// Without the right to ask the kernel, the cluster's answer is of no use.
 	if _, err := d.Info(); err != nil {
-		return p, err
+		return nil, err
 	}
 	cluster, err := askCluster(ctx, cfg.ClusterQuery())
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	st, _ := (&stateDir{path: cfg.StateDir}).load() // one that cannot be used is empty, as for a controller
 	plans := planner{state: st}
 	plans.own(cfg)
 	table, err := d.Table(plans.owns, nil)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	plans.adopt(table, nil)
+	// The pass forgets what it removes.
+	before := state{Addresses: st.Addresses, Local: st.Local, Daemons: st.Daemons}
 	// Which real servers are down is what the running controller found last.
-	return plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down, Unresolved: st.Unresolved}, have: table, now: time.Now()}), nil
+	p := plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down, Unresolved: st.Unresolved}, have: table, now: time.Now()})
+	found := changeSet{ops: p.ops, warnings: warningTexts(p.want.Warnings)}
+	if found.beside, err = pendingBeside(ctx, cfg, &before, &p, d); err != nil {
+		found.notCompared = strings.Split(err.Error(), "\n")
+	}
+	return &found, nil
+}
+
+// offlineChanges is what a pass would do on a director whose table is the listing at
+// path. No kernel is asked, and nothing of this host is looked at.
+func offlineChanges(ctx context.Context, cfg *Config, path string) (*changeSet, error) {
+	saved, err := openListing(path)
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := askCluster(ctx, cfg.ClusterQuery())
+	if err != nil {
+		return nil, err
+	}
+	plans := planner{state: newState()}
+	plans.own(cfg)
+	found := changeSet{notCompared: []string{
+		"kernel settings, timeouts, sync daemons, addresses, marks and connection tracking of the host: a listing does not have them",
+	}}
+	var ours Table
+	foreign := 0
+	thresholds := saved.Thresholds
+	for _, s := range saved.Table {
+		if !plans.owns(s.ServiceKey) {
+			foreign++
+			continue
+		}
+		if v := plans.owners.latest(s.ServiceKey); v != nil && !saved.Thresholds && v.Upper > 0 {
+			thresholds = true
+			for i := range s.Servers {
+				s.Servers[i].Upper, s.Servers[i].Lower = v.Upper, v.Lower
+			}
+		}
+		ours = append(ours, s)
+	}
+	if thresholds && !saved.Thresholds {
+		found.notCompared = append(found.notCompared, "upper_threshold and lower_threshold: ipvsadm -Sn does not list them")
+	}
+	if foreign > 0 {
+		found.notCompared = append(found.notCompared, fmt.Sprintf("%d %s of the listing, on an address or mark that the configuration does not have", foreign, plural(foreign, "virtual service", "virtual services")))
+	}
+	table := split(ours)
+	plans.adopt(table, nil)
+	p := plans.plan(planInputs{cluster: cluster, health: &Health{}, have: table, now: time.Now()})
+	found.ops, found.warnings = p.ops, warningTexts(p.want.Warnings)
+	return &found, nil
+}
+
+// openListing reads the listing at path, or that of standard input.
+func openListing(path string) (listing, error) {
+	if path == "-" {
+		saved, err := readListing(os.Stdin)
+		return saved, wrap("standard input", err)
+	}
+	f, _, err := openRegular(path, maxListing)
+	if err != nil {
+		return listing{}, wrap("read the saved table", err)
+	}
+	defer f.Close()
+	saved, err := readListing(f)
+	return saved, wrap(path, err)
 }
 
 // askCluster waits until every query has an answer. It does not wait for what no

@@ -1,7 +1,7 @@
 // Which VIP a service belongs to, and which firewall mark a group of ports has.
 //
-// Used by desired*.go, host.go, reconcile*.go and cmd*.go. Pure: the
-// configuration goes in, the answers come out.
+// Used by desired*.go, host*.go, reconcile*.go and cmd*.go. Pure: the configuration
+// goes in, the answers come out.
 
 package main
 

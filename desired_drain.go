@@ -1,9 +1,9 @@
 // How a real server leaves: it is quiesced first, and removed when it has no
 // connections left or its deadline has passed.
 //
-// Used by reconcile*.go and cmd_diff.go. computeTarget runs between desired and diff.
-// Pure: the kernel's table, the counts, the drains and the time go in; the table to
-// reach and its drains come out. It does not write to its inputs.
+// Used by reconcile*.go. computeTarget runs between desired and diff. Pure: the
+// kernel's table, the counts, the drains and the time go in; the table to reach and its
+// drains come out. It does not write to its inputs.
 
 package main
 

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -108,27 +109,11 @@ func (o *op) change() string {
 	return ""
 }
 
-// String is one line of `lvs-controller diff`.
-func (o op) String() string {
-	signs := [...]string{newService: "+ ", newServer: "+ ", setService: "~ ", setServer: "~ ", delServer: "- ", delService: "- "}
-	line := signs[o.Kind] + o.Service.ServiceKey.String()
-	if o.Server != nil {
-		line += " → " + o.Server.Name()
-	}
-	if change := o.change(); change != "" {
-		line += "  " + change
-	}
-	if o.Why != "" {
-		line += "  (" + o.Why + ")"
-	}
-	return line
-}
-
 // serviceChange is the text for what an edit changes.
 func serviceChange(was, now VirtualService) string {
 	var c changes
 	c.add(was.Scheduler != now.Scheduler, "scheduler %s → %s", was.Scheduler, now.Scheduler)
-	c.add(was.Flags != now.Flags, "flags %#x → %#x", uint32(was.Flags), uint32(now.Flags))
+	c.add(was.Flags != now.Flags, "flags %s → %s", cmp.Or(flagWords(&was), "none"), cmp.Or(flagWords(&now), "none"))
 	c.add(was.Persistence != now.Persistence, "persistence %ds → %ds", was.Persistence, now.Persistence)
 	c.add(was.Netmask != now.Netmask, "clients by %s → %s", prefixName(was.Netmask), prefixName(now.Netmask))
 	c.add(was.Engine != now.Engine, "persistence engine %q → %q", was.Engine, now.Engine)

@@ -64,3 +64,19 @@ func TestDiff(t *testing.T) {
 		})
 	}
 }
+
+// String is o as the tests write it.
+func (o op) String() string {
+	signs := [...]string{newService: "+ ", newServer: "+ ", setService: "~ ", setServer: "~ ", delServer: "- ", delService: "- "}
+	line := signs[o.Kind] + o.Service.ServiceKey.String()
+	if o.Server != nil {
+		line += " → " + o.Server.Name()
+	}
+	if change := o.change(); change != "" {
+		line += "  " + change
+	}
+	if o.Why != "" {
+		line += "  (" + o.Why + ")"
+	}
+	return line
+}

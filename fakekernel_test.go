@@ -252,20 +252,6 @@ func (k *fakeKernel) do(o op) error {
 	return nil
 }
 
-// split divides a table.
-func split(t Table) shards {
-	var ps shards
-	for i := 0; i < len(t); {
-		end := i + 1
-		for end < len(t) && t[end].Address == t[i].Address && t[end].Mark == t[i].Mark {
-			end++
-		}
-		ps = append(ps, shard{Services: t[i:end:end]})
-		i = end
-	}
-	return ps
-}
-
 // table joins the shards.
 func (ps shards) table() Table {
 	var t Table

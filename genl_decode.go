@@ -13,7 +13,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
 	"net/netip"
 	"time"
 
@@ -219,8 +218,7 @@ func decodeService(body []byte, v *VirtualService, t *Traffic) error {
 	return err
 }
 
-// prefixBits is the inverse of ipv4Mask, and of an IPv6 prefix length: the whole address
-// becomes 0, so that equal services compare equal.
+// prefixBits is ipv4Prefix, and the same for an IPv6 prefix length.
 func prefixBits(mask [4]byte, family uint16) uint8 {
 	if family == unix.AF_INET6 {
 		switch n := binary.NativeEndian.Uint32(mask[:]); {
@@ -231,15 +229,7 @@ func prefixBits(mask [4]byte, family uint16) uint8 {
 		}
 		return oddNetmask
 	}
-	m := binary.BigEndian.Uint32(mask[:])
-	switch n := bits.LeadingZeros32(^m); {
-	case n == 32:
-		return 0
-	case n == 0 || m<<n != 0:
-		return oddNetmask
-	default:
-		return uint8(n)
-	}
+	return ipv4Prefix(mask)
 }
 
 // KernelServer is a real server as a dump shows it.

@@ -236,9 +236,6 @@ func (e *encoder) service(v VirtualService) {
 	e.unnest(at)
 }
 
-// ipv4Mask is the mask of a prefix length (0 = whole address).
-func ipv4Mask(bits uint8) uint32 { return ^uint32(0) << (32 - cmp.Or(bits, 32)) }
-
 // server appends a real server of service k. With whole false only its
 // identity is sent, which is all IPVS_CMD_DEL_DEST reads.
 func (e *encoder) server(k ServiceKey, r RealServer, whole bool) {

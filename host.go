@@ -90,7 +90,19 @@ func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses
 	if err := h.forgetForeign(r, cfg.AnnounceDevice); err != nil {
 		return has, err
 	}
-	var on []VIPAddress
+	on := h.placed(cfg, want, configured, deviceErr)
+	err = errors.Join(deviceErr, routeErr, uplinkErr,
+		h.addresses.Apply(r, on, cfg.AnnounceDevice),
+		h.dummy.Tidy(r, cfg.AnnounceDevice, want.Local, h.addresses.Owned()))
+	if want.Drained {
+		err = errors.Join(err, h.notOurs(r, configured))
+	}
+	return has, err
+}
+
+// placed is the device of each wanted address. After deviceErr an address that belongs on
+// the dummy device stays where it is.
+func (h *linuxHost) placed(cfg *Config, want vipAddresses, configured map[netip.Addr]*VIP, deviceErr error) (on []VIPAddress) {
 	for _, a := range want.Announced {
 		v := VIPAddress{Device: h.arpDevice, Address: a}
 		vip := configured[a]
@@ -108,13 +120,7 @@ func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses
 		}
 		on = append(on, v)
 	}
-	err = errors.Join(deviceErr, routeErr, uplinkErr,
-		h.addresses.Apply(r, on, cfg.AnnounceDevice),
-		h.dummy.Tidy(r, cfg.AnnounceDevice, want.Local, h.addresses.Owned()))
-	if want.Drained {
-		err = errors.Join(err, h.notOurs(r, configured))
-	}
-	return has, err
+	return on
 }
 
 // recover finds, once, what an earlier run has put on devices, whether it could save

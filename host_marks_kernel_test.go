@@ -55,14 +55,14 @@ func (r *markRig) restart() { r.table = newMarkTable(slog.New(slog.NewTextHandle
 func (r *markRig) apply(want map[MarkedPort]uint32, already bool) {
 	r.Helper()
 	r.director.Do(func() {
-		if same, err := r.table.Check(want); same != already || err != nil {
-			r.Errorf("Check before Apply: %v, %v, want %v", same, err, already)
+		if change, err := r.table.Pending(want); (change == "") != already || err != nil {
+			r.Errorf("pending before Apply: %q, %v, want none: %v", change, err, already)
 		}
 		if err := r.table.Apply(want); err != nil {
 			r.Errorf("Apply: %v", err)
 		}
-		if same, err := r.table.Check(want); !same || err != nil {
-			r.Errorf("Check after Apply: %v, %v", same, err)
+		if change, err := r.table.Pending(want); change != "" || err != nil {
+			r.Errorf("Check after Apply: %v, %v", change, err)
 		}
 	})
 }

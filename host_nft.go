@@ -1,9 +1,9 @@
 // An nftables table of the controller, whose sets have ports of VIPs. There are two
 // such tables: host_marks.go and host_notrack.go say what is in them.
 //
-// Used by host*.go, reconcile_untracked.go, cmd_diff.go and main.go. The reconcile loop
-// comes here through host.go, and Follow wakes it when another program changes the
-// table. It changes and deletes no nftables table except the controller's own.
+// Used by reconcile*.go and main.go. The reconcile loop comes here through host.go,
+// and Follow wakes it when another program changes the table. It changes and deletes
+// no nftables table except the controller's own.
 
 package main
 
@@ -249,14 +249,24 @@ func (t *portTable) Read() (map[MarkedPort]uint32, error) {
 	return marks, nil
 }
 
-// Check reports whether the kernel has exactly want. It writes nothing.
-func (t *portTable) Check(want map[MarkedPort]uint32) (same bool, err error) {
+// Pending is the change that Apply would make, in words; "" for none. It writes nothing.
+func (t *portTable) Pending(want map[MarkedPort]uint32) (change string, err error) {
 	conn, have, err := t.open(want, &t.form)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	defer conn.CloseLasting()
-	return have.equals(want), nil
+	switch {
+	case have.equals(want):
+		return "", nil
+	case len(want) == 0:
+		return deleteTable, nil
+	}
+	add, remove := diffMarks(want, have.marks)
+	if change = describeChange(add, remove); have.damage != "" {
+		change = "make the table again, it has another form: " + have.damage
+	}
+	return change, nil
 }
 
 // Remove deletes the table, also when another program has made it.
@@ -267,10 +277,13 @@ func (t *portTable) Remove() error {
 	return t.Apply(nil)
 }
 
+// deleteTable is the change to no element.
+const deleteTable = "delete the table"
+
 // change brings the kernel from have to want and logs that.
 func (t *portTable) change(conn *nftables.Conn, have tableState, want map[MarkedPort]uint32) error {
 	add, remove := diffMarks(want, have.marks)
-	change := "delete the table"
+	change := deleteTable
 	if have.damage != "" || len(want) == 0 {
 		conn.DelTable(t.form.table)
 	}

@@ -1,8 +1,8 @@
 // The nftables table that exempts the packets of VIPs with notrack = true from the
 // kernel's connection tracking.
 //
-// Used by cmd_diff.go, host.go and reconcile*.go. host_nft.go keeps the table so. A
-// packet that is for another address, protocol or port is tracked as before.
+// Used by reconcile*.go. host_nft.go keeps the table so. A packet that is for another
+// address, protocol or port is tracked as before.
 
 package main
 
@@ -59,10 +59,11 @@ func (t *portTable) untrack(want untracked) error {
 	return t.Apply(want.elements())
 }
 
-// checkUntracked reports whether the kernel has exactly want. It writes nothing.
-func (t *portTable) checkUntracked(want untracked) (bool, error) {
+// pendingUntracked is the change that untrack would make, in words; "" for none. It
+// writes nothing.
+func (t *portTable) pendingUntracked(want untracked) (string, error) {
 	t.form = untrackedForm(want)
-	return t.Check(want.elements())
+	return t.Pending(want.elements())
 }
 
 // elements is u as the table has it. No element has a mark.

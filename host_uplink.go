@@ -1,9 +1,9 @@
 // The state of the director's uplink: can packets reach this host at all?
 //
-// Used by main.go. The HTTP listener asks for each readiness request, so its
-// answer is current. The reconcile loop asks before it announces VIPs, and
-// FollowUplink wakes it when the kernel reports a change. Nothing is changed
-// here.
+// Used by reconcile_pending.go and main.go. The HTTP listener asks for each
+// readiness request, so its answer is current. The reconcile loop asks before it
+// announces VIPs, and FollowUplink wakes it when the kernel reports a change.
+// Nothing is changed here.
 
 package main
 

@@ -1,16 +1,18 @@
 // The nouns of IPVS: services, real servers, marks, addresses.
 //
-// Used by cluster.go, packet_claim.go, rtnl*.go, table*.go, diff.go, kube*.go,
-// config*.go, genl*.go, conflict*.go, health*.go, desired*.go, state*.go,
-// host*.go, reconcile*.go, http*.go and cmd*.go. Standard library only, no state,
-// no I/O. It uses no other family.
+// Used by cluster.go, packet_claim.go, rtnl*.go, table*.go, diff*.go, kube*.go,
+// config*.go, genl*.go, conflict*.go, health*.go, desired*.go, state*.go, host*.go,
+// reconcile*.go, http*.go and cmd*.go. Standard library only, no state, no I/O. It
+// uses no other family.
 
 package main
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net"
 	"net/netip"
 	"strconv"
@@ -440,3 +442,20 @@ func familyName(is6 bool) string { return [...]string{"IPv4", "IPv6"}[familyInde
 // oddNetmask is a netmask that no prefix length describes. Another program set
 // it; no configuration can ask for it.
 const oddNetmask = 255
+
+// ipv4Mask is the mask of a prefix length (0 = whole address).
+func ipv4Mask(bits uint8) uint32 { return ^uint32(0) << (32 - cmp.Or(bits, 32)) }
+
+// ipv4Prefix is the inverse of ipv4Mask: the whole address becomes 0, so that equal
+// services compare equal.
+func ipv4Prefix(mask [4]byte) uint8 {
+	m := binary.BigEndian.Uint32(mask[:])
+	switch n := bits.LeadingZeros32(^m); {
+	case n == 32:
+		return 0
+	case n == 0 || m<<n != 0:
+		return oddNetmask
+	default:
+		return uint8(n)
+	}
+}

@@ -1,13 +1,17 @@
 // The schedulers of IPVS and their flags, each described in one place.
 //
-// Used by config*.go, genl*.go, desired*.go and cmd*.go. A new scheduler is
-// one line of schedulers, a new flag one line of serviceFlags, and both a word in
-// config.toml.example and docs/features.md: a test compares the lists. Standard library only, no state,
-// no I/O.
+// Used by table*.go, diff.go, config*.go, genl*.go, desired*.go and cmd*.go. A new
+// scheduler is one line of schedulers, a new flag one line of serviceFlags, and both
+// a word in config.toml.example and docs/features.md: a test compares the lists.
+// Standard library only, no state, no I/O.
 
 package main
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"strings"
+)
 
 // scheduler is what the program knows of a scheduler of the kernel.
 type scheduler struct {
@@ -119,4 +123,25 @@ func missingScheduler(name string) string {
 		text += "; Linux " + since + " and later have it"
 	}
 	return text
+}
+
+// flagWords are the flags of a service as a configuration and ipvsadm name them, with
+// commas; "" for none.
+func flagWords(v *VirtualService) string {
+	var words []string
+	for _, f := range []struct {
+		bit  ServiceFlags
+		word string
+	}{
+		{FlagPersistent, "persistent"},
+		{FlagOnePacket, "ops"},
+		{FlagSched1, "flag-1"},
+		{FlagSched2, "flag-2"},
+		{FlagSched3, "flag-3"},
+	} {
+		if v.Flags&f.bit != 0 {
+			words = append(words, cmp.Or(findScheduler(v.Scheduler).word(f.bit), f.word))
+		}
+	}
+	return strings.Join(words, ",")
 }

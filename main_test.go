@@ -327,7 +327,7 @@ func TestParseTimeouts(t *testing.T) {
 // it has they show this VIP, which it does not have.
 func TestLooksIntoTheKernel(t *testing.T) {
 	state := t.TempDir()
-	file := writeConfig(t, "listen = \"\"\nstate_dir = \""+state+"\"\n"+staticVIP)
+	file := writeConfig(t, "listen = \"\"\nmanage_sysctls = false\nstate_dir = \""+state+"\"\n"+staticVIP)
 	const (
 		noIPVS = "the kernel has no IPVS (module ip_vs is not loaded and could not be)\n"
 		alone  = "the controller does not answer (listen is off); this is the kernel's table, without the reasons\n"
@@ -352,7 +352,7 @@ func TestLooksIntoTheKernel(t *testing.T) {
 		}
 		diff, status := wants["diff"], wants["status"]
 		diff.code, diff.stderr = 3, ""
-		diff.stdout = "+ 192.0.2.1:80/tcp  scheduler rr  (new virtual service)\n+ 192.0.2.1:80/tcp → 192.0.2.11  weight 1  (static)\n"
+		diff.stdout = staticVIPDiff
 		status.code, status.stderr = 0, alone
 		status.stdout = "NOT READY: the controller does not answer\nVIP  SERVICE  REAL SERVER  WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY\n"
 		wants["diff"], wants["status"] = diff, status

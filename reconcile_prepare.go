@@ -39,21 +39,7 @@ func (r *reconciler) setTimeouts(want Timeouts) error {
 	if err != nil {
 		return r.kernel.broken(err)
 	}
-	var change Timeouts
-	settings := []struct {
-		name      string
-		want, was time.Duration
-		change    *time.Duration
-	}{
-		{"tcp", want.TCP, have.TCP, &change.TCP},
-		{"tcp_fin", want.TCPFin, have.TCPFin, &change.TCPFin},
-		{"udp", want.UDP, have.UDP, &change.UDP},
-	}
-	for _, t := range settings {
-		if t.want != t.was {
-			*t.change = t.want // 0: the kernel keeps what it has
-		}
-	}
+	settings, change := timeoutChanges(want, have)
 	if change == (Timeouts{}) {
 		return nil
 	}
@@ -61,9 +47,32 @@ func (r *reconciler) setTimeouts(want Timeouts) error {
 		return err // refused; a broken conversation shows in the next exchange
 	}
 	for _, t := range settings {
-		if *t.change != 0 {
-			r.log.Info("connection timeout set", "timeout", t.name, "from", t.was, "to", t.want, "why", "configuration")
-		}
+		r.log.Info("connection timeout set", "timeout", t.name, "from", t.was, "to", t.want, "why", "configuration")
 	}
 	return nil
+}
+
+// timeoutChange is a connection timeout that the kernel has otherwise.
+type timeoutChange struct {
+	name      string
+	was, want time.Duration
+}
+
+// timeoutChanges are the timeouts of want that have has otherwise; change is what to
+// tell the kernel, which keeps what is 0.
+func timeoutChanges(want, have Timeouts) (list []timeoutChange, change Timeouts) {
+	for _, t := range []struct {
+		timeoutChange
+		change *time.Duration
+	}{
+		{timeoutChange{"tcp", have.TCP, want.TCP}, &change.TCP},
+		{timeoutChange{"tcp_fin", have.TCPFin, want.TCPFin}, &change.TCPFin},
+		{timeoutChange{"udp", have.UDP, want.UDP}, &change.UDP},
+	} {
+		if t.want != 0 && t.want != t.was {
+			*t.change = t.want
+			list = append(list, t.timeoutChange)
+		}
+	}
+	return list, change
 }

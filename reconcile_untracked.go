@@ -1,9 +1,8 @@
 // Which packets connection tracking does not see: those of the services that the kernel
 // has for VIPs with notrack = true.
 //
-// Used by cmd_diff.go, reconcile.go and reconcile_apply.go. A host that cannot exempt
-// them is a warning and no more: connection tracking costs time, and the VIP is served
-// all the same.
+// Used by reconcile*.go. A host that cannot exempt them is a warning and no more:
+// connection tracking costs time, and the VIP is served all the same.
 
 package main
 

@@ -1,7 +1,7 @@
 // A table of services with their real servers, and what is remembered about rows
 // between two passes.
 //
-// Used by diff.go, kube*.go, genl*.go, health_resolve.go, desired*.go, state.go,
+// Used by diff*.go, kube*.go, genl*.go, health_resolve.go, desired*.go, state.go,
 // reconcile*.go, http*.go and cmd*.go. Pure: no I/O, no clock, no log.
 
 package main

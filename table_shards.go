@@ -1,9 +1,9 @@
 // A table in shards: one for each address, and one for each firewall-mark service.
 //
 // Used by diff.go, genl_dump.go, desired*.go, state.go, reconcile*.go, http*.go and
-// cmd_cleanup.go. An event touches few shards of a large table. desired,
-// computeTarget and diff skip a shard that is shared, unchanged, with the pass
-// before, so the cost of an event does not depend on the size of the rest. Pure.
+// cmd*.go. An event touches few shards of a large table. desired, computeTarget and
+// diff skip a shard that is shared, unchanged, with the pass before, so the cost of
+// an event does not depend on the size of the rest. Pure.
 
 package main
 
@@ -51,6 +51,20 @@ func compareShardKeys(k, l *ServiceKey) int {
 
 // shard is what k has in common with the services in its shard.
 func (k ServiceKey) shard() ServiceKey { return ServiceKey{Address: k.Address, Mark: k.Mark} }
+
+// split cuts t, which is sorted, into shards.
+func split(t Table) shards {
+	var ps shards
+	for i := 0; i < len(t); {
+		end := i + 1
+		for end < len(t) && t[end].Address == t[i].Address && t[end].Mark == t[i].Mark {
+			end++
+		}
+		ps = append(ps, shard{Services: t[i:end:end]})
+		i = end
+	}
+	return ps
+}
 
 // all passes every service to yield.
 func (ps shards) all(yield func(*Service) bool) {

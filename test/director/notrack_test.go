@@ -253,7 +253,7 @@ func TestKernelNoTrack(t *testing.T) {
 	t.Log("step: the table goes with the setting")
 	configure("ports = [\"80/tcp\"]\none_mark = true\n")
 	out, err := r.director.Try(controller(), "diff", "-config", filepath.Join(r.dir, "config.toml"))
-	if err != nil && !strings.Contains(out, "~ connection tracking  0 ports exempt\n") {
+	if err != nil && !strings.Contains(out, "  ~ connection tracking lvs-controller-notrack  delete the table  configuration\n") {
 		t.Errorf("diff: %v\n%s", err, out)
 	}
 	becomes(r, "")
