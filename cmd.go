@@ -286,3 +286,10 @@ func (s *source) configured(stderr io.Writer) (cfg *Config, code int) {
 	}
 	return cfg, exitOK
 }
+
+// printLines prints each of items in a line with format.
+func printLines[T any](w io.Writer, format string, items []T) {
+	for _, item := range items {
+		fmt.Fprintf(w, format, item)
+	}
+}

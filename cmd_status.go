@@ -1,20 +1,21 @@
 // The sub-commands status and ready. They change nothing.
 //
 // Used by main.go. status asks the running controller or, when that does not answer,
-// the kernel. ready asks the controller only.
+// the kernel. ready asks the controller only. Both work while the configuration file is
+// wrong or missing: what serves does not depend on the file on disk.
 
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -22,53 +23,104 @@ var statusCommand = command{
 	name:    "status",
 	summary: "show services, real servers, reasons and connections",
 	about: `Shows each service and its real servers with weight, connections, rates and
-the reason of the weight, from the running controller. When that does not answer, it shows
-the kernel's table, without the reasons.`,
+the reason of the weight, from the running controller: over its control socket, or else at
+the address in listen. It needs no configuration file, and says first when the one on disk
+is wrong. Services with the same real servers are one line. When no controller answers, it
+shows the kernel's table, without the reasons. docs/status.md describes the JSON.`,
 	examples: `lvs-controller status
+lvs-controller status -vip edge -port 443 -o wide
+lvs-controller status -server 10.135.22.20 -w
 lvs-controller status -o json`,
-	values: map[string][]string{"o": {"text", "json"}},
+	values: map[string][]string{"o": statusForms},
 	new:    func() task { return new(statusTask) },
 }
 
+var statusForms = []string{"text", "wide", "json"}
+
 // statusTask is one call of `lvs-controller status`.
 type statusTask struct {
-	source
-	output string
+	config, socket string
+	output         string
+	only           statusFilter
+	ports          bool
+	watch          bool
+	interval       time.Duration
 }
 
 func (t *statusTask) flags(fs *flag.FlagSet) {
-	t.source.flags(fs)
-	fs.StringVar(&t.output, "o", "text", "output `form`: text or json")
+	fs.StringVar(&t.config, "config", "", "configuration `file` (default "+defaultConfigPath+", which may be missing)")
+	fs.StringVar(&t.socket, "socket", "", "control `socket` of the controller (default "+controlSocket+" in state_dir)")
+	fs.StringVar(&t.output, "o", "text", "output `form`: text for 100 columns, wide for 160, or json")
+	fs.StringVar(&t.only.vip, "vip", "", "only the VIP with this `name` or address")
+	fs.StringVar(&t.only.server, "server", "", "only the real server with this `address`, or on this node")
+	fs.StringVar(&t.only.port, "port", "", "only services on this `port`, as 443 or 53/udp")
+	fs.BoolVar(&t.ports, "ports", false, "a line for each service, also for those with the same real servers")
+	fs.BoolVar(&t.watch, "w", false, "go on, and draw again in place")
+	fs.DurationVar(&t.interval, "interval", 2*time.Second, "`time` between two drawings with -w, 200ms to 1h")
 }
+
+const (
+	shortestInterval = 200 * time.Millisecond
+	longestInterval  = time.Hour
+)
 
 // run prints the table with reasons and counters.
 func (t *statusTask) run(ctx context.Context, stdout, stderr io.Writer) int {
-	if t.output != "text" && t.output != "json" {
-		return statusCommand.misused(stderr, fmt.Sprintf("-o %q is not text or json", t.output))
+	switch {
+	case !slices.Contains(statusForms, t.output):
+		return statusCommand.misused(stderr, fmt.Sprintf("-o %q is not %s", t.output, strings.Join(statusForms, ", ")))
+	case t.watch && t.output == "json":
+		return statusCommand.misused(stderr, "-w is for people: it has no -o json")
+	case t.interval < shortestInterval || t.interval > longestInterval:
+		return statusCommand.misused(stderr, fmt.Sprintf("-interval %s: want %s to %s", t.interval, shortestInterval, longestInterval))
 	}
-	cfg, code := t.configured(stderr)
-	if cfg == nil {
-		return code
+	view := newStatusText(t.output == "wide", t.ports, stdout)
+	if t.watch {
+		return t.follow(ctx, view, stdout, stderr)
 	}
-	st, err := fetchStatus(ctx, cfg.Listen)
+	st, note, err := t.fetch(ctx)
+	if note != "" {
+		fmt.Fprintln(stderr, note)
+	}
 	if err != nil {
-		fmt.Fprintf(stderr, "the controller does not answer (%v); this is the kernel's table, without the reasons\n", err)
-		if st, err = kernelStatus(cfg); err != nil {
-			return fail(stderr, err)
-		}
+		return fail(stderr, err)
 	}
 	if t.output == "json" {
 		enc := json.NewEncoder(stdout)
 		enc.SetIndent("", "  ")
 		err = enc.Encode(st)
 	} else {
-		err = printStatus(stdout, st)
+		err = view.print(stdout, &st)
 	}
 	if err != nil {
 		return fail(stderr, err)
 	}
 	return exitOK
 }
+
+// fetch asks the controller, or else the kernel. note is for stderr.
+func (t *statusTask) fetch(ctx context.Context) (st status, note string, err error) {
+	at, cfg, wrong := locate(t.config, t.socket)
+	st, err = fetchStatus(ctx, at)
+	if err != nil {
+		note = fmt.Sprintf("the controller does not answer (%v); this is the kernel's table, without the reasons", err)
+		if wrong != nil {
+			note = wrongFile(firstMistake(wrong)) + "\n" + note
+		}
+		if st, err = kernelStatus(cfg, at); err != nil {
+			return st, note, err
+		}
+	}
+	// The controller looks at the file a moment after it has changed.
+	if file := cmp.Or(t.config, defaultConfigPath); wrong != nil && st.Config.Wrong == "" && (t.config != "" || note != "" || st.Config.Path == file) {
+		st.Config.Wrong = firstMistake(wrong)
+	}
+	t.only.apply(&st)
+	return st, note, nil
+}
+
+// wrongFile is the line about a file with a mistake.
+func wrongFile(why string) string { return "config file on disk is wrong: " + why }
 
 const (
 	readyTimeout  = 2 * time.Second // how long ready waits for the controller's answer
@@ -80,8 +132,9 @@ var readyCommand = command{
 	name:    "ready",
 	summary: "ask whether this director should get traffic",
 	about: `Asks the running controller whether this director is ready: the same as /readyz,
-as an exit code and a line. It is for a check script, such as that of keepalived. With
--listen it reads no configuration, so that a mistake in the file changes nothing.`,
+as an exit code and a line. It is for a check script, such as that of keepalived. It asks
+over the control socket, or else at the address in listen. A mistake in the configuration
+file changes nothing as long as the controller answers. With -listen it reads no file.`,
 	exits: map[int]string{exitOK: "the director is ready", exitFailure: "it is not, or the controller does not answer"},
 	examples: `lvs-controller ready
 lvs-controller ready -listen 127.0.0.1:9652`,
@@ -91,28 +144,30 @@ lvs-controller ready -listen 127.0.0.1:9652`,
 // readyTask is one call of `lvs-controller ready`.
 type readyTask struct {
 	source
-	listen string
+	listen, socket string
 }
 
 func (t *readyTask) flags(fs *flag.FlagSet) {
 	t.source.flags(fs)
 	fs.StringVar(&t.listen, "listen", "", "`address` of the controller's listener (default the configuration's)")
+	fs.StringVar(&t.socket, "socket", "", "control `socket` of the controller (default "+controlSocket+" in state_dir)")
 }
 
 // run says by its exit code whether this director should get traffic. A program
-// such as keepalived asks it once a second. With -listen it reads no configuration: a
-// mistake in a file that is being edited does not make the director less ready.
+// such as keepalived asks it once a second: a mistake in a file that is being edited does
+// not make the director less ready.
 func (t *readyTask) run(ctx context.Context, stdout, stderr io.Writer) int {
-	if t.listen == "" {
-		cfg, err := t.load()
-		if err != nil {
-			return fail(stderr, err)
+	at, wrong := controllerAt{t.socket, t.listen}, error(nil)
+	if t.listen == "" && t.socket == "" {
+		if at, _, wrong = locate(t.path, ""); t.path == "" {
+			at, _, wrong = locate(defaultConfigPath, "") // flags alone are the configuration
 		}
-		t.listen = cfg.Listen
 	}
 	// The controller answers with a line. Another program there may send more.
-	resp, text, err := askController(ctx, t.listen, "/readyz", readyTimeout, 4096)
+	resp, text, err := at.ask(ctx, "/readyz", readyTimeout, 4096)
 	switch {
+	case err != nil && wrong != nil:
+		return fail(stderr, wrong)
 	case err != nil:
 		return fail(stderr, "NOT READY: the controller does not answer:", err)
 	case resp.StatusCode != http.StatusOK:
@@ -122,36 +177,9 @@ func (t *readyTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// askController sends one GET request to the running controller, and reads at most most
-// bytes of its answer.
-func askController(ctx context.Context, listen, path string, patience time.Duration, most int64) (*http.Response, []byte, error) {
-	if listen == "" {
-		return nil, nil, errors.New("listen is off")
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+dialable(listen)+path, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	// Without a proxy: listen is an address of this host.
-	// Without redirects: what another host says is not about this one.
-	client := &http.Transport{DisableKeepAlives: true}
-	resp, err := client.RoundTrip(req)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer resp.Body.Close()
-	if to := resp.Header.Get("Location"); to != "" {
-		return nil, nil, fmt.Errorf("status %s, a redirect to %q, which is not followed", resp.Status, shorten(to, quotedText))
-	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
-	return resp, text, err
-}
-
 // fetchStatus asks the running controller.
-func fetchStatus(ctx context.Context, listen string) (st status, err error) {
-	resp, text, err := askController(ctx, listen, "/status.json", statusTimeout, maxStatus)
+func fetchStatus(ctx context.Context, at controllerAt) (st status, err error) {
+	resp, text, err := at.ask(ctx, "/status.json", statusTimeout, maxStatus)
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = fmt.Errorf("status %s", resp.Status)
 	}
@@ -161,71 +189,41 @@ func fetchStatus(ctx context.Context, listen string) (st status, err error) {
 	return st, err
 }
 
-// dialable is the address to connect to for a listen address: this host in place of a
-// wildcard.
-func dialable(listen string) string {
-	for _, wildcard := range [][2]string{{":", "localhost:"}, {"0.0.0.0:", "127.0.0.1:"}, {"[::]:", "[::1]:"}} {
-		if port, found := strings.CutPrefix(listen, wildcard[0]); found {
-			return wildcard[1] + port
+// kernelStatus is what the kernel knows, without the controller. Without a configuration the
+// state file says which services are the controller's.
+func kernelStatus(cfg *Config, at controllerAt) (status, error) {
+	st := status{
+		Version: statusVersion, Reason: "the controller does not answer", Table: readConnectionTable(),
+		VIPs: []vipStatus{}, Services: []serviceStatus{},
+	}
+	name := func(ServiceKey) (string, bool) { return "", false }
+	if cfg != nil {
+		o := newOwners(cfg)
+		st.Config.Path = cfg.Path
+		name = func(k ServiceKey) (string, bool) {
+			v := o.of(k)
+			if v == nil {
+				return "", false
+			}
+			return v.Name, true
+		}
+		devices, err := vipDevices()
+		for i := range cfg.VIPs {
+			st.VIPs = append(st.VIPs, newVIPStatus(cfg, &cfg.VIPs[i], devices, err, false))
+		}
+	} else if dir := strings.TrimSuffix(at.socket, "/"+controlSocket); dir != at.socket {
+		saved, err := (&stateDir{path: dir}).load()
+		if err != nil {
+			return st, err
+		}
+		name = func(k ServiceKey) (string, bool) {
+			vip, marked := saved.Marks[k.Mark]
+			return vip, marked || saved.Owned[k.Address]
 		}
 	}
-	return listen
-}
-
-// kernelStatus is what the kernel knows, without the controller.
-func kernelStatus(cfg *Config) (status, error) {
-	o := newOwners(cfg)
-	st := status{Reason: "the controller does not answer", Table: readConnectionTable(), Services: []serviceStatus{}}
-	err := observeKernel(func(k ServiceKey) bool { return o.of(k) != nil }, func(k *KernelService) {
-		st.Services = append(st.Services, newServiceStatus(k, o.of(k.ServiceKey).Name, nil))
+	err := observeKernel(func(k ServiceKey) bool { _, ours := name(k); return ours }, func(k *KernelService) {
+		vip, _ := name(k.ServiceKey)
+		st.Services = append(st.Services, newServiceStatus(k, vip, nil, nil))
 	})
 	return st, err
-}
-
-// printStatus writes st for people.
-func printStatus(w io.Writer, st status) error {
-	state := "ready"
-	if !st.Ready {
-		state = "NOT READY: " + st.Reason
-	}
-	fmt.Fprintln(w, state)
-	printLines(w, "CONFLICT: %s\n", st.Conflicts)
-	printLines(w, "KEPT: the last working real servers of %s stay in service; by the inputs none would be\n", st.Kept)
-	printLines(w, "DOWN: %s\n", st.Down)
-	printLines(w, "PROBES: %s\n", st.FailOpen)
-	for _, s := range st.Cluster {
-		if s.LastError != "" {
-			fmt.Fprintf(w, "cluster: %s: %s\n", s.Name, s.LastError)
-		}
-	}
-	printLines(w, "warning: %s\n", st.Warnings)
-	if c := st.Table; c.Bits > 0 {
-		fmt.Fprintf(w, "connection table: %d buckets", c.Buckets)
-		if c.Connections != nil {
-			fmt.Fprintf(w, ", %d connections", *c.Connections)
-		}
-		fmt.Fprintln(w)
-	}
-	for _, name := range floodDefences {
-		if st.Table.Defences[name] {
-			fmt.Fprintf(w, "FLOOD: the kernel defends itself with %s, see docs/tuning.md\n", name)
-		}
-	}
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "VIP\tSERVICE\tREAL SERVER\tWEIGHT\tACTIVE\tINACTIVE\tCONNS/S\tTOTAL\tWHY")
-	for _, s := range st.Services {
-		fmt.Fprintf(t, "%s\t%s\t%s\t\t\t\t%d\t%d\t\n", s.VIP, s.Service, s.Scheduler, s.Traffic.ConnsPerSec, s.Traffic.Connections)
-		for _, r := range s.Servers {
-			name := RealServer{Address: r.Address, Port: r.Port}.Name()
-			fmt.Fprintf(t, "\t\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", name, r.Weight, r.Connections.Active, r.Connections.Inactive, r.Traffic.ConnsPerSec, r.Traffic.Connections, r.Why)
-		}
-	}
-	return t.Flush()
-}
-
-// printLines prints each of items in a line with format.
-func printLines[T any](w io.Writer, format string, items []T) {
-	for _, item := range items {
-		fmt.Fprintf(w, format, item)
-	}
 }

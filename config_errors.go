@@ -1,15 +1,14 @@
 // The mistakes in a configuration file, bounded in memory and in text.
 //
-// Used by cmd*.go. config_value.go and config_toml.go add to a list of mistakes
-// while they read a file, and return it as ConfigErrors. Of a file with more
-// mistakes than maxMistakes only the first are kept. Whatever the file contains,
-// a mistake is one line of printable characters, and a quotation from the file is
-// cut. No I/O.
+// Used by cmd*.go and main.go. Of a file with more mistakes than maxMistakes only
+// the first are kept. Whatever the file contains, a mistake is one line of printable
+// characters, and a quotation from the file is cut. No I/O.
 
 package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -72,6 +71,15 @@ func (e ConfigErrors) lines(n int) []string {
 		lines = append(lines, fmt.Sprintf("and %d more", more))
 	}
 	return lines
+}
+
+// firstMistake is why a file is refused, in one short line: its first mistake, and how many
+// more there are.
+func firstMistake(err error) string {
+	if all, ok := errors.AsType[ConfigErrors](err); ok {
+		err = errors.New(strings.Join(all.lines(1), "; "))
+	}
+	return report(err)
 }
 
 // mistakes collects the mistakes of one file.

@@ -1,7 +1,7 @@
 // The real servers of a VIP: which nodes, with which weight, and why.
 //
-// Used by desired.go. Pure, a part of desired. One row is one node address,
-// with one pod there or several.
+// Used by http_vips.go. Pure, a part of desired. One row is one node address, with
+// one pod there or several.
 
 package main
 
@@ -388,6 +388,23 @@ func (b *build) warnRouted(rows []Row) {
 		r := &rows[i]
 		if _, behind := slices.BinarySearchFunc(b.in.routed, r.Address, netip.Addr.Compare); behind && r.Weight > 0 && r.Forward == DirectRoute {
 			b.warn(warnRouter, "", "real server %s (%s) is behind a router: with forward = \"dr\" the router gets its packets, and not the node", r.Address, r.Why)
+		}
+	}
+}
+
+// podsAt passes the pods of c that v selects to visit, each with the addresses at which it
+// serves, ready or not.
+func podsAt(v *VIP, c *Cluster, visit func(netip.Addr, *Pod)) {
+	b := build{vipAnswer: &vipAnswer{in: vipInputsOf(v, c, memory{})}}
+	for _, p := range b.in.pods {
+		if !p.onNode() {
+			continue
+		}
+		addrs, _ := b.addresses(p)
+		for _, is6 := range []bool{false, true} {
+			if i := slices.IndexFunc(addrs, func(a netip.Addr) bool { return a.Is6() == is6 }); i >= 0 {
+				visit(addrs[i], p)
+			}
 		}
 	}
 }

@@ -53,6 +53,7 @@ type prober struct {
 
 	mu     sync.Mutex
 	posted []func() // for the prober's goroutine
+	runs   bool     // that goroutine runs, so that it will take them
 	stats  ProbeStats
 
 	changed   bool // a verdict or the plan has changed since the last publish
@@ -94,12 +95,14 @@ func (p *prober) run(ctx context.Context) (err error) {
 	if p.poll, err = newPoller(); err != nil {
 		return err
 	}
+	p.setRuns(true)
 	ctx, stop := context.WithCancel(ctx)
 	p.plan, p.attempts = nil, make(map[int]*target)
 	p.path = newDataPath(p)
 	p.beside.Go(func() { p.relay(ctx) })
 	defer func() {
 		stop()
+		p.setRuns(false)
 		p.abandon()
 		p.beside.Wait() // they use the poller
 		p.runPosted()
@@ -128,6 +131,13 @@ func (p *prober) run(ctx context.Context) (err error) {
 		p.runPosted()
 	}
 	return nil
+}
+
+// setRuns notes whether the prober's goroutine takes what is posted.
+func (p *prober) setRuns(now bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.runs = now
 }
 
 // relay wakes the poller for a new plan and for the end of ctx.

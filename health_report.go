@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -37,6 +38,64 @@ func (p *prober) Stats() ProbeStats {
 	defer p.mu.Unlock()
 	return p.stats
 }
+
+// ProbeAnswer is the state of one target, with what the last probe has found.
+type ProbeAnswer struct {
+	HealthKey
+	Kind   string
+	State  condition
+	Result result
+	Why    string // it failed, or there is no result
+	At     time.Time
+}
+
+const (
+	// mostAnswers is how many targets one question is answered for.
+	mostAnswers = 20_000
+	// answerWait is how long a question waits for the prober.
+	answerWait = time.Second
+)
+
+// Answers returns the state of the targets that have been probed, in order. Of single
+// ports only those that are not up are there. There are none while the prober does not
+// run, or is busy for longer than answerWait. It is safe for concurrent use.
+func (p *prober) Answers() []ProbeAnswer {
+	answers := make(chan []ProbeAnswer, 1)
+	p.mu.Lock()
+	if !p.runs {
+		p.mu.Unlock()
+		return nil
+	}
+	p.posted = append(p.posted, func() { answers <- p.schedule.answers() })
+	p.poll.wake()
+	p.mu.Unlock()
+	select {
+	case all := <-answers:
+		return all
+	case <-time.After(answerWait):
+		return nil
+	}
+}
+
+// answers is Answers for the prober's goroutine.
+func (s *schedule) answers() (all []ProbeAnswer) {
+	for key, t := range s.targets {
+		if len(all) == mostAnswers {
+			break
+		}
+		if t.began.IsZero() || key.port != 0 && t.state == up {
+			continue
+		}
+		all = append(all, ProbeAnswer{HealthKey{key.name, key.server, key.port}, key.kind.String(), t.state, t.last, t.said, t.began})
+	}
+	slices.SortFunc(all, func(a, b ProbeAnswer) int {
+		return cmp.Or(a.HealthKey.Compare(b.HealthKey), strings.Compare(a.Kind, b.Kind))
+	})
+	return all
+}
+
+// String is the condition as it is shown.
+func (c condition) String() string { return [...]string{"unknown", "up", "down"}[c] }
 
 // publish counts the targets, and publishes and logs what has changed since the
 // last time, unless that was less than publishGap ago.

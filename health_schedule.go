@@ -56,7 +56,9 @@ type target struct {
 	place     *list.Element // in queue
 	began     time.Time     // the last probe
 	running   bool
-	wasSilent bool // nothing came back last time
+	wasSilent bool   // nothing came back last time
+	last      result // of the last probe
+	said      string // why it failed, or was none
 	round     uint64
 	attempt   *attempt // the running probe, for the prober
 }
@@ -378,7 +380,7 @@ func (s *schedule) prolong(t *target, deadline time.Time) {
 // the findings may change.
 func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
 	s.remove(t)
-	t.wasSilent = o.silent
+	t.wasSilent, t.last, t.said = o.silent, o.result, o.why
 	p := t.vip.probes
 	before := t.state
 	changed = t.observe(o, p.Rise, p.Fall)

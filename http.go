@@ -52,7 +52,8 @@ type httpServer struct {
 
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
-	bad      atomic.Bool   // the file on disk is refused at present
+	file     atomic.Pointer[configStatus]
+	bad      atomic.Bool // the file on disk is refused at present
 }
 
 // Run listens where the newest configuration says, until ctx ends.

@@ -1,10 +1,10 @@
 // The control socket: the same answers as the TCP listener's, for root and the
 // controller's own user, also while listen is off.
 //
-// Used by main.go. The socket is a file in the state directory that only its owner
-// may open. What changes something asks the kernel for the peer's user too, because
-// an operator may have opened the file to a group. It takes the place of a socket
-// that no process answers on, and of nothing else.
+// Used by cmd*.go and main.go. The socket is a file in the state directory that only
+// its owner may open. What changes something asks the kernel for the peer's user
+// too, because an operator may have opened the file to a group. It takes the place
+// of a socket that no process answers on, and of nothing else.
 
 package main
 

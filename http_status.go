@@ -1,8 +1,8 @@
 // What /status.json says.
 //
-// Used by cmd*.go. It joins what the loop publishes with the kernel's counters and
-// with what the other tasks know. It changes nothing, and the whole answer is never
-// in memory.
+// Used by cmd*.go and main.go. It joins what the loop publishes with the kernel's
+// counters and with what the other tasks know. It changes nothing, and the whole
+// answer is never in memory.
 
 package main
 
@@ -12,14 +12,20 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"iter"
 	"net/http"
 	"net/netip"
 	"slices"
 	"time"
 )
 
+// statusVersion is raised when a field of the status changes its meaning or goes. Fields
+// that come do not raise it. docs/status.md describes them.
+const statusVersion = 1
+
 // status is what /status.json and `status -o json` give.
 type status struct {
+	Version   int          `json:"version"` // statusVersion
 	Ready     bool         `json:"ready"`
 	Reason    string       `json:"reason,omitempty"`      // why not ready
 	Since     time.Time    `json:"since,omitzero"`        // of the process
@@ -34,7 +40,24 @@ type status struct {
 	Warnings  []string        `json:"warnings,omitempty"`
 	Cluster   []StreamState   `json:"cluster,omitempty"`
 	Table     connectionTable `json:"connection_table,omitzero"`
+	Source    sourceStatus    `json:"cluster_source,omitzero"`
+	Config    configStatus    `json:"config,omitzero"`
+	VIPs      []vipStatus     `json:"vips"`
 	Services  []serviceStatus `json:"services"`
+}
+
+// sourceStatus is where the state of the cluster comes from.
+type sourceStatus struct {
+	Name    string    `json:"name"`           // such as "kubeconfig /etc/lvs-controller/kubeconfig"
+	Current bool      `json:"current"`        // all streams are
+	Since   time.Time `json:"since,omitzero"` // since when; for one that is not current, the age of what is known
+}
+
+// configStatus is the configuration file. It does not change.
+type configStatus struct {
+	Path   string    `json:"path,omitempty"`  // "" when flags alone are the configuration
+	Loaded time.Time `json:"loaded,omitzero"` // when the configuration in force was read
+	Wrong  string    `json:"wrong,omitempty"` // why the file on disk is refused
 }
 
 type serviceStatus struct {
@@ -50,13 +73,18 @@ type serverStatus struct {
 	Port        uint16      `json:"port,omitempty"` // if it is not the port of the service
 	Weight      uint32      `json:"weight"`
 	Why         string      `json:"why,omitempty"`
+	Since       time.Time   `json:"since,omitzero"`       // of this weight for this reason; none when that has not changed since the controller began
+	DrainUntil  time.Time   `json:"drain_until,omitzero"` // it drains, and is removed then at the latest
 	Connections Connections `json:"connections"`
 	Traffic     Traffic     `json:"traffic"`
 }
 
 // head is the status without its services, which streamServices writes.
 func (s *httpServer) head(v *loopState) status {
-	st := status{Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Table: s.table(), Services: []serviceStatus{}}
+	st := status{Version: statusVersion, Since: s.started, Cluster: s.watch.States(), Conflicts: s.conflicts.seen().Active, Table: s.table(), VIPs: []vipStatus{}, Services: []serviceStatus{}}
+	if file := s.file.Load(); file != nil {
+		st.Config = *file
+	}
 	if err := s.ready(); err != nil {
 		st.Reason = err.Error()
 	}
@@ -64,6 +92,7 @@ func (s *httpServer) head(v *loopState) status {
 	if v == nil {
 		return st
 	}
+	st.Source = newSourceStatus(v.Config, st.Cluster)
 	st.Drained, st.Announced, st.TableHash = v.Drained, v.Announced, v.TableHash
 	for _, set := range v.Kept {
 		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
@@ -86,14 +115,38 @@ func observeKernel(owned func(ServiceKey) bool, visit func(*KernelService)) erro
 	return c.Observe(owned, visit)
 }
 
-// newServiceStatus is the state of a service of vip in the kernel, with the reasons of
-// its desired rows.
-func newServiceStatus(k *KernelService, vip string, rows []Row) serviceStatus {
+// newSourceStatus is the state of cfg's source with those streams.
+func newSourceStatus(cfg *Config, streams []StreamState) sourceStatus {
+	if len(streams) == 0 {
+		return sourceStatus{} // no VIP needs a cluster
+	}
+	s := sourceStatus{Name: cfg.ClusterSource(), Current: true}
+	for i := range streams {
+		current := streams[i].Synced && streams[i].LastError == ""
+		switch {
+		case current && s.Current && streams[i].Since.After(s.Since):
+			s.Since = streams[i].Since
+		case !current && (s.Current || streams[i].Since.Before(s.Since)):
+			s.Since = streams[i].Since
+		}
+		s.Current = s.Current && current
+	}
+	return s
+}
+
+// newServiceStatus is the state of a service in the kernel, with what the loop knows of it:
+// known is nil when that is nothing.
+func newServiceStatus(k *KernelService, vip string, known *Service, times *rowTimes) serviceStatus {
 	s := serviceStatus{Service: k.ServiceKey, VIP: vip, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: make([]serverStatus, 0, len(k.Servers))}
 	for _, r := range k.Servers {
 		one := serverStatus{Address: r.Address, Port: r.Port, Weight: r.Weight, Connections: r.Connections, Traffic: r.Traffic}
-		if i := slices.IndexFunc(rows, sameAs(r.RealServer)); i >= 0 {
-			one.Why = rows[i].Why
+		if known != nil {
+			if i := slices.IndexFunc(known.Servers, sameAs(r.RealServer)); i >= 0 {
+				one.Why, one.Since = known.Servers[i].Why, times.of(k.ServiceKey, &known.Servers[i])
+			}
+			if l := findLeaving(known.Leaving, r.RealServer); l != nil && !l.Gone {
+				one.DrainUntil = l.Deadline
+			}
 		}
 		s.Servers = append(s.Servers, one)
 	}
@@ -116,37 +169,60 @@ func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if err := writeStatus(w, &st, services, v); err != nil {
+	if err := writeStatus(w, &st, s.vips(v), s.services(services, v)); err != nil {
 		s.log.Debug("an answer to /status.json could not be sent completely", "err", err)
 	}
 }
 
-// writeStatus writes st with services, whose desired state is in v.
-func writeStatus(w io.Writer, st *status, services []KernelService, v *loopState) error {
+// services passes the state of each of all, which v knows.
+func (s *httpServer) services(all []KernelService, v *loopState) iter.Seq[any] {
+	return func(yield func(any) bool) {
+		for i := range all {
+			known := v.Shards.find(all[i].ServiceKey)
+			if !yield(newServiceStatus(&all[i], known.VIP, known, &s.loop.times)) {
+				return
+			}
+		}
+	}
+}
+
+// writeStatus writes st, whose lists of VIPs and services are empty, with those of vips and
+// services, one by one.
+func writeStatus(w io.Writer, st *status, vips, services iter.Seq[any]) error {
 	head, err := json.Marshal(st)
 	if err != nil {
 		return err
 	}
+	const middle = `],"services":[`
 	out := bufio.NewWriter(w)
-	head = bytes.TrimSuffix(head, []byte("]}")) // "services" is the last field, and empty
-	if _, err := out.Write(head); err != nil {
+	// A writer that has failed fails until the end, and Flush says so.
+	_, _ = out.Write(bytes.TrimSuffix(head, []byte(middle+"]}")))
+	if err := writeList(out, vips); err != nil {
 		return err
 	}
-	for i := range services {
-		known := v.Shards.find(services[i].ServiceKey)
-		one, err := json.Marshal(newServiceStatus(&services[i], known.VIP, known.Servers))
+	_, _ = out.WriteString(middle)
+	if err := writeList(out, services); err != nil {
+		return err
+	}
+	_, _ = out.WriteString("]}\n")
+	return out.Flush()
+}
+
+// writeList writes the elements of a JSON list.
+func writeList(out *bufio.Writer, all iter.Seq[any]) error {
+	first := true
+	for one := range all {
+		b, err := json.Marshal(one)
 		if err != nil {
 			return err
 		}
-		if i > 0 {
-			one = append([]byte(",\n"), one...)
+		if !first {
+			_, _ = out.WriteString(",\n")
 		}
-		if _, err := out.Write(one); err != nil {
+		first = false
+		if _, err := out.Write(b); err != nil {
 			return err
 		}
 	}
-	if _, err := out.WriteString("]}\n"); err != nil {
-		return err
-	}
-	return out.Flush()
+	return nil
 }

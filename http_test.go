@@ -247,7 +247,10 @@ func TestStatusJSONBeforeTheFirstTurn(t *testing.T) {
 	if got.Ready || got.Reason != "the kernel's table has not been read yet" || got.Since.IsZero() {
 		t.Errorf("ready %t, reason %q, since %s", got.Ready, got.Reason, got.Since)
 	}
-	want := []string{"ready", "reason", "services", "since"}
+	want := []string{
+		"ready", "reason", "services", "since", "version",
+		"vips", "vips[].addresses", "vips[].addresses[].address", "vips[].addresses[].missing", "vips[].announce", "vips[].name",
+	}
 	if diff := cmp.Diff(want, jsonPaths(t, body)); diff != "" {
 		t.Errorf("keys (-want +got):\n%s", diff)
 	}
@@ -440,9 +443,11 @@ func TestStatusIsStreamed(t *testing.T) {
 	}
 	slices.SortFunc(table, compareServices)
 	v := &loopState{Shards: shards{{Services: table}}}
-	st := status{Ready: true, Warnings: []string{"\"]}"}, Services: []serviceStatus{}}
+	st := status{Ready: true, Warnings: []string{"\"]}"}, VIPs: []vipStatus{}, Services: []serviceStatus{}}
+	none := func(func(any) bool) {}
+	all := newBenchServer(newBench(t, testVIP())).services(services, v)
 	counted := new(countingWriter)
-	if err := writeStatus(counted, &st, services, v); err != nil {
+	if err := writeStatus(counted, &st, none, all); err != nil {
 		t.Fatal(err)
 	}
 	if counted.largest > 64<<10 {
@@ -455,9 +460,9 @@ func TestStatusIsStreamed(t *testing.T) {
 	if len(again.Services) != 2_000 || len(again.Services[7].Servers) != 50 || !again.Ready || again.Warnings[0] != "\"]}" {
 		t.Errorf("%d services, ready %v, warnings %q", len(again.Services), again.Ready, again.Warnings)
 	}
-	var none bytes.Buffer
-	if err := writeStatus(&none, &st, nil, nil); err != nil || json.Unmarshal(none.Bytes(), &again) != nil {
-		t.Errorf("without services: %v, %s", err, none.String())
+	var empty bytes.Buffer
+	if err := writeStatus(&empty, &st, none, none); err != nil || json.Unmarshal(empty.Bytes(), &again) != nil {
+		t.Errorf("without services: %v, %s", err, empty.String())
 	}
 }
 

@@ -272,6 +272,7 @@ func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *save
 		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, lostLines: lostLines, table: readConnectionTable,
 		socket: socketPath(cfg.StateDir),
 	}
+	p.server.file.Store(&configStatus{Path: cfg.Path, Loaded: time.Now()})
 	p.tasks = []func(context.Context) error{
 		prober.Run,
 		conflicts.Run,
@@ -352,11 +353,15 @@ func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *C
 		Publish: func(c *Config) {
 			p.server.reloads.Add(1)
 			p.server.bad.Store(false)
+			p.server.file.Store(&configStatus{Path: c.Path, Loaded: time.Now()})
 			p.publish(c)
 		},
-		Rejected: func(error) {
+		Rejected: func(err error) {
 			p.server.rejected.Add(1)
 			p.server.bad.Store(true)
+			now := *p.server.file.Load()
+			now.Wrong = firstMistake(err)
+			p.server.file.Store(&now)
 		},
 		Audit: p.loop.AuditNow,
 	}

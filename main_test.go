@@ -328,10 +328,8 @@ func TestParseTimeouts(t *testing.T) {
 func TestLooksIntoTheKernel(t *testing.T) {
 	state := t.TempDir()
 	file := writeConfig(t, "listen = \"\"\nmanage_sysctls = false\nstate_dir = \""+state+"\"\n"+staticVIP)
-	const (
-		noIPVS = "the kernel has no IPVS (module ip_vs is not loaded and could not be)\n"
-		alone  = "the controller does not answer (listen is off); this is the kernel's table, without the reasons\n"
-	)
+	const noIPVS = "the kernel has no IPVS (module ip_vs is not loaded and could not be)\n"
+	alone := fmt.Sprintf("the controller does not answer (listen is off, and dial unix %s: connect: no such file or directory); this is the kernel's table, without the reasons\n", socketPath(state))
 	wants := map[string]struct {
 		code           int
 		stdout, stderr string
@@ -354,12 +352,15 @@ func TestLooksIntoTheKernel(t *testing.T) {
 		diff.code, diff.stderr = 3, ""
 		diff.stdout = staticVIPDiff
 		status.code, status.stderr = 0, alone
-		status.stdout = "NOT READY: the controller does not answer\nVIP  SERVICE  REAL SERVER  WEIGHT  ACTIVE  INACTIVE  CONNS/S  TOTAL  WHY\n"
+		status.stdout = "NOT READY: the controller does not answer\nVIP: "
 		wants["diff"], wants["status"] = diff, status
 	}
 	for command, want := range wants {
 		code, stdout, stderr := cli(t, command, "-config", file)
-		if code != want.code || trimmed(stdout) != want.stdout || stderr != want.stderr {
+		if command == "status" && strings.HasPrefix(stdout, want.stdout) && strings.Contains(stdout, " 192.0.2.1 is on no device of this host: ") {
+			stdout = want.stdout // the rest depends on the kernel
+		}
+		if code != want.code || stdout != want.stdout || stderr != want.stderr {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q; want %+v", command, code, stdout, stderr, want)
 		}
 	}

@@ -1,6 +1,6 @@
 // The reconcile loop: the one goroutine that writes to the kernel's IPVS.
 //
-// Used by http.go and main.go. A new input (configuration, cluster, probe results)
+// Used by http*.go and main.go. A new input (configuration, cluster, probe results)
 // or a deadline (audit, drain, retry) wakes it. Each pass takes the newest inputs,
 // computes the table to reach, and sends the difference. It never flushes, never
 // touches a service on an address that is not ours, and leaves the kernel as it is

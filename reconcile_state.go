@@ -50,6 +50,7 @@ type shown struct {
 	counters  counters
 	changes   changeRecord
 	loads     loadHistory
+	times     rowTimes
 }
 
 // show publishes the state after the pass o, which ended now. A pass that came to no
@@ -66,6 +67,9 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 	next.At, next.Config, next.Drained, next.Announced, next.Err = now, o.cfg, r.announcer.drained, r.announcer.on, o.err
 	next.BrokenAt = r.kernel.brokenAt
 	if w := o.plan; w != nil && r.kernel.director != nil {
+		if !next.Compared.IsZero() { // what an earlier run has left has no time
+			r.times.update(next.Shards, r.kernel.have, now)
+		}
 		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running
 		next.TableHash = r.planner.hash.of(w.want)
 		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)

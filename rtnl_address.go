@@ -1,8 +1,8 @@
 // VIP addresses on devices.
 //
-// Used by conflict_watch.go, health*.go, host*.go and cmd*.go. The files of cmd and
-// host call it by the interface addressTable. It adds and removes only host addresses
-// (/32, /128), one at a time, by device name.
+// Used by conflict_watch.go, health*.go, host*.go, http_vips.go and cmd*.go. The
+// files of cmd and host call it by the interface addressTable. It adds and removes
+// only host addresses (/32, /128), one at a time, by device name.
 
 package main
 

@@ -90,7 +90,8 @@ func TestKernelSplitBrain(t *testing.T) {
 	}
 	a.metric(`lvs_vip_conflict{vip="edge",address="2001:db8::100",device="eth0",mac="`+macB+`"} 1`, true)
 	a.metric(`lvs_vip_conflicts_total{vip="edge",address="2001:db8::100"} 1`, true)
-	status := a.director.Run(controller(), "status", "-config", filepath.Join(a.dir, "config.toml"))
+	// Long lines are wrapped.
+	status := strings.Join(strings.Fields(a.director.Run(controller(), "status", "-config", filepath.Join(a.dir, "config.toml"))), " ")
 	for _, address := range []string{"10.0.0.100", "2001:db8::100"} {
 		if want := " claims " + address + " on eth0 since "; !strings.Contains(status, "CONFLICT: vip edge: "+macB) || !strings.Contains(status, want) {
 			t.Errorf("status does not say that %s%s:\n%s", macB, want, status)

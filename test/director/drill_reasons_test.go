@@ -4,6 +4,7 @@
 package director
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -119,21 +120,22 @@ func TestDrillReasons(t *testing.T) {
 	}
 }
 
-// status is the line of `lvs-controller status` about node n behind one of the
-// VIP's ports.
+// status is what `lvs-controller status` says of node n behind one of the VIP's ports: its
+// weight and the reason.
 func (d *drill) status(n *ingressNode, port uint16) string {
 	d.Helper()
-	out := d.director.Run(controller(), "status", "-config", filepath.Join(d.dir, "config.toml"))
-	service := ""
-	for line := range strings.Lines(out) {
-		columns := strings.Fields(line)
-		switch {
-		case len(columns) < 2:
-		case columns[0] == "edge":
-			service = columns[1]
-		case columns[0] == n.IPv4.String() && service == fmt.Sprintf("%s:%d/tcp", edgeVIP, port):
-			return strings.TrimSpace(line)
-		}
+	out := d.director.Run(controller(), "status", "-o", "json", "-port", fmt.Sprintf("%d/tcp", port), "-server", n.IPv4.String(), "-config", filepath.Join(d.dir, "config.toml"))
+	var st struct {
+		Services []struct {
+			Servers []struct {
+				Weight uint32 `json:"weight"`
+				Why    string `json:"why"`
+			} `json:"servers"`
+		} `json:"services"`
 	}
-	return ""
+	if err := json.Unmarshal([]byte(out), &st); err != nil || len(st.Services) != 1 || len(st.Services[0].Servers) != 1 {
+		return ""
+	}
+	r := st.Services[0].Servers[0]
+	return fmt.Sprintf("weight %d: %s", r.Weight, r.Why)
 }

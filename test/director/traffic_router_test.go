@@ -40,7 +40,7 @@ func TestKernelNodeBehindRouter(t *testing.T) {
 		r.logged(n, warning)
 		want := address == "10.1.1.2"
 		lab.Within(t, 10*time.Second, func() string {
-			if out := r.director.Run(controller(), "status", "-config", filepath.Join(r.dir, "config.toml")); strings.Contains(out, warning) != want {
+			if out := strings.Join(strings.Fields(r.director.Run(controller(), "status", "-config", filepath.Join(r.dir, "config.toml"))), " "); strings.Contains(out, warning) != want {
 				return fmt.Sprintf("%s serves; a warning in the status is wanted: %t\n%s", address, want, out)
 			}
 			return ""

@@ -1,0 +1,103 @@
+// How the sub-commands ask the running controller: over the control socket, or else at
+// the address in listen.
+//
+// Used by cmd_status.go. It reads the configuration to find both, and works without one.
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// controllerAt is where the running controller answers; "" for where it does not.
+type controllerAt struct{ socket, listen string }
+
+// locate finds the controller of the configuration at path, "" for the default one. cfg is
+// nil when that cannot be used, and err says why, unless the default file is missing or not
+// this user's to read. Then the directories alone are read, or their defaults are taken.
+func locate(path, socket string) (at controllerAt, cfg *Config, err error) {
+	file := cmp.Or(path, defaultConfigPath)
+	cfg, err = LoadConfig(file)
+	if path == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+		err = nil
+	}
+	known := cfg
+	if known == nil {
+		if known, _ = LoadDirectories(file); known == nil {
+			known = defaultConfig()
+		}
+	}
+	return controllerAt{cmp.Or(socket, socketPath(known.StateDir)), known.Listen}, cfg, err
+}
+
+// ask sends one GET request to the running controller, and reads at most most bytes of its
+// answer. When the socket has no controller, it asks the listener.
+func (c controllerAt) ask(ctx context.Context, path string, patience time.Duration, most int64) (*http.Response, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var noSocket error
+	if c.socket != "" {
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", c.socket)
+		}
+		resp, text, err := get(ctx, &http.Transport{DialContext: dial, DisableKeepAlives: true}, "controller", path, most)
+		if err == nil || !slices.ContainsFunc([]error{unix.ENOENT, unix.ENOTDIR, unix.ECONNREFUSED, unix.EACCES}, func(is error) bool { return errors.Is(err, is) }) {
+			return resp, text, err
+		}
+		noSocket = err
+	}
+	switch {
+	case c.listen == "" && noSocket == nil:
+		return nil, nil, errors.New("listen is off")
+	case c.listen == "":
+		return nil, nil, fmt.Errorf("listen is off, and %w", noSocket)
+	}
+	// Without a proxy: listen is an address of this host.
+	resp, text, err := get(ctx, &http.Transport{DisableKeepAlives: true}, dialable(c.listen), path, most)
+	if err != nil && noSocket != nil {
+		err = fmt.Errorf("%w, and %w", err, noSocket)
+	}
+	return resp, text, err
+}
+
+// get sends one request. It follows no redirect: what another host says is not about this
+// one.
+func get(ctx context.Context, client *http.Transport, host, path string, most int64) (*http.Response, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	resp, err := client.RoundTrip(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	if to := resp.Header.Get("Location"); to != "" {
+		return nil, nil, fmt.Errorf("status %s, a redirect to %q, which is not followed", resp.Status, shorten(to, quotedText))
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	return resp, text, err
+}
+
+// dialable is the address to connect to for a listen address: this host in place of a
+// wildcard.
+func dialable(listen string) string {
+	for _, wildcard := range [][2]string{{":", "localhost:"}, {"0.0.0.0:", "127.0.0.1:"}, {"[::]:", "[::1]:"}} {
+		if port, found := strings.CutPrefix(listen, wildcard[0]); found {
+			return wildcard[1] + port
+		}
+	}
+	return listen
+}

@@ -1,0 +1,307 @@
+// The status as text, its filters, and the description of its JSON.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"lvs-controller/test/lab"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// textOf is st as a person sees it an hour after testTime.
+func textOf(t *testing.T, wide, ports bool, st status) string {
+	t.Helper()
+	var out bytes.Buffer
+	v := newStatusText(wide, ports, &out)
+	v.now = func() time.Time { return testTime.Add(time.Hour) }
+	if err := v.print(&out, &st); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > v.width {
+			t.Errorf("%d characters, want %d: %s", n, v.width, line)
+		}
+	}
+	return out.String()
+}
+
+func TestStatusText(t *testing.T) {
+	if diff := cmp.Diff(shownText, textOf(t, false, false, shownStatus())); diff != "" {
+		t.Errorf("text (-want +got):\n%s", diff)
+	}
+	wide := textOf(t, true, false, shownStatus())
+	for _, want := range []string{"node-a", "http down", "BYTES/S"} {
+		if !strings.Contains(wide, want) {
+			t.Errorf("-o wide has no %q:\n%s", want, wide)
+		}
+	}
+	first, _, _ := strings.Cut(textOf(t, false, false, status{Reason: "no real server is in service", Config: configStatus{Wrong: "/etc/c.toml:3: vip: no"}}), "REAL SERVER")
+	if want := "config file on disk is wrong: /etc/c.toml:3: vip: no\nNOT READY: no real server is in service\n  "; first != want {
+		t.Errorf("%q, want %q", first, want)
+	}
+}
+
+// Whatever the names and numbers are, a line fits, and 1,000 ports fit a screen.
+func TestStatusTextFits(t *testing.T) {
+	long := strings.Repeat("long-name-", 30)
+	st := shownStatus()
+	st.Reason, st.Ready = strings.Repeat("no reason ", 50)+long, false
+	st.Warnings, st.Config.Wrong = []string{long, "\x1b[31mred\x1b[0m\u202e"}, long
+	for i := range 100 {
+		st.Down = append(st.Down, fmt.Sprintf("edge 10.1.0.%d: %s", i, long))
+	}
+	most := uint32(1<<32 - 1)
+	st.Services = nil
+	for port := range uint16(1000) {
+		one := shownStatus().Services[0]
+		one.Service.Port, one.VIP, one.Scheduler = 2*port+1, "edge", "wlc"
+		one.Servers = slices.Clone(one.Servers)
+		one.Servers[0] = serverStatus{Address: addr("2001:db8:1111:2222:3333:4444:5555:6666"), Port: 65535, Weight: most, Why: long, Connections: Connections{most, most, most}}
+		st.Services = append(st.Services, one)
+	}
+	st.VIPs[0].Nodes = append(st.VIPs[0].Nodes, nodeStatus{Address: addr("2001:db8:1111:2222:3333:4444:5555:6666"), Node: long, Pods: []string{long}})
+	for _, wide := range []bool{false, true} {
+		text := textOf(t, wide, false, st)
+		if strings.ContainsAny(text, "\x1b\u202e") {
+			t.Errorf("a text from outside reaches the terminal: %q", text)
+		}
+		_, table, _ := strings.Cut(text, "REAL SERVER")
+		if n := strings.Count(table, "\n"); n > 12 {
+			t.Errorf("1,000 ports take %d lines:\n%s", n, table)
+		}
+		if !strings.Contains(text, "1000 ports in all") {
+			t.Errorf("the ports that are left out are not counted:\n%s", table)
+		}
+		if n := strings.Count(textOf(t, wide, true, st), "2001:db8:1111:2222:3333:4444:5555:6666"); n != 1000 {
+			t.Errorf("-ports lists %d services, want 1000", n)
+		}
+	}
+}
+
+// Services are one line as long as their rows are the same, and their numbers add up.
+func TestStatusGroups(t *testing.T) {
+	one := func(key string, weight uint32, why string) serviceStatus {
+		return serviceStatus{Service: service(key).ServiceKey, VIP: "edge", Scheduler: "rr", Traffic: Traffic{Connections: 5},
+			Servers: []serverStatus{{Address: addr("10.1.0.1"), Weight: weight, Why: why, Connections: Connections{1, 2, 3}}}}
+	}
+	other := one("10.0.0.1:86/tcp", 1, "a")
+	other.Scheduler = "wlc"
+	all := []serviceStatus{
+		one("10.0.0.1:80/tcp", 1, "a"), one("10.0.0.1:81/tcp", 0, "a"), one("10.0.0.1:82/tcp", 1, "a"),
+		one("10.0.0.1:83/tcp", 1, "b"), one("10.0.0.2:80/tcp", 1, "a"), other,
+	}
+	var got []string
+	for _, g := range groups(all, false) {
+		got = append(got, fmt.Sprint(g.keys[0].Address, portRanges(g.keys), g.traffic.Connections, g.servers[0].Connections))
+	}
+	want := []string{
+		"10.0.0.1 [80/tcp 82/tcp] 10 {2 4 6}", "10.0.0.1 [81/tcp] 5 {1 2 3}", "10.0.0.1 [83/tcp] 5 {1 2 3}",
+		"10.0.0.2 [80/tcp] 5 {1 2 3}", "10.0.0.1 [86/tcp] 5 {1 2 3}",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if n := len(groups(all, true)); n != len(all) {
+		t.Errorf("-ports: %d groups", n)
+	}
+	if all[0].Servers[0].Connections.Active != 1 {
+		t.Error("a sum is written into a service")
+	}
+}
+
+func TestStatusFilter(t *testing.T) {
+	for _, test := range []struct {
+		filter statusFilter
+		want   string
+	}{
+		{statusFilter{}, "edge 10.0.0.1:80/tcp 3; six [2001:db8::1]:53/udp 0; VIPs 2"},
+		{statusFilter{vip: "edge"}, "edge 10.0.0.1:80/tcp 3; VIPs 1"},
+		{statusFilter{vip: "10.0.0.1"}, "edge 10.0.0.1:80/tcp 3; VIPs 1"},
+		{statusFilter{vip: "none"}, "VIPs 0"},
+		{statusFilter{port: "53"}, "six [2001:db8::1]:53/udp 0; VIPs 2"},
+		{statusFilter{port: "53/tcp"}, "VIPs 2"},
+		{statusFilter{port: "80/tcp"}, "edge 10.0.0.1:80/tcp 3; VIPs 2"},
+		{statusFilter{server: "10.1.0.2"}, "edge 10.0.0.1:80/tcp 1; VIPs 2"},
+		{statusFilter{server: "node-a"}, "edge 10.0.0.1:80/tcp 1; VIPs 2"},
+		{statusFilter{server: "10.1.0.9"}, "VIPs 2"},
+	} {
+		st := shownStatus()
+		test.filter.apply(&st)
+		got := ""
+		for _, s := range st.Services {
+			got += fmt.Sprintf("%s %s %d; ", s.VIP, s.Service, len(s.Servers))
+		}
+		if got += fmt.Sprintf("VIPs %d", len(st.VIPs)); got != test.want {
+			t.Errorf("%+v: %s, want %s", test.filter, got, test.want)
+		}
+	}
+}
+
+// The screen of -w has as many lines as fit, each cleared to its end.
+func TestStatusScreen(t *testing.T) {
+	v := &statusText{width: 100, colours: true}
+	var lines []textLine
+	for i := range 100 {
+		lines = append(lines, textLine{bad, fmt.Sprint("line ", i)})
+	}
+	text := v.screen(lines, true, &bytes.Buffer{})
+	if n := strings.Count(text, "\n"); n != 23 || !strings.HasPrefix(text, goHome) || !strings.HasSuffix(text, clearBelow) {
+		t.Errorf("%d lines: %q", n, text)
+	}
+	if !strings.Contains(text, "\x1b[31mline 0\x1b[0m"+clearLine+"\n") || !strings.Contains(text, "… 78 lines more") {
+		t.Errorf("%q", text)
+	}
+	if text := v.screen(lines, false, &bytes.Buffer{}); strings.Contains(text, goHome) || strings.Count(text, "\n") != 101 {
+		t.Errorf("without a terminal: %q", text)
+	}
+}
+
+// docs/status.md has each field of the JSON, and no other.
+func TestStatusIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("docs/status.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("`\"version\": %d`", statusVersion); !strings.Contains(string(page), want) {
+		t.Errorf("docs/status.md does not describe %s", want)
+	}
+	var documented []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-zA-Z_.\\[\\]]+)` \\|").FindAllSubmatch(page, -1) {
+		documented = append(documented, string(m[1]))
+	}
+	fields := fieldPaths("", reflect.TypeFor[status]())
+	slices.Sort(fields)
+	slices.Sort(documented)
+	if diff := cmp.Diff(fields, documented); diff != "" {
+		t.Errorf("(-fields +documented):\n%s", diff)
+	}
+}
+
+// fieldPaths are the fields of a type as JSON has them, as "services[].servers[].weight".
+// A type that has a text of its own has no fields.
+func fieldPaths(at string, typ reflect.Type) (paths []string) {
+	text := reflect.TypeFor[interface{ MarshalText() ([]byte, error) }]()
+	switch {
+	case typ.Implements(text):
+	case typ.Kind() == reflect.Slice:
+		return fieldPaths(at+"[]", typ.Elem())
+	case typ.Kind() == reflect.Struct:
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "-" || !f.IsExported() {
+				continue
+			}
+			path := strings.TrimPrefix(at+"."+name, ".")
+			paths = append(append(paths, path), fieldPaths(path, f.Type)...)
+		}
+	}
+	return paths
+}
+
+// statusArguments has the child process of TestStatusOfABrokenFile run the program.
+const statusArguments = "LVS_TEST_STATUS_ARGUMENTS"
+
+// While config.toml holds a mistake and the API is away, status says both at once. The
+// controller and the command are processes of their own.
+func TestStatusOfABrokenFile(t *testing.T) {
+	if args := os.Getenv(statusArguments); args != "" {
+		os.Exit(run(context.Background(), strings.Split(args, "\n"), os.Stdout, os.Stderr))
+	}
+	ns, dir := newNetns(t), t.TempDir()
+	program := func(args ...string) *exec.Cmd {
+		cmd := exec.Command("ip", "netns", "exec", string(ns), os.Args[0], "-test.run=^TestStatusOfABrokenFile$")
+		cmd.Env = append(os.Environ(), statusArguments+"="+strings.Join(args, "\n"))
+		return cmd
+	}
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, kubeconfigFor("https://127.0.0.1:1", nil, "t"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "config.toml")
+	text := fmt.Sprintf("listen = \"\"\nmanage_sysctls = false\nstate_dir = %q\ncache_dir = %q\nkubeconfig = %q\n[[vip]]\nname = \"edge\"\naddresses = [\"10.0.0.1\"]\nports = [80]\n", dir, dir, kubeconfig)
+	write := func(more string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text+more), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	controller := program("run", "-config", file)
+	if err := controller.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = controller.Process.Signal(syscall.SIGTERM); _ = controller.Wait() })
+	socket := socketPath(dir)
+	var st status
+	ask := func() string {
+		out, err := program("status", "-socket", socket, "-o", "json").Output()
+		if err == nil {
+			err = json.Unmarshal(out, &st)
+		}
+		if err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	lab.Within(t, 30*time.Second, func() string {
+		if why := ask(); why != "" {
+			return why
+		}
+		if !slices.ContainsFunc(st.Cluster, func(s StreamState) bool { return s.LastError != "" }) {
+			return "the API is not noticed to be away"
+		}
+		return ""
+	})
+	write("drain = 7\n")
+	lab.Within(t, 30*time.Second, func() string {
+		if why := ask(); why != "" || st.Config.Wrong == "" {
+			return "the mistake is not noticed: " + why
+		}
+		return ""
+	})
+	for _, args := range [][]string{{"-socket", socket}, {"-config", file}} {
+		begun := time.Now()
+		cmd := program(append([]string{"status"}, args...)...)
+		out, err := cmd.Output()
+		took := time.Since(begun)
+		t.Logf("status %s took %s, with %s of the processor", args[0], took.Round(time.Millisecond), (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Round(time.Millisecond))
+		screen, _, _ := strings.Cut(string(out), "REAL SERVER")
+		words := strings.Join(strings.Fields(screen), " ") // long lines are wrapped
+		if err != nil || !strings.HasPrefix(words, "config file on disk is wrong: "+file+":10: vip[0].drain: ") {
+			t.Errorf("%v, %q", err, words)
+		}
+		if strings.Count(screen, "\n") > 20 || !strings.Contains(words, "cluster: pods ingress-nginx ") || !strings.Contains(words, "connection refused") {
+			t.Errorf("the API is not on the first screen:\n%s", screen)
+		}
+		if took > 5*time.Second {
+			t.Errorf("took %s", took)
+		}
+	}
+	// Without a controller the file's own mistake comes first all the same.
+	_ = controller.Process.Signal(syscall.SIGTERM)
+	_ = controller.Wait()
+	cmd := program("status", "-config", file)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, _ := cmd.Output()
+	if !strings.HasPrefix(stderr.String()+string(out), "config file on disk is wrong: "+file+":10: ") {
+		t.Errorf("without a controller: %q, stderr %q", out, stderr.String())
+	}
+}

@@ -1,0 +1,177 @@
+// What the status says of each VIP: on which device of this host its addresses are, and
+// which nodes and pods its real servers are.
+//
+// Used by cmd*.go. It asks the kernel and the prober once for each answer. It
+// changes nothing.
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// shownPods is how many pods of a node the status names.
+const shownPods = 4
+
+// vipStatus is a VIP of the configuration.
+type vipStatus struct {
+	Name      string          `json:"name"`
+	Announce  Announcement    `json:"announce"`
+	Addresses []addressStatus `json:"addresses"`
+	// Nodes are the real servers that have pods or are probed.
+	Nodes []nodeStatus `json:"real_servers,omitempty"`
+}
+
+// addressStatus is an address of a VIP.
+type addressStatus struct {
+	Address netip.Addr `json:"address"`
+	Device  string     `json:"device,omitempty"`  // of this host; "": on none
+	Missing string     `json:"missing,omitempty"` // on no device: who puts it there, and when
+}
+
+// nodeStatus is the node of a real server.
+type nodeStatus struct {
+	Address  netip.Addr    `json:"address"`
+	Node     string        `json:"node,omitempty"`
+	Pods     []string      `json:"pods,omitempty"` // NAMESPACE/NAME, the first of them
+	MorePods int           `json:"more_pods,omitempty"`
+	Probes   []probeStatus `json:"probes,omitempty"`
+}
+
+// probeStatus is one probe of a real server. Of probes of single ports those that are up
+// are left out.
+type probeStatus struct {
+	Kind   string    `json:"kind"`
+	Port   uint16    `json:"port,omitempty"`
+	State  string    `json:"state"`  // up, down or unknown
+	Answer string    `json:"answer"` // of the last probe: passed, or why not
+	At     time.Time `json:"at"`     // when that began
+}
+
+// vips passes the state of each VIP that v has, those of the configuration before the
+// first pass.
+func (s *httpServer) vips(v *loopState) iter.Seq[any] {
+	cfg := s.configs.Get()
+	if v != nil {
+		cfg = v.Config
+	}
+	drained := v != nil && !v.Drained.IsZero()
+	return func(yield func(any) bool) {
+		if cfg == nil || len(cfg.VIPs) == 0 {
+			return
+		}
+		devices, err := vipDevices()
+		cluster, answers := s.loop.cluster.Get(), s.prober.Answers()
+		for i := range cfg.VIPs {
+			vip := &cfg.VIPs[i]
+			one := newVIPStatus(cfg, vip, devices, err, drained)
+			n, _ := slices.BinarySearchFunc(answers, vip.Name, func(a ProbeAnswer, name string) int { return strings.Compare(a.VIP, name) })
+			one.Nodes = nodesOf(vip, cluster, answers[n:])
+			if !yield(one) {
+				return
+			}
+		}
+	}
+}
+
+// newVIPStatus is a VIP and where it is. err says why devices are not known.
+func newVIPStatus(cfg *Config, vip *VIP, devices map[netip.Addr]string, err error, drained bool) vipStatus {
+	one := vipStatus{Name: vip.Name, Announce: vip.Announce}
+	for _, a := range vip.Addresses {
+		at := addressStatus{Address: a, Device: devices[a]}
+		switch {
+		case err != nil:
+			at.Missing = "not known: " + report(err)
+		case at.Device == "":
+			at.Missing = whoAnnounces(cfg, vip, drained)
+		}
+		one.Addresses = append(one.Addresses, at)
+	}
+	return one
+}
+
+// whoAnnounces says who puts the addresses of vip on a device, when they are on none.
+func whoAnnounces(cfg *Config, vip *VIP, drained bool) string {
+	m := vip.Announce.method()
+	switch {
+	case m.byController() && drained:
+		return "the controller does not announce it while this director is drained"
+	case m.onUplink:
+		return fmt.Sprintf("the controller puts it on %s when a real server is in service", cmp.Or(cfg.Interface, "the uplink"))
+	case m.onDummy:
+		return fmt.Sprintf("the controller puts it on %s when a real server is in service and the director is ready; then a routing daemon announces it", cfg.AnnounceDevice)
+	}
+	return fmt.Sprintf("with announce = %q keepalived, or another program, puts it on the director that serves", vip.Announce)
+}
+
+// vipDevices are the devices of this host by their addresses. Of an address that several
+// have it is the first.
+func vipDevices() (map[netip.Addr]string, error) {
+	all, err := netDevices()
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[int]string, len(all))
+	for i := range all {
+		names[all[i].Index] = all[i].Name
+	}
+	conn, err := openRtnl(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	devices := make(map[netip.Addr]string)
+	err = conn.eachAddress(func(index uint32, a deviceAddress) {
+		if devices[a.Address] == "" {
+			devices[a.Address] = names[int(index)]
+		}
+	})
+	return devices, err
+}
+
+// nodesOf are the nodes of vip's real servers. answers begin with those about vip.
+func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer) []nodeStatus {
+	nodes := make(map[netip.Addr]*nodeStatus)
+	at := func(a netip.Addr) *nodeStatus {
+		if nodes[a] == nil {
+			nodes[a] = &nodeStatus{Address: a}
+		}
+		return nodes[a]
+	}
+	if cluster != nil {
+		podsAt(vip, cluster, func(a netip.Addr, p *Pod) {
+			n := at(a)
+			n.Node = p.Node
+			if len(n.Pods) < shownPods {
+				n.Pods = append(n.Pods, p.Namespace+"/"+p.Name)
+			} else {
+				n.MorePods++
+			}
+		})
+	}
+	for i := range answers {
+		a := &answers[i]
+		if a.VIP != vip.Name {
+			break
+		}
+		said := "passed"
+		if a.Result != passed {
+			said = cmp.Or(a.Why, "no result")
+		}
+		n := at(a.Address)
+		n.Probes = append(n.Probes, probeStatus{a.Kind, a.Port, a.State.String(), said, a.At})
+	}
+	var all []nodeStatus
+	for _, a := range slices.SortedFunc(maps.Keys(nodes), netip.Addr.Compare) {
+		all = append(all, *nodes[a])
+	}
+	return all
+}
