@@ -52,6 +52,11 @@ type ConfigWatcher struct {
 	Rejected func(error)
 	Audit    func() // called after each SIGHUP, whatever the file has
 
+	// Reloading is called before a reading of the file is acted on, but for the first one,
+	// and Reloaded after that with what has come of it. nil = never.
+	Reloading func()
+	Reloaded  func(result string)
+
 	notifier fileNotifier  // see fileWatch
 	poll     time.Duration // pollInterval when zero
 
@@ -111,6 +116,11 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 	}
 	first, again := w.concluded == digest{}, w.concluded == got.digest
 	w.concluded = got.digest
+	result := "the configuration file is rejected"
+	if !first && w.Reloading != nil {
+		w.Reloading()
+		defer func() { w.Reloaded(result) }()
+	}
 	cfg, err := (*Config)(nil), got.err
 	if err == nil {
 		cfg, err = w.Parse(w.Path, got.text)
@@ -124,6 +134,7 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 		return
 	}
 	changes := configChanges(w.Current, cfg)
+	result = "the configuration is reloaded, changes: " + changes
 	switch {
 	case w.rejected:
 		w.Log.Info("the configuration file is valid again", "file", w.Path, "changes", changes)

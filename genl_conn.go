@@ -77,6 +77,9 @@ type ipvsConn struct {
 	reply kernelReply // the one that exchange passes on
 	batch batchLimits
 
+	// progress is called for each answer of the kernel, from any goroutine; nil: it is not.
+	progress func()
+
 	seen []ServiceKey // services in the kernel's order, as Table has read them before they were flushed
 
 	// Buffers of Table.
@@ -211,6 +214,9 @@ func (c *ipvsConn) receive(b []byte) (n int, err error) {
 		n, err := unix.Read(c.fd, b)
 		switch err {
 		case nil:
+			if c.progress != nil {
+				c.progress()
+			}
 			return n, nil
 		case unix.EINTR: // the runtime's signals
 			continue

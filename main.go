@@ -194,6 +194,7 @@ type program struct {
 	configs *latest[Config]
 	queries *latest[ClusterQuery]
 	recheck chan struct{} // of the configuration file
+	notify  *notifier     // nil: there is no service manager
 	loop    *reconciler
 	server  *httpServer
 	tasks   []func(context.Context) error // the other parts
@@ -202,7 +203,11 @@ type program struct {
 // direct runs a director until ctx ends.
 func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir *stateDir, debug bool) error {
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
-	p := newProgram(log.Logger, log.queue.Lost, cfg, openState(dir, log.Logger))
+	notify, err := openNotifier()
+	if err != nil {
+		log.Warn("the service manager gets no notifications", "err", err)
+	}
+	p := newProgram(log.Logger, log.queue.Lost, notify, cfg, openState(dir, log.Logger))
 	p.server.debug = debug
 	p.publish(cfg)
 	// Also without a file to reload: if nothing received SIGHUP, it would end the
@@ -227,17 +232,17 @@ func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir 
 		onHup = p.watchConfig(src, cfg, hup).Run
 	}
 	p.tasks = append(p.tasks, onHup, func(ctx context.Context) error { return log.level.follow(ctx, usr1) })
-	err := p.run(ctx)
+	err = p.run(ctx)
 	log.Info("stopped; the kernel goes on forwarding")
 	return err
 }
 
 // newProgram puts the parts together. Data flows one way: configuration, cluster and
 // probe results to the loop, and from there to the kernel.
-func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *savedState) *program {
+func newProgram(log *slog.Logger, lostLines func() uint64, notify *notifier, cfg *Config, st *savedState) *program {
 	bell := func() chan struct{} { return make(chan struct{}, 1) }
 	wake, listenWake, conflictWake, saveWake := bell(), bell(), bell(), bell() // wake is of the loop
-	p := &program{log: log, recheck: bell(), queries: newLatest[ClusterQuery](bell())}
+	p := &program{log: log, notify: notify, recheck: bell(), queries: newLatest[ClusterQuery](bell())}
 	p.configs = newLatest[Config](wake, listenWake, conflictWake)
 	clusters := newLatest[Cluster](wake, saveWake)
 	probes, healths := newLatest[ProbePlan](bell()), newLatest[Health](wake)
@@ -262,8 +267,9 @@ func newProgram(log *slog.Logger, lostLines func() uint64, cfg *Config, st *save
 	p.loop = newReconciler(&loopNeeds{
 		log: log, wake: wake, recheck: p.recheck,
 		config: p.configs, cluster: clusters, health: healths, probes: probes, unresolved: unresolved, resolving: resolving, routes: routes, routing: routing,
-		dial: func() (director, error) { return dialDirector(log, host.sysctls, p.configs.Get()) },
+		dial: func() (director, error) { return dialDirector(log, host.sysctls, p.configs.Get(), notify.beat) },
 		host: host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
+		report: &loopReport{notifier: notify, missing: func() string { return missingStreams(watch.States()) }},
 	})
 	conflicts := newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() },
 		func(own map[netip.Addr]bool) string { return p.loop.published.Load().ServesWithOthers(own) })
@@ -330,6 +336,7 @@ func (p *program) run(ctx context.Context) error {
 	all := make(chan error, 1)
 	go func() { all <- group.Wait() }()
 	<-ctx.Done()
+	p.notify.stop("stopping; the kernel goes on forwarding")
 	end := time.Now().Add(endPatience)
 	<-loopEnded
 	select {
@@ -354,6 +361,7 @@ func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *C
 			p.server.reloads.Add(1)
 			p.server.bad.Store(false)
 			p.server.file.Store(&configStatus{Path: c.Path, Loaded: time.Now()})
+			p.notify.applies(c)
 			p.publish(c)
 		},
 		Rejected: func(err error) {
@@ -362,18 +370,22 @@ func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *C
 			now := *p.server.file.Load()
 			now.Wrong = firstMistake(err)
 			p.server.file.Store(&now)
+			p.notify.faulty("the last good configuration stays in force: " + now.Wrong)
 		},
-		Audit: p.loop.AuditNow,
+		Audit:     p.loop.AuditNow,
+		Reloading: p.notify.reload,
+		Reloaded:  p.notify.reloaded,
 	}
 }
 
 // dialDirector opens the kernel's IPVS and says which one it is, and whether its
-// connection table is as large as cfg wants.
-func dialDirector(log *slog.Logger, sysctls procSys, cfg *Config) (director, error) {
+// connection table is as large as cfg wants. progress is called for each answer.
+func dialDirector(log *slog.Logger, sysctls procSys, cfg *Config, progress func()) (director, error) {
 	c, err := dialIPVS()
 	if err != nil {
 		return nil, err
 	}
+	c.progress = progress
 	info, err := c.Info()
 	if err != nil {
 		c.Close()

@@ -101,6 +101,7 @@ type loopNeeds struct {
 	state    *savedState
 	cacheDir string // where an operator's drain is ordered; "": nowhere
 	now      func() time.Time
+	report   *loopReport // nil: there is no service manager
 }
 
 // auditGap is the least time between the last reading of the kernel's table and an
@@ -199,12 +200,19 @@ func (r *reconciler) Run(ctx context.Context) error {
 			return nil
 		case <-r.wake:
 		case <-timer.C:
+			if r.report.every() > 0 && r.next().After(r.now()) { // only the watchdog is due
+				r.report.beat()
+				timer.Reset(r.sleep())
+				continue
+			}
 		}
+		r.report.beat()
 		if r.config.Get() == nil {
 			continue
 		}
 		r.pass(ctx)
-		timer.Reset(max(0, r.next().Sub(r.now())))
+		r.report.beat()
+		timer.Reset(max(0, r.sleep()))
 	}
 }
 
@@ -217,6 +225,15 @@ func (r *reconciler) AuditNow() {
 
 // next is the earliest of the loop's own deadlines.
 func (r *reconciler) next() time.Time { return r.due.next(r.announcer.retryAt) }
+
+// sleep is how long the loop may wait for an input.
+func (r *reconciler) sleep() time.Duration {
+	wait := r.next().Sub(r.now())
+	if most := r.report.every(); most > 0 {
+		wait = min(wait, most)
+	}
+	return wait
+}
 
 // passResult is what a pass has come to so far.
 type passResult struct {
@@ -242,6 +259,7 @@ func (r *reconciler) pass(ctx context.Context) {
 		r.due.audit = earlier(r.due.audit, r.kernel.compared.Add(auditGap))
 	}
 	o.err = r.reconcile(ctx, &o, poll)
+	r.report.beat()
 	if r.kernel.director != nil {
 		r.kernel.brokenAt = time.Time{}
 	} else if r.kernel.brokenAt.IsZero() {
@@ -263,6 +281,7 @@ func (r *reconciler) pass(ctx context.Context) {
 func (r *reconciler) conclude(o *passResult) {
 	now := r.now()
 	r.show(o, now)
+	r.report.passed(o.cfg, r.published.Load(), r.host.Uplink(), now)
 	r.due.end(now, o.err != nil, o.cfg.AuditInterval)
 	begins, ends := r.failing.note(o.err)
 	switch {
