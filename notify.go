@@ -159,7 +159,7 @@ func (n *notifier) reloaded(result string) {
 }
 
 // update sends what the manager does not have. The result of a reload stays in the status
-// until there is another one. The caller holds mu.
+// until there is another one. The caller has locked mu.
 func (n *notifier) update() {
 	if n.stopping || n.state == "" {
 		return
