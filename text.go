@@ -2,8 +2,8 @@
 // short, whatever its source sends, and a file in the wrong encoding is recognised.
 //
 // Used by lvs.go, sysctl.go, rtnl*.go, table_listing.go, kube*.go, config*.go,
-// genl*.go, health*.go, desired*.go, host*.go, reconcile_history.go, http*.go and
-// cmd*.go. It knows nothing of what the text means. Pure; no I/O.
+// genl*.go, health*.go, desired*.go, host*.go, reconcile*.go, http*.go and cmd*.go.
+// It knows nothing of what the text means. Pure; no I/O.
 
 package main
 
