@@ -52,6 +52,7 @@ test: unit model kernel
 
 # Each micro-benchmark runs once, so that none stops working unseen.
 unit: build vm-setup
+	@command -v systemd-analyze >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends systemd >/dev/null; }
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
 	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/scale/...

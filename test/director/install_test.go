@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,6 +80,10 @@ func TestSysVScript(t *testing.T) {
 		daemon := write("daemon", `#!/bin/sh
 trap 'echo reload' HUP
 trap 'echo term; exit' TERM
+if [ "$1" = check ]; then
+	[ ! -e "$0.mistake" ] || { echo "$3:1: a mistake" >&2; exit 1; }
+	exit 0
+fi
 echo "$@"
 [ ! -e "$0.broken" ] || exit 1
 while :; do sleep 0.1; done
@@ -112,6 +118,13 @@ while :; do sleep 0.1; done
 			return ""
 		})
 		run(0, "restart", "started")
+		// With a mistake in its configuration the running controller stays as it is.
+		write("daemon.mistake", "", 0o644)
+		for _, action := range []string{"reload", "restart", "force-reload"} {
+			run(6, action, config+":1: a mistake\nlvs-controller: "+config+" has mistakes; nothing is changed\n")
+		}
+		run(0, "status", "is running (pid ")
+		os.Remove(filepath.Join(dir, "daemon.mistake"))
 		run(0, "stop", "goes on forwarding")
 		run(3, "status", "not running")
 		got, _ := os.ReadFile(log)
@@ -132,6 +145,97 @@ while :; do sleep 0.1; done
 		os.Remove(daemon)
 		run(5, "start", "is not installed")
 	})
+}
+
+// The functions of the OpenRC service, with an openrc-run that calls one of them: a
+// mistake in the configuration refuses a reload, and the stop of a restart, but no stop.
+func TestOpenRCScript(t *testing.T) {
+	of(t, "host")
+	t.Parallel()
+	eachShell(t, func(t *testing.T, shell []string) {
+		dir := t.TempDir()
+		calls := filepath.Join(dir, "calls")
+		config := filepath.Join(dir, "config.toml")
+		run := filepath.Join(dir, "openrc-run")
+		script, err := os.ReadFile(installed("lvs-controller.openrc"))
+		lab.Must(t, err)
+		lab.Must(t, os.WriteFile(run, []byte(`#!/bin/sh
+RC_SVCNAME=lvs-controller RC_CMD=$1
+ebegin() { :; }
+eend() { return "$1"; }
+config=`+config+`
+`+strings.Replace(string(script), "command=/usr/local/sbin/lvs-controller\n", "command="+controller()+"\n", 1)+`
+$2
+`), 0o755))
+		lab.Must(t, os.WriteFile(filepath.Join(dir, "supervise-daemon"), []byte("#!/bin/sh\necho \"$*\" >>"+calls+"\n"), 0o755))
+		const good, bad = "[[vip]]\nname = 'edge'\naddresses = ['192.0.2.1']\nports = [80]\nselector = ''\nreal_servers = [{ address = '192.0.2.11' }]\n", "bogus = 1\n"
+		for _, test := range []struct {
+			config, command, function string
+			code                      int
+		}{
+			{bad, "reload", "reload", 1},
+			{bad, "restart", "stop_pre", 1},
+			{bad, "stop", "stop_pre", 0},
+			{good, "restart", "stop_pre", 0},
+			{good, "reload", "reload", 0},
+		} {
+			lab.Must(t, os.WriteFile(config, []byte(test.config), 0o600))
+			cmd := exec.Command(shell[0], append(append([]string(nil), shell[1:]...), run, test.command, test.function)...)
+			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+			out, _ := cmd.CombinedOutput()
+			if code := cmd.ProcessState.ExitCode(); code != test.code || code != 0 && !strings.Contains(string(out), config+":1: bogus: unknown key") {
+				t.Errorf("%s with %q: exit %d, want %d\n%s", test.command, test.config, code, test.code, out)
+			}
+		}
+		if got, err := os.ReadFile(calls); string(got) != "lvs-controller --signal HUP\n" {
+			t.Errorf("supervise-daemon was called with %q, %v: want one reload", got, err)
+		}
+	})
+}
+
+// systemd's own measure of how much a service may do: 10 is all. The unit, and the unit
+// with the drop-in for a user without privileges, each have a goal.
+func TestUnitSecurity(t *testing.T) {
+	of(t, "host")
+	t.Parallel()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		if os.Getenv("LVS_REQUIRE_ALL") == "1" {
+			t.Fatal("needs systemd-analyze, of Debian's package systemd (LVS_REQUIRE_ALL=1)")
+		}
+		t.Skip("needs systemd-analyze")
+	}
+	for _, test := range []struct {
+		name string
+		drop []string
+		most float64
+	}{
+		{"root", nil, 2.4},
+		{"unprivileged", []string{"lvs-controller-unprivileged.conf"}, 2.1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			install := func(from, to string) {
+				b, err := os.ReadFile(installed(from))
+				lab.Must(t, err)
+				lab.Must(t, os.MkdirAll(filepath.Dir(to), 0o755))
+				lab.Must(t, os.WriteFile(to, b, 0o644))
+			}
+			unit := filepath.Join(dir, "lvs-controller.service")
+			install("lvs-controller.service", unit)
+			for _, drop := range test.drop {
+				install(drop, filepath.Join(unit+".d", drop))
+			}
+			out, err := exec.Command(analyze, "security", "--no-pager", "--offline=true", unit).CombinedOutput()
+			m := regexp.MustCompile(`exposure level for lvs-controller\.service: (\d+\.\d)`).FindSubmatch(out)
+			if err != nil || m == nil {
+				t.Fatalf("systemd-analyze: %v\n%s", err, out)
+			}
+			if got, _ := strconv.ParseFloat(string(m[1]), 64); got > test.most {
+				t.Errorf("the exposure is %.1f, want %.1f at the most\n%s", got, test.most, out)
+			}
+		})
+	}
 }
 
 func TestMakeKubeconfig(t *testing.T) {
