@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"time"
 )
@@ -104,16 +103,6 @@ func takenByReload(ctx context.Context, cfg *Config) []taken {
 			}
 		}
 	}
-	query, cluster := cfg.ClusterQuery(), newCluster()
-	if query.ClusterFile != "" {
-		if file, err := readClusterFile(query.ClusterFile, allKeys(&query)); err == nil {
-			for _, a := range file.answers {
-				a.store(cluster)
-			}
-		}
-	} else if saved, _ := loadSnapshot(cfg.CacheDir, cfg.ClusterSource(), slog.New(slog.DiscardHandler)); saved != nil {
-		cluster = saved
-	}
-	w := desired(nil, cfg, cluster, nil, memory, time.Now())
+	w := desired(nil, cfg, savedCluster(cfg), nil, memory, time.Now())
 	return before.takenAway(&w, false)
 }

@@ -164,7 +164,18 @@ func (h *hostCheck) modules(c *Config) {
 			h.warn(key, fmt.Errorf("the kernel %s has no module %s", release, module))
 		}
 	}
-	need("vip", "ip_vs")
+	for _, n := range neededModules(c) {
+		need(n.key, n.module)
+	}
+}
+
+// neededModule is a module of the kernel, and the key of the configuration that needs it.
+type neededModule struct{ key, module string }
+
+// neededModules are those that the VIPs of c need. A module can be there several times.
+func neededModules(c *Config) []neededModule {
+	needed := []neededModule{{"vip", "ip_vs"}}
+	need := func(key, module string) { needed = append(needed, neededModule{key, module}) }
 	for i := range c.VIPs {
 		v, key := &c.VIPs[i], indexPath("vip", i)+"."
 		need(key+"scheduler", "ip_vs_"+v.Scheduler)
@@ -184,6 +195,7 @@ func (h *hostCheck) modules(c *Config) {
 			need(key+"announce", "dummy")
 		}
 	}
+	return needed
 }
 
 // kernelModules lists what the running kernel has built in or on disk; nil where that

@@ -6,7 +6,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/bits"
 	"os"
 	"path/filepath"
@@ -23,19 +25,6 @@ const (
 	// mostDevices bounds the devices below the uplink, mostCPUs the numbers of CPUs.
 	mostDevices, mostCPUs = 32, 8192
 )
-
-// doctorHost is a host, as the checks see it.
-type doctorHost struct {
-	root      string // "" = this host; tests have another one
-	cfg       *Config
-	file      string // the configuration's
-	configErr error  // why cfg is the default
-	uplink    string // "" = not known
-	uplinkErr error  // why
-	memory    uint64
-	ethtool   func(device string) (deviceFacts, error)
-	tracking  func(is6 bool) bool // trackingActive
-}
 
 // read returns the content of a file without the white space around it.
 func (h *doctorHost) read(path string) string {
@@ -169,14 +158,6 @@ func (s cpuSet) mask() string {
 	return text
 }
 
-// numberOf is "1 queue" or "4 queues".
-func numberOf(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
 // hardware is the name of the hardware behind a device, such as "0000:03:00.0" or
 // "virtio2"; "" where there is none.
 func (h *doctorHost) hardware(device string) string {
@@ -186,3 +167,6 @@ func (h *doctorHost) hardware(device string) string {
 	}
 	return filepath.Base(target)
 }
+
+// isAbsent reports whether a file is not there.
+func isAbsent(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -13,7 +13,97 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
+
+// Capabilities that what doctor asks needs (include/uapi/linux/capability.h).
+const capNetRaw = 13
+
+// checkRights says what this process cannot ask.
+func checkRights(h *doctorHost) []finding {
+	for line := range strings.Lines(h.read("/proc/self/status")) {
+		mask, found := strings.CutPrefix(line, "CapEff:")
+		if !found {
+			continue
+		}
+		if set, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64); err == nil && set>>capNetRaw&1 == 1 {
+			return allWell("all questions can be asked")
+		}
+	}
+	return []finding{{levelWarn, "without CAP_NET_RAW: other hosts are not asked for the VIPs, nor nodes over the data path", []string{"sudo lvs-controller doctor -config " + h.file}}}
+}
+
+// checkClock looks whether a program keeps the clock right.
+func checkClock(h *doctorHost) []finding {
+	off, synchronised, err := h.ask.clock()
+	switch {
+	case err != nil:
+		return []finding{{levelWarn, "not known: " + err.Error(), []string{"timedatectl"}}}
+	case synchronised:
+		return allWell("synchronised, at most %s off", off.Round(time.Millisecond))
+	}
+	return []finding{{levelWarn, "not synchronised: the kernel knows of no program that keeps it right", []string{"timedatectl set-ntp true    # or chrony: systemctl enable --now chrony"}}}
+}
+
+// checkKernel looks for the modules that the configuration needs.
+func checkKernel(h *doctorHost) []finding {
+	release, has, err := kernelModules(h.root)
+	if err != nil {
+		return []finding{{levelWarn, "not known: " + report(err), []string{"uname -r"}}}
+	}
+	var found []finding
+	blocked := h.blockedModules()
+	closed := h.read("/proc/sys/kernel/modules_disabled") == "1"
+	var judged []string
+	for _, n := range neededModules(h.cfg) {
+		if n.key == "vip" {
+			n.key = "each VIP"
+		}
+		if slices.Contains(judged, n.module) {
+			continue
+		}
+		judged = append(judged, n.module)
+		if len(h.names("/sys/module/"+n.module, "")) > 0 {
+			continue // loaded, or built in with parameters
+		}
+		switch file := blocked[n.module]; {
+		case has != nil && !has[n.module]:
+			found = append(found, finding{levelFail, fmt.Sprintf("the kernel %s has no module %s, which %s needs", release, n.module, n.key), []string{
+				"apt install linux-modules-extra-$(uname -r)    # Ubuntu; on Debian: apt install linux-image-amd64, then restart this host"}})
+		case file != "":
+			found = append(found, finding{levelFail, fmt.Sprintf("%s keeps the module %s from being loaded, which %s needs", file, n.module, n.key), []string{
+				fmt.Sprintf("sed -i 's/^ *install  *%s /# &/' %s", n.module, file), "modprobe " + n.module}})
+		case closed && has != nil:
+			found = append(found, finding{levelFail, fmt.Sprintf("kernel.modules_disabled is 1, and %s is not loaded, which %s needs", n.module, n.key), []string{
+				"echo " + n.module + " >> /etc/modules-load.d/lvs-controller.conf    # then restart this host"}})
+		}
+	}
+	switch {
+	case found != nil:
+		return found
+	case has == nil:
+		return allWell("Linux %s; the list of its modules cannot be read", release)
+	}
+	return allWell("Linux %s has %s", release, strings.Join(judged, ", "))
+}
+
+// blockedModules are the modules for which a file of modprobe has another program run,
+// which is how hardening guides keep a module out. The kernel's requests do not use the
+// keyword blacklist.
+func (h *doctorHost) blockedModules() map[string]string {
+	blocked := make(map[string]string)
+	for _, dir := range []string{"/usr/lib/modprobe.d", "/lib/modprobe.d", "/run/modprobe.d", "/etc/modprobe.d"} {
+		for _, name := range h.names(dir, "") {
+			for line := range strings.Lines(h.read(dir + "/" + name)) {
+				f := strings.Fields(line)
+				if strings.HasSuffix(name, ".conf") && len(f) > 2 && f[0] == "install" && (strings.HasSuffix(f[2], "/false") || strings.HasSuffix(f[2], "/true")) {
+					blocked[strings.ReplaceAll(f[1], "-", "_")] = dir + "/" + name
+				}
+			}
+		}
+	}
+	return blocked
+}
 
 // checkConnectionTable compares the kernel's table with connection_table_bits.
 func checkConnectionTable(h *doctorHost) []finding {
@@ -135,20 +225,26 @@ func (h *doctorHost) countTable() (services, servers int) {
 	return services, max(0, servers-1) // without the heading
 }
 
-// checkKernelSettings compares the settings of the sysctl table, and those of [sysctl].
-func checkKernelSettings(h *doctorHost) []finding {
+// wantedSettings are the settings of the sysctl table for this configuration, and those
+// of [sysctl].
+func (h *doctorHost) wantedSettings() (want []Sysctl, sysctls procSys, err error) {
 	host := &linuxHost{sysctls: procSys{Root: h.root + "/proc/sys"}}
 	uplink := h.uplink
 	if all, _ := h.devices(); all == nil {
 		uplink = ""
 	}
-	want, err := host.wantedSysctls(uplink, h.cfg)
+	want, err = host.wantedSysctls(uplink, h.cfg)
+	return append(want, host.chosenSysctls(h.cfg)...), host.sysctls, err
+}
+
+// checkKernelSettings compares the settings of the sysctl table, and those of [sysctl].
+func checkKernelSettings(h *doctorHost) []finding {
+	want, sysctls, err := h.wantedSettings()
 	if err != nil {
 		return []finding{{levelWarn, err.Error(), nil}}
 	}
 	var wrong []finding
-	want = append(want, host.chosenSysctls(h.cfg)...)
-	for _, s := range host.sysctls.Check(want) {
+	for _, s := range sysctls.Check(want) {
 		// The kernel prints a list of CPUs in its own form.
 		if s.Key == vsSysctls+"est_cpulist" && h.sameCPUs(s.Have, s.Want) {
 			continue

@@ -22,7 +22,7 @@ import (
 // fitHost is a director with which nothing is wrong: eight CPUs, and a VLAN over a bond
 // of two cards with four queues each.
 func fitHost() (*doctorHost, map[string]string, map[string]deviceFacts) {
-	h := &doctorHost{cfg: defaultConfig(), file: "config.toml", uplink: "bond0.100", memory: 16 << 30, tracking: func(bool) bool { return false }}
+	h := &doctorHost{cfg: fitConfig(), file: "config.toml", uplink: "bond0.100", memory: 16 << 30, tracking: func(bool) bool { return false }}
 	files := map[string]string{
 		"/sys/class/net/bond0.100/lower_bond0":       "-> ../bond0",
 		"/sys/class/net/bond0/lower_eth0":            "-> ../eth0",
@@ -63,11 +63,23 @@ func fitHost() (*doctorHost, map[string]string, map[string]deviceFacts) {
 	} {
 		files["/proc/sys/net/ipv4/"+key] = value
 	}
+	fitRoles(h, files)
 	facts := make(map[string]deviceFacts)
 	for _, device := range []string{"bond0.100", "bond0", "eth0", "eth1"} {
 		facts[device] = deviceFacts{On: map[string]bool{featureGRO: true}, RX: 512, RXMax: 4096, ChannelsMax: 4, Combined: true}
 	}
 	return h, files, facts
+}
+
+// fitConfig is the configuration of the fit host.
+func fitConfig() *Config {
+	cfg := defaultConfig()
+	cfg.Kubeconfig = "/etc/lvs-controller/kubeconfig"
+	web := defaultVIP()
+	web.Name, web.Addresses, web.Ports = "web", []netip.Addr{netip.MustParseAddr("10.0.0.1")}, []Port{{80, TCP}}
+	web.Pods.Selector = defaultSelector
+	cfg.VIPs = []VIP{web}
+	return cfg
 }
 
 // layOut makes the host's files. "-> TARGET" is a symbolic link.
@@ -80,7 +92,7 @@ func (h *doctorHost) layOut(t *testing.T, files map[string]string) {
 		if target, link := strings.CutPrefix(text, "-> "); link {
 			err = errors.Join(err, os.Symlink(target, path))
 		} else {
-			err = errors.Join(err, os.WriteFile(path, []byte(text+"\n"), 0o644))
+			err = errors.Join(err, os.WriteFile(path, []byte(text+"\n"), 0o755))
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -88,37 +100,15 @@ func (h *doctorHost) layOut(t *testing.T, files map[string]string) {
 	}
 }
 
-const fitText = `OK    configuration     config.toml is valid
-OK    uplink            bond0.100, over bond0, eth0, eth1
-OK    connection table  2^20 buckets
-OK    conntrack         connections are not tracked on this host
-OK    receive queues    eth0: 4 queues, RPS off: 4 of 8 CPUs take packets
-OK    receive queues    eth1: 4 queues, RPS off: 4 of 8 CPUs take packets
-OK    send queues       eth0: 4 queues, XPS uses 4
-OK    send queues       eth1: 4 queues, XPS uses 4
-OK    interrupts        eth0: 2 interrupts to 2 of 8 CPUs
-OK    interrupts        eth1: 2 interrupts to 2 of 8 CPUs
-OK    LRO               bond0.100: off
-OK    LRO               bond0: off
-OK    LRO               eth0: off
-OK    LRO               eth1: off
-OK    GRO               eth0: on
-OK    GRO               eth1: on
-OK    rings             eth0: 512 of 4096 buffers to receive, 7 of 1000000 packets lost
-OK    rings             eth1: 512 of 4096 buffers to receive, 7 of 1000000 packets lost
-OK    backlog           1 of 503316480 packets dropped since the boot
-OK    budget            used up 16 times for 503316480 packets
-OK    estimators        1 service, 2 real servers, in a softirq each 2 s
-OK    kernel settings   5 settings as a director needs them
-22 OK, 0 WARN, 0 FAIL
-`
-
-// doctorCases are hosts of which one thing is not as on the fit one.
-var doctorCases = []struct {
+// doctorCase is a host of which one thing is not as on the fit one.
+type doctorCase struct {
 	check, name string
 	change      func(h *doctorHost, files map[string]string, facts map[string]deviceFacts)
 	want        string // the findings of this check
-}{
+}
+
+// doctorCases are about the kernel and the devices.
+var doctorCases = []doctorCase{
 	{"configuration", "no file", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
 		h.configErr = fmt.Errorf("read the configuration: %w", os.ErrNotExist)
 	}, `WARN  configuration     the defaults are used, there is no file config.toml
@@ -180,6 +170,7 @@ var doctorCases = []struct {
 	}, "OK    connection table  2^20 buckets\n"},
 
 	{"conntrack", "active, no VIP", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
+		h.cfg.VIPs = nil
 		h.tracking = func(bool) bool { return true }
 	}, "WARN  conntrack         active: a VIP without notrack costs about a quarter more time per packet\n"},
 	{"conntrack", "active for IPv4", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
@@ -350,8 +341,9 @@ func examineTree(t *testing.T, change func(*doctorHost, map[string]string, map[s
 		}
 		return deviceFacts{}, errors.New("no such device")
 	}
+	h.findServers(nil)
 	var out strings.Builder
-	code = h.examine(&out)
+	code = printFindings(&out, h.examine(doctorPatience)).code()
 	return code, out.String()
 }
 
@@ -361,7 +353,7 @@ func findingsOf(check, text string) string {
 	ours := false
 	for line := range strings.Lines(text) {
 		if !strings.HasPrefix(line, " ") {
-			ours = len(line) > 6 && strings.HasPrefix(line[6:], check+" ")
+			ours = len(line) > 6 && strings.HasPrefix(line[6:], fmt.Sprintf("%-16s  ", check))
 		}
 		if ours {
 			lines = append(lines, line)
@@ -378,7 +370,7 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("a fit host (-want +got), exit code %d:\n%s", code, diff)
 	}
 	finds := make(map[string]bool)
-	for _, tt := range doctorCases {
+	for _, tt := range slices.Concat(doctorCases, directorCases, nodeCases, clusterCases) {
 		t.Run(tt.check+"/"+tt.name, func(t *testing.T) {
 			code, text := examineTree(t, tt.change)
 			if diff := cmp.Diff(tt.want, findingsOf(tt.check, text)); diff != "" {
@@ -392,7 +384,7 @@ func TestDoctor(t *testing.T) {
 				t.Errorf("exit code %d, want %d:\n%s", code, want, text)
 			}
 		})
-		finds[tt.check] = finds[tt.check] || !strings.HasPrefix(tt.want, "OK") || strings.Contains(tt.want, "\nWARN")
+		finds[tt.check] = finds[tt.check] || strings.Contains("\n"+tt.want, "\nWARN") || strings.Contains("\n"+tt.want, "\nFAIL")
 	}
 	for _, c := range doctorChecks {
 		if !finds[c.name] {
@@ -404,9 +396,20 @@ func TestDoctor(t *testing.T) {
 // On a host of which nothing can be read, each check still ends, and nothing has failed
 // but what cannot be seen.
 func TestDoctorOnNothing(t *testing.T) {
-	h := &doctorHost{cfg: defaultConfig(), root: t.TempDir(), uplinkErr: errors.New("none"), tracking: func(bool) bool { return false }, ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool }}
+	unknown := errors.New("unknown")
+	h := &doctorHost{cfg: defaultConfig(), root: t.TempDir(), uplinkErr: errors.New("none"), tracking: func(bool) bool { return false }, ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool },
+		roles: roleDirector | roleNode | roleCluster, net: doctorNetwork{err: unknown}, ask: doctorQuestions{
+			claims: func(string, []netip.Addr) (map[netip.Addr][]claimingHost, error) { return nil, unknown },
+			nodes:  func(*ProbePlan) (map[nodeQuestion]string, error) { return nil, unknown },
+			status: func(controllerAt) (status, error) { return status{}, unknown },
+			clock:  func() (time.Duration, bool, error) { return 0, false, unknown },
+			space:  func(string) (fileSpace, error) { return fileSpace{}, unknown },
+			api:    func() *apiAnswers { return &apiAnswers{} },
+			now:    time.Now,
+		}}
+	h.findServers(nil)
 	var out strings.Builder
-	if code := h.examine(&out); code != exitOK || !strings.Contains(out.String(), "0 FAIL") {
+	if code := printFindings(&out, h.examine(doctorPatience)).code(); code != exitOK || !strings.Contains(out.String(), "0 FAIL") {
 		t.Errorf("exit code %d:\n%s", code, &out)
 	}
 }
@@ -426,7 +429,8 @@ func TestDoctorIsBounded(t *testing.T) {
 	}
 }
 
-// docs/doctor.md has a section for each check, in the same order.
+// docs/doctor.md has a section for each check, in the same order, with a reason and a
+// remedy.
 func TestDoctorDocs(t *testing.T) {
 	page, err := os.ReadFile("docs/doctor.md")
 	if err != nil {
@@ -440,6 +444,12 @@ func TestDoctorDocs(t *testing.T) {
 	}
 	for _, c := range doctorChecks {
 		names = append(names, strings.ToLower(c.name))
+	}
+	for _, section := range strings.Split(string(page), "\n### ")[1:] {
+		reason, remedy, found := strings.Cut(section, "\nRemedy: ")
+		if name, reason, _ := strings.Cut(reason, "\n"); !found || len(strings.Fields(reason)) < 15 || len(strings.Fields(remedy)) < 2 {
+			t.Errorf("docs/doctor.md: %s has no reason, or no remedy", name)
+		}
 	}
 	if diff := cmp.Diff(names, sections); diff != "" {
 		t.Errorf("docs/doctor.md (-checks +sections):\n%s", diff)

@@ -1,7 +1,7 @@
 // Records which other hosts claim our VIPs, and decides when that is a conflict.
 //
-// Used by http*.go. conflict_watch.go reports each claim with its time; http*.go
-// read the result. It logs, and does no other I/O. It sends no packet and
+// Used by http*.go and cmd_doctor_vip.go. conflict_watch.go reports each claim with its
+// time; http*.go read the result. It logs, and does no other I/O. It sends no packet and
 // removes no address.
 
 package main

@@ -1,11 +1,11 @@
 // Watches for other hosts that claim a VIP: split brain between directors, a node
 // that answers ARP, an address that is used twice.
 //
-// Used by main.go. It listens for ARP and neighbour advertisements on the
-// devices that have a VIP, while they have it. From time to time it asks for
-// each VIP which host has it, with packets that change no neighbour's cache.
-// conflict.go decides. It changes no table and no address, and no other task
-// waits for it.
+// Used by cmd_doctor_ask.go and main.go. It listens for ARP and neighbour
+// advertisements on the devices that have a VIP, while they have it. From time to
+// time it asks for each VIP which host has it, with packets that change no
+// neighbour's cache. conflict.go decides. It changes no table and no address, and no
+// other task waits for it.
 
 package main
 

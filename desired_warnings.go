@@ -1,9 +1,9 @@
 // Warnings about the inputs of a desired table.
 //
-// Used by reconcile*.go and cmd_diff.go. desired*.go finds something wrong with
-// a pod, a ConfigMap or a VIP. Whatever the number of faults, a VIP has one
-// warning of each kind: what a tenant writes into a ConfigMap or an annotation
-// does not decide how much is kept or printed. Pure; no I/O.
+// Used by reconcile*.go and cmd*.go. desired*.go finds something wrong with a pod, a
+// ConfigMap or a VIP. Whatever the number of faults, a VIP has one warning of each kind:
+// what a tenant writes into a ConfigMap or an annotation does not decide how much is kept
+// or printed. Pure; no I/O.
 
 package main
 

@@ -1,10 +1,10 @@
 // What probe results mean for real servers.
 //
-// Used by desired*.go, state.go, reconcile*.go, http*.go, cmd_diff.go and main.go.
-// The prober (health_probe.go) applies these rules and publishes a Health. The
-// desired table is computed with it; the reconcile loop sends back a ProbePlan with
-// the targets. Pure: no I/O, no clock, no log. A real server without a result stays
-// in service. The rules never take all real servers of a VIP out of service.
+// Used by desired*.go, state.go, reconcile*.go, http*.go, cmd*.go and main.go. The
+// prober (health_probe.go) applies these rules and publishes a Health. The desired
+// table is computed with it; the reconcile loop sends back a ProbePlan with the
+// targets. Pure: no I/O, no clock, no log. A real server without a result stays in
+// service. The rules never take all real servers of a VIP out of service.
 
 package main
 

@@ -1,10 +1,9 @@
 // The packets by which another host shows that it has a VIP, and those that ask
 // for it.
 //
-// Used by conflict*.go. conflict_watch.go sends what arpProbe and
-// dadSolicitation build, and passes what conflictFilter accepts to parseClaim.
-// Pure. Packets from outside may be anything: parseClaim checks every length
-// before it reads.
+// Used by conflict*.go and cmd_doctor_ask.go. conflict_watch.go sends what arpProbe and
+// dadSolicitation build, and passes what conflictFilter accepts to parseClaim. Pure.
+// Packets from outside may be anything: parseClaim checks every length before it reads.
 
 package main
 

@@ -1,8 +1,9 @@
 // Whole lists from the kernel: devices, addresses, routes, neighbours and what other
 // netlink families list.
 //
-// Used by genl*.go, conflict_watch.go and http_vips.go. A list that the kernel marks
-// as interrupted is read again, and never returned. It only reads.
+// Used by genl*.go, conflict_watch.go, http_vips.go and cmd_doctor_ask.go. A list
+// that the kernel marks as interrupted is read again, and never returned. It only
+// reads.
 
 package main
 

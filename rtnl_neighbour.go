@@ -1,6 +1,6 @@
 // Routes and neighbours: the way to a node.
 //
-// Used by conflict_watch.go and health*.go. It reads the kernel's tables.
+// Used by conflict_watch.go, health*.go and cmd*.go. It reads the kernel's tables.
 // resolveNeighbour sends an empty datagram, which makes the kernel look up a
 // neighbour; askNeighbour asks for the same. It changes nothing else.
 
@@ -28,6 +28,7 @@ type hop struct {
 	fresh     bool             // the kernel has confirmed mac lately, or does not need to
 	router    bool             // the node is behind a router
 	broadcast bool             // it is no node
+	mtu       int              // of the route, where the kernel has one; 0: that of the device
 	problem   string           // why no probe can be sent to the node; no failure of the node
 }
 
@@ -164,6 +165,9 @@ func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
 	}
 	source, _ := netip.AddrFromSlice(m.Attributes.Src)
 	at := hop{device: int(m.Attributes.OutIface), source: source.Unmap()}
+	if m.Attributes.Metrics != nil {
+		at.mtu = int(m.Attributes.Metrics.MTU)
+	}
 	switch {
 	case m.Type == unix.RTN_LOCAL:
 		at.problem = "the real server is the director itself"

@@ -1,0 +1,60 @@
+// The checks of doctor with -peer: have both directors of a pair the same table?
+//
+// Used by cmd_doctor.go. The answers are those of both listeners.
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// peerListener is the address of the other director's listener: that of -peer, with the
+// port of this one's where it has none.
+func (h *doctorHost) peerListener() string {
+	if _, _, err := net.SplitHostPort(h.peer); err == nil {
+		return h.peer
+	}
+	_, port, err := net.SplitHostPort(h.cfg.Listen)
+	if err != nil {
+		_, port, _ = net.SplitHostPort(defaultConfig().Listen)
+	}
+	return net.JoinHostPort(strings.Trim(h.peer, "[]"), port)
+}
+
+// checkPeer looks whether the other director answers and is ready.
+func checkPeer(h *doctorHost) []finding {
+	at := h.peerListener()
+	switch st, err := h.ask.status(controllerAt{listen: at}); {
+	case err != nil:
+		return []finding{{levelFail, fmt.Sprintf("%s does not answer: %v", at, err), []string{
+			"# on the other director, in config.toml (its listener is on 127.0.0.1 by default):", fmt.Sprintf("# listen = %q", at), "systemctl start lvs-controller"}}}
+	case !st.Drained.IsZero():
+		return []finding{{levelWarn, fmt.Sprintf("%s: an operator has drained it on %s", at, st.Drained.Format(time.DateTime)), []string{"# on the other director:", "lvs-controller drain -undo"}}}
+	case !st.Ready:
+		return []finding{{levelFail, fmt.Sprintf("%s is not ready: %s", at, st.Reason), []string{"# on the other director:", "lvs-controller status"}}}
+	}
+	return allWell("%s is ready", at)
+}
+
+// checkPeerTable compares the numbers of both wanted tables.
+func checkPeerTable(h *doctorHost) []finding {
+	own, err := h.ask.status(h.at)
+	if err != nil || own.TableHash == 0 {
+		return []finding{{levelWarn, "not known: the controller of this host does not say", []string{"systemctl start lvs-controller"}}}
+	}
+	at := h.peerListener()
+	other, err := h.ask.status(controllerAt{listen: at})
+	switch {
+	case err != nil:
+		return nil // the check of the peer says why
+	case other.TableHash == 0:
+		return []finding{{levelWarn, at + " does not say: it has no table yet, or an older version", []string{"# on the other director:", "lvs-controller version", "lvs-controller status"}}}
+	case own.TableHash == other.TableHash:
+		return allWell("both want the same (number %d)", own.TableHash)
+	}
+	return []finding{{levelFail, fmt.Sprintf("this director wants another table (number %d) than %s (%d): clients lose connections when the VIPs move", own.TableHash, at, other.TableHash), []string{
+		"# on both directors; the outputs have to be the same:", "sha256sum " + h.file, "lvs-controller status | grep -e cluster -e warning -e config"}}}
+}
