@@ -1,8 +1,10 @@
 // Decodes IPVS generic netlink messages.
 //
-// Used by reconcile*.go, http*.go, cmd*.go and main.go. Every length is checked
-// before the read. No function keeps a reference to its buffer, and none panics,
-// whatever the bytes are (see the fuzz targets).
+// Used by reconcile*.go, http*.go, cmd*.go and main.go. The files genl_conn.go and
+// genl_dump.go pass the kernel's bytes to these functions; the other files use
+// the decoded types. Every length is checked before the read. No function keeps
+// a reference to its buffer, and none panics, whatever the bytes are (see the
+// fuzz targets).
 
 package main
 

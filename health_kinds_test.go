@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"regexp"
@@ -277,4 +279,36 @@ func TestSlowStartAfterOutage(t *testing.T) {
 	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=6\n")
 	b.later(10 * time.Second)
 	b.want("10.0.0.1:80/tcp wrr: 10.1.0.1=10 10.1.0.2=10\n")
+}
+
+// The prober names what it has found last; ports that are up are left out.
+func TestProbeAnswers(t *testing.T) {
+	s := newSchedule(func() float64 { return 0 }, nil)
+	probes := &Probes{Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1, ConnectsPerSecond: 1000, HTTP: &HTTPProbe{Port: 8080, Path: "/"}, Ports: true}
+	s.replan(&ProbePlan{VIPs: []ProbedVIP{{Name: "edge", Probes: probes, Servers: []ProbedServer{{addr("10.1.0.1"), []uint16{80, 443}}}}}}, testTime)
+	if early := s.answers(); len(early) > 0 {
+		t.Errorf("before the first probe: %v", early)
+	}
+	begin, _ := s.due(testTime.Add(time.Second))
+	for _, target := range begin {
+		o := outcome{result: passed}
+		if target.port == 443 {
+			o = outcome{result: failed, why: "connection refused"}
+		}
+		s.finish(target, o, testTime.Add(2*time.Second))
+	}
+	var got []string
+	for _, a := range s.answers() {
+		got = append(got, fmt.Sprintf("%s %s %d %s %s %t %q", a.VIP, a.Address, a.Port, a.Kind, a.State, a.Result == passed, a.Why))
+	}
+	want := []string{`edge 10.1.0.1 0 http up true ""`, `edge 10.1.0.1 443 port down false "connection refused"`}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	wake := make(chan struct{}, 1)
+	p := newProber(slog.New(slog.DiscardHandler), newLatest[ProbePlan](wake), newLatest[Health]())
+	if all := p.Answers(); all != nil {
+		t.Errorf("a prober that does not run: %v", all)
+	}
 }

@@ -1,4 +1,4 @@
-// The record of changes and the series of loads.
+// The record of changes, the series of loads, and the times of real servers.
 
 package main
 
@@ -142,5 +142,52 @@ func TestLoopSamplesInAudits(t *testing.T) {
 	_, got := b.loop.loads.last()
 	if n := b.kernel.dumps; n != 2 || len(got["edge"]) != n || got["edge"][0].Active != 3 {
 		t.Errorf("%d audits, points %v", n, got["edge"])
+	}
+}
+
+// A time begins when a weight or its reason changes, stays while it does not, also in
+// other services of the address, and ends with the real server.
+func TestRowTimes(t *testing.T) {
+	rows := func(weight uint32, why string) []Row {
+		return []Row{{RealServer{Address: addr("10.1.0.1"), Weight: weight}, why}, {RealServer{Address: addr("10.1.0.2"), Weight: 1}, "static"}}
+	}
+	table := func(web, dns []Row) shards {
+		a, b := service("10.0.0.1:53/udp"), service("10.0.0.1:80/tcp")
+		a.Servers, b.Servers = dns, web
+		return shards{{Services: Table{a, b}}}
+	}
+	times, before := new(rowTimes), table(rows(1, "a"), rows(1, "a"))
+	at := func(key string, row Row) string {
+		since := times.of(service(key).ServiceKey, &row)
+		if since.IsZero() {
+			return "-"
+		}
+		return fmt.Sprint(since.Sub(testTime))
+	}
+	for i, step := range []struct {
+		web, dns []Row
+		want     string // of the first real server in both services
+	}{
+		{rows(1, "a"), rows(1, "a"), "- -"},
+		{rows(0, "b"), rows(1, "a"), "1m0s -"},
+		{rows(0, "b"), rows(0, "b"), "1m0s 1m0s"},
+		{rows(1, "a"), rows(0, "b"), "3m0s 1m0s"},
+		{rows(1, "a"), rows(1, "a"), "3m0s 3m0s"},
+		{rows(0, "b"), rows(1, "a"), "5m0s 3m0s"},
+	} {
+		next := table(step.web, step.dns)
+		times.update(before, next, testTime.Add(time.Duration(i)*time.Minute))
+		before = next
+		got := at("10.0.0.1:80/tcp", step.web[0]) + " " + at("10.0.0.1:53/udp", step.dns[0])
+		if got != step.want {
+			t.Errorf("step %d: %s, want %s", i, got, step.want)
+		}
+		if other := at("10.0.0.1:80/tcp", step.web[1]); other != "-" {
+			t.Errorf("step %d: a real server that did not change: %s", i, other)
+		}
+	}
+	times.update(before, nil, testTime)
+	if len(times.shards) > 0 {
+		t.Errorf("left: %v", times.shards)
 	}
 }
