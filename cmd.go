@@ -171,6 +171,7 @@ type source struct {
 	scheduler  string
 	namespace  string
 	timeout    string
+	announce   string
 	set        map[string]bool // flags that were given
 }
 
@@ -181,6 +182,7 @@ func (s *source) flags(fs *flag.FlagSet) {
 	fs.StringVar(&s.vip, "vip", "", "VIP `address`, or several with commas; without -config it makes a VIP with ports 80 and 443")
 	fs.StringVar(&s.scheduler, "schedname", "", "IPVS scheduler `name` of every VIP")
 	fs.StringVar(&s.namespace, "nginxserver", "", "`namespace` of the ingress controller")
+	fs.StringVar(&s.announce, "announce", "", "`method` that brings each VIP to this host: arp (the controller adds it to the device), dummy or none; replaces the configuration's")
 	fs.StringVar(&s.timeout, "timeout", "", "connection timeouts in seconds, `TCP-TCPFIN-UDP`, as 120-50-50")
 }
 
@@ -239,8 +241,12 @@ func (s *source) overlay(c *Config, err error) (*Config, error) {
 	if s.namespace != "" && !dnsLabels.MatchString(s.namespace) {
 		return nil, fmt.Errorf("-nginxserver: %q, want a namespace: %s", shorten(s.namespace, quotedText), dnsLabelRule)
 	}
+	if s.announce != "" && !slices.Contains(announceNames(), s.announce) {
+		return nil, fmt.Errorf("-announce: %s", unknownWord("value", s.announce, announceNames()))
+	}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
+		v.Announce = cmp.Or(Announcement(s.announce), v.Announce)
 		if s.scheduler != "" {
 			if !knownScheduler(s.scheduler) {
 				return nil, fmt.Errorf("-schedname: unknown scheduler %q", s.scheduler)

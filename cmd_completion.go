@@ -191,6 +191,8 @@ func (c *command) valuesOf(f *flag.Flag) []string {
 		return values
 	}
 	switch what, _ := flag.UnquoteUsage(f); {
+	case f.Name == "announce":
+		return announceNames()
 	case f.Name == "schedname":
 		return slices.Sorted(maps.Keys(schedulersByName))
 	case what == "device":

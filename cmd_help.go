@@ -25,9 +25,9 @@ traffic to the ready hostNetwork ingress pods of a Kubernetes cluster, in direct
 routing. Without a command it runs the director.`
 
 // overviewExamples follow the list of all commands.
-const overviewExamples = `lvs-controller check
+const overviewExamples = `lvs-controller init -vip 10.135.22.77 -announce arp
+lvs-controller check
 lvs-controller
-lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -schedname rr
 lvs-controller status`
 
 // commonExits are the meanings of the exit codes, unless a command names its own.

@@ -174,8 +174,8 @@ func TestCompletion(t *testing.T) {
 		{[]string{"che"}, []string{"check"}},
 		{[]string{"-conf"}, []string{"-config"}},
 		{[]string{"--conf"}, []string{"--config"}},
-		{[]string{"check", "-a"}, []string{"-all"}},
-		{[]string{"check", "--a"}, []string{"--all"}},
+		{[]string{"check", "-al"}, []string{"-all"}},
+		{[]string{"check", "--al"}, []string{"--all"}},
 		{[]string{"chekc", ""}, nil},
 		{[]string{"status", "-o", ""}, []string{"text", "json"}},
 		{[]string{"status", "-o", "j"}, []string{"json"}},
@@ -246,7 +246,7 @@ func TestCompletionScripts(t *testing.T) {
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir)
 		out, err := cmd.CombinedOutput()
-		want := "gre gue\n-all -config -kubeconfig -nginxserver -schedname -timeout -vip\n"
+		want := "gre gue\n-all -announce -config -kubeconfig -nginxserver -schedname -timeout -vip\n"
 		got := strings.Replace(string(out), "gue gre", "gre gue", 1)
 		if err != nil || got != want {
 			t.Errorf("%s: %v\n%s, want\n%s", shell, err, out, want)

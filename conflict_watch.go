@@ -303,11 +303,7 @@ func (w *conflictWatch) look(now time.Time) {
 		if l == nil {
 			continue
 		}
-		ask := arpProbe
-		if p.address.Is6() {
-			ask = dadSolicitation
-		}
-		frame := ask(v.mac, p.address)
+		frame := whoHas(v.mac, p.address)
 		_, _ = l.conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
 	}
 	every := conflictLook
@@ -315,6 +311,14 @@ func (w *conflictWatch) look(now time.Time) {
 		every = conflictLookAgain
 	}
 	w.next = now.Add(every*4/5 + rand.N(every*2/5))
+}
+
+// whoHas is the frame that asks which host has an address.
+func whoHas(mac macAddress, a netip.Addr) []byte {
+	if a.Is6() {
+		return dadSolicitation(mac, a)
+	}
+	return arpProbe(mac, a)
 }
 
 // close ends all sockets.

@@ -1,9 +1,9 @@
 // A failure is logged when it begins and when its text changes, and its end is
 // logged once. In between nothing is logged.
 //
-// Used by kube*.go, conflict_watch.go, health*.go, state_saved.go, host.go,
-// snapshot.go, reconcile*.go and http*.go. It decides when to log; the caller writes
-// the message. It starts no goroutine and reads no clock.
+// Used by kube*.go, conflict*.go, health*.go, state_saved.go, host.go, snapshot.go,
+// reconcile*.go and http*.go. It decides when to log; the caller writes the message.
+// It starts no goroutine and reads no clock.
 
 package main
 

@@ -1,6 +1,6 @@
 // A cell with the newest value of one input.
 //
-// Used by rtnl.go, kube*.go, conflict_watch.go, health*.go, host*.go, snapshot.go,
+// Used by rtnl.go, kube*.go, conflict*.go, health*.go, host*.go, snapshot.go,
 // reconcile*.go, http*.go, cmd*.go and main.go. A producer calls Set as often as it
 // likes. A reader is woken at least once after the last Set and gets the newest
 // value only. It is not a queue: a slow reader causes no backlog.

@@ -47,6 +47,7 @@ func main() {
 func commands() []*command {
 	all := []*command{
 		&directorCommand,
+		&initCommand,
 		&checkCommand,
 		&diffCommand,
 		&statusCommand,
@@ -92,7 +93,7 @@ of a file the other flags replace its values.`,
 	exits: map[int]string{exitOK: "ended by a signal, or cleaned up"},
 	examples: `lvs-controller
 lvs-controller run -config /etc/lvs-controller/config.toml
-lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -schedname rr
+lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -announce arp
 lvs-controller -cleanup`,
 	values: map[string][]string{"log-format": {"text", "json", "journal"}, "log-level": {"debug", "info", "warn", "error"}},
 	new:    func() task { return new(directorTask) },
@@ -241,9 +242,9 @@ func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir 
 // probe results to the loop, and from there to the kernel.
 func newProgram(log *slog.Logger, lostLines func() uint64, notify *notifier, cfg *Config, st *savedState) *program {
 	bell := func() chan struct{} { return make(chan struct{}, 1) }
-	wake, listenWake, conflictWake, saveWake := bell(), bell(), bell(), bell() // wake is of the loop
+	wake, listenWake, conflictWake, absentWake, saveWake := bell(), bell(), bell(), bell(), bell() // wake is of the loop
 	p := &program{log: log, notify: notify, recheck: bell(), queries: newLatest[ClusterQuery](bell())}
-	p.configs = newLatest[Config](wake, listenWake, conflictWake)
+	p.configs = newLatest[Config](wake, listenWake, conflictWake, absentWake)
 	clusters := newLatest[Cluster](wake, saveWake)
 	probes, healths := newLatest[ProbePlan](bell()), newLatest[Health](wake)
 	if len(st.Down) > 0 {
@@ -282,6 +283,7 @@ func newProgram(log *slog.Logger, lostLines func() uint64, notify *notifier, cfg
 	p.tasks = []func(context.Context) error{
 		prober.Run,
 		conflicts.Run,
+		newAbsentWatch(log, p.configs, absentWake).Run,
 		newResolveWatch(log, resolving, unresolved, st.Unresolved).Run,
 		newRouteWatch(log, routing, routes).Run,
 		host.addresses.Run,

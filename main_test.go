@@ -108,7 +108,7 @@ func TestCommandLine(t *testing.T) {
 		{"version", []string{"version"}, 0, `lvs-controller dev\nrevision \S+\ndate     \S+\ngo       go1\.\S+\nplatform linux/\w+\n`, ``},
 		{"--version", []string{"--version"}, 0, `lvs-controller dev\n(?s:.*)`, ``},
 		{"unknown command", []string{"chekc"}, 2, ``, `lvs-controller: unknown command "chekc", did you mean "check"\?\n`},
-		{"unknown command like no other", []string{"frobnicate"}, 2, ``, `lvs-controller: unknown command "frobnicate", want one of run, check, .*\n`},
+		{"unknown command like no other", []string{"frobnicate"}, 2, ``, `lvs-controller: unknown command "frobnicate", want one of run, init, check, .*\n`},
 		{"unknown flag", []string{"-verbose"}, 2, ``, "lvs-controller run: unknown flag -verbose; `lvs-controller run -h` lists the flags\n"},
 		{"misspelt flag", []string{"check", "--confg", good}, 2, ``, `lvs-controller check: unknown flag -confg, did you mean -config\?\n`},
 		{"unknown flag of a sub-command", []string{"diff", "-cleanup"}, 2, ``, "lvs-controller diff: unknown flag -cleanup; `lvs-controller diff -h` lists the flags\n"},

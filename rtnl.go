@@ -1,8 +1,8 @@
 // The rtnetlink socket, devices and the default route.
 //
-// Used by genl*.go, conflict_watch.go, health*.go, host*.go, http_vips.go and
-// cmd*.go. Devices are brought up and removed one at a time, by name. Routes are
-// only read here. kernelEvents waits for what the kernel reports.
+// Used by genl*.go, conflict*.go, health*.go, host*.go, http_vips.go and cmd*.go.
+// Devices are brought up and removed one at a time, by name. Routes are only read
+// here. kernelEvents waits for what the kernel reports.
 
 package main
 

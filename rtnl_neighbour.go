@@ -1,6 +1,6 @@
 // Routes and neighbours: the way to a node.
 //
-// Used by conflict_watch.go, health*.go and cmd*.go. It reads the kernel's tables.
+// Used by conflict*.go, health*.go and cmd*.go. It reads the kernel's tables.
 // resolveNeighbour sends an empty datagram, which makes the kernel look up a
 // neighbour; askNeighbour asks for the same. It changes nothing else.
 
@@ -145,23 +145,39 @@ func (r *rtnl) askNeighbour(a netip.Addr, e neighbourEntry) {
 	_, _ = r.conn.Execute(m, unix.RTM_NEWNEIGH, netlink.Request|netlink.Acknowledge|netlink.Create|netlink.Replace)
 }
 
-// route asks the kernel how it would reach a node.
-func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
+// lookUp asks the kernel where it would send a packet for to.
+func (r *rtnl) lookUp(to netip.Addr) (*rtnetlink.RouteMessage, error) {
 	request := &rtnetlink.RouteMessage{
-		Family:     uint8(familyNumber(node.Is6())),
-		DstLength:  uint8(node.BitLen()),
-		Attributes: rtnetlink.RouteAttributes{Dst: node.AsSlice()},
+		Family:     uint8(familyNumber(to.Is6())),
+		DstLength:  uint8(to.BitLen()),
+		Attributes: rtnetlink.RouteAttributes{Dst: to.AsSlice()},
 	}
 	answers, err := r.conn.Execute(request, unix.RTM_GETROUTE, netlink.Request)
-	if err == nil && len(answers) == 0 {
-		err = errors.New("the kernel gives no answer")
-	}
 	if err != nil {
-		return hop{problem: fmt.Sprintf("route to the real server: %v", cmp.Or(errnoOf(err), err))}
+		return nil, err
+	}
+	if len(answers) == 0 {
+		return nil, errors.New("the kernel gives no answer")
 	}
 	m, ok := answers[0].(*rtnetlink.RouteMessage)
 	if !ok {
-		return hop{problem: fmt.Sprintf("route to the real server: the kernel answers with a %T", answers[0])}
+		return nil, fmt.Errorf("the kernel answers with a %T", answers[0])
+	}
+	return m, nil
+}
+
+// deliversHere reports whether packets for a end at this host: the address is on a
+// device, or a local route has it.
+func (r *rtnl) deliversHere(a netip.Addr) bool {
+	m, err := r.lookUp(a)
+	return err == nil && m.Type == unix.RTN_LOCAL
+}
+
+// route asks the kernel how it would reach a node.
+func (r *rtnl) route(node netip.Addr, vips map[netip.Addr]bool) hop {
+	m, err := r.lookUp(node)
+	if err != nil {
+		return hop{problem: fmt.Sprintf("route to the real server: %v", cmp.Or(errnoOf(err), err))}
 	}
 	source, _ := netip.AddrFromSlice(m.Attributes.Src)
 	at := hop{device: int(m.Attributes.OutIface), source: source.Unmap()}

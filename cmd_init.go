@@ -1,0 +1,210 @@
+// The sub-command init: writes a small configuration file to begin with.
+//
+// Used by main.go. It takes flags or, at a terminal, asks for what they do not say. It
+// writes the file and nothing else, and never replaces one without -force.
+
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ingressPreset is where an ingress controller has its pods and its ConfigMaps of ports.
+type ingressPreset struct {
+	name, namespace, selector string
+	tcp, udp                  string // "" = it has none
+}
+
+// ingressPresets are the values of -ingress. A new one is a line here.
+var ingressPresets = []ingressPreset{
+	{"ingress-nginx", "ingress-nginx", defaultSelector, "tcp-services", "udp-services"},
+}
+
+func presetNames() (names []string) {
+	for _, p := range ingressPresets {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+var initCommand = command{
+	name:    "init",
+	summary: "write a configuration file to begin with",
+	about: `Writes a small configuration file with comments: one VIP, ports 80 and 443, and
+the ports of the ingress controller's ConfigMaps. At a terminal it asks for what no flag
+says. It replaces no file without -force.`,
+	exits: map[int]string{exitFailure: "the file is there already, or cannot be written"},
+	examples: `lvs-controller init
+lvs-controller init -vip 10.135.22.77 -interface eth0 -announce arp
+lvs-controller init -vip 10.135.22.77,2001:db8::77 -o -`,
+	values: map[string][]string{"announce": announceNames(), "ingress": presetNames()},
+	new:    func() task { return &initTask{in: os.Stdin, asks: isTerminal(os.Stdin)} },
+}
+
+// initTask is one call of `lvs-controller init`.
+type initTask struct {
+	vip, device, kubeconfig, ingress, announce, output string
+
+	force bool
+	given map[string]bool // flags
+	in    io.Reader
+	asks  bool // in is a person's
+}
+
+func (t *initTask) flags(fs *flag.FlagSet) {
+	fs.StringVar(&t.vip, "vip", "", "VIP `address`, or several with commas; needed")
+	fs.StringVar(&t.device, "interface", "", "`device` towards clients and nodes (default that of the default route)")
+	fs.StringVar(&t.kubeconfig, "kubeconfig", "/etc/lvs-controller/kubeconfig", "kubeconfig `file` of the director")
+	fs.StringVar(&t.ingress, "ingress", ingressPresets[0].name, "ingress `controller`: "+strings.Join(presetNames(), ", "))
+	fs.StringVar(&t.announce, "announce", string(AnnounceNone), "`method` that brings the VIP to this host: arp (the controller adds it to the device), dummy (for a routing daemon) or none (keepalived does it)")
+	fs.StringVar(&t.output, "o", defaultConfigPath, "`file` to write, - for stdout")
+	fs.BoolVar(&t.force, "force", false, "replace the file")
+}
+
+func (t *initTask) parsed(fs *flag.FlagSet) {
+	t.given = make(map[string]bool)
+	fs.Visit(func(f *flag.Flag) { t.given[f.Name] = true })
+}
+
+// run writes the file.
+func (t *initTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	if t.output != "-" && !t.force {
+		if _, err := os.Lstat(t.output); err == nil {
+			return fail(stderr, "lvs-controller init:", t.output, "is there already; -force replaces it")
+		}
+	}
+	if t.asks {
+		if err := t.ask(ctx, stderr); err != nil {
+			return fail(stderr, "lvs-controller init:", err)
+		}
+	}
+	text, err := t.text()
+	if err != nil {
+		return initCommand.misused(stderr, err)
+	}
+	if t.output == "-" {
+		if _, err := io.WriteString(stdout, text); err != nil {
+			return fail(stderr, err)
+		}
+		return exitOK
+	}
+	if err := os.MkdirAll(filepath.Dir(t.output), 0o755); err != nil {
+		return fail(stderr, "lvs-controller init:", err)
+	}
+	if err := writeFileAtomic(t.output, []byte(text), 0o644); err != nil {
+		return fail(stderr, "lvs-controller init:", err)
+	}
+	config := ""
+	if t.output != defaultConfigPath {
+		config = " -config " + t.output
+	}
+	fmt.Fprintf(stdout, "wrote %s\nnext, on each node:  lvs-controller realserver -vip %s\nthen, on this host:  lvs-controller check%s\n", t.output, t.vip, config)
+	if t.announce == string(AnnounceNone) {
+		fmt.Fprintln(stdout, `With announce = "none" keepalived or a routing daemon brings the VIP to this host.`)
+	}
+	return exitOK
+}
+
+// ask asks on w for what no flag says. An empty answer is the default.
+func (t *initTask) ask(ctx context.Context, w io.Writer) error {
+	lines := bufio.NewScanner(io.LimitReader(t.in, 1<<16))
+	device, _ := defaultDevice(ctx) // without one the answer may stay empty
+	for _, q := range []struct {
+		flag, text string
+		value      *string
+		proposed   string
+	}{
+		{"vip", "VIP address, or several with commas", &t.vip, ""},
+		{"interface", "device towards clients and nodes", &t.device, device},
+		{"kubeconfig", "kubeconfig of the director", &t.kubeconfig, t.kubeconfig},
+		{"announce", "what brings the VIP to this host: arp (this program), dummy, or none (keepalived)", &t.announce, string(AnnounceARP)},
+	} {
+		if t.given[q.flag] {
+			continue
+		}
+		fmt.Fprintf(w, "%s [%s]: ", q.text, q.proposed)
+		if !lines.Scan() {
+			return errors.Join(errors.New("no answer"), lines.Err())
+		}
+		*q.value = cmp.Or(strings.TrimSpace(lines.Text()), q.proposed)
+	}
+	return nil
+}
+
+// text is the file. It is one that `check` accepts, or there is an error.
+func (t *initTask) text() (string, error) {
+	if t.vip == "" {
+		return "", errors.New("-vip is missing: the address that clients use")
+	}
+	var addresses []string
+	for a := range strings.SplitSeq(t.vip, ",") {
+		a = strings.TrimSpace(a)
+		if _, err := netip.ParseAddr(a); err != nil {
+			return "", fmt.Errorf("-vip: %q is not an address", shorten(a, quotedText))
+		}
+		addresses = append(addresses, strconv.Quote(a))
+	}
+	i := slices.IndexFunc(ingressPresets, func(p ingressPreset) bool { return p.name == t.ingress })
+	if i < 0 {
+		return "", fmt.Errorf("-ingress: %s", unknownWord("value", t.ingress, presetNames()))
+	}
+	if !slices.Contains(announceNames(), t.announce) {
+		return "", fmt.Errorf("-announce: %s", unknownWord("value", t.announce, announceNames()))
+	}
+	kubeconfig, err := filepath.Abs(t.kubeconfig)
+	if err != nil {
+		return "", fmt.Errorf("-kubeconfig: %w", err)
+	}
+	device := fmt.Sprintf("interface = %q # towards clients and nodes\n", t.device)
+	if t.device == "" {
+		device = "# interface = \"eth0\" # towards clients and nodes; default: that of the default route\n"
+	}
+	p := ingressPresets[i]
+	text := fmt.Sprintf(initText, kubeconfig, device, strings.Join(addresses, ", "), t.announce, p.namespace, p.selector)
+	if p.tcp != "" {
+		text += fmt.Sprintf("tcp_services = %q # ConfigMaps with more ports\n", p.tcp)
+	}
+	if p.udp != "" {
+		text += fmt.Sprintf("udp_services = %q\n", p.udp)
+	}
+	if _, err := ParseConfig(t.output, []byte(text)); err != nil {
+		if mistakes, ok := errors.AsType[ConfigErrors](err); ok {
+			return "", fmt.Errorf("%s: %s", mistakes.First[0].Key, mistakes.First[0].Msg)
+		}
+		return "", err
+	}
+	return text, nil
+}
+
+const initText = `# Written by "lvs-controller init". config.toml.example explains every key. The
+# controller reads this file again when it changes; "lvs-controller check" names mistakes.
+kubeconfig = %q
+%s
+[[vip]]
+name = "edge"
+addresses = [%s]
+announce = %q # arp: the controller adds the addresses to the interface; none: keepalived does
+ports = ["80/tcp", "443/tcp"]
+namespace = %q
+selector = %q
+`
+
+// isTerminal reports whether a person types into f.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// initAsked runs init as at a terminal where answers are typed.
+func initAsked(t *testing.T, answers string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = initCommand.call(t.Context(), &initTask{in: strings.NewReader(answers), asks: true}, args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// What init writes, check accepts without a warning about the file, and every choice
+// arrives.
+func TestInit(t *testing.T) {
+	dir := t.TempDir()
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "new", "config.toml")
+	args := []string{"init", "-vip", "192.0.2.7, 2001:db8::7", "--interface=lo", "-kubeconfig", kubeconfig, "-announce", "arp", "-o", path}
+	code, stdout, stderr := cli(t, args...)
+	if code != exitOK || stderr != "" || !strings.HasPrefix(stdout, "wrote "+path+"\n") || strings.Contains(stdout, "keepalived") {
+		t.Fatalf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o644 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if n := strings.Count(string(text), "\n"); n > 16 {
+		t.Errorf("%d lines, want a small file:\n%s", n, text)
+	}
+	cfg, err := LoadConfig(path)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	v := cfg.VIPs[0]
+	if len(cfg.Warnings) > 0 || cfg.Kubeconfig != kubeconfig || cfg.Interface != "lo" || v.Announce != AnnounceARP || len(v.Addresses) != 2 ||
+		len(v.Ports) != 2 || v.Pods != (PodQuery{Namespace: "ingress-nginx", Selector: defaultSelector}) || v.TCPServices.Name != "tcp-services" || v.UDPServices.Name != "udp-services" {
+		t.Errorf("the file means %+v", cfg)
+	}
+
+	if code, _, stderr := cli(t, append(args, "-vip", "192.0.2.8")...); code != exitFailure || !strings.Contains(stderr, "is there already; -force replaces it\n") {
+		t.Errorf("a second time: exit %d, %q", code, stderr)
+	}
+	if again, _ := os.ReadFile(path); !bytes.Equal(again, text) {
+		t.Errorf("the file was replaced by\n%s", again)
+	}
+	code, stdout, _ = cli(t, append(args, "-vip", "192.0.2.8", "-announce", "none", "-force")...)
+	if again, _ := os.ReadFile(path); code != exitOK || !strings.Contains(string(again), `addresses = ["192.0.2.8"]`) || !strings.Contains(stdout, "keepalived") {
+		t.Errorf("-force: exit %d, %q\n%s", code, stdout, again)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestInitRefuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	for want, args := range map[string][]string{
+		"-vip is missing":                            {},
+		`-vip: "10.0.0.300" is not an address`:       {"-vip", "10.0.0.300"},
+		"vip[0].addresses[0]: is \"127.0.0.1\"":      {"-vip", "127.0.0.1"},
+		"vip[0].addresses[1]: ":                      {"-vip", "10.0.0.1,10.0.0.1"},
+		`-announce: unknown value "ARP", want one`:   {"-vip", "10.0.0.1", "-announce", "ARP"},
+		`-ingress: unknown value "ingress-ngnix", d`: {"-vip", "10.0.0.1", "-ingress", "ingress-ngnix"},
+		"interface: is ":                             {"-vip", "10.0.0.1", "-interface", "a/b"},
+	} {
+		var out, errs bytes.Buffer
+		code := initCommand.call(t.Context(), &initTask{in: strings.NewReader("")}, append(args, "-o", path), &out, &errs)
+		if code != exitUsage || !strings.HasPrefix(errs.String(), "lvs-controller init: "+want) || strings.Count(errs.String(), "\n") != 1 {
+			t.Errorf("%q: exit %d, %q; want %q", args, code, &errs, want)
+		}
+		if _, err := os.Stat(path); err == nil {
+			t.Fatalf("%q: a file is written", args)
+		}
+	}
+}
+
+// At a terminal init asks for what no flag says, and an empty answer is what it proposes.
+func TestInitAsks(t *testing.T) {
+	code, text, asked := initAsked(t, "192.0.2.7\neth7\n\n\n", "-o", "-")
+	if code != exitOK || !strings.Contains(text, `addresses = ["192.0.2.7"]`) || !strings.Contains(text, `interface = "eth7"`) ||
+		!strings.Contains(text, `kubeconfig = "/etc/lvs-controller/kubeconfig"`) || !strings.Contains(text, `announce = "arp"`) {
+		t.Errorf("exit %d: %s\n%s", code, asked, text)
+	}
+	if n := strings.Count(asked, "]: "); n != 4 {
+		t.Errorf("%d questions, want 4:\n%s", n, asked)
+	}
+	if code, text, asked = initAsked(t, "none\n", "-o", "-", "-vip", "192.0.2.9", "-interface", "eth1", "-kubeconfig", "/k"); code != exitOK ||
+		strings.Count(asked, "]: ") != 1 || !strings.Contains(text, `announce = "none"`) {
+		t.Errorf("only the last question is open: exit %d: %s\n%s", code, asked, text)
+	}
+	if code, _, asked = initAsked(t, "192.0.2.7\n", "-o", "-"); code != exitFailure || !strings.Contains(asked, "no answer") {
+		t.Errorf("the answers end: exit %d: %s", code, asked)
+	}
+}
+
+// -announce replaces what a file says, and alone makes the prototype's command line serve.
+func TestAnnounceFlag(t *testing.T) {
+	if c, err := given(t, "-vip", "192.0.2.7"); err != nil || c.VIPs[0].Announce != AnnounceNone {
+		t.Errorf("without -announce: %v, %v", c, err)
+	}
+	for _, method := range announceNames() {
+		if c, err := given(t, "-vip", "192.0.2.7", "--announce", method); err != nil || string(c.VIPs[0].Announce) != method {
+			t.Errorf("-announce %s: %v, %v", method, c, err)
+		}
+	}
+	file := writeConfig(t, strings.Replace(staticVIP, `ports =`, "announce = \"dummy\"\nports =", 1))
+	if c, err := given(t, "-config", file, "-announce", "arp"); err != nil || c.VIPs[0].Announce != AnnounceARP {
+		t.Errorf("-announce above a file: %v, %v", c, err)
+	}
+	if _, err := given(t, "-vip", "192.0.2.7", "-announce", "apr"); err == nil || !strings.Contains(err.Error(), `-announce: unknown value "apr", want one of none, arp`) {
+		t.Errorf("a wrong method: %v", err)
+	}
+	if names := announceNames(); !slices.Contains(names, "arp") || !slices.Contains(names, "none") {
+		t.Errorf("methods: %q", names)
+	}
+}

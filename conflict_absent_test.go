@@ -1,0 +1,88 @@
+package main
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"lvs-controller/test/lab"
+)
+
+func TestAbsentText(t *testing.T) {
+	vip := func(name string, how Announcement, addrs ...string) VIP {
+		v := VIP{Name: name, Announce: how}
+		for _, a := range addrs {
+			v.Addresses = append(v.Addresses, addr(a))
+		}
+		return v
+	}
+	cfg := &Config{VIPs: []VIP{
+		vip("edge", AnnounceNone, "10.0.0.100", "2001:db8::100"), vip("own", AnnounceARP, "10.0.0.101"),
+		vip("routed", AnnounceDummy, "10.0.0.102"), vip("db", AnnounceNone, "10.0.0.103"),
+	}}
+	missing := leftToOthers(cfg)
+	for want, answered := range map[string][]string{
+		"edge: 10.0.0.100, edge: 2001:db8::100, db: 10.0.0.103": nil,
+		"db: 10.0.0.103": {"10.0.0.100", "2001:db8::100"},
+		"":               {"10.0.0.100", "2001:db8::100", "10.0.0.103"},
+	} {
+		have := make(map[netip.Addr]bool)
+		for _, a := range answered {
+			have[addr(a)] = true
+		}
+		if got := absentText(cfg, missing, have); got != want {
+			t.Errorf("%q answered: %q, want %q", answered, got, want)
+		}
+	}
+	for i := range 3 * maxAbsent {
+		cfg.VIPs = append(cfg.VIPs, VIP{Name: "many", Announce: AnnounceNone, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})}})
+	}
+	if got := absentText(cfg, leftToOthers(cfg), nil); strings.Count(got, ": ") != maxAbsent {
+		t.Errorf("want %d VIPs at the most: %s", maxAbsent, got)
+	}
+}
+
+// On a segment: the warning comes once when no host has the VIP, and its end once when
+// another host or this one has it.
+func TestAbsentOnASegment(t *testing.T) {
+	requireRoot(t)
+	l := lab.New(t.Fatalf)
+	t.Cleanup(l.Close)
+	director, other := l.Host("director", 2), l.Host("other", 4)
+	log := new(lockedBuffer)
+	w := newAbsentWatch(slog.New(slog.NewTextHandler(log, nil)), nil, nil)
+	cfg := &Config{Interface: "eth0", VIPs: []VIP{{Name: "edge", Announce: AnnounceNone, Addresses: []netip.Addr{addr("10.0.0.100"), addr("2001:db8::100")}}}}
+	seen := 0
+	look := func(what, want string) {
+		t.Helper()
+		director.Do(func() { w.look(t.Context(), cfg) })
+		lines := strings.Split(strings.TrimSuffix(log.String(), "\n"), "\n")
+		if log.String() == "" {
+			lines = nil
+		}
+		switch fresh := lines[min(seen, len(lines)):]; {
+		case want == "" && len(fresh) > 0, want != "" && (len(fresh) != 1 || !strings.Contains(fresh[0], want)):
+			t.Errorf("%s: %q, want %q", what, fresh, want)
+		}
+		seen = len(lines)
+	}
+	look("no host has it", `level=WARN msg="no host has the VIP`)
+	look("no host has it, again", "")
+	other.Run("ip", "address", "add", "10.0.0.100/32", "dev", "eth0")
+	look("another host has one of two", `vips="edge: 2001:db8::100"`)
+	other.Run("ip", "address", "add", "2001:db8::100/128", "dev", "eth0", "nodad")
+	look("another host has both", `level=INFO msg="a host has each VIP again"`)
+	other.Run("ip", "address", "flush", "dev", "eth0")
+	look("no host has it any more", `level=WARN`)
+	director.Run("ip", "address", "add", "10.0.0.100/32", "dev", "lo")
+	director.Run("ip", "address", "add", "2001:db8::100/128", "dev", "lo")
+	look("this host has both", `level=INFO`)
+	director.Run("ip", "address", "del", "10.0.0.100/32", "dev", "lo")
+	director.Run("ip", "route", "add", "local", "10.0.0.100", "dev", "lo")
+	look("a local route has it", "")
+	director.Run("ip", "route", "del", "local", "10.0.0.100", "dev", "lo")
+	look("it is taken away", `vips="edge: 10.0.0.100"`)
+	cfg.VIPs[0].Announce = AnnounceARP
+	look("the controller brings it", `level=INFO`)
+}
