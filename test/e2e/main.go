@@ -116,7 +116,7 @@ func (o options) inGuest(ctx context.Context, control string) error {
 		return err
 	}
 	u.Host = cluster.GuestHost + ":" + u.Port()
-	line := []string{"-net", "-timeout", strconv.Itoa(o.timeout), "-file", o.binary, "-file", "install", "-env", "LVS_REQUIRE_ALL=1"}
+	line := []string{"-net", "-timeout", strconv.Itoa(o.timeout), "-file", o.binary, "-file", "install", "-file", "README.md", "-env", "LVS_REQUIRE_ALL=1"}
 	script := "code=0"
 	for _, t := range o.tests {
 		line = append(line, "-file", t.file)
