@@ -20,6 +20,7 @@
 ## tuning       what GRO brings, for docs/tuning.md
 ## fuzz         every fuzz target for FUZZTIME (20s)
 ## drawing      docs/architecture.svg, from the text beside it
+## man          install/man, from the help and config.toml.example
 ## clean        removes what the targets built, but not the downloads
 ## help         this list
 #
@@ -30,7 +31,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api tuning fuzz drawing clean
+.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api tuning fuzz drawing man clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -180,6 +181,10 @@ $(CACHE)/fuzz.test:
 drawing:
 	@command -v dot >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends graphviz >/dev/null; }
 	dot -Tsvg -o docs/architecture.svg docs/architecture.dot
+
+# The manual pages.
+man:
+	go test -count=1 -run '^TestManPages$$' . -update
 
 .PHONY: vm-setup
 vm-setup:
