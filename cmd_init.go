@@ -19,8 +19,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // ingressPreset is where an ingress controller has its pods and its ConfigMaps of ports.
@@ -202,9 +200,3 @@ ports = ["80/tcp", "443/tcp"]
 namespace = %q
 selector = %q
 `
-
-// isTerminal reports whether a person types into f.
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
