@@ -177,7 +177,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"check", "-al"}, []string{"-all"}},
 		{[]string{"check", "--al"}, []string{"--all"}},
 		{[]string{"chekc", ""}, nil},
-		{[]string{"status", "-o", ""}, []string{"text", "json"}},
+		{[]string{"status", "-o", ""}, []string{"text", "wide", "json"}},
 		{[]string{"status", "-o", "j"}, []string{"json"}},
 		{[]string{"status", "-o", "json", "-con"}, []string{"-config"}},
 		{[]string{"-schedname", "w"}, []string{"wlc", "wrr"}},

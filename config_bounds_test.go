@@ -309,7 +309,6 @@ func TestCheckAll(t *testing.T) {
 		{[]string{"check", "-config", path}, mistakesInCheck, "and 1401 more"},
 		{[]string{"check", "-all", "-config", path}, maxMistakes, "and 501 more"},
 		{[]string{"diff", "-config", path}, mistakesInLog, "and 1481 more"},
-		{[]string{"status", "-config", path}, mistakesInLog, "and 1481 more"},
 		{[]string{"ready", "-config", path}, mistakesInLog, "and 1481 more"},
 		{[]string{"keepalived", "-config", path, "-peer", "192.0.2.9"}, mistakesInLog, "and 1481 more"},
 		{[]string{"-config", path}, mistakesInLog, "and 1481 more"},
