@@ -51,15 +51,20 @@ type prober struct {
 	runningTLS int
 	waitingTLS []*target // connected, until an exchange may begin
 
-	mu     sync.Mutex
-	posted []func() // for the prober's goroutine
-	runs   bool     // that goroutine runs, so that it will take them
-	stats  ProbeStats
+	mu sync.Mutex
+	postbox
+	stats ProbeStats
 
 	changed   bool // a verdict or the plan has changed since the last publish
 	published time.Time
 	health    *Health
 	logged    probeLog
+}
+
+// postbox is what other goroutines leave for the prober's. The prober's mu guards it.
+type postbox struct {
+	posted []func()
+	runs   bool // the prober's goroutine runs, so that it will take them
 }
 
 // newProber returns a prober that follows plans, whose wake channel it alone
