@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -324,7 +325,9 @@ func (v *statusText) group(st *status, g *statusGroup) {
 		name += " " + key.String()
 	} else {
 		name += " " + key.Address.String() + " "
-		ports := portRanges(slices.SortedFunc(slices.Values(g.keys), ServiceKey.Compare))
+		keys := slices.Clone(g.keys)
+		sort.Slice(keys, func(i, j int) bool { return keys[i].Compare(keys[j]) < 0 })
+		ports := portRanges(keys)
 		if text := name + strings.Join(ports, ","); utf8.RuneCountInString(text) <= v.width {
 			name = text
 		} else {
