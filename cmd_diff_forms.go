@@ -7,6 +7,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -96,16 +97,8 @@ func (c *changeSet) byService() []serviceChanges {
 // changesVersion is raised when the meaning of a field changes, or one is removed.
 const changesVersion = 1
 
-// The JSON form.
+// The parts of the JSON form.
 type (
-	jsonChanges struct {
-		Version     int             `json:"version"`
-		Changes     int             `json:"changes"` // operations on the table, and changes beside it
-		Services    []jsonService   `json:"services"`
-		Host        []pendingChange `json:"host"`
-		Warnings    []string        `json:"warnings"`
-		NotCompared []string        `json:"not_compared"`
-	}
 	jsonService struct {
 		Service ServiceKey   `json:"service"`
 		VIP     string       `json:"vip"` // "" for one that is configured no more
@@ -145,23 +138,52 @@ var opActions = [...]string{
 	newServer: actAdd, setServer: actEdit, delServer: actRemove,
 }
 
-// encodeChanges writes the JSON form.
+// encodeChanges writes the JSON form, one virtual service after the other: the text of a
+// large table is never in memory as a whole.
 func encodeChanges(stdout, _ io.Writer, c *changeSet) error {
-	all := jsonChanges{
-		Version: changesVersion, Changes: c.count(), Services: []jsonService{}, Host: append([]pendingChange{}, c.beside...),
-		Warnings: append([]string{}, c.warnings...), NotCompared: append([]string{}, c.notCompared...),
-	}
-	for _, s := range c.byService() {
-		all.Services = append(all.Services, s.json())
-	}
 	out := bufio.NewWriter(stdout)
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
+	fmt.Fprintf(out, "{\n  \"version\": %d,\n  \"changes\": %d,\n  \"services\": [", changesVersion, c.count())
+	end := "]"
+	for i, s := range c.byService() {
+		separator := "\n    "
+		if i > 0 {
+			separator = ",\n    "
+		}
+		out.WriteString(separator)
+		if err := encodeValue(out, "    ", s.json()); err != nil {
+			return err
+		}
+		end = "\n  ]"
+	}
+	out.WriteString(end)
+	for _, list := range []struct {
+		name  string
+		value any
+	}{
+		{"host", append([]pendingChange{}, c.beside...)},
+		{"warnings", append([]string{}, c.warnings...)},
+		{"not_compared", append([]string{}, c.notCompared...)},
+	} {
+		fmt.Fprintf(out, ",\n  %q: ", list.name)
+		if err := encodeValue(out, "  ", list.value); err != nil {
+			return err
+		}
+	}
+	out.WriteString("\n}\n")
+	return out.Flush()
+}
+
+// encodeValue writes v, whose lines after the first begin with prefix.
+func encodeValue(out io.Writer, prefix string, v any) error {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetIndent(prefix, "  ")
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(all); err != nil {
+	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	return out.Flush()
+	_, err := out.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n")))
+	return err
 }
 
 // json is s in the JSON form.

@@ -186,6 +186,13 @@ func TestDiffOfNothing(t *testing.T) {
 	if code != exitOK || stdout != "" || !strings.Contains(stderr, "not compared: upper_threshold") {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
+	var none bytes.Buffer
+	if err := encodeChanges(&none, nil, &changeSet{}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"changes", "host", "not_compared", "services", "version", "warnings"}, jsonPaths(t, none.String())); diff != "" {
+		t.Errorf("fields of nothing (-want +got):\n%s", diff)
+	}
 	// One that has some, which an editor wrote, does.
 	code, stdout, _ = offlineDiff(t, config, `{"kind":"List","apiVersion":"v1","items":[]}`, strings.Replace(saved, "-w 1", "-w 1 -x 90 -y 50", 1), "-o", "ipvsadm")
 	if want := "-e -t 192.0.2.1:80 -r 192.0.2.11:80 -g -w 1 -x 100 -y 50\n"; code != exitChanges || stdout != want {
