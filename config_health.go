@@ -1,9 +1,7 @@
 // [vip.health] → Probes, and the table of the probe kinds.
 //
-// Used by health*.go and http_metrics.go. readProbes reads the keys, checkProbes
-// compares them with the rest of the VIP; config_vip.go calls both. A key and its
-// range are in the function that reads it, the defaults in defaultProbes and
-// readHTTPProbe. No I/O.
+// Used by health*.go and http*.go. A key and its range are in the function that
+// reads it, the defaults in defaultProbes and readHTTPProbe. No I/O.
 //
 // To add a probe kind, touch:
 //   - here: its field in Probes, its constant, its type and its entry in

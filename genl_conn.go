@@ -1,9 +1,9 @@
 // The connection to the kernel's IPVS: one generic netlink socket, many messages
 // for each system call.
 //
-// Used by reconcile*.go, http_status.go, cmd*.go and main.go. The reconcile loop
-// writes through it, by the interface director in reconcile.go; status and the
-// metrics open their own sockets. It sends only what genl_ipvs.go encodes.
+// Used by reconcile*.go, http*.go, cmd*.go and main.go. The reconcile loop writes
+// through it, by the interface director in reconcile.go; status and the metrics open
+// their own sockets. It sends only what genl_ipvs.go encodes.
 
 package main
 

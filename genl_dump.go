@@ -197,8 +197,8 @@ func (c *ipvsConn) sorted() []Row {
 
 // Load is what a part of the table has to do: a shard's, or a VIP's.
 type Load struct {
-	Connections Connections // of its real servers
-	Traffic     Traffic     // of its services
+	Connections Connections `json:"connections"` // of its real servers
+	Traffic     Traffic     `json:"traffic"`     // of its services
 }
 
 // add adds o to l.

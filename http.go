@@ -41,8 +41,8 @@ type httpServer struct {
 	// conflicts is nil where they are not looked for.
 	conflicts *conflicts
 	lostLines func() uint64 // lines of the log that were dropped; nil: none are
-	reading   kernelReading
 	table     func() connectionTable
+	readings
 
 	socket string // where the control socket is; "": nowhere
 	debug  bool   // the control socket has the paths for debugging
@@ -156,6 +156,8 @@ func (s *httpServer) endpoints() []endpoint {
 	all := []endpoint{
 		{"GET /healthz", onTCP | onSocket, s.answer(s.healthy)},
 		{"GET /readyz", onTCP | onSocket, s.answer(s.ready)},
+		{"GET /{$}", onTCP, s.named(limited(s.pageHTML))},
+		{"GET /page.json", onTCP, s.named(limited(s.pageJSON))},
 		{"GET /status.json", onTCP, s.named(status)},
 		{"GET /status.json", onSocket, status},
 		{"GET /metrics", onTCP | onSocket, metrics},

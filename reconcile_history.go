@@ -1,9 +1,8 @@
 // What the loop remembers of the past for people: the last changes of the kernel's
 // table with their cause, and the load of each VIP at the last audits.
 //
-// Used by reconcile*.go. The loop writes it in passes that run anyway; the listener
-// reads copies. Both parts have a fixed size, whatever the table's is. It decides
-// nothing.
+// Used by http*.go. The loop writes it in passes that run anyway; the listener reads
+// copies. Both parts have a fixed size, whatever the table's is. It decides nothing.
 
 package main
 

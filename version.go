@@ -1,6 +1,6 @@
 // The version of the program: what the linker sets, and what the compiler notes.
 //
-// Used by kube*.go, health_http.go, http_metrics.go, cmd*.go and main.go. Pure.
+// Used by kube*.go, health_http.go, http*.go, cmd*.go and main.go. Pure.
 
 package main
 

@@ -1,0 +1,244 @@
+// The page at / and its figures at /page.json.
+//
+// Used by main.go. The page is one file that asks for nothing but the figures, and
+// only from here. It reads the kernel's table through a separate socket, as often as
+// the size of the table allows, for all who look. It changes nothing.
+
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	_ "embed" // the page's style and script
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+)
+
+var (
+	//go:embed page/page.css
+	pageStyle string
+	//go:embed page/draw.js
+	pageDrawing string
+	//go:embed page/page.js
+	pageLogic string
+
+	pageScript = pageDrawing + pageLogic
+)
+
+const (
+	// pageGap is the time between two readings for the page at least, and pageShare
+	// bounds what they cost: the next one is so many times as far away as the last took.
+	pageGap   = time.Second
+	pageShare = 10
+)
+
+// pageReading is the newest reading for the page.
+type pageReading struct {
+	observe kernelObserver // observeKernel; another one in tests
+
+	mu    sync.Mutex
+	table *pageTable
+	err   error
+	at    time.Time // zero: there is none
+	until time.Time // it is used
+}
+
+// of returns the table of v, which must not be changed, when it was read, and when it
+// will be read again at the earliest.
+func (r *pageReading) of(v *loopState) (t *pageTable, at, until time.Time, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.at.IsZero() || !now.Before(r.until) {
+		r.table = nil // the room of the last one, before there is another
+		t := newPageTable(v)
+		r.err = r.observe(t.owned, t.add)
+		if r.err == nil {
+			t.finish()
+			r.table = t
+		}
+		took := time.Since(now)
+		r.at, r.until = now, now.Add(max(pageGap, pageShare*took))
+		time.AfterFunc(time.Until(r.until), r.forget)
+	}
+	return r.table, r.at, r.until, r.err
+}
+
+// forget gives the memory of a reading back.
+func (r *pageReading) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !time.Now().Before(r.until) {
+		r.table, r.err, r.at = nil, nil, time.Time{}
+	}
+}
+
+// readings are those of the kernel's table.
+type readings struct {
+	reading kernelReading // for the status and the metrics
+	page    pageReading
+}
+
+// kernelObserver is observeKernel.
+type kernelObserver func(owned func(ServiceKey) bool, visit func(*KernelService)) error
+
+// pageState is what the page shows.
+type pageState struct {
+	Host     string       `json:"host"`
+	Version  string       `json:"version"`
+	Time     time.Time    `json:"time"`
+	Read     time.Time    `json:"read,omitzero"`    // the kernel's table
+	Next     int64        `json:"next_ms"`          // until the next reading
+	Fault    string       `json:"fault,omitempty"`  // why it could not be read
+	Status   status       `json:"status"`           // without services
+	Load     Load         `json:"load"`             // of all VIPs
+	VIPs     []*pageVIP   `json:"vips"`             //
+	MoreVIPs int          `json:"more_vips"`        // that are left out
+	Number   uint64       `json:"number"`           // of the newest change
+	Changes  []Change     `json:"changes"`          // null for one who knows the newest
+	Probes   []pageProbes `json:"probes"`           //
+	Series   *pageSeries  `json:"series,omitempty"` // for one who knows nothing yet
+}
+
+// pageProbes are the probes of one kind.
+type pageProbes struct {
+	Kind    string `json:"kind"`
+	Up      int    `json:"up"`
+	Down    int    `json:"down"`
+	Unknown int    `json:"unknown"`
+}
+
+// pageSeries are the series of the VIPs, and that of all together under "". All end
+// with the last of Times.
+type pageSeries struct {
+	Times []int64                 `json:"times"` // milliseconds since 1970
+	VIPs  map[string][][4]float64 `json:"vips"`  // active, inactive, connections and bytes in a second
+}
+
+// pageState joins the loop's snapshot with the kernel's counters.
+func (s *httpServer) pageState() *pageState {
+	v := s.loop.published.Load()
+	p := &pageState{Version: version, Time: time.Now(), Status: s.head(v), VIPs: []*pageVIP{}, Changes: s.loop.changes.last(), Probes: []pageProbes{}}
+	p.Host, _ = os.Hostname() // without a name the page has none
+	if len(p.Changes) > 0 {
+		p.Number = p.Changes[0].Number
+	}
+	for kind, stats := range s.prober.Stats().Kinds {
+		if n := stats.Targets; n[up]+n[down]+n[unknown] > 0 {
+			p.Probes = append(p.Probes, pageProbes{probeKind(kind).String(), n[up], n[down], n[unknown]})
+		}
+	}
+	if v == nil || v.Config == nil {
+		return p
+	}
+	t, at, until, err := s.page.of(v)
+	p.Read, p.Next = at, max(0, time.Until(until).Milliseconds())
+	if err != nil {
+		p.Fault = err.Error()
+		if errors.Is(err, errNoIPVS) {
+			p.Status.Ready, p.Status.Reason = false, p.Fault
+		}
+		return p
+	}
+	p.Load, p.VIPs, p.MoreVIPs = t.total, t.vips, t.more
+	return p
+}
+
+// series are the points that the program has kept.
+func (s *httpServer) series() *pageSeries {
+	times, vips := s.loop.loads.last()
+	all := &pageSeries{Times: make([]int64, 0, len(times)), VIPs: make(map[string][][4]float64, len(vips))}
+	for _, at := range times {
+		all.Times = append(all.Times, at.UnixMilli())
+	}
+	for name, points := range vips {
+		list := make([][4]float64, 0, len(points))
+		for _, p := range points {
+			list = append(list, [4]float64{float64(p.Active), float64(p.Inactive), tenths(p.ConnsPerSec), tenths(p.BytesPerS)})
+		}
+		all.VIPs[name] = list
+	}
+	return all
+}
+
+// tenths is v with one digit behind the point.
+func tenths(v float32) float64 { return float64(int64(float64(v)*10+0.5)) / 10 }
+
+// pageJSON gives the figures of the page. The parameter known is the number of the
+// newest change that the page has; without it the page gets the series, too.
+func (s *httpServer) pageJSON(w http.ResponseWriter, r *http.Request) {
+	p := s.pageState()
+	if text := r.URL.Query().Get("known"); text == "" {
+		p.Series = s.series()
+	} else if n, err := strconv.ParseUint(text, 10, 64); err != nil {
+		http.Error(w, "known is not a number", http.StatusBadRequest)
+		return
+	} else if n == p.Number {
+		p.Changes = nil
+	}
+	harden(w.Header())
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		s.log.Debug("the figures of the page could not be sent completely", "err", err)
+	}
+}
+
+// pageHTML gives the page with the figures of this moment.
+func (s *httpServer) pageHTML(w http.ResponseWriter, _ *http.Request) {
+	p := s.pageState()
+	harden(w.Header())
+	w.Header().Set("Content-Security-Policy", pagePolicy())
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	out := bufio.NewWriter(w)
+	writePage(out, p)
+	if err := out.Flush(); err != nil {
+		s.log.Debug("the page could not be sent completely", "err", err)
+	}
+}
+
+// harden sets the headers that keep a browser from doing more with an answer than
+// showing it here and now.
+func harden(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+}
+
+// pagePolicy lets a browser run the page's own script, use its own style and ask only
+// this listener. An icon is part of the page.
+var pagePolicy = sync.OnceValue(func() string {
+	hash := func(text string) string {
+		sum := sha256.Sum256([]byte(text))
+		return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	return "default-src 'none'; script-src " + hash(pageScript) + "; style-src " + hash(pageStyle) +
+		"; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+})
+
+// writePage writes the page around its body.
+func writePage(w io.Writer, p *pageState) {
+	h := htmlWriter{w}
+	h.print(`<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>%s – lvs-controller</title>
+<style>`, p.Host)
+	_, _ = io.WriteString(w, pageStyle) // an error shows when the answer is flushed
+	h.print("</style>\n</head>\n<body>\n")
+	h.body(p)
+	h.print("<script>")
+	_, _ = io.WriteString(w, pageScript)
+	h.print("</script>\n</body>\n</html>\n")
+}

@@ -1,0 +1,272 @@
+// The kernel's table as the page shows it: by VIP, and services with the same real
+// servers as one block.
+//
+// Used by http*.go. One reading passes the services one by one, so that a table of a
+// million rows is never in memory as a whole. What is kept is bounded. It does no
+// I/O.
+
+package main
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+)
+
+const (
+	// pageVIPs, pageBlocks and pageRows are how many VIPs, blocks and rows the page has
+	// at most. What is left out counts in the sums.
+	pageVIPs   = 1_000
+	pageBlocks = 2_000
+	pageRows   = 6_000
+)
+
+// pageVIP is one VIP with its blocks.
+type pageVIP struct {
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"`
+	Announced bool         `json:"announced"` // the controller has put an address of it on a device
+	Services  int          `json:"services"`
+	Load      Load         `json:"load"`
+	Blocks    []*pageBlock `json:"blocks"`
+	LeftOut   int          `json:"left_out,omitempty"` // services that are in no block
+}
+
+// pageBlock is services of one address that have the same real servers, with the same
+// weights for the same reasons. Firewall marks have a block each.
+type pageBlock struct {
+	Address     netip.Addr `json:"address,omitzero"`
+	Ports       []string   `json:"ports"` // such as 80/tcp, 9000-9020/tcp; or a mark
+	Services    int        `json:"services"`
+	Scheduler   string     `json:"scheduler"`
+	Persistence uint32     `json:"persistence,omitempty"` // in seconds
+	Load        Load       `json:"load"`
+	InService   int        `json:"in_service"`
+	Servers     int        `json:"servers"`
+	Rows        []pageRow  `json:"rows"` // none where the page has no room for them
+
+	ports []Port
+}
+
+// pageRow is one real server of the services of a block.
+type pageRow struct {
+	Server string    `json:"server"`
+	Weight uint32    `json:"weight"`
+	State  string    `json:"state"`
+	Why    string    `json:"why,omitempty"`
+	Until  time.Time `json:"until,omitzero"` // it drains at most until then
+	Load   Load      `json:"load"`
+}
+
+// The states of a real server on the page.
+const (
+	rowServes  = "in service"
+	rowDrains  = "draining"
+	rowWithout = "weight 0"
+)
+
+// pageTable collects services into VIPs and blocks.
+type pageTable struct {
+	known  shards
+	vips   []*pageVIP
+	more   int // VIPs that are left out
+	total  Load
+	rows   int
+	byName map[string]*pageVIP
+	blocks map[[sha256.Size]byte]*pageBlock
+	text   []byte // what makes two services the same, a buffer
+}
+
+// newPageTable begins a table with the VIPs of the configuration.
+func newPageTable(v *loopState) *pageTable {
+	t := &pageTable{known: v.Shards, byName: make(map[string]*pageVIP), blocks: make(map[[sha256.Size]byte]*pageBlock)}
+	announced := addAll(make(map[netip.Addr]bool), v.Announced)
+	for i := range v.Config.VIPs {
+		vip := &v.Config.VIPs[i]
+		p := t.vip(vip.Name)
+		if p == nil {
+			continue
+		}
+		p.Addresses = vip.Addresses
+		p.Announced = slices.ContainsFunc(vip.Addresses, func(a netip.Addr) bool { return announced[a] })
+	}
+	return t
+}
+
+// vip returns the VIP of that name, nil where the page has no room for it.
+func (t *pageTable) vip(name string) *pageVIP {
+	if p := t.byName[name]; p != nil {
+		return p
+	}
+	if len(t.vips) == pageVIPs {
+		t.more++
+		return nil
+	}
+	p := &pageVIP{Name: name, Addresses: []netip.Addr{}, Blocks: []*pageBlock{}}
+	t.byName[name] = p
+	t.vips = append(t.vips, p)
+	return p
+}
+
+// owned reports whether service k is one of the controller's.
+func (t *pageTable) owned(k ServiceKey) bool { return t.known.find(k) != nil }
+
+// add adds a service that the kernel has.
+func (t *pageTable) add(k *KernelService) {
+	known := t.known.find(k.ServiceKey)
+	l := Load{Traffic: k.Traffic}
+	for i := range k.Servers {
+		l.Connections.add(k.Servers[i].Connections)
+	}
+	t.total.add(&l)
+	p := t.byName[known.VIP]
+	if p == nil && known.VIP == "" && len(t.vips) < pageVIPs { // of a VIP that the configuration lacks
+		p = t.vip("")
+	}
+	if p == nil {
+		return
+	}
+	p.Services++
+	p.Load.add(&l)
+	rows := newPageRows(k, known)
+	key := t.key(k, known.VIP, rows)
+	b := t.blocks[key]
+	if b == nil {
+		if len(t.blocks) == pageBlocks {
+			p.LeftOut++
+			return
+		}
+		b = &pageBlock{Scheduler: k.Scheduler, Persistence: k.Persistence, Servers: len(rows)}
+		if k.Mark == 0 {
+			b.Address = k.Address
+		}
+		for i := range rows {
+			if rows[i].Weight > 0 {
+				b.InService++
+			}
+		}
+		if t.rows+len(rows) <= pageRows {
+			b.Rows = make([]pageRow, len(rows))
+			t.rows += len(rows)
+		}
+		t.blocks[key] = b
+		p.Blocks = append(p.Blocks, b)
+	}
+	b.add(k, &l, rows)
+}
+
+// add adds a service with rows to b.
+func (b *pageBlock) add(k *KernelService, l *Load, rows []pageRow) {
+	b.Services++
+	b.Load.add(l)
+	if k.Mark != 0 {
+		b.Ports = append(b.Ports, k.ServiceKey.String())
+	} else {
+		b.ports = append(b.ports, Port{k.Port, k.Protocol})
+	}
+	for i := range b.Rows {
+		r := &b.Rows[i]
+		sum, until := r.Load, r.Until
+		*r = rows[i]
+		r.Load.add(&sum)
+		if until.After(r.Until) {
+			r.Until = until
+		}
+	}
+}
+
+// newPageRows are the real servers of k with the reasons of known. Both are in the same
+// order.
+func newPageRows(k *KernelService, known *Service) []pageRow {
+	rows := make([]pageRow, len(k.Servers))
+	rest := known.Servers
+	for i := range k.Servers {
+		s := &k.Servers[i]
+		r := &rows[i]
+		*r = pageRow{Server: s.Name(), Weight: s.Weight, State: rowServes, Load: Load{s.Connections, s.Traffic}}
+		for len(rest) > 0 && rest[0].Compare(s.RealServer) < 0 {
+			rest = rest[1:]
+		}
+		if len(rest) > 0 && rest[0].SameServer(s.RealServer) {
+			r.Why = shorten(rest[0].Why, keptText)
+		}
+		if s.Weight > 0 {
+			continue
+		}
+		r.State = rowWithout
+		if l := findLeaving(known.Leaving, s.RealServer); l != nil && !l.Gone {
+			r.State, r.Until = rowDrains, l.Deadline
+		}
+	}
+	return rows
+}
+
+// key is the same for services that belong into one block.
+func (t *pageTable) key(k *KernelService, vip string, rows []pageRow) [sha256.Size]byte {
+	b := append(t.text[:0], vip...)
+	b = append(b, 0)
+	one := ServiceKey{Address: k.Address, Mark: k.Mark}
+	b = one.appendTo(b)
+	b = append(append(b, ' '), k.Scheduler...)
+	for _, n := range []uint32{uint32(k.Flags), k.Persistence, uint32(k.Netmask)} {
+		b = strconv.AppendUint(append(b, ' '), uint64(n), 10)
+	}
+	for i := range rows {
+		r := &rows[i]
+		for _, text := range []string{r.Server, r.State, r.Why} {
+			b = append(append(b, 0), text...)
+		}
+		b = strconv.AppendUint(append(b, 0), uint64(r.Weight), 10)
+	}
+	t.text = b
+	return sha256.Sum256(b)
+}
+
+// finish names the ports of the blocks.
+func (t *pageTable) finish() {
+	for _, p := range t.vips {
+		for _, b := range p.Blocks {
+			if b.ports != nil {
+				b.Ports = shortPorts(b.ports)
+			}
+			if b.Rows == nil {
+				b.Rows = []pageRow{}
+			}
+		}
+	}
+}
+
+// shortPorts names ports in short, such as 80/tcp, 9000-9020/tcp. Three ports in a row
+// and more are a range.
+func shortPorts(ports []Port) []string {
+	ports = slices.Clone(ports)
+	slices.SortFunc(ports, func(a, b Port) int { return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Compare(b)) })
+	type portRange struct {
+		first Port
+		last  uint16
+	}
+	var ranges []portRange
+	for _, p := range slices.Compact(ports) {
+		if n := len(ranges) - 1; n >= 0 && ranges[n].first.Protocol == p.Protocol && p.Number-1 == ranges[n].last {
+			ranges[n].last = p.Number
+		} else {
+			ranges = append(ranges, portRange{p, p.Number})
+		}
+	}
+	slices.SortFunc(ranges, func(a, b portRange) int { return a.first.Compare(b.first) })
+	var texts []string
+	for _, r := range ranges {
+		switch r.last - r.first.Number {
+		case 0:
+			texts = append(texts, r.first.String())
+		case 1:
+			texts = append(texts, r.first.String(), Port{r.last, r.first.Protocol}.String())
+		default:
+			texts = append(texts, strconv.Itoa(int(r.first.Number))+"-"+Port{r.last, r.first.Protocol}.String())
+		}
+	}
+	return texts
+}
