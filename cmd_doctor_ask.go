@@ -139,12 +139,8 @@ func thisHost(ctx context.Context, src *source, peer string) (h *doctorHost, clo
 	})
 	h.ask = doctorQuestions{
 		claims: func(string, []netip.Addr) (map[netip.Addr][]claimingHost, error) { return claims() }, // two checks ask for the same
-		nodes:  func(plan *ProbePlan) (map[nodeQuestion]string, error) { return probeOnce(ctx, plan) },
-		status: func(at controllerAt) (status, error) {
-			ctx, cancel := context.WithTimeout(ctx, askPatience)
-			defer cancel()
-			return fetchStatus(ctx, at)
-		},
+		nodes:  func(plan *ProbePlan) (map[nodeQuestion]nodeAnswer, error) { return probeOnce(ctx, plan) },
+		status: statusAsker(ctx, h.at, controllerAt{listen: h.peerListener()}),
 		clock: readClock, space: readSpace, now: time.Now,
 		api: sync.OnceValue(func() *apiAnswers { return askAPI(ctx, h.cfg) }),
 	}
@@ -158,6 +154,19 @@ func defaultDevice(ctx context.Context) (string, error) {
 	}
 	defer r.Close()
 	return r.DefaultDevice()
+}
+
+// statusAsker asks each controller once, however many checks want its answer.
+func statusAsker(ctx context.Context, places ...controllerAt) func(controllerAt) (status, error) {
+	asks := make(map[controllerAt]func() (status, error))
+	for _, at := range places {
+		asks[at] = sync.OnceValues(func() (status, error) {
+			ctx, cancel := context.WithTimeout(ctx, askPatience)
+			defer cancel()
+			return fetchStatus(ctx, at)
+		})
+	}
+	return func(at controllerAt) (status, error) { return asks[at]() }
 }
 
 // readNetwork asks the kernel for the devices, and for the way to each of servers.
@@ -229,7 +238,13 @@ func askSegment(ctx context.Context, device string, vips []netip.Addr, servers m
 		reading.Go(func() { l.read(ctx, ifi.Index, claims) })
 		resolveServers(is6, servers)
 	}
-	return collectClaims(ctx, ifi, listeners, claims, own), nil
+	found := collectClaims(ctx, ifi, listeners, claims, own)
+	for _, list := range found {
+		for i := range list {
+			list[i].hosts = slices.DeleteFunc(neighboursWith(ifi.Index, list[i].mac), func(a netip.Addr) bool { return slices.Contains(vips, a) })
+		}
+	}
+	return found, nil
 }
 
 // collectClaims asks and collects until ctx ends.
@@ -243,10 +258,11 @@ func collectClaims(ctx context.Context, ifi *net.Interface, listeners []*claimLi
 		case <-ask:
 			for _, l := range listeners {
 				for _, a := range l.addrs[:min(len(l.addrs), mostAsked)] {
-					frame := arpProbe(macAddress(ifi.HardwareAddr), a)
+					question := arpProbe
 					if a.Is6() {
-						frame = dadSolicitation(macAddress(ifi.HardwareAddr), a)
+						question = dadSolicitation
 					}
+					frame := question(macAddress(ifi.HardwareAddr), a)
 					_, _ = l.conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}) // only the answers matter
 				}
 			}
@@ -261,7 +277,7 @@ func collectClaims(ctx context.Context, ifi *net.Interface, listeners []*claimLi
 			case i >= 0:
 				list[i].asks = list[i].asks && c.Asks
 			case len(list) < mostFindings:
-				found[c.Address] = append(list, claimingHost{mac: c.MAC, asks: c.Asks, hosts: neighboursWith(ifi.Index, c.MAC)})
+				found[c.Address] = append(list, claimingHost{mac: c.MAC, asks: c.Asks})
 			}
 		}
 	}

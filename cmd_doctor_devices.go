@@ -329,12 +329,15 @@ func checkBacklog(h *doctorHost) []finding {
 		[]string{fmt.Sprintf("sysctl -w net.core.netdev_max_backlog=%d", 4*most)}}}
 }
 
+// fewSqueezed is how often a budget may be used up while a host starts.
+const fewSqueezed = 100
+
 // checkBudget looks for CPUs that often stop receiving with packets left. Each such time
 // took at most netdev_budget packets.
 func checkBudget(h *doctorHost) []finding {
 	s, budget, usecs := h.readSoftnet(), h.number(netCore+"netdev_budget", 300), h.number(netCore+"netdev_budget_usecs", 8000)
 	fact := fmt.Sprintf("used up %s for %s", numberOf(int(s.squeezed), "time"), numberOf(int(s.processed), "packet"))
-	if s.squeezed*budget <= s.processed/10 {
+	if s.squeezed < fewSqueezed || s.squeezed*budget <= s.processed/10 {
 		return allWell("%s", fact)
 	}
 	return []finding{{levelWarn, fact + fmt.Sprintf(", netdev_budget is %d in %d µs", budget, usecs),

@@ -7,6 +7,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -59,7 +60,7 @@ const (
 	mostEncoded = 1000
 
 	// mostFact is the longest fact, in characters.
-	mostFact = 200
+	mostFact = 250
 )
 
 const (
@@ -92,9 +93,8 @@ type claimingHost struct {
 type doctorQuestions struct {
 	// claims asks the segment of a device which hosts have these addresses.
 	claims func(device string, vips []netip.Addr) (map[netip.Addr][]claimingHost, error)
-	// nodes probes real servers over the data path: "" is a pass, another text what is
-	// wrong. One without an entry was not asked, for the reason in err.
-	nodes  func(*ProbePlan) (found map[nodeQuestion]string, err error)
+	// nodes probes real servers over the data path.
+	nodes  func(*ProbePlan) (map[nodeQuestion]nodeAnswer, error)
 	status func(controllerAt) (status, error)
 	clock  func() (offset time.Duration, synchronised bool, err error)
 	space  func(directory string) (fileSpace, error)
@@ -129,7 +129,7 @@ func (n *doctorNetwork) with(a netip.Addr) (found []*hostDevice) {
 }
 
 // String is a claimingHost for people.
-func (c claimingHost) String() string {
+func (c *claimingHost) String() string {
 	if len(c.hosts) == 0 {
 		return c.mac.String()
 	}
@@ -198,10 +198,13 @@ type doctorHost struct {
 	ask       doctorQuestions
 }
 
-// numberOf is "1 queue" or "4 queues".
+// numberOf is "1 queue", "4 queues" or "2 addresses".
 func numberOf(n int, what string) string {
-	if n == 1 {
+	switch {
+	case n == 1:
 		return "1 " + what
+	case strings.HasSuffix(what, "s"):
+		what += "e"
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }

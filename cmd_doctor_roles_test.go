@@ -65,10 +65,10 @@ vrrp_instance lvs {
 	h.node = doctorNode{vips: []netip.Addr{address("10.0.0.7")}, port: gueDefaultPort}
 	h.ask = doctorQuestions{
 		claims: func(string, []netip.Addr) (map[netip.Addr][]claimingHost, error) { return nil, nil },
-		nodes: func(plan *ProbePlan) (map[nodeQuestion]string, error) {
-			found := make(map[nodeQuestion]string)
+		nodes: func(plan *ProbePlan) (map[nodeQuestion]nodeAnswer, error) {
+			found := make(map[nodeQuestion]nodeAnswer)
 			for _, s := range plan.VIPs[0].Servers {
-				found[nodeQuestion{plan.VIPs[0].Addresses[0], s.Address}] = ""
+				found[nodeQuestion{plan.VIPs[0].Addresses[0], s.Address}] = nodeAnswer{passed: true, known: true}
 			}
 			return found, nil
 		},
@@ -285,6 +285,7 @@ var directorCases = []doctorCase{
       ip address del 10.0.0.1/32 dev bond0.100    # keepalived adds it again: is its advertisement blocked (IP protocol 112)?
 `},
 	{"VIP conflict", "a node answers", onHost(func(h *doctorHost) { claimedBy(h, loudNode) }), "FAIL  VIP conflict      10.0.0.1 of web: 02:00:00:00:00:0b (10.0.0.11) answers for it: a real server that answers ARP for the VIP: its arp_ignore is not set, or the VIP is not on its lo alone, see `lvs-controller realserver`\n      # on the node 10.0.0.11:\n      lvs-controller realserver -vip 10.0.0.1\n"},
+	{"VIP conflict", "a node answers beside the other director", onHost(func(h *doctorHost) { withoutVIP(h); claimedBy(h, loudNode, otherDirector) }), "FAIL  VIP conflict      10.0.0.1 of web: 02:00:00:00:00:0b (10.0.0.11) answers for it: a real server that answers ARP for the VIP: its arp_ignore is not set, or the VIP is not on its lo alone, see `lvs-controller realserver`\n      # on the node 10.0.0.11:\n      lvs-controller realserver -vip 10.0.0.1\n"},
 	{"VIP conflict", "two others have it", onHost(func(h *doctorHost) {
 		withoutVIP(h)
 		claimedBy(h, otherDirector, claimingHost{mac: macAddress{2, 0, 0, 0, 0, 9}})
@@ -322,11 +323,12 @@ FAIL  real servers      10.0.0.12 of web is a broadcast address of this host's n
 
 	{"nodes", "three ways to be unprepared", func(h *doctorHost, files map[string]string, _ map[string]deviceFacts) {
 		files["/proc/net/ip_vs"] += "  -> 0A00000D:0050      Route   1      0          0\n  -> 0A00000E:0050      Route   1      0          0\n"
-		h.ask.nodes = func(plan *ProbePlan) (map[nodeQuestion]string, error) {
-			found := make(map[nodeQuestion]string)
+		h.ask.nodes = func(plan *ProbePlan) (map[nodeQuestion]nodeAnswer, error) {
+			found := make(map[nodeQuestion]nodeAnswer)
 			for i, why := range []string{"10.0.0.1:80 through the node: the node does not have the VIP on its lo", "10.0.0.1:80 through the node: connection refused", "10.0.0.1:80 through the node: no answer to ARP"} {
-				found[nodeQuestion{plan.VIPs[0].Addresses[0], plan.VIPs[0].Servers[i].Address}] = why
+				found[nodeQuestion{plan.VIPs[0].Addresses[0], plan.VIPs[0].Servers[i].Address}] = nodeAnswer{known: true, why: why}
 			}
+			found[nodeQuestion{plan.VIPs[0].Addresses[0], plan.VIPs[0].Servers[3].Address}] = nodeAnswer{why: "the VIP is the only address"}
 			return found, nil
 		}
 	}, `FAIL  nodes             10.0.0.1 of web at the node 10.0.0.11: the node does not have the VIP on its lo
@@ -338,11 +340,11 @@ WARN  nodes             10.0.0.1 of web at the node 10.0.0.12: connection refuse
 FAIL  nodes             10.0.0.1 of web at the node 10.0.0.13: no answer to ARP
       ping -c 3 10.0.0.13
       # is the node up, and in the same segment (VLAN)?
-WARN  nodes             1 question not asked in time
+WARN  nodes             1 question without an answer, 10.0.0.1 at the node 10.0.0.14: the VIP is the only address
       lvs-controller doctor -role director -config config.toml
 `},
 	{"nodes", "no right to ask", onHost(func(h *doctorHost) {
-		h.ask.nodes = func(*ProbePlan) (map[nodeQuestion]string, error) {
+		h.ask.nodes = func(*ProbePlan) (map[nodeQuestion]nodeAnswer, error) {
 			return nil, errors.New("packet socket: operation not permitted")
 		}
 	}), `OK    nodes             not asked: packet socket: operation not permitted

@@ -288,6 +288,9 @@ WARN  rings             eth1: 4096 of 4096 buffers to receive, 11 of 1000000 pac
 	}, `WARN  budget            used up 334 times for 1000000 packets, netdev_budget is 300 in 8000 µs
       sysctl -w net.core.netdev_budget=600 net.core.netdev_budget_usecs=16000
 `},
+	{"budget", "used up while the host started", func(_ *doctorHost, files map[string]string, _ map[string]deviceFacts) {
+		files["/proc/net/softnet_stat"] = "00000271 00000000 00000063"
+	}, "OK    budget            used up 99 times for 625 packets\n"},
 	{"estimators", "very many", func(_ *doctorHost, files map[string]string, _ map[string]deviceFacts) {
 		files["/proc/net/ip_vs"] += strings.Repeat("FWM  00000001 rr\n  -> 0A00000C:0050      Route   1      0          0\n", 6249)
 	}, `WARN  estimators        6250 services, 6251 real servers: one CPU adds up 12501 rows of 8 CPUs in one softirq each 2 s
@@ -400,7 +403,7 @@ func TestDoctorOnNothing(t *testing.T) {
 	h := &doctorHost{cfg: defaultConfig(), root: t.TempDir(), uplinkErr: errors.New("none"), tracking: func(bool) bool { return false }, ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool },
 		roles: roleDirector | roleNode | roleCluster, net: doctorNetwork{err: unknown}, ask: doctorQuestions{
 			claims: func(string, []netip.Addr) (map[netip.Addr][]claimingHost, error) { return nil, unknown },
-			nodes:  func(*ProbePlan) (map[nodeQuestion]string, error) { return nil, unknown },
+			nodes:  func(*ProbePlan) (map[nodeQuestion]nodeAnswer, error) { return nil, unknown },
 			status: func(controllerAt) (status, error) { return status{}, unknown },
 			clock:  func() (time.Duration, bool, error) { return 0, false, unknown },
 			space:  func(string) (fileSpace, error) { return fileSpace{}, unknown },

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -47,7 +48,7 @@ func (h *doctorHost) judgeVIP(v *VIP, a netip.Addr, others []claimingHost, asked
 		return finding{fact: name + " is on " + devices[0].name}
 	}
 	if len(others) > 0 {
-		return finding{fact: fmt.Sprintf("%s is at %s", name, others[0])}
+		return finding{fact: fmt.Sprintf("%s is at %s", name, &others[0])}
 	}
 	fact := name + " is on no device of this host, and no other host answers for it"
 	if asked != nil {
@@ -105,7 +106,9 @@ func (h *doctorHost) judgeClaims(v *VIP, a netip.Addr, others []claimingHost) (f
 			device = d
 		}
 	}
-	for i, c := range others {
+	var first *claimingHost // that is no real server
+	for i := range others {
+		c := &others[i]
 		server := slices.IndexFunc(c.hosts, func(host netip.Addr) bool {
 			return slices.ContainsFunc(h.table.servers, func(s doctorServer) bool { return s.address == host })
 		})
@@ -115,18 +118,20 @@ func (h *doctorHost) judgeClaims(v *VIP, a netip.Addr, others []claimingHost) (f
 			node := c.hosts[server]
 			found = append(found, finding{levelFail, fmt.Sprintf("%s of %s: %s answers for it: %s", a, v.Name, c, cause), []string{
 				fmt.Sprintf("# on the node %s:", node), "lvs-controller realserver -vip " + a.String()}})
+			continue
 		case v.Announce.method().shared:
 		case device != nil:
 			found = append(found, finding{levelFail, fmt.Sprintf("%s of %s is on %s here and at %s: %s", a, v.Name, device.name, c, cause), h.oneHolder(a, c)})
-		case i > 0:
-			found = append(found, finding{levelFail, fmt.Sprintf("%s of %s is at %s and at %s: %s", a, v.Name, others[0], c, cause), h.oneHolder(a, c)})
+		case first != nil:
+			found = append(found, finding{levelFail, fmt.Sprintf("%s of %s is at %s and at %s: %s", a, v.Name, first, c, cause), h.oneHolder(a, c)})
 		}
+		first = c
 	}
 	return found
 }
 
 // oneHolder takes an address away from one of two hosts.
-func (h *doctorHost) oneHolder(a netip.Addr, c claimingHost) []string {
+func (h *doctorHost) oneHolder(a netip.Addr, c *claimingHost) []string {
 	return []string{"# on the host that should not have it, which may be " + c.String() + ":",
 		fmt.Sprintf("ip address del %s dev %s    # keepalived adds it again: is its advertisement blocked (IP protocol 112)?", netip.PrefixFrom(a, a.BitLen()), h.uplink)}
 }
@@ -187,7 +192,7 @@ func checkNodes(h *doctorHost) []finding {
 		return []finding{{fact: "not asked: " + err.Error()}}
 	}
 	var all []finding
-	asked, silent := 0, 0
+	asked, silent, first := 0, 0, ""
 	for i := range plan.VIPs {
 		v := &plan.VIPs[i]
 		for _, s := range v.Servers {
@@ -195,20 +200,20 @@ func checkNodes(h *doctorHost) []finding {
 				if a.Is6() != s.Address.Is6() || h.net.hops[s.Address].problem != "" { // the check above says that
 					continue
 				}
-				why, has := found[nodeQuestion{a, s.Address}]
-				if !has {
-					silent++
+				answer := found[nodeQuestion{a, s.Address}]
+				if !answer.known {
+					silent, first = silent+1, cmp.Or(first, fmt.Sprintf("%s at the node %s: %s", a, s.Address, cmp.Or(answer.why, "not asked in time")))
 					continue
 				}
 				asked++
-				if f := judgeNode(v.Name, a, s.Address, v.DataPort, why); f.level != levelOK {
+				if f := judgeNode(v.Name, a, s.Address, v.DataPort, answer.why); f.level != levelOK {
 					all = append(all, f)
 				}
 			}
 		}
 	}
 	if silent > 0 {
-		all = append(all, finding{levelWarn, fmt.Sprintf("%s not asked in time", numberOf(silent, "question")), []string{"lvs-controller doctor -role director -config " + h.file}})
+		all = append(all, finding{levelWarn, fmt.Sprintf("%s without an answer, %s", numberOf(silent, "question"), first), []string{"lvs-controller doctor -role director -config " + h.file}})
 	}
 	if all == nil {
 		return allWell("%s have the VIPs and serve them", numberOf(asked, "real server"))

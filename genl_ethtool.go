@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ethtoolPatience bounds everything that is asked over one connection.
+// ethtoolPatience bounds what is asked of one device.
 const ethtoolPatience = 2 * time.Second
 
 // deviceFacts is what a device says. A driver that does not know a number leaves it 0.
@@ -63,6 +63,9 @@ func (c *ethtoolConn) Close() error { return c.conn.Close() }
 
 // Device asks one device for all of deviceFacts.
 func (c *ethtoolConn) Device(name string) (f deviceFacts, err error) {
+	if err := c.conn.SetDeadline(time.Now().Add(ethtoolPatience)); err != nil {
+		return f, fmt.Errorf("ask device %s: %w", name, err)
+	}
 	for _, question := range []struct {
 		command uint8
 		take    func(*netlink.AttributeDecoder)

@@ -112,6 +112,19 @@ func (h *Host) plug(n int) {
 	l.segment.Batch("link set "+h.port+" master br0", "link set "+h.port+" up")
 }
 
+// Find is the host with this name.
+func (l *Lab) Find(name string) *Host {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.hosts {
+		if h.Name == name {
+			return h
+		}
+	}
+	l.fail("there is no host %s", name)
+	return nil
+}
+
 // Cable connects two hosts directly, without the segment: each gets a device that has
 // the other's name.
 func (l *Lab) Cable(a, b *Host) {
