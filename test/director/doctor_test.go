@@ -187,6 +187,9 @@ func TestKernelDoctor(t *testing.T) {
 		r.director.Run("ip", "link", "set", card, "master", "bond0")
 	}
 	r.director.Run("ip", "link", "add", "link", "bond0", "name", "bond0.7", "type", "vlan", "id", "7")
+	for _, device := range []string{"c0-end", "c1-end", "c0", "c1", "bond0", "bond0.7"} {
+		r.director.Run("ip", "link", "set", device, "up")
+	}
 	_, text = d.examine("bond0.7")
 	d.wants(text, "OK    uplink            bond0.7, over bond0, c0, c1", "OK    LRO               bond0: off", "OK    LRO               c1: off",
 		"WARN  GRO               c1: off: each packet of an upload passes IPVS alone")
