@@ -141,7 +141,7 @@ func thisHost(ctx context.Context, src *source, peer string) (h *doctorHost, clo
 		claims: func(string, []netip.Addr) (map[netip.Addr][]claimingHost, error) { return claims() }, // two checks ask for the same
 		nodes:  func(plan *ProbePlan) (map[nodeQuestion]nodeAnswer, error) { return probeOnce(ctx, plan) },
 		status: statusAsker(ctx, h.at, controllerAt{listen: h.peerListener()}),
-		clock: readClock, space: readSpace, now: time.Now,
+		clock:  readClock, space: readSpace, now: time.Now,
 		api: sync.OnceValue(func() *apiAnswers { return askAPI(ctx, h.cfg) }),
 	}
 	return h, closeAll

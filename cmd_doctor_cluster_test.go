@@ -3,10 +3,18 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // fitCluster is a cluster with two pods that serve, after change.
@@ -206,5 +214,93 @@ func peerSays(h *doctorHost, st status, err error) {
 			return status{Ready: true, TableHash: 77}, nil
 		}
 		return st, err
+	}
+}
+
+// A check that waits without end is left behind, and the others are not.
+func TestDoctorLeavesBehind(t *testing.T) {
+	h, files, _ := fitHost()
+	h.layOut(t, files)
+	h.findServers(nil)
+	h.roles = rolePair
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	h.ask.status = func(controllerAt) (status, error) { <-hang; return status{}, nil }
+	var out strings.Builder
+	began := time.Now()
+	counts := printFindings(&out, h.examine(50*time.Millisecond))
+	want := "OK    configuration     config.toml is valid\nWARN  peer              not known: no answer within 50ms\nWARN  peer table        not known: no answer within 50ms\n1 OK, 2 WARN, 0 FAIL\n"
+	if took := time.Since(began); out.String() != want || counts.code() != exitOK || took > 5*time.Second {
+		t.Errorf("after %s:\n%s", took, &out)
+	}
+}
+
+// The answer for programs has what the one for people has.
+func TestDoctorJSON(t *testing.T) {
+	h, files, _ := fitHost()
+	delete(files, "/proc/net/ip_vs")
+	h.layOut(t, files)
+	h.findServers(nil)
+	h.roles = roleDirector | roleNode
+	withoutVIP(h)
+	h.ethtool = func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool }
+	var out strings.Builder
+	counts, err := encodeFindings(&out, h.examine(doctorPatience))
+	var got doctorReport
+	if err := errors.Join(err, json.Unmarshal([]byte(out.String()), &got)); err != nil {
+		t.Fatal(err)
+	}
+	if got.Schema != 1 || got.OK+got.Warn+got.Fail != len(got.Findings) || got.Fail != 1 || counts.code() != exitFailure {
+		t.Errorf("%+v", got)
+	}
+	i := slices.IndexFunc(got.Findings, func(f doctorFinding1) bool { return f.Level == "FAIL" })
+	want := doctorFinding1{"VIP", []string{"director"}, "FAIL", "10.0.0.1 of web is on no device of this host, and no other host answers for it",
+		[]string{"# keepalived runs and has it in its file:", "journalctl -u keepalived", "lvs-controller ready -config config.toml"}}
+	if diff := cmp.Diff(want, got.Findings[i]); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Without -role, what a host has decides.
+func TestDoctorApplyingRoles(t *testing.T) {
+	absent := fmt.Errorf("read: %w", fs.ErrNotExist)
+	for name, tt := range map[string]struct {
+		change func(h *doctorHost)
+		want   doctorRole
+	}{
+		"a director":                     {func(*doctorHost) {}, roleDirector | roleCluster},
+		"a director that is a node":      {func(h *doctorHost) { h.node.prepared = true }, roleDirector | roleNode | roleCluster},
+		"a director with static servers": {func(h *doctorHost) { h.cfg.VIPs[0].Pods.Selector = "" }, roleDirector},
+		"a director with a mistake":      {func(h *doctorHost) { h.configErr = errors.New("line 3"); h.node.prepared = true }, roleDirector | roleNode},
+		"a node":                         {func(h *doctorHost) { h.configErr = absent }, roleNode},
+		"a host with nothing":            {func(h *doctorHost) { h.configErr = absent; h.node.vips = nil }, roleDirector},
+		"a node whose VIPs are on no lo": {func(h *doctorHost) { h.configErr = absent; h.node.prepared = true; h.net.devices = nil }, roleNode},
+	} {
+		h, _, _ := fitHost()
+		tt.change(h)
+		if got := h.applyingRoles(); got != tt.want {
+			t.Errorf("%s: roles %b, want %b", name, got, tt.want)
+		}
+	}
+}
+
+// A node finds its VIPs and its tunnel in what realserver has saved.
+func TestDoctorFindsNode(t *testing.T) {
+	h, files, _ := fitHost()
+	h.cfg = defaultConfig()
+	files[realserverFile] = `{"addresses":[{"device":"lo","address":"10.0.0.9"}],"devices":[{"name":"lvs-ipip","vips":["10.0.0.9"]}],"ports":[{"port":6081,"ipv6":false,"vips":["10.0.0.9"]}]}`
+	h.layOut(t, files)
+	n := findNode(h)
+	if !n.prepared || n.tunnel != "gue" || len(n.vips) != 1 || n.vips[0] != netip.MustParseAddr("10.0.0.9") {
+		t.Errorf("%+v", n)
+	}
+	if got, want := n.prepares(n.vips), "lvs-controller realserver -vip 10.0.0.9 -tunnel gue -tunnel-port 6081"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if err := os.Remove(h.root + realserverFile); err != nil {
+		t.Fatal(err)
+	}
+	if n := findNode(h); n.prepared || n.tunnel != "" || len(n.vips) != 1 || n.vips[0] != netip.MustParseAddr("10.0.0.7") {
+		t.Errorf("the address on lo: %+v", n)
 	}
 }

@@ -72,22 +72,21 @@ func (n *doctorNode) findTunnel(cfg *Config, state *realserverState) {
 
 // applyingRoles are the roles of a host for which none is named. Without a configuration
 // file a host with VIPs on lo is a node and no director.
-func (h *doctorHost) applyingRoles() doctorRole {
+func (h *doctorHost) applyingRoles() (roles doctorRole) {
 	onLo := func(a netip.Addr) bool {
 		return slices.ContainsFunc(h.net.with(a), func(d *hostDevice) bool { return d.loopback })
 	}
-	query := h.cfg.ClusterQuery()
-	switch {
-	case isAbsent(h.configErr) && (h.node.prepared || slices.ContainsFunc(h.node.vips, onLo)):
-		return roleNode
-	case h.configErr != nil || len(allKeys(&query)) == 0 && h.node.prepared:
-		return roleDirector
-	case h.node.prepared:
-		return roleDirector | roleNode | roleCluster
-	case len(allKeys(&query)) == 0:
-		return roleDirector
+	unconfigured := isAbsent(h.configErr)
+	if h.node.prepared || unconfigured && slices.ContainsFunc(h.node.vips, onLo) {
+		roles = roleNode
 	}
-	return roleDirector | roleCluster
+	if roles == 0 || !unconfigured {
+		roles |= roleDirector
+	}
+	if query := h.cfg.ClusterQuery(); h.configErr == nil && len(allKeys(&query)) > 0 {
+		roles |= roleCluster
+	}
+	return roles
 }
 
 // prepares is the command that prepares this node.

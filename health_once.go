@@ -44,7 +44,9 @@ func probeOnce(ctx context.Context, plan *ProbePlan) (map[nodeQuestion]nodeAnswe
 	again := &ProbePlan{}
 	for _, v := range plan.VIPs {
 		v.Servers = slices.DeleteFunc(slices.Clone(v.Servers), func(s ProbedServer) bool {
-			return !slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool { return a.Is6() == s.Address.Is6() && !found[nodeQuestion{a, s.Address}].passed })
+			return !slices.ContainsFunc(v.Addresses, func(a netip.Addr) bool {
+				return a.Is6() == s.Address.Is6() && !found[nodeQuestion{a, s.Address}].passed
+			})
 		})
 		if len(v.Servers) > 0 {
 			again.VIPs = append(again.VIPs, v)
