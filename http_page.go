@@ -15,6 +15,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -99,11 +100,28 @@ type pageState struct {
 	Status   status       `json:"status"`           // without services
 	Load     Load         `json:"load"`             // of all VIPs
 	VIPs     []*pageVIP   `json:"vips"`             //
+	Places   pagePlaces   `json:"places"`           // where their addresses are
 	MoreVIPs int          `json:"more_vips"`        // that are left out
 	Number   uint64       `json:"number"`           // of the newest change
 	Changes  []Change     `json:"changes"`          // null for one who knows the newest
 	Probes   []pageProbes `json:"probes"`           //
 	Series   *pageSeries  `json:"series,omitempty"` // for one who knows nothing yet
+}
+
+// pagePlaces are the addresses of VIPs, and where they are on this host.
+type pagePlaces map[netip.Addr]addressStatus
+
+// newPagePlaces asks the kernel for the devices of the addresses of cfg, as far as the
+// page shows them.
+func newPagePlaces(cfg *Config, drained bool) pagePlaces {
+	places := make(pagePlaces)
+	devices, err := vipDevices()
+	for i := range cfg.VIPs[:min(len(cfg.VIPs), pageVIPs)] {
+		for _, a := range newVIPStatus(cfg, &cfg.VIPs[i], devices, err, drained).Addresses {
+			places[a.Address] = a
+		}
+	}
+	return places
 }
 
 // pageProbes are the probes of one kind.
@@ -146,6 +164,7 @@ func (s *httpServer) pageState() *pageState {
 		}
 		return p
 	}
+	p.Places = newPagePlaces(v.Config, !v.Drained.IsZero())
 	p.Load, p.VIPs, p.MoreVIPs = t.total, t.vips, t.more
 	return p
 }

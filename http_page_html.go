@@ -46,7 +46,7 @@ func (h htmlWriter) body(p *pageState) {
 		h.print("<p class=\"empty\">No VIP is known yet.</p>\n")
 	}
 	for _, v := range p.VIPs {
-		h.vip(v)
+		h.vip(v, p.Places)
 	}
 	if p.MoreVIPs > 0 {
 		h.print("<p class=\"note\">%s more VIPs are not shown: <code>lvs-controller status</code> has all.</p>\n", grouped(uint64(p.MoreVIPs)))
@@ -73,6 +73,9 @@ func (p *pageState) notices() (all []notice) {
 	}
 	if p.Fault != "" && p.Fault != st.Reason {
 		add("bad", "Kernel", p.Fault)
+	}
+	if st.Config.Wrong != "" {
+		add("bad", "Configuration", st.Config.Path+" is refused, and the last good configuration stays in force: "+st.Config.Wrong)
 	}
 	for _, c := range st.Conflicts {
 		add("bad", "Conflict", c.String())
@@ -149,7 +152,7 @@ func (h htmlWriter) facts(p *pageState) {
 	h.print("</dl></section>\n")
 }
 
-func (h htmlWriter) vip(v *pageVIP) {
+func (h htmlWriter) vip(v *pageVIP, places pagePlaces) {
 	name := v.Name
 	if name == "" {
 		name = "not configured"
@@ -157,9 +160,11 @@ func (h htmlWriter) vip(v *pageVIP) {
 	h.print("<section class=\"vip\"><div class=\"head\"><h2>%s</h2> <p class=\"addresses\">", name)
 	for _, a := range v.Addresses {
 		h.print("<code>%s</code> ", a)
-	}
-	if v.Announced {
-		h.print("<span class=\"pill ok\">announced here</span>")
+		if at := places[a]; at.Device != "" {
+			h.print("<span class=\"pill ok\">on %s</span> ", at.Device)
+		} else if at.Missing != "" {
+			h.print("<span class=\"pill off\" title=\"%s\">on no device here</span> ", at.Missing)
+		}
 	}
 	t := &v.Load.Traffic
 	h.print("</p>\n<p class=\"sum\">%s active, %s inactive, %s new/s, %s/s in</p></div>\n", grouped(uint64(v.Load.Connections.Active)), grouped(uint64(v.Load.Connections.Inactive)), grouped(t.ConnsPerSec), byteRate(t.InBytesPerS))

@@ -28,7 +28,6 @@ const (
 type pageVIP struct {
 	Name      string       `json:"name"`
 	Addresses []netip.Addr `json:"addresses"`
-	Announced bool         `json:"announced"` // the controller has put an address of it on a device
 	Services  int          `json:"services"`
 	Load      Load         `json:"load"`
 	Blocks    []*pageBlock `json:"blocks"`
@@ -83,15 +82,10 @@ type pageTable struct {
 // newPageTable begins a table with the VIPs of the configuration.
 func newPageTable(v *loopState) *pageTable {
 	t := &pageTable{known: v.Shards, byName: make(map[string]*pageVIP), blocks: make(map[[sha256.Size]byte]*pageBlock)}
-	announced := addAll(make(map[netip.Addr]bool), v.Announced)
 	for i := range v.Config.VIPs {
-		vip := &v.Config.VIPs[i]
-		p := t.vip(vip.Name)
-		if p == nil {
-			continue
+		if p := t.vip(v.Config.VIPs[i].Name); p != nil {
+			p.Addresses = v.Config.VIPs[i].Addresses
 		}
-		p.Addresses = vip.Addresses
-		p.Announced = slices.ContainsFunc(vip.Addresses, func(a netip.Addr) bool { return announced[a] })
 	}
 	return t
 }

@@ -104,7 +104,12 @@ class VIP {
   show(vip, shown, filtered) {
     this.vip = vip; this.shown = shown;
     say(this.title, vip.name || "not configured");
-    keep(this.addresses, [...vip.addresses.map((a, i) => this.text(i, "code", a)), vip.announced ? this.text("a", "span", "announced here", "pill ok") : null]);
+    keep(this.addresses, vip.addresses.flatMap((a, i) => {
+      const at = (state.places || {})[a] || {}, pill = at.device ? "on " + at.device : at.missing ? "on no device here" : "";
+      const place = pill && this.text("p" + i, "span", pill);
+      if (place) { name(place, "pill " + (at.device ? "ok" : "off")); place.title = at.missing || ""; }
+      return [this.text(i, "code", a), place];
+    }));
     const c = vip.load.connections;
     say(this.sum, plural(vip.services, "service") + ", " + num(c.active) + " active, " + num(c.inactive) + " inactive");
     const rows = shown.reduce((n, s) => n + s.rows.length, 0), before = this.blocks;
@@ -148,6 +153,7 @@ function notices(s) {
   const all = [], add = (level, what, texts) => (texts || []).forEach(text => all.push({ level, what, text })), st = s.status;
   if (!st.ready) add("bad", "Not ready", [st.reason]);
   if (s.fault && s.fault !== st.reason) add("bad", "Kernel", [s.fault]);
+  if (st.config && st.config.wrong) add("bad", "Configuration", [st.config.path + " is refused, and the last good configuration stays in force: " + st.config.wrong]);
   add("bad", "Conflict", (st.conflicts || []).map(c => "vip " + c.vip + ": " + c.mac + (c.host ? " (" + c.host + ")" : "") + " claims " + c.address + " on " + c.device + " since " + moment(new Date(c.since)) + ": " + c.why));
   add("bad", "All probes fail", st.fail_open);
   add("bad", "Kept", (st.kept || []).map(k => "the last working real servers of " + k + " stay in service; by the inputs none would be"));
