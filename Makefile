@@ -17,6 +17,7 @@
 ## flood-short  the same with few SYNs: clients have to be answered
 ## scale        many directors: simulates what breaks, into docs/scale.md (SEED=n)
 ## scale-api    the load of 20 controllers on a real kube-apiserver, into docs/scale.md
+## page         the page at / in a Chromium, before a controller on a real kernel
 ## tuning       what GRO brings, for docs/tuning.md
 ## fuzz         every fuzz target for FUZZTIME (20s)
 ## drawing      docs/architecture.svg, from the text beside it
@@ -31,7 +32,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api tuning fuzz drawing man clean
+.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -138,6 +139,16 @@ $(CACHE)/e2e:
 
 $(CACHE)/moby:
 	cd test/peers/moby && CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/$@ .
+
+# The browser's tests have a module of their own, so that go.mod stays the program's.
+# Their screenshots are in .cache/page; those of docs/ are wide.png and narrow.png.
+page: build vm-setup $(CACHE)/page-guest
+	@command -v chromium >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+	cd test/page/browser && go vet . && go test -count=1 -timeout 280s . $(if $(RUN),-run '$(RUN)')
+
+.PHONY: $(CACHE)/page-guest
+$(CACHE)/page-guest:
+	CGO_ENABLED=0 go build -o $@ ./test/page/guest
 
 # What docs/tuning.md says of GRO.
 tuning: build vm-setup $(CACHE)/director.test

@@ -90,24 +90,26 @@ class Plot {
     this.draw();
   }
   draw() {
-    const list = kept.get(this.vip) || [], end = now(), start = end - windowMs, i = this.index;
+    const list = kept.get(this.vip) || [], end = now(), i = this.index;
+    // A young series fills the plot, too.
+    const long = Math.min(windowMs, Math.max(60e3, list.length ? end - list[0].t : 0)), start = end - long;
     const shown = list.filter(p => p.t >= start);
     const most = Math.max(1e-9, ...shown.map(p => p.v[i]));
-    const x = p => ((p.t - start) / windowMs * 300).toFixed(1), y = p => (38 - p.v[i] / most * 35).toFixed(1);
+    const x = p => ((p.t - start) / long * 300).toFixed(1), y = p => (38 - p.v[i] / most * 35).toFixed(1);
     const d = shown.map((p, n) => (n ? "L" : "M") + x(p) + " " + y(p)).join("");
     this.line.setAttribute("d", d);
     this.area.setAttribute("d", shown.length ? d + "L" + x(shown[shown.length - 1]) + " 40L" + x(shown[0]) + " 40Z" : "");
     const last = shown.length ? shown[shown.length - 1] : null;
     let text = last ? this.format(last.v[i]) : "–";
     if (this.at != null && last) {
-      const t = start + this.at * windowMs;
+      const t = start + this.at * long;
       const p = shown.reduce((a, b) => Math.abs(b.t - t) < Math.abs(a.t - t) ? b : a);
       this.cursor.setAttribute("x1", x(p)); this.cursor.setAttribute("x2", x(p));
       text = this.format(p.v[i]) + " at " + clock(new Date(p.t));
     }
     this.cursor.setAttribute("visibility", this.at != null && last ? "visible" : "hidden");
     say(this.value, text);
-    say(this.from, "−" + Math.round(windowMs / 60e3) + " min");
+    say(this.from, "−" + (long < 120e3 ? Math.round(long / 1e3) + " s" : Math.round(long / 60e3) + " min"));
     say(this.to, "max " + this.format(most < 1e-8 ? 0 : most));
     this.svg.setAttribute("aria-label", this.label + ": now " + text + ", at most " + this.to.textContent.slice(4));
   }

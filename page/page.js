@@ -309,7 +309,7 @@ const matches = el("span", { id: "matches", role: "status", hidden: true });
 page.append(el("label", null, filter, matches));
 document.addEventListener("keydown", e => {
   if (e.key === "/" && document.activeElement !== filter && !e.ctrlKey && !e.metaKey && !e.altKey) { e.preventDefault(); filter.focus(); filter.select(); }
-  if (e.key === "Escape" && document.activeElement === filter) { filter.value = ""; query = ""; render(); }
+  if (e.key === "Escape" && document.activeElement === filter) { filter.value = ""; query = ""; filter.blur(); render(); }
 });
 
 function take(next) {
