@@ -218,6 +218,7 @@ func TestBenchJoin(t *testing.T) {
 // that join.
 func (b *benchmark) join(c crowd, times int) {
 	var ours, acked, least moves
+	var asked []float64 // removals by the floor that asks for connections first
 	b.inCrowd(c, func(mine *lab.Host, d *benchDirector) {
 		pass := func(whole, kernel *[]float64) {
 			w, k := d.pass()
@@ -226,6 +227,16 @@ func (b *benchmark) join(c crowd, times int) {
 		b.inCrowd(c, func(other *lab.Host, _ *benchDirector) {
 			f := floor.Dial(b.T, other)
 			defer f.Close()
+			a := floor.DialAsker(b.T, other, edgeServers+times)
+			defer a.Close()
+			ask := func() float64 {
+				services := guest.Services(guest.Address, c.edge.services)
+				start := time.Now()
+				for _, k := range services {
+					lab.Must(b.T, a.Ask(k))
+				}
+				return guest.MS(time.Since(start))
+			}
 			send := func(cmd uint8, node netip.Addr, weight uint32, took *[]float64) {
 				var all []floor.Message
 				for _, k := range guest.Services(guest.Address, c.edge.services) {
@@ -256,7 +267,9 @@ func (b *benchmark) join(c crowd, times int) {
 				check(times-i, 1)
 				d.drained()
 				pass(&ours.remove, &acked.remove)
+				question := ask()
 				send(floor.DelDest, node, 0, &least.remove)
+				asked = append(asked, question+least.remove[i])
 				check(times-i-1, 0)
 			}
 		})
@@ -266,6 +279,7 @@ func (b *benchmark) join(c crowd, times int) {
 		b.Record(results.New("quiesce", way, c.params, "ms", m.quiesce...))
 		b.Record(results.New("remove", way, c.params, "ms", m.remove...))
 	}
+	b.Record(results.New("remove", "floor, asked first", c.params, "ms", asked...))
 }
 
 // inCrowd calls f in a fresh namespace that has the table, with the director
