@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,14 +62,14 @@ func (c *ipvsConn) fill(a *serverAnswers, services []VirtualService, seq uint32)
 		}
 		c.enc.buf = c.enc.buf[:0]
 		c.enc.dumpServers(services[i].ServiceKey, seq+uint32(i))
-		_, err := unix.Write(c.fd, c.enc.buf)
+		err := c.sendNow(c.enc.buf)
 		for ends := false; err == nil && !ends; {
 			if cap(b)-len(b) < receiveBytes {
 				a.full <- readBytes{buf: b}
 				b = (<-a.free)[:0]
 			}
 			var n int
-			n, err = c.receive(b[len(b):cap(b)])
+			n, err = c.receiveNow(b[len(b):cap(b)])
 			ends = endsAnswer(b[len(b):len(b)+n], seq+uint32(i))
 			b = b[:len(b)+(n+3)&^3]
 		}
@@ -78,6 +79,25 @@ func (c *ipvsConn) fill(a *serverAnswers, services []VirtualService, seq uint32)
 		}
 	}
 	a.full <- readBytes{buf: b}
+}
+
+// sendNow sends b without a word to the Go scheduler, which otherwise gives this
+// thread's processor to another thread in the middle of each system call, and wakes a
+// thread for it: the decoder is ready to run all the time. The kernel does not wait here.
+func (c *ipvsConn) sendNow(b []byte) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// receiveNow is receive without that word, where the kernel has an answer.
+func (c *ipvsConn) receiveNow(b []byte) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return c.receive(b)
+	}
+	return int(n), nil
 }
 
 // endsAnswer reports whether b, which is what one system call returned, has the end of

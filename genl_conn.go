@@ -92,7 +92,8 @@ type ipvsConn struct {
 	one     Connections         // of the last row
 
 	// Buffers of Connections.
-	question, entries []byte
+	question []byte
+	draining []KernelServer
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error

@@ -44,17 +44,17 @@ const spareEntries = 8
 
 // Connections implements director.
 func (c *ipvsConn) Connections(s *Service, visit func(KernelServer)) error {
-	if c.countIPv4(s) {
-		for rest := c.entries; len(rest) > 0; rest = rest[destEntryBytes:] {
-			visit(destEntry(rest, s.Port))
-		}
-		return nil
+	if !c.countIPv4(s) {
+		return c.Servers(s.ServiceKey, visit)
 	}
-	return c.Servers(s.ServiceKey, visit)
+	for i := range c.draining {
+		visit(c.draining[i])
+	}
+	return nil
 }
 
-// countIPv4 reads the entries of the real servers of s into c.entries, and reports whether
-// all that leave are there: the option passes over real servers of the other family.
+// countIPv4 reads the real servers of s that leave into c.draining, and reports whether
+// all are there: the option passes over real servers of the other family.
 func (c *ipvsConn) countIPv4(s *Service) bool {
 	if s.Address.Is6() {
 		return false
@@ -70,8 +70,8 @@ func (c *ipvsConn) countIPv4(s *Service) bool {
 	if getsockopt(c.inet, getDests, b) != nil {
 		return false
 	}
-	c.entries = writtenEntries(b[destEntries:])
-	if len(c.entries) == len(b)-destEntries {
+	entries := writtenEntries(b[destEntries:])
+	if len(entries) == len(b)-destEntries {
 		return false // there may be more
 	}
 	missing := 0
@@ -80,10 +80,16 @@ func (c *ipvsConn) countIPv4(s *Service) bool {
 			missing++
 		}
 	}
-	for rest := c.entries; len(rest) > 0; rest = rest[destEntryBytes:] {
-		if l := findLeaving(s.Leaving, destEntry(rest, s.Port).RealServer); l != nil && !l.Gone {
+	c.draining = c.draining[:0]
+	for rest := entries; len(rest) > 0; rest = rest[destEntryBytes:] {
+		l := findLeaving(s.Leaving, destOf(rest, s.Port))
+		if l == nil {
+			continue
+		}
+		if !l.Gone {
 			missing--
 		}
+		c.draining = append(c.draining, destEntry(rest, s.Port))
 	}
 	return missing == 0
 }
@@ -110,13 +116,19 @@ func writtenEntries(b []byte) []byte {
 	return b[:n]
 }
 
-// destEntry is the first of b, of a service with this port: address, weight and
-// connections of a real server.
-func destEntry(b []byte, servicePort uint16) (s KernelServer) {
-	s.Address = netip.AddrFrom4([4]byte(b[destEntryAddr:]))
+// destOf is the real server of the first of b, of a service with this port: address and
+// port.
+func destOf(b []byte, servicePort uint16) (r RealServer) {
+	r.Address = netip.AddrFrom4([4]byte(b[destEntryAddr:]))
 	if port := binary.BigEndian.Uint16(b[destEntryPort:]); port != servicePort {
-		s.Port = port
+		r.Port = port
 	}
+	return r
+}
+
+// destEntry is destOf with weight and connections.
+func destEntry(b []byte, servicePort uint16) (s KernelServer) {
+	s.RealServer = destOf(b, servicePort)
 	s.Weight = binary.NativeEndian.Uint32(b[destEntryWeight:])
 	s.Connections = Connections{
 		Active:     binary.NativeEndian.Uint32(b[destEntryActive:]),
@@ -126,10 +138,11 @@ func destEntry(b []byte, servicePort uint16) (s KernelServer) {
 	return s
 }
 
-// getsockopt has the kernel answer the question in b, in place.
+// getsockopt has the kernel answer the question in b, in place. It takes microseconds, so
+// that the Go scheduler need not know of it, which costs as long.
 func getsockopt(fd, option int, b []byte) error {
 	size := uint32(len(b))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, uintptr(option),
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, uintptr(option),
 		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
 		return errno

@@ -34,8 +34,8 @@ type director interface {
 	// Loads are the loads of the shards that Table has read last. The next Table
 	// changes them.
 	Loads() map[ServiceKey]Load
-	// Connections passes the real servers of s, in the kernel, to visit: those that
-	// leave are whole in address, port, weight and connections, and are there if they exist.
+	// Connections passes those real servers of s that leave to visit, if the kernel has
+	// them, with address, port, weight and connections. It may pass others too.
 	Connections(s *Service, visit func(KernelServer)) error
 	// Apply returns the operations that the kernel refused; the error means
 	// that the conversation broke, and it is unknown what was done.

@@ -33,15 +33,36 @@ const (
 // drainCount counts connections, in rounds.
 type drainCount struct {
 	atOnce int        // services in one pass
-	left   []*Service // to ask about in this round; of the table that it began with
+	left   []draining // to ask about in this round; of the table that it began with
 	took   time.Duration
 	found  []idleService
 }
 
+// draining is a service with a real server that drains, and its place in the table.
+type draining struct {
+	*Service
+	shard, at int
+}
+
 // idleService is a service of which real servers have become idle.
 type idleService struct {
-	key  ServiceKey
+	draining
 	idle []leaving // as they were when they were counted
+}
+
+// in returns the service of all with d's key, and the number of its shard; nil if there
+// is none. Mostly it is where it was: a search for each of thousands takes as long as
+// the kernel takes to remove their real servers.
+func (d *draining) in(all shards) (s *Service, shard int) {
+	if d.shard < len(all) && d.at < len(all[d.shard].Services) {
+		if s := &all[d.shard].Services[d.at]; s.ServiceKey == d.ServiceKey {
+			return s, d.shard
+		}
+	}
+	if s = all.find(d.ServiceKey); s != nil {
+		shard = all.index(d.ServiceKey)
+	}
+	return s, shard
 }
 
 // reset gives up the present round.
@@ -88,23 +109,23 @@ func (c *drainCount) begin(have shards) {
 		}
 		for j := range p.Services {
 			if s := &p.Services[j]; s.draining() {
-				c.left = append(c.left, s)
+				c.left = append(c.left, draining{s, i, j})
 			}
 		}
 	}
 }
 
 // count asks about one service.
-func (c *drainCount) count(kernel director, s *Service) error {
+func (c *drainCount) count(kernel director, s draining) error {
 	var idle []leaving
-	if err := kernel.Connections(s, func(k KernelServer) {
+	if err := kernel.Connections(s.Service, func(k KernelServer) {
 		if l := findLeaving(s.Leaving, k.RealServer); l != nil && !l.Idle && k.Weight == 0 && k.Connections.Idle() {
 			idle = append(idle, *l)
 		}
 	}); err != nil || len(idle) == 0 {
 		return err
 	}
-	c.found = append(c.found, idleService{s.ServiceKey, idle})
+	c.found = append(c.found, idleService{s, idle})
 	return nil
 }
 
@@ -119,7 +140,7 @@ func withIdleServices(have shards, found []idleService) shards {
 	copied := -1           // the shard whose services are a copy already
 	var was, now []leaving // the last answer: services share both
 	for _, f := range found {
-		s := have.find(f.key)
+		s, i := f.in(have)
 		if s == nil {
 			continue
 		}
@@ -131,11 +152,11 @@ func withIdleServices(have shards, found []idleService) shards {
 			next = now
 		}
 		was, now = before, next
-		i := have.index(f.key)
 		if i != copied {
 			have[i], copied = shard{Services: slices.Clone(have[i].Services)}, i
+			s, _ = f.in(have)
 		}
-		have[i].Services.at(f.key).Leaving = next
+		s.Leaving = next
 	}
 	return have
 }
