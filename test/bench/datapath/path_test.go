@@ -135,14 +135,14 @@ func TestBenchPathTracking(t *testing.T) {
 	b := guest.New(t)
 	m := newMeter(b)
 	defer m.close()
-	kinds := []struct{ name, rules, state string }{
-		{"untracked", "", ""},
-		{"tracked", firewall, "new"},
-		{"notrack", firewall + notrack, "untracked"},
+	kinds := []struct{ name, rules, vip, state string }{
+		{"untracked", "", "", ""},
+		{"tracked", firewall, "", "new"},
+		{"notrack", firewall, "notrack = true\n", "untracked"},
 	}
 	for _, f := range guest.LongOr(b, kinds, kinds[1:]) {
 		w := base(b)
-		w.factor, w.name = "connection tracking", f.name
+		w.factor, w.name, w.vip = "connection tracking", f.name, f.vip
 		if f.rules != "" {
 			w.prepare = func(r *rig) { r.nft(f.rules) }
 			w.check = func(r *rig, packets int) {
@@ -168,24 +168,6 @@ table inet firewall {
 	}
 }
 `
-
-// notrack exempts the VIP from connection tracking, as the controller does with notrack.
-var notrack = fmt.Sprintf(`
-table inet lvs-controller-notrack {
-	set served4 {
-		type ipv4_addr . inet_proto . inet_service
-		elements = { %[1]s . udp . %[2]d, %[1]s . udp . %[3]d }
-	}
-	set served6 {
-		type ipv6_addr . inet_proto . inet_service
-	}
-	chain prerouting {
-		type filter hook prerouting priority raw; policy accept;
-		ip daddr . meta l4proto . th dport @served4 notrack
-		ip6 daddr . meta l4proto . th dport @served6 notrack
-	}
-}
-`, vip, port, port+1)
 
 // options is where the guest's kernel has the size of the connection table from.
 const options = "/etc/modprobe.d/lvs-controller.conf"
