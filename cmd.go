@@ -156,9 +156,23 @@ func flagNames(fs *flag.FlagSet) (names []string) {
 	return names
 }
 
+// usageError is a mistake in the value of a flag that is found after the flags were read.
+type usageError struct{ error }
+
+func misusedf(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
 // fail prints why the program ends, and returns its exit code.
 func fail(stderr io.Writer, why ...any) int {
 	fmt.Fprintln(stderr, why...)
+	for _, w := range why {
+		if err, ok := w.(error); ok {
+			if _, usage := errors.AsType[usageError](err); usage {
+				return exitUsage
+			}
+		}
+	}
 	return exitFailure
 }
 
@@ -201,7 +215,7 @@ func (s *source) load() (*Config, error) {
 		return s.flagConfig()
 	}
 	if s.set["vip"] {
-		return nil, errors.New("-vip: a configuration file names its own VIPs; give either -config or -vip")
+		return nil, misusedf("-vip: a configuration file names its own VIPs; give either -config or -vip")
 	}
 	return s.overlay(LoadConfig(s.path))
 }
@@ -239,17 +253,17 @@ func (s *source) overlay(c *Config, err error) (*Config, error) {
 		}
 	}
 	if s.namespace != "" && !dnsLabels.MatchString(s.namespace) {
-		return nil, fmt.Errorf("-nginxserver: %q, want a namespace: %s", shorten(s.namespace, quotedText), dnsLabelRule)
+		return nil, misusedf("-nginxserver: %q, want a namespace: %s", shorten(s.namespace, quotedText), dnsLabelRule)
 	}
 	if s.announce != "" && !slices.Contains(announceNames(), s.announce) {
-		return nil, fmt.Errorf("-announce: %s", unknownWord("value", s.announce, announceNames()))
+		return nil, misusedf("-announce: %s", unknownWord("value", s.announce, announceNames()))
 	}
 	for i := range c.VIPs {
 		v := &c.VIPs[i]
 		v.Announce = cmp.Or(Announcement(s.announce), v.Announce)
 		if s.scheduler != "" {
 			if !knownScheduler(s.scheduler) {
-				return nil, fmt.Errorf("-schedname: unknown scheduler %q", s.scheduler)
+				return nil, misusedf("-schedname: %s", unknownWord("scheduler", s.scheduler, allSchedulers()))
 			}
 			v.SetScheduler(s.scheduler)
 		}
@@ -266,6 +280,8 @@ func (s *source) overlay(c *Config, err error) (*Config, error) {
 	return c, nil
 }
 
+func allSchedulers() []string { return schedulerNames(func(scheduler) bool { return true }) }
+
 // parseTimeouts reads "120-50-50": TCP, TCP after FIN and UDP, in seconds. 0
 // leaves the kernel's value, as ipvsadm --set does.
 func parseTimeouts(text string) (Timeouts, error) {
@@ -278,7 +294,7 @@ func parseTimeouts(text string) (Timeouts, error) {
 		valid = err == nil && d[i] <= maxTimeout
 	}
 	if !valid {
-		return Timeouts{}, fmt.Errorf("-timeout: %q is not TCP-TCPFIN-UDP in seconds, as 120-50-50", text)
+		return Timeouts{}, misusedf("-timeout: %q is not TCP-TCPFIN-UDP in seconds, as 120-50-50", text)
 	}
 	return Timeouts{TCP: d[0], TCPFin: d[1], UDP: d[2]}, nil
 }

@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -194,7 +193,7 @@ func (c *command) valuesOf(f *flag.Flag) []string {
 	case f.Name == "announce":
 		return announceNames()
 	case f.Name == "schedname":
-		return slices.Sorted(maps.Keys(schedulersByName))
+		return allSchedulers()
 	case what == "device":
 		return deviceNames()
 	}

@@ -180,7 +180,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"status", "-o", ""}, []string{"text", "wide", "json"}},
 		{[]string{"status", "-o", "j"}, []string{"json"}},
 		{[]string{"status", "-o", "json", "-con"}, []string{"-config"}},
-		{[]string{"-schedname", "w"}, []string{"wlc", "wrr"}},
+		{[]string{"-schedname", "w"}, []string{"wrr", "wlc"}},
 		{[]string{"check", "-config", "-a"}, nil}, // a file's name
 		{[]string{"check", "--", "-a"}, nil},
 		{[]string{"check", "-all", "-sched"}, []string{"-schedname"}},

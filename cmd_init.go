@@ -67,7 +67,7 @@ func (t *initTask) flags(fs *flag.FlagSet) {
 	fs.StringVar(&t.vip, "vip", "", "VIP `address`, or several with commas; needed")
 	fs.StringVar(&t.device, "interface", "", "`device` towards clients and nodes (default that of the default route)")
 	fs.StringVar(&t.kubeconfig, "kubeconfig", "/etc/lvs-controller/kubeconfig", "kubeconfig `file` of the director")
-	fs.StringVar(&t.ingress, "ingress", ingressPresets[0].name, "ingress `controller`: "+strings.Join(presetNames(), ", "))
+	fs.StringVar(&t.ingress, "ingress", ingressPresets[0].name, "ingress `controller` of the cluster, one of: "+strings.Join(presetNames(), ", "))
 	fs.StringVar(&t.announce, "announce", string(AnnounceNone), "`method` that brings the VIP to this host: arp (the controller adds it to the device), dummy (for a routing daemon) or none (keepalived does it)")
 	fs.StringVar(&t.output, "o", defaultConfigPath, "`file` to write, - for stdout")
 	fs.BoolVar(&t.force, "force", false, "replace the file")
@@ -148,14 +148,15 @@ func (t *initTask) text() (string, error) {
 	if t.vip == "" {
 		return "", errors.New("-vip is missing: the address that clients use")
 	}
-	var addresses []string
+	var plain, addresses []string
 	for a := range strings.SplitSeq(t.vip, ",") {
 		a = strings.TrimSpace(a)
 		if _, err := netip.ParseAddr(a); err != nil {
 			return "", fmt.Errorf("-vip: %q is not an address", shorten(a, quotedText))
 		}
-		addresses = append(addresses, strconv.Quote(a))
+		plain, addresses = append(plain, a), append(addresses, strconv.Quote(a))
 	}
+	t.vip = strings.Join(plain, ",") // as it is printed for the nodes
 	i := slices.IndexFunc(ingressPresets, func(p ingressPreset) bool { return p.name == t.ingress })
 	if i < 0 {
 		return "", fmt.Errorf("-ingress: %s", unknownWord("value", t.ingress, presetNames()))

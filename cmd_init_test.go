@@ -31,6 +31,9 @@ func TestInit(t *testing.T) {
 	if code != exitOK || stderr != "" || !strings.HasPrefix(stdout, "wrote "+path+"\n") || strings.Contains(stdout, "keepalived") {
 		t.Fatalf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
+	if !strings.Contains(stdout, "lvs-controller realserver -vip 192.0.2.7,2001:db8::7\n") {
+		t.Errorf("no command for the nodes: %q", stdout)
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

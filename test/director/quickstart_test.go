@@ -67,7 +67,9 @@ esac`,
 	"systemctl": `[ "$*" = "enable --now lvs-controller" ]
 line=$(sed -n 's/^ExecStart=//p' /etc/systemd/system/lvs-controller.service)
 $line >"$LAB/log" 2>&1 &
-echo $! >"$LAB/pid"`,
+echo $! >"$LAB/pid"
+# As Type=notify does, it returns when the controller has made its first pass.
+for _ in $(seq 50); do ! lvs-controller ready >/dev/null 2>&1 || exit 0; sleep 0.2; done`,
 }
 
 // A stranger who copies the commands of README.md gets an answer from an ingress pod.
@@ -109,7 +111,7 @@ func TestE2EQuickStart(t *testing.T) {
 		out, err := h.Command("unshare", "--mount", "sh", "-c", script).CombinedOutput()
 		return string(out), err
 	}
-	follow := func(h *lab.Host, name, block string) {
+	follow := func(h *lab.Host, name, block string) string {
 		t.Helper()
 		out, err := run(h, name, block)
 		log, _ := os.ReadFile(filepath.Join(dir, "log"))
@@ -117,6 +119,7 @@ func TestE2EQuickStart(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, log)
 		}
+		return out
 	}
 
 	follow(e.client, "admin", admin)
@@ -132,7 +135,9 @@ func TestE2EQuickStart(t *testing.T) {
 		follow(n, name, node)
 		e.createPod(i, true)
 	}
-	follow(e.director, "director", director)
+	if out := follow(e.director, "director", director); !strings.Contains(out, "\nready\n") || !strings.Contains(out, "10.0.0.11 ") {
+		t.Error("status shows no director that serves")
+	}
 
 	lab.Within(t, 20*time.Second, func() string {
 		out, err := run(e.client, "client", client)
