@@ -53,7 +53,7 @@ lint:
 test: unit model kernel
 
 # Each micro-benchmark runs once, so that none stops working unseen.
-unit: build vm-setup
+unit: build vm-setup promtool-setup
 	@command -v systemd-analyze >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends systemd >/dev/null; }
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
@@ -83,7 +83,7 @@ model:
 
 # Data races, in the tests and in the binary. -short leaves out the tests that give one
 # goroutine much to do. The detector needs a C compiler.
-race: vm-setup
+race: vm-setup promtool-setup
 	@command -v gcc >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends gcc libc6-dev >/dev/null; }
 	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -short . ./test/bench ./test/filegraph
 	CGO_ENABLED=1 go build -race -o $(CACHE)/lvs-controller-race .
@@ -197,9 +197,12 @@ drawing:
 man:
 	go test -count=1 -run '^TestManPages$$' . -update
 
-.PHONY: vm-setup
+.PHONY: vm-setup promtool-setup
 vm-setup:
 	test/vm/setup
+
+promtool-setup:
+	test/promtool/setup
 
 clean:
 	rm -rf lvs-controller dist .cache/bin

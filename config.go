@@ -24,6 +24,7 @@ type Config struct {
 	WithdrawHold    time.Duration // from withdrawing the addresses there to the end of the process, 0–1m; 0: they stay
 	Listen          string        // host:port of the HTTP listener; "" = off
 	ListenNames     []string      // more names that the listener answers to
+	Metrics         metricsDetail // how far the kernel's counters on /metrics go
 	AuditInterval   time.Duration // full compare with the kernel's table; 1s–1h
 	ManageSysctls   bool          // whether sysctl.go may write to /proc/sys
 	StateDir        string        // lives as long as the kernel's table (/run)
@@ -96,6 +97,18 @@ func (m announceMethod) byController() bool { return m.onUplink || m.onDummy }
 // maxTunnelled is for how many addresses of VIPs notrack exempts the outer packets of
 // tunnels: each packet in a tunnel is compared with all.
 const maxTunnelled = 32
+
+// metricsDetail is how far the kernel's counters on /metrics go.
+type metricsDetail uint8
+
+const (
+	metricsSums     metricsDetail = iota // those of VIPs
+	metricsServices                      // and of each service
+	metricsServers                       // and of each real server of each service
+)
+
+// metricsDetails are their words in the configuration.
+var metricsDetails = [...]string{metricsSums: "sums", metricsServices: "services", metricsServers: "servers"}
 
 // VIP is one [[vip]]: a group of addresses that share ports and real servers.
 type VIP struct {

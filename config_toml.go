@@ -190,6 +190,7 @@ func (r *configReader) config(v value) *Config {
 		setting{"interface", parsed(&c.Interface, `a device name such as "eth0", at most 15 characters without "/", ":" and spaces, or "" for the device of the default route`, parseDevice)},
 		setting{"listen_names", func(v value) { c.ListenNames = readNames(v) }},
 		setting{"listen", parsed(&c.Listen, `"ADDRESS:PORT" such as "127.0.0.1:9652", ":9652" for all addresses, or "" for off`, parseListen)},
+		setting{"metrics", meaningOf(&c.Metrics, metricsDetails[:], metricsSums, metricsServices, metricsServers)},
 		setting{"announce_device", parsed(&c.AnnounceDevice, `a device name such as "lvs0", at most 15 characters without "/", ":" and spaces`, parseNamedDevice)},
 		setting{"withdraw_hold", duration(&c.WithdrawHold, 0, time.Minute)},
 		setting{"audit_interval", duration(&c.AuditInterval, time.Second, time.Hour)},

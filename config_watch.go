@@ -1,9 +1,9 @@
 // Hot reload of the configuration file.
 //
-// Used by main.go. One ConfigWatcher runs beside the reconcile loop. It notices
-// every change of the file (filewatch.go) and SIGHUP. It publishes valid
-// configurations only, never changes the one in force, and runs until its
-// context ends: a bad file or a broken watch changes nothing.
+// Used by http.go and main.go. One ConfigWatcher runs beside the reconcile loop. It
+// notices every change of the file (filewatch.go) and SIGHUP. It publishes valid
+// configurations only, never changes the one in force, and runs until its context
+// ends: a bad file or a broken watch changes nothing.
 
 package main
 
@@ -44,6 +44,9 @@ type ConfigWatcher struct {
 	Current *Config // in force when Run starts
 	Parse   func(path string, text []byte) (*Config, error)
 
+	// Accepted takes the sum of each content that is valid, the first one included. It
+	// may be nil.
+	Accepted func(digest)
 	// Publish takes a configuration that differs from the last one, or that
 	// ends a time of rejected ones. Rejected takes the reason once for each
 	// distinct bad content, an unreadable file included. Both are called from
@@ -133,6 +136,9 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 		w.rejected = true
 		return
 	}
+	if w.Accepted != nil {
+		w.Accepted(got.digest)
+	}
 	changes := configChanges(w.Current, cfg)
 	result = "the configuration is reloaded, changes: " + changes
 	switch {
@@ -212,6 +218,7 @@ func configChanges(before, after *Config) string {
 		{"withdraw_hold", before.WithdrawHold, after.WithdrawHold},
 		{"listen", before.Listen, after.Listen},
 		{"listen_names", before.ListenNames, after.ListenNames},
+		{"metrics", before.Metrics, after.Metrics},
 		{"audit_interval", before.AuditInterval, after.AuditInterval},
 		{"manage_sysctls", before.ManageSysctls, after.ManageSysctls},
 		{"state_dir", before.StateDir, after.StateDir},

@@ -200,9 +200,12 @@ func (e *exit) merge(now time.Time) exitAnswer {
 		case n != nil && n.Weight > 0:
 			a.rows = append(a.rows, *n)
 		case o != nil:
-			why := e.why
+			why, reason := e.why, quiescedGone
+			if e.why == noService {
+				reason = quiescedPortGone
+			}
 			if n != nil {
-				why = n.Why
+				why, reason = n.Why, n.Reason
 			}
 			l := leaving{Address: o.Address, Port: o.Port, Why: why, Gone: true}
 			if !atOnce {
@@ -212,7 +215,7 @@ func (e *exit) merge(now time.Time) exitAnswer {
 			if !l.Gone {
 				row := *o
 				row.Weight = 0
-				row.Why = why + ", draining"
+				row.Why, row.Reason = why+", draining", reason
 				a.rows = append(a.rows, row)
 				a.next = earlier(a.next, l.Deadline)
 			}

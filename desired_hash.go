@@ -1,8 +1,7 @@
 // A number for the wanted table, by which the two directors of a pair compare theirs.
 //
-// Used by reconcile_plan.go and reconcile_state.go. Pure, as all of desired. The number
-// covers what both directors have to agree on, and nothing that one of them finds out
-// by itself.
+// Used by reconcile*.go and http.go. Pure, as all of desired. The number covers what
+// both directors have to agree on, and nothing that one of them finds out by itself.
 
 package main
 

@@ -21,6 +21,7 @@ import (
 type outage struct {
 	Address netip.Addr
 	Port    uint16 // 0 = the whole real server
+	Reason  quiesceReason
 	Why     string
 }
 
@@ -33,13 +34,13 @@ func (h *Health) outages(v *VIP) []outage {
 	if v.Probes != nil {
 		for k, why := range h.Down {
 			if k.VIP == v.Name {
-				all = append(all, outage{k.Address, k.Port, why})
+				all = append(all, outage{k.Address, k.Port, quiescedProbe, why})
 			}
 		}
 	}
 	if v.resolves() {
 		for _, a := range h.Unresolved[v.Name] {
-			all = append(all, outage{Address: a, Why: unresolvedReason(a)})
+			all = append(all, outage{Address: a, Reason: quiescedNeighbour, Why: unresolvedReason(a)})
 		}
 	}
 	slices.SortFunc(all, func(a, b outage) int {
@@ -74,7 +75,7 @@ func (b *build) without(n uint16, rows []Row) []Row {
 		if fewer == nil {
 			fewer = slices.Clone(rows)
 		}
-		fewer[i].Weight = 0
+		fewer[i].Weight, fewer[i].Reason = 0, o.Reason
 		fewer[i].Why += ", but " + o.Why
 	}
 	if fewer == nil || !inService(fewer) {

@@ -213,7 +213,7 @@ func TestLoopFollowsProbes(t *testing.T) {
 	}
 	families, _ := scrape(t, func(w *bytes.Buffer) { newBenchServer(b).writeMetrics(w) })
 	wantValues(t, map[string]float64{
-		`real_server_quiesced{vip="edge",server="10.1.0.2",why="pod b ready, but no answer in 1s, draining"}`: 1,
+		`real_server_quiesced{vip="edge",server="10.1.0.2",node="",reason="probe"}`: 1,
 	}, values(families))
 	if b.loop.probes.Get() != plan {
 		t.Error("the plan is pushed again although it is the same")

@@ -32,7 +32,7 @@ func (b *build) servers(is6 bool) []Row {
 		// What the configuration says of a node replaces what its pods say.
 		r := Row{RealServer: v.realServer(s.Address, s.Weight), Why: "static"}
 		if s.Weight == 0 {
-			r.Why = "static, weight 0"
+			r.Why, r.Reason = "static, weight 0", quiescedWeight
 		}
 		rows = append(slices.DeleteFunc(rows, func(o Row) bool { return o.Address == s.Address }), r)
 	}
@@ -259,23 +259,23 @@ func (s podSet) with(p *Pod, weight uint32, excluded string) podSet {
 
 // row is the real server of v for the pods at address a.
 func (s podSet) row(v *VIP, a netip.Addr) Row {
-	why := "pod " + s.name
+	why, reason := "pod "+s.name, quiescedOther
 	switch {
 	case s.ready > 1:
 		why += fmt.Sprintf(" and %d more ready", s.ready-1)
 	case s.ready == 1:
 		why += " ready"
 	case s.best == podNotReady:
-		why += " not ready"
+		why, reason = why+" not ready", quiescedNotReady
 	default:
-		why += " terminating"
+		why, reason = why+" terminating", quiescedTerminating
 	}
 	if s.ready > 0 && s.excluded != "" {
-		why += ", " + s.excluded
+		why, reason = why+", "+s.excluded, quiescedNode
 	} else if s.ready > 0 && s.weight == 0 {
-		why += ", weight 0 by its annotation"
+		why, reason = why+", weight 0 by its annotation", quiescedWeight
 	}
-	return Row{RealServer: v.realServer(a, s.weight), Why: why}
+	return Row{RealServer: v.realServer(a, s.weight), Reason: reason, Why: why}
 }
 
 // podServers are the real servers of rows that are in service because of pods:

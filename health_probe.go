@@ -51,6 +51,7 @@ type prober struct {
 	runningTLS int
 	waitingTLS []*target // connected, until an exchange may begin
 
+	// mu guards the two after it, and what Probed reads of the schedule.
 	mu sync.Mutex
 	postbox
 	stats ProbeStats
@@ -160,7 +161,10 @@ func (p *prober) relay(ctx context.Context) {
 
 // replan follows a new plan.
 func (p *prober) replan(ctx context.Context, plan *ProbePlan, now time.Time) {
-	for _, t := range p.schedule.replan(plan, now) {
+	p.mu.Lock()
+	dropped := p.schedule.replan(plan, now)
+	p.mu.Unlock()
+	for _, t := range dropped {
 		p.drop(t)
 	}
 	p.plan, p.changed = plan, true
@@ -240,10 +244,10 @@ func (p *prober) drop(t *target) {
 // finish ends a probe.
 func (p *prober) finish(t *target, o outcome) {
 	p.drop(t)
+	p.mu.Lock()
 	if p.schedule.finish(t, o, p.now()) {
 		p.changed = true
 	}
-	p.mu.Lock()
 	p.stats.Kinds[t.kind].Results[o.result]++
 	p.mu.Unlock()
 	if o.result == noResult && o.why != "" {

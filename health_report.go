@@ -226,3 +226,48 @@ func (all *portChanges) add(k HealthKey, why string) {
 	n := &(*all)[i]
 	n.ports = append(n.ports, Port{k.Port, TCP}.String())
 }
+
+// probedServer is a real server of a VIP that is probed in some way.
+type probedServer struct {
+	VIP     string
+	Address netip.Addr
+	Kind    probeKind
+}
+
+func (s probedServer) compare(o probedServer) int {
+	return cmp.Or(HealthKey{s.VIP, s.Address, 0}.Compare(HealthKey{o.VIP, o.Address, 0}), cmp.Compare(s.Kind, o.Kind))
+}
+
+// serverProbes is what the last finished probes of it came to: over all its ports, for
+// a kind that probes each.
+type serverProbes struct {
+	Result result // failed if one is, else noResult if one is
+	Took   time.Duration
+}
+
+// Probed returns what the last probes of each real server came to. It is safe for
+// concurrent use.
+func (p *prober) Probed() map[probedServer]serverProbes {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.schedule.probed()
+}
+
+// probed joins the targets of each real server and kind. The longest probe counts. A
+// target without a finished probe does not.
+func (s *schedule) probed() map[probedServer]serverProbes {
+	all := make(map[probedServer]serverProbes)
+	for k, t := range s.targets {
+		if !t.finished {
+			continue
+		}
+		key := probedServer{k.name, k.server, k.kind}
+		is, there := all[key]
+		is.Took = max(is.Took, t.took)
+		if !there || t.last == failed || t.last == noResult && is.Result == passed {
+			is.Result = t.last
+		}
+		all[key] = is
+	}
+	return all
+}

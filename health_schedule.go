@@ -55,6 +55,8 @@ type target struct {
 	queue     *list.List
 	place     *list.Element // in queue
 	began     time.Time     // the last probe
+	took      time.Duration // the last finished one
+	finished  bool          // there is one
 	running   bool
 	wasSilent bool   // nothing came back last time
 	last      result // of the last probe
@@ -381,6 +383,7 @@ func (s *schedule) prolong(t *target, deadline time.Time) {
 func (s *schedule) finish(t *target, o outcome, now time.Time) (changed bool) {
 	s.remove(t)
 	t.wasSilent, t.last, t.said = o.silent, o.result, o.why
+	t.took, t.finished = now.Sub(t.began), true
 	p := t.vip.probes
 	before := t.state
 	changed = t.observe(o, p.Rise, p.Fall)

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,11 +51,30 @@ type httpServer struct {
 	once sync.Once
 	made []endpoint // by once
 
+	totals totals
+	configFile
+}
+
+// configFile is what has become of the configuration file since the start.
+type configFile struct {
 	reloads  atomic.Uint64 // configurations applied after the first
 	rejected atomic.Uint64 // configurations refused
 	file     atomic.Pointer[configStatus]
 	bad      atomic.Bool // the file on disk is refused at present
+	good     atomic.Pointer[goodFile]
 }
+
+// goodFile is the last content of the configuration file that was valid.
+type goodFile struct {
+	At  time.Time // when it was read
+	Sum digest
+}
+
+// hash is the beginning of the sum, as a number that a float64 has room for.
+func (g *goodFile) hash() uint64 { return binary.BigEndian.Uint64(g.Sum[:8]) >> (64 - tableHashBits) }
+
+// accepted notes a valid content.
+func (c *configFile) accepted(sum digest) { c.good.Store(&goodFile{time.Now(), sum}) }
 
 // Run listens where the newest configuration says, until ctx ends.
 func (s *httpServer) Run(ctx context.Context) error {

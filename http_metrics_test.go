@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +70,7 @@ func parseExposition(text string) (map[string]metricFamily, error) {
 				return nil, fmt.Errorf("the text ends after the HELP of %s", name)
 			}
 			typ, found := strings.CutPrefix(lines[i], "# TYPE "+name+" ")
-			if !found || typ != "counter" && typ != "gauge" {
+			if !found || !slices.Contains([]string{"counter", "gauge", "histogram", "summary"}, typ) {
 				return fail("want the TYPE of " + name)
 			}
 			families[name] = metricFamily{name: name, typ: typ, help: help}
@@ -83,18 +84,24 @@ func parseExposition(text string) (map[string]metricFamily, error) {
 		if err != nil {
 			return fail(err.Error())
 		}
-		f, known := families[s.name]
-		if known && f.typ != "" && open != s.name {
+		name := s.name
+		for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+			if base, found := strings.CutSuffix(s.name, suffix); found && (families[base].typ == "histogram" || families[base].typ == "summary") {
+				name = base
+			}
+		}
+		f, known := families[name]
+		if known && f.typ != "" && open != name {
 			return fail("sample away from its head")
 		}
 		if seen[s.id()] {
 			return fail("sample twice")
 		}
 		seen[s.id()] = true
-		f.name = s.name
+		f.name = name
 		f.samples = append(f.samples, s)
-		families[s.name] = f
-		open = s.name
+		families[name] = f
+		open = name
 	}
 	return families, nil
 }
@@ -219,17 +226,24 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 	})
 	b := newBench(t, testVIP(), six)
 	b.setSync(pairSync())
+	cfg := *b.loop.config.Get()
+	cfg.Metrics = metricsServers
+	b.loop.config.Set(&cfg)
 	b.loop.cluster.Set(testCluster(map[string]string{"abc": "x/y:1"}, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
 	b.pass()
-	b.loop.cluster.Set(testCluster(map[string]string{"abc": "x/y:1"}, readyPod("a", "10.1.0.1")))
+	b.loop.cluster.Set(testCluster(map[string]string{"abc": "x/y:1"}, with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Node = "node-a" })))
 	b.pass()
 	s := newBenchServer(b)
+	s.started = testTime.Add(-time.Hour)
+	s.accepted(digest{1, 2, 3, 4, 5, 6, 7})
+	probe := targetKey{name: "edge", server: addr("10.1.0.1"), kind: probeHTTP}
+	s.prober.schedule.targets[probe] = &target{targetKey: probe, finished: true, last: passed, took: 3 * time.Millisecond}
 	s.conflicts = newConflicts(s.log)
 	s.conflicts.snapshot.Store(&conflictSnapshot{Active: []Conflict{
 		{VIP: "edge", Address: addr("10.0.0.1"), Device: "eth0", MAC: macAddress{2, 0, 0, 0, 0, 9}},
 	}})
 	key := streamKey{ConfigMapName{"ingress-nginx", "tcp-services"}}
-	s.watch.streams[key] = &stream{key: key, owner: s.watch, state: StreamState{Name: key.String(), Synced: true, Lists: 2, Events: 5, LastError: "away"}}
+	s.watch.streams[key] = &stream{key: key, owner: s.watch, state: StreamState{Name: key.String(), Synced: true, Lists: 2, Events: 5, LastError: "away", Heard: time.Now().Add(-time.Minute)}}
 	return b, s
 }
 
@@ -244,18 +258,22 @@ func newBenchServer(b *bench) *httpServer {
 	}
 }
 
+// served is s after edit.
+func served(s KernelServer, edit func(*KernelServer)) KernelServer { edit(&s); return s }
+
 // writeTwoServices writes the counters of two services of one VIP.
 func writeTwoServices(w *bytes.Buffer) {
 	web, dns := service("10.0.0.1:80/tcp"), service("10.0.0.1:53/udp")
 	server := func(address string, weight uint32, c Connections) KernelServer {
 		return KernelServer{RealServer: RealServer{Address: addr(address), Weight: weight}, Connections: c}
 	}
-	k := kernelCounters{servers: make(map[vipServer]KernelServer)}
+	cfg := &Config{Metrics: metricsServers, VIPs: []VIP{{Name: "edge"}}}
+	k := newKernelCounters(cfg)
 	k.add(&KernelService{
 		VirtualService: web.VirtualService,
 		Traffic:        Traffic{Connections: 7, InPackets: 70, InBytes: 700},
 		Servers: []KernelServer{
-			server("10.1.0.1", 1, Connections{Active: 3, Inactive: 4, Persistent: 1}),
+			served(server("10.1.0.1", 1, Connections{Active: 3, Inactive: 4, Persistent: 1}), func(s *KernelServer) { s.Traffic = Traffic{Connections: 6, InPackets: 60, InBytes: 600} }),
 			server("10.1.0.2", 0, Connections{Inactive: 2}),
 		},
 	}, &web)
@@ -263,8 +281,15 @@ func writeTwoServices(w *bytes.Buffer) {
 		VirtualService: dns.VirtualService,
 		Servers:        []KernelServer{server("10.1.0.1", 5, Connections{Active: 10})},
 	}, &dns)
-	k.write(exposition{w})
-	k.writeTable(exposition{w}, connectionTable{Bits: 12, Buckets: 4096, Defences: map[string]bool{"drop_entry": true, "drop_packet": false}})
+	var t totals
+	before := newKernelCounters(cfg)
+	before.add(&KernelService{VirtualService: web.VirtualService, Traffic: Traffic{Connections: 5, InPackets: 50, InBytes: 500}}, &web)
+	t.follow(before)
+	t.follow(k)
+	e := &exposition{w: w}
+	defer e.flush()
+	k.write(e, &t)
+	k.writeTable(e, connectionTable{Bits: 12, Buckets: 4096, Defences: map[string]bool{"drop_entry": true, "drop_packet": false}})
 }
 
 // docs/metrics.md and the code agree, both ways: name, type and labels.
@@ -300,6 +325,9 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 		var labels []string
 		for _, l := range f.samples[0].labels {
+			if f.typ == "histogram" && l[0] == "le" {
+				continue
+			}
 			labels = append(labels, "`"+l[0]+"`")
 		}
 		given[name] = f.typ + " " + strings.Join(labels, " ")
@@ -313,7 +341,9 @@ func TestMetricsAreDocumented(t *testing.T) {
 			t.Errorf("%s begins with neither lvs_, go_ nor process_", name)
 		}
 	}
-	for _, m := range regexp.MustCompile("`((?:go|process)_[a-z0-9_]+)`").FindAllStringSubmatch(string(page), -1) {
+	present, gone, _ := strings.Cut(string(page), "\n## What has changed\n")
+	_, alerts, _ := strings.Cut(gone, "\n## ")
+	for _, m := range regexp.MustCompile("`((?:go|process)_[a-z0-9_]+)`").FindAllStringSubmatch(present+alerts, -1) {
 		if !slices.Contains(others, m[1]) && !strings.HasSuffix(m[1], "_") {
 			t.Errorf("docs/metrics.md names %s, which is not given", m[1])
 		}
@@ -335,6 +365,9 @@ func TestMetricsNaming(t *testing.T) {
 			t.Errorf("the help of %s is no sentence: %q", name, f.help)
 		}
 		for _, s := range f.samples {
+			if f.typ == "histogram" && s.name != name+"_bucket" {
+				continue
+			}
 			names := func(s metricSample) (all []string) {
 				for _, l := range s.labels {
 					all = append(all, l[0])
@@ -393,8 +426,18 @@ func TestMetricsOfALoop(t *testing.T) {
 	const stream = `{stream="configmap ingress-nginx/tcp-services"}`
 	wantValues(t, map[string]float64{
 		`info{version="dev"}`: 1,
-		`ready`:               1,
-		`config_ok`:           0, `config_reloads_total`: 3, `config_rejected_total`: 2,
+		fmt.Sprintf(`build_info{version="dev",revision=%q,goversion=%q}`, thisBuild().Revision, runtime.Version()): 1,
+		`config_hash`: 0x010203040506, // the first six bytes
+		`probe_success{vip="edge",server="10.1.0.1",kind="http"}`:                                            1,
+		`probe_duration_seconds{vip="edge",server="10.1.0.1",kind="http"}`:                                   .003,
+		`real_server_quiesced{vip="edge",server="10.1.0.2",node="",reason="gone"}`:                           1,
+		`real_server_drain_deadline_timestamp_seconds{vip="edge",server="10.1.0.2",node=""}`:                 float64(testTime.Add(defaultDrainTimeout).Unix()),
+		`real_server_state_timestamp_seconds{vip="edge",server="10.1.0.1",node="node-a",state="in_service"}`: float64(testTime.Add(-time.Hour).Unix()),
+		`real_server_state_timestamp_seconds{vip="edge",server="10.1.0.2",node="",state="draining"}`:         float64(testTime.Unix()),
+		`reconcile_duration_seconds_count`:                                                                   2, `reconcile_duration_seconds_bucket{le="0.0005"}`: 2, // the clock does not move
+		`event_duration_seconds_count`: 2,
+		`ready`:                        1,
+		`config_ok`:                    0, `config_reloads_total`: 3, `config_rejected_total`: 2,
 		`reconciles_total`: 2, `reconcile_failures_total`: 0, `audits_total`: 1, `drifts_total`: 0,
 		`changes_total{kind="service_added"}`: 2, `changes_total{kind="server_added"}`: 2,
 		`changes_total{kind="server_edited"}`: 1, `changes_total{kind="server_removed"}`: 0,
@@ -451,7 +494,25 @@ func TestMetricsOfTheKernel(t *testing.T) {
 		`real_server_connections{vip="edge",server="10.1.0.2",state="active"}`:     0,
 		`real_server_connections{vip="edge",server="10.1.0.2",state="inactive"}`:   2,
 		`real_server_connections{vip="edge",server="10.1.0.2",state="persistent"}`: 0,
+
+		// Of the last two scrapes: the first one saw 5, 50 and 500.
+		`vip_connections_total{vip="edge"}`: 2, `vip_in_packets_total{vip="edge"}`: 20, `vip_in_bytes_total{vip="edge"}`: 200,
+		`vip_connections{vip="edge",state="active"}`: 13, `vip_connections{vip="edge",state="inactive"}`: 6, `vip_connections{vip="edge",state="persistent"}`: 1,
+		"metrics_rows_left_out": 0,
 	}
+	row := func(service, server string, weight, active, inactive, persistent, conns, packets, bytes float64) {
+		labels := fmt.Sprintf(`{vip="edge",service=%q,server=%q`, service, server)
+		want["service_server_weight"+labels+"}"] = weight
+		want["service_server_connections"+labels+`,state="active"}`] = active
+		want["service_server_connections"+labels+`,state="inactive"}`] = inactive
+		want["service_server_connections"+labels+`,state="persistent"}`] = persistent
+		want["service_server_connections_total"+labels+"}"] = conns
+		want["service_server_in_packets_total"+labels+"}"] = packets
+		want["service_server_in_bytes_total"+labels+"}"] = bytes
+	}
+	row("10.0.0.1:80/tcp", "10.1.0.1", 1, 3, 4, 1, 6, 60, 600)
+	row("10.0.0.1:80/tcp", "10.1.0.2", 0, 0, 2, 0, 0, 0, 0)
+	row("10.0.0.1:53/udp", "10.1.0.1", 5, 10, 0, 0, 0, 0, 0)
 	if diff := cmp.Diff(want, values(families)); diff != "" {
 		t.Errorf("samples (-want +got):\n%s", diff)
 	}
@@ -460,7 +521,9 @@ func TestMetricsOfTheKernel(t *testing.T) {
 func TestLabelEscaping(t *testing.T) {
 	const nasty = "a\"b\\c\nd\\n{},= é"
 	families, _ := scrape(t, func(w *bytes.Buffer) {
-		exposition{w}.family("x", gauge, "X.")(1.5, "one", nasty, "two", "")
+		e := &exposition{w: w}
+		e.family("x", gauge, "X.")(1.5, "one", nasty, "two", "")
+		e.flush()
 	})
 	want := []metricSample{{name: "lvs_x", labels: [][2]string{{"one", nasty}, {"two", ""}}, value: 1.5}}
 	if diff := cmp.Diff(want, families["lvs_x"].samples, cmp.AllowUnexported(metricSample{})); diff != "" {

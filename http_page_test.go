@@ -106,7 +106,7 @@ func TestPageFigures(t *testing.T) {
 // Other weights, reasons, schedulers and addresses are other blocks; so is a firewall mark.
 func TestPageBlocks(t *testing.T) {
 	row := func(weight uint32, why string) []Row {
-		return []Row{{RealServer{Address: addr("10.1.0.1"), Weight: weight}, why}}
+		return []Row{{RealServer{Address: addr("10.1.0.1"), Weight: weight}, quiescedOther, why}}
 	}
 	var table Table
 	add := func(k ServiceKey, scheduler string, rows []Row) {
@@ -253,7 +253,7 @@ func TestPageIsBounded(t *testing.T) {
 	const services, servers = 3_000, 300
 	one := Service{VIP: "edge"}
 	for i := range servers {
-		one.Servers = append(one.Servers, Row{RealServer{Address: addr(fmt.Sprintf("10.1.%d.%d", i/200, i%200+1)), Weight: 1}, strings.Repeat("x", 10_000)})
+		one.Servers = append(one.Servers, Row{RealServer{Address: addr(fmt.Sprintf("10.1.%d.%d", i/200, i%200+1)), Weight: 1}, quiescedOther, strings.Repeat("x", 10_000)})
 	}
 	var table Table
 	for port := range services {

@@ -300,6 +300,7 @@ type StreamState struct {
 	Synced    bool      `json:"synced"`              // the present source has given a complete answer, which is in force
 	Since     time.Time `json:"since"`               // since when the stream has been current, or has not
 	LastError string    `json:"lastError,omitempty"` // what is wrong now
+	Heard     time.Time `json:"heard,omitzero"`      // when the source last answered: a list, an event or a bookmark, a file that was read
 	Changed   time.Time `json:"changed,omitzero"`    // when the stream last changed the snapshot
 	Objects   int       `json:"objects"`             // in the newest answer
 	Events    uint64    `json:"events"`              // events of the watch, without bookmarks
@@ -397,6 +398,7 @@ func (s *stream) counted(c collection, changed, list bool) {
 	defer s.mu.Unlock()
 	s.state.Objects = c.len()
 	if list {
+		s.state.Heard = s.owner.now()
 		s.state.Synced = true
 		s.state.Lists++
 	}
@@ -405,11 +407,14 @@ func (s *stream) counted(c collection, changed, list bool) {
 	}
 }
 
-// event counts one event of a watch.
-func (s *stream) event() {
+// event notes one event of a watch. Bookmarks are not counted.
+func (s *stream) event(bookmark bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state.Events++
+	s.state.Heard = s.owner.now()
+	if !bookmark {
+		s.state.Events++
+	}
 }
 
 // faultKind is what kind of failure it is, which decides how long to wait.

@@ -309,10 +309,10 @@ func (f *serverFollower) take(e *event) error {
 		return problem
 	}
 	f.version = e.object.meta().Metadata.ResourceVersion
+	f.event(e.kind == eventBookmark)
 	if e.kind == eventBookmark {
 		return nil
 	}
-	f.event()
 	f.content.apply(e.object, e.kind == eventDeleted)
 	if f.content.len() > maxObjects {
 		return errTooMany

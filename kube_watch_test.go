@@ -313,7 +313,10 @@ func TestFollowConfigMap(t *testing.T) {
 	}
 	got := w.States()
 	for i := range got {
-		got[i].Since, got[i].Changed = time.Time{}, time.Time{}
+		if got[i].Heard.IsZero() {
+			t.Errorf("stream %s was never heard", got[i].Name)
+		}
+		got[i].Since, got[i].Changed, got[i].Heard = time.Time{}, time.Time{}, time.Time{}
 	}
 	if diff := cmp.Diff([]StreamState{{Name: "configmap web/tcp", Synced: true, Objects: 1, Events: 4, Lists: 2}}, got); diff != "" {
 		t.Errorf("states: %s", diff)

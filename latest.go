@@ -18,6 +18,7 @@ import (
 // waits for any of them.
 type latest[T any] struct {
 	value atomic.Pointer[T]
+	first atomic.Int64    // when the first value was set since Waited; 0: none was
 	wakes []chan struct{} // one for each reader
 }
 
@@ -31,6 +32,7 @@ func newLatest[T any](wakes ...chan struct{}) *latest[T] {
 // afterwards.
 func (l *latest[T]) Set(v *T) {
 	l.value.Store(v)
+	l.first.CompareAndSwap(0, time.Now().UnixNano())
 	for _, wake := range l.wakes {
 		ring(wake)
 	}
@@ -47,6 +49,15 @@ func ring(wake chan<- struct{}) {
 
 // Get returns the newest value, nil before the first Set.
 func (l *latest[T]) Get() *T { return l.value.Load() }
+
+// Waited returns when the first value was set since Waited was called last, zero when
+// none was. Call it before Get: then what Get returns is from then or newer.
+func (l *latest[T]) Waited() time.Time {
+	if at := l.first.Swap(0); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
+}
 
 // Changed rings after a Set, for the first reader.
 func (l *latest[T]) Changed() <-chan struct{} { return l.wakes[0] }

@@ -1,6 +1,6 @@
 // The kernel's sync daemons as values: roles, settings, and how two differ.
 //
-// Used by config*.go, genl*.go, state*.go, reconcile*.go, http_metrics.go and
+// Used by config*.go, genl*.go, state*.go, reconcile*.go, http_metrics_vips.go and
 // cmd_check_host.go. Standard library only, no state, no I/O.
 
 package main

@@ -366,6 +366,7 @@ func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *C
 			p.notify.applies(c)
 			p.publish(c)
 		},
+		Accepted: p.server.accepted,
 		Rejected: func(err error) {
 			p.server.rejected.Add(1)
 			p.server.bad.Store(true)

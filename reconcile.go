@@ -280,6 +280,7 @@ func (r *reconciler) pass(ctx context.Context) {
 // conclude publishes and logs what the pass has come to.
 func (r *reconciler) conclude(o *passResult) {
 	now := r.now()
+	r.timing.passes.observe(now.Sub(o.now))
 	r.show(o, now)
 	r.report.passed(o.cfg, r.published.Load(), r.host.Uplink(), now)
 	r.due.end(now, o.err != nil, o.cfg.AuditInterval)
@@ -335,6 +336,7 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		r.due.poll = next
 	}
 	before := r.planner.want
+	event := earlier(r.cluster.Waited(), r.health.Waited())
 	p := r.planner.plan(planInputs{r.cluster.Get(), r.said.join(r.health.Get(), r.unresolved.Get(), r.routes.Get()), k.have, r.marks.marked, drift, o.now})
 	o.plan = &p
 	r.logWanted(p.want)
@@ -347,6 +349,9 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		r.state.saveOwned()
 	}
 	errs := r.apply(o)
+	if len(errs) == 0 && p.ops.len() > 0 && !event.IsZero() {
+		r.timing.events.observe(r.now().Sub(event))
+	}
 	r.planProbes(p.want) // behind the kernel: it wakes other tasks
 	if k.director != nil {
 		o.whole = len(errs) == 0

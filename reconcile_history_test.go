@@ -149,7 +149,7 @@ func TestLoopSamplesInAudits(t *testing.T) {
 // other services of the address, and ends with the real server.
 func TestRowTimes(t *testing.T) {
 	rows := func(weight uint32, why string) []Row {
-		return []Row{{RealServer{Address: addr("10.1.0.1"), Weight: weight}, why}, {RealServer{Address: addr("10.1.0.2"), Weight: 1}, "static"}}
+		return []Row{{RealServer{Address: addr("10.1.0.1"), Weight: weight}, quiescedOther, why}, {RealServer{Address: addr("10.1.0.2"), Weight: 1}, quiescedOther, "static"}}
 	}
 	table := func(web, dns []Row) shards {
 		a, b := service("10.0.0.1:53/udp"), service("10.0.0.1:80/tcp")

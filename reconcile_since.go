@@ -1,8 +1,8 @@
 // Since when each real server has its weight for its present reason.
 //
-// Used by http_status.go. The loop compares what it publishes with what it published
-// before. Only what has changed since the first pass is kept, and only while it is so.
-// It decides nothing.
+// Used by http*.go. The loop compares what it publishes with what it published
+// before. Only what has changed since the first pass is kept, and only while it is
+// so. It decides nothing.
 
 package main
 

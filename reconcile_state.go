@@ -47,6 +47,7 @@ type loopState struct {
 type shown struct {
 	published atomic.Pointer[loopState]
 	passed    atomic.Pointer[time.Time] // end of the last pass, whatever came of it
+	timing    timing
 	counters  counters
 	changes   changeRecord
 	loads     loadHistory

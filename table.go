@@ -17,8 +17,40 @@ import (
 // what it is. Why is for people (logs, status) and is never compared.
 type Row struct {
 	RealServer
-	Why string
+	Reason quiesceReason // of weight 0; not known for a row that only the kernel has
+	Why    string
 }
+
+// quiesceReason is why a real server has weight 0: one of a few, where Why names pods
+// and answers.
+type quiesceReason uint8
+
+const (
+	quiescedOther       quiesceReason = iota
+	quiescedNotReady                  // no pod there is ready
+	quiescedTerminating               // all pods there end
+	quiescedGone                      // no pod or static entry is left
+	quiescedPortGone                  // the port is no longer wanted
+	quiescedNode                      // the node is cordoned off or excluded by a label
+	quiescedWeight                    // the configuration or an annotation says weight 0
+	quiescedProbe                     // it fails its probes
+	quiescedNeighbour                 // it does not answer ARP or neighbour discovery
+)
+
+// quiesceReasons are the values of the label "reason".
+var quiesceReasons = [...]string{
+	quiescedOther:       "other",
+	quiescedNotReady:    "not_ready",
+	quiescedTerminating: "terminating",
+	quiescedGone:        "gone",
+	quiescedPortGone:    "port_gone",
+	quiescedNode:        "node_excluded",
+	quiescedWeight:      "weight",
+	quiescedProbe:       "probe",
+	quiescedNeighbour:   "neighbour",
+}
+
+func (r quiesceReason) String() string { return quiesceReasons[r] }
 
 // Service is a virtual service with its real servers in Compare order. Servers
 // and Leaving are shared between services that have the same ones. They are never
