@@ -82,10 +82,7 @@ func (t *diffTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	if err := form(stdout, stderr, found); err != nil {
 		return fail(stderr, err)
 	}
-	if found.count() == 0 {
-		return exitOK
-	}
-	return exitChanges
+	return found.exitCode()
 }
 
 // changeSet is what a pass would change.
@@ -94,6 +91,19 @@ type changeSet struct {
 	beside      []pendingChange
 	warnings    []string
 	notCompared []string
+	unread      bool // a part of this host could not be read
+}
+
+// exitCode says whether there are changes. Of a host that was not read whole, it is not
+// known that there are none.
+func (c *changeSet) exitCode() int {
+	switch {
+	case c.count() > 0:
+		return exitChanges
+	case c.unread:
+		return exitFailure
+	}
+	return exitOK
 }
 
 // count is how many changes there are.
@@ -128,7 +138,7 @@ func pendingChanges(ctx context.Context, cfg *Config) (*changeSet, error) {
 	p := plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down, Unresolved: st.Unresolved}, have: table, now: time.Now()})
 	found := changeSet{ops: p.ops, warnings: warningTexts(p.want.Warnings)}
 	if found.beside, err = pendingBeside(ctx, cfg, &before, &p, d); err != nil {
-		found.notCompared = strings.Split(err.Error(), "\n")
+		found.notCompared, found.unread = strings.Split(err.Error(), "\n"), true
 	}
 	return &found, nil
 }

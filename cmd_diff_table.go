@@ -201,33 +201,20 @@ func (g *diffGroup) title() string {
 	return title
 }
 
-// portRanges writes keys in short: "80/tcp", "9000-9020/tcp", "mark-5/ipv4". They are
-// sorted.
-func portRanges(keys []ServiceKey) (texts []string) {
-	for _, p := range []Protocol{TCP, UDP, SCTP} {
-		for i := 0; i < len(keys); i++ {
-			if keys[i].Mark != 0 || keys[i].Protocol != p {
-				continue
-			}
-			first, last := keys[i].Port, keys[i].Port
-			for j := i + 1; j < len(keys) && keys[j].Port <= last+1; j++ {
-				if keys[j].Protocol == p {
-					i, last = j, keys[j].Port
-				}
-			}
-			if first == last {
-				texts = append(texts, Port{first, p}.String())
-			} else {
-				texts = append(texts, fmt.Sprintf("%d-%s", first, Port{last, p}))
-			}
-		}
-	}
+// portRanges writes keys in short: "80/tcp", "9000-9020/tcp", and marks behind the ports.
+func portRanges(keys []ServiceKey) []string {
+	var (
+		ports []Port
+		marks []string
+	)
 	for _, k := range keys {
 		if k.Mark != 0 {
-			texts = append(texts, k.String())
+			marks = append(marks, k.String())
+		} else {
+			ports = append(ports, Port{k.Port, k.Protocol})
 		}
 	}
-	return texts
+	return append(shortPorts(ports), marks...)
 }
 
 // diffTable writes rows in columns.

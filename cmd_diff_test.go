@@ -350,12 +350,28 @@ func TestDiffWidth(t *testing.T) {
 	}
 }
 
+// A script that waits for "no changes" is not misled by what could not be read.
+func TestDiffExitCode(t *testing.T) {
+	one := []pendingChange{{}}
+	for want, all := range map[int][]changeSet{
+		exitOK:      {{}, {notCompared: []string{"thresholds"}}},
+		exitFailure: {{unread: true, notCompared: []string{"the marks: EPERM"}}},
+		exitChanges: {{beside: one}, {beside: one, unread: true}},
+	} {
+		for _, c := range all {
+			if got := c.exitCode(); got != want {
+				t.Errorf("%+v: exit code %d, want %d", c, got, want)
+			}
+		}
+	}
+}
+
 func TestPortRanges(t *testing.T) {
 	var keys []ServiceKey
 	for _, k := range []string{"10.0.0.1:1/tcp", "10.0.0.1:2/tcp", "10.0.0.1:2/udp", "10.0.0.1:3/tcp", "10.0.0.1:3/udp", "10.0.0.1:5/tcp", "10.0.0.1:65535/tcp"} {
 		keys = append(keys, service(k).ServiceKey)
 	}
-	if got := strings.Join(portRanges(append(keys, MarkKey(7, true))), " "); got != "1-3/tcp 5/tcp 65535/tcp 2-3/udp mark-7/ipv6" {
+	if got := strings.Join(portRanges(append(keys, MarkKey(7, true))), " "); got != "1-3/tcp 2/udp 3/udp 5/tcp 65535/tcp mark-7/ipv6" {
 		t.Error(got)
 	}
 }

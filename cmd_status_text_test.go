@@ -194,7 +194,7 @@ func TestStatusIsDocumented(t *testing.T) {
 }
 
 // fieldPaths are the fields of a type as JSON has them, as "services[].servers[].weight".
-// A type that has a text of its own has no fields.
+// A type that writes itself as text has no fields.
 func fieldPaths(at string, typ reflect.Type) (paths []string) {
 	text := reflect.TypeFor[interface{ MarshalText() ([]byte, error) }]()
 	switch {

@@ -86,7 +86,7 @@ func TestTableHash(t *testing.T) {
 	}
 }
 
-// withVIP is a copy of v that edit has changed, with real servers of its own.
+// withVIP is a copy of v that edit has changed, and does not share its real servers.
 func withVIP(v VIP, edit func(*VIP)) VIP {
 	v.RealServers = slices.Clone(v.RealServers)
 	edit(&v)
@@ -127,7 +127,7 @@ func BenchmarkTableHash(b *testing.B) {
 	}
 }
 
-// The slow case: each service has real servers of its own.
+// The slow case: no two services share their real servers.
 func BenchmarkTableHashOfDistinctRows(b *testing.B) {
 	cfg, up, _ := benchConfig(1000, 50)
 	p := pipeline{cfg: cfg}

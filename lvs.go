@@ -15,6 +15,7 @@ import (
 	"math/bits"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,6 +56,38 @@ func (p Port) String() string { return strconv.Itoa(int(p.Number)) + "/" + p.Pro
 // Compare orders ports by number, then protocol.
 func (p Port) Compare(q Port) int {
 	return cmp.Or(cmp.Compare(p.Number, q.Number), cmp.Compare(p.Protocol, q.Protocol))
+}
+
+// shortPorts names ports in short, such as 80/tcp, 9000-9020/tcp. Three ports in a row
+// and more are a range.
+func shortPorts(ports []Port) []string {
+	ports = slices.Clone(ports)
+	slices.SortFunc(ports, func(a, b Port) int { return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Compare(b)) })
+	type portRange struct {
+		first Port
+		last  uint16
+	}
+	var ranges []portRange
+	for _, p := range slices.Compact(ports) {
+		if n := len(ranges) - 1; n >= 0 && ranges[n].first.Protocol == p.Protocol && p.Number-1 == ranges[n].last {
+			ranges[n].last = p.Number
+		} else {
+			ranges = append(ranges, portRange{p, p.Number})
+		}
+	}
+	slices.SortFunc(ranges, func(a, b portRange) int { return a.first.Compare(b.first) })
+	var texts []string
+	for _, r := range ranges {
+		switch r.last - r.first.Number {
+		case 0:
+			texts = append(texts, r.first.String())
+		case 1:
+			texts = append(texts, r.first.String(), Port{r.last, r.first.Protocol}.String())
+		default:
+			texts = append(texts, strconv.Itoa(int(r.first.Number))+"-"+Port{r.last, r.first.Protocol}.String())
+		}
+	}
+	return texts
 }
 
 // ParsePort reads "80/tcp". A bare "80" means TCP.
