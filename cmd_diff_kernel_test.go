@@ -7,9 +7,7 @@ package main
 
 import (
 	"log/slog"
-	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -36,20 +34,8 @@ func restoreLines(t *testing.T, director *lab.Host, lines string) {
 // Each random table is made into the next by ipvsadm alone.
 func TestKernelDiffLines(t *testing.T) {
 	const pairs = 40
-	seed := uint64(os.Getpid())<<32 ^ rand.Uint64()
-	t.Logf("seed %d, %d pairs", seed, pairs)
-	random := rand.New(rand.NewPCG(seed, 0))
-	expediteRCU(t)
-	l := lab.New(t.Fatalf)
-	t.Cleanup(l.Close)
-	director := l.Host("director", 2)
-	var (
-		conn *ipvsConn
-		err  error
-	)
-	director.Do(func() { conn, err = dialIPVS() })
-	lab.Must(t, err)
-	defer conn.Close()
+	random := seeded(t, pairs)
+	director, conn := directorConn(t)
 	kinds := make(map[opKind]int)
 	var have Table
 	for i := range pairs {

@@ -201,8 +201,9 @@ func TestKernelFlushedTable(t *testing.T) {
 	}
 }
 
-func TestKernelRoundTrip(t *testing.T) {
-	const pairs = 500
+// seeded is the source of so many pairs of random tables. LVS_SEED repeats a run.
+func seeded(t *testing.T, pairs int) *rand.Rand {
+	t.Helper()
 	seed := uint64(os.Getpid())<<32 ^ rand.Uint64()
 	if s := os.Getenv("LVS_SEED"); s != "" {
 		var err error
@@ -211,21 +212,27 @@ func TestKernelRoundTrip(t *testing.T) {
 		}
 	}
 	t.Logf("LVS_SEED=%d, %d pairs", seed, pairs)
-	random := rand.New(rand.NewPCG(seed, 0))
+	return rand.New(rand.NewPCG(seed, 0))
+}
 
+// directorConn is a fresh director, and a connection to its kernel's table.
+func directorConn(t *testing.T) (director *lab.Host, conn *ipvsConn) {
+	t.Helper()
 	expediteRCU(t)
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
-	director := l.Host("director", 2)
-	var (
-		conn *ipvsConn
-		err  error
-	)
+	director = l.Host("director", 2)
+	var err error
 	director.Do(func() { conn, err = dialIPVS() })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	lab.Must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return director, conn
+}
+
+func TestKernelRoundTrip(t *testing.T) {
+	const pairs = 500
+	random := seeded(t, pairs)
+	director, conn := directorConn(t)
 
 	all := func(ServiceKey) bool { return true }
 	kinds := make(map[opKind]int)
