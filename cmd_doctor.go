@@ -191,7 +191,7 @@ func checkConfiguration(h *doctorHost) []finding {
 		return []finding{{levelWarn, "the defaults are used, there is no file " + h.file, []string{"lvs-controller doctor -config FILE"}}}
 	}
 	first, _, _ := strings.Cut(h.configErr.Error(), "\n")
-	return []finding{{levelWarn, "the defaults are used, " + first, []string{"lvs-controller check -config " + h.file}}}
+	return []finding{{levelWarn, "the defaults are used, " + first, []string{h.call("check")}}}
 }
 
 func checkUplinkDevices(h *doctorHost) []finding {

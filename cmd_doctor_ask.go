@@ -107,7 +107,7 @@ func parseRoles(text string) (roles doctorRole, err error) {
 func thisHost(ctx context.Context, src *source, peer string) (h *doctorHost, closeAll func()) {
 	ctx, cancel := context.WithTimeout(ctx, doctorPatience)
 	h = &doctorHost{
-		file: cmp.Or(src.path, "command line"), memory: hostMemory(), tracking: trackingActive, peer: peer,
+		file: cmp.Or(src.path, onlyFlags), memory: hostMemory(), tracking: trackingActive, peer: peer,
 		ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool },
 	}
 	if h.cfg, h.configErr = src.load(); h.configErr != nil {

@@ -160,7 +160,7 @@ func checkAPIClock(h *doctorHost) []finding {
 	}
 	side := "behind"
 	if a.ahead < 0 {
-		side = "before"
+		side = "ahead of"
 	}
 	return []finding{{levelWarn, fmt.Sprintf("this host's clock is %s %s the API server's: certificates and tokens are judged by both", a.ahead.Abs().Round(time.Second), side),
 		[]string{"timedatectl set-ntp true    # on the host that is wrong", "date -u"}}}
@@ -235,7 +235,7 @@ func orText(text, other string) string {
 func checkObjects(h *doctorHost) []finding {
 	answers := h.ask.api()
 	if answers.unread != nil {
-		return []finding{{levelWarn, "not read: " + report(answers.unread), []string{"lvs-controller status -config " + h.file}}}
+		return []finding{{levelWarn, "not read: " + report(answers.unread), []string{h.call("status")}}}
 	}
 	if answers.cluster == nil {
 		return nil
@@ -245,7 +245,7 @@ func checkObjects(h *doctorHost) []finding {
 	for _, warning := range w.Warnings {
 		_, subject, _ := strings.Cut(warning.Subject, "/")
 		kind, _, _ := strings.Cut(subject, "/")
-		f := finding{levelWarn, warning.Text, []string{"lvs-controller check -config " + h.file + "    # then compare it with the cluster"}}
+		f := finding{levelWarn, warning.Text, []string{h.call("check") + "    # then compare it with the cluster"}}
 		if commands, level := objectRemedy(h.cfg, warning.Subject, warningKind(kind)); commands != nil {
 			f.level, f.commands = level, commands
 		}
@@ -287,7 +287,10 @@ func objectRemedy(cfg *Config, subject string, kind warningKind) (commands []str
 	return nil, levelOK
 }
 
-// shellWord quotes a text for a shell.
+// shellWord quotes a text for a shell, where it has to be.
 func shellWord(text string) string {
+	if plainWord.MatchString(text) && !strings.ContainsAny(text, "[]") {
+		return text
+	}
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

@@ -130,7 +130,7 @@ WARN  credentials       other users may write to kubeconfig (mode 0666)
       openssl s_client -connect 10.0.0.5:6443 </dev/null | openssl x509 -noout -dates
       kubeadm certs renew apiserver    # on each control plane node, then restart its kube-apiserver
 `},
-	{"API clock", "before", apiSays(func(a *apiAnswers) { a.ahead = -90 * time.Second }), `WARN  API clock         this host's clock is 1m30s before the API server's: certificates and tokens are judged by both
+	{"API clock", "before", apiSays(func(a *apiAnswers) { a.ahead = -90 * time.Second }), `WARN  API clock         this host's clock is 1m30s ahead of the API server's: certificates and tokens are judged by both
       timedatectl set-ntp true    # on the host that is wrong
       date -u
 `},

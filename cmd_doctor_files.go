@@ -117,14 +117,14 @@ func checkKeepalived(h *doctorHost) []finding {
 			}
 		}
 	}
-	print := "lvs-controller keepalived -config " + h.file + " -peer ADDR > " + keepalivedFile
+	print := h.call("keepalived") + " -peer ADDR > " + keepalivedFile
 	switch {
 	case isAbsent(k.err) && (len(left) == 0 || !h.runs("keepalived")):
 		return allWell("there is no %s", keepalivedFile)
 	case isAbsent(k.err):
 		return []finding{{levelWarn, "keepalived runs without " + keepalivedFile + ", so its file cannot be compared", []string{print}}}
 	case k.err != nil:
-		return []finding{{levelWarn, "not known: " + k.err.Error(), []string{"sudo lvs-controller doctor -config " + h.file}}}
+		return []finding{{levelWarn, "not known: " + k.err.Error(), []string{"sudo " + h.call("doctor")}}}
 	case len(k.addresses) == 0 && len(left) == 0:
 		return allWell("%s has no VIP", keepalivedFile)
 	case k.flags != "":
@@ -282,7 +282,7 @@ func (h *doctorHost) judgeDirectory(key, dir string) finding {
 	name := fmt.Sprintf("%s %s", key, dir)
 	switch {
 	case err != nil:
-		return finding{levelWarn, name + ": " + strings.ReplaceAll(err.Error(), h.root+dir, dir), []string{"sudo lvs-controller doctor -config " + h.file}}
+		return finding{levelWarn, name + ": " + strings.ReplaceAll(err.Error(), h.root+dir, dir), []string{"sudo " + h.call("doctor")}}
 	case !info.IsDir():
 		return finding{levelFail, fmt.Sprintf("%s: %s is no directory", name, there), []string{fmt.Sprintf("mv %s %[1]s.old", there)}}
 	}

@@ -26,6 +26,27 @@ const (
 	mostDevices, mostCPUs = 32, 8192
 )
 
+// onlyFlags is a doctorHost's file where flags alone are the configuration.
+const onlyFlags = "command line"
+
+// call is a command line of this program with the same configuration.
+func (h *doctorHost) call(command string) string {
+	line := "lvs-controller " + command
+	switch {
+	case h.file != onlyFlags:
+		return line + " -config " + shellWord(h.file)
+	case command == "status": // it needs no configuration
+		return line
+	}
+	var addresses []string
+	for _, v := range h.cfg.VIPs {
+		for _, a := range v.Addresses {
+			addresses = append(addresses, a.String())
+		}
+	}
+	return line + " -vip " + strings.Join(addresses, ",")
+}
+
 // read returns the content of a file without the white space around it.
 func (h *doctorHost) read(path string) string {
 	text, _ := readRegular(h.root+path, mostHostFile)

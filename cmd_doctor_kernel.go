@@ -30,7 +30,7 @@ func checkRights(h *doctorHost) []finding {
 			return allWell("all questions can be asked")
 		}
 	}
-	return []finding{{levelWarn, "without CAP_NET_RAW: other hosts are not asked for the VIPs, nor nodes over the data path", []string{"sudo lvs-controller doctor -config " + h.file}}}
+	return []finding{{levelWarn, "without CAP_NET_RAW: other hosts are not asked for the VIPs, nor nodes over the data path", []string{"sudo " + h.call("doctor")}}}
 }
 
 // checkClock looks whether a program keeps the clock right.

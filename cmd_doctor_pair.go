@@ -7,6 +7,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
@@ -55,6 +56,9 @@ func checkPeerTable(h *doctorHost) []finding {
 	case own.TableHash == other.TableHash:
 		return allWell("both want the same (number %d)", own.TableHash)
 	}
-	return []finding{{levelFail, fmt.Sprintf("this director wants another table (number %d) than %s (%d): clients lose connections when the VIPs move", own.TableHash, at, other.TableHash), []string{
-		"# on both directors; the outputs have to be the same:", "sha256sum " + h.file, "lvs-controller status | grep -e cluster -e warning -e config"}}}
+	commands := []string{"# on both directors; the outputs have to be the same:", "lvs-controller status | grep -e cluster -e warning -e config"}
+	if h.file != onlyFlags {
+		commands = slices.Insert(commands, 1, "sha256sum "+shellWord(h.file))
+	}
+	return []finding{{levelFail, fmt.Sprintf("this director wants another table (number %d) than %s (%d): clients lose connections when the VIPs move", own.TableHash, at, other.TableHash), commands}}
 }

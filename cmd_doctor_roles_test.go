@@ -89,7 +89,7 @@ OK    MTU               1500 bytes on bond0.100, and no less to the real servers
 OK    VIP               10.0.0.1 of web is on bond0.100
 OK    VIP conflict      no VIP is at two hosts
 OK    real servers      2 real servers, each can be reached as its VIP forwards
-OK    nodes             2 real servers have the VIPs and serve them
+OK    nodes             2 real servers: each has the VIPs and serves them
 OK    keepalived        /etc/keepalived/keepalived.conf has 1 VIP address, as the configuration
 OK    IPVS owners       1 service, all of VIPs of the configuration
 OK    reverse path      the filter of bond0.100 is strict, and its default route leaves there

@@ -396,6 +396,21 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// A command can be run as it is printed.
+func TestDoctorCalls(t *testing.T) {
+	flags := &doctorHost{cfg: &Config{VIPs: []VIP{{Addresses: []netip.Addr{addr("10.0.0.1"), addr("2001:db8::1")}}}}, file: onlyFlags}
+	for want, got := range map[string]string{
+		"lvs-controller ready -config /etc/lvs-controller/config.toml": (&doctorHost{file: "/etc/lvs-controller/config.toml"}).call("ready"),
+		"lvs-controller check -config 'my file'":                       (&doctorHost{file: "my file"}).call("check"),
+		"lvs-controller drain -undo -vip 10.0.0.1,2001:db8::1":         flags.call("drain -undo"),
+		"lvs-controller status":                                        flags.call("status"),
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // On a host of which nothing can be read, each check still ends, and nothing has failed
 // but what cannot be seen.
 func TestDoctorOnNothing(t *testing.T) {

@@ -23,7 +23,7 @@ func (h *doctorHost) otherHosts() (map[netip.Addr][]claimingHost, error) {
 // checkVIPs looks which host has each VIP address.
 func checkVIPs(h *doctorHost) []finding {
 	if len(h.cfg.VIPs) == 0 {
-		return []finding{{levelWarn, "there is no VIP in the configuration", []string{"# in " + h.file + ": [[vip]] with name, addresses and ports"}}}
+		return []finding{{levelWarn, "there is no VIP in the configuration", []string{"# in config.toml: [[vip]] with name, addresses and ports"}}}
 	}
 	if h.net.err != nil {
 		return []finding{{levelWarn, "not known: " + h.net.err.Error(), []string{"ip address"}}}
@@ -55,7 +55,7 @@ func (h *doctorHost) judgeVIP(v *VIP, a netip.Addr, others []claimingHost, asked
 		fact = fmt.Sprintf("%s is on no device of this host; other hosts cannot be asked: %v", name, asked)
 	}
 	if v.Announce.method().shared {
-		return finding{levelWarn, fact, []string{"# the controller adds it to " + h.cfg.AnnounceDevice + " while it is ready:", "systemctl start lvs-controller", "lvs-controller status -config " + h.file}}
+		return finding{levelWarn, fact, []string{"# the controller adds it to " + h.cfg.AnnounceDevice + " while it is ready:", "systemctl start lvs-controller", h.call("status")}}
 	}
 	f := finding{level: levelFail, fact: fact}
 	if asked != nil {
@@ -63,15 +63,15 @@ func (h *doctorHost) judgeVIP(v *VIP, a netip.Addr, others []claimingHost, asked
 	}
 	switch {
 	case v.Announce.method().byController():
-		f.commands = []string{"# the controller adds it while a real server is in service:", "systemctl start lvs-controller", "lvs-controller status -config " + h.file}
+		f.commands = []string{"# the controller adds it while a real server is in service:", "systemctl start lvs-controller", h.call("status")}
 	case h.keepalivedConf().has(a) && !h.runs("keepalived"):
 		f.commands = []string{"systemctl start keepalived"}
 	case h.keepalivedConf().has(a):
-		f.commands = []string{"# keepalived runs and has it in its file:", "journalctl -u keepalived", "lvs-controller ready -config " + h.file}
+		f.commands = []string{"# keepalived runs and has it in its file:", "journalctl -u keepalived", h.call("ready")}
 	default:
 		f.commands = []string{
 			`# announce = "none": another program has to add it. For keepalived, with the other director's address:`,
-			"lvs-controller keepalived -config " + h.file + " -peer ADDR > " + keepalivedFile,
+			h.call("keepalived") + " -peer ADDR > " + keepalivedFile,
 			`# or the controller does, in config.toml, in this [[vip]]: announce = "arp"`,
 		}
 	}
@@ -141,7 +141,7 @@ func checkRealServers(h *doctorHost) []finding {
 	servers := h.table.addresses()
 	switch {
 	case len(servers) == 0:
-		return []finding{{levelWarn, "none is known: the kernel's table, the configuration and what is saved of the cluster have none", []string{"lvs-controller status -config " + h.file}}}
+		return []finding{{levelWarn, "none is known: the kernel's table, the configuration and what is saved of the cluster have none", []string{h.call("status")}}}
 	case h.net.err != nil:
 		return []finding{{levelWarn, "not known: " + h.net.err.Error(), []string{"ip route"}}}
 	}
@@ -192,7 +192,7 @@ func checkNodes(h *doctorHost) []finding {
 		return []finding{{fact: "not asked: " + err.Error()}}
 	}
 	var all []finding
-	asked, silent, first := 0, 0, ""
+	whole, silent, first := make(map[netip.Addr]bool), 0, ""
 	for i := range plan.VIPs {
 		v := &plan.VIPs[i]
 		for _, s := range v.Servers {
@@ -205,7 +205,7 @@ func checkNodes(h *doctorHost) []finding {
 					silent, first = silent+1, cmp.Or(first, fmt.Sprintf("%s at the node %s: %s", a, s.Address, cmp.Or(answer.why, "not asked in time")))
 					continue
 				}
-				asked++
+				whole[s.Address] = true
 				if f := judgeNode(v.Name, a, s.Address, v.DataPort, answer.why); f.level != levelOK {
 					all = append(all, f)
 				}
@@ -213,10 +213,10 @@ func checkNodes(h *doctorHost) []finding {
 		}
 	}
 	if silent > 0 {
-		all = append(all, finding{levelWarn, fmt.Sprintf("%s without an answer, %s", numberOf(silent, "question"), first), []string{"lvs-controller doctor -role director -config " + h.file}})
+		all = append(all, finding{levelWarn, fmt.Sprintf("%s without an answer, %s", numberOf(silent, "question"), first), []string{h.call("doctor -role director")}})
 	}
 	if all == nil {
-		return allWell("%s have the VIPs and serve them", numberOf(asked, "real server"))
+		return allWell("%s: each has the VIPs and serves them", numberOf(len(whole), "real server"))
 	}
 	return all
 }
@@ -275,11 +275,11 @@ func checkController(h *doctorHost) []finding {
 	case err != nil:
 		return []finding{{levelWarn, fmt.Sprintf("does not answer: %v; the kernel's table stays as it is", err), []string{"systemctl start lvs-controller", "journalctl -u lvs-controller -n 20"}}}
 	case !st.Drained.IsZero():
-		return []finding{{levelWarn, "an operator has drained this director on " + st.Drained.Format(time.DateTime), []string{"lvs-controller drain -undo -config " + h.file}}}
+		return []finding{{levelWarn, "an operator has drained this director on " + st.Drained.Format(time.DateTime), []string{h.call("drain -undo")}}}
 	case !st.Ready:
-		return []finding{{levelWarn, "it is not ready: " + st.Reason, []string{"lvs-controller status -config " + h.file}}}
+		return []finding{{levelWarn, "it is not ready: " + st.Reason, []string{h.call("status")}}}
 	case len(st.Warnings) > 0:
-		return []finding{{levelWarn, fmt.Sprintf("it is ready, with %s: %s", numberOf(len(st.Warnings), "warning"), st.Warnings[0]), []string{"lvs-controller status -config " + h.file}}}
+		return []finding{{levelWarn, fmt.Sprintf("it is ready, with %s: %s", numberOf(len(st.Warnings), "warning"), st.Warnings[0]), []string{h.call("status")}}}
 	}
 	return allWell("it is ready")
 }

@@ -68,7 +68,7 @@ func (t *initTask) flags(fs *flag.FlagSet) {
 	fs.StringVar(&t.device, "interface", "", "`device` towards clients and nodes (default that of the default route)")
 	fs.StringVar(&t.kubeconfig, "kubeconfig", "/etc/lvs-controller/kubeconfig", "kubeconfig `file` of the director")
 	fs.StringVar(&t.ingress, "ingress", ingressPresets[0].name, "ingress `controller` of the cluster, one of: "+strings.Join(presetNames(), ", "))
-	fs.StringVar(&t.announce, "announce", string(AnnounceNone), "`method` that brings the VIP to this host: arp (the controller adds it to the device), dummy (for a routing daemon) or none (keepalived does it)")
+	fs.StringVar(&t.announce, "announce", string(AnnounceNone), "`method` that brings the VIP to this host: arp (the controller adds it to the device), dummy (for a routing daemon) or none (keepalived does it); arp is proposed at a terminal")
 	fs.StringVar(&t.output, "o", defaultConfigPath, "`file` to write, - for stdout")
 	fs.BoolVar(&t.force, "force", false, "replace the file")
 }

@@ -104,10 +104,10 @@ func (t *statusTask) fetch(ctx context.Context) (st status, note string, err err
 	st, err = fetchStatus(ctx, at)
 	if err != nil {
 		note = fmt.Sprintf("the controller does not answer (%v); this is the kernel's table, without the reasons", err)
-		if wrong != nil {
-			note = wrongFile(firstMistake(wrong)) + "\n" + note
-		}
 		if st, err = kernelStatus(cfg, at); err != nil {
+			if wrong != nil { // elsewhere the status itself says so
+				note = wrongFile(firstMistake(wrong)) + "\n" + note
+			}
 			return st, note, err
 		}
 	}
@@ -159,9 +159,7 @@ func (t *readyTask) flags(fs *flag.FlagSet) {
 func (t *readyTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	at, wrong := controllerAt{t.socket, t.listen}, error(nil)
 	if t.listen == "" && t.socket == "" {
-		if at, _, wrong = locate(t.path, ""); t.path == "" {
-			at, _, wrong = locate(defaultConfigPath, "") // flags alone are the configuration
-		}
+		at, _, wrong = locate(cmp.Or(t.path, defaultConfigPath), "") // without a path flags alone are the configuration
 	}
 	// The controller answers with a line. Another program there may send more.
 	resp, text, err := at.ask(ctx, "/readyz", readyTimeout, 4096)

@@ -17,11 +17,21 @@ type statusFilter struct{ vip, server, port string }
 // apply leaves in st what f asks for.
 func (f *statusFilter) apply(st *status) {
 	nodes := f.nodes(st)
+	address, _ := netip.ParseAddr(f.vip)
+	marked := make(map[string]bool) // VIPs with this address: the key of a mark's service has none
+	for _, v := range st.VIPs {
+		marked[v.Name] = slices.ContainsFunc(v.Addresses, func(a addressStatus) bool { return a.Address == address })
+	}
+	shows := func(s *serviceStatus) bool {
+		k := s.Service
+		return f.vip == "" || f.vip == s.VIP || address.IsValid() &&
+			(k.Mark == 0 && k.Address == address || k.Mark != 0 && marked[s.VIP] && k.Address.Is6() == address.Is6())
+	}
 	if f.vip != "" {
-		st.VIPs = slices.DeleteFunc(st.VIPs, func(v vipStatus) bool { return !f.isVIP(v.Name, v.Addresses) })
+		st.VIPs = slices.DeleteFunc(st.VIPs, func(v vipStatus) bool { return f.vip != v.Name && !marked[v.Name] })
 	}
 	st.Services = slices.DeleteFunc(st.Services, func(s serviceStatus) bool {
-		if f.vip != "" && f.vip != s.VIP && f.vip != s.Service.Address.String() {
+		if !shows(&s) {
 			return true
 		}
 		port := Port{s.Service.Port, s.Service.Protocol}
@@ -39,10 +49,6 @@ func (f *statusFilter) apply(st *status) {
 		s.Servers = slices.DeleteFunc(s.Servers, func(r serverStatus) bool { return !nodes[r.Address] })
 	}
 	st.Services = slices.DeleteFunc(st.Services, func(s serviceStatus) bool { return len(s.Servers) == 0 })
-}
-
-func (f *statusFilter) isVIP(name string, addresses []addressStatus) bool {
-	return f.vip == name || slices.ContainsFunc(addresses, func(a addressStatus) bool { return f.vip == a.Address.String() })
 }
 
 // nodes are the addresses that f.server means.

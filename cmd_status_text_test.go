@@ -125,6 +125,21 @@ func TestStatusGroups(t *testing.T) {
 	}
 }
 
+// A service of a firewall mark has no address of its VIP.
+func TestStatusFilterMarks(t *testing.T) {
+	for filter, want := range map[string]int{"edge": 3, "10.0.0.1": 2, "10.0.0.2": 0, "2001:db8::1": 0, "0.0.0.0": 0} {
+		st := shownStatus()
+		st.Services = append(st.Services, serviceStatus{Service: MarkKey(5, false), VIP: "edge"}, serviceStatus{Service: MarkKey(6, true), VIP: "edge"})
+		st.VIPs[1].Addresses = nil
+		st.Services = slices.DeleteFunc(st.Services, func(s serviceStatus) bool { return s.VIP == "six" })
+		f := statusFilter{vip: filter}
+		f.apply(&st)
+		if len(st.Services) != want {
+			t.Errorf("%s: %d services, want %d", filter, len(st.Services), want)
+		}
+	}
+}
+
 func TestStatusFilter(t *testing.T) {
 	for _, test := range []struct {
 		filter statusFilter
@@ -140,6 +155,7 @@ func TestStatusFilter(t *testing.T) {
 		{statusFilter{server: "10.1.0.2"}, "edge 10.0.0.1:80/tcp 1; VIPs 2"},
 		{statusFilter{server: "node-a"}, "edge 10.0.0.1:80/tcp 1; VIPs 2"},
 		{statusFilter{server: "10.1.0.9"}, "VIPs 2"},
+		{statusFilter{vip: "2001:DB8::1"}, "six [2001:db8::1]:53/udp 0; VIPs 1"},
 	} {
 		st := shownStatus()
 		test.filter.apply(&st)

@@ -47,7 +47,7 @@ type apiFacts struct {
 	refused    bool   // it does not accept the credentials
 	version    string
 	serverEnds time.Time     // when the first certificate of its chain ends; zero: no TLS
-	ahead      time.Duration // of its clock before ours
+	ahead      time.Duration // of its clock against ours
 	clockKnown bool
 	user       string // whose credentials they are; "" = not known
 	may        []apiPermission
