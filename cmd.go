@@ -228,13 +228,28 @@ func (s *source) parse(path string, text []byte) (*Config, error) {
 // flagConfig is the configuration that the prototype's command line means.
 func (s *source) flagConfig() (*Config, error) {
 	s.kubeconfig = cmp.Or(s.kubeconfig, os.Getenv("KUBECONFIG"))
+	if err := s.checkNamespace(); err != nil {
+		return nil, err
+	}
 	var quoted []string
 	for _, a := range strings.Split(s.vip, ",") {
-		quoted = append(quoted, strconv.Quote(strings.TrimSpace(a)))
+		a = strings.TrimSpace(a)
+		if _, err := parseUnicast(a); err != nil {
+			return nil, misusedf("-vip: %q, want %s", shorten(a, quotedText), unicast)
+		}
+		quoted = append(quoted, strconv.Quote(a))
 	}
 	text := fmt.Sprintf("[[vip]]\nname = \"vip\"\naddresses = [%s]\nports = [\"80/tcp\", \"443/tcp\"]\nnamespace = %q\ntcp_services = \"tcp-services\"\nudp_services = \"udp-services\"\n",
 		strings.Join(quoted, ", "), cmp.Or(s.namespace, "ingress-nginx"))
 	return s.overlay(ParseConfig("command line", []byte(text)))
+}
+
+// checkNamespace judges -nginxserver.
+func (s *source) checkNamespace() error {
+	if s.namespace != "" && !dnsLabels.MatchString(s.namespace) {
+		return misusedf("-nginxserver: %q, want a namespace: %s", shorten(s.namespace, quotedText), dnsLabelRule)
+	}
+	return nil
 }
 
 // overlay puts the values of the flags into c, which was read without a mistake if err
@@ -252,8 +267,8 @@ func (s *source) overlay(c *Config, err error) (*Config, error) {
 			return nil, err
 		}
 	}
-	if s.namespace != "" && !dnsLabels.MatchString(s.namespace) {
-		return nil, misusedf("-nginxserver: %q, want a namespace: %s", shorten(s.namespace, quotedText), dnsLabelRule)
+	if err := s.checkNamespace(); err != nil {
+		return nil, err
 	}
 	if s.announce != "" && !slices.Contains(announceNames(), s.announce) {
 		return nil, misusedf("-announce: %s", unknownWord("value", s.announce, announceNames()))

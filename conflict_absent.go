@@ -73,12 +73,17 @@ func (w *absentWatch) Run(ctx context.Context) error {
 
 // look finds out which VIPs no host has. What cannot be found out is no reason to warn.
 func (w *absentWatch) look(ctx context.Context, cfg *Config) {
+	others := leftToOthers(cfg)
+	if len(others) == 0 {
+		w.say("")
+		return
+	}
 	r, err := openRtnl(ctx)
 	if err != nil {
 		return
 	}
 	defer r.Close()
-	missing := slices.DeleteFunc(leftToOthers(cfg), func(a netip.Addr) bool { return r.deliversHere(a) })
+	missing := slices.DeleteFunc(others, func(a netip.Addr) bool { return r.deliversHere(a) })
 	var answered map[netip.Addr]bool
 	if len(missing) > 0 {
 		device := cfg.Interface
@@ -91,7 +96,11 @@ func (w *absentWatch) look(ctx context.Context, cfg *Config) {
 			return
 		}
 	}
-	text := absentText(cfg, missing, answered)
+	w.say(absentText(cfg, missing, answered))
+}
+
+// say logs text when it begins, changes or ends; "" says nothing.
+func (w *absentWatch) say(text string) {
 	switch begins, ends := w.warned.noteText(text); {
 	case ends:
 		w.log.Info("a host has each VIP again")

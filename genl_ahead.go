@@ -97,6 +97,9 @@ func (c *ipvsConn) receiveNow(b []byte) (int, error) {
 	if errno != 0 {
 		return c.receive(b)
 	}
+	if c.progress != nil {
+		c.progress()
+	}
 	return int(n), nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,8 +83,14 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	if got := known.table().text(); got != want[0].text() {
 		t.Fatalf("the kernel has:\n%s", got)
 	}
+	var answers atomic.Int64
+	conn.progress = func() { answers.Add(1) }
 	same, err := conn.Table(all, known)
 	lab.Must(t, err)
+	conn.progress = nil
+	if n := answers.Load(); n < int64(len(known.table())) {
+		t.Errorf("progress is reported %d times while %d services are read", n, len(known.table()))
+	}
 	if len(same) != len(known) || &same[0].Services[0] != &known[0].Services[0] {
 		t.Error("a table that is as known is not shared with it")
 	}

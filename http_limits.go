@@ -44,9 +44,9 @@ type kernelReading struct {
 	at       time.Time // zero: there is none
 }
 
-// of returns the services of known with their counters. It reads them, or waits for
-// the one who does. They must not be changed.
-func (r *kernelReading) of(known shards) ([]KernelService, error) {
+// of returns the services of known with their counters, and when they were read. It reads
+// them, or waits for the one who does. They must not be changed.
+func (r *kernelReading) of(known shards) ([]KernelService, time.Time, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.at.IsZero() || !same(r.known, known) || time.Since(r.at) >= sharedReading {
@@ -63,7 +63,7 @@ func (r *kernelReading) of(known shards) ([]KernelService, error) {
 		r.known, r.services, r.at = known, services, time.Now()
 		time.AfterFunc(sharedReading, r.forget)
 	}
-	return r.services, r.err
+	return r.services, r.at, r.err
 }
 
 // forget gives the memory of a reading back.

@@ -36,13 +36,13 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		writeSync(e, v)
 		writeConflicts(e, v.Config, s.conflicts.seen())
 		k := newKernelCounters(v.Config)
-		services, err := s.reading.of(v.Shards)
+		services, at, err := s.reading.of(v.Shards)
 		for i := range services {
 			k.add(&services[i], v.Shards.find(services[i].ServiceKey))
 		}
 		e.family("kernel_up", gauge, "1 when the kernel's IPVS table could be read for this scrape.")(flag01(err == nil))
 		if err == nil {
-			s.totals.follow(k)
+			s.totals.follow(k, at)
 		}
 		k.write(e, &s.totals)
 		k.writeTable(e, s.table())

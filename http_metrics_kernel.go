@@ -9,6 +9,7 @@ package main
 import (
 	"strings"
 	"sync"
+	"time"
 )
 
 // maxServerRows is how many real servers of services a scrape lists at most: seven
@@ -59,14 +60,20 @@ func (k *kernelCounters) add(s *KernelService, known *Service) {
 // with the whole sum as new traffic. They count from the first scrape.
 type totals struct {
 	mu       sync.Mutex
+	at       time.Time              // of the newest reading
 	services map[ServiceKey]Traffic // as last seen
 	vips     map[string]Traffic
 }
 
-// follow adds what the services of k have counted since the last time.
-func (t *totals) follow(k *kernelCounters) {
+// follow adds what the services of k, which was read at a time, have counted since the
+// reading before. Scrapes overtake each other: an older reading changes nothing.
+func (t *totals) follow(k *kernelCounters, at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !at.After(t.at) {
+		return
+	}
+	t.at = at
 	first := t.services == nil
 	seen := make(map[ServiceKey]Traffic, len(k.services))
 	vips := make(map[string]Traffic, len(k.vips))

@@ -284,8 +284,8 @@ func writeTwoServices(w *bytes.Buffer) {
 	var t totals
 	before := newKernelCounters(cfg)
 	before.add(&KernelService{VirtualService: web.VirtualService, Traffic: Traffic{Connections: 5, InPackets: 50, InBytes: 500}}, &web)
-	t.follow(before)
-	t.follow(k)
+	t.follow(before, testTime)
+	t.follow(k, testTime.Add(2*time.Second))
 	e := &exposition{w: w}
 	defer e.flush()
 	k.write(e, &t)

@@ -161,7 +161,7 @@ func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {
 	var services []KernelService
 	if v != nil {
 		var err error
-		if services, err = s.reading.of(v.Shards); errors.Is(err, errNoIPVS) { // also before the loop has noticed
+		if services, _, err = s.reading.of(v.Shards); errors.Is(err, errNoIPVS) { // also before the loop has noticed
 			st.Ready, st.Reason = false, err.Error()
 		} else if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)

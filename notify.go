@@ -1,7 +1,7 @@
 // What the service manager gets to know of the controller, by sd_notify(3).
 //
 // Used by reconcile*.go and main.go. It sends one datagram for each event and never
-// waits: what the manager does not take is sent with the next event. It knows nothing of
+// waits: what the manager does not take is sent with the next beat. It knows nothing of
 // what the texts say. The protocol is a line of text for each fact, so no library is needed.
 
 package main
@@ -39,7 +39,11 @@ type notifier struct {
 	state     string // of the last pass
 	fault     string // of the configuration file
 	sent      string // state and fault, as the manager has them
+	missed    bool   // since the last beat the manager had no room for something
 }
+
+// noticeAgain is when the manager is asked again that had no room.
+const noticeAgain = time.Second
 
 // openNotifier returns the way to the service manager that the environment names, and
 // nil where it names none. Programs that this one starts get no word of it.
@@ -70,6 +74,7 @@ func (n *notifier) send(facts ...string) bool {
 	for {
 		err := unix.Sendto(n.fd, []byte(strings.Join(facts, "\n")), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &n.to)
 		if !errors.Is(err, unix.EINTR) {
+			n.missed = n.missed || errors.Is(err, unix.EAGAIN)
 			return err == nil
 		}
 	}
@@ -80,18 +85,31 @@ func (n *notifier) every() time.Duration {
 	if n == nil {
 		return 0
 	}
-	return n.watchdog / 2
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case !n.missed:
+		return n.watchdog / 2
+	case n.watchdog > 0:
+		return min(n.watchdog/2, noticeAgain)
+	}
+	return noticeAgain
 }
 
-// beat tells the watchdog that the loop makes progress. It may be called often: it sends
-// only when half of the time between two beats is over.
+// beat tells the watchdog that the loop makes progress, and sends again what the manager
+// had no room for. It may be called often: that goes out only when half of the time
+// between two beats is over.
 func (n *notifier) beat() {
-	if n == nil || n.watchdog == 0 {
+	if n == nil {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if now := time.Now(); now.Sub(n.beaten) >= n.watchdog/4 && n.send("WATCHDOG=1") {
+	if n.missed {
+		n.missed = false
+		n.update()
+	}
+	if now := time.Now(); n.watchdog > 0 && now.Sub(n.beaten) >= n.watchdog/4 && n.send("WATCHDOG=1") {
 		n.beaten = now
 	}
 }

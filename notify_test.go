@@ -166,6 +166,29 @@ func TestNotifyFull(t *testing.T) {
 	m.wants("READY=1\nSTATUS=ready")
 }
 
+// A manager without room is asked again a second later, also by a process that has
+// nothing else to say, and then no more.
+func TestNotifyAgain(t *testing.T) {
+	m := newServiceManager(t)
+	n := notifierTo(t, m, 0)
+	for i := 0; n.send("X=1"); i++ {
+		if i > 100_000 {
+			t.Fatal("the queue does not fill")
+		}
+	}
+	n.passed(nil, "ready")
+	if got := n.every(); got != noticeAgain {
+		t.Errorf("the next beat is after %v, want %v", got, noticeAgain)
+	}
+	for m.next(50*time.Millisecond) != "" {
+	}
+	n.beat()
+	m.wants("READY=1\nSTATUS=ready")
+	if got := n.every(); got != 0 {
+		t.Errorf("after that there is a beat after %v", got)
+	}
+}
+
 func TestNotifyNowhere(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	if n, err := openNotifier(); n != nil || err != nil {
