@@ -300,19 +300,29 @@ func TestPageReadingIsShared(t *testing.T) {
 	if reads != 1 {
 		t.Errorf("two requests: %d readings", reads)
 	}
-	s.page.until = time.Now() // a second later
+	over := func() { // a second later
+		s.page.mu.Lock()
+		defer s.page.mu.Unlock()
+		s.page.until = time.Now()
+	}
+	kept := func() bool {
+		s.page.mu.Lock()
+		defer s.page.mu.Unlock()
+		return s.page.table != nil || !s.page.at.IsZero()
+	}
+	over()
 	slow = 150 * time.Millisecond
 	got := s.figures(t, "")
 	if wait := time.Duration(got.Next) * time.Millisecond; reads != 2 || wait < pageShare*slow-slow || wait > pageShare*slow*5 {
 		t.Errorf("%d readings, the next in %s", reads, wait)
 	}
 	s.page.forget()
-	if s.page.table == nil {
+	if !kept() {
 		t.Error("a reading that is used is forgotten")
 	}
-	s.page.until = time.Now()
+	over()
 	s.page.forget()
-	if s.page.table != nil || !s.page.at.IsZero() {
+	if kept() {
 		t.Error("a reading that is not used any more is kept")
 	}
 }
