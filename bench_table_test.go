@@ -203,7 +203,7 @@ type moves struct{ join, quiesce, remove []float64 }
 // the table around them.
 func TestBenchJoin(t *testing.T) {
 	b := newBenchmark(t)
-	for _, n := range guest.LongOr(b.Benchmark, []struct{ services, times int }{{1, 15}, {10, 9}, {100, 9}, {1000, 9}}, []struct{ services, times int }{{1, 5}, {100, 3}}) {
+	for _, n := range guest.LongOr(b.Benchmark, []struct{ services, times int }{{1, 15}, {10, 9}, {100, 9}, {1000, 25}}, []struct{ services, times int }{{1, 5}, {100, 3}}) {
 		for _, rows := range guest.LongOr(b.Benchmark, []int{1_000, 10_000, 50_000, 200_000}, []int{1_000, 10_000}) {
 			if n.services*edgeServers <= rows {
 				b.join(newCrowd(n.services, rows), n.times)

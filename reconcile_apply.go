@@ -79,9 +79,13 @@ func (r *reconciler) done(ops phases, undone []op) {
 		ops = ops.without(func(o *op) bool { return not[*o] })
 	}
 	now := r.now()
-	for o := range ops.all {
-		r.counters.Changes[o.Kind].Add(1)
-		if o.exchanges() {
+	for _, list := range ops { // each of one kind
+		if len(list) > 0 {
+			r.counters.Changes[list[0].Kind].Add(uint64(len(list)))
+		}
+	}
+	for i := range ops[setService] {
+		if o := &ops[setService][i]; o.exchanges() {
 			r.exchanged[o.Service.ServiceKey] = now
 		}
 	}

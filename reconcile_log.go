@@ -45,13 +45,21 @@ func logChanges(log *slog.Logger, ops *phases, kept *changeRecord, now time.Time
 	// Services share what changes: the line of an edit's last operation is tried first,
 	// for putting a change into words costs more than the change.
 	last := make(map[*edit]int)
+	var edit *edit // of the operation before: most have the same
 	for o := range ops.all {
-		last[o.edit] = -1
+		if o.edit != edit {
+			edit = o.edit
+			last[edit] = -1
+		}
 	}
 	lines := make([]logLine, 0, len(last))
 	known := make(map[changeLine]int, len(last))
+	at := -1
 	for o := range ops.all {
-		at := last[o.edit]
+		if o.edit != edit || at < 0 {
+			edit = o.edit
+			at = last[edit]
+		}
 		if at < 0 || !lines[at].covers(o) {
 			l := o.line()
 			var found bool
