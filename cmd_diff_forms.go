@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -85,11 +84,11 @@ func (c *changeSet) byService() []serviceChanges {
 			all[at].servers = append(all[at].servers, o)
 		}
 	}
-	slices.SortFunc(all, func(a, b serviceChanges) int {
+	sortBy(all, func(a, b serviceChanges) int {
 		return cmp.Or(cmp.Compare(a.vip, b.vip), a.key.Compare(b.key))
 	})
 	for i := range all {
-		slices.SortStableFunc(all[i].servers, func(a, b *op) int { return a.Server.Compare(*b.Server) })
+		stableBy(all[i].servers, func(a, b *op) int { return a.Server.Compare(*b.Server) })
 	}
 	return all
 }

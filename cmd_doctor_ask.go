@@ -229,7 +229,7 @@ func askSegment(ctx context.Context, device string, vips []netip.Addr, servers m
 		if len(addrs) == 0 {
 			continue
 		}
-		slices.SortFunc(addrs, netip.Addr.Compare)
+		sortBy(addrs, netip.Addr.Compare)
 		l, err := openListener(listenerKey{ifi.Index, is6}, addrs)
 		if err != nil {
 			return nil, err

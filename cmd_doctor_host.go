@@ -69,7 +69,7 @@ func (h *doctorHost) names(dir, prefix string) (names []string) {
 			names = append(names, e.Name())
 		}
 	}
-	slices.SortStableFunc(names, func(a, b string) int { return len(a) - len(b) })
+	stableBy(names, func(a, b string) int { return len(a) - len(b) })
 	return names
 }
 

@@ -36,7 +36,7 @@ func checkVIPs(h *doctorHost) []finding {
 			found = append(found, h.judgeVIP(v, a, others[a], asked))
 		}
 	}
-	slices.SortStableFunc(found, func(a, b finding) int { return int(b.level - a.level) }) // the worst of many are shown
+	stableBy(found, func(a, b finding) int { return int(b.level - a.level) }) // the worst of many are shown
 	return found
 }
 

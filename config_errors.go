@@ -106,7 +106,7 @@ func (m *mistakes) add(line int, path string, text func() string) {
 
 // keepFirst sorts by line and drops what is behind the first maxMistakes.
 func (m *mistakes) keepFirst() {
-	slices.SortStableFunc(m.first, func(a, b mistake) int { return cmp.Compare(a.line, b.line) })
+	stableBy(m.first, func(a, b mistake) int { return cmp.Compare(a.line, b.line) })
 	if len(m.first) > maxMistakes {
 		m.first = slices.Delete(m.first, maxMistakes, len(m.first))
 	}

@@ -208,7 +208,7 @@ func readStatus(v value) []StatusRange {
 	if len(ranges) == 0 && !v.wrong() {
 		v.mistake("is empty, want at least one status code")
 	}
-	slices.SortFunc(ranges, StatusRange.Compare)
+	sortBy(ranges, StatusRange.Compare)
 	return ranges
 }
 

@@ -93,7 +93,7 @@ func configMarks(cfg *Config) map[GroupName]uint32 {
 // has it, and the others take the next marks that are the home of no group. r is
 // at least as large as the number of groups.
 func allocateMarks(r MarkRange, groups []GroupName) map[GroupName]uint32 {
-	groups = slices.Compact(slices.SortedFunc(slices.Values(groups), GroupName.Compare))
+	groups = slices.Compact(sortedBy(slices.Values(groups), GroupName.Compare))
 	marks := make(map[GroupName]uint32, len(groups))
 	taken := make(map[uint32]bool, len(groups))
 	for _, g := range groups {

@@ -270,7 +270,7 @@ func (r *configReader) peerMACs(v value) (macs []macAddress) {
 			macs = append(macs, mac)
 		}
 	})
-	slices.SortFunc(macs, func(a, b macAddress) int { return slices.Compare(a[:], b[:]) })
+	sortBy(macs, func(a, b macAddress) int { return slices.Compare(a[:], b[:]) })
 	return macs
 }
 
@@ -361,7 +361,7 @@ func readSysctls(v value) map[string]string {
 	add(syncPorts, "sync_ports")
 	add(parsed(&threshold, `"THRESHOLD PERIOD" such as "3 50", the first below the second, or any first with a second of 0`,
 		parseSyncThreshold), "sync_threshold")
-	slices.SortFunc(settings, func(a, b setting) int { return cmp.Compare(a.key, b.key) })
+	sortBy(settings, func(a, b setting) int { return cmp.Compare(a.key, b.key) })
 	v.table(settings...)
 	if threshold != "" {
 		values["sync_threshold"] = threshold

@@ -290,7 +290,7 @@ func readPorts(v value, seen map[string]string) []Port {
 			ports = append(ports, port)
 		}
 	})
-	slices.SortFunc(ports, Port.Compare)
+	sortBy(ports, Port.Compare)
 	return ports
 }
 
@@ -319,7 +319,7 @@ func readGroups(v value, grouped map[string]string) [][]Port {
 		}
 		groups = append(groups, group)
 	})
-	slices.SortFunc(groups, func(a, b []Port) int { return slices.CompareFunc(a, b, Port.Compare) })
+	sortBy(groups, func(a, b []Port) int { return slices.CompareFunc(a, b, Port.Compare) })
 	return groups
 }
 

@@ -163,7 +163,7 @@ func (r *conflicts) receive(device int, c claim, now time.Time) (first bool) {
 func (r *conflicts) begin(at claimant, s *suspect, local localVIP, now time.Time) {
 	c := &Conflict{VIP: local.vip, Address: at.address, Device: local.device, MAC: at.mac, Since: now}
 	hosts := r.hosts(at.device, at.mac)
-	slices.SortFunc(hosts, netip.Addr.Compare)
+	sortBy(hosts, netip.Addr.Compare)
 	servers := r.servers()
 	server := slices.IndexFunc(hosts, func(a netip.Addr) bool { return servers[a] })
 	if len(hosts) > 0 {
@@ -218,7 +218,7 @@ func (r *conflicts) end(why string, now time.Time, over func(claimant, *suspect)
 	if len(ended) == 0 {
 		return
 	}
-	slices.SortFunc(ended, compareConflicts)
+	sortBy(ended, compareConflicts)
 	for _, c := range ended {
 		r.log.Info("the other host does not claim the VIP any more", append(c.attrs(), "after", now.Sub(c.Since).Round(time.Second), "why", why)...)
 	}
@@ -237,6 +237,6 @@ func (r *conflicts) publish() {
 			p.Active = append(p.Active, *s.conflict)
 		}
 	}
-	slices.SortFunc(p.Active, compareConflicts)
+	sortBy(p.Active, compareConflicts)
 	r.snapshot.Store(p)
 }

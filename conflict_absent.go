@@ -152,7 +152,7 @@ func hostsWith(ctx context.Context, device string, addrs []netip.Addr) (map[neti
 		if len(family) == 0 {
 			continue
 		}
-		slices.SortFunc(family, netip.Addr.Compare)
+		sortBy(family, netip.Addr.Compare)
 		l, err := openListener(listenerKey{d.Index, is6}, family)
 		if err != nil {
 			return nil, err

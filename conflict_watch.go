@@ -207,7 +207,7 @@ func (w *conflictWatch) listen(ctx context.Context) error {
 		want[k] = append(want[k], p.address)
 	}
 	for _, addrs := range want {
-		slices.SortFunc(addrs, netip.Addr.Compare)
+		sortBy(addrs, netip.Addr.Compare)
 	}
 	for k, l := range w.listeners {
 		if !slices.Equal(l.addrs, want[k]) {
@@ -356,7 +356,7 @@ func resolveServers(is6 bool, servers map[netip.Addr]bool) {
 		return
 	}
 	defer unix.Close(fd)
-	all := slices.SortedFunc(maps.Keys(servers), netip.Addr.Compare)
+	all := sortedBy(maps.Keys(servers), netip.Addr.Compare)
 	all = slices.DeleteFunc(all, func(a netip.Addr) bool { return a.Is6() != is6 })
 	for _, a := range all[:min(len(all), maxResolved)] {
 		resolveNeighbour(fd, a)

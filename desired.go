@@ -125,7 +125,7 @@ func (w *wanted) gather() {
 		}
 		warnings.merge(v.portWarnings)
 	}
-	slices.SortFunc(w.Shards, compareShards)
+	sortBy(w.Shards, compareShards)
 	w.Warnings = warnings.warnings()
 }
 

@@ -43,7 +43,7 @@ func (h *Health) outages(v *VIP) []outage {
 			all = append(all, outage{Address: a, Reason: quiescedNeighbour, Why: unresolvedReason(a)})
 		}
 	}
-	slices.SortFunc(all, func(a, b outage) int {
+	sortBy(all, func(a, b outage) int {
 		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), strings.Compare(a.Why, b.Why))
 	})
 	return all

@@ -87,7 +87,7 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 		ports = append(ports, vipPort{Port: p, nodes: nodes(p)})
 	}
 	ports = append(ports, b.podPorts(v, b.in.pods, whole)...)
-	slices.SortFunc(ports, func(a, b vipPort) int { return a.Compare(b.Port) })
+	sortBy(ports, func(a, b vipPort) int { return a.Compare(b.Port) })
 	return ports, known
 }
 

@@ -36,7 +36,7 @@ func (b *build) servers(is6 bool) []Row {
 		}
 		rows = append(slices.DeleteFunc(rows, func(o Row) bool { return o.Address == s.Address }), r)
 	}
-	slices.SortFunc(rows, compareRows)
+	sortBy(rows, compareRows)
 	return rows
 }
 
@@ -324,7 +324,7 @@ func addMissing(rows []Row, servers []RealServer, why string) []Row {
 			rows = append(rows, Row{RealServer: s, Why: why})
 		}
 	}
-	slices.SortFunc(rows, compareRows)
+	sortBy(rows, compareRows)
 	return rows
 }
 

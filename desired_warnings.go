@@ -97,7 +97,7 @@ func (l faultList) warnings() []Warning {
 		}
 		all = append(all, Warning{f.vip + "/" + string(f.kind) + "/" + f.about, text})
 	}
-	slices.SortFunc(all, func(a, b Warning) int { return cmp.Or(cmp.Compare(a.Text, b.Text), cmp.Compare(a.Subject, b.Subject)) })
+	sortBy(all, func(a, b Warning) int { return cmp.Or(cmp.Compare(a.Text, b.Text), cmp.Compare(a.Subject, b.Subject)) })
 	return all
 }
 

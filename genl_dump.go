@@ -73,7 +73,7 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 	c.remember(keys)
 	byKey := func(a, b VirtualService) int { return a.Compare(b.ServiceKey) }
 	if !slices.IsSortedFunc(keys, byKey) {
-		slices.SortFunc(keys, byKey)
+		sortBy(keys, byKey)
 	}
 	// A table that changes during the dump can show a service twice.
 	keys = slices.CompactFunc(keys, func(a, b VirtualService) bool { return a.ServiceKey == b.ServiceKey })
@@ -190,7 +190,7 @@ func (c *ipvsConn) foundAgain(known []Row) bool {
 // sorted is c.found in table order.
 func (c *ipvsConn) sorted() []Row {
 	rows := slices.Clone(c.found)
-	slices.SortFunc(rows, compareRows)
+	sortBy(rows, compareRows)
 	// A table that changes during the dump can show a row twice.
 	return slices.CompactFunc(rows, func(a, b Row) bool { return a.SameServer(b.RealServer) })
 }
@@ -222,7 +222,7 @@ func (c *ipvsConn) Observe(owned func(ServiceKey) bool, visit func(*KernelServic
 	if err := c.services(owned, func(s *KernelService) { all = append(all, *s) }); err != nil {
 		return err
 	}
-	slices.SortFunc(all, func(a, b KernelService) int { return a.Compare(b.ServiceKey) })
+	sortBy(all, func(a, b KernelService) int { return a.Compare(b.ServiceKey) })
 	var servers []KernelServer
 	for i := range all {
 		s := &all[i]
@@ -230,7 +230,7 @@ func (c *ipvsConn) Observe(owned func(ServiceKey) bool, visit func(*KernelServic
 		if err := c.Servers(s.ServiceKey, func(r KernelServer) { servers = append(servers, r) }); err != nil {
 			return err
 		}
-		slices.SortFunc(servers, func(a, b KernelServer) int { return a.Compare(b.RealServer) })
+		sortBy(servers, func(a, b KernelServer) int { return a.Compare(b.RealServer) })
 		s.Servers = servers
 		visit(s)
 		s.Servers = nil

@@ -152,7 +152,7 @@ func (h *Health) orEmpty() *Health {
 // lines says what is down and why, "edge 10.0.0.5: no answer in 1s" each, in
 // order.
 func (h *Health) lines() (all []string) {
-	for _, k := range slices.SortedFunc(maps.Keys(h.orEmpty().Down), HealthKey.Compare) {
+	for _, k := range sortedBy(maps.Keys(h.orEmpty().Down), HealthKey.Compare) {
 		all = append(all, fmt.Sprintf("%s %s: %s", k.VIP, k.Address, h.Down[k]))
 	}
 	for _, vip := range slices.Sorted(maps.Keys(h.orEmpty().Unresolved)) {

@@ -216,6 +216,6 @@ func newHealth(all []findings, recalled map[HealthKey]string) *Health {
 		h.Open = append(h.Open, f.Open...)
 		maps.Copy(h.Down, f.Down)
 	}
-	slices.SortFunc(h.Open, FailOpen.compare)
+	sortBy(h.Open, FailOpen.compare)
 	return h
 }

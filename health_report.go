@@ -12,7 +12,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 )
@@ -89,9 +88,8 @@ func (s *schedule) answers() (all []ProbeAnswer) {
 		}
 		all = append(all, ProbeAnswer{HealthKey{key.name, key.server, key.port}, key.kind.String(), t.state, t.last, t.said, t.began})
 	}
-	// slices.SortFunc would add 28 KB to the program for one list.
-	sort.Slice(all, func(i, j int) bool {
-		return cmp.Or(all[i].HealthKey.Compare(all[j].HealthKey), strings.Compare(all[i].Kind, all[j].Kind)) < 0
+	sortBy(all, func(a, b ProbeAnswer) int {
+		return cmp.Or(a.HealthKey.Compare(b.HealthKey), strings.Compare(a.Kind, b.Kind))
 	})
 	return all
 }
@@ -158,7 +156,7 @@ func (l *probeLog) changes(all []findings, s *schedule) {
 		}
 	}
 	var began, ended portChanges
-	for _, k := range slices.SortedFunc(maps.Keys(failing), HealthKey.Compare) {
+	for _, k := range sortedBy(maps.Keys(failing), HealthKey.Compare) {
 		if _, before := l.failing[k]; before {
 			continue
 		}
@@ -168,7 +166,7 @@ func (l *probeLog) changes(all []findings, s *schedule) {
 			began.add(k, strings.TrimPrefix(failing[k], portReason(k.Port, "")))
 		}
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(l.failing), HealthKey.Compare) {
+	for _, k := range sortedBy(maps.Keys(l.failing), HealthKey.Compare) {
 		_, still := failing[k]
 		switch {
 		case still || !asked[HealthKey{k.VIP, k.Address, 0}]: // or not asked any more

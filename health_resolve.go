@@ -52,7 +52,7 @@ type failingNeighbour struct {
 func newResolver(down map[string][]netip.Addr, now time.Time) *resolver {
 	r := &resolver{failing: make(map[netip.Addr]*failingNeighbour), down: down}
 	for _, all := range down {
-		slices.SortFunc(all, netip.Addr.Compare) // a file may have them otherwise
+		sortBy(all, netip.Addr.Compare) // a file may have them otherwise
 		for _, a := range all {
 			r.failing[a] = &failingNeighbour{since: now, out: true}
 		}
@@ -102,7 +102,7 @@ func (r *resolver) judge(sets []resolveSet, entries map[netip.Addr]neighbourEntr
 		}
 	}
 	for _, all := range down {
-		slices.SortFunc(all, netip.Addr.Compare)
+		sortBy(all, netip.Addr.Compare)
 		for _, a := range all {
 			r.failing[a].out = true
 		}
@@ -179,7 +179,7 @@ func (r *resolver) out(s *resolveSet, entries map[netip.Addr]neighbourEntry, wit
 	if len(suspects) == 0 || !resolves {
 		return nil
 	}
-	slices.SortFunc(suspects, func(a, b suspect) int {
+	sortBy(suspects, func(a, b suspect) int {
 		if a.before != b.before {
 			return map[bool]int{true: -1, false: 1}[a.before]
 		}

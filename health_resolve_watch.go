@@ -214,12 +214,12 @@ func presentSets(conn *rtnl, sets []resolveSet) (present []resolveSet, err error
 // report logs which real servers got out of service and in again, once for all VIPs.
 func (w *resolveWatch) report(before, now map[string][]netip.Addr) {
 	was, is := vipsOf(before), vipsOf(now)
-	for _, a := range slices.SortedFunc(maps.Keys(is), netip.Addr.Compare) {
+	for _, a := range sortedBy(maps.Keys(is), netip.Addr.Compare) {
 		if was[a] == nil {
 			w.log.Warn("neighbour: real server down", "server", a, "vip", is[a][0], "vips", len(is[a]), "why", unresolvedReason(a))
 		}
 	}
-	for _, a := range slices.SortedFunc(maps.Keys(was), netip.Addr.Compare) {
+	for _, a := range sortedBy(maps.Keys(was), netip.Addr.Compare) {
 		if is[a] == nil {
 			w.log.Info("neighbour: real server not down any more", "server", a, "vip", was[a][0], "vips", len(was[a]))
 		}

@@ -124,7 +124,7 @@ func (w *routeWatch) take(sets []resolveSet, lookUp func(netip.Addr) bool) {
 	}
 	w.routed = known
 	for vip, all := range found {
-		slices.SortFunc(all, netip.Addr.Compare)
+		sortBy(all, netip.Addr.Compare)
 		found[vip] = slices.Compact(all)
 	}
 	if !maps.EqualFunc(found, w.found.Routed, slices.Equal) || !slices.Equal(w.broadcast, w.found.Broadcast) {

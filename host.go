@@ -179,7 +179,7 @@ func (h *linuxHost) notOurs(r *rtnl, configured map[netip.Addr]*VIP) error {
 	}
 	var errs []error
 	found, owned := listings{table: r}, h.addresses.Owned()
-	for _, a := range slices.SortedFunc(maps.Keys(configured), netip.Addr.Compare) {
+	for _, a := range sortedBy(maps.Keys(configured), netip.Addr.Compare) {
 		v := VIPAddress{*uplink, a}
 		if !configured[a].Announce.method().onUplink || slices.Contains(owned, v) {
 			continue

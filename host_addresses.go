@@ -89,7 +89,7 @@ func newAddresses(owned []VIPAddress, save func([]VIPAddress), log *slog.Logger)
 func (a *addresses) Owned() []VIPAddress {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare)
+	return sortedBy(maps.Keys(a.owned), VIPAddress.Compare)
 }
 
 // Adopt treats v as an address that an earlier run has put on its device.
@@ -126,7 +126,7 @@ func (a *addresses) On() []netip.Addr {
 	for v := range a.owned {
 		on[v.Address] = true
 	}
-	return slices.SortedFunc(maps.Keys(on), netip.Addr.Compare)
+	return sortedBy(maps.Keys(on), netip.Addr.Compare)
 }
 
 // Apply makes want the set of VIPs on devices: it adds what is missing, even
@@ -159,7 +159,7 @@ func (a *addresses) Apply(table addressTable, want []VIPAddress, dummy string) e
 
 	// Removing comes second: a VIP that moves to another device of this host
 	// stays local all the time.
-	for _, v := range slices.SortedFunc(maps.Keys(a.owned), VIPAddress.Compare) {
+	for _, v := range sortedBy(maps.Keys(a.owned), VIPAddress.Compare) {
 		if slices.Contains(want, v) {
 			continue
 		}
@@ -209,7 +209,7 @@ func (a *addresses) saveAhead(found *listings, want []VIPAddress) {
 		}
 	}
 	if len(all) > len(a.owned) {
-		a.save(slices.SortedFunc(maps.Keys(all), VIPAddress.Compare))
+		a.save(sortedBy(maps.Keys(all), VIPAddress.Compare))
 	}
 }
 
@@ -316,7 +316,7 @@ func (a *addresses) sendDue(now time.Time) time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var next time.Time
-	for _, v := range slices.SortedFunc(maps.Keys(a.announced), VIPAddress.Compare) {
+	for _, v := range sortedBy(maps.Keys(a.announced), VIPAddress.Compare) {
 		s := a.announced[v]
 		if s.silent {
 			continue

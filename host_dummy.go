@@ -151,5 +151,5 @@ func (d *dummyDevice) Tidy(r *rtnl, device string, want []netip.Addr, there []VI
 
 // Local lists the addresses with a local route, sorted.
 func (d *dummyDevice) Local() []netip.Addr {
-	return slices.SortedFunc(maps.Keys(d.routes), netip.Addr.Compare)
+	return sortedBy(maps.Keys(d.routes), netip.Addr.Compare)
 }

@@ -343,7 +343,7 @@ func diffMarks(want, have map[MarkedPort]uint32) (add, remove []markElement) {
 				list = append(list, markElement{port, mark})
 			}
 		}
-		slices.SortFunc(list, markElement.Compare)
+		sortBy(list, markElement.Compare)
 		return list
 	}
 	return missing(want, have), missing(have, want)

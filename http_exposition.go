@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -109,7 +108,7 @@ var labelEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 // sortedKeys are the keys of m in the order of compare.
 func sortedKeys[K comparable, V any](m map[K]V, compare func(K, K) int) []K {
-	return slices.SortedFunc(maps.Keys(m), compare)
+	return sortedBy(maps.Keys(m), compare)
 }
 
 func compareStartKeys(a, b startKey) int {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"html"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -282,7 +281,7 @@ func (p *pageState) drains() []pageDrain {
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b pageDrain) int { return a.Until.Compare(b.Until) })
+	stableBy(all, func(a, b pageDrain) int { return a.Until.Compare(b.Until) })
 	return all
 }
 

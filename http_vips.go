@@ -170,7 +170,7 @@ func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer) []nodeStatus {
 		n.Probes = append(n.Probes, probeStatus{a.Kind, a.Port, a.State.String(), said, a.At})
 	}
 	var all []nodeStatus
-	for _, a := range slices.SortedFunc(maps.Keys(nodes), netip.Addr.Compare) {
+	for _, a := range sortedBy(maps.Keys(nodes), netip.Addr.Compare) {
 		all = append(all, *nodes[a])
 	}
 	return all

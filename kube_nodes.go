@@ -80,7 +80,7 @@ func (l *nodeCollection) add(o object) error {
 
 func (l *nodeCollection) complete() {
 	slices.Reverse(l.kept)
-	slices.SortStableFunc(l.kept, compareNodes)
+	stableBy(l.kept, compareNodes)
 	l.kept = slices.Clip(slices.CompactFunc(l.kept, func(a, b *Node) bool { return a.Name == b.Name }))
 }
 
@@ -96,7 +96,7 @@ func (l *nodeCollection) apply(o object, deleted bool) {
 	}
 	if !deleted {
 		next = append(next, now)
-		slices.SortFunc(next, compareNodes)
+		sortBy(next, compareNodes)
 	}
 	l.kept = next
 }

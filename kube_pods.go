@@ -95,7 +95,7 @@ func (l *podCollection) add(o object) error {
 
 func (l *podCollection) complete() {
 	slices.Reverse(l.kept)
-	slices.SortStableFunc(l.kept, comparePods)
+	stableBy(l.kept, comparePods)
 	l.kept = slices.Clip(slices.CompactFunc(l.kept, func(a, b *Pod) bool { return comparePods(a, b) == 0 }))
 }
 
@@ -304,8 +304,8 @@ func (o *podObject) ports() (ports, bound []Port) {
 			}
 		}
 	}
-	slices.SortFunc(ports, Port.Compare)
-	slices.SortFunc(bound, Port.Compare)
+	sortBy(ports, Port.Compare)
+	sortBy(bound, Port.Compare)
 	// The clones have no room for those that were repeated.
 	return slices.Clone(slices.Compact(ports)), slices.Clone(slices.Compact(bound))
 }

@@ -19,7 +19,7 @@ import (
 // the family with the longest name that its own begins with. It may use its
 // family and those on the floors below, and no other.
 var floors = [][]string{
-	{"backoff", "failurelog", "file", "filewatch", "latest", "log", "notify", "text", "version"}, // tools that know nothing of the job
+	{"backoff", "failurelog", "file", "filewatch", "latest", "log", "notify", "sort", "text", "version"}, // tools that know nothing of the job
 	{"lvs", "sysctl"},                      // nouns of IPVS; kernel settings
 	{"cluster", "packet", "rtnl", "table"}, // nouns of the cluster, raw frames, rtnetlink, rows
 	{"diff", "kube"},                       // operations; the cluster as a source

@@ -62,7 +62,7 @@ func (p Port) Compare(q Port) int {
 // and more are a range.
 func shortPorts(ports []Port) []string {
 	ports = slices.Clone(ports)
-	slices.SortFunc(ports, func(a, b Port) int { return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Compare(b)) })
+	sortBy(ports, func(a, b Port) int { return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Compare(b)) })
 	type portRange struct {
 		first Port
 		last  uint16
@@ -75,7 +75,7 @@ func shortPorts(ports []Port) []string {
 			ranges = append(ranges, portRange{p, p.Number})
 		}
 	}
-	slices.SortFunc(ranges, func(a, b portRange) int { return a.first.Compare(b.first) })
+	sortBy(ranges, func(a, b portRange) int { return a.first.Compare(b.first) })
 	var texts []string
 	for _, r := range ranges {
 		switch r.last - r.first.Number {

@@ -160,7 +160,7 @@ func (a *announcer) withdraw() {
 	if !routed {
 		return
 	}
-	slices.SortFunc(want.Announced, netip.Addr.Compare)
+	sortBy(want.Announced, netip.Addr.Compare)
 	if err := a.announce(context.Background(), cfg, want); err == nil {
 		a.log.Info("VIPs are withdrawn from routing; the process ends after withdraw_hold", "hold", cfg.WithdrawHold)
 	}

@@ -188,7 +188,7 @@ func acceptedRows(target []Row, was *Service, ops []op) []Row {
 			rows = append(rows, was.Servers[i])
 		}
 	}
-	slices.SortFunc(rows, compareRows)
+	sortBy(rows, compareRows)
 	return rows
 }
 

@@ -68,8 +68,8 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 			want.Announced = append(want.Announced, a)
 		}
 	}
-	slices.SortFunc(want.Announced, netip.Addr.Compare)
-	slices.SortFunc(want.Local, netip.Addr.Compare)
+	sortBy(want.Announced, netip.Addr.Compare)
+	sortBy(want.Local, netip.Addr.Compare)
 	return want, routed
 }
 

@@ -187,7 +187,7 @@ func (p *planner) seed(in planInputs) {
 		}
 	}
 	for set, servers := range found {
-		slices.SortFunc(servers, RealServer.Compare)
+		sortBy(servers, RealServer.Compare)
 		p.state.Memory.Working[set] = servers
 	}
 }

@@ -6,8 +6,6 @@
 
 package main
 
-import "slices"
-
 // wantedUntracked is what the VIPs of cfg with notrack = true exempt, given the services
 // and marks that the kernel has. A service that drains is exempt until it is removed.
 func wantedUntracked(owners owners, have shards, marked map[MarkedPort]uint32, cfg *Config) untracked {
@@ -47,7 +45,7 @@ func wantedUntracked(owners owners, have shards, marked map[MarkedPort]uint32, c
 		}
 	}
 	if len(u.Ports) > n {
-		slices.SortFunc(u.Ports, func(a, b MarkedPort) int { return markElement{MarkedPort: a}.Compare(markElement{MarkedPort: b}) })
+		sortBy(u.Ports, func(a, b MarkedPort) int { return markElement{MarkedPort: a}.Compare(markElement{MarkedPort: b}) })
 	}
 	return u
 }

@@ -89,7 +89,7 @@ func (r *rtnl) broadcasts() ([]netip.Addr, error) {
 		}
 	})
 	found = slices.DeleteFunc(found, func(a netip.Addr) bool { return !r.route(a, nil).broadcast })
-	slices.SortFunc(found, netip.Addr.Compare)
+	sortBy(found, netip.Addr.Compare)
 	return found, err
 }
 

@@ -96,7 +96,7 @@ type (
 func (s *state) encode(into []byte) ([]byte, error) {
 	f := stateFile{
 		Version:    stateVersion,
-		Owned:      slices.SortedFunc(maps.Keys(s.Owned), netip.Addr.Compare),
+		Owned:      sortedBy(maps.Keys(s.Owned), netip.Addr.Compare),
 		Addresses:  s.Addresses,
 		Local:      s.Local,
 		Daemons:    s.Daemons,
@@ -108,10 +108,10 @@ func (s *state) encode(into []byte) ([]byte, error) {
 	for key, since := range s.Memory.Started {
 		f.Started = append(f.Started, startEntry{key.VIP, key.Address, since.Round(0).UTC()})
 	}
-	slices.SortFunc(f.Started, func(a, b startEntry) int {
+	sortBy(f.Started, func(a, b startEntry) int {
 		return cmp.Or(cmp.Compare(a.VIP, b.VIP), a.Address.Compare(b.Address))
 	})
-	for _, k := range slices.SortedFunc(maps.Keys(s.Down), HealthKey.Compare) {
+	for _, k := range sortedBy(maps.Keys(s.Down), HealthKey.Compare) {
 		f.Down = append(f.Down, downEntry{k.VIP, k.Address, k.Port, s.Down[k]})
 	}
 	head, err := json.Marshal(f)
@@ -120,7 +120,7 @@ func (s *state) encode(into []byte) ([]byte, error) {
 	}
 	b := append(into[:0], head[:len(head)-1]...)
 	b = append(b, ",\n\"working\":["...)
-	sets := slices.SortedFunc(maps.Keys(s.Memory.Working), compareWorkKeys)
+	sets := sortedBy(maps.Keys(s.Memory.Working), compareWorkKeys)
 	for i, set := range sets {
 		b = appendSet(appendComma(b, i > 0), set, s.Memory.Working[set])
 	}
@@ -133,7 +133,7 @@ func (s *state) encode(into []byte) ([]byte, error) {
 			}
 		}
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.Drains), rowID.compare) {
+	for _, id := range sortedBy(maps.Keys(s.Drains), rowID.compare) {
 		b = appendDrain(appendComma(b, len(b) > start), id, s.Drains[id].Deadline)
 	}
 	return append(b, "]}\n"...), nil

@@ -128,9 +128,9 @@ func readListing(from io.Reader) (listing, error) {
 	case err != nil:
 		return listing{}, err
 	}
-	slices.SortFunc(p.Table, compareServices)
+	sortBy(p.Table, compareServices)
 	for i := range p.Table {
-		slices.SortFunc(p.Table[i].Servers, compareRows)
+		sortBy(p.Table[i].Servers, compareRows)
 	}
 	return p.listing, nil
 }
