@@ -148,12 +148,12 @@ func documentedLines(page string) string {
 	fenced := false
 	for line := range strings.Lines(page) {
 		line = strings.TrimRight(line, "\n")
-		if strings.HasPrefix(line, "```") {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
 			fenced = !fenced
 			continue
 		}
 		if fenced || strings.HasPrefix(line, "    ") {
-			for part := range strings.SplitSeq(strings.TrimSpace(line), " && ") {
+			for part := range strings.SplitSeq(strings.TrimPrefix(strings.TrimSpace(line), "$ "), " && ") {
 				if shownCommand.MatchString(part) {
 					found = append(found, part)
 				}
@@ -164,6 +164,85 @@ func documentedLines(page string) string {
 		}
 	}
 	return strings.Join(found, "\n")
+}
+
+var (
+	tomlBlock = regexp.MustCompile("(?ms)^ *```toml\n(.*?)^ *```$")
+	quotedKey = regexp.MustCompile("`((?:\\[[a-z]+\\] )?[a-z][a-z_0-9]* = [^`]+)`")
+)
+
+// settingsOfTheKernel are shown in the notation of sysctl.
+var settingsOfTheKernel = []string{"sync_threshold = 0 0", "watermark_scale_factor = 1000"}
+
+// acceptedSettings is the error of the parser for settings that a page shows, in the
+// table where they belong and with what the page does not repeat.
+func acceptedSettings(settings string) (last error) {
+	const (
+		vip    = "[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.1\"]\n"
+		static = "ports = [80]\nreal_servers = [{ address = \"192.0.2.11\" }]\n"
+	)
+	for _, rest := range []string{"", "ports = [80, 443]\n", "ports = [80]\nscheduler = \"mh\"\n", "ports = [80]\nscheduler = \"wlc\"\nweight = 10\n", "ports = [\"80/udp\"]\n", static} {
+		texts := []string{settings}
+		if strings.Contains(settings, "[[vip]]\n") {
+			if !regexp.MustCompile(`(?m)^name +=`).MatchString(settings) {
+				texts[0] = strings.Replace(settings, "[[vip]]\n", vip+rest, 1)
+			}
+		} else {
+			texts = nil
+			for _, head := range []string{"", "[sysctl]\n", "[timeouts]\n"} {
+				texts = append(texts, head+settings+"\n"+vip+rest)
+			}
+			for _, table := range []string{"", "[vip.drain]\n", "[vip.health]\ntcp = 80\n"} {
+				texts = append(texts, vip+rest+table+settings)
+			}
+			texts = append(texts, vip+strings.Replace(static, " }", ", "+settings+" }", 1))
+		}
+		for _, text := range texts {
+			if _, last = ParseConfig("config.toml", []byte(text)); last == nil {
+				return nil
+			}
+		}
+	}
+	return last
+}
+
+// Each piece of config.toml in the documentation is one that the parser accepts.
+func TestDocumentedConfig(t *testing.T) {
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, keys := 0, 0
+	for _, page := range append(pages, "README.md", "CONTRIBUTING.md") {
+		text := readText(t, page)
+		for _, m := range tomlBlock.FindAllStringSubmatch(text, -1) {
+			blocks++
+			if err := acceptedSettings(m[1]); err != nil {
+				t.Errorf("%s: %v\n%s", page, err, m[1])
+			}
+		}
+		for _, m := range quotedKey.FindAllStringSubmatch(text, -1) {
+			setting := strings.Join(strings.Fields(m[1]), " ")
+			if slices.Contains(settingsOfTheKernel, setting) {
+				continue
+			}
+			keys++
+			if table, rest, found := strings.Cut(setting, "] "); found && strings.HasPrefix(setting, "[") {
+				setting = table + "]\n" + rest
+			}
+			if err := acceptedSettings(setting); err != nil {
+				t.Errorf("%s: %s: %v", page, setting, err)
+			}
+		}
+	}
+	if blocks < 8 || keys < 60 {
+		t.Errorf("%d blocks and %d settings found, want more", blocks, keys)
+	}
+	for _, wrong := range []string{"anounce = \"arp\"", "[[vip]]\nscheduler = \"xx\"\n"} {
+		if acceptedSettings(wrong) == nil {
+			t.Errorf("%q is accepted", wrong)
+		}
+	}
 }
 
 func TestCompletion(t *testing.T) {
