@@ -37,8 +37,10 @@ The compared programs alternate, round by round.
 
 To reproduce it, on an otherwise idle Debian machine with Go:
 
-    make bench          # all sizes; writes this file
-    make bench-short    # small sizes in minutes; writes nothing
+` + "```sh" + `
+make bench          # all sizes; writes this file
+make bench-short    # small sizes in minutes; writes nothing
+` + "```" + `
 
 They need root for apt, 4 GB of memory for the virtual machine, and what
 ` + "`make e2e`" + ` needs. No test fails because of a time.

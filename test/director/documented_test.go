@@ -1,0 +1,290 @@
+// The commands of README.md and docs/: each is one that a test runs, or is in a short list
+// with the reason why not.
+
+package director
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"lvs-controller/test/lab"
+)
+
+var (
+	codeFence   = regexp.MustCompile("^ *```([a-z]*)$")
+	codeInText  = regexp.MustCompile("(?s)`([^`]+)`")
+	shellRemark = regexp.MustCompile(`(^|\s)#\s.*$`)
+	capitals    = regexp.MustCompile(`\b[A-Z]{4,}(/[A-Z]+)?\b`)
+)
+
+// blockKinds are what a block of a page can have. Only the first two have commands: in a
+// console they begin with "$ ", and what they print follows.
+var blockKinds = []string{"sh", "console", "ini", "toml", "yaml", "json", "sysctl", "text"}
+
+// subcommands of lvs-controller that the text calls by themselves.
+var subcommands = []string{"check", "diff", "doctor", "drain", "keepalived", "ready", "realserver", "status"}
+
+// documentation is README.md and the pages of docs/, by their names.
+func documentation(t *testing.T) map[string]string {
+	t.Helper()
+	pages, err := filepath.Glob(installed("../docs/*.md"))
+	lab.Must(t, err)
+	all := make(map[string]string)
+	for _, path := range append(pages, installed("../README.md")) {
+		text, err := os.ReadFile(path)
+		lab.Must(t, err)
+		all[filepath.Base(path)] = string(text)
+	}
+	if len(all) < 20 {
+		t.Fatalf("%d pages of documentation, want all", len(all))
+	}
+	return all
+}
+
+// documentedLine is one command, and the page that has it.
+type documentedLine struct{ page, text string }
+
+// documentedLines are the commands of blocks, and the code in the text that can be a
+// command: it has two words or more, and is no setting, flag, line of a log or sentence.
+func documentedLines(t *testing.T, page, text string) (commands, code []documentedLine) {
+	t.Helper()
+	kind, fenced := "", false
+	var prose strings.Builder
+	add := func(line string) {
+		if line = strings.TrimSpace(shellRemark.ReplaceAllString(line, "")); line != "" && line != "…" {
+			commands = append(commands, documentedLine{page, line})
+		}
+	}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if m := codeFence.FindStringSubmatch(line); m != nil {
+			if fenced = !fenced; fenced && !slices.Contains(blockKinds, m[1]) {
+				t.Errorf("%s: a block begins with ```%s, want one of %q", page, m[1], blockKinds)
+			}
+			kind = m[1]
+			continue
+		}
+		exec, isExec := strings.CutPrefix(line, "ExecStart=")
+		typed, isTyped := strings.CutPrefix(line, "$ ")
+		switch {
+		case !fenced:
+			prose.WriteString(line + "\n")
+			if word, _, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(line, "    ") && word == "lvs-controller" {
+				t.Errorf("%s: %q is no block ```sh", page, line)
+			}
+		case kind == "sh":
+			add(line)
+		case kind == "console" && isTyped:
+			add(typed)
+		case kind == "ini" && isExec:
+			add(exec)
+		}
+	}
+	for _, m := range codeInText.FindAllStringSubmatch(prose.String(), -1) {
+		line := strings.ReplaceAll(strings.Join(strings.Fields(m[1]), " "), `\|`, "|")
+		word, rest, found := strings.Cut(line, " ")
+		if !found || notCode.MatchString(line) || slices.Contains(phrases, line) {
+			continue
+		}
+		if slices.Contains(subcommands, word) && strings.HasPrefix(rest, "-") {
+			line = "lvs-controller " + line
+		}
+		code = append(code, documentedLine{page, line})
+	}
+	return commands, code
+}
+
+// notCode is a setting, a flag, a line of a log or of status, or has a part left out.
+var notCode = regexp.MustCompile(`^[-\[(0-9#]|^[A-Z]+: |^[A-Z][a-z]|^NOT |^msg=|^RUN=|^LVS_DRILL=|: |:$| = |…`)
+
+// phrases are code in the text that is no command: words of configurations and logs.
+var phrases = []string{
+	"SYNs a second × 60 × 320 bytes",
+	"cannot follow the cluster", "repaired, another program changed it", "the IPVS table could not be updated completely",
+	"no answer to ARP", "no answer to neighbour discovery", "not drained", "on no device here",
+	"configmap NAMESPACE/NAME", "pods NAMESPACE SELECTOR", "gue port 6080 checksum", "inet lvs-controller", "inet lvs-controller-notrack",
+	"connection tracking", "firewall marks", "local route", "sync daemon", // kinds of changes in the JSON of diff
+	"ct count", "ct state", "ct state invalid drop", "established,related accept", // words of nft
+	"icmp type destination-unreachable accept", "icmpv6 type packet-too-big accept", "ip daddr 10.135.22.77 tcp dport 443 accept",
+	"merge paths on", "protocol kernel", // words of bird
+	"install MODULE /bin/false", // words of modprobe.d
+	// Names of programs, with the flag that is meant, which the text speaks of.
+	"ip address flush", "ipvsadm -R", "keepalived --check", "kill -9", "kubectl cordon", "kubectl get -o json", "modprobe -r", "sleep 5", "sysctl -w",
+	"lvs-controller keepalived", "lvs-controller realserver", "realserver -tunnel",
+	"go test", "go test -bench", "go vet", "go tool trace",
+}
+
+// otherCommand is one that the guest of the real-kernel tests cannot run.
+type otherCommand struct {
+	line string
+	why  string
+	// holds is a regular expression that a file of this project matches, by its path:
+	// what the line names is there.
+	file, holds string
+}
+
+var otherCommands = []otherCommand{
+	{"lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -announce arp", "needs an API server: TestE2EQuickStart runs it", "test/director/quickstart_test.go", `-kubeconfig kubeconfig -vip`},
+	{"journalctl -p warning -u lvs-controller", "the guest has no journal; the unit's log has priorities", "install/lvs-controller.service", `ExecStart=.* -log-format journal`},
+	{"go tool pprof lvs-controller cpu", "the guest has no Go; cpu is read there as far as it is packed", "http_debug.go", `pprof\.StartCPUProfile`},
+	{"go run ./test/bench -render", "it writes docs/benchmarks.md", "test/bench/main.go", `"render"`},
+	{"go test -bench . -benchmem", "make unit runs each benchmark once", "Makefile", `go test -bench \. -benchtime 1x`},
+	{"test/vm/run -file lvs-controller -- ./lvs-controller version", "it starts a guest, as each test of a real kernel does", "test/vm/run", `-file \| -out`},
+	{"test/kube/build kube-proxy", "make bench builds kube-proxy", "Makefile", `test/kube/build kube-proxy`},
+}
+
+// hereCommands run on this machine, from the top of the project.
+var hereCommands = []struct{ line, want string }{
+	{"go run ./test/scale -sizing -cost 0.6 -cores 32 -line 100 -packet 250 -lifetime 30", `directors`},
+	{"test/vm/run -h", `usage: test/vm/run`},
+}
+
+// checkOther looks for what a line of otherCommands names.
+func checkOther(t *testing.T, o otherCommand) {
+	t.Helper()
+	text, err := os.ReadFile(installed("../" + o.file))
+	lab.Must(t, err)
+	if !regexp.MustCompile("(?m)" + o.holds).Match(text) {
+		t.Errorf("%s: %s has no longer %q", o.line, o.file, o.holds)
+	}
+	if o.why == "" {
+		t.Errorf("%s: no reason", o.line)
+	}
+}
+
+// checkMake has make say what it would do for a line, and looks for the tests that RUN
+// names. What the targets do is the work of make itself: they are the tests.
+func checkMake(t *testing.T, line, sources string) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", strings.Replace(line, "make ", "make -n ", 1))
+	cmd.Dir = installed("..")
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) == 0 {
+		t.Errorf("%s: %v\n%s", line, err, out)
+	}
+	if m := regexp.MustCompile(`RUN='\^(\w+)(\$?)'`).FindStringSubmatch(line); m != nil {
+		name := "func " + m[1]
+		if m[2] != "" {
+			name += "("
+		}
+		if !strings.Contains(sources, name) {
+			t.Errorf("%s: there is no test %s", line, m[1])
+		}
+	}
+}
+
+// checkGo has go look for the packages and flags of a line.
+func checkGo(t *testing.T, line string) {
+	t.Helper()
+	words := strings.Fields(line)
+	list := []string{"list", "-test"}
+	if i := slices.Index(words, "-tags"); i >= 0 {
+		list = append(list, "-tags", words[i+1])
+		sources, err := os.ReadFile(installed("../Makefile"))
+		if lab.Must(t, err); !strings.Contains(string(sources), words[i+1]) {
+			t.Errorf("%s: make knows no tag %s", line, words[i+1])
+		}
+	}
+	cmd := exec.Command("go", append(list, words[len(words)-1])...)
+	cmd.Dir = installed("..")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), ".test") {
+		t.Errorf("%s: %v\n%s", line, err, out)
+	}
+}
+
+var (
+	makeLine = regexp.MustCompile(`^(?:LVS_DRILL=long )?(?:RUN='[^']+' )?make [a-z]`)
+	goLine   = regexp.MustCompile(`^go (?:test|vet) (?:-c )?(?:-tags \w+ )?\.`)
+	madeLine = regexp.MustCompile("(?s)`((?:LVS_DRILL=long )?(?:RUN='[^`]*' )?make\\s[^`…]*)`")
+)
+
+// Each command of the documentation is in a list of what the tests run, and each entry of
+// those lists is in the documentation.
+func TestDocumentedCommands(t *testing.T) {
+	of(t, "host")
+	unused := make(map[string]bool)
+	known := func(line string) { unused[line] = true }
+	for _, s := range documentedSteps {
+		for line := range strings.SplitSeq(s.lines, "\n") {
+			known(line)
+		}
+	}
+	for _, o := range otherCommands {
+		checkOther(t, o)
+		known(o.line)
+	}
+	for _, h := range hereCommands {
+		known(h.line)
+	}
+	for _, p := range phrases {
+		known(p)
+	}
+	quick := make(map[string]bool)
+	admin, node, director, client := quickStart(t)
+	for line := range strings.Lines(admin + node + director + client) {
+		quick[strings.TrimSpace(line)] = true
+	}
+	listed := make(map[string]bool)
+	for line := range unused {
+		listed[line] = true
+	}
+	makes := make(map[string]bool)
+	gos := make(map[string]bool)
+	for page, text := range documentation(t) {
+		commands, code := documentedLines(t, page, text)
+		for _, m := range madeLine.FindAllStringSubmatch(text, -1) {
+			makes[strings.Join(strings.Fields(m[1]), " ")] = true
+		}
+		for _, line := range append(commands, code...) {
+			delete(unused, line.text)
+			switch {
+			case listed[line.text], quick[line.text]:
+			case makeLine.MatchString(line.text):
+				makes[line.text] = true
+			case goLine.MatchString(line.text):
+				gos[line.text] = true
+			default:
+				t.Errorf("%s: no test runs `%s`: make it a step of documentedSteps, or say in otherCommands or phrases why not", page, line.text)
+			}
+		}
+		for _, p := range phrases {
+			if strings.Contains(strings.Join(strings.Fields(text), " "), p) {
+				delete(unused, p)
+			}
+		}
+	}
+	for line := range unused {
+		t.Errorf("no page has %q any more", line)
+	}
+
+	var sources strings.Builder
+	for _, pattern := range []string{"../*_test.go", "../test/director/*_test.go", "../test/bench/datapath/*_test.go"} {
+		files, err := filepath.Glob(installed(pattern))
+		lab.Must(t, err)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			lab.Must(t, err)
+			sources.Write(text)
+		}
+	}
+	for line := range makes {
+		checkMake(t, line, sources.String())
+	}
+	for line := range gos {
+		checkGo(t, line)
+	}
+	for _, h := range hereCommands {
+		cmd := exec.Command("sh", "-c", h.line)
+		cmd.Dir = installed("..")
+		if out, err := cmd.CombinedOutput(); err != nil || !regexp.MustCompile(h.want).Match(out) {
+			t.Errorf("%s: %v, want %q\n%s", h.line, err, h.want, out)
+		}
+	}
+	if len(makes) < 30 || len(gos) < 4 || len(listed) < 60 {
+		t.Errorf("%d lines of make, %d of go, %d others: want more", len(makes), len(gos), len(listed))
+	}
+}
