@@ -223,7 +223,7 @@ func (w *documentedWorld) run(s documentedStep) {
 		began := time.Now()
 		code, out := w.shell(s.on, script)
 		if code == s.code && want.MatchString(out) {
-			w.Logf("%s, %.1f s: %s\n%s", s.on, time.Since(began).Seconds(), script, out)
+			w.Logf("%s, %.1f s: %s\n%s", s.on, time.Since(began).Seconds(), script, out[:min(len(out), 1000)])
 			return ""
 		}
 		return fmt.Sprintf("%s: %s\nexit code %d, want %d and %q:\n%s\n%s", s.on, script, code, s.code, s.want, out, w.logs(s.on))

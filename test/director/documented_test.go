@@ -19,7 +19,6 @@ var (
 	codeFence   = regexp.MustCompile("^ *```([a-z]*)$")
 	codeInText  = regexp.MustCompile("(?s)`([^`]+)`")
 	shellRemark = regexp.MustCompile(`(^|\s)#\s.*$`)
-	capitals    = regexp.MustCompile(`\b[A-Z]{4,}(/[A-Z]+)?\b`)
 )
 
 // blockKinds are what a block of a page can have. Only the first two have commands: in a
