@@ -207,7 +207,7 @@ func TestKernelNoTrack(t *testing.T) {
 	exempt := map[string]string{"untracked": "tcp . 80, udp . 53", "new": "tcp . 8080", "established": "tcp . 8080"}
 	seen(exempt)
 	errors()
-	if out := r.director.Run("cat", "/proc/net/nf_conntrack"); strings.Contains(out, "dst=10.0.0.100 sport=53") || strings.Contains(out, "dport=80 ") {
+	if out := r.director.Run("cat", "/proc/net/nf_conntrack"); strings.Contains(out, "dport=53 ") || strings.Contains(out, "dport=80 ") {
 		t.Errorf("tracked all the same:\n%s", out)
 	}
 
