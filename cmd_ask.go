@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -22,11 +21,15 @@ import (
 )
 
 // controllerAt is where the running controller answers; "" for where it does not.
-type controllerAt struct{ socket, listen string }
+type controllerAt struct {
+	socket, listen string
+	only           bool // the socket is asked alone: an operator has named it
+}
 
 // locate finds the controller of the configuration at path, "" for the default one. cfg is
 // nil when that cannot be used, and err says why, unless the default file is missing or not
 // this user's to read. Then the directories alone are read, or their defaults are taken.
+// A socket that is given is asked alone: elsewhere another controller may answer.
 func locate(path, socket string) (at controllerAt, cfg *Config, err error) {
 	file := cmp.Or(path, defaultConfigPath)
 	cfg, err = LoadConfig(file)
@@ -39,12 +42,15 @@ func locate(path, socket string) (at controllerAt, cfg *Config, err error) {
 			known = defaultConfig()
 		}
 	}
-	return controllerAt{cmp.Or(socket, socketPath(known.StateDir)), known.Listen}, cfg, err
+	if socket != "" {
+		return controllerAt{socket: socket, only: true}, cfg, err
+	}
+	return controllerAt{socket: socketPath(known.StateDir), listen: known.Listen}, cfg, err
 }
 
-// ask sends one GET request to the running controller, and reads at most most bytes of its
-// answer. When the socket has no controller, it asks the listener.
-func (c controllerAt) ask(ctx context.Context, path string, patience time.Duration, most int64) (*http.Response, []byte, error) {
+// ask sends one GET request to the running controller, and calls read with the answer.
+// When the socket has no controller, it asks the listener.
+func (c controllerAt) ask(ctx context.Context, path string, patience time.Duration, read func(*http.Response) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var noSocket error
@@ -52,43 +58,44 @@ func (c controllerAt) ask(ctx context.Context, path string, patience time.Durati
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", c.socket)
 		}
-		resp, text, err := get(ctx, &http.Transport{DialContext: dial, DisableKeepAlives: true}, "controller", path, most)
+		err := get(ctx, &http.Transport{DialContext: dial, DisableKeepAlives: true}, "controller", path, read)
 		if err == nil || !slices.ContainsFunc([]error{unix.ENOENT, unix.ENOTDIR, unix.ECONNREFUSED, unix.EACCES}, func(is error) bool { return errors.Is(err, is) }) {
-			return resp, text, err
+			return err
 		}
 		noSocket = err
 	}
 	switch {
+	case c.only:
+		return noSocket
 	case c.listen == "" && noSocket == nil:
-		return nil, nil, errors.New("listen is off")
+		return errors.New("listen is off")
 	case c.listen == "":
-		return nil, nil, fmt.Errorf("listen is off, and %w", noSocket)
+		return fmt.Errorf("listen is off, and %w", noSocket)
 	}
 	// Without a proxy: listen is an address of this host.
-	resp, text, err := get(ctx, &http.Transport{DisableKeepAlives: true}, dialable(c.listen), path, most)
+	err := get(ctx, &http.Transport{DisableKeepAlives: true}, dialable(c.listen), path, read)
 	if err != nil && noSocket != nil {
 		err = fmt.Errorf("%w, and %w", err, noSocket)
 	}
-	return resp, text, err
+	return err
 }
 
-// get sends one request. It follows no redirect: what another host says is not about this
-// one.
-func get(ctx context.Context, client *http.Transport, host, path string, most int64) (*http.Response, []byte, error) {
+// get sends one request, and calls read with the answer. It follows no redirect: what
+// another host says is not about this one.
+func get(ctx context.Context, client *http.Transport, host, path string, read func(*http.Response) error) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	resp, err := client.RoundTrip(req)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer resp.Body.Close()
 	if to := resp.Header.Get("Location"); to != "" {
-		return nil, nil, fmt.Errorf("status %s, a redirect to %q, which is not followed", resp.Status, shorten(to, quotedText))
+		return fmt.Errorf("status %s, a redirect to %q, which is not followed", resp.Status, shorten(to, quotedText))
 	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
-	return resp, text, err
+	return read(resp)
 }
 
 // dialable is the address to connect to for a listen address: this host in place of a

@@ -87,7 +87,7 @@ func hostWarnings(src *source, cfg *Config) []ConfigError {
 func takenByReload(ctx context.Context, cfg *Config) []taken {
 	ctx, cancel := context.WithTimeout(ctx, hostPatience)
 	defer cancel()
-	running, err := fetchStatus(ctx, controllerAt{socketPath(cfg.StateDir), cfg.Listen})
+	running, err := fetchStatus(ctx, controllerAt{socket: socketPath(cfg.StateDir), listen: cfg.Listen})
 	if err != nil {
 		return nil
 	}

@@ -113,7 +113,7 @@ func thisHost(ctx context.Context, src *source, peer string) (h *doctorHost, clo
 	if h.cfg, h.configErr = src.load(); h.configErr != nil {
 		h.cfg = defaultConfig()
 	}
-	h.at = controllerAt{socketPath(h.cfg.StateDir), h.cfg.Listen}
+	h.at = controllerAt{socket: socketPath(h.cfg.StateDir), listen: h.cfg.Listen}
 	if src.path != "" {
 		h.at, _, _ = locate(src.path, "") // also while the file has a mistake
 	}

@@ -69,7 +69,7 @@ func (t *initTask) flags(fs *flag.FlagSet) {
 	fs.StringVar(&t.kubeconfig, "kubeconfig", "/etc/lvs-controller/kubeconfig", "kubeconfig `file` of the director")
 	fs.StringVar(&t.ingress, "ingress", ingressPresets[0].name, "ingress `controller` of the cluster, one of: "+strings.Join(presetNames(), ", "))
 	fs.StringVar(&t.announce, "announce", string(AnnounceNone), "`method` that brings the VIP to this host: arp (the controller adds it to the device), dummy (for a routing daemon) or none (keepalived does it); arp is proposed at a terminal")
-	fs.StringVar(&t.output, "o", defaultConfigPath, "`file` to write, - for stdout")
+	fs.StringVar(&t.output, "o", defaultConfigPath, "`file` to write, or its directory; - for stdout")
 	fs.BoolVar(&t.force, "force", false, "replace the file")
 }
 
@@ -80,6 +80,10 @@ func (t *initTask) parsed(fs *flag.FlagSet) {
 
 // run writes the file.
 func (t *initTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	// As with cp: a directory gets a file of the usual name.
+	if info, err := os.Stat(t.output); strings.HasSuffix(t.output, "/") || err == nil && info.IsDir() {
+		t.output = filepath.Join(t.output, filepath.Base(defaultConfigPath))
+	}
 	if t.output != "-" && !t.force {
 		if _, err := os.Lstat(t.output); err == nil {
 			return fail(stderr, "lvs-controller init:", t.output, "is there already; -force replaces it")

@@ -69,6 +69,24 @@ func TestInit(t *testing.T) {
 	}
 }
 
+// A directory gets a file of the usual name, as with cp.
+func TestInitIntoADirectory(t *testing.T) {
+	dir := t.TempDir()
+	for _, output := range []string{dir, dir + "/new/"} {
+		path := filepath.Join(output, "config.toml")
+		args := []string{"init", "-vip", "192.0.2.7", "-interface", "lo", "-o", output}
+		if code, stdout, stderr := cli(t, args...); code != exitOK || !strings.HasPrefix(stdout, "wrote "+path+"\n") || !strings.Contains(stdout, "check -config "+path+"\n") {
+			t.Errorf("-o %s: exit %d, stdout %q, stderr %q", output, code, stdout, stderr)
+		}
+		if _, err := LoadConfig(path); err != nil {
+			t.Errorf("-o %s: %v", output, err)
+		}
+		if code, _, stderr := cli(t, args...); code != exitFailure || stderr != "lvs-controller init: "+path+" is there already; -force replaces it\n" {
+			t.Errorf("-o %s again: exit %d, stderr %q", output, code, stderr)
+		}
+	}
+}
+
 func TestInitRefuses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.toml")
 	for want, args := range map[string][]string{

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -86,9 +87,9 @@ func (t *statusTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	if t.output == "json" {
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		err = enc.Encode(st)
+		vips, services := st.VIPs, st.Services
+		st.VIPs, st.Services = []vipStatus{}, []serviceStatus{}
+		err = writeStatus(stdout, &st, each(vips), each(services), true)
 	} else {
 		err = view.print(stdout, &st)
 	}
@@ -96,6 +97,17 @@ func (t *statusTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	return exitOK
+}
+
+// each passes the elements of a list.
+func each[T any](list []T) iter.Seq[any] {
+	return func(yield func(any) bool) {
+		for i := range list {
+			if !yield(&list[i]) {
+				return
+			}
+		}
+	}
 }
 
 // fetch asks the controller, or else the kernel. note is for stderr.
@@ -157,18 +169,22 @@ func (t *readyTask) flags(fs *flag.FlagSet) {
 // such as keepalived asks it once a second: a mistake in a file that is being edited does
 // not make the director less ready.
 func (t *readyTask) run(ctx context.Context, stdout, stderr io.Writer) int {
-	at, wrong := controllerAt{t.socket, t.listen}, error(nil)
+	at, wrong := controllerAt{t.socket, t.listen, t.listen == ""}, error(nil)
 	if t.listen == "" && t.socket == "" {
 		at, _, wrong = locate(cmp.Or(t.path, defaultConfigPath), "") // without a path flags alone are the configuration
 	}
-	// The controller answers with a line. Another program there may send more.
-	resp, text, err := at.ask(ctx, "/readyz", readyTimeout, 4096)
+	code, text := 0, []byte(nil)
+	err := at.ask(ctx, "/readyz", readyTimeout, func(r *http.Response) (err error) {
+		code = r.StatusCode
+		text, err = io.ReadAll(io.LimitReader(r.Body, 4096)) // a line; another program there may send more
+		return err
+	})
 	switch {
 	case err != nil && wrong != nil:
 		return fail(stderr, wrong)
 	case err != nil:
 		return fail(stderr, "NOT READY: the controller does not answer:", err)
-	case resp.StatusCode != http.StatusOK:
+	case code != http.StatusOK:
 		return fail(stderr, "NOT READY:", strings.TrimSpace(string(text)))
 	}
 	fmt.Fprintln(stdout, "ready")
@@ -177,14 +193,72 @@ func (t *readyTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 
 // fetchStatus asks the running controller.
 func fetchStatus(ctx context.Context, at controllerAt) (st status, err error) {
-	resp, text, err := at.ask(ctx, "/status.json", statusTimeout, maxStatus)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("status %s", resp.Status)
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &st)
-	}
+	err = at.ask(ctx, "/status.json", statusTimeout, func(r *http.Response) error {
+		if r.StatusCode != http.StatusOK {
+			return fmt.Errorf("status %s", r.Status)
+		}
+		return st.read(io.LimitReader(r.Body, maxStatus))
+	})
 	return st, err
+}
+
+// read reads what writeStatus has written. The VIPs and services are read one by one: the
+// text, which is several times as large as they are, is never in memory as a whole.
+func (st *status) read(r io.Reader) error {
+	dec := json.NewDecoder(r)
+	if err := begin(dec, '{'); err != nil {
+		return err
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		switch key {
+		case "vips":
+			err = readList(dec, &st.VIPs)
+		case "services":
+			err = readList(dec, &st.Services)
+		default:
+			var value json.RawMessage
+			if err = dec.Decode(&value); err == nil {
+				err = json.Unmarshal(fmt.Appendf(nil, "{%q:%s}", key, value), st)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err := dec.Token()
+	return err
+}
+
+// begin reads the first character of an object or a list.
+func begin(dec *json.Decoder, want json.Delim) error {
+	switch t, err := dec.Token(); {
+	case err != nil:
+		return err
+	case t != want:
+		return fmt.Errorf("the answer is not a status: it has %v in place of %v", t, want)
+	}
+	return nil
+}
+
+// readList reads a list, element by element.
+func readList[T any](dec *json.Decoder, to *[]T) error {
+	if err := begin(dec, '['); err != nil {
+		return err
+	}
+	*to = []T{}
+	for dec.More() {
+		var one T
+		if err := dec.Decode(&one); err != nil {
+			return err
+		}
+		*to = append(*to, one)
+	}
+	_, err := dec.Token()
+	return err
 }
 
 // kernelStatus is what the kernel knows, without the controller. Without a configuration the

@@ -82,12 +82,17 @@ func groups(all []serviceStatus, apart bool) []*statusGroup {
 	known := make(map[string]*statusGroup)
 	for i := range all {
 		s := &all[i]
+		one := &statusGroup{vip: s.VIP, scheduler: s.Scheduler, servers: s.Servers, keys: []ServiceKey{s.Service}, traffic: s.Traffic}
+		if apart {
+			order = append(order, one)
+			continue
+		}
 		key := groupKey(s)
 		g := known[key]
-		if g == nil || apart {
-			g = &statusGroup{vip: s.VIP, scheduler: s.Scheduler, servers: slices.Clone(s.Servers), keys: []ServiceKey{s.Service}, traffic: s.Traffic}
-			known[key] = g
-			order = append(order, g)
+		if g == nil {
+			one.servers = slices.Clone(s.Servers) // which will have sums
+			known[key] = one
+			order = append(order, one)
 			continue
 		}
 		g.keys = append(g.keys, s.Service)

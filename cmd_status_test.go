@@ -65,9 +65,10 @@ config file: /etc/lvs-controller/config.toml, loaded LOADED (60m ago)
 warning: vip edge: ConfigMap ingress-nginx/tcp-services: entry "abc" is skipped: port "abc" is not
   a number from 1 to 65535
 FLOOD: the kernel defends itself with drop_entry, see docs/tuning.md
-  REAL SERVER        WEIGHT  ACTIVE INACTIVE CONNS/S  SINCE  WHY
+  REAL SERVER        WEIGHT  ACTIVE INACTIVE CONNS/S  SINCE  NODE, WHY, PROBES
 edge 10.0.0.1 80/tcp  (wlc on eth0, 12 conns/s, 12345 connections)
-  10.1.0.1                1       3       40      12   >60m  pod a ready
+  10.1.0.1                1       3       40      12   >60m  node-a, pod a ready, http down: GET
+                                                             http://10.1.0.1/: 500
   10.1.0.2                0       1        0       0    60s  4m left: pod b terminating, draining
   10.1.0.3 port 8080      1       0        0       0   >60m
 six 2001:db8::1 53/udp  (rr, 0 conns/s, 0 connections)
@@ -195,11 +196,16 @@ func TestReady(t *testing.T) {
 	}
 	ask(0, "ready\n", "", "-config", good)
 	ask(0, "ready\n", "", "-listen", listen, "-config", "/nowhere")
+	if code, stdout, stderr := cli(t, "status", "-socket", "/nowhere/x.sock", "-config", good); !strings.Contains(stderr, "(dial unix /nowhere/x.sock: ") {
+		t.Errorf("status of another socket: exit %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
 	answer = http.StatusServiceUnavailable
 	ask(1, "", "NOT READY: no real server is in service\n", "-config", good)
 	controller.Close()
 	ask(1, "", "NOT READY: the controller does not answer: ", "-listen", listen)
 	ask(1, "", "NOT READY: the controller does not answer: listen is off, and dial unix /run/lvs-controller/control.sock: ", "-config", writeConfig(t, "listen = \"\"\n"+staticVIP))
+	ask(1, "", "NOT READY: the controller does not answer: dial unix /nowhere/x.sock: ", "-socket", "/nowhere/x.sock")
+	ask(1, "", "NOT READY: the controller does not answer: dial unix /nowhere/x.sock: ", "-socket", "/nowhere/x.sock", "-config", good)
 	ask(1, "", "read the configuration: ", "-config", "/nowhere/config.toml")
 	ask(2, "", "lvs-controller ready: unknown flag -lisen, did you mean -listen?\n", "-lisen", listen)
 }

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net/netip"
@@ -22,6 +23,12 @@ import (
 const (
 	narrowWidth = 100
 	wideWidth   = 160
+	// leastNarrow and leastWide are the columns of a smaller terminal's lines.
+	leastNarrow = 60
+	leastWide   = 130
+	// whyWidth is how much room beside the numbers the reason has at least. With less it
+	// is below them.
+	whyWidth = 30
 
 	// shownLines is how many lines of one kind come before the table.
 	shownLines = 20
@@ -61,11 +68,19 @@ type statusText struct {
 
 // newStatusText is the form for a writer.
 func newStatusText(wide, ports bool, w io.Writer) *statusText {
-	v := &statusText{width: narrowWidth, wide: wide, ports: ports, colours: takesColours(w), now: time.Now}
-	if wide {
-		v.width = wideWidth
-	}
+	v := &statusText{wide: wide, ports: ports, colours: takesColours(w), now: time.Now}
+	v.fit(w)
 	return v
+}
+
+// fit sets the width for a writer: no line is longer than a terminal is wide.
+func (v *statusText) fit(w io.Writer) {
+	least, most := leastNarrow, narrowWidth
+	if v.wide {
+		least, most = leastWide, wideWidth
+	}
+	columns, _ := terminalSize(w, most)
+	v.width = max(least, min(columns, most))
 }
 
 // takesColours reports whether w is a terminal whose user wants colours (no-color.org).
@@ -85,22 +100,21 @@ func isTerminal(w io.Writer) bool {
 
 // print writes st.
 func (v *statusText) print(w io.Writer, st *status) error {
-	var b strings.Builder
+	out := bufio.NewWriter(w) // one that has failed fails until the end
 	for _, l := range v.draw(st) {
-		v.write(&b, l, v.width)
-		b.WriteByte('\n')
+		v.write(out, l, v.width)
+		_ = out.WriteByte('\n')
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return out.Flush()
 }
 
 // write writes one line, cut to width.
-func (v *statusText) write(b *strings.Builder, l textLine, width int) {
+func (v *statusText) write(b io.StringWriter, l textLine, width int) {
 	text := fitted(l.text, width)
 	if v.colours && l.style != plain {
 		text = "\x1b[" + string(l.style) + "m" + text + "\x1b[0m"
 	}
-	b.WriteString(text)
+	_, _ = b.WriteString(text)
 }
 
 // fitted is s in at most width characters.
@@ -275,7 +289,11 @@ func (v *statusText) table(st *status) {
 		}
 	}
 	longest = min(longest, 44)
-	v.row(title, longest, "REAL SERVER", "WEIGHT", "ACTIVE", "INACTIVE", "CONNS/S", "BYTES/S", "SINCE", "NODE", "PROBES", "WHY")
+	why := "NODE, WHY, PROBES"
+	if v.wide {
+		why = "WHY"
+	}
+	v.row(title, longest, "REAL SERVER", "WEIGHT", "ACTIVE", "INACTIVE", "CONNS/S", "BYTES/S", "SINCE", "NODE", "PROBES", why)
 	for _, g := range all {
 		v.group(st, g)
 		for i := range g.servers {
@@ -290,15 +308,15 @@ func (v *statusText) table(st *status) {
 			}
 			number := func(n uint64) string { return fmt.Sprint(n) }
 			v.row(look, longest, serverName(r), number(uint64(r.Weight)), number(uint64(r.Connections.Active)), number(uint64(r.Connections.Inactive)),
-				number(r.Traffic.ConnsPerSec), number(r.Traffic.InBytesPerS), v.since(st, r), n.Node, n.probes(), v.why(r))
+				number(r.Traffic.ConnsPerSec), number(r.Traffic.InBytesPerS), v.since(st, r), n.Node, n.column(), v.why(r, n))
 		}
 	}
 }
 
 func serverName(r *serverStatus) string { return RealServer{Address: r.Address, Port: r.Port}.Name() }
 
-// row adds a line of the table. The narrow one is without the bytes, the node and the
-// probes.
+// row adds a line of the table. The narrow one has no columns for the bytes, the node and
+// the probes.
 func (v *statusText) row(s style, longest int, server, weight, active, inactive, conns, bytes, since, node, probes, why string) {
 	line := fmt.Sprintf("  %-*s %6s %7s %8s %7s", longest, fitted(server, longest), weight, active, inactive, conns)
 	if v.wide {
@@ -306,10 +324,17 @@ func (v *statusText) row(s style, longest int, server, weight, active, inactive,
 	}
 	line += fmt.Sprintf(" %6s", since)
 	if v.wide {
-		line += fmt.Sprintf("  %-16s  %-14s", fitted(printable(node), 16), fitted(printable(probes), 14))
+		line += fmt.Sprintf("  %-16s  %-16s", fitted(printable(node), 16), fitted(printable(probes), 16))
 	}
 	line += "  "
 	indent := strings.Repeat(" ", utf8.RuneCountInString(line))
+	if len(indent)+whyWidth > v.width {
+		v.lines = append(v.lines, textLine{s, strings.TrimRight(line, " ")})
+		indent = "      "
+		if line = indent; why == "" {
+			return
+		}
+	}
 	for i, part := range wrapped(printable(why), v.width-len(indent), reasonLines) {
 		if i > 0 {
 			line = indent
@@ -369,24 +394,33 @@ func (v *statusText) since(st *status, r *serverStatus) string {
 	return "-"
 }
 
-// why is the reason of the weight, and how long a drain may last.
-func (v *statusText) why(r *serverStatus) string {
-	if r.DrainUntil.IsZero() {
-		return r.Why
-	}
-	return fmt.Sprintf("%s left: %s", age(r.DrainUntil.Sub(v.now())), r.Why)
-}
-
-// probes are the states of n's probes in a word each.
-func (n *nodeStatus) probes() string {
+// why is the reason of the weight with how long a drain may last, and what n has and no
+// column shows.
+func (v *statusText) why(r *serverStatus, n *nodeStatus) string {
 	var all []string
-	for _, p := range n.Probes {
-		if p.Port == 0 {
-			all = append(all, p.Kind+" "+p.State)
+	if !v.wide && n.Node != "" {
+		all = append(all, n.Node)
+	}
+	switch {
+	case !r.DrainUntil.IsZero():
+		all = append(all, fmt.Sprintf("%s left: %s", age(r.DrainUntil.Sub(v.now())), r.Why))
+	case r.Why != "":
+		all = append(all, r.Why)
+	}
+	for _, text := range n.probed(r.Why) {
+		if !v.wide || strings.Contains(text, ": ") { // an answer is too long for its column
+			all = append(all, text)
 		}
 	}
-	if down := len(n.Probes) - len(all); down > 0 {
-		all = append(all, fmt.Sprintf("%d ports down", down))
+	return strings.Join(all, ", ")
+}
+
+// column is the states of n's probes without their answers.
+func (n *nodeStatus) column() string {
+	all := n.probed("")
+	for i := range all {
+		all[i], _, _ = strings.Cut(all[i], ":")
+		all[i], _, _ = strings.Cut(all[i], ",")
 	}
 	return strings.Join(all, ",")
 }

@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +25,7 @@ import (
 	"lvs-controller/test/lab"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // textOf is st as a person sees it an hour after testTime.
@@ -46,7 +50,7 @@ func TestStatusText(t *testing.T) {
 		t.Errorf("text (-want +got):\n%s", diff)
 	}
 	wide := textOf(t, true, false, shownStatus())
-	for _, want := range []string{"node-a", "http down", "BYTES/S"} {
+	for _, want := range []string{"node-a", "http down ", "BYTES/S", "pod a ready, http down: GET"} {
 		if !strings.Contains(wide, want) {
 			t.Errorf("-o wide has no %q:\n%s", want, wide)
 		}
@@ -319,5 +323,267 @@ func TestStatusOfABrokenFile(t *testing.T) {
 	out, _ := cmd.Output()
 	if !strings.HasPrefix(stderr.String()+string(out), "config file on disk is wrong: "+file+":10: ") {
 		t.Errorf("without a controller: %q, stderr %q", out, stderr.String())
+	}
+}
+
+// watchArguments has the child process of TestStatusWatch run the program.
+const watchArguments = "LVS_TEST_WATCH_ARGUMENTS"
+
+// On a terminal -w draws in place and in its size, and leaves it as it was.
+func TestStatusWatch(t *testing.T) {
+	if args := os.Getenv(watchArguments); args != "" {
+		os.Exit(run(context.Background(), strings.Split(args, "\n"), os.Stdout, os.Stderr))
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(shownStatus()) }))
+	tty := newTerminal(t, 80, 24)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestStatusWatch$")
+	cmd.Env = append(os.Environ(), "TERM=xterm", watchArguments+"="+strings.Join([]string{"status", "-w", "-interval", "1h", "-socket", socket}, "\n"))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty.slave, tty.slave, tty.slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+
+	frames := 0
+	drawn := func(what string, lines, least, most int) {
+		t.Helper()
+		frames++
+		tty.until(t, what, func() bool { return tty.frames == frames })
+		text := tty.text()
+		if tty.scrolled || tty.shown || !tty.wraps || !strings.HasPrefix(text, "ready\n") || strings.Count(text, "\n") != lines {
+			t.Errorf("%s: scrolled %t, cursor %t, wraps %t:\n%s", what, tty.scrolled, tty.shown, tty.wraps, text)
+		}
+		n := 0
+		for line := range strings.Lines(text) {
+			n = max(n, utf8.RuneCountInString(line)-1)
+		}
+		if n > most || n < least {
+			t.Errorf("%s: the longest line has %d characters, want %d to %d:\n%s", what, n, least, most, text)
+		}
+	}
+	drawn("the first drawing", 20, 70, 80)
+	if text := tty.text(); !strings.Contains(text, "node-a, pod a") || !strings.Contains(text, "six 2001:db8::1 53/udp") {
+		t.Errorf("80 columns:\n%s", text)
+	}
+	tty.blanked = 0
+	before := tty.text()
+	_ = cmd.Process.Signal(syscall.SIGWINCH)
+	drawn("the same again", 20, 70, 80)
+	if tty.blanked > 0 || tty.text() != before {
+		t.Errorf("it flickers: %d places were empty for a moment\n%s", tty.blanked, tty.text())
+	}
+	tty.resize(t, 50, 12)
+	drawn("a smaller terminal", 11, 50, 50) // where lines are cut
+	if !strings.Contains(tty.text(), " lines more\n") {
+		t.Errorf("what does not fit is not counted:\n%s", tty.text())
+	}
+	tty.resize(t, 120, 30)
+	drawn("a larger terminal", 16, 90, 100)
+
+	stopped := func() bool {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		return strings.Contains(string(stat), ") T ")
+	}
+	tty.send(t, "\x1a")
+	tty.until(t, "ctrl-Z stops it", stopped)
+	tty.until(t, "ctrl-Z shows the cursor", func() bool { return tty.shown })
+	_ = cmd.Process.Signal(syscall.SIGCONT)
+	drawn("after ctrl-Z", 16, 90, 100)
+	tty.send(t, "\x03")
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("ctrl-C does not end it")
+	}
+	tty.until(t, "the cursor", func() bool { return tty.shown })
+	if text := tty.text(); !tty.wraps || tty.scrolled || strings.Contains(text, "^C") || tty.x != 0 || tty.y != 16 || strings.Count(text, "\n") != 16 {
+		t.Errorf("the end: wraps %t, cursor at %d,%d:\n%s", tty.wraps, tty.x, tty.y, text)
+	}
+}
+
+// terminal is a terminal of the kernel, with what a person sees on it.
+type terminal struct {
+	master, slave *os.File
+
+	mu           sync.Mutex
+	cells        [][]rune
+	x, y         int
+	pending      []byte // of an unfinished sequence
+	shown, wraps bool   // the cursor; long lines
+	scrolled     bool
+	blanked      int  // places that were cleared while they had something
+	drawn        bool // all lines of a drawing
+	frames       int  // drawings
+}
+
+func newTerminal(t *testing.T, columns, lines int) *terminal {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := int(master.Fd())
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty := &terminal{master: master, slave: slave, shown: true, wraps: true}
+	tty.resize(t, columns, lines)
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := master.Read(b)
+			if err != nil {
+				return
+			}
+			tty.mu.Lock()
+			tty.take(b[:n])
+			tty.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() { slave.Close(); master.Close() })
+	return tty
+}
+
+func (y *terminal) resize(t *testing.T, columns, lines int) {
+	t.Helper()
+	y.mu.Lock()
+	cells := make([][]rune, lines)
+	for i := range cells {
+		cells[i] = []rune(strings.Repeat(" ", columns))
+		if i < len(y.cells) {
+			copy(cells[i], y.cells[i])
+		}
+	}
+	y.cells, y.x, y.y = cells, min(y.x, columns-1), min(y.y, lines-1)
+	y.mu.Unlock()
+	if err := unix.IoctlSetWinsize(int(y.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(lines), Col: uint16(columns)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (y *terminal) send(t *testing.T, keys string) {
+	t.Helper()
+	if _, err := y.master.WriteString(keys); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// until waits for a drawing to be complete and for what holds.
+func (y *terminal) until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	lab.Within(t, 20*time.Second, func() string {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		if !holds() || len(y.pending) > 0 || y.x != 0 {
+			return what + ": not seen"
+		}
+		return ""
+	})
+}
+
+// text is what is on the screen.
+func (y *terminal) text() string {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	var b strings.Builder
+	for _, line := range y.cells {
+		b.WriteString(strings.TrimRight(string(line), " ") + "\n")
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n"
+}
+
+// clear empties line n from column x on.
+func (y *terminal) clear(n, x int) {
+	for ; x < len(y.cells[n]); x++ {
+		if y.cells[n][x] != ' ' {
+			y.blanked++
+		}
+		y.cells[n][x] = ' '
+	}
+}
+
+// take does what the program writes.
+func (y *terminal) take(b []byte) {
+	b = append(y.pending, b...)
+	for len(b) > 0 {
+		sequence := regexp.MustCompile(`^\x1b\[[?0-9;]*[A-Za-z]`).Find(b)
+		switch {
+		case b[0] == 0x1b && sequence == nil, !utf8.FullRune(b):
+			y.pending = slices.Clone(b)
+			return
+		case sequence != nil:
+			y.control(string(sequence))
+			b = b[len(sequence):]
+			continue
+		}
+		r, n := utf8.DecodeRune(b)
+		b = b[n:]
+		switch r {
+		case '\r':
+			y.x = 0
+		case '\n':
+			y.down()
+		default:
+			if y.x == len(y.cells[y.y]) && y.wraps { // the last column was written before
+				y.x = 0
+				y.down()
+			}
+			y.x = min(y.x, len(y.cells[y.y])-1)
+			y.cells[y.y][y.x] = r
+			y.x++
+		}
+	}
+	y.pending = nil
+}
+
+func (y *terminal) down() {
+	if y.y++; y.y == len(y.cells) {
+		y.scrolled, y.y = true, y.y-1
+	}
+}
+
+func (y *terminal) control(sequence string) {
+	switch sequence {
+	case hideCursor, showCursor:
+		y.shown = sequence == showCursor
+	case cutLines, wrapLines:
+		y.wraps = sequence == wrapLines
+		y.drawn = y.wraps
+	case goHome:
+		y.x, y.y = 0, 0
+	case clearLine:
+		y.clear(y.y, min(y.x, len(y.cells[y.y])-1)) // as xterm: a full line loses its end
+	case clearBelow, clearAll:
+		if sequence == clearBelow {
+			y.clear(y.y, y.x)
+		}
+		if y.drawn {
+			y.frames, y.drawn = y.frames+1, false
+		}
+		for n := range y.cells {
+			if n > y.y || sequence == clearAll {
+				y.clear(n, 0)
+			}
+		}
 	}
 }

@@ -2,8 +2,8 @@
 // each real server look whole.
 //
 // Used by main.go. It looks at the VIPs that another program should bring to a host: some
-// seconds after the start, after a change of the configuration and of this host's
-// addresses. It asks the segment with packets that change no neighbour's cache, and
+// seconds after the start, after a change of the configuration, and when one of those VIPs comes to this host or
+// leaves it. It asks the segment with packets that change no neighbour's cache, and
 // changes nothing.
 
 package main
@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 )
@@ -53,8 +54,9 @@ func newAbsentWatch(log *slog.Logger, configs *latest[Config], changed <-chan st
 
 // Run watches until ctx ends, and then returns nil. It sleeps between two changes.
 func (w *absentWatch) Run(ctx context.Context) error {
-	// Without the kernel's events it looks after a change of the configuration alone.
-	moved, _ := kernelEvents(ctx, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR)
+	// Without the kernel's events it looks after a change of the configuration alone. The
+	// addresses of other devices, as those of pods, come and go all the time.
+	moved, _ := kernelEventsOf(ctx, unix.NETLINK_ROUTE, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, w.matters)
 	for {
 		if sleepContext(ctx, w.settle); ctx.Err() != nil {
 			return nil
@@ -69,6 +71,12 @@ func (w *absentWatch) Run(ctx context.Context) error {
 		case <-moved:
 		}
 	}
+}
+
+// matters reports whether an event is about one of the VIPs.
+func (w *absentWatch) matters(m netlink.Message) bool {
+	cfg := w.configs.Get()
+	return cfg != nil && slices.Contains(leftToOthers(cfg), eventAddress(m.Data))
 }
 
 // look finds out which VIPs no host has. What cannot be found out is no reason to warn.

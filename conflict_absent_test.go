@@ -5,8 +5,11 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"lvs-controller/test/lab"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestAbsentText(t *testing.T) {
@@ -85,4 +88,49 @@ func TestAbsentOnASegment(t *testing.T) {
 	look("it is taken away", `vips="edge: 10.0.0.100"`)
 	cfg.VIPs[0].Announce = AnnounceARP
 	look("the controller brings it", `level=INFO`)
+}
+
+// The addresses of pods and of other devices come and go: the watch looks again for its
+// VIPs alone.
+func TestAbsentWakesForItsVIPs(t *testing.T) {
+	requireRoot(t)
+	l := lab.New(t.Fatalf)
+	t.Cleanup(l.Close)
+	host := l.Host("director", 2)
+	configs := newLatest[Config]()
+	w := newAbsentWatch(nil, configs, nil)
+	var events <-chan struct{}
+	var err error
+	host.Do(func() {
+		events, err = kernelEventsOf(t.Context(), unix.NETLINK_ROUTE, unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR, w.matters)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	configs.Set(&Config{VIPs: []VIP{{Name: "edge", Announce: AnnounceNone, Addresses: []netip.Addr{addr("10.0.0.100"), addr("2001:db8::100")}}, {Name: "own", Announce: AnnounceARP, Addresses: []netip.Addr{addr("10.0.0.101")}}}})
+	host.Run("ip", "link", "add", "veth7", "type", "veth", "peer", "name", "veth8")
+	for _, step := range []struct {
+		change string
+		wakes  bool
+	}{
+		{"add 10.9.0.1/24 dev veth7", false},
+		{"add 2001:db8:9::1/64 dev veth7 nodad", false},
+		{"add 10.0.0.101/32 dev eth0", false},
+		{"add 10.0.0.100/32 dev lo", true},
+		{"add 10.9.0.2/32 peer 10.0.0.100 dev veth7", false}, // the peer's address
+		{"add 2001:db8::100/128 dev lo nodad", true},
+		{"del 10.9.0.1/24 dev veth7", false},
+		{"del 10.0.0.100/32 dev lo", true},
+	} {
+		host.Run(append([]string{"ip", "address"}, strings.Fields(step.change)...)...)
+		woken := false
+		select {
+		case <-events:
+			woken = true
+		case <-time.After(map[bool]time.Duration{false: 200 * time.Millisecond, true: 5 * time.Second}[step.wakes]):
+		}
+		if woken != step.wakes {
+			t.Errorf("address %s: woken %t, want %t", step.change, woken, step.wakes)
+		}
+	}
 }

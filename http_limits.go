@@ -1,8 +1,8 @@
 // What protects the loop from the listener's clients: limits, one reading of the kernel
-// for all, and which names the status answers to.
+// and of the host's addresses for all, and which names the status answers to.
 //
-// Used by http*.go. The listener has the process in common with the loop, so
-// no number of clients may take its memory or its time.
+// Used by main.go. The listener has the process in common with the loop, so no
+// number of clients may take its memory or its time.
 
 package main
 
@@ -37,6 +37,8 @@ const (
 // kernelReading is the newest reading of the kernel's table, for all who ask within
 // sharedReading.
 type kernelReading struct {
+	observe kernelObserver // observeKernel; another one in tests
+
 	mu       sync.Mutex
 	known    shards // that it is about
 	services []KernelService
@@ -52,7 +54,7 @@ func (r *kernelReading) of(known shards) ([]KernelService, time.Time, error) {
 	if r.at.IsZero() || !same(r.known, known) || time.Since(r.at) >= sharedReading {
 		r.services = nil // the room of the last one, before there is another
 		var services []KernelService
-		r.err = observeKernel(func(k ServiceKey) bool { return known.find(k) != nil }, func(s *KernelService) {
+		r.err = r.observe(func(k ServiceKey) bool { return known.find(k) != nil }, func(s *KernelService) {
 			one := *s
 			one.Servers = slices.Clone(s.Servers)
 			services = append(services, one)
@@ -72,6 +74,36 @@ func (r *kernelReading) forget() {
 	defer r.mu.Unlock()
 	if time.Since(r.at) >= sharedReading {
 		r.known, r.services, r.at = nil, nil, time.Time{}
+	}
+}
+
+// deviceReading is the newest reading of this host's addresses, for all who ask within
+// sharedReading.
+type deviceReading struct {
+	mu      sync.Mutex
+	devices map[netip.Addr]string
+	err     error
+	at      time.Time // zero: there is none
+}
+
+// of returns vipDevices, which must not be changed.
+func (r *deviceReading) of() (map[netip.Addr]string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.at.IsZero() || time.Since(r.at) >= sharedReading {
+		r.devices, r.err = vipDevices()
+		r.at = time.Now()
+		time.AfterFunc(sharedReading, r.forget)
+	}
+	return r.devices, r.err
+}
+
+// forget gives the memory of a reading back.
+func (r *deviceReading) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.at) >= sharedReading {
+		r.devices, r.err, r.at = nil, nil, time.Time{}
 	}
 }
 

@@ -253,7 +253,7 @@ func newBenchServer(b *bench) *httpServer {
 	return &httpServer{
 		log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster, Cluster{}), configs: b.loop.config, started: time.Now(),
 		prober: newProber(log, newLatest[ProbePlan](make(chan struct{}, 1)), newLatest[Health]()), uplink: func() error { return nil },
-		readings:  readings{page: pageReading{observe: func(func(ServiceKey) bool, func(*KernelService)) error { return nil }}},
+		readings:  readings{reading: kernelReading{observe: observeKernel}, page: pageReading{observe: func(func(ServiceKey) bool, func(*KernelService)) error { return nil }}},
 		lostLines: func() uint64 { return 0 }, table: func() connectionTable { return connectionTable{} },
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -52,8 +51,8 @@ type pageReading struct {
 }
 
 // of returns the table of v, which must not be changed, when it was read, and when it
-// will be read again at the earliest.
-func (r *pageReading) of(v *loopState) (t *pageTable, at, until time.Time, err error) {
+// will be read again at the earliest. explain adds to it what the kernel does not know.
+func (r *pageReading) of(v *loopState, explain func(*loopState, *pageTable)) (t *pageTable, at, until time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now := time.Now(); r.at.IsZero() || !now.Before(r.until) {
@@ -62,6 +61,7 @@ func (r *pageReading) of(v *loopState) (t *pageTable, at, until time.Time, err e
 		r.err = r.observe(t.owned, t.add)
 		if r.err == nil {
 			t.finish()
+			explain(v, t)
 			r.table = t
 		}
 		took := time.Since(now)
@@ -80,10 +80,11 @@ func (r *pageReading) forget() {
 	}
 }
 
-// readings are those of the kernel's table.
+// readings are those that requests share.
 type readings struct {
 	reading kernelReading // for the status and the metrics
 	page    pageReading
+	devices deviceReading // of this host's addresses
 }
 
 // kernelObserver is observeKernel.
@@ -94,10 +95,11 @@ type pageState struct {
 	Host     string       `json:"host"`
 	Version  string       `json:"version"`
 	Time     time.Time    `json:"time"`
-	Read     time.Time    `json:"read,omitzero"`    // the kernel's table
-	Next     int64        `json:"next_ms"`          // until the next reading
-	Fault    string       `json:"fault,omitempty"`  // why it could not be read
-	Status   status       `json:"status"`           // without services
+	Read     time.Time    `json:"read,omitzero"`   // the kernel's table
+	Next     int64        `json:"next_ms"`         // until the next reading
+	Fault    string       `json:"fault,omitempty"` // why it could not be read
+	Status   status       `json:"status"`          // without services, and with lists of pageLines
+	LeftOff  pageLeftOff  `json:"left_off,omitzero"`
 	Load     Load         `json:"load"`             // of all VIPs
 	VIPs     []*pageVIP   `json:"vips"`             //
 	Places   pagePlaces   `json:"places"`           // where their addresses are
@@ -108,20 +110,49 @@ type pageState struct {
 	Series   *pageSeries  `json:"series,omitempty"` // for one who knows nothing yet
 }
 
-// pagePlaces are the addresses of VIPs, and where they are on this host.
-type pagePlaces map[netip.Addr]addressStatus
+// pageLines is how many lines of a list of the status the page has at most.
+const pageLines = 1_000
 
-// newPagePlaces asks the kernel for the devices of the addresses of cfg, as far as the
-// page shows them.
-func newPagePlaces(cfg *Config, drained bool) pagePlaces {
-	places := make(pagePlaces)
-	devices, err := vipDevices()
-	for i := range cfg.VIPs[:min(len(cfg.VIPs), pageVIPs)] {
-		for _, a := range newVIPStatus(cfg, &cfg.VIPs[i], devices, err, drained).Addresses {
-			places[a.Address] = a
+// pageLeftOff is how many lines of the status the page does not have.
+type pageLeftOff struct {
+	FailOpen int `json:"fail_open,omitempty"`
+	Kept     int `json:"kept,omitempty"`
+	Down     int `json:"probed_down,omitempty"`
+	Warnings int `json:"warnings,omitempty"`
+}
+
+// cutStatus leaves pageLines of each list of st. The page does not show the addresses
+// that are announced.
+func cutStatus(st *status) (left pageLeftOff) {
+	st.Announced = nil
+	for _, l := range []struct {
+		list *[]string
+		more *int
+	}{{&st.FailOpen, &left.FailOpen}, {&st.Kept, &left.Kept}, {&st.Down, &left.Down}, {&st.Warnings, &left.Warnings}} {
+		*l.more = max(0, len(*l.list)-pageLines)
+		*l.list = (*l.list)[:len(*l.list)-*l.more]
+	}
+	return left
+}
+
+// explain adds to t where the VIPs' addresses are, and the nodes and probes of the real
+// servers.
+func (s *httpServer) explain(v *loopState, t *pageTable) {
+	devices, err := s.devices.of()
+	cluster, answers := s.loop.cluster.Get(), s.prober.Answers()
+	for i := range v.Config.VIPs {
+		vip := &v.Config.VIPs[i]
+		p := t.byName[vip.Name]
+		if p == nil {
+			continue
+		}
+		for _, a := range newVIPStatus(v.Config, vip, devices, err, !v.Drained.IsZero()).Addresses {
+			t.places[a.Address] = a
+		}
+		if len(p.Blocks) > 0 {
+			p.explain(nodesOf(vip, cluster, answers))
 		}
 	}
-	return places
 }
 
 // pageProbes are the probes of one kind.
@@ -143,6 +174,7 @@ type pageSeries struct {
 func (s *httpServer) pageState() *pageState {
 	v := s.loop.published.Load()
 	p := &pageState{Version: version, Time: time.Now(), Status: s.head(v), VIPs: []*pageVIP{}, Changes: s.loop.changes.last(), Probes: []pageProbes{}}
+	p.LeftOff = cutStatus(&p.Status)
 	p.Host, _ = os.Hostname() // without a name the page has none
 	if len(p.Changes) > 0 {
 		p.Number = p.Changes[0].Number
@@ -155,7 +187,7 @@ func (s *httpServer) pageState() *pageState {
 	if v == nil || v.Config == nil {
 		return p
 	}
-	t, at, until, err := s.page.of(v)
+	t, at, until, err := s.page.of(v, s.explain)
 	p.Read, p.Next = at, max(0, time.Until(until).Milliseconds())
 	if err != nil {
 		p.Fault = err.Error()
@@ -164,8 +196,7 @@ func (s *httpServer) pageState() *pageState {
 		}
 		return p
 	}
-	p.Places = newPagePlaces(v.Config, !v.Drained.IsZero())
-	p.Load, p.VIPs, p.MoreVIPs = t.total, t.vips, t.more
+	p.Load, p.VIPs, p.MoreVIPs, p.Places = t.total, t.vips, t.more, t.places
 	return p
 }
 
@@ -192,13 +223,17 @@ func tenths(v float32) float64 { return float64(int64(float64(v)*10+0.5)) / 10 }
 // pageJSON gives the figures of the page. The parameter known is the number of the
 // newest change that the page has; without it the page gets the series, too.
 func (s *httpServer) pageJSON(w http.ResponseWriter, r *http.Request) {
-	p := s.pageState()
-	if text := r.URL.Query().Get("known"); text == "" {
-		p.Series = s.series()
-	} else if n, err := strconv.ParseUint(text, 10, 64); err != nil {
+	text := r.URL.Query().Get("known")
+	known, err := strconv.ParseUint(text, 10, 64)
+	if text != "" && err != nil {
 		http.Error(w, "known is not a number", http.StatusBadRequest)
 		return
-	} else if n == p.Number {
+	}
+	p := s.pageState()
+	switch {
+	case text == "":
+		p.Series = s.series()
+	case known == p.Number:
 		p.Changes = nil
 	}
 	harden(w.Header())

@@ -118,8 +118,8 @@ func (h htmlWriter) notices(p *pageState) {
 			h.print("<span>%s</span></li>\n", n.Text)
 		}
 	}
-	if more := len(all) - pageNotices; more > 0 {
-		h.print("<li>and %s more</li>\n", strconv.Itoa(more))
+	if more := len(all) + p.LeftOff.FailOpen + p.LeftOff.Kept + p.LeftOff.Warnings - pageNotices; more > 0 {
+		h.print("<li>and %s more: <code>lvs-controller status -o json</code> has all</li>\n", count(more))
 	}
 	h.print("</ul></section>\n")
 }
@@ -231,8 +231,15 @@ func (h htmlWriter) rows(rows []pageRow) {
 		if !r.Until.IsZero() {
 			why += ", until " + r.Until.Format(time.TimeOnly) + " at most"
 		}
-		h.print("<tr><th scope=\"row\"><code>%s</code></th><td><span class=\"dot %s\">%s</span></td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n wide\">%s</td><td class=\"n wide\">%s</td><td class=\"why\">%s</td></tr>\n",
-			r.Server, stateClass(r.State), r.State, count(int(r.Weight)), grouped(uint64(r.Load.Connections.Active)), grouped(uint64(r.Load.Connections.Inactive)), grouped(r.Load.Traffic.ConnsPerSec), grouped(r.Load.Traffic.Connections), why)
+		if r.Probes != "" {
+			why += "; " + r.Probes
+		}
+		h.print("<tr><th scope=\"row\"><code>%s</code>", r.Server)
+		if r.Node != "" {
+			h.print(" <small>%s</small>", r.Node)
+		}
+		h.print("</th><td><span class=\"dot %s\">%s</span></td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n wide\">%s</td><td class=\"n wide\">%s</td><td class=\"why\">%s</td></tr>\n",
+			stateClass(r.State), r.State, count(int(r.Weight)), grouped(uint64(r.Load.Connections.Active)), grouped(uint64(r.Load.Connections.Inactive)), grouped(r.Load.Traffic.ConnsPerSec), grouped(r.Load.Traffic.Connections), why)
 	}
 	h.print("</tbody></table>")
 }
@@ -306,10 +313,11 @@ const pageDown = 100
 
 func (h htmlWriter) probes(p *pageState) {
 	down := p.Status.Down
-	if len(p.Probes)+len(down) == 0 {
+	failing := len(down) + p.LeftOff.Down
+	if len(p.Probes)+failing == 0 {
 		return
 	}
-	h.print("<section class=\"probes\"><h2>Probes <small>%s</small></h2>\n<ul class=\"kinds\">", countOf(len(down), "failing target"))
+	h.print("<section class=\"probes\"><h2>Probes <small>%s</small></h2>\n<ul class=\"kinds\">", countOf(failing, "failing target"))
 	for _, k := range p.Probes {
 		h.print("<li><b>%s</b> %s up, %s down, %s not known yet</li>", k.Kind, count(k.Up), count(k.Down), count(k.Unknown))
 	}
@@ -317,7 +325,7 @@ func (h htmlWriter) probes(p *pageState) {
 	for _, text := range down[:min(len(down), pageDown)] {
 		h.print("<li><span class=\"dot bad\">down</span> <span>%s</span></li>\n", text)
 	}
-	if more := len(down) - pageDown; more > 0 {
+	if more := failing - pageDown; more > 0 {
 		h.print("<li>and %s more</li>\n", count(more))
 	}
 	h.print("</ul></section>\n")

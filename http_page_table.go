@@ -10,7 +10,9 @@ package main
 import (
 	"crypto/sha256"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -45,16 +47,19 @@ type pageBlock struct {
 	Servers     int        `json:"servers"`
 	Rows        []pageRow  `json:"rows"` // none where the page has no room for them
 
-	ports []Port
+	ports   []Port
+	servers []netip.Addr // of Rows
 }
 
 // pageRow is one real server of the services of a block.
 type pageRow struct {
 	Server string    `json:"server"`
+	Node   string    `json:"node,omitempty"`
 	Weight uint32    `json:"weight"`
 	State  string    `json:"state"`
 	Why    string    `json:"why,omitempty"`
-	Until  time.Time `json:"until,omitzero"` // it drains at most until then
+	Probes string    `json:"probes,omitempty"` // their states, and the last answers that did not pass
+	Until  time.Time `json:"until,omitzero"`   // it drains at most until then
 	Load   Load      `json:"load"`
 }
 
@@ -65,12 +70,16 @@ const (
 	rowWithout = "weight 0"
 )
 
+// pagePlaces are the addresses of VIPs, and where they are on this host.
+type pagePlaces map[netip.Addr]addressStatus
+
 // pageTable collects services into VIPs and blocks.
 type pageTable struct {
 	known  shards
 	vips   []*pageVIP
 	more   int // VIPs that are left out
 	total  Load
+	places pagePlaces
 	rows   int
 	byName map[string]*pageVIP
 	blocks map[[sha256.Size]byte]*pageBlock
@@ -79,7 +88,7 @@ type pageTable struct {
 
 // newPageTable begins a table with the VIPs of the configuration.
 func newPageTable(v *loopState) *pageTable {
-	t := &pageTable{known: v.Shards, byName: make(map[string]*pageVIP), blocks: make(map[[sha256.Size]byte]*pageBlock)}
+	t := &pageTable{known: v.Shards, places: make(pagePlaces), byName: make(map[string]*pageVIP), blocks: make(map[[sha256.Size]byte]*pageBlock)}
 	for i := range v.Config.VIPs {
 		if p := t.vip(v.Config.VIPs[i].Name); p != nil {
 			p.Addresses = v.Config.VIPs[i].Addresses
@@ -142,6 +151,9 @@ func (t *pageTable) add(k *KernelService) {
 		}
 		if t.rows+len(rows) <= pageRows {
 			b.Rows = make([]pageRow, len(rows))
+			for i := range k.Servers {
+				b.servers = append(b.servers, k.Servers[i].Address)
+			}
 			t.rows += len(rows)
 		}
 		t.blocks[key] = b
@@ -227,6 +239,21 @@ func (t *pageTable) finish() {
 			if b.Rows == nil {
 				b.Rows = []pageRow{}
 			}
+		}
+	}
+}
+
+// explain adds the nodes and the probes to the rows of p. nodes are in order.
+func (p *pageVIP) explain(nodes []nodeStatus) {
+	for _, b := range p.Blocks {
+		for i := range b.Rows {
+			r := &b.Rows[i]
+			n, found := slices.BinarySearchFunc(nodes, b.servers[i], func(n nodeStatus, a netip.Addr) int { return n.Address.Compare(a) })
+			if !found {
+				continue
+			}
+			r.Node = shorten(nodes[n].Node, keptText)
+			r.Probes = shorten(strings.Join(nodes[n].probed(r.Why), ", "), keptText)
 		}
 	}
 }

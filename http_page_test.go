@@ -66,8 +66,9 @@ func TestPageFigures(t *testing.T) {
 	vip := testVIP(func(v *VIP) {
 		v.Ports = []Port{{80, TCP}, {443, TCP}, {53, UDP}, {9000, TCP}, {9001, TCP}, {9002, TCP}}
 	})
-	b, s := newPageServer(t, []VIP{vip}, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"))
-	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	on := func(p *Pod) { p.Node = "node-" + p.Name }
+	b, s := newPageServer(t, []VIP{vip}, with(readyPod("a", "10.1.0.1"), on), with(readyPod("b", "10.1.0.2"), on))
+	b.loop.cluster.Set(testCluster(nil, with(readyPod("a", "10.1.0.1"), on)))
 	b.pass()
 	got := s.figures(t, "")
 	if len(got.VIPs) != 1 || len(got.VIPs[0].Blocks) != 2 || got.VIPs[0].Services != 6 || got.Load.Traffic.ConnsPerSec != 210 {
@@ -81,7 +82,7 @@ func TestPageFigures(t *testing.T) {
 		t.Error(diff)
 	}
 	want := []pageRow{
-		{Server: "10.1.0.1", Weight: 1, State: rowServes, Why: "pod a ready", Load: Load{Connections{Active: 5, Inactive: 50}, Traffic{Connections: 2000, ConnsPerSec: 20}}},
+		{Server: "10.1.0.1", Node: "node-a", Weight: 1, State: rowServes, Why: "pod a ready", Load: Load{Connections{Active: 5, Inactive: 50}, Traffic{Connections: 2000, ConnsPerSec: 20}}},
 		{Server: "10.1.0.2", Weight: 0, State: rowDrains, Why: "no pod or static entry left, draining", Until: testTime.Add(defaultDrainTimeout), Load: Load{Connections{Active: 10, Inactive: 100}, Traffic{Connections: 2000, ConnsPerSec: 20}}},
 	}
 	if diff := cmp.Diff(want, tcp.Rows); diff != "" {
@@ -93,6 +94,7 @@ func TestPageFigures(t *testing.T) {
 	// The page without scripts shows the same.
 	_, body := s.ask("GET", "/")
 	for _, part := range []string{
+		`<code>10.1.0.1</code> <small>node-a</small></th>`,
 		"80/tcp, 443/tcp, 9000-9002/tcp", "1 of 2 real servers in service", "15 active, 200 new/s",
 		`<code>10.1.0.2</code></th><td><span class="dot warn">draining</span></td><td class="n">0</td><td class="n">10</td><td class="n">100</td>`,
 		"no pod or static entry left, draining, until ", "leaves 5 services of edge, 10 active",
@@ -100,6 +102,62 @@ func TestPageFigures(t *testing.T) {
 		if !strings.Contains(body, part) {
 			t.Errorf("the page lacks %q:\n%s", part, body[strings.Index(body, "<main"):])
 		}
+	}
+}
+
+// A row has its node, and the last answers of its probes where the reason lacks them.
+func TestPageProbes(t *testing.T) {
+	nodes := []nodeStatus{
+		{Address: addr("10.1.0.1"), Node: "node-a", Probes: []probeStatus{{Kind: "tcp", State: "up", Answer: probePassed}, {Kind: "http", State: "up", Answer: "GET /: 500"}}},
+		{Address: addr("10.1.0.2"), Node: "node-b", Probes: []probeStatus{
+			{Kind: "tcp", State: "down", Answer: "refused"}, {Kind: "port", Port: 80, State: "down", Answer: "no answer"}, {Kind: "port", Port: 81, State: "down", Answer: "refused"},
+		}},
+	}
+	p := pageVIP{Blocks: []*pageBlock{{Rows: []pageRow{{}, {Why: "pod b ready, but refused"}, {}}, servers: []netip.Addr{addr("10.1.0.1"), addr("10.1.0.2"), addr("10.1.0.3")}}}}
+	p.explain(nodes)
+	var got []string
+	for _, r := range p.Blocks[0].Rows {
+		got = append(got, r.Node+": "+r.Probes)
+	}
+	want := []string{"node-a: tcp up, http up: GET /: 500", "node-b: tcp down, 2 ports not up, port 80: no answer", ": "}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	var page bytes.Buffer
+	htmlWriter{&page}.rows(p.Blocks[0].Rows)
+	if !strings.Contains(page.String(), `<td class="why">pod b ready, but refused; tcp down, 2 ports not up, port 80: no answer</td>`) {
+		t.Errorf("the page lacks the probes: %s", &page)
+	}
+}
+
+// The lists of the status are bounded on the page, and what is left off is counted.
+func TestPageCutsLists(t *testing.T) {
+	b, s := newPageServer(t, []VIP{testVIP()}, readyPod("a", "10.1.0.1"))
+	v := *b.loop.published.Load()
+	v.Health = &Health{Down: make(map[HealthKey]string)}
+	for i := range pageLines + 30 {
+		v.Health.Down[HealthKey{"edge", addr("10.1.0.9"), uint16(i + 1)}] = "refused"
+		v.Health.Open = append(v.Health.Open, FailOpen{VIP: "edge"})
+		v.Kept = append(v.Kept, workKey{VIP: "edge"})
+	}
+	v.Announced = []netip.Addr{addr("10.0.0.1")}
+	v.Warnings = slices.Repeat([]string{"warning"}, 3*pageLines)
+	b.loop.published.Store(&v)
+	got := s.figures(t, "")
+	if st := &got.Status; len(st.Down) != pageLines || len(st.Warnings) != pageLines || len(st.FailOpen) != pageLines || len(st.Kept) != pageLines || st.Announced != nil {
+		t.Errorf("%d down, %d warnings, %d fail-open, %d kept", len(st.Down), len(st.Warnings), len(st.FailOpen), len(st.Kept))
+	}
+	if want := (pageLeftOff{FailOpen: 30, Kept: 30, Down: 30, Warnings: 2 * pageLines}); got.LeftOff != want {
+		t.Errorf("left off: %+v, want %+v", got.LeftOff, want)
+	}
+	_, body := s.ask("GET", "/")
+	for _, part := range []string{"Probes <small>1,030 failing targets</small>", "<li>and 930 more</li>", "<li>and 4,960 more: "} {
+		if !strings.Contains(body, part) {
+			t.Errorf("the page lacks %q", part)
+		}
+	}
+	if st := b.loop.published.Load(); len(st.Warnings) != 3*pageLines {
+		t.Error("the page cuts what the loop has published")
 	}
 }
 
@@ -295,10 +353,18 @@ func TestPageReadingIsShared(t *testing.T) {
 		time.Sleep(slow)
 		return kernel(owned, visit)
 	}
+	s.reading.observe = kernel
 	s.ask("GET", "/")
+	devices := s.devices.at
 	s.ask("GET", "/page.json")
-	if reads != 1 {
-		t.Errorf("two requests: %d readings", reads)
+	s.ask("GET", "/page.json?known=x")
+	if s.devices.at != devices {
+		t.Errorf("the devices are read again after %s", s.devices.at.Sub(devices))
+	}
+	s.devices.at = time.Time{}
+	s.ask("GET", "/status.json")
+	if reads != 1 || devices.IsZero() || s.devices.at.IsZero() {
+		t.Errorf("some requests: %d readings, the devices at %s, for the status at %s", reads, devices, s.devices.at)
 	}
 	over := func() { // a second later
 		s.page.mu.Lock()

@@ -169,8 +169,33 @@ func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if err := writeStatus(w, &st, s.vips(v), s.services(services, v)); err != nil {
+	if err := writeStatus(w, &st, s.vips(v), s.services(services, v), false); err != nil {
 		s.log.Debug("an answer to /status.json could not be sent completely", "err", err)
+	}
+}
+
+// vips passes the state of each VIP that v has, those of the configuration before the
+// first pass.
+func (s *httpServer) vips(v *loopState) iter.Seq[any] {
+	cfg := s.configs.Get()
+	if v != nil {
+		cfg = v.Config
+	}
+	drained := v != nil && !v.Drained.IsZero()
+	return func(yield func(any) bool) {
+		if cfg == nil || len(cfg.VIPs) == 0 {
+			return
+		}
+		devices, err := s.devices.of()
+		cluster, answers := s.loop.cluster.Get(), s.prober.Answers()
+		for i := range cfg.VIPs {
+			vip := &cfg.VIPs[i]
+			one := newVIPStatus(cfg, vip, devices, err, drained)
+			one.Nodes = nodesOf(vip, cluster, answers)
+			if !yield(one) {
+				return
+			}
+		}
 	}
 }
 
@@ -187,39 +212,47 @@ func (s *httpServer) services(all []KernelService, v *loopState) iter.Seq[any] {
 }
 
 // writeStatus writes st, whose lists of VIPs and services are empty, with those of vips and
-// services, one by one.
-func writeStatus(w io.Writer, st *status, vips, services iter.Seq[any]) error {
+// services, one by one. indented is for people.
+func writeStatus(w io.Writer, st *status, vips, services iter.Seq[any], indented bool) error {
+	encode := json.Marshal
+	middle, end, before := `],"services":[`, "]}", "\n"
+	if indented {
+		encode = func(v any) ([]byte, error) { return json.MarshalIndent(v, "    ", "  ") }
+		middle, end, before = "\n  ],\n  \"services\": [", "\n  ]\n}", "\n    "
+	}
 	head, err := json.Marshal(st)
+	if err == nil && indented {
+		head, err = json.MarshalIndent(st, "", "  ")
+	}
 	if err != nil {
 		return err
 	}
-	const middle = `],"services":[`
+	// The lists are the last two fields, the first one of the two still open.
+	head = head[:bytes.LastIndexByte(head[:bytes.LastIndexByte(head, '[')], '[')+1]
 	out := bufio.NewWriter(w)
 	// A writer that has failed fails until the end, and Flush says so.
-	_, _ = out.Write(bytes.TrimSuffix(head, []byte(middle+"]}")))
-	if err := writeList(out, vips); err != nil {
+	_, _ = out.Write(head)
+	if err := writeList(out, vips, encode, before); err != nil {
 		return err
 	}
 	_, _ = out.WriteString(middle)
-	if err := writeList(out, services); err != nil {
+	if err := writeList(out, services, encode, before); err != nil {
 		return err
 	}
-	_, _ = out.WriteString("]}\n")
+	_, _ = out.WriteString(end + "\n")
 	return out.Flush()
 }
 
-// writeList writes the elements of a JSON list.
-func writeList(out *bufio.Writer, all iter.Seq[any]) error {
-	first := true
+// writeList writes the elements of a JSON list, before in front of each.
+func writeList(out *bufio.Writer, all iter.Seq[any], encode func(any) ([]byte, error), before string) error {
+	comma := ""
 	for one := range all {
-		b, err := json.Marshal(one)
+		b, err := encode(one)
 		if err != nil {
 			return err
 		}
-		if !first {
-			_, _ = out.WriteString(",\n")
-		}
-		first = false
+		_, _ = out.WriteString(comma + before)
+		comma = ","
 		if _, err := out.Write(b); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -446,23 +447,29 @@ func TestStatusIsStreamed(t *testing.T) {
 	st := status{Ready: true, Warnings: []string{"\"]}"}, VIPs: []vipStatus{}, Services: []serviceStatus{}}
 	none := func(func(any) bool) {}
 	all := newBenchServer(newBench(t, testVIP())).services(services, v)
-	counted := new(countingWriter)
-	if err := writeStatus(counted, &st, none, all); err != nil {
-		t.Fatal(err)
-	}
-	if counted.largest > 64<<10 {
-		t.Errorf("one write has %d bytes", counted.largest)
-	}
-	var again status
-	if err := json.Unmarshal(counted.all.Bytes(), &again); err != nil {
-		t.Fatal(err)
-	}
-	if len(again.Services) != 2_000 || len(again.Services[7].Servers) != 50 || !again.Ready || again.Warnings[0] != "\"]}" {
-		t.Errorf("%d services, ready %v, warnings %q", len(again.Services), again.Ready, again.Warnings)
-	}
-	var empty bytes.Buffer
-	if err := writeStatus(&empty, &st, none, none); err != nil || json.Unmarshal(empty.Bytes(), &again) != nil {
-		t.Errorf("without services: %v, %s", err, empty.String())
+	for _, indented := range []bool{false, true} {
+		counted := new(countingWriter)
+		if err := writeStatus(counted, &st, none, all, indented); err != nil {
+			t.Fatal(err)
+		}
+		if counted.largest > 64<<10 {
+			t.Errorf("one write has %d bytes", counted.largest)
+		}
+		var again status
+		if err := json.Unmarshal(counted.all.Bytes(), &again); err != nil {
+			t.Fatal(err)
+		}
+		if len(again.Services) != 2_000 || len(again.Services[7].Servers) != 50 || !again.Ready || again.Warnings[0] != "\"]}" {
+			t.Errorf("%d services, ready %v, warnings %q", len(again.Services), again.Ready, again.Warnings)
+		}
+		var read status
+		if err := read.read(&counted.all); err != nil || !reflect.DeepEqual(again, read) {
+			t.Errorf("read one by one: %v, %d services", err, len(read.Services))
+		}
+		var empty bytes.Buffer
+		if err := writeStatus(&empty, &st, none, none, indented); err != nil || json.Unmarshal(empty.Bytes(), &again) != nil {
+			t.Errorf("without services: %v, %s", err, empty.String())
+		}
 	}
 }
 

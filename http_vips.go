@@ -1,8 +1,7 @@
 // What the status says of each VIP: on which device of this host its addresses are, and
 // which nodes and pods its real servers are.
 //
-// Used by cmd*.go. It asks the kernel and the prober once for each answer. It
-// changes nothing.
+// Used by http*.go and cmd*.go. It changes nothing.
 
 package main
 
@@ -10,7 +9,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -18,8 +16,10 @@ import (
 	"time"
 )
 
-// shownPods is how many pods of a node the status names.
-const shownPods = 4
+const (
+	shownPods   = 4        // pods of a node that the status names
+	probePassed = "passed" // a probe's answer
+)
 
 // vipStatus is a VIP of the configuration.
 type vipStatus struct {
@@ -54,32 +54,6 @@ type probeStatus struct {
 	State  string    `json:"state"`  // up, down or unknown
 	Answer string    `json:"answer"` // of the last probe: passed, or why not
 	At     time.Time `json:"at"`     // when that began
-}
-
-// vips passes the state of each VIP that v has, those of the configuration before the
-// first pass.
-func (s *httpServer) vips(v *loopState) iter.Seq[any] {
-	cfg := s.configs.Get()
-	if v != nil {
-		cfg = v.Config
-	}
-	drained := v != nil && !v.Drained.IsZero()
-	return func(yield func(any) bool) {
-		if cfg == nil || len(cfg.VIPs) == 0 {
-			return
-		}
-		devices, err := vipDevices()
-		cluster, answers := s.loop.cluster.Get(), s.prober.Answers()
-		for i := range cfg.VIPs {
-			vip := &cfg.VIPs[i]
-			one := newVIPStatus(cfg, vip, devices, err, drained)
-			n, _ := slices.BinarySearchFunc(answers, vip.Name, func(a ProbeAnswer, name string) int { return strings.Compare(a.VIP, name) })
-			one.Nodes = nodesOf(vip, cluster, answers[n:])
-			if !yield(one) {
-				return
-			}
-		}
-	}
 }
 
 // newVIPStatus is a VIP and where it is. err says why devices are not known.
@@ -137,7 +111,7 @@ func vipDevices() (map[netip.Addr]string, error) {
 	return devices, err
 }
 
-// nodesOf are the nodes of vip's real servers. answers begin with those about vip.
+// nodesOf are the nodes of vip's real servers. answers are those about all VIPs, in order.
 func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer) []nodeStatus {
 	nodes := make(map[netip.Addr]*nodeStatus)
 	at := func(a netip.Addr) *nodeStatus {
@@ -157,12 +131,10 @@ func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer) []nodeStatus {
 			}
 		})
 	}
-	for i := range answers {
+	first, _ := slices.BinarySearchFunc(answers, vip.Name, func(a ProbeAnswer, name string) int { return strings.Compare(a.VIP, name) })
+	for i := first; i < len(answers) && answers[i].VIP == vip.Name; i++ {
 		a := &answers[i]
-		if a.VIP != vip.Name {
-			break
-		}
-		said := "passed"
+		said := probePassed
 		if a.Result != passed {
 			said = cmp.Or(a.Why, "no result")
 		}
@@ -172,6 +144,39 @@ func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer) []nodeStatus {
 	var all []nodeStatus
 	for _, a := range sortedBy(maps.Keys(nodes), netip.Addr.Compare) {
 		all = append(all, *nodes[a])
+	}
+	return all
+}
+
+// unsaid is p's last answer, "" if it passed or why has it already.
+func (p *probeStatus) unsaid(why string) string {
+	if p.Answer == probePassed || strings.Contains(why, p.Answer) {
+		return ""
+	}
+	return p.Answer
+}
+
+// probed are the states of n's probes, with the last answers that did not pass, but for
+// those that why has. Of single ports it counts those that are not up, with one answer.
+func (n *nodeStatus) probed(why string) (all []string) {
+	ports, first := 0, ""
+	for i := range n.Probes {
+		p := &n.Probes[i]
+		said := p.unsaid(why)
+		switch {
+		case p.Port != 0:
+			ports++
+			if first == "" && said != "" {
+				first = fmt.Sprintf(", port %d: %s", p.Port, said)
+			}
+		case said != "":
+			all = append(all, p.Kind+" "+p.State+": "+said)
+		default:
+			all = append(all, p.Kind+" "+p.State)
+		}
+	}
+	if ports > 0 {
+		all = append(all, fmt.Sprintf("%d ports not up%s", ports, first))
 	}
 	return all
 }

@@ -1,8 +1,8 @@
 // VIP addresses on devices.
 //
-// Used by conflict_watch.go, health*.go, host*.go, http_vips.go and cmd*.go. The
-// files of cmd and host call it by the interface addressTable. It adds and removes
-// only host addresses (/32, /128), one at a time, by device name.
+// Used by conflict*.go, health*.go, host*.go, http_vips.go and cmd*.go. The files of
+// cmd and host call it by the interface addressTable. It adds and removes only host
+// addresses (/32, /128), one at a time, by device name.
 
 package main
 
@@ -69,6 +69,25 @@ func (r *rtnl) eachAddress(do func(index uint32, a deviceAddress)) error {
 		}
 	}
 	return nil
+}
+
+// eventAddress is the address that an event of the kernel says has come to a device or has
+// left it; the zero Addr if it says none.
+func eventAddress(event []byte) (a netip.Addr) {
+	const attributes = 8 // their place behind struct ifaddrmsg
+	if len(event) < attributes {
+		return a
+	}
+	d, err := netlink.NewAttributeDecoder(event[attributes:])
+	if err != nil {
+		return a
+	}
+	for d.Next() {
+		if t := d.Type(); t == unix.IFA_LOCAL || t == unix.IFA_ADDRESS && !a.IsValid() { // as eachAddress
+			a, _ = netip.AddrFromSlice(d.Bytes())
+		}
+	}
+	return a.Unmap()
 }
 
 // broadcasts lists, sorted, the broadcast addresses of the networks that this host is in.

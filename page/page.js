@@ -23,7 +23,7 @@ function pick(vip, block, list) {
   const head = (vip.name + " " + vip.addresses.join(" ") + " " + (block.address || "") + " " + block.scheduler + " " + block.ports.join(" ")).toLowerCase();
   const rest = list.filter(w => !head.includes(w) && !hasPort(block, w));
   if (!rest.length) return block.rows;
-  const rows = block.rows.filter(r => { const t = (r.server + " " + r.state + " " + (r.why || "")).toLowerCase(); return rest.every(w => t.includes(w)); });
+  const rows = block.rows.filter(r => { const t = [r.server, r.node, r.state, r.why, r.probes].join(" ").toLowerCase(); return rest.every(w => t.includes(w)); });
   return rows.length ? rows : null;
 }
 
@@ -33,13 +33,15 @@ const columns = [["Real server"], ["State"], ["Weight", "n"], ["Active", "n"], [
 class Row {
   constructor() {
     this.cells = [el("code"), el("span", { class: "dot" }), ...columns.slice(2).map(c => el("td", { class: c[1] }))];
-    this.el = el("tr", null, el("th", { scope: "row" }, this.cells[0]), el("td", null, this.cells[1]), ...this.cells.slice(2));
+    this.node = el("small");
+    this.el = el("tr", null, el("th", { scope: "row" }, this.cells[0], " ", this.node), el("td", null, this.cells[1]), ...this.cells.slice(2));
   }
   show(r) {
     const c = r.load.connections, t = r.load.traffic;
     name(this.cells[1], "dot " + (classes[r.state] || "off"));
+    say(this.node, r.node || "");
     [r.server, r.state, num(r.weight), num(c.active), num(c.inactive), num(t.conns_per_sec), num(t.connections),
-      (r.why || "") + (r.until ? ", " + span(Date.parse(r.until) - now()) + " left at most" : "")].forEach((text, i) => say(this.cells[i], text));
+      (r.why || "") + (r.until ? ", " + span(Date.parse(r.until) - now()) + " left at most" : "") + (r.probes ? "; " + r.probes : "")].forEach((text, i) => say(this.cells[i], text));
   }
 }
 class Block {
@@ -223,7 +225,7 @@ function drains(s, list) {
   for (const v of s.vips) for (const b of v.blocks) for (const r of b.rows) {
     if (r.state !== "draining") continue;
     const key = v.name + "\n" + r.server;
-    const d = all.get(key) || { server: r.server, vip: v.name, services: 0, active: 0, until: 0, text: [v.name, r.server, r.why].join(" ").toLowerCase() };
+    const d = all.get(key) || { server: r.server, vip: v.name, services: 0, active: 0, until: 0, text: [v.name, r.server, r.node, r.why].join(" ").toLowerCase() };
     d.services += b.services; d.active += r.load.connections.active; d.until = Math.max(d.until, Date.parse(r.until));
     all.set(key, d);
   }
@@ -233,12 +235,13 @@ function drains(s, list) {
   return all.size ? parts.drains.el : null;
 }
 function probes(s, list) {
-  const down = (s.status.probed_down || []).filter(t => list.every(w => t.toLowerCase().includes(w)));
-  if (!s.probes.length && !(s.status.probed_down || []).length) return null;
+  const all = s.status.probed_down || [], left = (s.left_off || {}).probed_down || 0;
+  const down = all.filter(t => list.every(w => t.toLowerCase().includes(w)));
+  if (!s.probes.length && !all.length) return null;
   keep(kinds, s.probes.map(k => el("li", null, el("b", null, k.kind), " " + num(k.up) + " up, " + num(k.down) + " down, " + num(k.unknown) + " not known yet")));
-  const texts = down.slice(0, 100);
-  if (down.length > 100) texts.push("and " + num(down.length - 100) + " more");
-  parts.probes.show(plural((s.status.probed_down || []).length, "failing target"), texts, text => el("li", null, el("span", { class: "dot bad" }, "down"), el("span", null, text)));
+  const lines = down.slice(0, 100).map(text => ["down", text]), more = down.length - lines.length + left;
+  if (more) lines.push(["", "and " + num(more) + " more"]);
+  parts.probes.show(plural(all.length + left, "failing target"), lines, ([down, text]) => el("li", null, down ? el("span", { class: "dot bad" }, down) : null, el("span", null, text)));
   return parts.probes.el;
 }
 function changes(s, list) {
@@ -275,7 +278,9 @@ function render() {
   }
   if (!list.length) for (const [key, view] of before) { vips.delete(key); views.delete(view.el); seen.unobserve(view.el); }
   const wrong = notices(s);
-  parts.notices.show(num(wrong.length), wrong.slice(0, 100), n => el("li", { class: n.level }, el("b", null, n.what), n.text.length <= 200 ? el("span", null, n.text)
+  const off = s.left_off || {}, total = wrong.length + (off.fail_open || 0) + (off.kept || 0) + (off.warnings || 0), listed = wrong.slice(0, 100);
+  if (total > 100) listed.push({ level: "", what: "", text: "and " + num(total - 100) + " more: lvs-controller status -o json has all" });
+  parts.notices.show(num(total), listed, n => el("li", { class: n.level }, el("b", null, n.what), n.text.length <= 200 ? el("span", null, n.text)
     : el("details", null, el("summary", null, n.text.slice(0, 200) + "…"), el("span", null, n.text))));
   say(empty, list.length ? "Nothing matches “" + query.trim() + "”." : s.fault ? "" : "No VIP is known yet.");
   say(moreVIPs, plural(s.more_vips, "more VIP") + " not shown: lvs-controller status has all.");
@@ -312,7 +317,10 @@ document.addEventListener("keydown", e => {
   if (e.key === "Escape" && document.activeElement === filter) { filter.value = ""; query = ""; filter.blur(); render(); }
 });
 
+// take shows an answer. It reports whether it can: another process than the last one has
+// other changes, and an answer for one who knows the newest may be without them.
 function take(next) {
+  if (state && !next.series && state.status.since !== next.status.since) return false;
   skew = Date.parse(next.time) - Date.now();
   if (!next.changes) next.changes = state ? state.changes : [];
   if (next.series) recall(next.series);
@@ -325,21 +333,22 @@ function take(next) {
   }
   state = next;
   render();
+  return true;
 }
-let timer = 0, asking = false;
+let timer = 0, asking = false, whole = true; // whole: the next answer must have all
 async function ask() {
   clearTimeout(timer);
   if (asking || document.hidden) return;
   asking = true;
   let wait = 2000;
   try {
-    const answer = await fetch("/page.json" + (state && !failed ? "?known=" + state.number : ""), { cache: "no-store", signal: AbortSignal.timeout(20e3) });
+    const answer = await fetch("/page.json" + (state && !failed && !whole ? "?known=" + state.number : ""), { cache: "no-store", signal: AbortSignal.timeout(20e3) });
     if (!answer.ok) throw new Error(answer.status + " " + (await answer.text()).slice(0, 200));
     const next = await answer.json();
     failed = "";
     answered = Date.now();
-    take(next);
-    wait = Math.max(wait, next.next_ms);
+    whole = !take(next);
+    wait = whole ? 0 : Math.max(wait, next.next_ms);
   } catch (e) {
     failed = String(e && e.message || e);
   }

@@ -53,7 +53,7 @@
     const of = block.querySelector(".of").textContent, rows = {};
     for (const tr of block.querySelectorAll("tbody tr")) {
       const c = [...tr.children];
-      rows[c[0].textContent] = { Weight: plain(c[2]), Active: plain(c[3]), Inactive: plain(c[4]), Total: plain(c[6]), State: c[1].textContent, Why: c[7].textContent };
+      rows[c[0].querySelector("code").textContent] = { Node: (c[0].querySelector("small") || {}).textContent, Weight: plain(c[2]), Active: plain(c[3]), Inactive: plain(c[4]), Total: plain(c[6]), State: c[1].textContent, Why: c[7].textContent };
     }
     blocks.push({ Ports: block.querySelector(".ports").textContent, Address: of.split(",")[0], Services: +((/([\d,]+) services/.exec(of) || [0, "1"])[1].replace(/,/g, "")), Rows: rows });
   }

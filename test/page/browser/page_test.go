@@ -323,6 +323,7 @@ func TestPage(t *testing.T) {
 		g.set(t, scenario{Servers: 2, Ports: 21, Streams: 7, Plain: true})
 		b.drains(g)
 	})
+	t.Run("restart", func(t *testing.T) { (&tab{T: t, ctx: b.ctx, base: b.base}).restarts() })
 	t.Run("filter", func(t *testing.T) { (&tab{T: t, ctx: b.ctx, base: b.base}).filter() })
 	b.clean()
 }
@@ -356,7 +357,7 @@ func (b *tab) drains(g *guest) {
 		}
 		return "10.0.0.13 does not drain:\n" + l.Text
 	})
-	for _, part := range []string{"Drains 1", "10.0.0.13", "left at most", "real server edited", "weight 1 → 0", "no pod or static entry left"} {
+	for _, part := range []string{"10.0.0.11 node1", "pod ingress-0 ready; tcp up", "tcp 2 up, 0 down", "Drains 1", "10.0.0.13", "left at most", "real server edited", "weight 1 → 0", "no pod or static entry left"} {
 		if !strings.Contains(l.Text, part) {
 			b.Errorf("the page lacks %q:\n%s", part, l.Text)
 		}
@@ -369,6 +370,21 @@ func (b *tab) drains(g *guest) {
 	b.run(size(390, "dark"))
 	b.shoot("narrow.png", 390, 1100)
 	b.run(size(1280, "light"))
+}
+
+// restarts checks that a page keeps nothing of a process that has ended, also when the
+// next one has made as many changes.
+func (b *tab) restarts() {
+	b.run(chromedp.Evaluate(`state.status.since = "2020-01-01T00:00:00Z"; state.changes = [{ ...state.changes[0], what: "old change" }]; render()`, nil))
+	if l := b.look(); !strings.Contains(l.Text, "old change") {
+		b.Fatalf("the change is not shown:\n%s", l.Text)
+	}
+	b.within(10*time.Second, func() string {
+		if l := b.look(); strings.Contains(l.Text, "old change") || !strings.Contains(l.Text, "real server edited") {
+			return "the page keeps the changes of another process:\n" + l.Text
+		}
+		return ""
+	})
 }
 
 // slash presses a key, whose character follows unless the page prevents it.

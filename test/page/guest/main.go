@@ -222,6 +222,9 @@ func (d *director) config(s scenario) string {
 		ports += fmt.Sprintf(`, "%d/tcp"`, 9000+i)
 	}
 	one("edge", vip.String(), ports)
+	if s.Plain { // the other scenarios have addresses without hosts
+		b.WriteString("[vip.health]\ntcp = 443\n")
+	}
 	for i := range s.VIPs {
 		one(fmt.Sprintf("vip%d", i), fmt.Sprintf("10.0.1.%d", i+1), fmt.Sprintf(`"%d/udp"`, 53+i))
 	}
