@@ -223,7 +223,7 @@ func (b *pageBlock) describe() string {
 }
 
 func (h htmlWriter) rows(rows []pageRow) {
-	h.print(`<table><thead><tr><th scope="col">Real server</th><th scope="col">State</th><th scope="col" class="n">Weight</th><th scope="col" class="n">Active</th><th scope="col" class="n">Inactive</th><th scope="col" class="n wide">New/s</th><th scope="col" class="n wide">Total</th><th scope="col" class="why">Reason</th></tr></thead><tbody>
+	h.print(`<table><thead><tr><th scope="col">Real server</th><th scope="col">State</th><th scope="col" class="n">Weight</th><th scope="col" class="n">Active</th><th scope="col" class="n">Inactive</th><th scope="col" class="n wide">New/s</th><th scope="col" class="n wide">Total</th><th scope="col" class="why">Reason, probes</th></tr></thead><tbody>
 `)
 	for i := range rows {
 		r := &rows[i]

@@ -29,7 +29,7 @@ function pick(vip, block, list) {
 
 // ---- blocks and VIPs ----
 
-const columns = [["Real server"], ["State"], ["Weight", "n"], ["Active", "n"], ["Inactive", "n"], ["New/s", "n wide"], ["Total", "n wide"], ["Reason", "why"]];
+const columns = [["Real server"], ["State"], ["Weight", "n"], ["Active", "n"], ["Inactive", "n"], ["New/s", "n wide"], ["Total", "n wide"], ["Reason, probes", "why"]];
 class Row {
   constructor() {
     this.cells = [el("code"), el("span", { class: "dot" }), ...columns.slice(2).map(c => el("td", { class: c[1] }))];
