@@ -187,6 +187,7 @@ type source struct {
 	timeout    string
 	announce   string
 	set        map[string]bool // flags that were given
+	refused    []byte          // the content of the file that was read last, if it has mistakes
 }
 
 // flags adds the flags of a configuration to those of a sub-command.
@@ -217,12 +218,21 @@ func (s *source) load() (*Config, error) {
 	if s.set["vip"] {
 		return nil, misusedf("-vip: a configuration file names its own VIPs; give either -config or -vip")
 	}
-	return s.overlay(LoadConfig(s.path))
+	text, err := readConfigFile(s.path)
+	if err != nil {
+		return nil, err
+	}
+	return s.parse(s.path, text)
 }
 
 // parse is load for a reload: text is the file's new content.
 func (s *source) parse(path string, text []byte) (*Config, error) {
-	return s.overlay(ParseConfig(path, text))
+	s.refused = nil
+	c, err := s.overlay(ParseConfig(path, text))
+	if _, mistakes := errors.AsType[ConfigErrors](err); mistakes {
+		s.refused = text
+	}
+	return c, err
 }
 
 // flagConfig is the configuration that the prototype's command line means.

@@ -42,11 +42,14 @@ type ConfigWatcher struct {
 	// this.
 	Recheck <-chan struct{}
 	Current *Config // in force when Run starts
+	// Refused is the content that was refused before Run starts, zero if none was: the
+	// first reading of it is no news.
+	Refused digest
 	Parse   func(path string, text []byte) (*Config, error)
 
-	// Accepted takes the sum of each content that is valid, the first one included. It
-	// may be nil.
-	Accepted func(digest)
+	// Accepted takes each content that is valid, the first one included, and what it
+	// says, after Publish. It may be nil.
+	Accepted func(c *Config, text []byte)
 	// Publish takes a configuration that differs from the last one, or that
 	// ends a time of rejected ones. Rejected takes the reason once for each
 	// distinct bad content, an unreadable file included. Both are called from
@@ -119,6 +122,10 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 	}
 	first, again := w.concluded == digest{}, w.concluded == got.digest
 	w.concluded = got.digest
+	if first && !asked && got.digest == w.Refused {
+		w.rejected = true
+		return
+	}
 	result := "the configuration file is rejected"
 	if !first && w.Reloading != nil {
 		w.Reloading()
@@ -135,9 +142,6 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 		}
 		w.rejected = true
 		return
-	}
-	if w.Accepted != nil {
-		w.Accepted(got.digest)
 	}
 	changes := configChanges(w.Current, cfg)
 	result = "the configuration is reloaded, changes: " + changes
@@ -157,6 +161,9 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 		w.Current = cfg
 	}
 	w.rejected = false
+	if w.Accepted != nil {
+		w.Accepted(cfg, got.text)
+	}
 }
 
 // logWarnings logs the warnings about what cfg's file may mean, and who else can change

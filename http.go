@@ -41,7 +41,7 @@ type httpServer struct {
 	uplink   func() error // why the uplink carries no traffic
 	// conflicts is nil where they are not looked for.
 	conflicts *conflicts
-	lostLines func() uint64 // lines of the log that were dropped; nil: none are
+	output    *programLog // nil: it is not known
 	table     func() connectionTable
 	readings
 
@@ -72,9 +72,6 @@ type goodFile struct {
 
 // hash is the beginning of the sum, as a number that a float64 has room for.
 func (g *goodFile) hash() uint64 { return binary.BigEndian.Uint64(g.Sum[:8]) >> (64 - tableHashBits) }
-
-// accepted notes a valid content.
-func (c *configFile) accepted(sum digest) { c.good.Store(&goodFile{time.Now(), sum}) }
 
 // Run listens where the newest configuration says, until ctx ends.
 func (s *httpServer) Run(ctx context.Context) error {
@@ -181,6 +178,7 @@ func (s *httpServer) endpoints() []endpoint {
 		{"GET /status.json", onTCP, s.named(status)},
 		{"GET /status.json", onSocket, status},
 		{"GET /metrics", onTCP | onSocket, metrics},
+		{"POST /log-level", onSocket, byOwner(s.setLogLevel)},
 	}
 	if s.debug {
 		all = append(all, debugEndpoints()...)
@@ -198,6 +196,17 @@ func (s *httpServer) handler(on listeners) http.Handler {
 		}
 	}
 	return mux
+}
+
+// setLogLevel changes the level of the log to the value of level.
+func (s *httpServer) setLogLevel(w http.ResponseWriter, r *http.Request) {
+	level, err := parseLogLevel(r.URL.Query().Get("level"))
+	if err != nil {
+		http.Error(w, "level: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.output.level.change(level, "the control socket")
+	fmt.Fprintln(w, "ok")
 }
 
 // answer makes a handler of a check: 200, or 503 with one line that says why.

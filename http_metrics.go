@@ -52,8 +52,8 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 
 // writeOwn writes what the controller counts of its work and its inputs.
 func (s *httpServer) writeOwn(e *exposition) {
-	if s.lostLines != nil {
-		e.family("log_lines_dropped_total", counter, "Lines of the log that were dropped, because their reader is too slow.")(float64(s.lostLines()))
+	if s.output != nil {
+		e.family("log_lines_dropped_total", counter, "Lines of the log that were dropped, because their reader is too slow.")(float64(s.output.queue.Lost()))
 	}
 	c := &s.loop.counters
 	e.family("config_ok", gauge, "0 while the configuration file is refused and the last good one stays in force.")(flag01(!s.bad.Load()))

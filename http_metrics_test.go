@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -235,7 +236,7 @@ func metricsBench(t *testing.T) (*bench, *httpServer) {
 	b.pass()
 	s := newBenchServer(b)
 	s.started = testTime.Add(-time.Hour)
-	s.accepted(digest{1, 2, 3, 4, 5, 6, 7})
+	s.good.Store(&goodFile{time.Now(), digest{1, 2, 3, 4, 5, 6, 7}})
 	probe := targetKey{name: "edge", server: addr("10.1.0.1"), kind: probeHTTP}
 	s.prober.schedule.targets[probe] = &target{targetKey: probe, finished: true, last: passed, took: 3 * time.Millisecond}
 	s.conflicts = newConflicts(s.log)
@@ -253,8 +254,8 @@ func newBenchServer(b *bench) *httpServer {
 	return &httpServer{
 		log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster, Cluster{}), configs: b.loop.config, started: time.Now(),
 		prober: newProber(log, newLatest[ProbePlan](make(chan struct{}, 1)), newLatest[Health]()), uplink: func() error { return nil },
-		readings:  readings{reading: kernelReading{observe: observeKernel}, page: pageReading{observe: func(func(ServiceKey) bool, func(*KernelService)) error { return nil }}},
-		lostLines: func() uint64 { return 0 }, table: func() connectionTable { return connectionTable{} },
+		readings: readings{reading: kernelReading{observe: observeKernel}, page: pageReading{observe: func(func(ServiceKey) bool, func(*KernelService)) error { return nil }}},
+		output:   openLog(io.Discard, logText, slog.LevelInfo), table: func() connectionTable { return connectionTable{} },
 	}
 }
 

@@ -3,15 +3,19 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -170,7 +174,7 @@ func TestControlSocketPeers(t *testing.T) {
 	if code, _ := server.ask("POST", "/change"); code != 403 || changed != 1 {
 		t.Errorf("over TCP: %d, changed %d times", code, changed)
 	}
-	asAnother := func() (int, error) {
+	asAnother := func(target string) (int, error) {
 		// The thread has another user for a moment, and ends with the test's goroutine.
 		type answer struct {
 			code int
@@ -185,7 +189,7 @@ func TestControlSocketPeers(t *testing.T) {
 				return
 			}
 			dial := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
-			req, _ := http.NewRequest("POST", "http://controller/change", nil)
+			req, _ := http.NewRequest("POST", "http://controller"+target, nil)
 			resp, err := (&http.Transport{DialContext: dial, DisableKeepAlives: true}).RoundTrip(req)
 			if err != nil {
 				done <- answer{0, err}
@@ -197,14 +201,16 @@ func TestControlSocketPeers(t *testing.T) {
 		a := <-done
 		return a.code, a.err
 	}
-	if _, err := asAnother(); !errors.Is(err, unix.EACCES) {
+	if _, err := asAnother("/change"); !errors.Is(err, unix.EACCES) {
 		t.Errorf("another user opens the socket: %v", err)
 	}
 	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if code, err := asAnother(); code != 403 || changed != 1 || err != nil {
-		t.Errorf("another user, with mode 0666: %d, %v, changed %d times", code, err, changed)
+	for _, target := range []string{"/change", "/log-level?level=debug"} {
+		if code, err := asAnother(target); code != 403 || changed != 1 || server.output.level.Level() != slog.LevelInfo || err != nil {
+			t.Errorf("another user, with mode 0666, %s: %d, %v, changed %d times, level %s", target, code, err, changed, server.output.level.Level())
+		}
 	}
 }
 
@@ -241,5 +247,49 @@ func TestControlSocketDebug(t *testing.T) {
 		if code, _ := server.ask("GET", target); code != 404 {
 			t.Errorf("%s over TCP: %d", target, code)
 		}
+	}
+}
+
+// The level of the log changes over the socket, by those who may.
+func TestControlSocketLogLevel(t *testing.T) {
+	requireRoot(t)
+	server := newBenchServer(newBench(t, testVIP()))
+	var lines bytes.Buffer
+	server.output = openLog(&lines, logText, slog.LevelInfo)
+	path, _ := startSocket(t, server)
+	for _, test := range []struct {
+		query, body string
+		code        int
+		level       slog.Level
+	}{
+		{"?level=debug", "ok\n", 200, slog.LevelDebug},
+		{"?level=all", "level: want debug, info, warn or error\n", 400, slog.LevelDebug},
+		{"", "level: want debug, info, warn or error\n", 400, slog.LevelDebug},
+		{"?level=error", "ok\n", 200, slog.LevelError},
+	} {
+		code, body, err := overSocket(path, "POST", "/log-level"+test.query)
+		if code != test.code || body != test.body || err != nil || server.output.level.Level() != test.level {
+			t.Errorf("%q: %d %q %v, level %s", test.query, code, body, err, server.output.level.Level())
+		}
+	}
+	// The command of docs/operations.md.
+	text, err := os.ReadFile("docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?m)^    (curl .*/log-level.*)$`).FindSubmatch(text)
+	if command == nil {
+		t.Fatal("docs/operations.md has no command that changes the level of the log")
+	}
+	line := strings.Replace(string(command[1]), defaultConfig().StateDir+"/"+filepath.Base(path), path, 1)
+	if out, err := exec.Command("sh", "-c", line).CombinedOutput(); !strings.HasSuffix(string(out), "ok\n") || err != nil || server.output.level.Level() != slog.LevelWarn {
+		t.Errorf("%s: %q %v, level %s", line, out, err, server.output.level.Level())
+	}
+	if code, _ := server.ask("POST", "/log-level?level=debug"); code != 404 {
+		t.Errorf("over TCP: %d, want 404", code)
+	}
+	server.output.queue.close(5 * time.Second)
+	if n := strings.Count(lines.String(), `level=INFO msg="the log level is changed" to=`); n != 3 || !strings.Contains(lines.String(), `to=error why="the control socket"`) {
+		t.Errorf("%d lines say so, want 3:\n%s", n, &lines)
 	}
 }

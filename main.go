@@ -9,8 +9,11 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"flag"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -118,13 +121,15 @@ func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	if t.version {
 		return new(versionTask).run(ctx, stdout, stderr)
 	}
-	cfg, code := t.configured(stderr)
-	if cfg == nil {
-		return code
-	}
-	signal.Ignore(syscall.SIGPIPE) // a reader of the log that ends does not end the director
 	log := t.logging.open(stderr)
 	defer log.queue.close(logPatience)
+	first, err := t.startWith(log.Logger)
+	if err != nil {
+		log.queue.close(logPatience) // its lines come first
+		return fail(stderr, err)
+	}
+	cfg := first.cfg
+	signal.Ignore(syscall.SIGPIPE) // a reader of the log that ends does not end the director
 	dir := &stateDir{path: cfg.StateDir}
 	lock, err := dir.lock(log.Logger)
 	if err != nil {
@@ -138,7 +143,7 @@ func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		return exitFailure
 	}
 	defer release()
-	for _, path := range []string{dir.file(), filepath.Join(dir.path, confirmationFile), snapshotFile(cfg.CacheDir)} {
+	for _, path := range []string{dir.file(), filepath.Join(dir.path, confirmationFile), snapshotFile(cfg.CacheDir), lastGoodFile(cfg.CacheDir)} {
 		if n := removeLeftovers(path); n > 0 {
 			log.Info("temporary files of a controller that was killed are removed", "of", path, "files", n)
 		}
@@ -154,11 +159,45 @@ func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
 	logWarnings(log.Logger, cfg)
-	if err := direct(ctx, log, &t.source, cfg, dir, t.logging.debug); err != nil {
+	if err := direct(ctx, log, &t.source, first, dir, t.logging.debug); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
 	}
 	return exitOK
+}
+
+// firstConfig is what a director starts with.
+type firstConfig struct {
+	cfg    *Config
+	broken error     // why the file on disk is not what cfg comes from; nil: it is
+	wrong  digest    // of the file on disk, if it is broken
+	copied *goodFile // what cfg comes from, if the file on disk is broken
+}
+
+// startWith is the file's configuration, or the last good one while the file has a
+// mistake. A restart would otherwise end a director that served.
+func (t *directorTask) startWith(log *slog.Logger) (*firstConfig, error) {
+	cfg, broken := t.load()
+	if broken == nil {
+		return &firstConfig{cfg: cfg}, nil
+	}
+	refused := t.refused
+	if refused == nil || t.cleanup {
+		return nil, broken
+	}
+	text, file, saved, err := loadLastGood(t.path, refused)
+	if err == nil {
+		cfg, err = t.parse(t.path, text)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, broken
+	case err != nil:
+		log.Error("the last good configuration cannot be used either", "copy", file, "err", err)
+		return nil, broken
+	}
+	log.Error("the configuration file has a mistake: starting with the last good one", "file", t.path, "copy", file, "saved", saved, "err", broken)
+	return &firstConfig{cfg, broken, sha256.Sum256(refused), &goodFile{saved, sha256.Sum256(text)}}, nil
 }
 
 // logSettings are what flags say about the log.
@@ -202,13 +241,14 @@ type program struct {
 }
 
 // direct runs a director until ctx ends.
-func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir *stateDir, debug bool) error {
+func direct(ctx context.Context, log *programLog, src *source, first *firstConfig, dir *stateDir, debug bool) error {
+	cfg := first.cfg
 	log.Info("starting", "version", version, "config", cfg.Path, "vips", len(cfg.VIPs))
 	notify, err := openNotifier()
 	if err != nil {
 		log.Warn("the service manager gets no notifications", "err", err)
 	}
-	p := newProgram(log.Logger, log.queue.Lost, notify, cfg, openState(dir, log.Logger))
+	p := newProgram(log, notify, cfg, openState(dir, log.Logger))
 	p.server.debug = debug
 	p.publish(cfg)
 	// Also without a file to reload: if nothing received SIGHUP, it would end the
@@ -230,7 +270,7 @@ func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir 
 		}
 	}
 	if cfg.Path != "" {
-		onHup = p.watchConfig(src, cfg, hup).Run
+		onHup = p.watchConfig(src, first, hup).Run
 	}
 	p.tasks = append(p.tasks, onHup, func(ctx context.Context) error { return log.level.follow(ctx, usr1) })
 	err = p.run(ctx)
@@ -240,7 +280,8 @@ func direct(ctx context.Context, log *programLog, src *source, cfg *Config, dir 
 
 // newProgram puts the parts together. Data flows one way: configuration, cluster and
 // probe results to the loop, and from there to the kernel.
-func newProgram(log *slog.Logger, lostLines func() uint64, notify *notifier, cfg *Config, st *savedState) *program {
+func newProgram(output *programLog, notify *notifier, cfg *Config, st *savedState) *program {
+	log := output.Logger
 	bell := func() chan struct{} { return make(chan struct{}, 1) }
 	wake, listenWake, conflictWake, absentWake, saveWake := bell(), bell(), bell(), bell(), bell() // wake is of the loop
 	p := &program{log: log, notify: notify, recheck: bell(), queries: newLatest[ClusterQuery](bell())}
@@ -276,7 +317,7 @@ func newProgram(log *slog.Logger, lostLines func() uint64, notify *notifier, cfg
 		func(own map[netip.Addr]bool) string { return p.loop.published.Load().ServesWithOthers(own) })
 	p.server = &httpServer{
 		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
-		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, lostLines: lostLines, table: readConnectionTable, readings: readings{reading: kernelReading{observe: observeKernel}, page: pageReading{observe: observeKernel}},
+		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, output: output, table: readConnectionTable, readings: readings{reading: kernelReading{observe: observeKernel}, page: pageReading{observe: observeKernel}},
 		socket: socketPath(cfg.StateDir),
 	}
 	p.server.file.Store(&configStatus{Path: cfg.Path, Loaded: time.Now()})
@@ -350,14 +391,16 @@ func (p *program) run(ctx context.Context) error {
 	}
 }
 
-// watchConfig is what reloads the file that cfg was read from.
-func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *ConfigWatcher {
-	return &ConfigWatcher{
-		Path:    cfg.Path,
+// watchConfig is what reloads the file that the program begins with.
+func (p *program) watchConfig(src *source, first *firstConfig, hup <-chan os.Signal) *ConfigWatcher {
+	var saving failureLog
+	w := &ConfigWatcher{
+		Path:    first.cfg.Path,
 		Log:     p.log,
 		Hup:     hup,
 		Recheck: p.recheck,
-		Current: cfg,
+		Current: first.cfg,
+		Refused: first.wrong,
 		Parse:   src.parse,
 		Publish: func(c *Config) {
 			p.server.reloads.Add(1)
@@ -366,7 +409,13 @@ func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *C
 			p.notify.applies(c)
 			p.publish(c)
 		},
-		Accepted: p.server.accepted,
+		Accepted: func(c *Config, text []byte) {
+			p.server.good.Store(&goodFile{time.Now(), sha256.Sum256(text)})
+			err := saveLastGood(c.CacheDir, c.Path, text)
+			if begins, _ := saving.note(err); begins {
+				p.log.Error("the copy of the configuration cannot be saved: a start while the file has a mistake would fail", "err", err)
+			}
+		},
 		Rejected: func(err error) {
 			p.server.rejected.Add(1)
 			p.server.bad.Store(true)
@@ -379,6 +428,12 @@ func (p *program) watchConfig(src *source, cfg *Config, hup <-chan os.Signal) *C
 		Reloading: p.notify.reload,
 		Reloaded:  p.notify.reloaded,
 	}
+	if first.broken != nil {
+		p.server.file.Store(&configStatus{Path: first.cfg.Path, Loaded: first.copied.At})
+		p.server.good.Store(first.copied)
+		w.Rejected(first.broken)
+	}
+	return w
 }
 
 // dialDirector opens the kernel's IPVS and says which one it is, and whether its

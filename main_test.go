@@ -383,7 +383,7 @@ func TestHangupWithoutFile(t *testing.T) {
 		cfg.Path = ""
 		ctx, stop := signal.NotifyContext(t.Context(), unix.SIGTERM)
 		defer stop()
-		if err := direct(ctx, openLog(os.Stderr, logText, slog.LevelInfo), new(source), cfg, &stateDir{path: dir}, false); err != nil {
+		if err := direct(ctx, openLog(os.Stderr, logText, slog.LevelInfo), new(source), &firstConfig{cfg: cfg}, &stateDir{path: dir}, false); err != nil {
 			t.Fatal(err)
 		}
 		return
