@@ -115,9 +115,6 @@ type clientList struct {
 	waiting []net.Conn
 }
 
-// clientKey is the key of a request's connection in its context.
-type clientKey struct{}
-
 // join is http.Server.ConnContext: c is new. When no other may follow, the one that has
 // waited longest is closed.
 func (l *clientList) join(ctx context.Context, c net.Conn) context.Context {

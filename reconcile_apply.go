@@ -79,10 +79,12 @@ func (r *reconciler) done(ops phases, undone []op) {
 		ops = ops.without(func(o *op) bool { return not[*o] })
 	}
 	now := r.now()
-	for _, list := range ops { // each of one kind
-		if len(list) > 0 {
-			r.counters.Changes[list[0].Kind].Add(uint64(len(list)))
-		}
+	var count [len(r.counters.Changes)]uint64 // a phase has several kinds
+	for o := range ops.all {
+		count[o.Kind]++
+	}
+	for kind, n := range count {
+		r.counters.Changes[kind].Add(n)
 	}
 	for i := range ops[setService] {
 		if o := &ops[setService][i]; o.exchanges() {
