@@ -85,9 +85,9 @@ model:
 # goroutine much to do. The detector needs a C compiler.
 race: vm-setup promtool-setup
 	@command -v gcc >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends gcc libc6-dev >/dev/null; }
-	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -short . ./test/bench ./test/filegraph
+	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -short -timeout 30m . ./test/bench ./test/filegraph
 	CGO_ENABLED=1 go build -race -o $(CACHE)/lvs-controller-race .
-	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race ./test/director -binary $(CURDIR)/$(CACHE)/lvs-controller-race
+	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -timeout 30m ./test/director -binary $(CURDIR)/$(CACHE)/lvs-controller-race
 
 # LVS_DRILL=long hands over and drains under as much load as the long drills.
 kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
