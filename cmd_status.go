@@ -206,8 +206,10 @@ func fetchStatus(ctx context.Context, at controllerAt) (st status, err error) {
 // text, which is several times as large as they are, is never in memory as a whole.
 func (st *status) read(r io.Reader) error {
 	dec := json.NewDecoder(r)
-	if err := begin(dec, '{'); err != nil {
+	if t, err := dec.Token(); err != nil {
 		return err
+	} else if t != json.Delim('{') {
+		return notStatus(t, '{')
 	}
 	for dec.More() {
 		key, err := dec.Token()
@@ -233,21 +235,20 @@ func (st *status) read(r io.Reader) error {
 	return err
 }
 
-// begin reads the first character of an object or a list.
-func begin(dec *json.Decoder, want json.Delim) error {
+// notStatus says that an answer has have in place of want.
+func notStatus(have json.Token, want json.Delim) error {
+	return fmt.Errorf("the answer is not a status: it has %s in place of %v", shorten(fmt.Sprint(have), quotedText), want)
+}
+
+// readList reads a list, element by element. In JSON a list that is nil is null.
+func readList[T any](dec *json.Decoder, to *[]T) error {
 	switch t, err := dec.Token(); {
 	case err != nil:
 		return err
-	case t != want:
-		return fmt.Errorf("the answer is not a status: it has %v in place of %v", t, want)
-	}
-	return nil
-}
-
-// readList reads a list, element by element.
-func readList[T any](dec *json.Decoder, to *[]T) error {
-	if err := begin(dec, '['); err != nil {
-		return err
+	case t == nil:
+		return nil
+	case t != json.Delim('['):
+		return notStatus(t, '[')
 	}
 	*to = []T{}
 	for dec.More() {
