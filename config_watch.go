@@ -122,9 +122,11 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 	}
 	first, again := w.concluded == digest{}, w.concluded == got.digest
 	w.concluded = got.digest
-	if first && !asked && got.digest == w.Refused {
+	if first && w.Refused != (digest{}) { // what is in force is the copy
 		w.rejected = true
-		return
+		if !asked && got.digest == w.Refused {
+			return
+		}
 	}
 	result := "the configuration file is rejected"
 	if !first && w.Reloading != nil {

@@ -514,3 +514,24 @@ func TestConfigChangesAreBounded(t *testing.T) {
 		t.Errorf("changes: %s", shorten(got, 1_000))
 	}
 }
+
+// The old content is put back before the first reading after a start with the last good
+// file: that ends the time of a rejected one, although no setting changes.
+func TestWatchPutBackBeforeTheFirstReading(t *testing.T) {
+	text := configText("edge=80")
+	current, err := ParseConfig("config.toml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	published := 0
+	w := ConfigWatcher{
+		Path: "config.toml", Log: slog.New(slog.DiscardHandler), Current: current, Parse: ParseConfig, Refused: digest{1},
+		Publish: func(*Config) { published++ }, Rejected: func(err error) { t.Error(err) },
+	}
+	for range 2 {
+		w.conclude(reading{digest: digest{2}, text: []byte(text)}, false)
+	}
+	if published != 1 {
+		t.Errorf("published %d times, want once", published)
+	}
+}

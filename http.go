@@ -165,19 +165,19 @@ type endpoint struct {
 
 // endpoints are all paths. A new one is a line here; byOwner guards what changes something.
 func (s *httpServer) endpoints() []endpoint {
-	status := limited(s.statusJSON)
-	metrics := limited(func(w http.ResponseWriter, _ *http.Request) {
+	metrics := func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		s.writeMetrics(w)
-	})
+	}
 	all := []endpoint{
 		{"GET /healthz", onTCP | onSocket, s.answer(s.healthy)},
 		{"GET /readyz", onTCP | onSocket, s.answer(s.ready)},
 		{"GET /{$}", onTCP, s.named(limited(s.pageHTML))},
 		{"GET /page.json", onTCP, s.named(limited(s.pageJSON))},
-		{"GET /status.json", onTCP, s.named(status)},
-		{"GET /status.json", onSocket, status},
-		{"GET /metrics", onTCP | onSocket, metrics},
+		{"GET /status.json", onTCP, s.named(limited(s.statusJSON))},
+		{"GET /status.json", onSocket, limited(s.statusJSON)},
+		{"GET /metrics", onTCP, limited(metrics)},
+		{"GET /metrics", onSocket, limited(metrics)},
 		{"POST /log-level", onSocket, byOwner(s.setLogLevel)},
 	}
 	if s.debug {
@@ -186,7 +186,8 @@ func (s *httpServer) endpoints() []endpoint {
 	return all
 }
 
-// handler answers the paths of one listener. All listeners share the limits.
+// handler answers the paths of one listener. Those of one kind share the limits, so that clients
+// at the address in listen do not keep root at the control socket waiting.
 func (s *httpServer) handler(on listeners) http.Handler {
 	s.once.Do(func() { s.made = s.endpoints() })
 	mux := http.NewServeMux()

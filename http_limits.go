@@ -30,6 +30,10 @@ const (
 	maxAnswers     = 4
 	answerPatience = 5 * time.Second
 
+	// maxWaiting is how many wait for the start of such an answer. More are refused at
+	// once: each keeps a connection, and /readyz needs one.
+	maxWaiting = 8
+
 	// sharedReading is how long one reading of the kernel's table is used.
 	sharedReading = time.Second
 )
@@ -159,10 +163,21 @@ func (l *clientList) serving(next http.Handler) http.Handler {
 	})
 }
 
-// limited lets maxAnswers requests at a time through to next.
+// limited lets maxAnswers requests at a time through to next, and maxWaiting wait.
 func limited(next http.HandlerFunc) http.HandlerFunc {
-	slots := make(chan struct{}, maxAnswers)
+	places, slots := make(chan struct{}, maxAnswers+maxWaiting), make(chan struct{}, maxAnswers)
+	refuse := func(w http.ResponseWriter) {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
+	}
 	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		default:
+			refuse(w)
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), answerPatience)
 		defer cancel()
 		select {
@@ -170,8 +185,7 @@ func limited(next http.HandlerFunc) http.HandlerFunc {
 			defer func() { <-slots }()
 			next(w, r)
 		case <-ctx.Done():
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
+			refuse(w)
 		}
 	}
 }

@@ -429,6 +429,43 @@ func TestListenerKeepsNoneOut(t *testing.T) {
 	}
 }
 
+// Clients that ask for more long answers than are made do not keep /readyz waiting:
+// keepalived would take the VIP away.
+func TestListenerReadyWhileOthersWait(t *testing.T) {
+	server := newBenchServer(newBench(t, testVIP()))
+	server.configs.Set(&Config{Listen: "127.9.65.4:0"})
+	release := make(chan struct{})
+	server.table = func() connectionTable { <-release; return connectionTable{} }
+	ln, err := net.Listen("tcp", "127.9.65.4:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.serve(ctx, netutil.LimitListener(ln, maxConnections), server.configs.Get().Listen)
+	}()
+	t.Cleanup(func() { cancel(); close(release); <-done })
+	for range maxConnections {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		fmt.Fprint(c, "GET /status.json HTTP/1.1\r\nHost: 127.9.65.4\r\n\r\n")
+		time.Sleep(5 * time.Millisecond) // it becomes a request before the next connection
+	}
+	client := &http.Client{Timeout: readyTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	for range 5 {
+		resp, err := client.Get("http://" + ln.Addr().String() + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+}
+
 // The status is written one service at a time, and what is read again is the same.
 func TestStatusIsStreamed(t *testing.T) {
 	var services []KernelService
