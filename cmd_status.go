@@ -136,7 +136,7 @@ func wrongFile(why string) string { return "config file on disk is wrong: " + wh
 
 const (
 	readyTimeout  = 2 * time.Second // how long ready waits for the controller's answer
-	statusTimeout = 8 * time.Second // and status, which may wait answerPatience for its turn
+	statusTimeout = 8 * time.Second // and status, which may wait answerPatience for its start
 	maxStatus     = 1 << 30         // bytes of an answer: more than a full table of the kernel needs
 )
 
