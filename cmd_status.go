@@ -28,6 +28,7 @@ the reason of the weight, from the running controller: over its control socket, 
 the address in listen. It needs no configuration file, and says first when the one on disk
 is wrong. Services with the same real servers are one line. When no controller answers, it
 shows the kernel's table, without the reasons. docs/status.md describes the JSON.`,
+	exits: map[int]string{exitFailure: "nothing is what -vip, -server and -port ask for, or there is no status; stderr has the reason"},
 	examples: `lvs-controller status
 lvs-controller status -vip edge -port 443 -o wide
 lvs-controller status -server 10.135.22.20 -w
@@ -75,6 +76,9 @@ func (t *statusTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	case t.interval < shortestInterval || t.interval > longestInterval:
 		return statusCommand.misused(stderr, fmt.Sprintf("-interval %s: want %s to %s", t.interval, shortestInterval, longestInterval))
 	}
+	if _, _, err := t.only.parsePort(); t.only.port != "" && err != nil {
+		return statusCommand.misused(stderr, fmt.Sprintf("-port: %v", err))
+	}
 	view := newStatusText(t.output == "wide", t.ports, stdout)
 	if t.watch {
 		return t.follow(ctx, view, stdout, stderr)
@@ -85,6 +89,9 @@ func (t *statusTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		return fail(stderr, err)
+	}
+	if missing := t.only.apply(&st); missing != "" {
+		return fail(stderr, missing)
 	}
 	if t.output == "json" {
 		vips, services := st.VIPs, st.Services
@@ -127,7 +134,6 @@ func (t *statusTask) fetch(ctx context.Context) (st status, note string, err err
 	if file := cmp.Or(t.config, defaultConfigPath); wrong != nil && st.Config.Wrong == "" && (t.config != "" || note != "" || st.Config.Path == file) {
 		st.Config.Wrong = firstMistake(wrong)
 	}
-	t.only.apply(&st)
 	return st, note, nil
 }
 
@@ -284,10 +290,17 @@ func kernelStatus(cfg *Config, at controllerAt) (status, error) {
 		for i := range cfg.VIPs {
 			st.VIPs = append(st.VIPs, newVIPStatus(cfg, &cfg.VIPs[i], devices, err, false))
 		}
-	} else if dir := strings.TrimSuffix(at.socket, "/"+controlSocket); dir != at.socket {
+	} else {
+		dir, named := strings.CutSuffix(at.socket, "/"+controlSocket)
+		if !named {
+			dir = defaultConfig().StateDir
+		}
 		saved, err := (&stateDir{path: dir}).load()
 		if err != nil {
 			return st, err
+		}
+		if len(saved.Owned)+len(saved.Marks) == 0 {
+			return st, fmt.Errorf("which services are the controller's is not known: there is no usable configuration, and no state in %s; -config names a file", dir)
 		}
 		name = func(k ServiceKey) (string, bool) {
 			vip, marked := saved.Marks[k.Mark]

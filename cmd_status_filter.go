@@ -5,50 +5,169 @@
 package main
 
 import (
+	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // statusFilter is a part of the status; "" is all.
 type statusFilter struct{ vip, server, port string }
 
-// apply leaves in st what f asks for.
-func (f *statusFilter) apply(st *status) {
-	nodes := f.nodes(st)
+// shownNames is how many names a message has that says what there is.
+const shownNames = 10
+
+// parsePort reads f.port. Without a protocol it means all: bare is true.
+func (f *statusFilter) parsePort() (p Port, bare bool, err error) {
+	p, err = ParsePort(f.port)
+	return p, !strings.Contains(f.port, "/"), err
+}
+
+// apply leaves in st what f asks for. missing says why that is nothing, on one line; it is
+// "" when there is something.
+func (f *statusFilter) apply(st *status) (missing string) {
+	if *f == (statusFilter{}) {
+		return ""
+	}
+	n := st.connections()
+	st.Table.Listed = &n
+	for _, step := range []func(*status) string{f.applyVIP, f.applyPort, f.applyServer} {
+		if missing = step(st); missing != "" {
+			return missing
+		}
+	}
+	return ""
+}
+
+// connections are those of all real servers of st.
+func (st *status) connections() (n uint64) {
+	for i := range st.Services {
+		for _, r := range st.Services[i].Servers {
+			n += uint64(r.Connections.Active) + uint64(r.Connections.Inactive) + uint64(r.Connections.Persistent)
+		}
+	}
+	return n
+}
+
+func (f *statusFilter) applyVIP(st *status) string {
+	if f.vip == "" {
+		return ""
+	}
 	address, _ := netip.ParseAddr(f.vip)
+	var names []string
 	marked := make(map[string]bool) // VIPs with this address: the key of a mark's service has none
 	for _, v := range st.VIPs {
+		names = append(names, v.Name)
 		marked[v.Name] = slices.ContainsFunc(v.Addresses, func(a addressStatus) bool { return a.Address == address })
 	}
-	shows := func(s *serviceStatus) bool {
-		k := s.Service
-		return f.vip == "" || f.vip == s.VIP || address.IsValid() &&
-			(k.Mark == 0 && k.Address == address || k.Mark != 0 && marked[s.VIP] && k.Address.Is6() == address.Is6())
-	}
-	if f.vip != "" {
-		st.VIPs = slices.DeleteFunc(st.VIPs, func(v vipStatus) bool { return f.vip != v.Name && !marked[v.Name] })
-	}
-	st.Services = slices.DeleteFunc(st.Services, func(s serviceStatus) bool {
-		if !shows(&s) {
-			return true
+	for i := range st.Services {
+		if name := st.Services[i].VIP; name != "" {
+			names = append(names, name)
 		}
-		port := Port{s.Service.Port, s.Service.Protocol}
-		return f.port != "" && f.port != port.String() && (f.port != strconv.Itoa(int(port.Number)) || port.Number == 0)
-	})
-	if f.server == "" {
-		return
 	}
+	st.VIPs = slices.DeleteFunc(st.VIPs, func(v vipStatus) bool { return f.vip != v.Name && !marked[v.Name] })
+	st.Services = slices.DeleteFunc(st.Services, func(s serviceStatus) bool {
+		k := s.Service
+		return f.vip != s.VIP && (!address.IsValid() || (k.Mark != 0 || k.Address != address) && (k.Mark == 0 || !marked[s.VIP] || k.Address.Is6() != address.Is6()))
+	})
+	if len(st.VIPs)+len(st.Services) > 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return notThere("VIP", f.vip, slices.Compact(names))
+}
+
+// applyPort leaves the services with the port. The key of a mark's service has none: the
+// status says which packets get the mark. A mark of which it does not stays.
+func (f *statusFilter) applyPort(st *status) string {
+	want, bare, err := f.parsePort()
+	if f.port == "" || err != nil {
+		return ""
+	}
+	is := func(p Port) bool { return p.Number == want.Number && (bare || p.Protocol == want.Protocol) }
+	var keys []ServiceKey
+	var ports []string
+	st.Services = slices.DeleteFunc(st.Services, func(s serviceStatus) bool {
+		if s.Service.Mark == 0 {
+			keys = append(keys, s.Service)
+			return !is(Port{s.Service.Port, s.Service.Protocol})
+		}
+		ports = append(ports, s.Ports...)
+		return s.Ports != nil && !slices.ContainsFunc(s.Ports, func(text string) bool {
+			first, last, ok := parsePortRange(text)
+			return ok && is(Port{want.Number, first.Protocol}) && first.Number <= want.Number && want.Number <= last
+		})
+	})
+	if len(st.Services) > 0 {
+		return ""
+	}
+	return notThere("service on port", f.port, append(portRanges(keys), ports...))
+}
+
+// parsePortRange reads what shortPorts writes.
+func parsePortRange(text string) (first Port, last uint16, ok bool) {
+	from, to, found := strings.Cut(text, "-")
+	if !found {
+		p, err := ParsePort(text)
+		return p, p.Number, err == nil
+	}
+	end, err := ParsePort(to)
+	number, fromErr := ParsePortNumber(from)
+	return Port{number, end.Protocol}, end.Number, err == nil && fromErr == nil
+}
+
+func (f *statusFilter) applyServer(st *status) string {
+	if f.server == "" {
+		return ""
+	}
+	nodes := f.nodes(st)
+	there := make(map[netip.Addr]bool)
 	for i := range st.VIPs {
 		v := &st.VIPs[i]
 		v.Nodes = slices.DeleteFunc(v.Nodes, func(n nodeStatus) bool { return !nodes[n.Address] })
 	}
 	for i := range st.Services {
 		s := &st.Services[i]
+		for _, r := range s.Servers {
+			there[r.Address] = true
+		}
 		s.Servers = slices.DeleteFunc(s.Servers, func(r serverStatus) bool { return !nodes[r.Address] })
 	}
 	st.Services = slices.DeleteFunc(st.Services, func(s serviceStatus) bool { return len(s.Servers) == 0 })
+	if len(st.Services) > 0 {
+		return ""
+	}
+	var names []string
+	for _, a := range sortedBy(maps.Keys(there), netip.Addr.Compare) {
+		names = append(names, a.String())
+	}
+	return notThere("service with the real server", f.server, names)
+}
+
+// notThere is the line about a name that is none of names.
+func notThere(what, name string, names []string) string {
+	text := fmt.Sprintf("no %s %s; ", what, shorten(name, quotedText))
+	switch n := len(names); {
+	case n == 0:
+		return printable(text + "there is none at all")
+	case n == 1:
+		text += "there is "
+	default:
+		text += "there are "
+	}
+	for i, one := range names[:min(len(names), shownNames)] {
+		if i > 0 {
+			text += ", "
+		}
+		text += shorten(one, quotedText)
+	}
+	if more := len(names) - shownNames; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return printable(text)
 }
 
 // nodes are the addresses that f.server means.

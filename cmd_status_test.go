@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,58 @@ func TestStatusOfARunningController(t *testing.T) {
 	} {
 		if !strings.Contains(strings.Join(jsonPaths(t, stdout), "\n")+"\n", key+"\n") {
 			t.Errorf("status -o json has no %s", key)
+		}
+	}
+}
+
+// A filter changes no sum, finds the ports of a firewall mark, and says when it finds
+// nothing.
+func TestStatusFilterSays(t *testing.T) {
+	st := shownStatus()
+	st.Table.Bits, st.Table.Buckets = 4, 16
+	st.Services = append(st.Services,
+		serviceStatus{Service: MarkKey(5, false), VIP: "one-mark", Ports: []string{"443/tcp", "9000-9020/tcp", "53/udp"}, Servers: []serverStatus{{Address: addr("10.1.0.1"), Weight: 1, Connections: Connections{Active: 16}}}},
+		serviceStatus{Service: MarkKey(6, false), VIP: "no-ports-known", Servers: []serverStatus{{Address: addr("10.1.0.5")}}})
+	controller := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(st) }))
+	defer controller.Close()
+	file := writeConfig(t, fmt.Sprintf("listen = %q\n", strings.TrimPrefix(controller.URL, "http://"))+staticVIP)
+	for _, test := range []struct {
+		args, shown, hidden, says string
+		code                      int
+	}{
+		{"-vip six", "16 buckets, 60 connections, 3.75 for each bucket", "mark-5", "", 0},
+		{"-port 9010", "one-mark mark-5/ipv4", "10.0.0.1 80/tcp", "", 0},
+		{"-port 443/tcp", "one-mark mark-5/ipv4", "10.0.0.1 80/tcp", "", 0},
+		{"-port 80", "no-ports-known mark-6/ipv4", "mark-5", "", 0},
+		{"-vip one-mark -port 9021", "", "", "no service on port 9021; there are 443/tcp, 9000-9020/tcp, 53/udp\n", 1},
+		{"-vip one-mark -port 9010/udp", "", "", "no service on port 9010/udp; there are 443/tcp, 9000-9020/tcp, 53/udp\n", 1},
+		{"-vip typo", "", "", "no VIP typo; there are edge, no-ports-known, one-mark, six\n", 1},
+		{"-o json -vip typo", "", "", "no VIP typo; there are edge, no-ports-known, one-mark, six\n", 1},
+		{"-vip edge -server 10.1.0.9", "", "", "no service with the real server 10.1.0.9; there are 10.1.0.1, 10.1.0.2, 10.1.0.3\n", 1},
+		{"-vip six -port 80", "", "", "no service on port 80; there is 53/udp\n", 1},
+		{"-port abc", "", "", `lvs-controller status: -port: port "abc" is not a number from 1 to 65535` + "\n", 2},
+		{"-port 80/icmp", "", "", `lvs-controller status: -port: protocol "icmp" is not tcp, udp or sctp` + "\n", 2},
+		{"-vpi edge", "", "", "lvs-controller status: unknown flag -vpi, did you mean -vip?\n", 2},
+	} {
+		code, stdout, stderr := cli(t, append(strings.Fields("status -config "+file), strings.Fields(test.args)...)...)
+		if code != test.code || stderr != test.says || !strings.Contains(stdout, test.shown) || code != 0 && stdout != "" || test.hidden != "" && strings.Contains(stdout, test.hidden) {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", test.args, code, stderr, stdout)
+		}
+	}
+	long := notThere("VIP", strings.Repeat("\x1b", 1000), slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000))
+	if len(long) > 2000 || strings.Contains(long, "\x1b") || !strings.HasSuffix(long, " and 990 more") {
+		t.Errorf("a line of %d characters: %s", len(long), long)
+	}
+}
+
+// Without a usable configuration and without a state file, no service is known to be the
+// controller's: an empty table would be false.
+func TestStatusOfUnknownServices(t *testing.T) {
+	dir := t.TempDir()
+	for socket, where := range map[string]string{dir + "/" + controlSocket: dir, dir + "/other.sock": "/run/lvs-controller"} {
+		_, err := kernelStatus(nil, controllerAt{socket: socket})
+		if want := "no usable configuration, and no state in " + where + "; "; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", socket, err, want)
 		}
 	}
 }

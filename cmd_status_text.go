@@ -245,13 +245,13 @@ func (v *statusText) moment(at time.Time) string {
 func (v *statusText) connections(st *status) {
 	if c := st.Table; c.Bits > 0 {
 		var n uint64
-		for i := range st.Services {
-			for _, r := range st.Services[i].Servers {
-				n += uint64(r.Connections.Active) + uint64(r.Connections.Inactive) + uint64(r.Connections.Persistent)
-			}
-		}
-		if c.Connections != nil {
+		switch {
+		case c.Connections != nil:
 			n = *c.Connections
+		case c.Listed != nil:
+			n = *c.Listed
+		default:
+			n = st.connections()
 		}
 		load := 0.0
 		if c.Buckets > 0 {

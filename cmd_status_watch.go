@@ -51,6 +51,9 @@ func (t *statusTask) follow(ctx context.Context, view *statusText, stdout, stder
 		if ctx.Err() != nil {
 			return exitOK
 		}
+		if err == nil {
+			note = strings.TrimPrefix(note+"\n"+t.only.apply(&st), "\n")
+		}
 		draw := func() error {
 			view.fit(stdout)
 			_, err := io.WriteString(stdout, view.screen(view.answer(&st, note, err), terminal, stdout))

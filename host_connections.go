@@ -29,6 +29,8 @@ type connectionTable struct {
 	// Connections are those in it, of this network namespace, templates of persistence
 	// among them; nil = the kernel does not say (before Linux 7).
 	Connections *uint64 `json:"connections,omitempty"`
+	// Listed are those of all real servers in the status; nil = none is filtered out of it.
+	Listed *uint64 `json:"-"`
 	// Defences are drop_entry, drop_packet and secure_tcp: true while the kernel drops
 	// connections or packets, or has stricter states, because of a flood.
 	Defences map[string]bool `json:"flood_defences,omitempty"`

@@ -63,6 +63,7 @@ type configStatus struct {
 type serviceStatus struct {
 	Service   ServiceKey     `json:"service"`
 	VIP       string         `json:"vip,omitempty"`
+	Ports     []string       `json:"ports,omitempty"` // of a firewall mark: those whose packets get it
 	Scheduler string         `json:"scheduler"`
 	Traffic   Traffic        `json:"traffic"`
 	Servers   []serverStatus `json:"servers"`
@@ -202,13 +203,33 @@ func (s *httpServer) vips(v *loopState) iter.Seq[any] {
 // services passes the state of each of all, which v knows.
 func (s *httpServer) services(all []KernelService, v *loopState) iter.Seq[any] {
 	return func(yield func(any) bool) {
+		if len(all) == 0 {
+			return
+		}
+		ports := markPorts(v.Marked)
 		for i := range all {
 			known := v.Shards.find(all[i].ServiceKey)
-			if !yield(newServiceStatus(&all[i], known.VIP, known, &s.loop.times)) {
+			one := newServiceStatus(&all[i], known.VIP, known, &s.loop.times)
+			one.Ports = ports[one.Service]
+			if !yield(one) {
 				return
 			}
 		}
 	}
+}
+
+// markPorts are the ports whose packets get a mark, by its service.
+func markPorts(marked map[MarkedPort]uint32) map[ServiceKey][]string {
+	ports := make(map[ServiceKey][]Port)
+	for p, mark := range marked {
+		k := MarkKey(mark, p.Address.Is6())
+		ports[k] = append(ports[k], p.Port)
+	}
+	short := make(map[ServiceKey][]string, len(ports))
+	for k, all := range ports {
+		short[k] = shortPorts(all)
+	}
+	return short
 }
 
 // writeStatus writes st, whose lists of VIPs and services are empty, with those of vips and

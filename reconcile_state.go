@@ -30,9 +30,10 @@ type counters struct {
 type loopState struct {
 	At        time.Time
 	Config    *Config
-	Compared  time.Time // when the kernel's table was last read; zero: not yet
-	Shards    shards    // what the kernel has, with the reasons
-	TableHash uint64    // of the wanted table
+	Compared  time.Time             // when the kernel's table was last read; zero: not yet
+	Shards    shards                // what the kernel has, with the reasons
+	TableHash uint64                // of the wanted table
+	Marked    map[MarkedPort]uint32 // what the host marks; never changed
 	Kept      []workKey
 	Health    *Health // what probes have found; nil: nothing
 	Warnings  []string
@@ -72,6 +73,7 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 			r.times.update(next.Shards, r.kernel.have, now)
 		}
 		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running
+		next.Marked = r.marks.marked
 		next.TableHash = r.planner.hash.of(w.want)
 		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
 		if r.exempt.failing.text != "" {
