@@ -122,8 +122,8 @@ func (w *ConfigWatcher) conclude(got reading, asked bool) {
 	}
 	first, again := w.concluded == digest{}, w.concluded == got.digest
 	w.concluded = got.digest
-	if first && w.Refused != (digest{}) { // what is in force is the copy
-		w.rejected = true
+	if first {
+		w.rejected = w.Refused != digest{} // then what is in force is the copy
 		if !asked && got.digest == w.Refused {
 			return
 		}
