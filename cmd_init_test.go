@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -142,8 +143,10 @@ func TestAnnounceFlag(t *testing.T) {
 	if c, err := given(t, "-config", file, "-announce", "arp"); err != nil || c.VIPs[0].Announce != AnnounceARP {
 		t.Errorf("-announce above a file: %v, %v", c, err)
 	}
-	if _, err := given(t, "-vip", "192.0.2.7", "-announce", "apr"); err == nil || !strings.Contains(err.Error(), `-announce: unknown value "apr", want one of none, arp`) {
-		t.Errorf("a wrong method: %v", err)
+	for method, want := range map[string]string{"apr": `did you mean "arp"?`, "broadcast": "want one of none, arp"} {
+		if _, err := given(t, "-vip", "192.0.2.7", "-announce", method); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("-announce: unknown value %q, %s", method, want)) {
+			t.Errorf("a wrong method: %v", err)
+		}
 	}
 	if names := announceNames(); !slices.Contains(names, "arp") || !slices.Contains(names, "none") {
 		t.Errorf("methods: %q", names)
