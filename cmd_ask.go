@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -80,6 +81,35 @@ func (c controllerAt) ask(ctx context.Context, path string, patience time.Durati
 	return err
 }
 
+// refusal is an answer that is an error, from a controller or from another program there.
+type refusal struct{ status, reason string }
+
+func (r *refusal) Error() string { return "status " + r.status + r.reason }
+
+// maxErrorText is how many bytes of an error's text are read. Its first line is shown.
+const maxErrorText = 4096
+
+// refused is the answer r, whose status is an error's.
+func refused(r *http.Response) error {
+	text, _ := io.ReadAll(io.LimitReader(r.Body, maxErrorText)) // the status alone says enough
+	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
+	if line = shorten(strings.TrimSpace(line), reportedText); line != "" {
+		line = ": " + printable(line)
+	}
+	return &refusal{printable(shorten(r.Status, quotedText)), line}
+}
+
+// hasAnswered reports whether err, of ask, is an answer.
+func hasAnswered(err error) bool { return errors.As(err, new(*refusal)) }
+
+// unanswered is what err, of ask, says about the controller.
+func unanswered(err error) string {
+	if hasAnswered(err) {
+		return "answers with an error"
+	}
+	return "does not answer"
+}
+
 // get sends one request, and calls read with the answer. It follows no redirect: what
 // another host says is not about this one.
 func get(ctx context.Context, client *http.Transport, host, path string, read func(*http.Response) error) error {
@@ -93,7 +123,7 @@ func get(ctx context.Context, client *http.Transport, host, path string, read fu
 	}
 	defer resp.Body.Close()
 	if to := resp.Header.Get("Location"); to != "" {
-		return fmt.Errorf("status %s, a redirect to %q, which is not followed", resp.Status, shorten(to, quotedText))
+		return &refusal{printable(shorten(resp.Status, quotedText)), fmt.Sprintf(", a redirect to %q, which is not followed", shorten(to, quotedText))}
 	}
 	return read(resp)
 }

@@ -177,6 +177,12 @@ FAIL  objects           vip web: selector "app.kubernetes.io/component=controlle
       # listen = "10.0.0.3:9652"
       systemctl start lvs-controller
 `},
+	{"peer", "it answers with an error", onHost(func(h *doctorHost) {
+		peerSays(h, status{}, &refusal{"503 Service Unavailable", ": too many requests at a time"})
+	}), `FAIL  peer              10.0.0.3:9652 answers with an error: status 503 Service Unavailable: too many requests at a time
+      # on the other director:
+      lvs-controller status
+`},
 	{"peer", "not ready", onHost(func(h *doctorHost) { peerSays(h, status{Reason: "no real server is in service"}, nil) }), `FAIL  peer              10.0.0.3:9652 is not ready: no real server is in service
       # on the other director:
       lvs-controller status

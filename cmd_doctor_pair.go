@@ -29,6 +29,8 @@ func (h *doctorHost) peerListener() string {
 func checkPeer(h *doctorHost) []finding {
 	at := h.peerListener()
 	switch st, err := h.ask.status(controllerAt{listen: at}); {
+	case err != nil && hasAnswered(err):
+		return []finding{{levelFail, fmt.Sprintf("%s %s: %v", at, unanswered(err), err), []string{"# on the other director:", "lvs-controller status"}}}
 	case err != nil:
 		return []finding{{levelFail, fmt.Sprintf("%s does not answer: %v", at, err), []string{
 			"# on the other director, in config.toml (its listener is on 127.0.0.1 by default):", fmt.Sprintf("# listen = %q", at), "systemctl start lvs-controller"}}}

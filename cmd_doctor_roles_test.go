@@ -167,6 +167,13 @@ var directorCases = []doctorCase{
       systemctl start lvs-controller
       journalctl -u lvs-controller -n 20
 `},
+	{"controller", "it answers with an error", onHost(func(h *doctorHost) {
+		h.ask.status = func(controllerAt) (status, error) {
+			return status{}, &refusal{"503 Service Unavailable", ": too many requests at a time"}
+		}
+	}), `WARN  controller        answers with an error: status 503 Service Unavailable: too many requests at a time; the kernel's table stays as it is
+      journalctl -u lvs-controller -n 20
+`},
 	{"controller", "drained", onHost(func(h *doctorHost) {
 		h.ask.status = func(controllerAt) (status, error) { return status{Drained: doctorNow, Reason: "drained"}, nil }
 	}), `WARN  controller        an operator has drained this director on 2026-11-01 12:00:00

@@ -272,6 +272,8 @@ func (h *doctorHost) nodePlan() (plan *ProbePlan, tunnelled bool) {
 func checkController(h *doctorHost) []finding {
 	st, err := h.ask.status(h.at)
 	switch {
+	case err != nil && hasAnswered(err):
+		return []finding{{levelWarn, fmt.Sprintf("%s: %v; the kernel's table stays as it is", unanswered(err), err), []string{"journalctl -u lvs-controller -n 20"}}}
 	case err != nil:
 		return []finding{{levelWarn, fmt.Sprintf("does not answer: %v; the kernel's table stays as it is", err), []string{"systemctl start lvs-controller", "journalctl -u lvs-controller -n 20"}}}
 	case !st.Drained.IsZero():

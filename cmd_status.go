@@ -122,13 +122,15 @@ func (t *statusTask) fetch(ctx context.Context) (st status, note string, err err
 	at, cfg, wrong := locate(t.config, t.socket)
 	st, err = fetchStatus(ctx, at)
 	if err != nil {
-		note = fmt.Sprintf("the controller does not answer (%v); this is the kernel's table, without the reasons", err)
+		reason := "the controller " + unanswered(err)
+		note = fmt.Sprintf("%s (%v); this is the kernel's table, without the reasons", reason, err)
 		if st, err = kernelStatus(cfg, at); err != nil {
 			if wrong != nil { // elsewhere the status itself says so
 				note = wrongFile(firstMistake(wrong)) + "\n" + note
 			}
 			return st, note, err
 		}
+		st.Reason = reason
 	}
 	// The controller looks at the file a moment after it has changed.
 	if file := cmp.Or(t.config, defaultConfigPath); wrong != nil && st.Config.Wrong == "" && (t.config != "" || note != "" || st.Config.Path == file) {
@@ -189,7 +191,7 @@ func (t *readyTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	case err != nil && wrong != nil:
 		return fail(stderr, wrong)
 	case err != nil:
-		return fail(stderr, "NOT READY: the controller does not answer:", err)
+		return fail(stderr, "NOT READY: the controller "+unanswered(err)+":", err)
 	case code != http.StatusOK:
 		return fail(stderr, "NOT READY:", strings.TrimSpace(string(text)))
 	}
@@ -201,7 +203,7 @@ func (t *readyTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 func fetchStatus(ctx context.Context, at controllerAt) (st status, err error) {
 	err = at.ask(ctx, "/status.json", statusTimeout, func(r *http.Response) error {
 		if r.StatusCode != http.StatusOK {
-			return fmt.Errorf("status %s", r.Status)
+			return refused(r)
 		}
 		return st.read(io.LimitReader(r.Body, maxStatus))
 	})
@@ -272,7 +274,7 @@ func readList[T any](dec *json.Decoder, to *[]T) error {
 // state file says which services are the controller's.
 func kernelStatus(cfg *Config, at controllerAt) (status, error) {
 	st := status{
-		Version: statusVersion, Reason: "the controller does not answer", Table: readConnectionTable(),
+		Version: statusVersion, Table: readConnectionTable(),
 		VIPs: []vipStatus{}, Services: []serviceStatus{},
 	}
 	name := func(ServiceKey) (string, bool) { return "", false }

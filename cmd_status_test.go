@@ -189,14 +189,16 @@ func TestStatusOfSomethingElse(t *testing.T) {
 		want   string
 	}{
 		{"another server", http.NotFound, "status 404 Not Found"},
-		{"a controller whose kernel is away", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) }, "status 503 Service Unavailable"},
+		{"a controller whose kernel is away", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) }, "status 503 Service Unavailable: no"},
+		{"what a terminal obeys", refuseWith("\n a\x1b[2J \r\nb"), `status 503 Service Unavailable: a\x1b[2J`},
+		{"a text without end", refuseWith(strings.Repeat("x", 1<<20)), "status 503 Service Unavailable: " + strings.Repeat("x", reportedText) + "…"},
 		{"a redirect", redirect, "a redirect to \"" + elsewhere.URL},
 		{"not JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "invalid character"},
 	} {
 		other := httptest.NewServer(test.answer)
 		_, err := fetchStatus(t.Context(), controllerAt{listen: strings.TrimPrefix(other.URL, "http://")})
 		other.Close()
-		if err == nil || !strings.Contains(err.Error(), test.want) {
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.HasPrefix(test.want, "status 503") && err.Error() != test.want {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
 	}
@@ -207,6 +209,24 @@ func TestStatusOfSomethingElse(t *testing.T) {
 	}
 	if _, err := fetchStatus(t.Context(), controllerAt{}); err == nil || err.Error() != "listen is off" {
 		t.Errorf("listen off: %v", err)
+	}
+}
+
+// refuseWith answers each request with 503 and this text.
+func refuseWith(text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { http.Error(w, text, http.StatusServiceUnavailable) }
+}
+
+// A controller that answers with an error is not said to be away, and its reason is shown.
+func TestStatusOfAnError(t *testing.T) {
+	busy := httptest.NewServer(refuseWith("too many requests at a time"))
+	defer busy.Close()
+	dir := t.TempDir()
+	file := writeConfig(t, fmt.Sprintf("listen = %q\nstate_dir = %q\n%s", strings.TrimPrefix(busy.URL, "http://"), dir, staticVIP))
+	_, stdout, stderr := cli(t, "status", "-config", file) // the exit code is the kernel's
+	const want = "the controller answers with an error (status 503 Service Unavailable: too many requests at a time, and dial unix "
+	if !strings.HasPrefix(stderr, want) || stdout != "" && !strings.HasPrefix(stdout, "NOT READY: the controller answers with an error\n") {
+		t.Errorf("status: stdout %q, stderr %q; want %q", stdout, stderr, want)
 	}
 }
 
