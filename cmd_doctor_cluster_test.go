@@ -173,8 +173,8 @@ FAIL  objects           vip web: selector "app.kubernetes.io/component=controlle
       lvs-controller status -config config.toml
 `},
 	{"peer", "it does not answer", onHost(func(h *doctorHost) { peerSays(h, status{}, errors.New("connection refused")) }), `FAIL  peer              10.0.0.3:9652 does not answer: connection refused
-      # on the other director, in config.toml (its listener is on 127.0.0.1 by default):
-      # listen = "10.0.0.3:9652"
+      # on the other director, in config.toml (its listener is on 127.0.0.1 by default; keepalived asks there):
+      # listen = ":9652"
       systemctl start lvs-controller
 `},
 	{"peer", "it answers with an error", onHost(func(h *doctorHost) {

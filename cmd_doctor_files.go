@@ -8,6 +8,7 @@ package main
 import (
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path"
@@ -159,11 +160,36 @@ func (h *doctorHost) keepalivedSettings(k *keepalivedConf) (wrong []string) {
 		if info, err := os.Stat(h.root + words[0]); err != nil || info.Mode()&0o111 == 0 {
 			wrong = append(wrong, fmt.Sprintf("the script of %s is %s, which is no program", keepalivedFile, words[0]))
 		}
-		if i := slices.Index(words, "-listen"); i >= 0 && i+1 < len(words) && words[i+1] != h.cfg.Listen {
+		if i := slices.Index(words, "-listen"); i >= 0 && i+1 < len(words) && !h.answersAt(words[i+1]) {
 			wrong = append(wrong, fmt.Sprintf("the script of %s asks %s, and the controller listens at %q", keepalivedFile, words[i+1], h.cfg.Listen))
 		}
 	}
 	return wrong
+}
+
+// answersAt reports whether a program of this host that asks at the address at reaches the
+// configuration's listener.
+func (h *doctorHost) answersAt(at string) bool {
+	host, port, err := net.SplitHostPort(dialable(at))
+	listen, own, off := net.SplitHostPort(h.cfg.Listen)
+	if err != nil || off != nil || port != own {
+		return false
+	}
+	asked := []string{host}
+	if host == "localhost" {
+		asked = []string{"127.0.0.1", "::1"}
+	}
+	return slices.ContainsFunc(asked, func(text string) bool {
+		to, err := netip.ParseAddr(text)
+		if err != nil {
+			return false // a name, which ready asks DNS for
+		}
+		on, err := netip.ParseAddr(strings.Replace(listen, "localhost", "127.0.0.1", 1)) // as net.Listen
+		if err != nil || on.IsUnspecified() {
+			return to.IsLoopback() || h.net.err != nil || len(h.net.with(to.Unmap())) > 0
+		}
+		return to.Unmap() == on.Unmap()
+	})
 }
 
 // settingsDirs have the files of kernel settings. A file takes the place of those with

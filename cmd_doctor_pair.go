@@ -32,8 +32,10 @@ func checkPeer(h *doctorHost) []finding {
 	case err != nil && hasAnswered(err):
 		return []finding{{levelFail, fmt.Sprintf("%s %s: %v", at, unanswered(err), err), []string{"# on the other director:", "lvs-controller status"}}}
 	case err != nil:
+		// On the address at alone it would no longer answer keepalived's script there.
+		_, port, _ := net.SplitHostPort(at)
 		return []finding{{levelFail, fmt.Sprintf("%s does not answer: %v", at, err), []string{
-			"# on the other director, in config.toml (its listener is on 127.0.0.1 by default):", fmt.Sprintf("# listen = %q", at), "systemctl start lvs-controller"}}}
+			"# on the other director, in config.toml (its listener is on 127.0.0.1 by default; keepalived asks there):", fmt.Sprintf("# listen = %q", ":"+port), "systemctl start lvs-controller"}}}
 	case !st.Drained.IsZero():
 		return []finding{{levelWarn, fmt.Sprintf("%s: an operator has drained it on %s", at, st.Drained.Format(time.DateTime)), []string{"# on the other director:", "lvs-controller drain -undo"}}}
 	case !st.Ready:

@@ -470,3 +470,40 @@ func TestDoctorRoles(t *testing.T) {
 		}
 	}
 }
+
+// keepalived's script is compared by what it reaches, and not by how that is written.
+func TestDoctorAnswersAt(t *testing.T) {
+	h, files, _ := fitHost()
+	h.layOut(t, files)
+	for _, test := range []struct {
+		listen, at string
+		want       bool
+	}{
+		{":9652", "127.0.0.1:9652", true},
+		{":9652", ":9652", true},
+		{":9652", "localhost:9652", true},
+		{":9652", "[::1]:9652", true},
+		{":9652", "10.0.0.2:9652", true},  // of this host
+		{":9652", "10.0.0.3:9652", false}, // of the other director
+		{":9652", "127.0.0.1:9653", false},
+		{":9652", "director:9652", false},
+		{":9652", "127.0.0.1", false},
+		{"0.0.0.0:9652", "127.0.0.1:9652", true},
+		{"[::]:9652", "127.0.0.1:9652", true},
+		{"127.0.0.1:9652", "127.0.0.1:9652", true},
+		{"127.0.0.1:9652", "localhost:9652", true},
+		{"127.0.0.1:9652", ":9652", true},
+		{"127.0.0.1:9652", "[::1]:9652", false},
+		{"localhost:9652", "127.0.0.1:9652", true},
+		{"localhost:9652", "localhost:9652", true},
+		{"[::1]:9652", "[0:0::1]:9652", true},
+		{"10.0.0.2:9652", "127.0.0.1:9652", false},
+		{"10.0.0.2:9652", ":9652", false},
+		{"10.0.0.2:9652", "10.0.0.2:9652", true},
+		{"", ":9652", false},
+	} {
+		if h.cfg.Listen = test.listen; h.answersAt(test.at) != test.want {
+			t.Errorf("listen %q, asked at %q: %t, want %t", test.listen, test.at, !test.want, test.want)
+		}
+	}
+}

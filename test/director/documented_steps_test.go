@@ -16,7 +16,7 @@ import (
 // keepalived, and of directors behind a router.
 const (
 	documentedHead = "cluster_file = \"cluster.json\"\ninterface = \"eth0\"\naudit_interval = \"2s\"\n"
-	documentedPair = documentedHead + pairHead + "[[vip]]\nname = \"edge\"\naddresses = [\"10.135.22.77\"]\nports = [\"80/tcp\", \"443/tcp\"]\nnotrack = true\n" + pairScheduler
+	documentedPair = documentedHead + "listen = \":9652\"\n" + pairHead + "[[vip]]\nname = \"edge\"\naddresses = [\"10.135.22.77\"]\nports = [\"80/tcp\", \"443/tcp\"]\nnotrack = true\n" + pairScheduler
 )
 
 const ready = `lvs-controller ready -listen 127.0.0.1:9652`
@@ -103,6 +103,7 @@ var documentedSteps = []documentedStep{
 	{on: "client", lines: "curl http://10.135.22.77/", want: `^node$`, patient: true},
 	{on: "director", lines: "lvs-controller keepalived -peer ADDR", with: []string{"ADDR", "10.135.22.3"}, want: `virtual_ipaddress`},
 	{on: "director", lines: "lvs-controller doctor", want: `(?s)OK    VIP  .*OK    nodes  .* 0 FAIL$`, patient: true},
+	{on: "director", lines: "lvs-controller doctor -peer 10.135.22.3", want: `(?s)OK    keepalived  .*OK    peer  .*10\.135\.22\.3:9652 is ready`, patient: true},
 	{on: "director", lines: "lvs-controller doctor -config /etc/lvs-controller/config.toml", want: `^OK    keepalived  `},
 	{on: "peer", lines: "cd /etc/keepalived\nlvs-controller keepalived -peer 10.135.22.2 -priority 150 > new.conf && mv new.conf keepalived.conf\nsystemctl reload keepalived", after: "ip address show dev eth0 | grep 10.135.22.77/32"},
 	{on: "peer", lines: "cd /etc/keepalived\nlvs-controller keepalived -peer 10.135.22.2 > new.conf && mv new.conf keepalived.conf\nsystemctl reload keepalived", after: "sleep 3; ip address show dev eth0 | grep 10.135.22.77/32"},
