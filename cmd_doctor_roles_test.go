@@ -368,6 +368,8 @@ FAIL  keepalived        the script of /etc/keepalived/keepalived.conf asks 127.0
       lvs-controller keepalived -config config.toml -peer 10.0.0.3 > /etc/keepalived/keepalived.conf
       systemctl reload keepalived
 `},
+	{"keepalived", "all addresses, and a script that asks one of them", onHost(func(h *doctorHost) { h.cfg.Listen = ":9652" }), `OK    keepalived        /etc/keepalived/keepalived.conf has 1 VIP address, as the configuration
+`},
 	{"keepalived", "written by hand", inFiles(func(files map[string]string) {
 		text := files["/etc/keepalived/keepalived.conf"]
 		files["/etc/keepalived/keepalived.conf"] = strings.NewReplacer("# ", "; ", "10.0.0.1/32", "10.0.0.9/32", "#  ", "").Replace(text)

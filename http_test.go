@@ -466,6 +466,45 @@ func TestListenerReadyWhileOthersWait(t *testing.T) {
 	}
 }
 
+// slowReader takes no byte of an answer until release is closed.
+type slowReader struct {
+	httptest.ResponseRecorder
+	began   chan<- struct{}
+	release <-chan struct{}
+}
+
+func (r *slowReader) Write(p []byte) (int, error) {
+	r.began <- struct{}{}
+	<-r.release
+	return len(p), nil
+}
+
+// The control socket answers while slow readers at the address in listen have all answers.
+func TestSocketHasItsOwnLimits(t *testing.T) {
+	if statusTimeout <= answerPatience {
+		t.Errorf("status gives up after %s, before the controller does, after %s", statusTimeout, answerPatience)
+	}
+	server := newBenchServer(newBench(t, testVIP()))
+	tcp, socket := server.handler(onTCP), server.handler(onSocket)
+	for _, path := range []string{"/status.json", "/metrics"} {
+		ask := func() *http.Request { return httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil) }
+		began, release := make(chan struct{}, 1000), make(chan struct{})
+		var all sync.WaitGroup
+		for range maxAnswers {
+			all.Go(func() { tcp.ServeHTTP(&slowReader{*httptest.NewRecorder(), began, release}, ask()) })
+			<-began
+		}
+		got := httptest.NewRecorder()
+		before := time.Now()
+		socket.ServeHTTP(got, ask())
+		if took := time.Since(before); got.Code != http.StatusOK || took >= answerPatience {
+			t.Errorf("%s: %d after %s: %s", path, got.Code, took, shorten(got.Body.String(), quotedText))
+		}
+		close(release)
+		all.Wait()
+	}
+}
+
 // The status is written one service at a time, and what is read again is the same.
 func TestStatusIsStreamed(t *testing.T) {
 	var services []KernelService
