@@ -144,7 +144,7 @@ $(CACHE)/moby:
 # Their screenshots are in .cache/page; those of docs/ are wide.png and narrow.png.
 page: build vm-setup $(CACHE)/page-guest
 	@command -v chromium >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
-	cd test/page/browser && go vet . && go test -count=1 -timeout 280s . $(if $(RUN),-run '$(RUN)')
+	cd test/page/browser && go vet . && go test -count=1 -timeout 500s . $(if $(RUN),-run '$(RUN)')
 
 .PHONY: $(CACHE)/page-guest
 $(CACHE)/page-guest:

@@ -57,7 +57,7 @@ func startGuest(t *testing.T) *guest {
 	g.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return g.take(ctx, 'c') }}}
 
 	_, port, _ := net.SplitHostPort(meet.Addr().String())
-	vm := exec.Command("test/vm/run", "-net", "-timeout", "240", "-file", "lvs-controller", "-file", ".cache/bin/page-guest", "--",
+	vm := exec.Command("test/vm/run", "-net", "-timeout", "450", "-file", "lvs-controller", "-file", ".cache/bin/page-guest", "--",
 		"./page-guest", "-binary", "/work/lvs-controller", "-connect", net.JoinHostPort(guestHost, port))
 	vm.Dir = *root
 	var out bytes.Buffer
