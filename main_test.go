@@ -383,7 +383,9 @@ func TestHangupWithoutFile(t *testing.T) {
 		cfg.Path = ""
 		ctx, stop := signal.NotifyContext(t.Context(), unix.SIGTERM)
 		defer stop()
-		if err := direct(ctx, openLog(os.Stderr, logText, slog.LevelInfo), new(source), &firstConfig{cfg: cfg}, &stateDir{path: dir}, false); err != nil {
+		log := openLog(os.Stderr, logText, slog.LevelInfo)
+		defer log.queue.close(logPatience)
+		if err := direct(ctx, log, new(source), &firstConfig{cfg: cfg}, &stateDir{path: dir}, false); err != nil {
 			t.Fatal(err)
 		}
 		return
