@@ -33,83 +33,86 @@ const (
 	// maxWaiting is how many wait for the start of such an answer. More are refused at
 	// once: each keeps a connection, and /readyz needs one.
 	maxWaiting = 8
-
-	// sharedReading is how long one reading of the kernel's table is used.
-	sharedReading = time.Second
 )
 
-// kernelReading is the newest reading of the kernel's table, for all who ask within
-// sharedReading.
-type kernelReading struct {
-	observe kernelObserver // observeKernel; another one in tests
-
-	mu       sync.Mutex
-	known    shards // that it is about
-	services []KernelService
-	err      error
-	at       time.Time // zero: there is none
+// shared is the newest reading of something, for all who ask while it is used. It is safe
+// from any goroutine.
+type shared[T any] struct {
+	mu        sync.Mutex
+	value     T
+	err       error
+	at, until time.Time // when it was read, and how long it is used; zero: there is none
 }
 
-// of returns the services of known with their counters, and when they were read. It reads
-// them, or waits for the one who does. They must not be changed.
-func (r *kernelReading) of(known shards) ([]KernelService, time.Time, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.at.IsZero() || !same(r.known, known) || time.Since(r.at) >= sharedReading {
-		r.services = nil // the room of the last one, before there is another
-		var services []KernelService
-		r.err = r.observe(func(k ServiceKey) bool { return known.find(k) != nil }, func(s *KernelService) {
-			one := *s
-			one.Servers = slices.Clone(s.Servers)
-			services = append(services, one)
-		})
-		if r.err != nil {
-			services = nil
+// of returns the reading, which must not be changed, when it was made and how long it is
+// used. It reads, or waits for the one who does, when there is none or fits, unless nil,
+// refuses it. last is how long a reading is used that took so long.
+func (s *shared[T]) of(fits func(T) bool, read func() (T, error), last func(took time.Duration) time.Duration) (value T, at, until time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); s.at.IsZero() || !now.Before(s.until) || fits != nil && !fits(s.value) {
+		s.value = value // the room of the last one, before there is another
+		if value, err = read(); err == nil {
+			s.value = value
 		}
-		r.known, r.services, r.at = known, services, time.Now()
-		time.AfterFunc(sharedReading, r.forget)
+		s.err, s.at, s.until = err, now, now.Add(last(time.Since(now)))
+		time.AfterFunc(time.Until(s.until), s.forget)
 	}
-	return r.services, r.at, r.err
+	return s.value, s.at, s.until, s.err
 }
 
-// forget gives the memory of a reading back.
-func (r *kernelReading) forget() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if time.Since(r.at) >= sharedReading {
-		r.known, r.services, r.at = nil, nil, time.Time{}
+// forget gives the memory of a reading back that is not used any more.
+func (s *shared[T]) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !time.Now().Before(s.until) {
+		var none T
+		s.value, s.err, s.at = none, nil, time.Time{}
 	}
 }
 
-// deviceReading is the newest reading of this host's addresses, for all who ask within
-// sharedReading.
-type deviceReading struct {
-	mu      sync.Mutex
-	devices map[netip.Addr]string
-	err     error
-	at      time.Time // zero: there is none
+// readings are those that requests share.
+type readings struct {
+	observe kernelObserver // observeKernel; another one in tests
+	kernel  shared[kernelReading]
+	devices shared[map[netip.Addr]string]
+	page    shared[*pageTable]
 }
 
-// of returns vipDevices, which must not be changed.
-func (r *deviceReading) of() (map[netip.Addr]string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.at.IsZero() || time.Since(r.at) >= sharedReading {
-		r.devices, r.err = vipDevices()
-		r.at = time.Now()
-		time.AfterFunc(sharedReading, r.forget)
-	}
-	return r.devices, r.err
+// kernelObserver is observeKernel.
+type kernelObserver func(owned func(ServiceKey) bool, visit func(*KernelService)) error
+
+// kernelReading are the services of known with their counters, for the status and the
+// metrics.
+type kernelReading struct {
+	known    shards
+	services []KernelService
 }
 
-// forget gives the memory of a reading back.
-func (r *deviceReading) forget() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if time.Since(r.at) >= sharedReading {
-		r.devices, r.err, r.at = nil, nil, time.Time{}
-	}
+// ofKernel is the shared reading of the kernel's table for known.
+func (r *readings) ofKernel(known shards) ([]KernelService, time.Time, error) {
+	got, at, _, err := r.kernel.of(
+		func(k kernelReading) bool { return same(k.known, known) },
+		func() (kernelReading, error) {
+			k := kernelReading{known: known}
+			err := r.observe(func(key ServiceKey) bool { return known.find(key) != nil }, func(s *KernelService) {
+				one := *s
+				one.Servers = slices.Clone(s.Servers)
+				k.services = append(k.services, one)
+			})
+			return k, err
+		}, aSecond)
+	return got.services, at, err
 }
+
+// ofDevices is the shared reading of vipDevices.
+func (r *readings) ofDevices() (map[netip.Addr]string, error) {
+	devices, _, _, err := r.devices.of(nil, vipDevices, aSecond)
+	return devices, err
+}
+
+// aSecond is how long most readings are used.
+func aSecond(time.Duration) time.Duration { return time.Second }
 
 // clientList are the connections of the listener that have no request to be answered,
 // those that have waited longest first. Slow clients keep no other out.

@@ -36,7 +36,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		writeSync(e, v)
 		writeConflicts(e, v.Config, s.conflicts.seen())
 		k := newKernelCounters(v.Config)
-		services, at, err := s.reading.of(v.Shards)
+		services, at, err := s.ofKernel(v.Shards)
 		for i := range services {
 			k.add(&services[i], v.Shards.find(services[i].ServiceKey))
 		}

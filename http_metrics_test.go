@@ -254,7 +254,7 @@ func newBenchServer(b *bench) *httpServer {
 	return &httpServer{
 		log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster, Cluster{}), configs: b.loop.config, started: time.Now(),
 		prober: newProber(log, newLatest[ProbePlan](make(chan struct{}, 1)), newLatest[Health]()), uplink: func() error { return nil },
-		readings: readings{reading: kernelReading{observe: observeKernel}, page: pageReading{observe: func(func(ServiceKey) bool, func(*KernelService)) error { return nil }}},
+		readings: readings{observe: observeKernel},
 		output:   openLog(io.Discard, logText, slog.LevelInfo), table: func() connectionTable { return connectionTable{} },
 	}
 }

@@ -1,6 +1,6 @@
 // The page at / and its figures at /page.json.
 //
-// Used by main.go. The page is one file that asks for nothing but the figures, and
+// Used by http*.go. The page is one file that asks for nothing but the figures, and
 // only from here. It reads the kernel's table through a separate socket, as often as
 // the size of the table allows, for all who look. It changes nothing.
 
@@ -39,56 +39,18 @@ const (
 	pageShare = 10
 )
 
-// pageReading is the newest reading for the page.
-type pageReading struct {
-	observe kernelObserver // observeKernel; another one in tests
-
-	mu    sync.Mutex
-	table *pageTable
-	err   error
-	at    time.Time // zero: there is none
-	until time.Time // it is used
-}
-
-// of returns the table of v, which must not be changed, when it was read, and when it
-// will be read again at the earliest. explain adds to it what the kernel does not know.
-func (r *pageReading) of(v *loopState, explain func(*loopState, *pageTable)) (t *pageTable, at, until time.Time, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := time.Now(); r.at.IsZero() || !now.Before(r.until) {
-		r.table = nil // the room of the last one, before there is another
+// ofPage is the shared table of v. A slow reading is used for longer.
+func (s *httpServer) ofPage(v *loopState) (t *pageTable, at, until time.Time, err error) {
+	return s.page.of(nil, func() (*pageTable, error) {
 		t := newPageTable(v)
-		r.err = r.observe(t.owned, t.add)
-		if r.err == nil {
-			t.finish()
-			explain(v, t)
-			r.table = t
+		if err := s.observe(t.owned, t.add); err != nil {
+			return nil, err
 		}
-		took := time.Since(now)
-		r.at, r.until = now, now.Add(max(pageGap, pageShare*took))
-		time.AfterFunc(time.Until(r.until), r.forget)
-	}
-	return r.table, r.at, r.until, r.err
+		t.finish()
+		s.explain(v, t)
+		return t, nil
+	}, func(took time.Duration) time.Duration { return max(pageGap, pageShare*took) })
 }
-
-// forget gives the memory of a reading back.
-func (r *pageReading) forget() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !time.Now().Before(r.until) {
-		r.table, r.err, r.at = nil, nil, time.Time{}
-	}
-}
-
-// readings are those that requests share.
-type readings struct {
-	reading kernelReading // for the status and the metrics
-	page    pageReading
-	devices deviceReading // of this host's addresses
-}
-
-// kernelObserver is observeKernel.
-type kernelObserver func(owned func(ServiceKey) bool, visit func(*KernelService)) error
 
 // pageState is what the page shows.
 type pageState struct {
@@ -100,7 +62,8 @@ type pageState struct {
 	Fault    string       `json:"fault,omitempty"` // why it could not be read
 	Status   status       `json:"status"`          // without services, and with lists of pageLines
 	LeftOff  pageLeftOff  `json:"left_off,omitzero"`
-	Load     Load         `json:"load"`             // of all VIPs
+	Load     pageTotals   `json:"load"`             // of all VIPs
+	Drains   []*pageDrain `json:"drains"`           // pageLines at most, those with the least time first
 	VIPs     []*pageVIP   `json:"vips"`             //
 	Places   pagePlaces   `json:"places"`           // where their addresses are
 	MoreVIPs int          `json:"more_vips"`        // that are left out
@@ -109,9 +72,6 @@ type pageState struct {
 	Probes   []pageProbes `json:"probes"`           //
 	Series   *pageSeries  `json:"series,omitempty"` // for one who knows nothing yet
 }
-
-// pageLines is how many lines of a list of the status the page has at most.
-const pageLines = 1_000
 
 // pageLeftOff is how many lines of the status the page does not have.
 type pageLeftOff struct {
@@ -138,7 +98,7 @@ func cutStatus(st *status) (left pageLeftOff) {
 // explain adds to t where the VIPs' addresses are, and the nodes and probes of the real
 // servers.
 func (s *httpServer) explain(v *loopState, t *pageTable) {
-	devices, err := s.devices.of()
+	devices, err := s.ofDevices()
 	cluster, answers := s.loop.cluster.Get(), s.prober.Answers()
 	for i := range v.Config.VIPs {
 		vip := &v.Config.VIPs[i]
@@ -150,7 +110,13 @@ func (s *httpServer) explain(v *loopState, t *pageTable) {
 			t.places[a.Address] = a
 		}
 		if len(p.Blocks) > 0 {
-			p.explain(nodesOf(vip, cluster, answers))
+			nodes := nodesOf(vip, cluster, answers)
+			p.explain(nodes)
+			for _, d := range t.soon {
+				if d.VIP == vip.Name {
+					d.Node = nodeName(nodes, d.address)
+				}
+			}
 		}
 	}
 }
@@ -173,7 +139,7 @@ type pageSeries struct {
 // pageState joins the loop's snapshot with the kernel's counters.
 func (s *httpServer) pageState() *pageState {
 	v := s.loop.published.Load()
-	p := &pageState{Version: version, Time: time.Now(), Status: s.head(v), VIPs: []*pageVIP{}, Changes: s.loop.changes.last(), Probes: []pageProbes{}}
+	p := &pageState{Version: version, Time: time.Now(), Status: s.head(v), VIPs: []*pageVIP{}, Drains: []*pageDrain{}, Changes: s.loop.changes.last(), Probes: []pageProbes{}}
 	p.LeftOff = cutStatus(&p.Status)
 	p.Host, _ = os.Hostname() // without a name the page has none
 	if len(p.Changes) > 0 {
@@ -187,7 +153,7 @@ func (s *httpServer) pageState() *pageState {
 	if v == nil || v.Config == nil {
 		return p
 	}
-	t, at, until, err := s.page.of(v, s.explain)
+	t, at, until, err := s.ofPage(v)
 	p.Read, p.Next = at, max(0, time.Until(until).Milliseconds())
 	if err != nil {
 		p.Fault = err.Error()
@@ -196,7 +162,7 @@ func (s *httpServer) pageState() *pageState {
 		}
 		return p
 	}
-	p.Load, p.VIPs, p.MoreVIPs, p.Places = t.total, t.vips, t.more, t.places
+	p.Load, p.Drains, p.VIPs, p.MoreVIPs, p.Places = t.total, t.soon, t.vips, t.more, t.places
 	return p
 }
 

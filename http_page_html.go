@@ -129,15 +129,15 @@ func (h htmlWriter) facts(p *pageState) {
 	fact := func(name, value, more string) {
 		h.print("<div><dt>%s</dt><dd><b>%s</b> <small>%s</small></dd></div>\n", name, value, more)
 	}
-	services, blocks := 0, 0
+	blocks := 0
 	for _, v := range p.VIPs {
-		services += v.Services
 		blocks += len(v.Blocks)
 	}
 	t := &p.Load.Traffic
 	h.print("<section class=\"all\"><h2>All VIPs</h2><dl class=\"facts\">\n")
 	fact("VIPs", count(len(p.VIPs)+p.MoreVIPs), "")
-	fact("Services", count(services), "in "+countOf(blocks, "block"))
+	fact("Services", count(p.Load.Services), "in "+countOf(blocks, "block"))
+	fact("Real servers", count(p.Load.Servers), count(p.Load.Serving)+" in service")
 	fact("Active connections", grouped(uint64(p.Load.Connections.Active)), grouped(uint64(p.Load.Connections.Inactive))+" inactive")
 	fact("New connections", grouped(t.ConnsPerSec), "/s")
 	fact("Bytes in", byteRate(t.InBytesPerS), "/s")
@@ -255,52 +255,15 @@ func stateClass(state string) string {
 	return "off"
 }
 
-// pageDrain is a real server that drains from some services of a VIP.
-type pageDrain struct {
-	VIP, Server string
-	Services    int
-	Active      uint64
-	Until       time.Time // the latest
-}
-
-// drains are the real servers that drain, those with the least time first.
-func (p *pageState) drains() []pageDrain {
-	var all []pageDrain
-	at := make(map[[2]string]int)
-	for _, v := range p.VIPs {
-		for _, b := range v.Blocks {
-			for i := range b.Rows {
-				r := &b.Rows[i]
-				if r.State != rowDrains {
-					continue
-				}
-				key := [2]string{v.Name, r.Server}
-				if _, known := at[key]; !known {
-					at[key] = len(all)
-					all = append(all, pageDrain{VIP: v.Name, Server: r.Server})
-				}
-				d := &all[at[key]]
-				d.Services += b.Services
-				d.Active += uint64(r.Load.Connections.Active)
-				if r.Until.After(d.Until) {
-					d.Until = r.Until
-				}
-			}
-		}
-	}
-	stableBy(all, func(a, b pageDrain) int { return a.Until.Compare(b.Until) })
-	return all
-}
-
 // pageDrains is how many drains are listed.
 const pageDrains = 100
 
 func (h htmlWriter) drains(p *pageState) {
-	all := p.drains()
+	all := p.Drains
 	if len(all) == 0 {
 		return
 	}
-	h.print("<section class=\"drains\"><h2>Drains <small>%s</small></h2><ul class=\"list\">\n", count(len(all)))
+	h.print("<section class=\"drains\"><h2>Drains <small>%s</small></h2><ul class=\"list\">\n", count(p.Load.Drains))
 	for _, d := range all[:min(len(all), pageDrains)] {
 		h.print("<li><code>%s</code> <span>leaves %s of %s, %s active</span> <b class=\"left\">%s left at most</b></li>\n",
 			d.Server, countOf(d.Services, "service"), d.VIP, grouped(d.Active), max(0, d.Until.Sub(p.Time)).Round(time.Second))

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"net/netip"
 	"slices"
@@ -22,6 +23,9 @@ const (
 	pageVIPs   = 1_000
 	pageBlocks = 2_000
 	pageRows   = 6_000
+
+	// pageLines is how many drains, and lines of a list of the status, the page has at most.
+	pageLines = 1_000
 )
 
 // pageVIP is one VIP with its blocks.
@@ -73,12 +77,37 @@ const (
 // pagePlaces are the addresses of VIPs, and where they are on this host.
 type pagePlaces map[netip.Addr]addressStatus
 
+// pageTotals are the sums of all VIPs, also of what the page has no room for.
+type pageTotals struct {
+	Load
+	Services int `json:"services"`
+	Servers  int `json:"real_servers"` // each address once
+	Serving  int `json:"in_service"`   // of them, for one service at least
+	Drains   int `json:"drains"`
+}
+
+// pageDrain is a real server that drains from some services of a VIP.
+type pageDrain struct {
+	VIP      string    `json:"vip"`
+	Server   string    `json:"server"`
+	Node     string    `json:"node,omitempty"`
+	Why      string    `json:"why,omitempty"`
+	Services int       `json:"services"`
+	Active   uint64    `json:"active"`
+	Until    time.Time `json:"until"` // the latest
+
+	address netip.Addr
+}
+
 // pageTable collects services into VIPs and blocks.
 type pageTable struct {
 	known  shards
 	vips   []*pageVIP
 	more   int // VIPs that are left out
-	total  Load
+	total  pageTotals
+	nodes  map[netip.Addr]bool // real servers: true for one that is in service somewhere
+	drains map[[2]string]*pageDrain
+	soon   []*pageDrain // the first pageLines of them
 	places pagePlaces
 	rows   int
 	byName map[string]*pageVIP
@@ -88,7 +117,7 @@ type pageTable struct {
 
 // newPageTable begins a table with the VIPs of the configuration.
 func newPageTable(v *loopState) *pageTable {
-	t := &pageTable{known: v.Shards, places: make(pagePlaces), byName: make(map[string]*pageVIP), blocks: make(map[[sha256.Size]byte]*pageBlock)}
+	t := &pageTable{known: v.Shards, nodes: make(map[netip.Addr]bool), drains: make(map[[2]string]*pageDrain), places: make(pagePlaces), byName: make(map[string]*pageVIP), blocks: make(map[[sha256.Size]byte]*pageBlock)}
 	for i := range v.Config.VIPs {
 		if p := t.vip(v.Config.VIPs[i].Name); p != nil {
 			p.Addresses = v.Config.VIPs[i].Addresses
@@ -122,7 +151,10 @@ func (t *pageTable) add(k *KernelService) {
 	for i := range k.Servers {
 		l.Connections.add(k.Servers[i].Connections)
 	}
-	t.total.add(&l)
+	t.total.Load.add(&l)
+	t.total.Services++
+	rows := newPageRows(k, known)
+	t.count(k, known.VIP, rows)
 	p := t.byName[known.VIP]
 	if p == nil && known.VIP == "" && len(t.vips) < pageVIPs { // of a VIP that the configuration lacks
 		p = t.vip("")
@@ -132,7 +164,6 @@ func (t *pageTable) add(k *KernelService) {
 	}
 	p.Services++
 	p.Load.add(&l)
-	rows := newPageRows(k, known)
 	key := t.key(k, known.VIP, rows)
 	b := t.blocks[key]
 	if b == nil {
@@ -160,6 +191,28 @@ func (t *pageTable) add(k *KernelService) {
 		p.Blocks = append(p.Blocks, b)
 	}
 	b.add(k, &l, rows)
+}
+
+// count counts the real servers of k, of which rows are what the page would show.
+func (t *pageTable) count(k *KernelService, vip string, rows []pageRow) {
+	for i := range rows {
+		r, address := &rows[i], k.Servers[i].Address
+		t.nodes[address] = t.nodes[address] || r.Weight > 0
+		if r.State != rowDrains {
+			continue
+		}
+		key := [2]string{vip, r.Server}
+		d := t.drains[key]
+		if d == nil {
+			d = &pageDrain{VIP: vip, Server: r.Server, Why: r.Why, address: address}
+			t.drains[key] = d
+		}
+		d.Services++
+		d.Active += uint64(r.Load.Connections.Active)
+		if r.Until.After(d.Until) {
+			d.Until = r.Until
+		}
+	}
 }
 
 // add adds a service with rows to b.
@@ -229,8 +282,22 @@ func (t *pageTable) key(k *KernelService, vip string, rows []pageRow) [sha256.Si
 	return sha256.Sum256(b)
 }
 
-// finish names the ports of the blocks.
+// finish names the ports of the blocks, and counts.
 func (t *pageTable) finish() {
+	t.total.Servers, t.total.Drains = len(t.nodes), len(t.drains)
+	for _, serves := range t.nodes {
+		if serves {
+			t.total.Serving++
+		}
+	}
+	for _, d := range t.drains {
+		t.soon = append(t.soon, d)
+	}
+	sortBy(t.soon, func(a, b *pageDrain) int {
+		return cmp.Or(a.Until.Compare(b.Until), cmp.Compare(a.VIP, b.VIP), cmp.Compare(a.Server, b.Server))
+	})
+	t.soon = append([]*pageDrain{}, t.soon[:min(len(t.soon), pageLines)]...) // never null in JSON
+	t.nodes, t.drains = nil, nil
 	for _, p := range t.vips {
 		for _, b := range p.Blocks {
 			if b.ports != nil {
@@ -241,6 +308,14 @@ func (t *pageTable) finish() {
 			}
 		}
 	}
+}
+
+// nodeName is the name of the node at address a. nodes are in order.
+func nodeName(nodes []nodeStatus, a netip.Addr) string {
+	if n, found := slices.BinarySearchFunc(nodes, a, func(n nodeStatus, a netip.Addr) int { return n.Address.Compare(a) }); found {
+		return shorten(nodes[n].Node, keptText)
+	}
+	return ""
 }
 
 // explain adds the nodes and the probes to the rows of p. nodes are in order.

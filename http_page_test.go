@@ -46,7 +46,7 @@ func newPageServer(t *testing.T, vips []VIP, pods ...Pod) (*bench, *httpServer) 
 	b.loop.cluster.Set(testCluster(nil, pods...))
 	b.pass()
 	s := newBenchServer(b)
-	s.page.observe = kernelOf(b.loop)
+	s.observe = kernelOf(b.loop)
 	return b, s
 }
 
@@ -229,7 +229,7 @@ func TestPageEscapes(t *testing.T) {
 	v.Health = &Health{Down: map[HealthKey]string{{evil, addr("10.1.0.9"), 0}: evil}, Open: []FailOpen{{VIP: evil, Why: evil}}}
 	v.Kept = []workKey{{VIP: evil}}
 	b.loop.published.Store(&v)
-	s.page.observe = kernelOf(b.loop)
+	s.observe = kernelOf(b.loop)
 	_, body := s.ask("GET", "/")
 	_, visible, _ := strings.Cut(body, "</style>")
 	visible, _, _ = strings.Cut(visible, "<script>"+pageScript)
@@ -318,11 +318,31 @@ func TestPageIsBounded(t *testing.T) {
 		one.VirtualService = service(fmt.Sprintf("10.0.0.1:%d/tcp", port+1)).VirtualService
 		table = append(table, one)
 	}
+	// Of VIPs that the page has no room for, real servers that drain, some with two ports.
+	for i, name := range []string{"vip2500", "vip2501"} {
+		gone := Service{VirtualService: service(fmt.Sprintf("10.0.0.2:%d/tcp", i+1)).VirtualService, VIP: name}
+		for n := range 2 * pageLines {
+			r := RealServer{Address: addr(fmt.Sprintf("10.2.%d.%d", n/200, n%200+1))}
+			if i == 1 {
+				r.Address, r.Port = addr(fmt.Sprintf("10.2.%d.%d", n/2/200, n/2%200+1)), uint16(8080*(n%2))
+			}
+			gone.Servers = append(gone.Servers, Row{r, quiescedOther, "drains"})
+			gone.Leaving = append(gone.Leaving, leaving{Address: r.Address, Port: r.Port, drain: drain{Deadline: testTime.Add(time.Duration(2*n+i+1) * time.Second)}})
+		}
+		table = append(table, gone)
+	}
 	slices.SortFunc(table, compareServices)
 	v := &loopState{Shards: split(table), Config: cfg}
 	p := newPageTable(v)
 	for i := range table {
 		k := KernelService{VirtualService: table[i].VirtualService}
+		if table[i].VIP != "edge" {
+			for _, r := range table[i].Servers {
+				k.Servers = append(k.Servers, KernelServer{RealServer: r.RealServer})
+			}
+			p.add(&k)
+			continue
+		}
 		for _, r := range one.Servers {
 			r.Weight = uint32(i + 1) // no two services are alike
 			k.Servers = append(k.Servers, KernelServer{RealServer: r.RealServer, Connections: Connections{Active: 1}})
@@ -336,9 +356,18 @@ func TestPageIsBounded(t *testing.T) {
 	if got := p.vips[0].Load.Connections.Active; got != services*servers || p.total.Connections.Active != got || p.vips[0].Services != services {
 		t.Errorf("%d active connections, want %d", got, services*servers)
 	}
+	if n := p.total; n.Services != services+2 || n.Servers != servers+2*pageLines || n.Serving != servers || n.Drains != 4*pageLines || len(p.soon) != pageLines || p.soon[0].Services != 1 || p.soon[0].Until != testTime.Add(time.Second) {
+		t.Errorf("%d services, %d real servers, %d of them in service, %d drains", n.Services, n.Servers, n.Serving, n.Drains)
+	}
 	var page bytes.Buffer
-	writePage(&page, &pageState{VIPs: p.vips, MoreVIPs: p.more})
-	figures, err := json.Marshal(&pageState{VIPs: p.vips, MoreVIPs: p.more})
+	state := &pageState{VIPs: p.vips, MoreVIPs: p.more, Load: p.total, Drains: p.soon}
+	writePage(&page, state)
+	for _, part := range []string{"<b>3,002</b>", "<dt>Real servers</dt><dd><b>2,300</b> <small>300 in service</small>", "Drains <small>4,000</small>"} {
+		if !strings.Contains(page.String(), part) {
+			t.Errorf("the page lacks %q", part)
+		}
+	}
+	figures, err := json.Marshal(state)
 	if err != nil || page.Len() > 6<<20 || len(figures) > 6<<20 {
 		t.Errorf("the page has %d bytes, its figures %d, %v", page.Len(), len(figures), err)
 	}
@@ -348,24 +377,32 @@ func TestPageIsBounded(t *testing.T) {
 func TestPageReadingIsShared(t *testing.T) {
 	b, s := newPageServer(t, []VIP{testVIP()}, readyPod("a", "10.1.0.1"))
 	kernel, reads, slow := kernelOf(b.loop), 0, time.Duration(0)
-	s.page.observe = func(owned func(ServiceKey) bool, visit func(*KernelService)) error {
+	s.observe = func(owned func(ServiceKey) bool, visit func(*KernelService)) error {
 		reads++
 		time.Sleep(slow)
 		return kernel(owned, visit)
 	}
-	s.reading.observe = kernel
+	devicesAt := func() time.Time {
+		s.devices.mu.Lock()
+		defer s.devices.mu.Unlock()
+		return s.devices.at
+	}
+	if _, body := s.ask("GET", "/page.json"); !strings.Contains(body, `"drains":[]`) {
+		t.Errorf("the script needs a list of drains: %s", body)
+	}
 	s.ask("GET", "/")
-	devices := s.devices.at
+	devices := devicesAt()
 	s.ask("GET", "/page.json")
 	s.ask("GET", "/page.json?known=x")
-	if s.devices.at != devices {
-		t.Errorf("the devices are read again after %s", s.devices.at.Sub(devices))
+	if reads != 1 {
+		t.Errorf("some requests: %d readings", reads)
 	}
-	s.devices.at = time.Time{}
 	s.ask("GET", "/status.json")
-	if reads != 1 || devices.IsZero() || s.devices.at.IsZero() {
-		t.Errorf("some requests: %d readings, the devices at %s, for the status at %s", reads, devices, s.devices.at)
+	s.ask("GET", "/status.json")
+	if reads != 2 || devices.IsZero() || devicesAt() != devices {
+		t.Errorf("with the status: %d readings, the devices at %s and %s", reads, devices, devicesAt())
 	}
+	reads = 1
 	over := func() { // a second later
 		s.page.mu.Lock()
 		defer s.page.mu.Unlock()
@@ -374,7 +411,7 @@ func TestPageReadingIsShared(t *testing.T) {
 	kept := func() bool {
 		s.page.mu.Lock()
 		defer s.page.mu.Unlock()
-		return s.page.table != nil || !s.page.at.IsZero()
+		return s.page.value != nil || !s.page.at.IsZero()
 	}
 	over()
 	slow = 150 * time.Millisecond
@@ -396,7 +433,7 @@ func TestPageReadingIsShared(t *testing.T) {
 // Without the kernel, and before the first pass, the page says what is wrong.
 func TestPageWithoutTheKernel(t *testing.T) {
 	_, s := newPageServer(t, []VIP{testVIP()}, readyPod("a", "10.1.0.1"))
-	s.page.observe = func(func(ServiceKey) bool, func(*KernelService)) error {
+	s.observe = func(func(ServiceKey) bool, func(*KernelService)) error {
 		return errors.New("list virtual services: <broken>")
 	}
 	code, body := s.ask("GET", "/")

@@ -162,7 +162,7 @@ func (s *httpServer) statusJSON(w http.ResponseWriter, _ *http.Request) {
 	var services []KernelService
 	if v != nil {
 		var err error
-		if services, _, err = s.reading.of(v.Shards); errors.Is(err, errNoIPVS) { // also before the loop has noticed
+		if services, _, err = s.ofKernel(v.Shards); errors.Is(err, errNoIPVS) { // also before the loop has noticed
 			st.Ready, st.Reason = false, err.Error()
 		} else if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
@@ -187,7 +187,7 @@ func (s *httpServer) vips(v *loopState) iter.Seq[any] {
 		if cfg == nil || len(cfg.VIPs) == 0 {
 			return
 		}
-		devices, err := s.devices.of()
+		devices, err := s.ofDevices()
 		cluster, answers := s.loop.cluster.Get(), s.prober.Answers()
 		for i := range cfg.VIPs {
 			vip := &cfg.VIPs[i]

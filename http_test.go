@@ -393,12 +393,12 @@ func TestListenerLimits(t *testing.T) {
 	}
 }
 
-// Clients that send no whole request keep no other out, and have no more than
-// maxConnections at a time.
-func TestListenerKeepsNoneOut(t *testing.T) {
-	server := newBenchServer(newBench(t, testVIP()))
-	server.configs.Set(&Config{Listen: "127.9.65.3:0"})
-	ln, err := net.Listen("tcp", "127.9.65.3:0")
+// listening has server answer at a free port of address, and returns where, until the test
+// ends.
+func listening(t *testing.T, server *httpServer, address string) string {
+	t.Helper()
+	server.configs.Set(&Config{Listen: address + ":0"})
+	ln, err := net.Listen("tcp", address+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,9 +409,17 @@ func TestListenerKeepsNoneOut(t *testing.T) {
 		server.serve(ctx, netutil.LimitListener(ln, maxConnections), server.configs.Get().Listen)
 	}()
 	t.Cleanup(func() { cancel(); <-done })
+	return ln.Addr().String()
+}
+
+// Clients that send no whole request keep no other out, and have no more than
+// maxConnections at a time.
+func TestListenerKeepsNoneOut(t *testing.T) {
+	server := newBenchServer(newBench(t, testVIP()))
+	at := listening(t, server, "127.9.65.3")
 	asked := "GET /readyz HTTP/1.1\r\nHost: x\r\n"
 	for i := range 4 * maxConnections {
-		c, err := net.Dial("tcp", ln.Addr().String())
+		c, err := net.Dial("tcp", at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -421,7 +429,7 @@ func TestListenerKeepsNoneOut(t *testing.T) {
 	}
 	client := &http.Client{Timeout: 4 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}} // before they time out
 	for range 20 {
-		resp, err := client.Get("http://" + ln.Addr().String() + "/readyz")
+		resp, err := client.Get("http://" + at + "/readyz")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -433,22 +441,12 @@ func TestListenerKeepsNoneOut(t *testing.T) {
 // keepalived would take the VIP away.
 func TestListenerReadyWhileOthersWait(t *testing.T) {
 	server := newBenchServer(newBench(t, testVIP()))
-	server.configs.Set(&Config{Listen: "127.9.65.4:0"})
 	release := make(chan struct{})
 	server.table = func() connectionTable { <-release; return connectionTable{} }
-	ln, err := net.Listen("tcp", "127.9.65.4:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		server.serve(ctx, netutil.LimitListener(ln, maxConnections), server.configs.Get().Listen)
-	}()
-	t.Cleanup(func() { cancel(); close(release); <-done })
+	at := listening(t, server, "127.9.65.4")
+	t.Cleanup(func() { close(release) })
 	for range maxConnections {
-		c, err := net.Dial("tcp", ln.Addr().String())
+		c, err := net.Dial("tcp", at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -458,7 +456,7 @@ func TestListenerReadyWhileOthersWait(t *testing.T) {
 	}
 	client := &http.Client{Timeout: readyTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	for range 5 {
-		resp, err := client.Get("http://" + ln.Addr().String() + "/readyz")
+		resp, err := client.Get("http://" + at + "/readyz")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -502,6 +500,36 @@ func TestSocketHasItsOwnLimits(t *testing.T) {
 		}
 		close(release)
 		all.Wait()
+	}
+}
+
+// A reading is shared while it is used and fits. One that failed is shared too, and keeps
+// no value.
+func TestSharedReading(t *testing.T) {
+	var s shared[string]
+	reads, lasts, fault, usable := 0, time.Hour, error(nil), true
+	ask := func(wantReads int, want string, wantErr error) {
+		t.Helper()
+		got, at, until, err := s.of(func(string) bool { return usable },
+			func() (string, error) { reads++; return fmt.Sprint("reading ", reads), fault },
+			func(time.Duration) time.Duration { return lasts })
+		if reads != wantReads || got != want || err != wantErr || until.Sub(at) != lasts {
+			t.Errorf("%d readings, %q, %v, used for %s; want %d, %q, %v, %s", reads, got, err, until.Sub(at), wantReads, want, wantErr, lasts)
+		}
+	}
+	ask(1, "reading 1", nil)
+	ask(1, "reading 1", nil)
+	usable, fault = false, errors.New("broken")
+	ask(2, "", fault)
+	usable = true
+	ask(2, "", fault)
+	s.until, fault = time.Now(), nil
+	ask(3, "reading 3", nil)
+	s.forget()
+	ask(3, "reading 3", nil)
+	s.until = time.Now()
+	if s.forget(); s.value != "" || !s.at.IsZero() {
+		t.Errorf("%q of %s is kept", s.value, s.at)
 	}
 }
 

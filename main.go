@@ -317,7 +317,7 @@ func newProgram(output *programLog, notify *notifier, cfg *Config, st *savedStat
 		func(own map[netip.Addr]bool) string { return p.loop.published.Load().ServesWithOthers(own) })
 	p.server = &httpServer{
 		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
-		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, output: output, table: readConnectionTable, readings: readings{reading: kernelReading{observe: observeKernel}, page: pageReading{observe: observeKernel}},
+		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, output: output, table: readConnectionTable, readings: readings{observe: observeKernel},
 		socket: socketPath(cfg.StateDir),
 	}
 	p.server.file.Store(&configStatus{Path: cfg.Path, Loaded: time.Now()})

@@ -203,17 +203,12 @@ function fact(label, value, more) {
   return f.el;
 }
 function overall(s) {
-  const st = s.status, table = st.connection_table, servers = new Map();
-  let services = 0, blocks = 0;
-  for (const v of s.vips) {
-    services += v.services; blocks += v.blocks.length;
-    for (const b of v.blocks) for (const r of b.rows) servers.set(r.server, servers.get(r.server) || r.weight > 0);
-  }
-  const serving = [...servers.values()].filter(Boolean).length, c = s.load.connections;
+  const st = s.status, table = st.connection_table, c = s.load.connections;
+  const blocks = s.vips.reduce((n, v) => n + v.blocks.length, 0);
   keep(facts, [
     fact("VIPs", num(s.vips.length + s.more_vips), ""),
-    fact("Services", num(services), "in " + plural(blocks, "block")),
-    fact("Real servers", num(servers.size), num(serving) + " in service"),
+    fact("Services", num(s.load.services), "in " + plural(blocks, "block")),
+    fact("Real servers", num(s.load.real_servers), num(s.load.in_service) + " in service"),
     fact("Active connections", num(c.active), num(c.inactive) + " inactive"),
     table ? fact("Connection table", num(table.buckets), "buckets" + (table.connections === undefined ? "" : ", " + num(table.connections) + " connections")) : null,
     fact("Running for", span(Date.parse(s.time) - Date.parse(st.since)), ""),
@@ -221,18 +216,11 @@ function overall(s) {
   totals.draw();
 }
 function drains(s, list) {
-  const all = new Map();
-  for (const v of s.vips) for (const b of v.blocks) for (const r of b.rows) {
-    if (r.state !== "draining") continue;
-    const key = v.name + "\n" + r.server;
-    const d = all.get(key) || { server: r.server, vip: v.name, services: 0, active: 0, until: 0, text: [v.name, r.server, r.node, r.why].join(" ").toLowerCase() };
-    d.services += b.services; d.active += r.load.connections.active; d.until = Math.max(d.until, Date.parse(r.until));
-    all.set(key, d);
-  }
-  const shown = [...all.values()].filter(d => list.every(w => d.text.includes(w))).sort((a, b) => a.until - b.until);
-  parts.drains.show(num(all.size), shown.slice(0, 100).map(d => [d.server, "leaves " + plural(d.services, "service") + " of " + d.vip + ", " + num(d.active) + " active", span(d.until - now()) + " left at most"]),
+  const left = d => Date.parse(d.until) - now(), text = d => [d.vip, d.server, d.node, d.why].join(" ").toLowerCase();
+  const shown = s.drains.filter(d => list.every(w => text(d).includes(w)));
+  parts.drains.show(num(s.load.drains), shown.slice(0, 100).map(d => [d.server, "leaves " + plural(d.services, "service") + " of " + d.vip + ", " + num(d.active) + " active", span(left(d)) + " left at most"]),
     ([server, text, left]) => el("li", null, el("code", null, server), el("span", null, text), el("b", { class: "left" }, left)));
-  return all.size ? parts.drains.el : null;
+  return s.load.drains ? parts.drains.el : null;
 }
 function probes(s, list) {
   const all = s.status.probed_down || [], left = (s.left_off || {}).probed_down || 0;
