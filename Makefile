@@ -53,8 +53,7 @@ lint:
 test: unit model kernel
 
 # Each micro-benchmark runs once, so that none stops working unseen.
-unit: build vm-setup promtool-setup
-	@command -v systemd-analyze >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends systemd >/dev/null; }
+unit: build vm-setup promtool-setup unit-setup
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
 	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/scale/...
@@ -83,7 +82,7 @@ model:
 
 # Data races, in the tests and in the binary. -short leaves out the tests that give one
 # goroutine much to do. The detector needs a C compiler.
-race: vm-setup promtool-setup
+race: vm-setup promtool-setup unit-setup
 	@command -v gcc >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends gcc libc6-dev >/dev/null; }
 	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -short -timeout 30m . ./test/bench ./test/filegraph
 	CGO_ENABLED=1 go build -race -o $(CACHE)/lvs-controller-race .
@@ -197,9 +196,14 @@ drawing:
 man:
 	go test -count=1 -run '^TestManPages$$' . -update
 
-.PHONY: vm-setup promtool-setup
+.PHONY: vm-setup promtool-setup unit-setup
 vm-setup:
 	test/vm/setup
+
+# The shells whose completions are tried, and what gives a unit its score.
+unit-setup:
+	@command -v systemd-analyze >/dev/null && command -v zsh >/dev/null && command -v fish >/dev/null || \
+		{ apt-get -qq update; apt-get -qq install -y --no-install-recommends systemd zsh fish >/dev/null; }
 
 promtool-setup:
 	test/promtool/setup

@@ -314,7 +314,7 @@ func TestCompletionScripts(t *testing.T) {
 			complete -C "lvs-controller check -" | cut -f1 | string join " "`,
 	} {
 		path, err := exec.LookPath(shell)
-		if err != nil && shell != "bash" {
+		if err != nil && os.Getenv("LVS_REQUIRE_ALL") == "" {
 			continue
 		}
 		_, text, _ := cli(t, "completion", shell)

@@ -2,9 +2,9 @@
 // each real server look whole.
 //
 // Used by main.go. It looks at the VIPs that another program should bring to a host: some
-// seconds after the start, after a change of the configuration, and when one of those VIPs comes to this host or
-// leaves it. It asks the segment with packets that change no neighbour's cache, and
-// changes nothing.
+// seconds after the start, after a change of the configuration, and when one of those VIPs
+// comes to this host or leaves it. It asks the segment with packets that change no
+// neighbour's cache, and changes nothing.
 
 package main
 

@@ -186,8 +186,8 @@ func (s *httpServer) endpoints() []endpoint {
 	return all
 }
 
-// handler answers the paths of one listener. Those of one kind share the limits, so that clients
-// at the address in listen do not keep root at the control socket waiting.
+// handler answers the paths of one listener. Those of one kind share the limits, so that
+// clients at the address in listen do not keep root at the control socket waiting.
 func (s *httpServer) handler(on listeners) http.Handler {
 	s.once.Do(func() { s.made = s.endpoints() })
 	mux := http.NewServeMux()

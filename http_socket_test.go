@@ -277,7 +277,7 @@ func TestControlSocketLogLevel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := regexp.MustCompile(`(?m)^    (curl .*/log-level.*)$`).FindSubmatch(text)
+	command := regexp.MustCompile(`(?m)^(curl .*/log-level.*)$`).FindSubmatch(text)
 	if command == nil {
 		t.Fatal("docs/operations.md has no command that changes the level of the log")
 	}

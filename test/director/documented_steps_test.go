@@ -50,6 +50,8 @@ var documentedSteps = []documentedStep{
 	{on: "director", lines: ready, want: `^ready$`},
 	{on: "director", lines: "curl --unix-socket /run/lvs-controller/control.sock http://controller/readyz", want: `^(ok|ready)$`},
 	{on: "director", lines: "curl --unix-socket /run/lvs-controller/control.sock 'http://controller/debug/pprof/profile?seconds=10' > cpu", with: []string{"seconds=10", "seconds=1"}, after: "gzip -t <cpu"},
+	{on: "director", lines: "curl -X POST --unix-socket /run/lvs-controller/control.sock 'http://localhost/log-level?level=warn'", want: `^ok$`,
+		after: "curl -X POST --unix-socket /run/lvs-controller/control.sock 'http://localhost/log-level?level=info'"},
 	{on: "director", lines: "echo $((0x$(sha256sum config.toml | cut -c 1-12)))", want: `^\d+$`}, // compared below
 	{on: "client", lines: "ssh -N -L 9652:127.0.0.1:9652 root@director", want: `<html`},
 	{on: "director", lines: "ip address", want: `10\.135\.22\.2/24`},
@@ -181,7 +183,9 @@ func (w *documentedWorld) sameHash(s documentedStep) {
 func (w *documentedWorld) settings() {
 	w.Helper()
 	if _, err := os.Stat("/proc/sys/net/core/netdev_rss_key"); err != nil {
-		w.Log("not in the first network namespace: ", err)
+		if os.Getenv("LVS_REQUIRE_ALL") != "" {
+			w.Error("not in the first network namespace: ", err)
+		}
 		return
 	}
 	found := 0

@@ -73,7 +73,7 @@ func documentedLines(t *testing.T, page, text string) (commands, code []document
 		switch {
 		case !fenced:
 			prose.WriteString(line + "\n")
-			if word, _, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(line, "    ") && word == "lvs-controller" {
+			if word, _, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(line, "    ") && isProgram(word) {
 				t.Errorf("%s: %q is no block ```sh", page, line)
 			}
 		case kind == "sh":
@@ -96,6 +96,12 @@ func documentedLines(t *testing.T, page, text string) (commands, code []document
 		code = append(code, documentedLine{page, line})
 	}
 	return commands, code
+}
+
+// isProgram reports whether a command can begin with word.
+func isProgram(word string) bool {
+	_, err := exec.LookPath(word)
+	return err == nil || word == "lvs-controller" || documentedTools[word] != ""
 }
 
 // notCode is a setting, a flag, a line of a log or of status, or has a part left out.
