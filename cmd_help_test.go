@@ -290,8 +290,8 @@ func TestCompletion(t *testing.T) {
 // completedWords is set where TestCompletionScripts runs itself as the program.
 const completedWords = "LVS_TEST_COMPLETE"
 
-// The scripts work in the shells that they are for. bash is everywhere; the others are
-// tested where they are.
+// The scripts work in the shells that they are for. Without LVS_REQUIRE_ALL those that are
+// not installed are left out.
 func TestCompletionScripts(t *testing.T) {
 	if words, asked := os.LookupEnv(completedWords); asked {
 		run(t.Context(), strings.Split(words, "\n"), os.Stdout, io.Discard)

@@ -78,9 +78,7 @@ func TestLastGood(t *testing.T) {
 // A restart while the file has a mistake goes on with what was in force, says so, and
 // takes the file as soon as it is right. Without a copy it ends with the mistakes.
 func TestLastGoodRestart(t *testing.T) {
-	if args := os.Getenv(runAsController); args != "" {
-		os.Exit(run(t.Context(), strings.Split(args, "\n"), os.Stdout, os.Stderr))
-	}
+	asController(t)
 	dir := t.TempDir()
 	netns := newNetns(t)
 	head := fmt.Sprintf("listen = \"\"\nmanage_sysctls = false\nstate_dir = %q\ncache_dir = %q\n", dir, dir)
@@ -92,19 +90,7 @@ func TestLastGoodRestart(t *testing.T) {
 	manager := newServiceManager(t)
 	start := func() *exec.Cmd {
 		t.Helper()
-		cmd := exec.Command("ip", "netns", "exec", string(netns), os.Args[0], "-test.run=^TestLastGoodRestart$")
-		cmd.Env = append(os.Environ(), runAsController+"=-config\n"+path, "NOTIFY_SOCKET="+manager.path)
-		out, err := os.Create(logFile)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer out.Close()
-		cmd.Stderr = out
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = cmd.Process.Kill() })
-		return cmd
+		return startController(t, netns, logFile, []string{"-config", path}, "NOTIFY_SOCKET="+manager.path)
 	}
 	stop := func(cmd *exec.Cmd) {
 		t.Helper()

@@ -128,27 +128,41 @@ func TestLogFlags(t *testing.T) {
 // arguments, each on a line.
 const runAsController = "LVS_TEST_ARGS"
 
-// A running controller takes SIGUSR1 for another level, and not for its end.
-func TestLogSignal(t *testing.T) {
+// asController is the whole process of a test that startController has started.
+func asController(t *testing.T) {
 	if args := os.Getenv(runAsController); args != "" {
 		os.Exit(run(t.Context(), strings.Split(args, "\n"), os.Stdout, os.Stderr))
 	}
-	dir := t.TempDir()
-	path := writeConfig(t, fmt.Sprintf("listen = \"\"\nmanage_sysctls = false\nstate_dir = %q\ncache_dir = %q\n%s", dir, dir, staticVIP))
-	cmd := exec.Command("ip", "netns", "exec", string(newNetns(t)), os.Args[0], "-test.run=^TestLogSignal$")
-	cmd.Env = append(os.Environ(), runAsController+"=-config\n"+path+"\n-log-format\njournal\n-log-level\nerror")
-	out, err := os.Create(filepath.Join(dir, "log"))
+}
+
+// startController starts the program with args in ns, until the end of the test, which
+// calls asController first. Its log goes to logFile.
+func startController(t *testing.T, ns netns, logFile string, args []string, env ...string) *exec.Cmd {
+	t.Helper()
+	log, err := os.Create(logFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer out.Close()
-	cmd.Stderr = out
+	defer log.Close()
+	cmd := exec.Command("ip", "netns", "exec", string(ns), os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(append(os.Environ(), env...), runAsController+"="+strings.Join(args, "\n"))
+	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = cmd.Process.Kill() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return cmd
+}
+
+// A running controller takes SIGUSR1 for another level, and not for its end.
+func TestLogSignal(t *testing.T) {
+	asController(t)
+	dir := t.TempDir()
+	path := writeConfig(t, fmt.Sprintf("listen = \"\"\nmanage_sysctls = false\nstate_dir = %q\ncache_dir = %q\n%s", dir, dir, staticVIP))
+	logFile := filepath.Join(dir, "log")
+	cmd := startController(t, newNetns(t), logFile, []string{"-config", path, "-log-format", "journal", "-log-level", "error"})
 	says := func(text string) func() bool {
-		return func() bool { b, _ := os.ReadFile(out.Name()); return strings.Contains(string(b), text) }
+		return func() bool { b, _ := os.ReadFile(logFile); return strings.Contains(string(b), text) }
 	}
 	until(t, "the lock of the controller", func() bool { _, err := os.Stat(filepath.Join(dir, "lock")); return err == nil })
 	for _, level := range []string{"debug", "error"} {
@@ -164,7 +178,7 @@ func TestLogSignal(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
-	if b, _ := os.ReadFile(out.Name()); strings.Contains(string(b), "msg=starting") {
+	if b, _ := os.ReadFile(logFile); strings.Contains(string(b), "msg=starting") {
 		t.Errorf("a line of INFO with -log-level error:\n%s", b)
 	}
 }

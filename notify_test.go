@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -219,26 +218,14 @@ func TestNotifyNowhere(t *testing.T) {
 // The whole program under a service manager: ready though the kernel and the API server
 // are away, each reload with its result, beats of an idle loop, and the end.
 func TestNotifyProgram(t *testing.T) {
-	if args := os.Getenv(runAsController); args != "" {
-		os.Exit(run(t.Context(), strings.Split(args, "\n"), os.Stdout, os.Stderr))
-	}
+	asController(t)
 	m := newServiceManager(t)
 	dir := t.TempDir()
 	text := fmt.Sprintf("listen = \"\"\nmanage_sysctls = false\naudit_interval = \"1h\"\ncluster_file = \"absent\"\nstate_dir = %q\ncache_dir = %q\n", dir, dir)
 	vip := strings.Replace(strings.Replace(staticVIP, "selector = \"\"\n", "", 1), "real_servers", "# real_servers", 1)
 	path := writeConfig(t, text+vip)
-	cmd := exec.Command("ip", "netns", "exec", string(newNetns(t)), os.Args[0], "-test.run=^TestNotifyProgram$")
-	cmd.Env = append(os.Environ(), runAsController+"=-config\n"+path, "NOTIFY_SOCKET="+m.path, "WATCHDOG_USEC=1000000")
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Kill() }()
+	logFile := filepath.Join(dir, "log")
+	cmd := startController(t, newNetns(t), logFile, []string{"-config", path}, "NOTIFY_SOCKET="+m.path, "WATCHDOG_USEC=1000000")
 	if missing := "absent: no such file or directory"; !strings.Contains(m.wants("READY=1\nSTATUS=not ready: "), missing) {
 		m.wants("STATUS=not ready: ", missing)
 	}
@@ -272,7 +259,7 @@ func TestNotifyProgram(t *testing.T) {
 	}
 	m.wants("STOPPING=1\nSTATUS=stopping; the kernel goes on forwarding")
 	if err := cmd.Wait(); err != nil {
-		b, _ := os.ReadFile(log.Name())
+		b, _ := os.ReadFile(logFile)
 		t.Errorf("%v\n%s", err, b)
 	}
 }
