@@ -54,6 +54,7 @@ test: unit model kernel
 
 # Each micro-benchmark runs once, so that none stops working unseen.
 unit: build vm-setup promtool-setup unit-setup
+	@[ "$$(go env GOARCH)" != amd64 ] || [ "$$(stat -c %s lvs-controller)" -le 16000000 ] || { echo "unit: the binary has more than 16 MB" >&2; exit 1; }
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
 	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/scale/...

@@ -124,11 +124,14 @@ while :; do sleep 0.1; done
 			run(6, action, config+":1: a mistake\nlvs-controller: "+config+" has mistakes; nothing is changed\n")
 		}
 		run(0, "status", "is running (pid ")
+		// A start takes the last good configuration, and says so.
+		run(0, "stop", "goes on forwarding")
+		run(0, "start", "lvs-controller started\n"+config+":1: a mistake\nlvs-controller: "+config+" has mistakes; the last good configuration is in force\n")
 		os.Remove(filepath.Join(dir, "daemon.mistake"))
 		run(0, "stop", "goes on forwarding")
 		run(3, "status", "not running")
 		got, _ := os.ReadFile(log)
-		want := "-config " + config + " -debug -x\nreload\nterm\n-config " + config + " -debug -x\nterm\n"
+		want := "-config " + config + " -debug -x\nreload\nterm\n-config " + config + " -debug -x\nterm\n-config " + config + " -debug -x\nterm\n"
 		if diff := cmp.Diff(want, string(got)); diff != "" {
 			t.Errorf("the daemon saw (-want +got):\n%s", diff)
 		}
