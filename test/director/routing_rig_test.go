@@ -180,8 +180,10 @@ func (f *frr) begin(conf string) {
 			"--vty_socket", f.dir, "-z", filepath.Join(f.dir, "zserv.api"), "-i", filepath.Join(f.dir, daemon[0]+".pid"))...))
 	}
 	// In the order of Debian's service: who finds no zebra tries again ten seconds
-	// later, and has lost BFD's sessions meanwhile.
-	start("zebra")
+	// later, and has lost BFD's sessions meanwhile. An IPv6 route is replaced in one step,
+	// as an IPv4 one always is: by default zebra deletes it and adds it again, and the
+	// router has none in between.
+	start("zebra", "--v6-rr-semantics")
 	f.answers("show daemons", "zebra")
 	start("bgpd")
 	start("bfdd", "--bfdctl", filepath.Join(f.dir, "bfdd.sock"))
