@@ -206,7 +206,8 @@ func kernelModules(root string) (release string, has map[string]bool, err error)
 	}
 	for _, list := range []string{"modules.builtin", "modules.dep"} {
 		b, err := readRegular(filepath.Join(root, "/lib/modules", release, list), maxModules)
-		if errors.Is(err, fs.ErrNotExist) {
+		// With ProtectKernelModules=yes a service may not look there.
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			continue
 		}
 		if err != nil {
