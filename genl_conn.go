@@ -93,6 +93,7 @@ type ipvsConn struct {
 
 	// Buffers of Connections.
 	question []byte
+	leaving  []uint32 // addresses as the kernel has them in memory
 	draining []KernelServer
 }
 

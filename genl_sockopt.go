@@ -11,6 +11,7 @@ package main
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -65,7 +66,8 @@ func (c *ipvsConn) countIPv4(s *Service) bool {
 		c.question = make([]byte, size)
 	}
 	b := c.question[:size]
-	clear(b)
+	clear(b[:destEntries])
+	forget(b[destEntries:])
 	putGetDests(b, s.ServiceKey, room)
 	if getsockopt(c.inet, getDests, b) != nil {
 		return false
@@ -75,13 +77,23 @@ func (c *ipvsConn) countIPv4(s *Service) bool {
 		return false // there may be more
 	}
 	missing := 0
-	for _, l := range s.Leaving {
+	c.leaving = c.leaving[:0]
+	for i := range s.Leaving {
+		l := &s.Leaving[i]
 		if !l.Gone {
 			missing++
+		}
+		if l.Address.Is4() {
+			address := l.Address.As4()
+			c.leaving = append(c.leaving, binary.NativeEndian.Uint32(address[:]))
 		}
 	}
 	c.draining = c.draining[:0]
 	for rest := entries; len(rest) > 0; rest = rest[destEntryBytes:] {
+		// Mostly one of many leaves.
+		if !slices.Contains(c.leaving, binary.NativeEndian.Uint32(rest[destEntryAddr:])) {
+			continue
+		}
 		l := findLeaving(s.Leaving, destOf(rest, s.Port))
 		if l == nil {
 			continue
@@ -105,6 +117,14 @@ func putGetDests(b []byte, k ServiceKey, room int) {
 		binary.BigEndian.PutUint16(b[getDestsPort:], k.Port)
 	}
 	binary.NativeEndian.PutUint32(b[getDestsNumber:], uint32(room))
+}
+
+// forget takes the addresses out of the entries of b: those that have one afterwards are
+// the kernel's, which writes the whole of an entry.
+func forget(b []byte) {
+	for ; len(b) >= destEntryBytes; b = b[destEntryBytes:] {
+		binary.NativeEndian.PutUint32(b[destEntryAddr:], 0)
+	}
 }
 
 // writtenEntries are those of b that the kernel has written: the others have no address.

@@ -137,21 +137,21 @@ func withIdleServices(have shards, found []idleService) shards {
 		return have
 	}
 	have = slices.Clone(have)
-	copied := -1           // the shard whose services are a copy already
-	var was, now []leaving // the last answer: services share both
+	copied := -1                 // the shard whose services are a copy already
+	var was, idle, now []leaving // the last question and its answer: services share them
 	for _, f := range found {
 		s, i := f.in(have)
 		if s == nil {
 			continue
 		}
-		before, next := s.Leaving, withIdle(s.Leaving, f.idle)
+		before := s.Leaving
+		if !same(was, before) || !slices.Equal(idle, f.idle) {
+			was, idle, now = before, f.idle, withIdle(before, f.idle)
+		}
+		next := now
 		if slices.Equal(before, next) {
 			continue
 		}
-		if same(was, before) && slices.Equal(now, next) {
-			next = now
-		}
-		was, now = before, next
 		if i != copied {
 			have[i], copied = shard{Services: slices.Clone(have[i].Services)}, i
 			s, _ = f.in(have)
