@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -37,6 +38,34 @@ func TestLoopDoesNotSpinOnFailure(t *testing.T) {
 	}
 	if n > 1 {
 		t.Errorf("%d turns without any wait (%d failures, next %s after now)", n, b.loop.due.retryWait.failures, b.loop.next().Sub(b.clock))
+	}
+}
+
+// What the host refuses is logged once, and when that is over. The end of the program in
+// the middle of a pass is neither.
+func TestLoopHostRefuses(t *testing.T) {
+	b := newBench(t, testVIP())
+	b.pass()
+	readOnly := fmt.Errorf("net/ipv4/vs/drop_entry: %w", unix.EROFS)
+	ended := fmt.Errorf("read: %w", context.Canceled)
+	const refuses, accepts = "the host refuses a setting", "the host accepts again"
+	for i, tt := range []struct {
+		err              error
+		refused, resumed int
+	}{
+		{ended, 0, 0},
+		{readOnly, 1, 0},
+		{readOnly, 0, 0},
+		{errors.Join(readOnly, ended), 0, 0},
+		{ended, 0, 0},
+		{nil, 0, 1},
+	} {
+		b.loop.host = noHost{err: tt.err}
+		b.clock = b.clock.Add(11 * time.Second) // an audit is due
+		log := b.pass()
+		if refused, resumed := strings.Count(log, refuses), strings.Count(log, accepts); refused != tt.refused || resumed != tt.resumed {
+			t.Errorf("pass %d, %v: %d times refused, %d times accepted again; want %d and %d\n%s", i, tt.err, refused, resumed, tt.refused, tt.resumed, log)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -261,8 +262,12 @@ func flatten(err error) []error {
 // refusals are what the host refuses, by the kind of thing.
 type refusals map[string]failureLog
 
-// log logs what the host refuses of one kind, once, and when it is right again.
+// log logs what the host refuses of one kind, once, and when it is right again. The end
+// of the program in the middle of a pass is no refusal.
 func (l refusals) log(needs *loopNeeds, what string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
 	failing := l[what]
 	begins, ends := failing.note(err)
 	l[what] = failing
