@@ -187,7 +187,7 @@ type source struct {
 	timeout    string
 	announce   string
 	set        map[string]bool // flags that were given
-	refused    []byte          // the content of the file that was read last, if it has mistakes
+	refused    *reading        // of the file by load, if it cannot be used
 }
 
 // flags adds the flags of a configuration to those of a sub-command.
@@ -218,21 +218,21 @@ func (s *source) load() (*Config, error) {
 	if s.set["vip"] {
 		return nil, misusedf("-vip: a configuration file names its own VIPs; give either -config or -vip")
 	}
-	text, err := readConfigFile(s.path)
-	if err != nil {
-		return nil, err
+	got := readConfig(s.path)
+	if got.err != nil {
+		s.refused = &got
+		return nil, got.err
 	}
-	return s.parse(s.path, text)
+	c, err := s.parse(s.path, got.text)
+	if _, mistakes := errors.AsType[ConfigErrors](err); mistakes {
+		s.refused = &got
+	}
+	return c, err
 }
 
 // parse is load for a reload: text is the file's new content.
 func (s *source) parse(path string, text []byte) (*Config, error) {
-	s.refused = nil
-	c, err := s.overlay(ParseConfig(path, text))
-	if _, mistakes := errors.AsType[ConfigErrors](err); mistakes {
-		s.refused = text
-	}
-	return c, err
+	return s.overlay(ParseConfig(path, text))
 }
 
 // flagConfig is the configuration that the prototype's command line means.

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,6 +58,11 @@ func (t *drainTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	if mistaken {
 		cfg, err = LoadDirectories(t.path)
 	}
+	if errors.Is(err, fs.ErrNotExist) && !t.set["config"] {
+		// A controller that has the copy of that file continues too.
+		cfg, err = defaultConfig(), nil
+		mistaken = true
+	}
 	if err != nil {
 		byHand := "touch"
 		if t.undo {
@@ -70,7 +76,7 @@ func (t *drainTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		return fail(stderr, "the order to drain cannot be written:", err)
 	}
 	if mistaken {
-		fmt.Fprintf(stderr, "there is a mistake in %s, see `lvs-controller check`; the order is written nevertheless, in %s\n", t.path, cfg.CacheDir)
+		fmt.Fprintf(stderr, "%s cannot be used, see `lvs-controller check`; the order is written nevertheless, in %s\n", t.path, cfg.CacheDir)
 	}
 	done, started := drainedText(cfg, mistaken), "begins drained"
 	if t.undo {

@@ -60,9 +60,15 @@ func TestManPagesAreComplete(t *testing.T) {
 			continue
 		}
 		part, _, _ = strings.Cut(part, "\n.S")
-		for _, name := range flagNames(c.flagSet(c.new())) {
-			if !strings.Contains(page, "\n.B \\-"+roff(name)) {
-				t.Errorf("%s: no entry for -%s", c.name, name)
+		own, shared := c.flagGroups()
+		for _, f := range shared {
+			if !strings.Contains(page, "\n.B \\-"+roff(f.Name)) {
+				t.Errorf("no entry for -%s", f.Name)
+			}
+		}
+		for _, f := range own {
+			if !strings.Contains(part, "\n.B \\-"+roff(f.Name)) {
+				t.Errorf("%s: no entry for -%s", c.name, f.Name)
 			}
 		}
 		for line := range strings.Lines(c.examples) {

@@ -58,6 +58,7 @@ func shownStatus() status {
 }
 
 var shownText = strings.ReplaceAll(`ready
+role: has 1 of 2 VIP addresses: 10.0.0.1 on eth0
 VIP: six: 2001:db8::1 is on no device of this host: with announce = "none" keepalived, or another
   program, puts it on the director that serves
 KEPT: the last working real servers of six IPv6 stay in service; by the inputs none would be
@@ -327,7 +328,7 @@ func TestDrainWithAMistakeInTheFile(t *testing.T) {
 	for _, more := range []string{manyMistakes, "interface = 7\nvip = 7\n", ""} {
 		for _, args := range [][]string{nil, {"-undo"}} {
 			dir, file, code, stdout, stderr := drainOf(t, more, args...)
-			want := fmt.Sprintf("there is a mistake in %s, see `lvs-controller check`; the order is written nevertheless, in %s\n", file, dir)
+			want := fmt.Sprintf("%s cannot be used, see `lvs-controller check`; the order is written nevertheless, in %s\n", file, dir)
 			if code != exitOK || stderr != want || !strings.Contains(stdout, "drained") {
 				t.Errorf("%q %s: exit %d, stdout %q, stderr %q", args, more, code, stdout, stderr)
 			}

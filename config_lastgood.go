@@ -1,10 +1,9 @@
 // The copy of the configuration that was in force last.
 //
-// Used by main.go. A director whose file has a mistake goes on with what it
+// Used by main.go. A director whose file has a mistake, or is gone, goes on with what it
 // read before; with the copy that is true after a restart and a reboot too. The copy is
-// used for the file that it was made of, while that file has mistakes, and for nothing
-// else: a file that is gone, or cannot be read, has no copy. It knows nothing of what
-// the configuration says.
+// used for the file that it was made of, while that file cannot be used, and for nothing
+// else. It knows nothing of what the configuration says.
 
 package main
 
@@ -45,9 +44,10 @@ func saveLastGood(cacheDir, path string, text []byte) error {
 // cacheDirLine is a line that sets cache_dir. A file with mistakes may have one.
 var cacheDirLine = regexp.MustCompile(`(?m)^[ \t]*cache_dir[ \t]*=[ \t]*["'](/[^"'\n]*)["']`)
 
-// loadLastGood returns the copy of the file at path, whose present content is broken, and
-// when it was made. file is where the copy is or should be. Without one the error is
-// fs.ErrNotExist.
+// loadLastGood returns the copy of the file at path, whose present content is broken (nil:
+// it cannot be read), and when it was made. file is where the copy is or should be: in
+// the directory that broken names, or else in the default one. Without a copy the error
+// is fs.ErrNotExist.
 func loadLastGood(path string, broken []byte) (text []byte, file string, saved time.Time, err error) {
 	dir := defaultConfig().CacheDir
 	if m := cacheDirLine.FindSubmatch(broken); m != nil {

@@ -133,7 +133,7 @@ func TestLastGoodRestart(t *testing.T) {
 		}
 		return err == nil && s.Config.Wrong != ""
 	})
-	until(t, "a start with the copy", says(`level=ERROR msg="the configuration file has a mistake: starting with the last good one" file=`+path))
+	until(t, "a start with the copy", says(`level=ERROR msg="the configuration file cannot be used: starting with the last good one" file=`+path))
 	until(t, "the mistake", says(mistake))
 	until(t, "the start", says("msg=starting "))
 	third := head + strings.Replace(staticVIP, "80/tcp", "82/tcp", 1)

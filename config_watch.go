@@ -1,6 +1,6 @@
 // Hot reload of the configuration file.
 //
-// Used by http.go and main.go. One ConfigWatcher runs beside the reconcile loop. It
+// Used by http.go, cmd.go and main.go. One ConfigWatcher runs beside the reconcile loop. It
 // notices every change of the file (filewatch.go) and SIGHUP. It publishes valid
 // configurations only, never changes the one in force, and runs until its context
 // ends: a bad file or a broken watch changes nothing.
@@ -42,8 +42,8 @@ type ConfigWatcher struct {
 	// this.
 	Recheck <-chan struct{}
 	Current *Config // in force when Run starts
-	// Refused is the content that was refused before Run starts, zero if none was: the
-	// first reading of it is no news.
+	// Refused is the reading that was refused before Run starts, zero if none was: the
+	// same one at first is no news.
 	Refused digest
 	Parse   func(path string, text []byte) (*Config, error)
 
@@ -80,7 +80,7 @@ func (w *ConfigWatcher) Run(ctx context.Context) error {
 	watch := &fileWatch{
 		path: w.Path,
 		look: func() (string, func(bool) string) {
-			got := w.read()
+			got := readConfig(w.Path)
 			now := string(got.digest[:])
 			return now, func(asked bool) string { w.conclude(got, asked); return now }
 		},
@@ -105,9 +105,9 @@ type reading struct {
 	err  error // why it could not be read
 }
 
-// read reads the file.
-func (w *ConfigWatcher) read() reading {
-	text, err := readConfigFile(w.Path)
+// readConfig reads the configuration file at path.
+func readConfig(path string) reading {
+	text, err := readConfigFile(path)
 	if err != nil {
 		return reading{digest: sha256.Sum256([]byte("\xff" + err.Error())), err: err} // no TOML starts with 0xff
 	}

@@ -93,7 +93,7 @@ var directorCommand = command{
 file, and keeps the kernel's IPVS table as they say. The kernel goes on forwarding when
 it ends. Without -config, -vip and the flags beside it take the place of the file. On top
 of a file the other flags replace its values.`,
-	exits: map[int]string{exitOK: "ended by a signal, or cleaned up"},
+	exits: map[int]string{exitOK: "ended by a signal, cleaned up, or nothing is wrong (-check)"},
 	examples: `lvs-controller
 lvs-controller run -config /etc/lvs-controller/config.toml
 lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -announce arp
@@ -105,13 +105,14 @@ lvs-controller -cleanup`,
 // directorTask is one call of `lvs-controller run`.
 type directorTask struct {
 	source
-	logging          logSettings
-	cleanup, version bool
+	logging                 logSettings
+	check, cleanup, version bool
 }
 
 func (t *directorTask) flags(fs *flag.FlagSet) {
 	t.source.flags(fs)
 	t.logging.flags(fs)
+	fs.BoolVar(&t.check, "check", false, "validate this command line and the configuration file, as the command check does, and exit")
 	fs.BoolVar(&t.cleanup, "cleanup", false, "remove from the kernel what the controller put there, and exit")
 	fs.BoolVar(&t.version, "version", false, "print the version, and exit")
 }
@@ -120,6 +121,9 @@ func (t *directorTask) flags(fs *flag.FlagSet) {
 func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	if t.version {
 		return new(versionTask).run(ctx, stdout, stderr)
+	}
+	if t.check {
+		return (&checkTask{source: t.source}).run(ctx, stdout, stderr)
 	}
 	log := t.logging.open(stderr)
 	defer log.queue.close(logPatience)
@@ -170,12 +174,12 @@ func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 type firstConfig struct {
 	cfg    *Config
 	broken error     // why the file on disk is not what cfg comes from; nil: it is
-	wrong  digest    // of the file on disk, if it is broken
+	wrong  digest    // of what was read on disk, if it is broken
 	copied *goodFile // what cfg comes from, if the file on disk is broken
 }
 
 // startWith is the file's configuration, or the last good one while the file has a
-// mistake. A restart would otherwise end a director that served.
+// mistake or cannot be read. A restart would otherwise end a director that served.
 func (t *directorTask) startWith(log *slog.Logger) (*firstConfig, error) {
 	cfg, broken := t.load()
 	if broken == nil {
@@ -185,7 +189,7 @@ func (t *directorTask) startWith(log *slog.Logger) (*firstConfig, error) {
 	if refused == nil || t.cleanup {
 		return nil, broken
 	}
-	text, file, saved, err := loadLastGood(t.path, refused)
+	text, file, saved, err := loadLastGood(t.path, refused.text)
 	if err == nil {
 		cfg, err = t.parse(t.path, text)
 	}
@@ -196,8 +200,8 @@ func (t *directorTask) startWith(log *slog.Logger) (*firstConfig, error) {
 		log.Error("the last good configuration cannot be used either", "copy", file, "err", err)
 		return nil, broken
 	}
-	log.Error("the configuration file has a mistake: starting with the last good one", "file", t.path, "copy", file, "saved", saved, "err", broken)
-	return &firstConfig{cfg, broken, sha256.Sum256(refused), &goodFile{saved, sha256.Sum256(text)}}, nil
+	log.Error("the configuration file cannot be used: starting with the last good one", "file", t.path, "copy", file, "saved", saved, "err", broken)
+	return &firstConfig{cfg, broken, refused.digest, &goodFile{saved, sha256.Sum256(text)}}, nil
 }
 
 // logSettings are what flags say about the log.
@@ -413,7 +417,7 @@ func (p *program) watchConfig(src *source, first *firstConfig, hup <-chan os.Sig
 			p.server.good.Store(&goodFile{time.Now(), sha256.Sum256(text)})
 			err := saveLastGood(c.CacheDir, c.Path, text)
 			if begins, _ := saving.note(err); begins {
-				p.log.Error("the copy of the configuration cannot be saved: a start while the file has a mistake would fail", "err", err)
+				p.log.Error("the copy of the configuration cannot be saved: a start while the file cannot be used would fail", "err", err)
 			}
 		},
 		Rejected: func(err error) {

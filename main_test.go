@@ -98,7 +98,7 @@ func TestCommandLine(t *testing.T) {
 		{"help", []string{"help"}, 0, `lvs-controller makes this host an IPVS director(?s:.*)\n  version +print (?s:.*)`, ``},
 		{"-h", []string{"-h"}, 0, `lvs-controller makes this host an IPVS director(?s:.*)`, ``},
 		{"--help", []string{"--help"}, 0, `lvs-controller makes this host an IPVS director(?s:.*)`, ``},
-		{"-h after a flag", []string{"-debug", "-h"}, 0, `Runs the director(?s:.*)\nFlags:\n  -cleanup (?s:.*)  -config FILE (?s:.*)`, ``},
+		{"-h after a flag", []string{"-debug", "-h"}, 0, `Runs the director(?s:.*)\nFlags:\n  -check (?s:.*)  -cleanup (?s:.*)  -config FILE (?s:.*)`, ``},
 		{"-h of a sub-command", []string{"check", "-h"}, 0, `Validates the(?s:.*)\nUsage:\n  lvs-controller check \[flags\]\n\nFlags:\n  -all (?s:.*)\nExit codes:\n  0  the file is valid\n  1  (?s:.*)\nExamples:\n  lvs-controller check\n(?s:.*)`, ``},
 		{"--help of a sub-command", []string{"check", "--help"}, 0, `Validates the(?s:.*)`, ``},
 		{"help of a sub-command", []string{"help", "check"}, 0, `Validates the(?s:.*)`, ``},
@@ -107,6 +107,10 @@ func TestCommandLine(t *testing.T) {
 		{"no flag after --", []string{"check", "-config", good, "--", "-h"}, 2, ``, `lvs-controller check: unexpected argument "-h"\n`},
 		{"version", []string{"version"}, 0, `lvs-controller dev\nrevision \S+\ndate     \S+\ngo       go1\.\S+\nplatform linux/\w+\n`, ``},
 		{"--version", []string{"--version"}, 0, `lvs-controller dev\n(?s:.*)`, ``},
+		{"-check", []string{"-check", "-debug", "-config", good}, 0, `\S+: valid, 1 VIP\n`, ``},
+		{"-check of a file with mistakes", []string{"run", "-config", bad, "-check"}, 1, ``, `(?s)\S+:1: listen: is "eth0", .*`},
+		{"-check without the file", []string{"-check", "-config", absent}, 1, ``, `read the configuration: open .*\n`},
+		{"-check of wrong flags", []string{"-check", "-config", good, "-schedname", "zz"}, 2, ``, `-schedname: unknown scheduler "zz", .*\n`},
 		{"unknown command", []string{"chekc"}, 2, ``, `lvs-controller: unknown command "chekc", did you mean "check"\?\n`},
 		{"unknown command like no other", []string{"frobnicate"}, 2, ``, `lvs-controller: unknown command "frobnicate", want one of run, init, check, .*\n`},
 		{"unknown flag", []string{"-verbose"}, 2, ``, "lvs-controller run: unknown flag -verbose; `lvs-controller run -h` lists the flags\n"},
@@ -532,7 +536,7 @@ func FuzzCommandLine(f *testing.F) {
 		"realserver\n-vip\n10.0.0.1,fd00::1\n-dev\nlo\n-uplink\neth0\n-tunnel\ngue\n-tunnel-port\n6080\n-check",
 		"-cleanup\n-debug=x\n--\n-vip",
 		"check\n-vip\n10.0.0.1\"]\nports = [1]\n#",
-		"help\n-h", "chekc", "", "completion\nbash", "__complete\ncheck\n-config\nx\n--s",
+		"help\n-h", "check\n-h", "chekc", "", "completion\nbash", "__complete\ncheck\n-config\nx\n--s",
 	} {
 		f.Add(line)
 	}
@@ -553,7 +557,8 @@ func FuzzCommandLine(f *testing.F) {
 			}
 			// A file may be any of this machine's.
 			src := new(sourceTask)
-			if code = new(command).call(t.Context(), src, args, &out, &errs); src.set != nil && src.path == "" {
+			c := &command{new: func() task { return new(sourceTask) }} // its help asks for the flags again
+			if code = c.call(t.Context(), src, args, &out, &errs); src.set != nil && src.path == "" {
 				code = checkFlagConfig(t, &src.source)
 			}
 			if src.set != nil && src.path == "" && code == exitOK {

@@ -77,18 +77,19 @@ func TestSysVScript(t *testing.T) {
 			}
 			return path
 		}
+		config := write("config.toml", "", 0o644)
 		daemon := write("daemon", `#!/bin/sh
 trap 'echo reload' HUP
 trap 'echo term; exit' TERM
-if [ "$1" = check ]; then
-	[ ! -e "$0.mistake" ] || { echo "$3:1: a mistake" >&2; exit 1; }
-	exit 0
-fi
+case "$*" in
+"check -config `+config+`" | "-check -config `+config+` -debug -x")
+	[ ! -e "$0.mistake" ] || { echo "`+config+`:1: a mistake" >&2; exit 1; }
+	exit 0 ;;
+esac
 echo "$@"
 [ ! -e "$0.broken" ] || exit 1
 while :; do sleep 0.1; done
 `, 0o755)
-		config := write("config.toml", "", 0o644)
 		pidfile, log := filepath.Join(dir, "run", "pid"), filepath.Join(dir, "log")
 		defaults := write("default", "DAEMON="+daemon+"\nCONFIG="+config+"\nARGS='-debug -x'\nPIDFILE="+pidfile+"\nLOG="+log+"\n", 0o644)
 		run := func(want int, action, wantOut string) {
@@ -121,12 +122,12 @@ while :; do sleep 0.1; done
 		// With a mistake in its configuration the running controller stays as it is.
 		write("daemon.mistake", "", 0o644)
 		for _, action := range []string{"reload", "restart", "force-reload"} {
-			run(6, action, config+":1: a mistake\nlvs-controller: "+config+" has mistakes; nothing is changed\n")
+			run(6, action, config+":1: a mistake\nlvs-controller: "+config+" or ARGS has mistakes; nothing is changed\n")
 		}
 		run(0, "status", "is running (pid ")
 		// A start takes the last good configuration, and says so.
 		run(0, "stop", "goes on forwarding")
-		run(0, "start", "lvs-controller started\n"+config+":1: a mistake\nlvs-controller: "+config+" has mistakes; the last good configuration is in force\n")
+		run(0, "start", "lvs-controller started\n"+config+":1: a mistake\nlvs-controller: "+config+" cannot be used; the last good configuration is in force\n")
 		os.Remove(filepath.Join(dir, "daemon.mistake"))
 		run(0, "stop", "goes on forwarding")
 		run(3, "status", "not running")
@@ -143,15 +144,14 @@ while :; do sleep 0.1; done
 		write("daemon.broken", "", 0o644)
 		run(1, "start", "did not start")
 		run(3, "status", "not running")
-		os.Remove(config)
-		run(6, "start", "is missing")
 		os.Remove(daemon)
 		run(5, "start", "is not installed")
 	})
 }
 
 // The functions of the OpenRC service, with an openrc-run that calls one of them: a
-// mistake in the configuration refuses a reload, and the stop of a restart, but no stop.
+// mistake in the configuration or in args refuses a reload, and the stop of a restart, but
+// no stop.
 func TestOpenRCScript(t *testing.T) {
 	of(t, "host")
 	t.Parallel()
@@ -166,28 +166,30 @@ func TestOpenRCScript(t *testing.T) {
 RC_SVCNAME=lvs-controller RC_CMD=$1
 ebegin() { :; }
 eend() { return "$1"; }
-config=`+config+`
+config=`+config+` args=$ARGS
 `+strings.Replace(string(script), "command=/usr/local/sbin/lvs-controller\n", "command="+controller()+"\n", 1)+`
 $2
 `), 0o755))
 		lab.Must(t, os.WriteFile(filepath.Join(dir, "supervise-daemon"), []byte("#!/bin/sh\necho \"$*\" >>"+calls+"\n"), 0o755))
 		const good, bad = "[[vip]]\nname = 'edge'\naddresses = ['192.0.2.1']\nports = [80]\nselector = ''\nreal_servers = [{ address = '192.0.2.11' }]\n", "bogus = 1\n"
 		for _, test := range []struct {
-			config, command, function string
-			code                      int
+			config, args, command, function string
+			says                            string // with exit code 1; "" with 0
 		}{
-			{bad, "reload", "reload", 1},
-			{bad, "restart", "stop_pre", 1},
-			{bad, "stop", "stop_pre", 0},
-			{good, "restart", "stop_pre", 0},
-			{good, "reload", "reload", 0},
+			{bad, "", "reload", "reload", config + ":1: bogus: unknown key"},
+			{bad, "", "restart", "stop_pre", config + ":1: bogus: unknown key"},
+			{good, "-debug -log-lvel info", "restart", "stop_pre", "unknown flag -log-lvel, did you mean -log-level?"},
+			{good, "-schedname zz", "restart", "stop_pre", `unknown scheduler "zz"`},
+			{bad, "-bogus", "stop", "stop_pre", ""},
+			{good, "-debug -log-level info", "restart", "stop_pre", ""},
+			{good, "", "reload", "reload", ""},
 		} {
 			lab.Must(t, os.WriteFile(config, []byte(test.config), 0o600))
 			cmd := exec.Command(shell[0], append(append([]string(nil), shell[1:]...), run, test.command, test.function)...)
-			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "ARGS="+test.args)
 			out, _ := cmd.CombinedOutput()
-			if code := cmd.ProcessState.ExitCode(); code != test.code || code != 0 && !strings.Contains(string(out), config+":1: bogus: unknown key") {
-				t.Errorf("%s with %q: exit %d, want %d\n%s", test.command, test.config, code, test.code, out)
+			if code := cmd.ProcessState.ExitCode(); (code != 0) != (test.says != "") || !strings.Contains(string(out), test.says) {
+				t.Errorf("%s with %q and %q: exit %d, want %q\n%s", test.command, test.config, test.args, code, test.says, out)
 			}
 		}
 		if got, err := os.ReadFile(calls); string(got) != "lvs-controller --signal HUP\n" {
