@@ -90,6 +90,9 @@ func (t *initTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		}
 	}
 	if t.asks {
+		if err := t.checkFlags(); err != nil {
+			return initCommand.misused(stderr, err)
+		}
 		if err := t.ask(ctx, stderr); err != nil {
 			return fail(stderr, "lvs-controller init:", err)
 		}
@@ -114,14 +117,25 @@ func (t *initTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	if t.output != defaultConfigPath {
 		config = " -config " + t.output
 	}
-	fmt.Fprintf(stdout, "wrote %s\nnext, on each node:  lvs-controller realserver -vip %s\nthen, on this host:  lvs-controller check%s\n", t.output, t.vip, config)
+	fmt.Fprintf(stdout, "wrote %s\nnext, on each node:  lvs-controller realserver -vip %s\nthen, on this host:  lvs-controller check%s\nto serve:            lvs-controller run%s, or start its service\n", t.output, t.vip, config, config)
 	if t.announce == string(AnnounceNone) {
 		fmt.Fprintln(stdout, `With announce = "none" keepalived or a routing daemon brings the VIP to this host.`)
 	}
 	return exitOK
 }
 
-// ask asks on w for what no flag says. An empty answer is the default.
+// checkFlags says what is wrong with the flags that are given: no answer mends that.
+func (t *initTask) checkFlags() error {
+	whole := *t
+	if !t.given["vip"] {
+		whole.vip = "192.0.2.1" // any: it is asked for
+	}
+	_, err := whole.text()
+	return err
+}
+
+// ask asks on w for what no flag says. An empty answer is the default, and after a wrong
+// one it asks again.
 func (t *initTask) ask(ctx context.Context, w io.Writer) error {
 	lines := bufio.NewScanner(io.LimitReader(t.in, 1<<16))
 	device, _ := defaultDevice(ctx) // without one the answer may stay empty
@@ -138,11 +152,16 @@ func (t *initTask) ask(ctx context.Context, w io.Writer) error {
 		if t.given[q.flag] {
 			continue
 		}
-		fmt.Fprintf(w, "%s [%s]: ", q.text, q.proposed)
-		if !lines.Scan() {
-			return errors.Join(errors.New("no answer"), lines.Err())
+		for wrong := error(nil); ; fmt.Fprintln(w, wrong) {
+			fmt.Fprintf(w, "%s [%s]: ", q.text, q.proposed)
+			if !lines.Scan() {
+				return errors.Join(errors.New("no answer"), lines.Err())
+			}
+			*q.value = cmp.Or(strings.TrimSpace(lines.Text()), q.proposed)
+			if _, wrong = t.text(); wrong == nil {
+				break
+			}
 		}
-		*q.value = cmp.Or(strings.TrimSpace(lines.Text()), q.proposed)
 	}
 	return nil
 }
@@ -177,9 +196,12 @@ func (t *initTask) text() (string, error) {
 		device = "# interface = \"eth0\" # towards clients and nodes; default: that of the default route\n"
 	}
 	p := ingressPresets[i]
-	text := fmt.Sprintf(initText, kubeconfig, device, strings.Join(addresses, ", "), t.announce, p.namespace, p.selector)
+	text := fmt.Sprintf(initText, kubeconfig, device, strings.Join(addresses, ", "), t.announce)
+	if usual := defaultVIP().Pods.Namespace; p.namespace != usual || p.selector != defaultSelector {
+		text += fmt.Sprintf("namespace = %q\nselector = %q\n", p.namespace, p.selector)
+	}
 	if p.tcp != "" {
-		text += fmt.Sprintf("tcp_services = %q # ConfigMaps with more ports\n", p.tcp)
+		text += fmt.Sprintf("tcp_services = %q # ConfigMaps of %s with more ports\n", p.tcp, p.name)
 	}
 	if p.udp != "" {
 		text += fmt.Sprintf("udp_services = %q\n", p.udp)
@@ -193,15 +215,11 @@ func (t *initTask) text() (string, error) {
 	return text, nil
 }
 
-const initText = `# Written by "lvs-controller init". config.toml.example explains every key. The
-# controller reads this file again when it changes; "lvs-controller check" names mistakes.
+const initText = `# config.toml.example explains every key; "lvs-controller check" names mistakes.
 kubeconfig = %q
-%s
-[[vip]]
+%s[[vip]]
 name = "edge"
 addresses = [%s]
 announce = %q # arp: the controller adds the addresses to the interface; none: keepalived does
 ports = ["80/tcp", "443/tcp"]
-namespace = %q
-selector = %q
 `

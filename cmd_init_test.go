@@ -42,7 +42,7 @@ func TestInit(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o644 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if n := strings.Count(string(text), "\n"); n > 16 {
+	if n := strings.Count(string(text), "\n"); n > 10 {
 		t.Errorf("%d lines, want a small file:\n%s", n, text)
 	}
 	cfg, err := LoadConfig(path)
@@ -76,7 +76,7 @@ func TestInitIntoADirectory(t *testing.T) {
 	for _, output := range []string{dir, dir + "/new/"} {
 		path := filepath.Join(output, "config.toml")
 		args := []string{"init", "-vip", "192.0.2.7", "-interface", "lo", "-o", output}
-		if code, stdout, stderr := cli(t, args...); code != exitOK || !strings.HasPrefix(stdout, "wrote "+path+"\n") || !strings.Contains(stdout, "check -config "+path+"\n") {
+		if code, stdout, stderr := cli(t, args...); code != exitOK || !strings.HasPrefix(stdout, "wrote "+path+"\n") || !strings.Contains(stdout, "check -config "+path+"\n") || !strings.Contains(stdout, "lvs-controller run -config "+path+", or start its service\n") {
 			t.Errorf("-o %s: exit %d, stdout %q, stderr %q", output, code, stdout, stderr)
 		}
 		if _, err := LoadConfig(path); err != nil {
@@ -123,6 +123,18 @@ func TestInitAsks(t *testing.T) {
 	if code, text, asked = initAsked(t, "none\n", "-o", "-", "-vip", "192.0.2.9", "-interface", "eth1", "-kubeconfig", "/k"); code != exitOK ||
 		strings.Count(asked, "]: ") != 1 || !strings.Contains(text, `announce = "none"`) {
 		t.Errorf("only the last question is open: exit %d: %s\n%s", code, asked, text)
+	}
+	code, text, asked = initAsked(t, "\n192.0.2.300\n192.0.2.7,192.0.2.7\n192.0.2.7\na/b\neth1\n\nAPR\ndummy\n", "-o", "-")
+	for _, want := range []string{"-vip is missing", `-vip: "192.0.2.300" is not an address`, "vip[0].addresses[1]: ", "interface: is ", `-announce: unknown value "APR"`} {
+		if strings.Count(asked, want) != 1 {
+			t.Errorf("wrong answers: not once %q:\n%s", want, asked)
+		}
+	}
+	if code != exitOK || !strings.Contains(text, `addresses = ["192.0.2.7"]`) || !strings.Contains(text, `interface = "eth1"`) || !strings.Contains(text, `announce = "dummy"`) {
+		t.Errorf("wrong answers, and then right ones: exit %d: %s\n%s", code, asked, text)
+	}
+	if code, _, asked = initAsked(t, "192.0.2.7\n", "-o", "-", "-announce", "ARP"); code != exitUsage || strings.Contains(asked, "]: ") {
+		t.Errorf("a wrong flag: exit %d: %s", code, asked)
 	}
 	if code, _, asked = initAsked(t, "192.0.2.7\n", "-o", "-"); code != exitFailure || !strings.Contains(asked, "no answer") {
 		t.Errorf("the answers end: exit %d: %s", code, asked)
