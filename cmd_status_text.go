@@ -187,6 +187,7 @@ func (v *statusText) summary(st *status) {
 	} else {
 		v.say(bad, "NOT READY: %s", st.Reason)
 	}
+	v.role(st)
 	sayAll(v, bad, "CONFLICT: %s", st.Conflicts)
 	var missing []string
 	for i := range st.VIPs {
@@ -215,6 +216,30 @@ func (v *statusText) summary(st *status) {
 	}
 	sayAll(v, doubt, "warning: %s", st.Warnings)
 	v.connections(st)
+}
+
+// shownRole is how many addresses the line about the role names.
+const shownRole = 4
+
+// role is which VIP addresses this director has.
+func (v *statusText) role(st *status) {
+	all, here := 0, []string(nil)
+	for i := range st.VIPs {
+		for _, a := range st.VIPs[i].Addresses {
+			if all++; a.Device != "" {
+				here = append(here, VIPAddress{a.Device, a.Address}.String())
+			}
+		}
+	}
+	switch more := len(here) - shownRole; {
+	case all == 0:
+	case len(here) == 0:
+		v.say(plain, "role: has none of %s", numberOf(all, "VIP address"))
+	case more > 0:
+		v.say(plain, "role: has %d of %s: %s, and %d more", len(here), numberOf(all, "VIP address"), strings.Join(here[:shownRole], ", "), more)
+	default:
+		v.say(plain, "role: has %d of %s: %s", len(here), numberOf(all, "VIP address"), strings.Join(here, ", "))
+	}
 }
 
 // missingAddresses says which addresses of vip are on no device, those alike in one line.
