@@ -108,13 +108,31 @@ type candidate struct {
 
 // complete writes the candidates for the last of words.
 func complete(w io.Writer, all []*command, words []string) int {
-	if len(words) == 0 {
+	if words = joined(words); len(words) == 0 {
 		words = []string{""}
 	}
 	for _, c := range candidates(all, words[:len(words)-1], words[len(words)-1]) {
 		fmt.Fprintf(w, "%s\t%s\n", c.word, c.meaning)
 	}
 	return exitOK
+}
+
+// joined are words as they were typed: bash makes three of -flag=value. The value that is
+// not complete yet stays a word, because bash completes that alone.
+func joined(words []string) (all []string) {
+	for i := 0; i < len(words); i++ {
+		last := len(all) - 1
+		switch value := i + 1; {
+		case words[i] != "=" || last < 0 || !strings.HasPrefix(all[last], "-"):
+			all = append(all, words[i])
+		case value < len(words)-1:
+			all[last] += "=" + words[value]
+			i++
+		case value == len(words):
+			all = append(all, "")
+		}
+	}
+	return all
 }
 
 // candidates are the words after before that begin with begun.
@@ -140,10 +158,19 @@ func candidates(all []*command, before []string, begun string) (found []candidat
 	}
 	fs := chosen.flagSet(chosen.new())
 	open, ended := openFlag(fs, before)
+	head := "" // of begun, before the value
+	if name, _, has := strings.Cut(begun, "="); has && open == nil && !ended {
+		if open, _ = openFlag(fs, []string{name}); open != nil {
+			head = name + "="
+		}
+	}
 	switch {
 	case open != nil:
+		if comma := strings.LastIndex(begun, ","); comma >= 0 { // of a list, as for -role
+			head = begun[:comma+1]
+		}
 		for _, v := range chosen.valuesOf(open) {
-			add(v, "")
+			add(head+v, "")
 		}
 	case ended:
 	case strings.HasPrefix(begun, "-"):

@@ -259,6 +259,12 @@ func TestCompletion(t *testing.T) {
 		{[]string{"status", "-o", ""}, []string{"text", "wide", "json"}},
 		{[]string{"status", "-o", "j"}, []string{"json"}},
 		{[]string{"status", "-o", "json", "-con"}, []string{"-config"}},
+		{[]string{"status", "-o=j"}, []string{"-o=json"}},                    // zsh, fish
+		{[]string{"status", "-o", "=", "j"}, []string{"json"}},               // bash
+		{[]string{"status", "-o", "="}, []string{"text", "wide", "json"}},    // bash
+		{[]string{"status", "-o", "=", "json", "-con"}, []string{"-config"}}, // bash
+		{[]string{"status", "-ports=t"}, nil},
+		{[]string{"doctor", "-role", "director,n"}, []string{"director,node"}},
 		{[]string{"-schedname", "w"}, []string{"wrr", "wlc"}},
 		{[]string{"check", "-config", "-a"}, nil}, // a file's name
 		{[]string{"check", "--", "-a"}, nil},
