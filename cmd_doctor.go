@@ -90,7 +90,7 @@ func (h *doctorHost) examine(patience time.Duration) []examined {
 		select {
 		case all[i].findings = <-found:
 		case <-end:
-			all[i].findings = []finding{{levelWarn, fmt.Sprintf("not known: no answer within %s", patience), nil}}
+			all[i].findings = []finding{{levelWarn, fmt.Sprintf("not known: no answer within %s", patience), []string{"# this host or the network is slow: once more, when it is less busy"}}}
 			end = time.After(0)
 		}
 	}

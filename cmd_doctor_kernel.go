@@ -169,7 +169,7 @@ func checkConntrack(h *doctorHost) []finding {
 	case len(names) == 0 && len(h.cfg.VIPs) > 0:
 		return allWell("active, but it does not see the packets of a VIP")
 	case len(names) == 0:
-		return []finding{{levelWarn, "active: a VIP without notrack costs about a quarter more time per packet", nil}}
+		return []finding{{levelWarn, "active: a VIP without notrack costs about a quarter more time per packet", []string{"# in config.toml, in each [[vip]]: notrack = true (docs/tuning.md, Connection tracking)"}}}
 	}
 	return []finding{{levelWarn, fmt.Sprintf("active: about a quarter more time per packet for %s (%s)", numberOf(len(names), "VIP"), strings.Join(names, ", ")), []string{
 		"# a firewall's rules for these VIPs have to accept untracked packets first: docs/tuning.md, Connection tracking",
@@ -237,11 +237,14 @@ func (h *doctorHost) wantedSettings() (want []Sysctl, sysctls procSys, err error
 	return append(want, host.chosenSysctls(h.cfg)...), host.sysctls, err
 }
 
+// readsRelease shows what the kernel's release is, or why it cannot be read.
+const readsRelease = "cat /proc/sys/kernel/osrelease"
+
 // checkKernelSettings compares the settings of the sysctl table, and those of [sysctl].
 func checkKernelSettings(h *doctorHost) []finding {
 	want, sysctls, err := h.wantedSettings()
 	if err != nil {
-		return []finding{{levelWarn, err.Error(), nil}}
+		return []finding{{levelWarn, err.Error(), []string{readsRelease}}}
 	}
 	var wrong []finding
 	for _, s := range sysctls.Check(want) {
@@ -252,7 +255,7 @@ func checkKernelSettings(h *doctorHost) []finding {
 		switch have, want := strings.ReplaceAll(s.Have, "\t", " "), strings.ReplaceAll(s.Want, "\t", " "); {
 		case s.OK:
 		case s.Err != nil:
-			wrong = append(wrong, finding{levelWarn, s.Err.Error(), nil})
+			wrong = append(wrong, finding{levelWarn, s.Err.Error(), []string{"ls -l '/proc/sys/" + s.Key + "'"}})
 		default:
 			wrong = append(wrong, finding{levelWarn, fmt.Sprintf("%s is %q, want %q", s.Key, have, want), []string{fmt.Sprintf("sysctl -w '%s=%s'", s.Key, want)}})
 		}

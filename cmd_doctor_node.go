@@ -146,7 +146,7 @@ func checkARPSettings(h *doctorHost) []finding {
 	proc := procSys{Root: h.root + "/proc/sys"}
 	release, err := proc.KernelRelease()
 	if err != nil {
-		return []finding{{levelWarn, err.Error(), nil}}
+		return []finding{{levelWarn, err.Error(), []string{readsRelease}}}
 	}
 	if len(h.net.arpDevices) == 0 {
 		return []finding{{levelWarn, "no device may lead to clients", []string{"ip address", "ip route"}}}
@@ -157,7 +157,7 @@ func checkARPSettings(h *doctorHost) []finding {
 			switch all, _ := proc.read(confKey("all", s.Key[strings.LastIndexByte(s.Key, '/')+1:])); {
 			case s.OK || all == s.Want || slices.Contains(s.Also, all):
 			case s.Err != nil:
-				found = append(found, finding{levelWarn, s.Err.Error(), nil})
+				found = append(found, finding{levelWarn, s.Err.Error(), []string{"ls -l '/proc/sys/" + s.Key + "'"}})
 			default:
 				found = append(found, finding{levelFail, fmt.Sprintf("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why), []string{h.node.prepares(vips)}})
 			}
@@ -180,7 +180,7 @@ func checkTunnelEnd(h *doctorHost) []finding {
 	}
 	network, err := n.open()
 	if err != nil {
-		return []finding{{levelWarn, "not known: " + err.Error(), nil}}
+		return []finding{{levelWarn, "not known: " + err.Error(), []string{"ip link"}}}
 	}
 	defer network.Close()
 	rs := realserver{vips: n.vips, device: "lo", tunnel: n.tunnel, port: uint(n.port), checksum: n.checksum, proc: procSys{Root: h.root + "/proc/sys"}, net: network, stdout: io.Discard}

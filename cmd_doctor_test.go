@@ -172,7 +172,8 @@ var doctorCases = []doctorCase{
 	{"conntrack", "active, no VIP", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
 		h.cfg.VIPs = nil
 		h.tracking = func(bool) bool { return true }
-	}, "WARN  conntrack         active: a VIP without notrack costs about a quarter more time per packet\n"},
+	}, "WARN  conntrack         active: a VIP without notrack costs about a quarter more time per packet\n" +
+		"      # in config.toml, in each [[vip]]: notrack = true (docs/tuning.md, Connection tracking)\n"},
 	{"conntrack", "active for IPv4", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
 		h.tracking = func(is6 bool) bool { return !is6 }
 		h.cfg.VIPs = []VIP{
