@@ -21,7 +21,7 @@ const (
 	// seriesPoints is how many points the series of a VIP has, and seriesVIPs how many
 	// VIPs have one: the first of the configuration. A point has 20 bytes.
 	seriesPoints = 60
-	seriesVIPs   = 256
+	seriesVIPs   = 1000
 )
 
 // Change is one change of the kernel's table, as the log has it.
