@@ -8,6 +8,8 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -413,4 +415,36 @@ func runsOn(t *testing.T, version ...int) bool {
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	lab.Must(t, err)
 	return kernelAtLeast(string(release), [2]int(version))
+}
+
+// Each answer of the kernel is a beat for the watchdog: a pass may be longer than the
+// time between two.
+func TestKernelAnswersBeat(t *testing.T) {
+	l := lab.New(t.Fatalf)
+	t.Cleanup(l.Close)
+	m := newServiceManager(t)
+	t.Setenv("NOTIFY_SOCKET", m.path)
+	t.Setenv("WATCHDOG_USEC", "1000")
+	t.Setenv("WATCHDOG_PID", "")
+	notify, err := openNotifier()
+	lab.Must(t, err)
+	cfg := defaultConfig()
+	cfg.CacheDir, cfg.StateDir = t.TempDir(), t.TempDir()
+	log := openLog(io.Discard, logText, slog.LevelError)
+	defer log.queue.close(logPatience)
+	p := newProgram(log, notify, cfg, openState(&stateDir{path: cfg.StateDir}, log.Logger))
+	p.configs.Set(cfg)
+	var d director
+	l.Host("director", 2).Do(func() { d, err = p.loop.dial() })
+	lab.Must(t, err)
+	defer d.Close()
+	for range 3 {
+		m.past = nil
+		time.Sleep(10 * time.Millisecond)
+		_, err := d.Table(func(ServiceKey) bool { return true }, nil)
+		lab.Must(t, err)
+		if m.next(200 * time.Millisecond); !slices.Contains(m.past, "WATCHDOG=1") {
+			t.Fatalf("the kernel's table was read without a beat; the service manager got %q", m.past)
+		}
+	}
 }
