@@ -11,7 +11,7 @@
 ## drill        roll-outs, crashes and outages under load: no request may fail
 ## drill-short  the same with small numbers
 ## demo         the main job, live, in a terminal
-## bench        the controller beside its peers, into docs/benchmarks.md
+## bench        the controller beside its peers, into docs/benchmarks.md (PART=name)
 ## bench-short  the same at small sizes, nothing written
 ## flood        SYN floods: what they do to a director and its clients, as a table
 ## flood-short  the same with few SYNs: clients have to be answered
@@ -119,11 +119,12 @@ demo:
 $(CACHE)/demo:
 	CGO_ENABLED=0 go build -o $@ ./test/demo
 
+# PART=kernel (native, path, e2e, peers) measures one part again and keeps the others.
 # The peer moby/ipvs has a module of its own, so that the controller's depends on
 # nothing of it.
 bench bench-short: build vm-setup $(CACHE)/bench.test $(CACHE)/plane.test $(CACHE)/director.test $(CACHE)/datapath.test $(CACHE)/e2e $(CACHE)/moby
 	test/kube/build kube-proxy
-	go run ./test/bench $(if $(filter bench,$@),-long -doc docs/benchmarks.md)
+	go run ./test/bench $(if $(filter bench,$@),-long -doc docs/benchmarks.md) $(if $(PART),-part $(PART))
 
 # The guest is a small director: what a flood takes is a large part of its memory.
 flood flood-short: build vm-setup $(CACHE)/datapath.test

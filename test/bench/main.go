@@ -34,6 +34,7 @@ type run struct {
 	bin    string // folder of the tests, test/e2e and test/peers/moby
 	kube   string // folder of kube-apiserver and etcd
 	dir    string // folder for what was measured
+	part   string // measures only this one of parts; "" = all
 }
 
 func main() {
@@ -47,6 +48,7 @@ func main() {
 	flag.StringVar(&r.bin, "bin", ".cache/bin", "`folder` of the compiled tests, e2e and moby")
 	flag.StringVar(&r.kube, "kube", ".cache/kube/bin", "`folder` of kube-apiserver and etcd")
 	flag.StringVar(&r.dir, "dir", ".cache/bench", "`folder` for the measurements")
+	flag.StringVar(&r.part, "part", "", "measure only this `part` and show the last measurements of the others: native, kernel, path, e2e or peers")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -84,25 +86,33 @@ func bench(ctx context.Context, r *run, doc string, renderOnly bool) error {
 
 func (r *run) file(name string) string { return filepath.Join(r.dir, name) }
 
-// measure runs everything, one after the other: they would disturb each other.
+// measure runs the parts, one after the other: they would disturb each other.
 func (r *run) measure(ctx context.Context) error {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return err
 	}
+	found := false
 	for _, part := range []struct {
-		name string
-		do   func(context.Context) error
+		name, about string
+		do          func(context.Context) error
 	}{
-		{"the native benchmarks", r.native},
-		{"the benchmarks on a real kernel", r.kernel},
-		{"the benchmarks of the data path", r.path},
-		{"the benchmarks with a real API server", r.e2e},
-		{"the benchmarks beside kube-proxy and keepalived", r.peers},
+		{"native", "the native benchmarks", r.native},
+		{"kernel", "the benchmarks on a real kernel", r.kernel},
+		{"path", "the benchmarks of the data path", r.path},
+		{"e2e", "the benchmarks with a real API server", r.e2e},
+		{"peers", "the benchmarks beside kube-proxy and keepalived", r.peers},
 	} {
-		fmt.Printf("bench: %s\n", part.name)
-		if err := part.do(ctx); err != nil {
-			return fmt.Errorf("%s: %w", part.name, err)
+		if r.part != "" && r.part != part.name {
+			continue
 		}
+		found = true
+		fmt.Printf("bench: %s\n", part.about)
+		if err := part.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", part.about, err)
+		}
+	}
+	if !found {
+		return fmt.Errorf("-part %q: there is no such part", r.part)
 	}
 	return nil
 }

@@ -7,7 +7,8 @@ const method = `<!-- Written by ` + "`make bench`" + `: change test/bench, not t
 # Benchmarks
 
 This page compares the controller with its peers, and with the least time that the kernel
-itself needs for the same work. One run of ` + "`make bench`" + ` measures all of it.
+itself needs for the same work. ` + "`make bench`" + ` measures all of it, one part after the other.
+Ratios are always of one part, in one virtual machine.
 
 ## Method
 
@@ -18,7 +19,8 @@ The compared programs alternate, round by round.
 
 - Each program, and each table that nodes join and leave, has a fresh network namespace:
   the kernel keeps removed real servers in a list for two minutes, and reads that list for
-  each one that is added. Before a measurement starts, the machine is idle.
+  each one that is added. Before a measurement starts, the machine is idle, and the
+  garbage of what was measured before is collected: for the floor as for all others.
 - After a measurement the table is counted, by code that shares nothing with the
   controller. ` + "`ipvsadm -Sn`" + ` must agree.
 - The **floor** is the kernel's own time: the same messages, encoded beforehand, up to
