@@ -135,6 +135,19 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
+// As in a long list: most messages are like the one before.
+func BenchmarkEncodeList(b *testing.B) {
+	e := encoder{family: 0x1c}
+	o := benchOp()
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(e.buf) > batchBytes {
+			e.buf = e.buf[:0]
+		}
+		e.op(o, 0, 1)
+	}
+}
+
 func BenchmarkDecode(b *testing.B) {
 	o := benchOp()
 	e := encoder{}

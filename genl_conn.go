@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mdlayher/genetlink"
@@ -24,10 +25,6 @@ const (
 	// batchMessages bounds one sendmsg. More does not make a message cheaper,
 	// and the errors of a whole batch must fit into the receive buffer.
 	batchMessages = 1024
-
-	// opening is how many messages the first of several batches has, so that the
-	// kernel begins early and the next batch is encoded meanwhile.
-	opening = 64
 
 	// batchBytes ends a batch early.
 	batchBytes = 192 << 10
@@ -71,7 +68,6 @@ type ipvsConn struct {
 	fd    int
 	inet  int // a socket of any kind, for genl_sockopt.go
 	enc   encoder
-	spare encoder // takes the next batch while the kernel works on that in enc
 	seq   uint32
 	recv  []byte
 	reply kernelReply // the one that exchange passes on
@@ -80,7 +76,8 @@ type ipvsConn struct {
 	// progress is called for each answer of the kernel, from any goroutine; nil: it is not.
 	progress func()
 
-	seen []ServiceKey // services in the kernel's order, as Table has read them before they were flushed
+	filled bool         // it has sent a long list of new services
+	seen   []ServiceKey // services in the kernel's order, as Table has read them before they were flushed
 
 	// Buffers of Table.
 	ahead   [2][]byte
@@ -135,7 +132,6 @@ func dialIPVS() (*ipvsConn, error) {
 		fd:    fd,
 		inet:  inet,
 		enc:   encoder{family: family.ID},
-		spare: encoder{family: family.ID},
 		recv:  make([]byte, receiveBytes),
 		batch: batch,
 	}, nil
@@ -329,9 +325,13 @@ func (e *opError) surprising() bool {
 // Apply carries out ops in order, as many in one system call as the limits
 // allow, and returns those that the kernel refused; the others have been done.
 // An error means that the exchange failed: what was done is unknown then. A long list
-// with new services has another order, see likeTrash.
+// with new services has another order, see likeTrash, unless nothing can have been removed
+// before.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
-	if len(ops) < longList || ops[0].Kind != newService {
+	long := len(ops) >= longList && ops[0].Kind == newService
+	first := long && !c.filled && len(c.seen) == 0 && neverBalanced("/proc/thread-self/net/ip_vs_stats")
+	c.filled = c.filled || long
+	if !long || first {
 		return c.send(opQueue{[][]op{ops}, len(ops)})
 	}
 	var (
@@ -354,6 +354,20 @@ func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 	}
 	more, err := c.send(opQueue{runs, len(ops) - len(services)})
 	return append(failed, more...), err
+}
+
+// neverBalanced reports whether the file ip_vs_stats at path says that IPVS has had no
+// connection since its start. Then no table has served a client, and there are no
+// removed real servers for which an order would be worth its time: a real server is found
+// faster while its service is the newest.
+func neverBalanced(path string) bool {
+	text, err := readRegular(path, 4096)
+	lines := strings.Split(string(text), "\n")
+	if err != nil || len(lines) < 3 {
+		return false
+	}
+	fields := strings.Fields(lines[2]) // behind two lines of titles; hexadecimal
+	return len(fields) > 0 && strings.Trim(fields[0], "0") == ""
 }
 
 // opQueue are operations in order, in several lists: a copy of all would be the largest
@@ -416,33 +430,22 @@ func (c *ipvsConn) remember(services []VirtualService) {
 	}
 }
 
-// send sends ops. While the kernel works on one batch the next is encoded.
+// send sends ops, one batch after the other. To encode one takes a hundredth of the time
+// that the kernel takes for it: another thread would cost more than it saves.
 func (c *ipvsConn) send(ops opQueue) ([]*opError, error) {
 	var failed []*opError
-	limits := c.batch
-	if ops.left > 2*opening {
-		limits.messages = min(opening, limits.messages)
-	}
-	now := limits.encode(&c.enc, &ops, c.seq+1)
-	for len(now) > 0 {
-		first, last := c.seq+1, c.seq+uint32(len(now))
+	for ops.left > 0 {
+		sent := c.batch.encode(&c.enc, &ops, c.seq+1)
+		first, last := c.seq+1, c.seq+uint32(len(sent))
 		c.seq = last
-		later := make(chan []*op, 1)
-		if ops.left > 0 {
-			go func() { later <- c.batch.encode(&c.spare, &ops, last+1) }()
-		} else { // a short list does not wait for another thread
-			later <- nil
-		}
 		err := c.exchange(first, last, func(r *kernelReply) {
 			if r.errno != 0 {
-				failed = append(failed, &opError{Op: *now[r.seq-first], Err: kernelError(r)})
+				failed = append(failed, &opError{Op: *sent[r.seq-first], Err: kernelError(r)})
 			}
 		})
-		now = <-later
 		if err != nil {
 			return failed, fmt.Errorf("change the table: %w", err)
 		}
-		c.enc, c.spare = c.spare, c.enc
 	}
 	return failed, nil
 }

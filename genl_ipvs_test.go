@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 )
 
 // Messages are compared byte for byte, on a little-endian machine, against
@@ -180,6 +183,77 @@ func TestEncodeAllocatesNothing(t *testing.T) {
 	})
 	if n != 0 {
 		t.Errorf("%v allocations per two operations, want 0", n)
+	}
+}
+
+// A message that is copied from the last one is the same, byte for byte, as one that is
+// made from nothing.
+func TestEncodeCopies(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pick := func(name string, of ...string) string { return rapid.SampledFrom(of).Draw(t, name) }
+		services := make([]Service, 3)
+		for i := range services {
+			s := &services[i]
+			s.Scheduler = "rr"
+			if s.ServiceKey = MarkKey(7, rapid.Bool().Draw(t, "mark of IPv6")); rapid.IntRange(0, 4).Draw(t, "mark") > 0 {
+				s.ServiceKey = ServiceKey{Address: netip.MustParseAddr(pick("VIP", "10.0.0.1", "10.0.0.2", "2001:db8::1")), Port: uint16(rapid.IntRange(1, 3).Draw(t, "port")),
+					Protocol: rapid.SampledFrom([]Protocol{TCP, UDP, SCTP}).Draw(t, "protocol")}
+			}
+		}
+		server := func() *RealServer {
+			r := RealServer{Address: netip.MustParseAddr(pick("server", "10.1.0.1", "10.1.0.2", "2001:db8::9")), Port: uint16(rapid.IntRange(0, 1).Draw(t, "other port")),
+				Forward: rapid.SampledFrom([]ForwardingMethod{DirectRoute, Tunnel}).Draw(t, "forward"), Weight: uint32(rapid.IntRange(0, 1).Draw(t, "weight")), Upper: uint32(rapid.IntRange(0, 1).Draw(t, "upper"))}
+			if r.Forward == Tunnel {
+				r.Tunnel.Type = rapid.SampledFrom([]TunnelType{TunnelIPIP, TunnelGUE}).Draw(t, "tunnel")
+			}
+			return &r
+		}
+		servers := []*RealServer{server(), server(), server()}
+		copying, seq := encoder{family: 0x1b}, uint32(0)
+		for range rapid.IntRange(1, 12).Draw(t, "messages") {
+			seq++
+			o := op{Kind: opKind(rapid.IntRange(int(newService), int(delService)).Draw(t, "kind")), Service: &services[rapid.IntRange(0, 2).Draw(t, "service")]}
+			if o.Kind == newServer || o.Kind == setServer || o.Kind == delServer {
+				o.edit = &edit{Server: rapid.SampledFrom(servers).Draw(t, "row")}
+			}
+			flags := rapid.SampledFrom([]uint16{0, unix.NLM_F_ACK}).Draw(t, "flags")
+			if rapid.IntRange(0, 6).Draw(t, "another request") == 0 {
+				copying.buf = copying.buf[:0]
+				copying.command(cmdGetInfo, 0, 0)
+			} else if rapid.IntRange(0, 6).Draw(t, "another batch") == 0 {
+				copying.buf = copying.buf[:0]
+			}
+			before := len(copying.buf)
+			copying.op(&o, flags, seq)
+			fresh := encoder{family: 0x1b}
+			fresh.op(&o, flags, seq)
+			if diff := cmp.Diff(hex.Dump(fresh.buf), hex.Dump(copying.buf[before:])); diff != "" {
+				t.Fatalf("message %d, %v (-want +got):\n%s", seq, o.Subject(), diff)
+			}
+		}
+	})
+}
+
+// What cannot be read says nothing of what was balanced before.
+func TestNeverBalanced(t *testing.T) {
+	const titles = "   Total Incoming Outgoing         Incoming         Outgoing\n   Conns  Packets  Packets            Bytes            Bytes\n"
+	const rates = "\n Conns/s   Pkts/s   Pkts/s          Bytes/s          Bytes/s\n       0        0        0                0                0\n"
+	path := filepath.Join(t.TempDir(), "ip_vs_stats")
+	if neverBalanced(path) {
+		t.Error("without the file")
+	}
+	for text, want := range map[string]bool{
+		titles + "       0        0        0                0                0\n" + rates: true,
+		titles + "       A       37        0              C60                0\n" + rates: false,
+		titles + "      10       37        0              C60                0\n" + rates: false,
+		titles: false, "": false, titles + "\n": false,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := neverBalanced(path); got != want {
+			t.Errorf("%t, want %t:\n%s", got, want, text)
+		}
 	}
 }
 
