@@ -64,7 +64,14 @@ func bench(ctx context.Context, r *run, doc string, renderOnly bool) error {
 			return err
 		}
 	}
-	set, err := results.Read(r.file("kernel.jsonl"), r.file("path.jsonl"), r.file("native.jsonl"), r.file("e2e.jsonl"), r.file("peers.jsonl"))
+	var files []string
+	for _, name := range []string{"kernel.jsonl", "path.jsonl", "native.jsonl", "e2e.jsonl", "peers.jsonl"} {
+		// With -part the others may not have been measured yet.
+		if _, err := os.Stat(r.file(name)); r.part == "" || err == nil {
+			files = append(files, r.file(name))
+		}
+	}
+	set, err := results.Read(files...)
 	if err != nil {
 		return err
 	}

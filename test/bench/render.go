@@ -39,11 +39,25 @@ func render(set results.Set, micro []microResult) string {
 	return b.String()
 }
 
-// ratio is how many times the value of b that of a is.
+// alternates are the measurements whose ways take turns, round by round.
+var alternates = map[string]bool{"program": true, "audit": true, "join": true, "quiesce": true, "remove": true}
+
+// ratio is how many times the value of b that of a is. Of ways that take turns it is the
+// median over the rounds: the machine is not as fast in one round as in the next.
 func ratio(set results.Set, name string, params results.Params, a, b string) (float64, bool) {
 	x, okA := set.Find(name, a, params)
 	y, okB := set.Find(name, b, params)
-	return x.Value / y.Value, okA && okB && y.Value > 0
+	if !okA || !okB || slices.Min(y.Samples) <= 0 {
+		return 0, false
+	}
+	if !alternates[name] {
+		return x.Value / y.Value, true
+	}
+	var rounds []float64
+	for i := range min(len(x.Samples), len(y.Samples)) {
+		rounds = append(rounds, x.Samples[i]/y.Samples[i])
+	}
+	return results.Percentile(rounds, 50), true
 }
 
 // goals sets what was measured beside what the project wants.
