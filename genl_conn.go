@@ -26,6 +26,10 @@ const (
 	// and the errors of a whole batch must fit into the receive buffer.
 	batchMessages = 1024
 
+	// opening is how many messages the first of several batches has, so that the
+	// kernel begins early and the next batch is encoded meanwhile.
+	opening = 64
+
 	// batchBytes ends a batch early.
 	batchBytes = 192 << 10
 
@@ -68,6 +72,7 @@ type ipvsConn struct {
 	fd    int
 	inet  int // a socket of any kind, for genl_sockopt.go
 	enc   encoder
+	spare encoder // takes the next batch while the kernel works on that in enc
 	seq   uint32
 	recv  []byte
 	reply kernelReply // the one that exchange passes on
@@ -132,6 +137,7 @@ func dialIPVS() (*ipvsConn, error) {
 		fd:    fd,
 		inet:  inet,
 		enc:   encoder{family: family.ID},
+		spare: encoder{family: family.ID},
 		recv:  make([]byte, receiveBytes),
 		batch: batch,
 	}, nil
@@ -430,22 +436,33 @@ func (c *ipvsConn) remember(services []VirtualService) {
 	}
 }
 
-// send sends ops, one batch after the other. To encode one takes a hundredth of the time
-// that the kernel takes for it: another thread would cost more than it saves.
+// send sends ops. While the kernel works on one batch the next is encoded.
 func (c *ipvsConn) send(ops opQueue) ([]*opError, error) {
 	var failed []*opError
-	for ops.left > 0 {
-		sent := c.batch.encode(&c.enc, &ops, c.seq+1)
-		first, last := c.seq+1, c.seq+uint32(len(sent))
+	limits := c.batch
+	if ops.left > 2*opening {
+		limits.messages = min(opening, limits.messages)
+	}
+	now := limits.encode(&c.enc, &ops, c.seq+1)
+	for len(now) > 0 {
+		first, last := c.seq+1, c.seq+uint32(len(now))
 		c.seq = last
+		later := make(chan []*op, 1)
+		if ops.left > 0 {
+			go func() { later <- c.batch.encode(&c.spare, &ops, last+1) }()
+		} else { // a short list does not wait for another thread
+			later <- nil
+		}
 		err := c.exchange(first, last, func(r *kernelReply) {
 			if r.errno != 0 {
-				failed = append(failed, &opError{Op: *sent[r.seq-first], Err: kernelError(r)})
+				failed = append(failed, &opError{Op: *now[r.seq-first], Err: kernelError(r)})
 			}
 		})
+		now = <-later
 		if err != nil {
 			return failed, fmt.Errorf("change the table: %w", err)
 		}
+		c.enc, c.spare = c.spare, c.enc
 	}
 	return failed, nil
 }
