@@ -93,10 +93,7 @@ type ipvsConn struct {
 	counted Connections         // of the rows of the shard that is read
 	one     Connections         // of the last row
 
-	// Buffers of Connections.
-	question []byte
-	leaving  []uint32 // addresses as the kernel has them in memory
-	draining []KernelServer
+	countBuffers
 }
 
 // dialIPVS opens a socket in the calling thread's network namespace. The error

@@ -1,10 +1,10 @@
 // Asks the kernel for the connections of one service's real servers by IPVS's older
 // interface, a socket option.
 //
-// The reconcile loop counts with it, by the interface director in reconcile.go. The
-// answer to one system call has all that a drain needs; a netlink dump of the same rows
-// takes some twenty times as long. The option knows IPv4 only: what it cannot tell is
-// asked by netlink. It changes nothing.
+// Used by genl_conn.go. The reconcile loop counts with it, by the interface director in
+// reconcile.go. The answer to one system call has all that a drain needs; a netlink dump of
+// the same rows takes some twenty times as long. The option knows IPv4 only: what it cannot
+// tell is asked by netlink. It changes nothing.
 
 package main
 
@@ -42,6 +42,13 @@ const (
 // spareEntries is how many real servers of other programs there is room for. Where they
 // are more, netlink is asked.
 const spareEntries = 8
+
+// countBuffers are those of Connections, used again for each service.
+type countBuffers struct {
+	question []byte
+	leaving  []uint32 // addresses as the kernel has them in memory
+	draining []KernelServer
+}
 
 // Connections implements director.
 func (c *ipvsConn) Connections(s *Service, visit func(KernelServer)) error {

@@ -39,10 +39,10 @@ func render(set results.Set, micro []microResult) string {
 	return b.String()
 }
 
-// alternates are the measurements whose ways take turns, round by round.
+// alternates are the measurements whose ways alternate, round by round.
 var alternates = map[string]bool{"program": true, "audit": true, "join": true, "quiesce": true, "remove": true}
 
-// ratio is how many times the value of b that of a is. Of ways that take turns it is the
+// ratio is how many times the value of b that of a is. Of ways that alternate it is the
 // median over the rounds: the machine is not as fast in one round as in the next.
 func ratio(set results.Set, name string, params results.Params, a, b string) (float64, bool) {
 	x, okA := set.Find(name, a, params)

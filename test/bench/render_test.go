@@ -7,7 +7,7 @@ import (
 )
 
 // A machine that becomes slower from round to round does not change the ratio of two
-// programs that take turns.
+// programs that alternate.
 func TestRatio(t *testing.T) {
 	var set results.Set
 	for _, name := range []string{"join", "peer single"} {

@@ -15,7 +15,7 @@ Ratios are always of one part, in one virtual machine.
 The kernel is Debian's, in a virtual machine without hardware virtualisation (test/vm).
 Everything is at least ten times slower than on real hardware, and other work of the host
 disturbs it. **Read the ratios within one run, not the absolute times.** Values are medians.
-Where the compared programs take turns, a ratio is the median of the ratios round by round.
+Where the compared programs alternate, a ratio is the median of the ratios round by round.
 
 - Each program, and each table that nodes join and leave, has a fresh network namespace:
   the kernel keeps removed real servers in a list for two minutes, and reads that list for
