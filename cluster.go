@@ -82,6 +82,8 @@ type Pod struct {
 	// not have: its Node may. At most 80 characters. What they do have is the first of
 	// Addresses.
 	OtherAddress string `json:",omitempty"`
+	// Named is how many of Addresses, from the first on, that annotation names.
+	Named int `json:",omitempty"`
 	// Ready is the pod's Ready condition.
 	Ready bool
 	// Terminating means a deletion timestamp is set or the pod has finished
@@ -90,6 +92,9 @@ type Pod struct {
 	// Ports are what the containers declare, if the query asks: hostPort, or on
 	// hostNetwork the containerPort. Sorted, without repeats.
 	Ports []Port
+	// PortNames are the names of Ports in the cluster, in the same order; "" = it has
+	// none. nil = not known: a snapshot of an earlier version does not have them.
+	PortNames []string `json:",omitempty"`
 	// Bound are the host ports of such a pod that have a hostIP: the node's other
 	// addresses, the VIP among them, do not lead to it by these.
 	Bound []Port `json:",omitempty"`

@@ -97,26 +97,14 @@ func (f *statusFilter) applyPort(st *status) string {
 		}
 		ports = append(ports, s.Ports...)
 		return s.Ports != nil && !slices.ContainsFunc(s.Ports, func(text string) bool {
-			first, last, ok := parsePortRange(text)
-			return ok && is(Port{want.Number, first.Protocol}) && first.Number <= want.Number && want.Number <= last
+			all, err := parsePortRange(text)
+			return err == nil && is(Port{want.Number, all.first.Protocol}) && all.first.Number <= want.Number && want.Number <= all.last
 		})
 	})
 	if len(st.Services) > 0 {
 		return ""
 	}
 	return notThere("service on port", f.port, append(portRanges(keys), ports...))
-}
-
-// parsePortRange reads what shortPorts writes.
-func parsePortRange(text string) (first Port, last uint16, ok bool) {
-	from, to, found := strings.Cut(text, "-")
-	if !found {
-		p, err := ParsePort(text)
-		return p, p.Number, err == nil
-	}
-	end, err := ParsePort(to)
-	number, fromErr := ParsePortNumber(from)
-	return Port{number, end.Protocol}, end.Number, err == nil && fromErr == nil
 }
 
 func (f *statusFilter) applyServer(st *status) string {

@@ -9,6 +9,7 @@ package main
 
 import (
 	"net/netip"
+	"path"
 	"slices"
 	"time"
 )
@@ -148,9 +149,15 @@ type VIP struct {
 	// not those of ExcludePorts (sorted).
 	PortsFromPods bool
 	ExcludePorts  []Port
+	// PortNames are patterns: of the pods' ports those count whose names match one. "*"
+	// in a pattern is any text. nil = all ports.
+	PortNames []string
 	// FollowNodes gives no new connections to pods of nodes that are cordoned off or
 	// excluded from load balancers.
 	FollowNodes bool
+	// NodeNetworks choose among the addresses of a pod's node: one outside of all of
+	// them does not serve. nil = the first address serves.
+	NodeNetworks []netip.Prefix
 	// HostPorts takes pods with a hostPort that are not on hostNetwork too: each for the
 	// ports that it has.
 	HostPorts bool
@@ -235,6 +242,19 @@ func (v *VIP) PodQuery() PodQuery {
 func (v *VIP) refusesWhileDraining() bool {
 	fallback := findScheduler(v.Scheduler).fallback
 	return fallback != 0 && v.Flags&fallback == 0
+}
+
+// takesAddress reports whether a node may serve v at address a.
+func (v *VIP) takesAddress(a netip.Addr) bool {
+	return len(v.NodeNetworks) == 0 || slices.ContainsFunc(v.NodeNetworks, func(n netip.Prefix) bool { return n.Contains(a) })
+}
+
+// takesPort reports whether v takes a pod's port with this name.
+func (v *VIP) takesPort(name string) bool {
+	return v.PortNames == nil || slices.ContainsFunc(v.PortNames, func(pattern string) bool {
+		matches, _ := path.Match(pattern, name) // a pattern that was read without a mistake
+		return matches
+	})
 }
 
 // realServer is a real server of v as the kernel sees it.

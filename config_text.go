@@ -116,6 +116,18 @@ func matching(re *regexp.Regexp) func(string) (string, error) {
 	}
 }
 
+// parseNetwork accepts the network of a prefix, without bits of an address in it.
+func parseNetwork(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil:
+		return p, errMisfit
+	case p != p.Masked():
+		return netip.Prefix{}, fmt.Errorf("its network is %s", p.Masked())
+	}
+	return p, nil
+}
+
 // parseDevice accepts what the kernel accepts as a network device's name, and
 // "".
 func parseDevice(s string) (string, error) {

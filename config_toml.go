@@ -115,6 +115,7 @@ type configReader struct {
 	addresses map[netip.Addr]owner // VIP address → VIP that has it
 	servers   []placedAddr         // every static real server and sorry server
 	peers     bool                 // peer_macs has one
+	ports     int                  // of all lists so far
 }
 
 func newConfigReader(path string) *configReader {

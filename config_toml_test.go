@@ -17,8 +17,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// compareAddrs lets cmp compare addresses.
-var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+// compareAddrs lets cmp compare addresses and networks.
+var compareAddrs = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
 
 func TestParseConfig(t *testing.T) {
 	const text = `
@@ -329,7 +332,7 @@ dir/c.toml:8: timeouts.manage_sysctls: unknown key in this table, want it above 
 dir/c.toml:10: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"
 dir/c.toml:11: vip[0].addresses[1]: is "10.0.0", want a unicast IPv4 or IPv6 address such as "10.135.22.77"
 dir/c.toml:11: vip[0].addresses[2]: is "224.0.0.1" (a multicast address), want a unicast IPv4 or IPv6 address such as "10.135.22.77"
-dir/c.toml:14: vip[0].ports[1]: is "0" (port 0 is outside 1 to 65535), want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80
+dir/c.toml:14: vip[0].ports[1]: is "0" (port 0 is outside 1 to 65535), want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"
 dir/c.toml:15: vip[0].ports[2]: 80/tcp is the same port as vip[0].ports[0] (line 13), want each port once
 dir/c.toml:18: vip[0].drain.timeout: is "1d", want a duration in quotes with its unit such as "10s", from 0s to 24h
 dir/c.toml:20: vip[1].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -150,8 +151,10 @@ func (r *configReader) vip(v value) VIP {
 		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[string]string{}) }},
 		setting{"ports_from", meaningOf(&vip.PortsFromPods, []string{"config", "pods"}, false, true)},
 		setting{"exclude_ports", func(v value) { vip.ExcludePorts = readPorts(v, map[string]string{}) }},
+		setting{"port_names", func(v value) { vip.PortNames = readPortNames(v) }},
 		setting{"follow_nodes", boolean(&vip.FollowNodes)},
 		setting{"host_ports", boolean(&vip.HostPorts)},
+		setting{"node_networks", func(v value) { vip.NodeNetworks = readNetworks(v) }},
 		setting{"reserved_ports", func(v value) { vip.ReservedPorts = readReserved(v) }},
 		setting{"groups", func(v value) { vip.Groups = readGroups(v, grouped) }},
 		setting{"one_mark", boolean(&vip.OneMark)},
@@ -278,20 +281,66 @@ func (r *configReader) vipAddresses(v value, vip *VIP) {
 	})
 }
 
+// maxPorts is how many ports all lists of a file have at the most, those of ranges
+// counted one by one.
+const maxPorts = 100_000
+
 // readPorts reads a list of ports and sorts it. seen are the ports that the list
 // may not repeat, with their paths; those of the list are added.
 func readPorts(v value, seen map[string]string) []Port {
-	const rule = `a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`
+	const rule = `a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"`
 	var ports []Port
 	v.each(`a list of ports such as ["80/tcp", "53/udp"]`, func(v value) {
-		var port Port
-		parsed(&port, rule, ParsePort)(v.asText()) // 80 is short for "80/tcp"
-		if port != (Port{}) && v.isFirst(seen, port.String(), "port", "port") {
+		var all portRange
+		parsed(&all, rule, parsePortRange)(v.asText()) // 80 is short for "80/tcp"
+		for n := range all.len() {
+			if v.r.ports++; v.r.ports > maxPorts {
+				if v.r.ports == maxPorts+1 {
+					v.mistake("the file has more than %d ports, want fewer", maxPorts)
+				}
+				return
+			}
+			port := Port{all.first.Number + uint16(n), all.first.Protocol}
+			if !v.isFirst(seen, port.String(), "port", "port") {
+				return
+			}
 			ports = append(ports, port)
 		}
 	})
 	sortBy(ports, Port.Compare)
 	return ports
+}
+
+// readNetworks reads a list of networks.
+func readNetworks(v value) (networks []netip.Prefix) {
+	seen := map[string]string{}
+	v.each(`a list of networks such as ["10.9.0.0/24"]`, func(v value) {
+		var network netip.Prefix
+		parsed(&network, `a network such as "10.9.0.0/24" or "2001:db8:9::/64"`, parseNetwork)(v)
+		if network.IsValid() && v.isFirst(seen, network.String(), "network", "network") {
+			networks = append(networks, network)
+		}
+	})
+	return networks
+}
+
+// portPatterns are names of ports, in which "*" is any text.
+var portPatterns = regexp.MustCompile(`^[-a-z0-9*]{1,15}$`)
+
+// readPortNames reads port_names.
+func readPortNames(v value) (names []string) {
+	seen := map[string]string{}
+	v.each(`a list of names of ports such as ["http", "https"]`, func(v value) {
+		var name string
+		parsed(&name, `a port's name such as "https" or "web*": at most 15 lower-case letters, digits, "-" and "*"`, matching(portPatterns))(v)
+		if name != "" && v.isFirst(seen, name, "name", "name") {
+			names = append(names, name)
+		}
+	})
+	if len(names) == 0 && !v.wrong() {
+		v.mistake(`is empty, want at least one name such as "https", or "*" for all`)
+	}
+	return names
 }
 
 // readReserved reads a list of port numbers and sorts it.
@@ -373,12 +422,7 @@ func checkPorts(v value, vip *VIP, grouped map[string]string) {
 	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
 		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`)
 	}
-	if vip.PortsFromPods && v.has("selector") && v.blank("selector") && !v.blank("real_servers") {
-		v.child("ports_from").mistake(`is "pods", and there are none; want a selector`)
-	}
-	if !vip.PortsFromPods && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
-		v.child("exclude_ports").mistake(`is for ports_from = "pods" alone, want that or no exclude_ports`)
-	}
+	checkPodPorts(v, vip)
 	if v.child("ports").wrong() {
 		return
 	}
@@ -386,6 +430,22 @@ func checkPorts(v value, vip *VIP, grouped map[string]string) {
 		if !vip.mayHave(p, v) {
 			value{r: v.r, path: grouped[p.String()]}.mistake("%s is no port of this VIP, want it in ports too", p)
 		}
+	}
+}
+
+// checkPodPorts checks the keys that are about pods' ports and addresses alone.
+func checkPodPorts(v value, vip *VIP) {
+	if vip.PortsFromPods && v.has("selector") && v.blank("selector") && !v.blank("real_servers") {
+		v.child("ports_from").mistake(`is "pods", and there are none; want a selector`)
+	}
+	if !vip.PortsFromPods && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
+		v.child("exclude_ports").mistake(`is for ports_from = "pods" alone, want that or no exclude_ports`)
+	}
+	if len(vip.NodeNetworks) > 0 && v.has("selector") && v.blank("selector") {
+		v.child("node_networks").mistake("is for the nodes of pods, and there are none; want a selector")
+	}
+	if all := len(vip.PortNames) == 1 && vip.PortNames[0] == "*"; !all && !vip.PortsFromPods && v.has("port_names") && !v.child("ports_from").wrong() {
+		v.child("port_names").mistake(`is for ports_from = "pods" alone, want that or no port_names`)
 	}
 }
 

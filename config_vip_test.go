@@ -14,7 +14,7 @@ import (
 func TestParseVIPMistakes(t *testing.T) {
 	const (
 		wantUnicast  = `want a unicast IPv4 or IPv6 address such as "10.135.22.77"`
-		wantPort     = `want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`
+		wantPort     = `want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"`
 		wantName     = `want a name: at most 63 lower-case letters, digits and "-", not starting with "-"`
 		wantMap      = `want a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`
 		wantSelector = `want a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`
@@ -27,7 +27,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, follow_nodes, host_ports, reserved_ports, groups, one_mark, notrack, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, port_names, follow_nodes, host_ports, node_networks, reserved_ports, groups, one_mark, notrack, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
@@ -88,6 +88,7 @@ func TestParseVIPMistakes(t *testing.T) {
 // Keys of a VIP that only IPVS knows: flags, persistence, groups and so on.
 func TestParseServiceMistakes(t *testing.T) {
 	const (
+		wantPort       = `want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"`
 		wantUnicast    = `want a unicast IPv4 or IPv6 address such as "10.135.22.77"`
 		wantAnnotation = `want an annotation's "NAME" or "PREFIX/NAME" such as "lvs-controller/weight", or "" for none`
 		wantUDP        = `want a port such as "53/udp", udp_services or ports_from = "pods"`
@@ -121,7 +122,7 @@ func TestParseServiceMistakes(t *testing.T) {
 		{vipLine(`groups = "all"`), `5: vip[0].groups: is "all", want a list of lists of ports such as [["80/tcp", "443/tcp"]]`},
 		{vipLine(`groups = [[80]]`), `5: vip[0].groups[0]: has fewer than two ports, want at least two such as ["80/tcp", "443/tcp"]`},
 		{vipLine(`groups = [[]]`), `5: vip[0].groups[0]: has fewer than two ports, want at least two such as ["80/tcp", "443/tcp"]`},
-		{vipLine(`groups = [[80, 0]]`), `5: vip[0].groups[0][1]: is "0" (port 0 is outside 1 to 65535), want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80`},
+		{vipLine(`groups = [[80, 0]]`), `5: vip[0].groups[0][1]: is "0" (port 0 is outside 1 to 65535), want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"`},
 		{vipLine("tcp_services = 't'\ngroups = [[1, 2],\n[3, 2]]"), `7: vip[0].groups[1][1]: 2/tcp is the same port as vip[0].groups[0][1] (line 6), want each port once`},
 		{vipLine("groups = [[80,\n443]]"), `6: vip[0].groups[0][1]: 443/tcp is no port of this VIP, want it in ports too`},
 		{vipLine("tcp_services = 't'\nudp_services = ''\ngroups = [[443, '443/udp']]"), `7: vip[0].groups[0][1]: 443/udp is no port of this VIP, want it in ports too`},
@@ -135,6 +136,19 @@ func TestParseServiceMistakes(t *testing.T) {
 		{vipLine(`ports_from = "pod"`), `5: vip[0].ports_from: is "pod", want one of config, pods`},
 		{vipLine("ports_from = 'pods'\nselector = ''\nreal_servers = [{ address = '10.0.0.9' }]"), `5: vip[0].ports_from: is "pods", and there are none; want a selector`},
 		{vipLine(`exclude_ports = [9100]`), `5: vip[0].exclude_ports: is for ports_from = "pods" alone, want that or no exclude_ports`},
+		{vipLine("ports_from = 'pods'\nexclude_ports = ['9000-9002/tcp', 9001]"), `6: vip[0].exclude_ports[1]: 9001/tcp is the same port as vip[0].exclude_ports[0] (line 6), want each port once`},
+		{vipLine("ports_from = 'pods'\nexclude_ports = [9001, '9000-9002', 7]"), `6: vip[0].exclude_ports[1]: 9001/tcp is the same port as vip[0].exclude_ports[0] (line 6), want each port once`},
+		{vipLine("ports_from = 'pods'\nexclude_ports = ['9002-9000/udp']"), `6: vip[0].exclude_ports[0]: is "9002-9000/udp" (it begins with 9002, behind its end), ` + wantPort},
+		{vipLine("ports_from = 'pods'\nexclude_ports = ['9000-/udp']"), `6: vip[0].exclude_ports[0]: is "9000-/udp" (port "" is not a number from 1 to 65535), ` + wantPort},
+		{vipLine("ports_from = 'pods'\nexclude_ports = ['1-65535/tcp', '1-65535/udp']"), `6: vip[0].exclude_ports[1]: the file has more than 100000 ports, want fewer`},
+		{vipLine("node_networks = ['10.9.0.0/24',\n'10.9.0.1/24']"), `6: vip[0].node_networks[1]: is "10.9.0.1/24" (its network is 10.9.0.0/24), want a network such as "10.9.0.0/24" or "2001:db8:9::/64"`},
+		{vipLine("node_networks = ['10.9.0.0']"), `5: vip[0].node_networks[0]: is "10.9.0.0", want a network such as "10.9.0.0/24" or "2001:db8:9::/64"`},
+		{vipLine("node_networks = ['10.9.0.0/24', '10.9.0.0/24']"), `5: vip[0].node_networks[1]: 10.9.0.0/24 is the same network as vip[0].node_networks[0] (line 5), want each network once`},
+		{vipLine("node_networks = ['10.9.0.0/24']\nselector = ''\nreal_servers = [{ address = '10.0.0.9' }]"), `5: vip[0].node_networks: is for the nodes of pods, and there are none; want a selector`},
+		{vipLine(`port_names = ["https"]`), `5: vip[0].port_names: is for ports_from = "pods" alone, want that or no port_names`},
+		{vipLine("ports_from = 'pods'\nport_names = []"), `6: vip[0].port_names: is empty, want at least one name such as "https", or "*" for all`},
+		{vipLine("ports_from = 'pods'\nport_names = ['web*', 'Web']"), `6: vip[0].port_names[1]: is "Web", want a port's name such as "https" or "web*": at most 15 lower-case letters, digits, "-" and "*"`},
+		{vipLine("ports_from = 'pods'\nport_names = ['web*',\n'web*']"), `7: vip[0].port_names[1]: web* is the same name as vip[0].port_names[0] (line 6), want each name once`},
 		{vipLine(`reserved_ports = ["80/tcp"]`), `5: vip[0].reserved_ports[0]: is "80/tcp", want an integer from 1 to 65535`},
 		{vipLine(`reserved_ports = [0]`), `5: vip[0].reserved_ports[0]: is the integer 0, want an integer from 1 to 65535`},
 		{vipLine(`reserved_ports = 80`), `5: vip[0].reserved_ports: is the integer 80, want a list of port numbers such as [80, 443, 8181], or [] for none`},
@@ -220,7 +234,9 @@ tunnel            = { type = "gue", checksum = "remote" }
 name          = "sip"
 addresses     = ["10.0.0.2"]
 ports_from    = "pods"
-exclude_ports = ["9100/tcp", "8080/tcp"]
+exclude_ports = ["9100/tcp", "8080-8082/tcp", "53-53/udp"]
+port_names    = ["sip*", "https"]
+node_networks = ["10.9.0.0/24", "2001:db8:9::/64"]
 selector      = "app=sip"
 sorry_server  = "10.0.0.9"
 weight_annotation = ""
@@ -276,7 +292,9 @@ tunnel.checksum = "on"
 		Addresses:      []netip.Addr{addr("10.0.0.2")},
 		Scheduler:      "rr",
 		PortsFromPods:  true,
-		ExcludePorts:   []Port{{8080, TCP}, {9100, TCP}},
+		ExcludePorts:   []Port{{53, UDP}, {8080, TCP}, {8081, TCP}, {8082, TCP}, {9100, TCP}},
+		PortNames:      []string{"sip*", "https"},
+		NodeNetworks:   []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24"), netip.MustParsePrefix("2001:db8:9::/64")},
 		ReservedPorts:  []uint16{442, 8080},
 		HostPorts:      true,
 		FollowNodes:    true,

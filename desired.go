@@ -30,8 +30,8 @@ type wanted struct {
 	// Retained has an entry for each set whose inputs are incomplete: nothing of
 	// it is removed.
 	Retained map[workKey]retained
-	// Warnings are about the inputs, sorted.
-	Warnings []Warning
+	// Warnings are about the inputs, sorted. Notes are as the operator wants it.
+	Warnings, Notes []Warning
 	// Owners tell which VIP a service of the kernel belongs to.
 	Owners owners
 	// Next is when the answer will change by itself (slow start); zero when it
@@ -126,7 +126,7 @@ func (w *wanted) gather() {
 		warnings.merge(v.portWarnings)
 	}
 	sortBy(w.Shards, compareShards)
-	w.Warnings = warnings.warnings()
+	w.Warnings, w.Notes = warnings.warnings()
 }
 
 // vipInputs is all that the answer for one VIP depends on, the time and the slow
@@ -136,6 +136,7 @@ type vipInputs struct {
 	pods      []*Pod
 	podsKnown bool
 	nodes     []*Node      // of the cluster, if the VIP follows them
+	noAnswer  bool         // it follows them, and the cluster has not answered yet
 	noNodes   bool         // it follows them, and the cluster is known to have none
 	instead   string       // Cluster.Instead
 	maps      [2]ConfigMap // tcp-services and udp-services
@@ -153,7 +154,7 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 	if v.FollowNodes {
 		var known bool
 		in.nodes, known = cluster.Nodes[NodeQuery{}]
-		in.noNodes = known && len(in.nodes) == 0
+		in.noNodes, in.noAnswer = known && len(in.nodes) == 0, !known
 	}
 	in.instead = cluster.Instead[query]
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
@@ -203,7 +204,7 @@ type setAnswer struct {
 
 // validFor reports whether the answer is right for inputs in at the time now, too.
 func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
-	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || v.in.noNodes != in.noNodes || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) || !slices.Equal(v.in.broadcast, in.broadcast) {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || v.in.noNodes != in.noNodes || v.in.noAnswer != in.noAnswer || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) || !slices.Equal(v.in.broadcast, in.broadcast) {
 		return false
 	}
 	for f := range v.sets {
@@ -247,6 +248,9 @@ func (b *build) takeWarnings() faultList {
 func (b *build) vip() {
 	v, pods := b.in.vip, b.in.pods
 	known := b.in.podsKnown || v.Pods.Selector == ""
+	if len(v.NodeNetworks) > 0 && b.in.noAnswer {
+		known = false // an address of a Node may be the one that serves
+	}
 	b.answerPorts()
 	// When no pod is ready, pods that are gone may have had ports that no pod
 	// declares now: these services stay in the kernel, as the real servers do.

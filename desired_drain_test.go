@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -262,6 +263,48 @@ func TestLoopTakesAnnotatedAddresses(t *testing.T) {
 			if warned := strings.Contains(log, "is no address of its node"); follows && !strings.Contains(log, step.warning) || warned != (step.warning != "" || !follows && step.address != "") {
 				t.Errorf("follow_nodes = %t, %q: log:\n%s", follows, step.address, log)
 			}
+		}
+	}
+}
+
+// node_networks chooses among the addresses of a node; the annotation goes before it. Until
+// the nodes are known, what served goes on.
+func TestLoopNodeNetworks(t *testing.T) {
+	both := with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Node, p.Addresses = "n1", addrs("10.1.0.1", "10.9.0.1", "fd00::1") })
+	one := with(readyPod("b", "10.1.0.2"), func(p *Pod) { p.Node = "n2" })
+	named := with(both, func(p *Pod) { p.Named = 1 })
+	nodes := map[NodeQuery][]*Node{{}: {{Name: "n1", Addresses: addrs("10.1.0.1", "10.9.0.1")}, {Name: "n2", Addresses: addrs("10.1.0.2", "10.3.0.2", "10.9.0.2")}}}
+	const left = "pod ingress-nginx/b is left out: its node has no IPv4 address in node_networks"
+	for _, tt := range []struct {
+		name    string
+		follows bool
+		pods    []Pod
+		serves  string
+		warns   bool
+	}{
+		{"hostIPs alone", false, []Pod{both, one}, "10.9.0.1=1", true},
+		{"and InternalIPs", true, []Pod{both, one}, "10.9.0.1=1 10.9.0.2=1", false},
+		{"the annotation names a hostIP", true, []Pod{named, one}, "10.1.0.1=1 10.9.0.2=1", false},
+		{"the annotation names an InternalIP", true, []Pod{both, with(one, func(p *Pod) { p.OtherAddress = "10.3.0.2" })}, "10.3.0.2=1 10.9.0.1=1", false},
+	} {
+		b := newBench(t, testVIP(func(v *VIP) {
+			v.FollowNodes, v.TCPServices = tt.follows, ConfigMapName{}
+			v.NodeNetworks = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
+		}))
+		c := testCluster(nil, tt.pods...)
+		c.Nodes = nodes
+		b.loop.cluster.Set(c)
+		log := b.pass()
+		t.Log(tt.name)
+		b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n")
+		if strings.Contains(log, left) != tt.warns {
+			t.Errorf("a warning: %t, want %t:\n%s", !tt.warns, tt.warns, log)
+		}
+		b.restart()
+		b.loop.cluster.Set(testCluster(nil, tt.pods...))
+		b.pass()
+		if tt.follows { // without their answer nothing is taken away
+			b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n")
 		}
 	}
 }

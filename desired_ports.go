@@ -168,17 +168,38 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 		return nil
 	}
 	nodes := make(map[Port]map[netip.Addr]bool)
+	leftOut, inside := make(map[namedPort]bool), make(map[namedPort]bool)
 	for _, pod := range b.speaking(pods) {
 		addrs, _ := b.addresses(pod)
-		for _, p := range pod.Ports {
+		for i, p := range pod.Ports {
 			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.onNode() {
 				continue
+			}
+			// Of an earlier version's snapshot the names are not known: what served goes on.
+			if pod.PortNames != nil {
+				name := pod.PortNames[i]
+				if !v.takesPort(name) {
+					leftOut[namedPort{p, name}] = true
+					continue
+				}
+				if v.PortNames == nil && insideName(name) {
+					inside[namedPort{p, name}] = true
+				}
 			}
 			if nodes[p] == nil {
 				nodes[p] = make(map[netip.Addr]bool)
 			}
 			addAll(nodes[p], addrs)
 		}
+	}
+	for _, p := range sortedBy(maps.Keys(leftOut), namedPort.Compare) {
+		if nodes[p.Port] != nil {
+			continue // another pod has it under a name that counts
+		}
+		b.warn(noteLeftOut, "", "port %s of the pods is left out: port_names does not have its name", p)
+	}
+	for _, p := range sortedBy(maps.Keys(inside), namedPort.Compare) {
+		b.warn(warnInsidePort, "", "port %s of the pods is open on the VIP, and its name is that of a port for administrators: want port_names, or the port in exclude_ports", p)
 	}
 	var ports []vipPort
 	for p, n := range nodes {
@@ -188,6 +209,42 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 		ports = append(ports, vipPort{Port: p, nodes: addAll(n, v.Sorry)})
 	}
 	return ports
+}
+
+// namedPort is a port of a pod.
+type namedPort struct {
+	Port
+	name string // "" = it has none
+}
+
+func (p namedPort) String() string {
+	if p.name == "" {
+		return p.Port.String() + " (without a name)"
+	}
+	return fmt.Sprintf("%s (%s)", p.Port, printable(p.name))
+}
+
+// Compare orders by port, then name.
+func (p namedPort) Compare(q namedPort) int {
+	return cmp.Or(p.Port.Compare(q.Port), cmp.Compare(p.name, q.name))
+}
+
+// insideNames are words in names of ports for administrators, health checks, metrics and
+// webhooks, as charts of ingress controllers have them: docs/operations.md lists them.
+var insideNames = map[string]bool{
+	"admin": true, "api": true, "dashboard": true, "debug": true, "health": true, "healthz": true, "liveness": true,
+	"cmetrics": true, "metrics": true, "monitoring": true, "pprof": true, "probe": true, "prometheus": true, "readiness": true, "shutdown": true,
+	"cstatus": true, "stat": true, "stats": true, "status": true, "traefik": true, "webhook": true,
+}
+
+// insideName reports whether a port with this name is hardly meant for clients.
+func insideName(name string) bool {
+	for word := range strings.SplitSeq(name, "-") {
+		if insideNames[word] {
+			return true
+		}
+	}
+	return false
 }
 
 // configMapPort checks one entry of a tcp-services or udp-services ConfigMap,

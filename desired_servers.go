@@ -105,7 +105,7 @@ func (b *build) podSets(is6 bool, nodes []netip.Addr) map[netip.Addr]podSet {
 	listed := func(a netip.Addr) bool { return slices.Contains(nodes, a) }
 	for _, p := range b.in.pods {
 		// Most pods are on none of the nodes: that is found out first.
-		if nodes != nil && p.OtherAddress == "" && !slices.ContainsFunc(p.Addresses, listed) {
+		if nodes != nil && p.OtherAddress == "" && len(b.in.vip.NodeNetworks) == 0 && !slices.ContainsFunc(p.Addresses, listed) {
 			continue
 		}
 		if a, ok := b.nodeAddress(b.in.vip, p, is6); ok {
@@ -133,7 +133,11 @@ func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	addrs, unknown := b.addresses(p)
 	at := slices.IndexFunc(addrs, func(a netip.Addr) bool { return a.Is6() == is6 })
 	if at < 0 {
-		if p.Ready && !p.Terminating {
+		switch {
+		case !p.Ready || p.Terminating:
+		case len(v.NodeNetworks) > 0:
+			b.warn(warnFamily, familyName(is6), "pod %s/%s is left out: its node has no %s address in node_networks", p.Namespace, p.Name, familyName(is6))
+		default:
 			b.warn(warnFamily, familyName(is6), "pod %s/%s has no %s address: it cannot serve the VIP's %[3]s addresses", p.Namespace, p.Name, familyName(is6))
 		}
 		return netip.Addr{}, false
@@ -210,14 +214,32 @@ func (b *build) node(p *Pod) Node {
 }
 
 // addresses are those of p's node and of p. The first of each family is the one at which
-// p serves, if it is the node's. unknown is what the annotation names beside those.
+// p serves, if it is the node's. unknown is what the annotation names beside those. With
+// node_networks they are those in the networks, behind what the annotation names.
 func (b *build) addresses(p *Pod) (addrs []netip.Addr, unknown string) {
-	if p.OtherAddress == "" {
+	choose := len(b.in.vip.NodeNetworks) > 0
+	if p.OtherAddress == "" && !choose {
 		return p.Addresses, ""
 	}
-	addrs = slices.Clone(b.node(p).Addresses)
-	named, unknown := preferAddresses(addrs, p.OtherAddress)
-	return append(addrs[:named], p.Addresses...), unknown
+	ofNode := b.node(p).Addresses
+	if p.OtherAddress != "" {
+		addrs = slices.Clone(ofNode)
+		named := 0
+		named, unknown = preferAddresses(addrs, p.OtherAddress)
+		addrs = addrs[:named]
+	}
+	if !choose {
+		return append(addrs, p.Addresses...), unknown
+	}
+	addrs = append(addrs, p.Addresses[:p.Named]...)
+	for _, all := range [][]netip.Addr{p.Addresses, ofNode} {
+		for _, a := range all {
+			if b.in.vip.takesAddress(a) && !slices.Contains(addrs, a) {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	return addrs, unknown
 }
 
 // podSet counts the selected pods of one node.

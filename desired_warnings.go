@@ -34,6 +34,9 @@ const (
 	warnWeight        warningKind = "weight"         // an annotation that cannot be used
 	warnScheduler     warningKind = "scheduler"      // it refuses clients during a drain
 	warnNothingServes warningKind = "nothing serves" // no real server is in service
+	warnInsidePort    warningKind = "inside port"    // a pod's port that clients are hardly meant to reach
+
+	noteLeftOut warningKind = "left out" // a pod's port of another name than port_names: it is as the operator wants it
 )
 
 // faults are those of one VIP and kind.
@@ -87,18 +90,24 @@ type Warning struct {
 	Text    string // whole sentences on one line
 }
 
-// warnings are the faults as warnings, sorted by text.
-func (l faultList) warnings() []Warning {
-	var all []Warning
+// warnings are the faults as warnings, sorted by text, and those which are only notes:
+// they are logged, and nothing has to be done.
+func (l faultList) warnings() (all, notes []Warning) {
 	for _, f := range l {
 		text := "vip " + f.vip + ": " + strings.Join(f.texts, "; ")
 		if more := f.count - len(f.texts); more > 0 {
 			text += fmt.Sprintf("; and %d more", more)
 		}
-		all = append(all, Warning{f.vip + "/" + string(f.kind) + "/" + f.about, text})
+		list := &all
+		if f.kind == noteLeftOut {
+			list = &notes
+		}
+		*list = append(*list, Warning{f.vip + "/" + string(f.kind) + "/" + f.about, text})
 	}
-	sortBy(all, func(a, b Warning) int { return cmp.Or(cmp.Compare(a.Text, b.Text), cmp.Compare(a.Subject, b.Subject)) })
-	return all
+	for _, list := range [][]Warning{all, notes} {
+		sortBy(list, func(a, b Warning) int { return cmp.Or(cmp.Compare(a.Text, b.Text), cmp.Compare(a.Subject, b.Subject)) })
+	}
+	return all, notes
 }
 
 // warningTexts are the texts of ws.

@@ -85,19 +85,19 @@ func TestPodKeepsWhatMatters(t *testing.T) {
 			name:   "the annotation names the second address of its node",
 			meta:   `,"annotations":{"lvs-controller/address":" 10.0.0.2 "}`,
 			status: `"hostIPs":[{"ip":"10.0.0.1"},{"ip":"fd00::1"},{"ip":"10.0.0.2"}]`,
-			want:   Pod{Addresses: addrs("10.0.0.2", "10.0.0.1", "fd00::1")},
+			want:   Pod{Addresses: addrs("10.0.0.2", "10.0.0.1", "fd00::1"), Named: 1},
 		},
 		{
 			name:   "one of each family, in another spelling",
 			meta:   `,"annotations":{"lvs-controller/address":"FD00:0::2,::ffff:10.0.0.2"}`,
 			status: `"hostIPs":[{"ip":"10.0.0.1"},{"ip":"fd00::1"},{"ip":"10.0.0.2"},{"ip":"fd00::2"}]`,
-			want:   Pod{Addresses: addrs("fd00::2", "10.0.0.2", "10.0.0.1", "fd00::1")},
+			want:   Pod{Addresses: addrs("fd00::2", "10.0.0.2", "10.0.0.1", "fd00::1"), Named: 2},
 		},
 		{
 			name:   "the pod's own address and those of other nodes do not count",
 			meta:   `,"annotations":{"lvs-controller/address":"10.0.0.1,10.244.0.9, 10.0.0.7,x"}`,
 			status: `"hostIPs":[{"ip":"10.0.0.1"}],"podIPs":[{"ip":"10.244.0.9"}]`,
-			want:   Pod{Addresses: addrs("10.0.0.1", "10.244.0.9"), OtherAddress: "10.244.0.9, 10.0.0.7, x"},
+			want:   Pod{Addresses: addrs("10.0.0.1", "10.244.0.9"), OtherAddress: "10.244.0.9, 10.0.0.7, x", Named: 1},
 		},
 		{
 			name:   "an annotation without end",

@@ -183,7 +183,7 @@ func vanished(before, now []*Pod) (l loss) {
 func samePod(a, b *Pod) bool {
 	return a == b || a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
 		a.HostNetwork == b.HostNetwork && a.ByPort == b.ByPort && slices.Equal(a.Bound, b.Bound) && a.Ready == b.Ready && a.Terminating == b.Terminating &&
-		a.Weight == b.Weight && a.LastWeight == b.LastWeight && a.OtherAddress == b.OtherAddress && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports)
+		a.Weight == b.Weight && a.LastWeight == b.LastWeight && a.OtherAddress == b.OtherAddress && a.Named == b.Named && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.PortNames, b.PortNames)
 }
 
 // podObject is a Pod as the API writes it.
@@ -217,6 +217,7 @@ type container struct {
 
 // containerPort is a port that a container declares.
 type containerPort struct {
+	Name          string `json:"name"`
 	ContainerPort int    `json:"containerPort"`
 	HostPort      int    `json:"hostPort"`
 	HostIP        string `json:"hostIP"`   // of the node, at which HostPort is open; "" = all
@@ -257,13 +258,13 @@ func (o *podObject) pod(q PodQuery, names interner) *Pod {
 		}
 	}
 	if q.Ports {
-		p.Ports, p.Bound = o.ports()
+		p.Ports, p.PortNames, p.Bound = o.ports(names)
 	}
 	p.ByPort = q.HostPorts && !p.HostNetwork && len(p.Ports) > 0
 	var ofNode int
 	p.Addresses, ofNode = o.addresses(p.ByPort)
 	if text, has := o.Metadata.Annotations[addressAnnotation]; has {
-		_, p.OtherAddress = preferAddresses(p.Addresses[:ofNode], shorten(text, quotedText))
+		p.Named, p.OtherAddress = preferAddresses(p.Addresses[:ofNode], shorten(text, quotedText))
 	}
 	for _, c := range o.Status.Conditions {
 		if c.Type == "Ready" {
@@ -273,9 +274,19 @@ func (o *podObject) pod(q PodQuery, names interner) *Pod {
 	return p
 }
 
+// maxPortName is the length of the longest name of a port (IANA_SVC_NAME, RFC 6335).
+const maxPortName = 15
+
 // ports are the ports at which o, a Pod, says it can be reached on its node: at all
-// of the node's addresses, and at one of them. On hostNetwork a hostIP means nothing.
-func (o *podObject) ports() (ports, bound []Port) {
+// of the node's addresses, with their names, and at one of them. On hostNetwork a hostIP
+// means nothing. A port that is declared twice has the first of its names in the order of
+// the alphabet.
+func (o *podObject) ports(intern interner) (ports []Port, names []string, bound []Port) {
+	type named struct {
+		Port
+		name string
+	}
+	var all []named
 	sidecars := slices.DeleteFunc(o.Spec.InitContainers, func(c container) bool { return c.RestartPolicy != "Always" })
 	for _, c := range append(o.Spec.Containers, sidecars...) {
 		for _, cp := range c.Ports {
@@ -298,16 +309,20 @@ func (o *podObject) ports() (ports, bound []Port) {
 			}
 			p.Number = uint16(n)
 			if a, err := netip.ParseAddr(cp.HostIP); cp.HostIP == "" || o.Spec.HostNetwork || err == nil && a.IsUnspecified() {
-				ports = append(ports, p)
+				all = append(all, named{p, intern.intern(shorten(cp.Name, maxPortName))})
 			} else {
 				bound = append(bound, p)
 			}
 		}
 	}
-	sortBy(ports, Port.Compare)
+	sortBy(all, func(a, b named) int { return cmp.Or(a.Compare(b.Port), cmp.Compare(a.name, b.name)) })
+	all = slices.CompactFunc(all, func(a, b named) bool { return a.Port == b.Port })
+	for _, p := range all {
+		ports, names = append(ports, p.Port), append(names, p.name)
+	}
 	sortBy(bound, Port.Compare)
-	// The clones have no room for those that were repeated.
-	return slices.Clone(slices.Compact(ports)), slices.Clone(slices.Compact(bound))
+	// The clones have no room for more.
+	return slices.Clone(ports), slices.Clone(names), slices.Clone(slices.Compact(bound))
 }
 
 // addresses are the node's, of which there are ofNode, then the pod's own if the node's

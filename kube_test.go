@@ -449,9 +449,39 @@ func TestPodPorts(t *testing.T) {
 		if err := json.Unmarshal([]byte(`{"spec":{`+tt.spec+`}}`), &o); err != nil {
 			t.Fatal(err)
 		}
-		if ports, bound := o.ports(); fmt.Sprint(ports, bound) != tt.want+" "+tt.bound {
+		if ports, _, bound := o.ports(interner{}); fmt.Sprint(ports, bound) != tt.want+" "+tt.bound {
 			t.Errorf("%s: %s and %s, want %s and %s", tt.spec, ports, bound, tt.want, tt.bound)
 		}
+	}
+}
+
+// Each port has its name, also in the snapshot. One of an earlier version has none.
+func TestPodPortNames(t *testing.T) {
+	var o podObject
+	if err := json.Unmarshal([]byte(`{"spec":{"hostNetwork":true,"containers":[
+		{"ports":[{"name":"websecure","containerPort":443},{"containerPort":53,"protocol":"UDP"},{"name":"web","containerPort":80}]},
+		{"ports":[{"name":"again","containerPort":80},{"name":"a-name-that-is-longer-than-any","containerPort":7000}]}]}}`), &o); err != nil {
+		t.Fatal(err)
+	}
+	query := PodQuery{Namespace: "web", Ports: true}
+	p := o.pod(query, interner{})
+	if got, want := fmt.Sprint(p.Ports, p.PortNames), fmt.Sprint("[53/udp 80/tcp 443/tcp 7000/tcp] ", []string{"", "again", "websecure", shorten("a-name-that-is-longer-than-any", maxPortName)}); got != want {
+		t.Errorf("ports %s, want %s", got, want)
+	}
+	renamed := *p
+	renamed.PortNames = []string{"", "web", "websecure", ""}
+	if samePod(p, &renamed) {
+		t.Error("another name of a port is no change")
+	}
+	var file bytes.Buffer
+	c := newCluster()
+	c.Pods[query] = []*Pod{p}
+	if err := writeSnapshot(&file, c, "a", testTime); err != nil {
+		t.Fatal(err)
+	}
+	read, _, err := readSnapshot(&file)
+	if err != nil || len(read.Pods[query]) != 1 || !samePod(p, read.Pods[query][0]) {
+		t.Errorf("the snapshot has %v, %v", read, err)
 	}
 }
 

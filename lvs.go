@@ -58,15 +58,47 @@ func (p Port) Compare(q Port) int {
 	return cmp.Or(cmp.Compare(p.Number, q.Number), cmp.Compare(p.Protocol, q.Protocol))
 }
 
+// portRange is ports in a row, of one protocol. The zero value is none.
+type portRange struct {
+	first Port
+	last  uint16
+}
+
+// len is how many ports r has.
+func (r portRange) len() int {
+	if r.first.Number == 0 {
+		return 0
+	}
+	return int(r.last-r.first.Number) + 1
+}
+
+// parsePortRange reads "8000-8010/tcp", or one port as ParsePort does.
+func parsePortRange(s string) (portRange, error) {
+	numbers, _, _ := strings.Cut(s, "/")
+	first, last, isRange := strings.Cut(numbers, "-")
+	if !isRange {
+		p, err := ParsePort(s)
+		return portRange{p, p.Number}, err
+	}
+	begin, err := ParsePort(strings.Replace(s, numbers, first, 1))
+	if err != nil {
+		return portRange{}, err
+	}
+	end, err := ParsePortNumber(last)
+	if err != nil {
+		return portRange{}, err
+	}
+	if end < begin.Number {
+		return portRange{}, fmt.Errorf("it begins with %d, behind its end", begin.Number)
+	}
+	return portRange{begin, end}, nil
+}
+
 // shortPorts names ports in short, such as 80/tcp, 9000-9020/tcp. Three ports in a row
 // and more are a range.
 func shortPorts(ports []Port) []string {
 	ports = slices.Clone(ports)
 	sortBy(ports, func(a, b Port) int { return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Compare(b)) })
-	type portRange struct {
-		first Port
-		last  uint16
-	}
 	var ranges []portRange
 	for _, p := range slices.Compact(ports) {
 		if n := len(ranges) - 1; n >= 0 && ranges[n].first.Protocol == p.Protocol && p.Number-1 == ranges[n].last {

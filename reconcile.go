@@ -426,7 +426,7 @@ func (r *reconciler) audit(drift drift) error {
 
 // logWanted logs warnings and fall-backs that are new, and ends of fall-backs.
 func (r *reconciler) logWanted(w *wanted) {
-	r.warned.log(r.log, w.Warnings, r.now())
+	r.warned.log(r.log, w.Warnings, w.Notes, r.now())
 	for _, set := range w.Kept {
 		if !slices.Contains(r.kept, set) {
 			r.log.Error("no real server would be in service: the last working set stays", "vip", set.VIP, "family", familyName(set.Is6), "servers", names(w.Memory.Working[set]))

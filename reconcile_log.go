@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -211,10 +212,10 @@ type loggedWarning struct {
 	lines int       // logged since then
 }
 
-// log logs those of warnings that are new or have changed.
-func (l warningLog) log(log *slog.Logger, warnings []Warning, now time.Time) {
+// log logs those of warnings and notes that are new or have changed. Notes need no action.
+func (l warningLog) log(log *slog.Logger, warnings, notes []Warning, now time.Time) {
 	holds := make(map[string]bool)
-	for _, w := range warnings {
+	for i, w := range slices.Concat(warnings, notes) {
 		holds[w.Subject] = true
 		known := l[w.Subject]
 		if known.text == w.Text {
@@ -224,7 +225,11 @@ func (l warningLog) log(log *slog.Logger, warnings []Warning, now time.Time) {
 			known.since, known.lines = now, 0
 		}
 		if known.lines < warningLines {
-			log.Warn(w.Text)
+			if i < len(warnings) {
+				log.Warn(w.Text)
+			} else {
+				log.Info(w.Text)
+			}
 			known.text = w.Text
 			known.lines++
 		}

@@ -166,6 +166,78 @@ func TestPortsFromPods(t *testing.T) {
 	}
 }
 
+// Of the pods' ports those count whose names port_names has. The log has the others once,
+// and without port_names a warning names those of administrators.
+func TestPortNames(t *testing.T) {
+	named := func(ports ...string) func(*Pod) {
+		return func(p *Pod) {
+			for _, text := range ports {
+				port, name, _ := strings.Cut(text, " ")
+				number, err := ParsePort(port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.Ports, p.PortNames = append(p.Ports, number), append(p.PortNames, name)
+			}
+		}
+	}
+	chart := named("80 web", "443 websecure", "443/udp quic", "7000", "8080 traefik", "9100 metrics")
+	const metricsOpen = "vip edge: port 8080/tcp (traefik) of the pods is open on the VIP, and its name is that of a port for administrators: want port_names, or the port in exclude_ports; " +
+		"port 9100/tcp (metrics) of the pods is open on the VIP, and its name is that of a port for administrators: want port_names, or the port in exclude_ports"
+	for _, tt := range []struct {
+		name      string
+		names     []string
+		excluded  []Port
+		pods      []Pod
+		ports     string
+		warns     []string
+		leavesOut string
+	}{
+		{"all", nil, nil, []Pod{with(readyPod("a", "10.1.0.1"), chart)}, "80/tcp 443/tcp 443/udp 7000/tcp 8080/tcp 9100/tcp", []string{metricsOpen}, ""},
+		{"all, on purpose", []string{"*"}, nil, []Pod{with(readyPod("a", "10.1.0.1"), chart)}, "80/tcp 443/tcp 443/udp 7000/tcp 8080/tcp 9100/tcp", nil, ""},
+		{"all, and some excluded", nil, []Port{{8080, TCP}, {9100, TCP}}, []Pod{with(readyPod("a", "10.1.0.1"), chart)}, "80/tcp 443/tcp 443/udp 7000/tcp", nil, ""},
+		{"by name", []string{"web*", "quic"}, nil, []Pod{with(readyPod("a", "10.1.0.1"), chart)}, "80/tcp 443/tcp 443/udp", nil,
+			"vip edge: port 7000/tcp (without a name) of the pods is left out: port_names does not have its name; port 8080/tcp (traefik) of the pods is left out: port_names does not have its name; port 9100/tcp (metrics) of the pods is left out: port_names does not have its name"},
+		{"of a snapshot without names", []string{"web"}, nil, []Pod{with(readyPod("a", "10.1.0.1"), func(p *Pod) { p.Ports = []Port{{80, TCP}, {9100, TCP}} })}, "80/tcp 9100/tcp", nil, ""},
+		{"another pod has it under a name that counts", []string{"web"}, nil,
+			[]Pod{with(readyPod("a", "10.1.0.1"), named("80 web")), with(readyPod("b", "10.1.0.2"), named("80 http"))}, "80/tcp", nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := testVIP(func(v *VIP) {
+				v.Ports, v.TCPServices, v.PortsFromPods, v.PortNames, v.ExcludePorts = nil, ConfigMapName{}, true, tt.names, tt.excluded
+			})
+			got := desiredAnew(&Config{VIPs: []VIP{v}}, &Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): refs(tt.pods...)}}, newMemory(), testTime)
+			var ports []string
+			for _, s := range got.Shards.table() {
+				ports = append(ports, Port{s.Port, s.Protocol}.String())
+			}
+			if diff := cmp.Diff(tt.ports, strings.Join(ports, " ")); diff != "" {
+				t.Errorf("ports (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.warns, warningTexts(got.Warnings)); diff != "" {
+				t.Errorf("warnings (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.leavesOut, strings.Join(warningTexts(got.Notes), "\n")); diff != "" {
+				t.Errorf("notes (-want +got):\n%s", diff)
+			}
+		})
+	}
+	v := testVIP(func(v *VIP) {
+		v.Ports, v.TCPServices, v.PortsFromPods, v.PortNames = nil, ConfigMapName{}, true, []string{"web"}
+	})
+	b := newBench(t, v)
+	has := func(pods ...Pod) *Cluster { return &Cluster{Pods: map[PodQuery][]*Pod{v.PodQuery(): refs(pods...)}} }
+	b.loop.cluster.Set(has(with(readyPod("a", "10.1.0.1"), chart)))
+	const note = `level=INFO msg="vip edge: port 443/tcp (websecure) of the pods is left out`
+	if log := b.pass(); strings.Count(log, note) != 1 {
+		t.Errorf("want once %q:\n%s", note, log)
+	}
+	b.loop.cluster.Set(has(with(readyPod("a", "10.1.0.1"), chart), with(readyPod("b", "10.1.0.2"), chart)))
+	if log := b.pass(); strings.Contains(log, "left out") {
+		t.Errorf("said again:\n%s", log)
+	}
+}
+
 // A real server that joins a serving set rises to its weight in ten steps; the
 // first real servers of all, and those of before a restart, start at once.
 func TestLoopSlowStart(t *testing.T) {

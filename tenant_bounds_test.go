@@ -49,7 +49,7 @@ func TestAnnotationsAreBounded(t *testing.T) {
 		c.apply(e.object, e.kind == eventDeleted)
 		now = now.Add(10 * time.Millisecond)
 		w = desired(&w, cfg, &Cluster{Pods: map[PodQuery][]*Pod{cfg.VIPs[0].PodQuery(): c.kept}}, nil, newMemory(), now)
-		logged.log(log, w.Warnings, now)
+		logged.log(log, w.Warnings, nil, now)
 	}
 	if more := int64(allocated()) - int64(before); more > 5_000_000 {
 		t.Errorf("%d bytes more are kept", more)
@@ -242,7 +242,7 @@ func TestWarningLog(t *testing.T) {
 		for _, s := range texts {
 			ws = append(ws, Warning{"edge/entry/", s})
 		}
-		l.log(log, ws, now)
+		l.log(log, ws, nil, now)
 		return lines()
 	}
 	for i, step := range []struct {
