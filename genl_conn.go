@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/mdlayher/genetlink"
@@ -81,8 +80,7 @@ type ipvsConn struct {
 	// progress is called for each answer of the kernel, from any goroutine; nil: it is not.
 	progress func()
 
-	filled bool         // it has sent a long list of new services
-	seen   []ServiceKey // services in the kernel's order, as Table has read them before they were flushed
+	seen []ServiceKey // services in the kernel's order, as Table has read them before they were flushed
 
 	// Buffers of Table.
 	ahead   [2][]byte
@@ -328,13 +326,9 @@ func (e *opError) surprising() bool {
 // Apply carries out ops in order, as many in one system call as the limits
 // allow, and returns those that the kernel refused; the others have been done.
 // An error means that the exchange failed: what was done is unknown then. A long list
-// with new services has another order, see likeTrash, unless nothing can have been removed
-// before.
+// with new services has another order, see likeTrash.
 func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
-	long := len(ops) >= longList && ops[0].Kind == newService
-	first := long && !c.filled && len(c.seen) == 0 && neverBalanced("/proc/thread-self/net/ip_vs_stats")
-	c.filled = c.filled || long
-	if !long || first {
+	if len(ops) < longList || ops[0].Kind != newService {
 		return c.send(opQueue{[][]op{ops}, len(ops)})
 	}
 	var (
@@ -357,20 +351,6 @@ func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 	}
 	more, err := c.send(opQueue{runs, len(ops) - len(services)})
 	return append(failed, more...), err
-}
-
-// neverBalanced reports whether the file ip_vs_stats at path says that IPVS has had no
-// connection since its start. Then no table has served a client, and there are no
-// removed real servers for which an order would be worth its time: a real server is found
-// faster while its service is the newest.
-func neverBalanced(path string) bool {
-	text, err := readRegular(path, 4096)
-	lines := strings.Split(string(text), "\n")
-	if err != nil || len(lines) < 3 {
-		return false
-	}
-	fields := strings.Fields(lines[2]) // behind two lines of titles; hexadecimal
-	return len(fields) > 0 && strings.Trim(fields[0], "0") == ""
 }
 
 // opQueue are operations in order, in several lists: a copy of all would be the largest

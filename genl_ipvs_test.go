@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -232,29 +230,6 @@ func TestEncodeCopies(t *testing.T) {
 			}
 		}
 	})
-}
-
-// What cannot be read says nothing of what was balanced before.
-func TestNeverBalanced(t *testing.T) {
-	const titles = "   Total Incoming Outgoing         Incoming         Outgoing\n   Conns  Packets  Packets            Bytes            Bytes\n"
-	const rates = "\n Conns/s   Pkts/s   Pkts/s          Bytes/s          Bytes/s\n       0        0        0                0                0\n"
-	path := filepath.Join(t.TempDir(), "ip_vs_stats")
-	if neverBalanced(path) {
-		t.Error("without the file")
-	}
-	for text, want := range map[string]bool{
-		titles + "       0        0        0                0                0\n" + rates: true,
-		titles + "       A       37        0              C60                0\n" + rates: false,
-		titles + "      10       37        0              C60                0\n" + rates: false,
-		titles: false, "": false, titles + "\n": false,
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got := neverBalanced(path); got != want {
-			t.Errorf("%t, want %t:\n%s", got, want, text)
-		}
-	}
 }
 
 // A batch fits into the buffers that the kernel gave, and its refusals too.

@@ -43,7 +43,7 @@ exec env container=lab /lib/systemd/systemd --system --unit=basic.target --show-
 ' %[2]s %[3]s
 `
 
-// unitConfig asks for everything that a limit of the unit could forbid: addresses of both
+// unitConfig has all that a limit of the unit could forbid: addresses of both
 // families on the uplink and on a dummy device, marks, exemptions from tracking, sync
 // daemons, a tunnel, kernel settings and each kind of probe.
 const unitConfig = `cluster_file = "cluster.json"
