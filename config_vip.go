@@ -12,9 +12,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -279,97 +277,6 @@ func (r *configReader) vipAddresses(v value, vip *VIP) {
 		r.addresses[addr] = owner{vip.Name, v.path}
 		vip.Addresses = append(vip.Addresses, addr)
 	})
-}
-
-// maxPorts is how many ports all lists of a file have at the most, those of ranges
-// counted one by one.
-const maxPorts = 100_000
-
-// readPorts reads a list of ports and sorts it. seen are the ports that the list
-// may not repeat, with their paths; those of the list are added.
-func readPorts(v value, seen map[string]string) []Port {
-	const rule = `a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"`
-	var ports []Port
-	v.each(`a list of ports such as ["80/tcp", "53/udp"]`, func(v value) {
-		var all portRange
-		parsed(&all, rule, parsePortRange)(v.asText()) // 80 is short for "80/tcp"
-		for n := range all.len() {
-			if v.r.ports++; v.r.ports > maxPorts {
-				if v.r.ports == maxPorts+1 {
-					v.mistake("the file has more than %d ports, want fewer", maxPorts)
-				}
-				return
-			}
-			port := Port{all.first.Number + uint16(n), all.first.Protocol}
-			if !v.isFirst(seen, port.String(), "port", "port") {
-				return
-			}
-			ports = append(ports, port)
-		}
-	})
-	sortBy(ports, Port.Compare)
-	return ports
-}
-
-// readNetworks reads a list of networks.
-func readNetworks(v value) (networks []netip.Prefix) {
-	seen := map[string]string{}
-	v.each(`a list of networks such as ["10.9.0.0/24"]`, func(v value) {
-		var network netip.Prefix
-		parsed(&network, `a network such as "10.9.0.0/24" or "2001:db8:9::/64"`, parseNetwork)(v)
-		if network.IsValid() && v.isFirst(seen, network.String(), "network", "network") {
-			networks = append(networks, network)
-		}
-	})
-	return networks
-}
-
-// portPatterns are names of ports, in which "*" is any text.
-var portPatterns = regexp.MustCompile(`^[-a-z0-9*]{1,15}$`)
-
-// readPortNames reads port_names.
-func readPortNames(v value) (names []string) {
-	seen := map[string]string{}
-	v.each(`a list of names of ports such as ["http", "https"]`, func(v value) {
-		var name string
-		parsed(&name, `a port's name such as "https" or "web*": at most 15 lower-case letters, digits, "-" and "*"`, matching(portPatterns))(v)
-		if name != "" && v.isFirst(seen, name, "name", "name") {
-			names = append(names, name)
-		}
-	})
-	if len(names) == 0 && !v.wrong() {
-		v.mistake(`is empty, want at least one name such as "https", or "*" for all`)
-	}
-	return names
-}
-
-// readReserved reads a list of port numbers and sorts it.
-func readReserved(v value) []uint16 {
-	ports, seen := []uint16{}, map[string]string{}
-	v.each(`a list of port numbers such as [80, 443, 8181], or [] for none`, func(v value) {
-		var port uint16
-		integer(&port, 1, math.MaxUint16)(v)
-		if port != 0 && v.isFirst(seen, strconv.Itoa(int(port)), "port", "port") {
-			ports = append(ports, port)
-		}
-	})
-	slices.Sort(ports)
-	return ports
-}
-
-// readGroups reads groups and sorts them, so that their order in the file has no
-// effect. The path of each port is added to grouped.
-func readGroups(v value, grouped map[string]string) [][]Port {
-	var groups [][]Port
-	v.each(`a list of lists of ports such as [["80/tcp", "443/tcp"]]`, func(v value) {
-		group := readPorts(v, grouped)
-		if len(group) < 2 && !v.wrong() {
-			v.mistake(`has fewer than two ports, want at least two such as ["80/tcp", "443/tcp"]`)
-		}
-		groups = append(groups, group)
-	})
-	sortBy(groups, func(a, b []Port) int { return slices.CompareFunc(a, b, Port.Compare) })
-	return groups
 }
 
 // readFlags reads the flags of the VIP at table. The scheduler has been read
