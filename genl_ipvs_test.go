@@ -206,11 +206,21 @@ func TestEncodeCopies(t *testing.T) {
 			}
 			return &r
 		}
-		servers := []*RealServer{server(), server(), server()}
+		// The others differ from the first in one setting: a copy must not pass over it.
+		first := server()
+		servers := []*RealServer{first, server()}
+		for _, change := range []func(*RealServer){
+			func(r *RealServer) { r.Weight++ }, func(r *RealServer) { r.Upper++ }, func(r *RealServer) { r.Lower++ }, func(r *RealServer) { r.Port++ },
+			func(r *RealServer) { r.Forward = Tunnel }, func(r *RealServer) { r.Tunnel.Type = TunnelGRE }, func(r *RealServer) { r.Address = netip.MustParseAddr("10.1.0.3") },
+		} {
+			other := *first
+			change(&other)
+			servers = append(servers, &other)
+		}
 		copying, seq := encoder{family: 0x1b}, uint32(0)
-		for range rapid.IntRange(1, 12).Draw(t, "messages") {
+		for range rapid.IntRange(1, 60).Draw(t, "messages") {
 			seq++
-			o := op{Kind: opKind(rapid.IntRange(int(newService), int(delService)).Draw(t, "kind")), Service: &services[rapid.IntRange(0, 2).Draw(t, "service")]}
+			o := op{Kind: rapid.SampledFrom([]opKind{newServer, newServer, newServer, setServer, delServer, newService, delService}).Draw(t, "kind"), Service: &services[rapid.IntRange(0, 2).Draw(t, "service")]}
 			if o.Kind == newServer || o.Kind == setServer || o.Kind == delServer {
 				o.edit = &edit{Server: rapid.SampledFrom(servers).Draw(t, "row")}
 			}
