@@ -122,7 +122,7 @@ func BenchmarkFromNothing(b *testing.B) {
 
 func benchOp() *op {
 	s := service("10.0.0.1:80/tcp", "10.1.0.1", 1)
-	return &op{newServer, &s, &edit{Server: &s.Servers[0].RealServer}}
+	return &op{&s, &edit{Kind: newServer, Server: &s.Servers[0].RealServer}}
 }
 
 func BenchmarkEncode(b *testing.B) {

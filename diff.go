@@ -29,7 +29,6 @@ const (
 // op is one change to the kernel's table. What it points to is in a table and is
 // never written to: one pass can make thousands of operations.
 type op struct {
-	Kind    opKind
 	Service *Service // whole for newService and setService; for the others key and VIP count
 	*edit
 }
@@ -37,6 +36,7 @@ type op struct {
 // edit is what operations of several services have in common, which share it: 250,000
 // operations are no rare pass.
 type edit struct {
+	Kind       opKind
 	WasService *VirtualService // for setService: what the kernel had
 	Server     *RealServer     // for the *Server kinds
 	WasServer  *RealServer     // for setServer and delServer: what the kernel had
@@ -229,7 +229,7 @@ type differ struct {
 	left       int  // services of the shard from the present one on
 }
 
-var newServiceEdit = edit{Why: "new virtual service"}
+var newServiceEdit = edit{Kind: newService, Why: "new virtual service"}
 
 // services adds the operations that change the services have into want.
 func (d *differ) services(want, have Table) {
@@ -239,14 +239,14 @@ func (d *differ) services(want, have Table) {
 		case h == nil:
 			// Its real servers follow it at once: the service is without them for
 			// as short as possible, and the kernel finds it faster.
-			d.add(op{newService, w, &newServiceEdit})
+			d.add(op{w, &newServiceEdit})
 			d.servers(w, nil, true)
 		case w == nil:
-			d.add(op{delService, h, &edit{WasService: &h.VirtualService, Why: noService}})
+			d.add(op{h, &edit{Kind: delService, WasService: &h.VirtualService, Why: noService}})
 			continue
 		default:
 			if w.VirtualService != h.VirtualService {
-				d.add(op{setService, w, &edit{WasService: &h.VirtualService, Why: "configuration"}})
+				d.add(op{w, &edit{Kind: setService, WasService: &h.VirtualService, Why: "configuration"}})
 			}
 			d.servers(w, h.Servers, false)
 		}
@@ -300,15 +300,15 @@ func (d *differ) compare() {
 	for n, o := range merged(d.want, d.have, compareRows) {
 		switch {
 		case o == nil:
-			d.changes = append(d.changes, op{newServer, nil, &edit{Server: &n.RealServer, Why: n.Why}})
+			d.changes = append(d.changes, op{nil, &edit{Kind: newServer, Server: &n.RealServer, Why: n.Why}})
 		case n == nil:
 			why := o.Why
 			if l := findLeaving(d.leaving, o.RealServer); l != nil {
 				why = l.Why
 			}
-			d.changes = append(d.changes, op{delServer, nil, &edit{Server: &o.RealServer, WasServer: &o.RealServer, Why: why}})
+			d.changes = append(d.changes, op{nil, &edit{Kind: delServer, Server: &o.RealServer, WasServer: &o.RealServer, Why: why}})
 		case n.RealServer != o.RealServer:
-			d.changes = append(d.changes, op{setServer, nil, &edit{Server: &n.RealServer, WasServer: &o.RealServer, Why: n.Why}})
+			d.changes = append(d.changes, op{nil, &edit{Kind: setServer, Server: &n.RealServer, WasServer: &o.RealServer, Why: n.Why}})
 		}
 	}
 }

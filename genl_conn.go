@@ -415,6 +415,7 @@ func (c *ipvsConn) remember(services []VirtualService) {
 
 // send sends ops. While the kernel works on one batch the next is encoded.
 func (c *ipvsConn) send(ops opQueue) ([]*opError, error) {
+	defer func() { c.enc.last, c.spare.last = nil, nil }() // or the connection would keep the whole list
 	var failed []*opError
 	limits := c.batch
 	if ops.left > 2*opening {

@@ -76,12 +76,12 @@ func key(text string) ServiceKey {
 
 func serviceOp(kind opKind, k string, v VirtualService) op {
 	v.ServiceKey = key(k)
-	return op{kind, &Service{VirtualService: v}, new(edit)}
+	return op{&Service{VirtualService: v}, &edit{Kind: kind}}
 }
 
 func serverOp(kind opKind, k, address string, r RealServer) op {
 	r.Address = netip.MustParseAddr(address)
-	return op{kind, &Service{VirtualService: VirtualService{ServiceKey: key(k)}}, &edit{Server: &r}}
+	return op{&Service{VirtualService: VirtualService{ServiceKey: key(k)}}, &edit{Kind: kind, Server: &r}}
 }
 
 // goldenIntents says in our types what the command of each golden case asks for:

@@ -55,7 +55,7 @@ func TestEncode(t *testing.T) {
 	}{
 		{
 			"new service IPv4",
-			func(e *encoder) { e.op(&op{newService, &Service{VirtualService: v4}, new(edit)}, 0, 9) },
+			func(e *encoder) { e.op(&op{&Service{VirtualService: v4}, new(edit)}, 0, 9) },
 			"68000000 1c00 0100 09000000 00000000 01010000" +
 				"54000180" + key4 +
 				"07000600 72720000" + // "rr"
@@ -65,7 +65,7 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			"set service IPv6, persistent, acknowledged",
-			func(e *encoder) { e.op(&op{setService, &Service{VirtualService: v6}, new(edit)}, 4, 9) },
+			func(e *encoder) { e.op(&op{&Service{VirtualService: v6}, &edit{Kind: setService}}, 4, 9) },
 			"68000000 1c00 0500 09000000 00000000 02010000" +
 				"54000180" + key6 +
 				"08000600 776c6300" +
@@ -76,7 +76,7 @@ func TestEncode(t *testing.T) {
 		{
 			"new firewall-mark service with a persistence engine",
 			func(e *encoder) {
-				e.op(&op{newService, &Service{VirtualService: VirtualService{ServiceKey: MarkKey(4096, true), Scheduler: "mh", Flags: FlagSched2, Engine: "sip"}}, new(edit)}, 0, 9)
+				e.op(&op{&Service{VirtualService: VirtualService{ServiceKey: MarkKey(4096, true), Scheduler: "mh", Flags: FlagSched2, Engine: "sip"}}, &edit{Kind: newService}}, 0, 9)
 			},
 			"54000000 1c00 0100 09000000 00000000 01010000" +
 				"40000180" + "06000100 0a000000" + "08000500 00100000" +
@@ -87,19 +87,23 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			"delete service",
-			func(e *encoder) { e.op(&op{delService, &Service{VirtualService: v4}, new(edit)}, 0, 9) },
+			func(e *encoder) { e.op(&op{&Service{VirtualService: v4}, &edit{Kind: delService}}, 0, 9) },
 			"44000000 1c00 0100 09000000 00000000 03010000" + "30000180" + key4,
 		},
 		{
 			"new destination",
-			func(e *encoder) { e.op(&op{newServer, &Service{VirtualService: v4}, &edit{Server: &server}}, 0, 9) },
+			func(e *encoder) {
+				e.op(&op{&Service{VirtualService: v4}, &edit{Kind: newServer, Server: &server}}, 0, 9)
+			},
 			"8c000000 1c00 0100 09000000 00000000 05010000" + "30000180" + key4 +
 				"48000280" + dest4 +
 				"08000300 03000000 08000400 07000000 08000500 64000000 08000600 32000000",
 		},
 		{
 			"set destination IPv6, tunnelled, with another port",
-			func(e *encoder) { e.op(&op{setServer, &Service{VirtualService: v6}, &edit{Server: &server6}}, 0, 9) },
+			func(e *encoder) {
+				e.op(&op{&Service{VirtualService: v6}, &edit{Kind: setServer, Server: &server6}}, 0, 9)
+			},
 			"a4000000 1c00 0100 09000000 00000000 06010000" + "30000180" + key6 +
 				"60000280" + "06000b00 0a00 0000" +
 				"14000100 20010db8 00000000 00000000 00000005" +
@@ -110,7 +114,9 @@ func TestEncode(t *testing.T) {
 		},
 		{
 			"delete destination",
-			func(e *encoder) { e.op(&op{delServer, &Service{VirtualService: v4}, &edit{Server: &server}}, 0, 9) },
+			func(e *encoder) {
+				e.op(&op{&Service{VirtualService: v4}, &edit{Kind: delServer, Server: &server}}, 0, 9)
+			},
 			"6c000000 1c00 0100 09000000 00000000 07010000" + "30000180" + key4 +
 				"28000280" + dest4,
 		},
@@ -172,7 +178,7 @@ func TestEncodeAllocatesNothing(t *testing.T) {
 	e := encoder{family: 0x1c, buf: make([]byte, 0, 4096)}
 	service := VirtualService{ServiceKey: ServiceKey{Address: netip.MustParseAddr("2001:db8::1"), Protocol: TCP, Port: 80}, Scheduler: "wlc"}
 	server := RealServer{Address: netip.MustParseAddr("10.0.0.5"), Forward: DirectRoute, Weight: 1}
-	ops := []op{{newService, &Service{VirtualService: service}, new(edit)}, {newServer, &Service{VirtualService: service}, &edit{Server: &server}}}
+	ops := []op{{&Service{VirtualService: service}, &edit{Kind: newService}}, {&Service{VirtualService: service}, &edit{Kind: newServer, Server: &server}}}
 	n := testing.AllocsPerRun(100, func() {
 		e.buf = e.buf[:0]
 		for i := range ops {
@@ -220,9 +226,10 @@ func TestEncodeCopies(t *testing.T) {
 		copying, seq := encoder{family: 0x1b}, uint32(0)
 		for range rapid.IntRange(1, 60).Draw(t, "messages") {
 			seq++
-			o := op{Kind: rapid.SampledFrom([]opKind{newServer, newServer, newServer, setServer, delServer, newService, delService}).Draw(t, "kind"), Service: &services[rapid.IntRange(0, 2).Draw(t, "service")]}
-			if o.Kind == newServer || o.Kind == setServer || o.Kind == delServer {
-				o.edit = &edit{Server: rapid.SampledFrom(servers).Draw(t, "row")}
+			kind := rapid.SampledFrom([]opKind{newServer, newServer, newServer, setServer, delServer, newService, delService}).Draw(t, "kind")
+			o := op{&services[rapid.IntRange(0, 2).Draw(t, "service")], &edit{Kind: kind}}
+			if kind == newServer || kind == setServer || kind == delServer {
+				o.Server = rapid.SampledFrom(servers).Draw(t, "row")
 			}
 			flags := rapid.SampledFrom([]uint16{0, unix.NLM_F_ACK}).Draw(t, "flags")
 			if rapid.IntRange(0, 6).Draw(t, "another request") == 0 {
