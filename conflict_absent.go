@@ -61,6 +61,10 @@ func (w *absentWatch) Run(ctx context.Context) error {
 		if sleepContext(ctx, w.settle); ctx.Err() != nil {
 			return nil
 		}
+		select {
+		case <-w.changed: // the look is at the newest configuration
+		default:
+		}
 		if cfg := w.configs.Get(); cfg != nil {
 			w.look(ctx, cfg)
 		}
@@ -121,7 +125,7 @@ func (w *absentWatch) say(text string) {
 func leftToOthers(cfg *Config) (all []netip.Addr) {
 	for i := range cfg.VIPs {
 		if v := &cfg.VIPs[i]; !v.Announce.method().byController() {
-			all = append(all, v.Addresses...)
+			all = including(all, v.Addresses...)
 		}
 	}
 	return all
@@ -133,7 +137,9 @@ func absentText(cfg *Config, missing []netip.Addr, answered map[netip.Addr]bool)
 	names := make(map[netip.Addr]string)
 	for i := range cfg.VIPs {
 		for _, a := range cfg.VIPs[i].Addresses {
-			names[a] = cfg.VIPs[i].Name
+			if names[a] == "" {
+				names[a] = cfg.VIPs[i].Name
+			}
 		}
 	}
 	var texts []string

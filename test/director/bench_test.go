@@ -185,7 +185,7 @@ func TestBenchIdleCalls(t *testing.T) {
 	window := guest.LongOr(b, 150*time.Second, 10*time.Second)
 	b.InFresh(func(h *lab.Host) {
 		p := settled(b, h, guest.Table{Services: 50, Servers: 50}, `audit_interval = "10m"`)
-		time.Sleep(3 * time.Second)
+		time.Sleep(15 * time.Second) // after ten it looks whether a host has the VIP
 		trace := filepath.Join(b.TempDir(), "trace")
 		strace := exec.Command("strace", "-f", "-ttt", "-o", trace, "-p", strconv.Itoa(p.PID()))
 		lab.Must(t, strace.Start())
