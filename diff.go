@@ -266,19 +266,17 @@ func (d *differ) servers(w *Service, have []Row, fresh bool) {
 	if same(w.Servers, have) {
 		return // the very rows that were applied last
 	}
-	phase := func(o *op) int {
-		if fresh {
-			return int(newService)
-		}
-		return o.phase()
-	}
 	if !same(w.Servers, d.want) || !same(have, d.have) || !same(w.Leaving, d.leaving) {
 		d.want, d.have, d.leaving = w.Servers, have, w.Leaving
 		d.compare()
 		// Most likely the other services of the shard change the same way.
 		var more [numPhases]int
 		for i := range d.changes {
-			more[phase(&d.changes[i])] += d.left
+			if fresh {
+				more[newService] += d.left
+			} else {
+				more[d.changes[i].phase()] += d.left
+			}
 		}
 		if fresh {
 			more[newService] += d.left // the services themselves
@@ -287,9 +285,18 @@ func (d *differ) servers(w *Service, have []Row, fresh bool) {
 			d.phases[i] = slices.Grow(d.phases[i], n)
 		}
 	}
+	if fresh { // most operations of a large table
+		in := &d.phases[newService]
+		start := len(*in)
+		*in = append(*in, d.changes...)
+		for i := range (*in)[start:] {
+			(*in)[start+i].Service = w
+		}
+		return
+	}
 	for _, o := range d.changes {
 		o.Service = w
-		in := &d.phases[phase(&o)]
+		in := &d.phases[o.phase()]
 		*in = append(*in, o)
 	}
 }

@@ -49,6 +49,10 @@ const (
 	// the kernel's search takes a few milliseconds in all.
 	longList = 1000
 
+	// trashSample is how many real servers show whether their order matters: it does if
+	// one takes so many times as long as a service.
+	trashSample, trashSlow = 512, 4
+
 	// seenMost bounds the list of services whose order in the kernel is remembered.
 	seenMost = 1 << 14
 
@@ -326,15 +330,50 @@ func (e *opError) surprising() bool {
 // Apply carries out ops in order, as many in one system call as the limits
 // allow, and returns those that the kernel refused; the others have been done.
 // An error means that the exchange failed: what was done is unknown then. A long list
-// with new services has another order, see likeTrash.
-func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
-	if len(ops) < longList || ops[0].Kind != newService {
-		return c.send(opQueue{[][]op{ops}, len(ops)})
+// with new services may have another order, see likeTrash.
+func (c *ipvsConn) Apply(ops []op) (failed []*opError, err error) {
+	send := func(lists ...[]op) bool {
+		var refused []*opError
+		refused, err = c.send(queueOf(lists))
+		failed = append(failed, refused...)
+		return err == nil
 	}
-	var (
-		services []op
-		runs     [][]op // the real servers of one service each
-	)
+	if len(ops) < longList || ops[0].Kind != newService {
+		send(ops)
+		return failed, err
+	}
+	services, runs := byService(ops)
+	began := time.Now()
+	if !send(services) {
+		return failed, err
+	}
+	slow := trashSlow * time.Since(began) / time.Duration(len(services))
+	if len(c.seen) == 0 {
+		// Most likely the kernel has removed no real server. Then the given order is as
+		// good as any, and the first ones show it.
+		first, n := 0, 0
+		for ; first < len(runs) && n < trashSample; first++ {
+			n += len(runs[first])
+		}
+		began = time.Now()
+		if !send(runs[:first]...) {
+			return failed, err
+		}
+		services, runs = services[first:], runs[first:]
+		if time.Since(began) <= slow*time.Duration(n) {
+			send(runs...)
+			return failed, err
+		}
+	}
+	if runs, err = c.likeTrash(services, runs); err == nil {
+		send(runs...)
+	}
+	return failed, err
+}
+
+// byService takes apart ops, of which the first adds a service: the services, and for
+// each one what comes after it.
+func byService(ops []op) (services []op, runs [][]op) {
 	for rest := ops; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && rest[n].Kind != newService {
@@ -342,15 +381,7 @@ func (c *ipvsConn) Apply(ops []op) ([]*opError, error) {
 		}
 		services, runs, rest = append(services, rest[0]), append(runs, rest[1:n]), rest[n:]
 	}
-	failed, err := c.send(opQueue{[][]op{services}, len(services)})
-	if err == nil {
-		runs, err = c.likeTrash(services, runs)
-	}
-	if err != nil {
-		return failed, err
-	}
-	more, err := c.send(opQueue{runs, len(ops) - len(services)})
-	return append(failed, more...), err
+	return services, runs
 }
 
 // opQueue are operations in order, in several lists: a copy of all would be the largest
@@ -360,15 +391,24 @@ type opQueue struct {
 	left  int // how many
 }
 
-// next takes the first operation out of q, which has one.
-func (q *opQueue) next() *op {
+func queueOf(lists [][]op) opQueue {
+	q := opQueue{lists: lists}
+	for _, ops := range lists {
+		q.left += len(ops)
+	}
+	return q
+}
+
+// next takes operations out of q, which has some: at most n, and of one list.
+func (q *opQueue) next(n int) []op {
 	for len(q.lists[0]) == 0 {
 		q.lists = q.lists[1:]
 	}
-	o := &q.lists[0][0]
-	q.lists[0] = q.lists[0][1:]
-	q.left--
-	return o
+	ops := q.lists[0]
+	n = min(n, len(ops))
+	q.lists[0] = ops[n:]
+	q.left -= n
+	return ops[:n]
 }
 
 // likeTrash returns runs, the real servers of each of services, in the order in which
@@ -422,18 +462,18 @@ func (c *ipvsConn) send(ops opQueue) ([]*opError, error) {
 		limits.messages = min(opening, limits.messages)
 	}
 	now := limits.encode(&c.enc, &ops, c.seq+1)
-	for len(now) > 0 {
-		first, last := c.seq+1, c.seq+uint32(len(now))
+	for now.n > 0 {
+		first, last := c.seq+1, c.seq+uint32(now.n)
 		c.seq = last
-		later := make(chan []*op, 1)
+		later := make(chan opBatch, 1)
 		if ops.left > 0 {
 			go func() { later <- c.batch.encode(&c.spare, &ops, last+1) }()
 		} else { // a short list does not wait for another thread
-			later <- nil
+			later <- opBatch{}
 		}
 		err := c.exchange(first, last, func(r *kernelReply) {
 			if r.errno != 0 {
-				failed = append(failed, &opError{Op: *now[r.seq-first], Err: kernelError(r)})
+				failed = append(failed, &opError{Op: *now.at(int(r.seq - first)), Err: kernelError(r)})
 			}
 		})
 		now = <-later
@@ -445,23 +485,41 @@ func (c *ipvsConn) send(ops opQueue) ([]*opError, error) {
 	return failed, nil
 }
 
+// opBatch are the operations of one system call.
+type opBatch struct {
+	parts [][]op
+	n     int // how many in all
+}
+
+// at is the operation with index i.
+func (b *opBatch) at(i int) *op {
+	for _, part := range b.parts {
+		if i < len(part) {
+			return &part[i]
+		}
+		i -= len(part)
+	}
+	panic("an answer without an operation")
+}
+
 // encode replaces the content of e by the first of ops, as many as one system
 // call takes, numbered from seq on, and returns them. Only the last is acknowledged;
 // refusals are always answered.
-func (l batchLimits) encode(e *encoder, ops *opQueue, seq uint32) (taken []*op) {
+func (l batchLimits) encode(e *encoder, ops *opQueue, seq uint32) (b opBatch) {
 	e.buf = e.buf[:0]
-	n := min(ops.left, l.messages)
-	taken = make([]*op, 0, n)
-	for i := range n {
-		o := ops.next()
-		taken = append(taken, o)
-		if i == n-1 || len(e.buf) > l.bytes {
-			e.op(o, unix.NLM_F_ACK, seq+uint32(i))
-			break
+	for ops.left > 0 && b.n < l.messages && len(e.buf) <= l.bytes {
+		// No message is larger than messageMost, so that these fit.
+		part := ops.next(min(l.messages-b.n, 1+(l.bytes-len(e.buf))/messageMost))
+		for i := range part {
+			e.op(&part[i], 0, seq)
+			seq++
 		}
-		e.op(o, 0, seq+uint32(i))
+		b.parts, b.n = append(b.parts, part), b.n+len(part)
 	}
-	return taken
+	if b.n > 0 {
+		e.acknowledged()
+	}
+	return b
 }
 
 // Timeouts reads the connection timeouts of the network namespace.

@@ -122,12 +122,36 @@ type encoder struct {
 	family uint16 // the number the kernel gave the IPVS family
 	start  int    // offset of the message being built, or of the last one
 	last   *op    // what the last message does, if it is a copy or may be copied
+
+	// The buffer begins with messages that differ in what is at the places below alone,
+	// so many bytes of them. A new batch has often the same form, and finds them.
+	alike int
+	form  messageForm
+	mixed bool // the messages since the buffer was emptied are not all of that form
+}
+
+// messageForm is what decides the bytes of a message about a real server, but for those
+// at the places below.
+type messageForm struct {
+	kind              opKind
+	protocol          Protocol
+	service6, server6 bool
+	forward           ForwardingMethod
+	weight            uint32
+	upper, lower      uint32
+	tunnel            TunnelSettings
+}
+
+func formOf(o *op) messageForm {
+	k, r := &o.Service.ServiceKey, o.Server
+	return messageForm{o.Kind, k.Protocol, k.Address.Is6(), r.Address.Is6(), r.Forward, r.Weight, r.Upper, r.Lower, r.Tunnel}
 }
 
 // begin opens a message: struct nlmsghdr (16 bytes) and struct genlmsghdr (4).
 // NLM_F_REQUEST is added to flags.
 func (e *encoder) begin(cmd uint8, flags uint16, seq uint32) {
 	e.start, e.last = len(e.buf), nil
+	e.mixed, e.alike = true, min(e.alike, e.start)
 	e.buf = append(e.buf, 0, 0, 0, 0) // nlmsg_len, patched by end
 	e.buf = binary.NativeEndian.AppendUint16(e.buf, e.family)
 	e.buf = binary.NativeEndian.AppendUint16(e.buf, unix.NLM_F_REQUEST|flags)
@@ -140,6 +164,12 @@ func (e *encoder) begin(cmd uint8, flags uint16, seq uint32) {
 // bytes, so the message is too.
 func (e *encoder) end() {
 	binary.NativeEndian.PutUint32(e.buf[e.start:], uint32(len(e.buf)-e.start))
+}
+
+// acknowledged makes the kernel acknowledge the last message.
+func (e *encoder) acknowledged() {
+	flags := e.buf[e.start+placeFlags:]
+	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
 }
 
 // nest opens a nested attribute and returns its offset for unnest.
@@ -286,8 +316,8 @@ func (e *encoder) copies(o *op) bool {
 	if l == nil || e.start >= len(e.buf) || o.Kind != l.Kind || o.Kind < newServer || o.Kind > delServer {
 		return false
 	}
-	s, was := &o.Service.ServiceKey, &l.Service.ServiceKey
-	if s.Mark != 0 || was.Mark != 0 || s.Protocol != was.Protocol || s.Address.Is6() != was.Address.Is6() {
+	if s, was := &o.Service.ServiceKey, &l.Service.ServiceKey; s.Mark != 0 ||
+		s != was && (was.Mark != 0 || s.Protocol != was.Protocol || s.Address.Is6() != was.Address.Is6()) {
 		return false
 	}
 	r, before := o.Server, l.Server
@@ -299,12 +329,19 @@ func (e *encoder) copies(o *op) bool {
 func (e *encoder) copyLast(o *op, flags uint16, seq uint32) {
 	message := e.buf[e.start:]
 	e.start = len(e.buf)
-	e.buf = append(e.buf, message...)
+	sameService := o.Service == e.last.Service
+	if end := e.start + len(message); end <= e.alike {
+		e.buf, sameService = e.buf[:end], false // it is there already, about another service
+	} else if e.buf = append(e.buf, message...); !e.mixed {
+		e.alike = end
+	}
 	b := e.buf[e.start:]
 	binary.NativeEndian.PutUint16(b[placeFlags:], unix.NLM_F_REQUEST|flags)
 	binary.NativeEndian.PutUint32(b[placeSeq:], seq)
-	putAddr(b[placeServiceAddr:], o.Service.Address)
-	binary.BigEndian.PutUint16(b[placeServicePort:], o.Service.Port)
+	if !sameService {
+		putAddr(b[placeServiceAddr:], o.Service.Address)
+		binary.BigEndian.PutUint16(b[placeServicePort:], o.Service.Port)
+	}
 	putAddr(b[placeServerAddr:], o.Server.Address)
 	binary.BigEndian.PutUint16(b[placeServerPort:], cmp.Or(o.Server.Port, o.Service.Port))
 }
@@ -327,7 +364,16 @@ func (e *encoder) op(o *op, flags uint16, seq uint32) {
 		e.last = o
 		return
 	}
+	alike := e.alike
 	e.begin(opCommands[o.Kind], flags, seq)
+	if e.start == 0 && o.Server != nil && o.Service.Mark == 0 {
+		if form := formOf(o); form == e.form {
+			e.alike = alike
+		} else {
+			e.form = form
+		}
+		e.mixed = false
+	}
 	switch o.Kind {
 	case newService, setService:
 		e.service(o.Service.VirtualService)

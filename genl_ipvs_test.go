@@ -249,6 +249,68 @@ func TestEncodeCopies(t *testing.T) {
 	})
 }
 
+// A buffer that is used again has messages of the batch before. Those of a new batch are
+// the same, byte for byte, as in a new buffer, whatever differs between the two.
+func TestEncodeIntoAUsedBuffer(t *testing.T) {
+	serviceOf := func(key string) *Service { s := service(key); return &s }
+	tcp, other := serviceOf("10.0.0.1:80/tcp"), serviceOf("10.0.0.2:81/tcp")
+	server := RealServer{Address: addr("10.1.0.1"), Forward: DirectRoute, Weight: 1}
+	ofKind := func(kind opKind, s *Service, change func(*RealServer)) []op {
+		var ops []op
+		for i := range 4 {
+			r := server
+			r.Address = netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})
+			change(&r)
+			ops = append(ops, op{s, &edit{Kind: kind, Server: &r}})
+		}
+		return ops
+	}
+	same := func(*RealServer) {}
+	batches := map[string][]op{
+		"plain":           ofKind(newServer, tcp, same),
+		"another service": ofKind(newServer, other, same),
+		"UDP":             ofKind(newServer, serviceOf("10.0.0.1:80/udp"), same),
+		"IPv6":            ofKind(newServer, serviceOf("[2001:db8::1]:80/tcp"), same),
+		"IPv6 servers":    ofKind(newServer, serviceOf("[2001:db8::1]:80/tcp"), func(r *RealServer) { r.Address = addr("2001:db8::2") }),
+		"an edit":         ofKind(setServer, tcp, same),
+		"a removal":       ofKind(delServer, tcp, same),
+		"weight":          ofKind(newServer, tcp, func(r *RealServer) { r.Weight = 2 }),
+		"thresholds":      ofKind(newServer, tcp, func(r *RealServer) { r.Upper, r.Lower = 9, 0 }),
+		"lower threshold": ofKind(newServer, tcp, func(r *RealServer) { r.Upper, r.Lower = 0, 9 }),
+		"another port":    ofKind(newServer, tcp, func(r *RealServer) { r.Port = 8080 }),
+		"tunnel":          ofKind(newServer, tcp, func(r *RealServer) { r.Forward = Tunnel }),
+		"GUE":             ofKind(newServer, tcp, func(r *RealServer) { r.Forward, r.Tunnel = Tunnel, TunnelSettings{Type: TunnelGUE, Port: 6080} }),
+		"two services":    slices.Concat(ofKind(newServer, tcp, same), ofKind(newServer, other, same)),
+		"a service first": slices.Concat([]op{{tcp, &edit{Kind: newService}}}, ofKind(newServer, tcp, same)),
+		"by mark":         ofKind(newServer, &Service{VirtualService: VirtualService{ServiceKey: MarkKey(7, false)}}, same),
+	}
+	encode := func(e *encoder, ops []op) string {
+		e.buf = e.buf[:0]
+		for i := range ops {
+			e.op(&ops[i], 0, uint32(i))
+		}
+		e.acknowledged()
+		return hex.Dump(e.buf)
+	}
+	for before, first := range batches {
+		for after, second := range batches {
+			for _, between := range []bool{false, true} {
+				e := encoder{family: 0x1b}
+				encode(&e, first)
+				if between { // an answer is asked for
+					e.buf = e.buf[:0]
+					for range 20 {
+						e.command(cmdGetInfo, unix.NLM_F_DUMP, 99)
+					}
+				}
+				if diff := cmp.Diff(encode(&encoder{family: 0x1b}, second), encode(&e, second)); diff != "" {
+					t.Errorf("%s after %s (-want +got):\n%s", after, before, diff)
+				}
+			}
+		}
+	}
+}
+
 // A batch fits into the buffers that the kernel gave, and its refusals too.
 func TestBatchLimits(t *testing.T) {
 	for _, test := range []struct {
