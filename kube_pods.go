@@ -18,37 +18,66 @@ import (
 var podKind = &streamKind{
 	stream: "pods", item: "pod",
 	api: "api/v1", resource: "pods", object: "Pod", fields: []string{"spec", "status"},
-	new:  func() object { return new(podObject) },
-	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.Pods) },
-	save: func(c *Cluster, line func(query, item any)) {
-		for query, pods := range c.Pods {
-			line(query, nil)
-			for _, p := range pods {
-				line(nil, p)
-			}
-		}
-	},
-	load: func(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
-		var q PodQuery
-		err := query.Decode(&q)
-		c.Pods[q] = []*Pod{}
-		return func(item *json.Decoder) error {
-			p := new(Pod)
-			if err := item.Decode(p); err != nil {
-				return err
-			}
-			if slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return !plainAddress(a) }) {
-				return errMalformed
-			}
-			c.Pods[q] = append(c.Pods[q], p)
-			return nil
-		}, err
-	},
+	rights: "install/rbac.yaml",
+	new:    func() object { return new(podObject) },
+	keys:   func(q *ClusterQuery) []streamKey { return podKeys(q, false) },
+	save:   func(c *Cluster, line func(query, item any)) { savePods(c, false, line) },
+	load:   loadPods,
 }
 
-func (q PodQuery) kind() *streamKind   { return podKind }
-func (q PodQuery) scope() scope        { return scope{namespace: q.Namespace, selector: q.Selector} }
-func (q PodQuery) collect() collection { return &podCollection{PodQuery: q, strings: interner{}} }
+// podKeys are the keys of q that ask for pods, or those that ask for the endpoints of
+// Services.
+func podKeys(q *ClusterQuery, endpoints bool) []streamKey {
+	return streamKeys(slices.DeleteFunc(slices.Clone(q.Pods), func(p PodQuery) bool { return (p.Service != "") != endpoints }))
+}
+
+// savePods is streamKind.save for pods, or for the endpoints of Services.
+func savePods(c *Cluster, endpoints bool, line func(query, item any)) {
+	for query, pods := range c.Pods {
+		if (query.Service != "") != endpoints {
+			continue
+		}
+		line(query, nil)
+		for _, p := range pods {
+			line(nil, p)
+		}
+	}
+}
+
+// loadPods is streamKind.load for both.
+func loadPods(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
+	var q PodQuery
+	err := query.Decode(&q)
+	c.Pods[q] = []*Pod{}
+	return func(item *json.Decoder) error {
+		p := new(Pod)
+		if err := item.Decode(p); err != nil {
+			return err
+		}
+		noNames := p.PortNames == nil && q.Service == ""
+		if slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return !plainAddress(a) }) || !noNames && len(p.PortNames) != len(p.Ports) {
+			return errMalformed
+		}
+		c.Pods[q] = append(c.Pods[q], p)
+		return nil
+	}, err
+}
+
+func (q PodQuery) kind() *streamKind {
+	if q.Service != "" {
+		return sliceKind
+	}
+	return podKind
+}
+
+func (q PodQuery) scope() scope { return scope{namespace: q.Namespace, selector: q.Selector} }
+
+func (q PodQuery) collect() collection {
+	if q.Service != "" {
+		return newSliceCollection(q)
+	}
+	return &podCollection{PodQuery: q, strings: interner{}}
+}
 
 func (q PodQuery) copyKnown(to, from *Cluster) bool {
 	pods, known := from.Pods[q]
@@ -66,7 +95,7 @@ func (q PodQuery) copyServed(to, from *Cluster) bool {
 		return true
 	}
 	for other, pods := range from.Pods {
-		if other.Namespace == q.Namespace && other.Selector == q.Selector {
+		if other.Namespace == q.Namespace && other.Selector == q.Selector && other.Service == q.Service {
 			to.Pods[q] = pods
 			return true
 		}
