@@ -10,10 +10,9 @@ import (
 )
 
 // serviceName is configMapName for a Service, whose name is a DNS label.
-func serviceName(dst *ServiceName, vip *VIP) func(value) {
-	return parsed(dst, `a Service's "NAME" or "NAMESPACE/NAME", or "" for none`, func(s string) (ServiceName, error) {
-		name, err := objectIn(vip.Pods.Namespace, s, dnsLabels)
-		return ServiceName(name), err
+func serviceName(dst *ConfigMapName, vip *VIP) func(value) {
+	return parsed(dst, `a Service's "NAME" or "NAMESPACE/NAME", or "" for none`, func(s string) (ConfigMapName, error) {
+		return objectIn(vip.Pods.Namespace, s, dnsLabels)
 	})
 }
 
@@ -35,16 +34,18 @@ func objectIn(namespace, s string, names *regexp.Regexp) (ConfigMapName, error) 
 // checkService refuses keys beside service that are about pods, which are not read then.
 func checkService(v value, vip *VIP) {
 	line := v.child("service").line()
-	if v.has("selector") {
-		v.child("selector").mistake("is for pods, and service (line %d) names the real servers; want one of the two", line)
-	}
-	if vip.PortsFromPods {
-		v.child("ports_from").mistake(`is "pods", and the ports are those of service (line %d); want one of the two`, line)
-	}
-	if vip.HostPorts {
-		v.child("host_ports").mistake("is true, and service (line %d) does not say which pods have a hostPort; want one of the two", line)
-	}
-	if v.has("weight_annotation") && vip.WeightAnnotation != "" {
-		v.child("weight_annotation").mistake("is for pods, whose annotations service (line %d) does not have; want one of the two", line)
+	for _, beside := range []struct {
+		key   string
+		there bool
+		why   string
+	}{
+		{"selector", v.has("selector"), "is for pods, and service (line %d) names the real servers"},
+		{"ports_from", vip.PortsFromPods, `is "pods", and the ports are those of service (line %d)`},
+		{"host_ports", vip.HostPorts, "is true, and service (line %d) does not say which pods have a hostPort"},
+		{"weight_annotation", !v.blank("weight_annotation"), "is for pods, whose annotations service (line %d) does not have"},
+	} {
+		if beside.there {
+			v.child(beside.key).mistake(beside.why+"; want one of the two", line)
+		}
 	}
 }

@@ -141,7 +141,7 @@ func (r *configReader) vips(v value) []VIP {
 func (r *configReader) vip(v value) VIP {
 	vip := defaultVIP()
 	grouped := map[string]string{} // port in groups → path
-	var service ServiceName
+	var service ConfigMapName
 	isTable := v.table(
 		setting{"name", func(v value) { r.vipName(v, &vip) }},
 		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
@@ -192,8 +192,8 @@ func (r *configReader) vip(v value) VIP {
 		v.child("addresses").mistake(`missing, want a list of at least one address, such as ["10.135.22.77"]`)
 	}
 	selectPods(v, &vip)
-	if service != (ServiceName{}) {
-		vip.Pods = vip.Pods.ofService(service)
+	if service != (ConfigMapName{}) {
+		vip.Pods = vip.Pods.ofService(ServiceName(service))
 		checkService(v, &vip)
 	}
 	checkPorts(v, &vip, grouped)

@@ -33,20 +33,23 @@ func (b *build) servicePorts(named map[Port]bool) (ports []vipPort, known bool) 
 	case len(s.Ports) == 0:
 		b.warn(warnService, "", "Service %s has no ports", name)
 	}
-	speaking := slices.DeleteFunc(b.speaking(b.in.pods), func(p *Pod) bool { return !p.onNode() })
-	serving := slices.ContainsFunc(speaking, (*Pod).serves)
+	var speaking []*Pod
+	serving := false
+	for _, p := range b.speaking(b.in.pods) {
+		if p.onNode() {
+			speaking, serving = append(speaking, p), serving || p.serves()
+		}
+	}
 	known = true
 	for i, p := range b.in.service.Ports {
 		if i > 0 && p.Port == b.in.service.Ports[i-1].Port || named[p.Port] || slices.Contains(v.ExcludePorts, p.Port) {
 			continue
 		}
 		nodes, has := b.endpointsWith(p, speaking)
-		switch {
-		case has:
+		if has {
 			ports = append(ports, vipPort{Port: p.Port, nodes: nodes})
-		case !serving && !p.keepsNumber():
-			// The endpoints that come say what it leads to.
-			known = false
+		} else if !serving && !p.keepsNumber() {
+			known = false // the endpoints that come say what it leads to
 		}
 	}
 	return ports, known
@@ -59,68 +62,50 @@ func (p *ServicePort) keepsNumber() bool {
 }
 
 // endpointsWith are the nodes of the endpoints at which p has the same number, nil for all.
-// has is false when there are none, which a warning says.
+// has is false when there are none, which a warning says. Where no endpoint has the name of
+// p, that has just been changed, and the EndpointSlices have the earlier one.
 func (b *build) endpointsWith(p ServicePort, endpoints []*Pod) (nodes map[netip.Addr]bool, has bool) {
-	v, name := b.in.vip, b.in.vip.Pods.service()
-	other := Port{} // to which p leads instead
-	counts := func(byName bool) (n int, found bool) {
-		for _, e := range endpoints {
-			there := false
-			for i, at := range e.Ports {
-				if at.Protocol != p.Port.Protocol || byName && e.PortNames[i] != p.Name {
-					continue
+	other := p.Target // to which p leads instead
+	byName := false
+	for _, e := range endpoints {
+		for i, at := range e.Ports {
+			if at.Protocol == p.Port.Protocol && e.PortNames[i] == p.Name {
+				byName = true
+				if at != p.Port {
+					other = strconv.Itoa(int(at.Number))
 				}
-				if there = there || at == p.Port; byName && at != p.Port {
-					other = at
-				}
-				found = true
-			}
-			if there {
-				n++
 			}
 		}
-		return n, found
 	}
-	n, found := counts(true)
-	byName := found
-	if !found {
-		// Its name has just been changed, and the EndpointSlices have the earlier one.
-		n, _ = counts(false)
-	}
-	switch {
-	case len(endpoints) == 0 && p.keepsNumber(), n > 0 && n == len(endpoints):
-		return nil, true
-	case n == 0 && other != (Port{}):
-		b.warn(warnServicePort, "", "port %s of Service %s is left out: it leads to port %d at the pods, and a packet keeps its port; want targetPort: %d", p.Port, name, other.Number, p.Port.Number)
-		return nil, false
-	case n == 0 && len(endpoints) == 0 && !isName(p.Target):
-		b.warn(warnServicePort, "", "port %s of Service %s is left out: it leads to port %s at the pods, and a packet keeps its port; want targetPort: %d", p.Port, name, p.Target, p.Port.Number)
-		return nil, false
-	case n == 0:
-		if len(endpoints) > 0 {
-			b.warn(warnServicePort, "", "port %s of Service %s is left out: none of its endpoints has it", p.Port, name)
-		}
-		return nil, false
-	}
-	nodes = make(map[netip.Addr]bool)
+	var with []*Pod
 	for _, e := range endpoints {
 		for i, at := range e.Ports {
 			if at == p.Port && (!byName || e.PortNames[i] == p.Name) {
-				addrs, _ := b.addresses(e)
-				addAll(nodes, addrs)
+				with = append(with, e)
+				break
 			}
 		}
 	}
-	for _, s := range v.RealServers {
-		nodes[s.Address] = true // static real servers have every port
+	_, err := strconv.Atoi(other)
+	switch {
+	case len(with) == len(endpoints) && (len(with) > 0 || p.keepsNumber()):
+		return nil, true
+	case len(with) > 0:
+		nodes = addAll(make(map[netip.Addr]bool), b.in.vip.Sorry)
+		for _, e := range with {
+			addrs, _ := b.addresses(e)
+			addAll(nodes, addrs)
+		}
+		for _, s := range b.in.vip.RealServers {
+			nodes[s.Address] = true // static real servers have every port
+		}
+		return nodes, true
+	case err == nil && (byName || len(endpoints) == 0):
+		b.warn(warnServicePort, "", "port %s of Service %s is left out: it leads to port %s at the pods, and a packet keeps its port; want targetPort: %d", p.Port, b.in.vip.Pods.service(), other, p.Port.Number)
+	case len(endpoints) > 0:
+		b.warn(warnServicePort, "", "port %s of Service %s is left out: none of its endpoints has it", p.Port, b.in.vip.Pods.service())
 	}
-	return addAll(nodes, v.Sorry), true
-}
-
-// isName reports whether a target is the name of a container's port.
-func isName(target string) bool {
-	_, err := strconv.Atoi(target)
-	return err != nil
+	return nil, false
 }
 
 // offNode reports whether p is an endpoint whose address is known to be none of its node:

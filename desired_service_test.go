@@ -215,3 +215,14 @@ func TestServiceQuery(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// What doctor proposes for each warning about a Service.
+func TestServiceRemedies(t *testing.T) {
+	cfg := &Config{VIPs: []VIP{serviceVIP()}}
+	want := []string{"kubectl get services -n web edge -o yaml", "kubectl get endpointslices -n web -l kubernetes.io/service-name=edge -o wide"}
+	for kind, level := range map[warningKind]level{warnService: levelFail, warnSelector: levelFail, warnNothingServes: levelFail, warnServicePort: levelWarn, warnHostNetwork: levelWarn} {
+		if got, is := objectRemedy(cfg, "edge/"+string(kind)+"/", kind); !slices.Equal(got, want) || is != level {
+			t.Errorf("%s: %d %q", kind, is, got)
+		}
+	}
+}

@@ -27,8 +27,13 @@ var podKind = &streamKind{
 
 // podKeys are the keys of q that ask for pods, or those that ask for the endpoints of
 // Services.
-func podKeys(q *ClusterQuery, endpoints bool) []streamKey {
-	return streamKeys(slices.DeleteFunc(slices.Clone(q.Pods), func(p PodQuery) bool { return (p.Service != "") != endpoints }))
+func podKeys(q *ClusterQuery, endpoints bool) (keys []streamKey) {
+	for _, p := range q.Pods {
+		if (p.Service != "") == endpoints {
+			keys = append(keys, streamKey{p})
+		}
+	}
+	return keys
 }
 
 // savePods is streamKind.save for pods, or for the endpoints of Services.
@@ -311,11 +316,7 @@ const maxPortName = 15
 // means nothing. A port that is declared twice has the first of its names in the order of
 // the alphabet.
 func (o *podObject) ports(intern interner) (ports []Port, names []string, bound []Port) {
-	type named struct {
-		Port
-		name string
-	}
-	var all []named
+	var all []declaredPort
 	sidecars := slices.DeleteFunc(o.Spec.InitContainers, func(c container) bool { return c.RestartPolicy != "Always" })
 	for _, c := range append(o.Spec.Containers, sidecars...) {
 		for _, cp := range c.Ports {
@@ -323,35 +324,55 @@ func (o *podObject) ports(intern interner) (ports []Port, names []string, bound 
 			if n == 0 && o.Spec.HostNetwork {
 				n = cp.ContainerPort
 			}
-			p := Port{Protocol: TCP}
-			switch cp.Protocol {
-			case "", "TCP":
-			case "UDP":
-				p.Protocol = UDP
-			case "SCTP":
-				p.Protocol = SCTP
-			default:
+			protocol, known := protocolNamed(cp.Protocol)
+			if !known || n < 1 || n > 65535 {
 				continue
 			}
-			if n < 1 || n > 65535 {
-				continue
-			}
-			p.Number = uint16(n)
+			p := Port{uint16(n), protocol}
 			if a, err := netip.ParseAddr(cp.HostIP); cp.HostIP == "" || o.Spec.HostNetwork || err == nil && a.IsUnspecified() {
-				all = append(all, named{p, intern.intern(shorten(cp.Name, maxPortName))})
+				all = append(all, declaredPort{p, intern.intern(shorten(cp.Name, maxPortName))})
 			} else {
 				bound = append(bound, p)
 			}
 		}
 	}
-	sortBy(all, func(a, b named) int { return cmp.Or(a.Compare(b.Port), cmp.Compare(a.name, b.name)) })
-	all = slices.CompactFunc(all, func(a, b named) bool { return a.Port == b.Port })
-	for _, p := range all {
-		ports, names = append(ports, p.Port), append(names, p.name)
-	}
+	ports, names = sortedPorts(all, func(a, b declaredPort) bool { return a.Port == b.Port })
 	sortBy(bound, Port.Compare)
-	// The clones have no room for more.
-	return slices.Clone(ports), slices.Clone(names), slices.Clone(slices.Compact(bound))
+	return ports, names, slices.Clone(slices.Compact(bound)) // which has no room for more
+}
+
+// declaredPort is a port with its name in the cluster.
+type declaredPort struct {
+	Port
+	name string
+}
+
+// sortedPorts are the ports of all, in order, and their names: one of those that same takes
+// for the same. Neither has room for more.
+func sortedPorts(all []declaredPort, same func(a, b declaredPort) bool) (ports []Port, names []string) {
+	sortBy(all, func(a, b declaredPort) int { return cmp.Or(a.Compare(b.Port), cmp.Compare(a.name, b.name)) })
+	all = slices.CompactFunc(all, same)
+	if len(all) == 0 {
+		return nil, nil
+	}
+	ports, names = make([]Port, len(all)), make([]string, len(all))
+	for i, p := range all {
+		ports[i], names[i] = p.Port, p.name
+	}
+	return ports, names
+}
+
+// protocolNamed is the protocol of a port as the API names it; "" is TCP.
+func protocolNamed(text string) (p Protocol, ok bool) {
+	switch text {
+	case "", "TCP":
+		return TCP, true
+	case "UDP":
+		return UDP, true
+	case "SCTP":
+		return SCTP, true
+	}
+	return 0, false
 }
 
 // addresses are the node's, of which there are ofNode, then the pod's own if the node's

@@ -40,7 +40,7 @@ var serviceKind = &streamKind{
 
 func (n ServiceName) kind() *streamKind   { return serviceKind }
 func (n ServiceName) scope() scope        { return scope{namespace: n.Namespace, name: n.Name} }
-func (n ServiceName) collect() collection { return &serviceCollection{ServiceName: n} }
+func (n ServiceName) collect() collection { return &serviceCollection{name: n} }
 
 func (n ServiceName) copyKnown(to, from *Cluster) bool {
 	s, known := from.Services[n]
@@ -54,9 +54,11 @@ func (n ServiceName) copyServed(to, from *Cluster) bool { return n.copyKnown(to,
 
 // serviceCollection is a collection.
 type serviceCollection struct {
-	ServiceName
+	name ServiceName
 	kept ClusterService
 }
+
+func (c *serviceCollection) kind() *streamKind { return serviceKind }
 
 func (c *serviceCollection) add(o object) error {
 	c.apply(o, false)
@@ -65,7 +67,7 @@ func (c *serviceCollection) add(o object) error {
 
 func (c *serviceCollection) apply(o object, deleted bool) {
 	switch {
-	case !c.scope().covers(o.meta()):
+	case !c.name.scope().covers(o.meta()):
 	case deleted:
 		c.kept = ClusterService{}
 	default:
@@ -81,16 +83,16 @@ func (c *serviceCollection) len() int {
 }
 
 func (c *serviceCollection) storedIn(cluster *Cluster) bool {
-	is, known := cluster.Services[c.ServiceName]
+	is, known := cluster.Services[c.name]
 	return known && is.Exists == c.kept.Exists && is.External == c.kept.External && slices.Equal(is.Ports, c.kept.Ports)
 }
 
 func (c *serviceCollection) complete()              {}
-func (c *serviceCollection) store(cluster *Cluster) { cluster.Services[c.ServiceName] = c.kept }
+func (c *serviceCollection) store(cluster *Cluster) { cluster.Services[c.name] = c.kept }
 
 // missing counts the ports: a port with another name or target is still there.
 func (c *serviceCollection) missing(before *Cluster) (l loss) {
-	was := before.Services[c.ServiceName]
+	was := before.Services[c.name]
 	for _, p := range was.Ports {
 		l.served++
 		if !slices.ContainsFunc(c.kept.Ports, func(is ServicePort) bool { return is.Port == p.Port }) {
@@ -144,7 +146,7 @@ func (o *serviceObject) whole() error {
 func (o *serviceObject) service() ClusterService {
 	s := ClusterService{Exists: true, External: o.Spec.Type == "ExternalName"}
 	for _, p := range o.Spec.Ports {
-		protocol, known := serviceProtocol(p.Protocol)
+		protocol, known := protocolNamed(p.Protocol)
 		if !known || p.Port < 1 || p.Port > 65535 {
 			continue
 		}

@@ -33,7 +33,7 @@ var sliceKind = &streamKind{
 // families each slice has one address, and while an endpoint moves from one slice to
 // another both have it.
 type sliceCollection struct {
-	PodQuery
+	query   PodQuery
 	strings interner
 	slices  map[string][]*Pod // by the name of the slice: its endpoints, in comparePieces order; none is empty
 	pieces  int               // of all slices together
@@ -41,21 +41,26 @@ type sliceCollection struct {
 }
 
 func newSliceCollection(q PodQuery) *sliceCollection {
-	return &sliceCollection{PodQuery: q, strings: interner{}, slices: make(map[string][]*Pod)}
+	return &sliceCollection{query: q, strings: interner{}, slices: make(map[string][]*Pod)}
 }
 
+func (l *sliceCollection) kind() *streamKind { return sliceKind }
+
 func (l *sliceCollection) add(o object) error {
-	if !l.covers(o.meta()) || o.meta().Metadata.Labels[serviceLabel] != l.Service {
-		return nil
+	if l.asksFor(o) {
+		l.set(o.meta().Metadata.Name, o.(*sliceObject).pods(l.strings))
 	}
-	if l.set(o.meta().Metadata.Name, o.(*sliceObject).pods(l.strings)); l.pieces > maxObjects {
+	if l.pieces > maxObjects {
 		return errTooMany
 	}
 	return nil
 }
 
-// covers reports whether m is in the namespace of the Service.
-func (l *sliceCollection) covers(m *objectMeta) bool { return l.scope().covers(m) }
+// asksFor reports whether o is of the Service.
+func (l *sliceCollection) asksFor(o object) bool {
+	m := &o.meta().Metadata
+	return m.Namespace == l.query.Namespace && m.Labels[serviceLabel] == l.query.Service
+}
 
 // set replaces the endpoints of the slice with this name.
 func (l *sliceCollection) set(name string, pods []*Pod) {
@@ -77,12 +82,12 @@ func (l *sliceCollection) complete() {
 
 // apply looks at the pods alone that the event is about.
 func (l *sliceCollection) apply(o object, deleted bool) {
-	if !l.covers(o.meta()) {
+	if o.meta().Metadata.Namespace != l.query.Namespace {
 		return
 	}
 	name := o.meta().Metadata.Name
 	var now []*Pod
-	if !deleted && o.meta().Metadata.Labels[serviceLabel] == l.Service {
+	if !deleted && l.asksFor(o) {
 		now = o.(*sliceObject).pods(l.strings)
 	}
 	before := l.slices[name]
@@ -130,17 +135,17 @@ func (l *sliceCollection) apply(o object, deleted bool) {
 }
 
 func (l *sliceCollection) storedIn(c *Cluster) bool {
-	pods, known := c.Pods[l.PodQuery]
+	pods, known := c.Pods[l.query]
 	return known && slices.EqualFunc(pods, l.kept, samePod)
 }
 
-func (l *sliceCollection) store(c *Cluster) { c.Pods[l.PodQuery] = l.kept }
+func (l *sliceCollection) store(c *Cluster) { c.Pods[l.query] = l.kept }
 
 // len counts the endpoints of all slices: that is what the bound is about.
 func (l *sliceCollection) len() int { return l.pieces }
 
 func (l *sliceCollection) missing(before *Cluster) loss {
-	return vanished(before.Pods[l.PodQuery], l.kept)
+	return vanished(before.Pods[l.query], l.kept)
 }
 
 // comparePieces orders what slices say of pods. It is 0 where only the state of a pod may
@@ -278,45 +283,22 @@ func (o *sliceObject) whole() error {
 // RFC 1123).
 const maxServicePortName = 63
 
-// serviceProtocol is the protocol of a port of a Service; "" is TCP.
-func serviceProtocol(text string) (p Protocol, ok bool) {
-	switch text {
-	case "", "TCP":
-		return TCP, true
-	case "UDP":
-		return UDP, true
-	case "SCTP":
-		return SCTP, true
-	}
-	return 0, false
-}
-
 // ports are the ports of o, sorted, with their names.
 func (o *sliceObject) ports(intern interner) (ports []Port, names []string) {
-	type named struct {
-		Port
-		name string
-	}
-	var all []named
+	var all []declaredPort
 	if o.Ports == nil {
 		return nil, nil
 	}
 	for _, p := range *o.Ports {
-		protocol, known := serviceProtocol(p.Protocol)
+		protocol, known := protocolNamed(p.Protocol)
 		if known && p.Port != nil && *p.Port >= 1 && *p.Port <= 65535 {
-			all = append(all, named{Port{uint16(*p.Port), protocol}, intern.intern(shorten(p.Name, maxServicePortName))})
+			all = append(all, declaredPort{Port{uint16(*p.Port), protocol}, intern.intern(shorten(p.Name, maxServicePortName))})
 		}
 	}
-	sortBy(all, func(a, b named) int { return cmp.Or(a.Compare(b.Port), cmp.Compare(a.name, b.name)) })
-	all = slices.Compact(all)
-	ports, names = make([]Port, len(all)), make([]string, len(all))
-	for i, p := range all {
-		ports[i], names[i] = p.Port, p.name
-	}
-	return ports, names
+	return sortedPorts(all, func(a, b declaredPort) bool { return a == b })
 }
 
-// pods returns what is kept of o, an EndpointSlice: its endpoints, in order, each once.
+// pods returns what is kept of o, an EndpointSlice: its endpoints, in order.
 // What cannot be an address is left out; a name of a pod or a node that the API would not
 // give out counts as none.
 func (o *sliceObject) pods(intern interner) []*Pod {
@@ -356,19 +338,5 @@ func (o *sliceObject) pods(intern interner) []*Pod {
 		pods = append(pods, p)
 	}
 	sortBy(pods, comparePieces)
-	return onceEach(pods)
-}
-
-// onceEach leaves one of those that comparePieces takes for the same: what join makes of
-// them.
-func onceEach(pieces []*Pod) []*Pod {
-	var once []*Pod
-	for _, p := range pieces {
-		if last := len(once) - 1; last >= 0 && comparePieces(once[last], p) == 0 {
-			once[last] = join([]*Pod{once[last], p})
-		} else {
-			once = append(once, p)
-		}
-	}
-	return slices.Clip(once)
+	return slices.Clip(pods)
 }

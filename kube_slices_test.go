@@ -437,7 +437,7 @@ func FuzzSliceEvents(f *testing.F) {
 			}
 			c.apply(e.object, e.kind == eventDeleted)
 			checkContent(t, c.kept)
-			whole := &sliceCollection{PodQuery: c.PodQuery, slices: c.slices, pieces: c.pieces}
+			whole := &sliceCollection{query: c.query, slices: c.slices, pieces: c.pieces}
 			whole.complete()
 			if !slices.EqualFunc(whole.kept, c.kept, samePod) {
 				t.Errorf("kept\n%s\nthe slices say\n%s", summary(c.kept), summary(whole.kept))
