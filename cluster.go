@@ -17,10 +17,13 @@ import (
 )
 
 // PodQuery selects pods: one namespace and one label selector, as `kubectl get
-// pods -n NAMESPACE -l SELECTOR` would.
+// pods -n NAMESPACE -l SELECTOR` would. With a Service it selects the endpoints of that
+// Service, and each of them is a Pod.
 type PodQuery struct {
 	Namespace string
 	Selector  string // canonical label selector, "app.kubernetes.io/name=ingress-nginx"
+	// Service names a Service in Namespace. Selector is then that of its EndpointSlices.
+	Service string `json:",omitempty"`
 	// Annotation names the one annotation whose value Pod.Weight keeps; "" =
 	// none.
 	Annotation string
@@ -28,6 +31,24 @@ type PodQuery struct {
 	Ports bool
 	// HostPorts takes pods with a hostPort that are not on hostNetwork too.
 	HostPorts bool `json:",omitempty"`
+}
+
+// serviceLabel is the label of an EndpointSlice with the name of its Service
+// (k8s.io/api/discovery/v1, LabelServiceName).
+const serviceLabel = "kubernetes.io/service-name"
+
+// ofService makes q select the endpoints of the Service with this name.
+func (q PodQuery) ofService(name ServiceName) PodQuery {
+	q.Namespace, q.Service, q.Selector = name.Namespace, name.Name, serviceLabel+"="+name.Name
+	return q
+}
+
+// service is the Service whose endpoints q selects; zero when q selects pods.
+func (q PodQuery) service() ServiceName {
+	if q.Service == "" {
+		return ServiceName{}
+	}
+	return ServiceName{q.Namespace, q.Service}
 }
 
 // NodeQuery selects all nodes.
@@ -50,6 +71,14 @@ type ConfigMapName struct {
 
 func (n ConfigMapName) String() string { return n.Namespace + "/" + n.Name }
 
+// ServiceName names one Service. The zero value names none.
+type ServiceName struct {
+	Namespace string
+	Name      string
+}
+
+func (n ServiceName) String() string { return n.Namespace + "/" + n.Name }
+
 // ClusterQuery is everything the configuration wants to know, and from where.
 // It has each key once, in a stable order.
 type ClusterQuery struct {
@@ -58,14 +87,18 @@ type ClusterQuery struct {
 	Programs    bool   // the kubeconfig may name a program that gets credentials
 	Pods        []PodQuery
 	ConfigMaps  []ConfigMapName
+	Services    []ServiceName
 	Nodes       []NodeQuery // one, or none
-	// Guards are shares of what served, in percent, by PodQuery or ConfigMapName.
+	// Guards are shares of what served, in percent, by PodQuery, ConfigMapName or
+	// ServiceName.
 	// When more vanishes at once, a second answer has to confirm it; 0 = the guard is
 	// off.
 	Guards map[any]uint8
 }
 
-// Pod is one pod that a PodQuery selected.
+// Pod is one pod that a PodQuery selected. An endpoint of a Service counts as a pod on
+// hostNetwork: an EndpointSlice does not say that it is not. One that names no pod has
+// its address as Name.
 type Pod struct {
 	UID         string
 	Namespace   string
@@ -90,7 +123,8 @@ type Pod struct {
 	// (phase Succeeded or Failed): it will never be ready again.
 	Terminating bool
 	// Ports are what the containers declare, if the query asks: hostPort, or on
-	// hostNetwork the containerPort. Sorted, without repeats.
+	// hostNetwork the containerPort. Sorted, without repeats. Those of an endpoint are the
+	// ports of its EndpointSlice, and one with two names is there twice.
 	Ports []Port
 	// PortNames are the names of Ports in the cluster, in the same order; "" = it has
 	// none. nil = not known: a snapshot of an earlier version does not have them.
@@ -169,6 +203,33 @@ func (c ConfigMap) same(o ConfigMap) bool {
 	return c.Exists == o.Exists && reflect.ValueOf(c.Data).Pointer() == reflect.ValueOf(o.Data).Pointer()
 }
 
+// ClusterService is one Service. Exists is false when the API server (or the file) has answered
+// that there is no such object, which is no failure.
+type ClusterService struct {
+	Exists   bool
+	External bool          `json:",omitempty"` // of type ExternalName: it has no endpoints
+	Ports    []ServicePort // sorted
+}
+
+// same reports whether two ClusterServices share their ports. It compares no content.
+func (s ClusterService) same(o ClusterService) bool {
+	return s.Exists == o.Exists && s.External == o.External && len(s.Ports) == len(o.Ports) && (len(s.Ports) == 0 || &s.Ports[0] == &o.Ports[0])
+}
+
+// ServicePort is one port of a ClusterService.
+type ServicePort struct {
+	Port Port
+	Name string `json:",omitempty"` // "" = it has none
+	// Target is the port at the pods: a number, or the name of a container's port; "" = the
+	// number of Port.
+	Target string `json:",omitempty"`
+}
+
+// Compare orders by port, name and target.
+func (p ServicePort) Compare(q ServicePort) int {
+	return cmp.Or(p.Port.Compare(q.Port), cmp.Compare(p.Name, q.Name), cmp.Compare(p.Target, q.Target))
+}
+
 // Cluster is one immutable snapshot. A query whose key is absent from the map
 // has never been answered: nothing is known of it, and nothing may be
 // concluded from it.
@@ -177,6 +238,7 @@ type Cluster struct {
 	// same pointer in two snapshots of one watch.
 	Pods       map[PodQuery][]*Pod
 	ConfigMaps map[ConfigMapName]ConfigMap
+	Services   map[ServiceName]ClusterService
 	Nodes      map[NodeQuery][]*Node // sorted by name
 	// Instead says, for a query that selects no pod, which labels the namespace's
 	// pods have: the rest of a sentence. It is not part of the snapshot on disk.
@@ -185,11 +247,16 @@ type Cluster struct {
 
 // newCluster returns a snapshot in which nothing is known yet.
 func newCluster() *Cluster {
-	return &Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}, Nodes: map[NodeQuery][]*Node{}}
+	return &Cluster{
+		Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{},
+		Services: map[ServiceName]ClusterService{}, Nodes: map[NodeQuery][]*Node{},
+	}
 }
 
 // answers is how many keys c knows.
-func (c *Cluster) answers() int { return len(c.Pods) + len(c.ConfigMaps) + len(c.Nodes) }
+func (c *Cluster) answers() int {
+	return len(c.Pods) + len(c.ConfigMaps) + len(c.Services) + len(c.Nodes)
+}
 
 // nodeNames are the names of the nodes that have an address, as far as c, which may be
 // nil, knows them.

@@ -180,7 +180,7 @@ func checkPermissions(h *doctorHost) []finding {
 		case p.err != nil && len(found) == 0:
 			found = append(found, finding{levelWarn, "not known: " + report(p.err), []string{"kubectl auth can-i --list --as USER"}})
 		case p.err == nil && !p.allowed:
-			rest := apiPermission{resource: p.resource, scope: p.scope}
+			rest := apiPermission{resource: p.resource, group: p.group, scope: p.scope}
 			if denied[rest] == nil {
 				order = append(order, rest)
 			}
@@ -203,11 +203,15 @@ func (p apiPermission) finding(verbs []string, user string) finding {
 	if p.scope.namespace == "" {
 		where, kind = "", "clusterrole"
 	}
-	create := fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s", where, kind, name, p.resource)
+	resource := p.resource
+	if p.group != "" {
+		resource += "." + p.group
+	}
+	create := fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s", where, kind, name, resource)
 	if p.scope.name != "" {
 		what += " " + p.scope.name
 		name += "-" + p.scope.name
-		create = fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s --resource-name=%s", where, kind, name, p.resource, p.scope.name)
+		create = fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s --resource-name=%s", where, kind, name, resource, p.scope.name)
 	}
 	if p.scope.namespace != "" {
 		what += " in " + p.scope.namespace
@@ -256,7 +260,7 @@ func checkObjects(h *doctorHost) []finding {
 		for _, list := range answers.cluster.Pods {
 			pods += len(list)
 		}
-		return allWell("%s selected, each can be a real server; all ConfigMaps are there", numberOf(pods, "pod"))
+		return allWell("%s selected, each can be a real server; all ConfigMaps and Services are there", numberOf(pods, "pod"))
 	}
 	return found
 }
@@ -273,6 +277,13 @@ func objectRemedy(cfg *Config, subject string, kind warningKind) (commands []str
 	if q.Namespace == "" {
 		where = "-A"
 	}
+	if q.Service != "" {
+		switch kind {
+		case warnService, warnServicePort, warnSelector, warnHostNetwork, warnNothingServes:
+			return []string{fmt.Sprintf("kubectl get services %s %s -o yaml", where, q.Service),
+				fmt.Sprintf("kubectl get endpointslices %s -l %s -o wide", where, q.Selector)}, serviceLevel(kind)
+		}
+	}
 	switch kind {
 	case warnSelector:
 		return []string{fmt.Sprintf("kubectl get pods %s --show-labels", where), "# then in config.toml, in this [[vip]]: selector and namespace"}, levelFail
@@ -285,6 +296,14 @@ func objectRemedy(cfg *Config, subject string, kind warningKind) (commands []str
 		return []string{fmt.Sprintf("kubectl get pods %s -l %s -o wide", where, shellWord(q.Selector))}, levelFail
 	}
 	return nil, levelOK
+}
+
+// serviceLevel is how much a warning about a Service matters.
+func serviceLevel(kind warningKind) level {
+	if kind == warnServicePort || kind == warnHostNetwork {
+		return levelWarn
+	}
+	return levelFail
 }
 
 // shellWord quotes a text for a shell, where it has to be.

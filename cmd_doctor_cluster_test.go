@@ -148,6 +148,13 @@ FAIL  permissions       system:serviceaccount:ingress-nginx:lvs-controller may n
       kubectl create clusterrole lvs-controller-nodes --verb=list,watch --resource=nodes
       kubectl create clusterrolebinding lvs-controller-nodes --clusterrole=lvs-controller-nodes --serviceaccount=ingress-nginx:lvs-controller
 `},
+	{"permissions", "those of a Service", apiSays(func(a *apiAnswers) {
+		slices := scope{namespace: "web"}
+		a.may = []apiPermission{{verb: "list", resource: "endpointslices", group: "discovery.k8s.io", scope: slices}, {verb: "watch", resource: "endpointslices", group: "discovery.k8s.io", scope: slices}}
+	}), `FAIL  permissions       system:serviceaccount:ingress-nginx:lvs-controller may not list and watch endpointslices in web
+      kubectl create -n web role lvs-controller-endpointslices --verb=list,watch --resource=endpointslices.discovery.k8s.io
+      kubectl create -n web rolebinding lvs-controller-endpointslices --role=lvs-controller-endpointslices --serviceaccount=ingress-nginx:lvs-controller
+`},
 	{"permissions", "the server does not say", apiSays(func(a *apiAnswers) { a.may[0].err = errNoReview }), `WARN  permissions       not known: the API server does not say
       kubectl auth can-i --list --as USER
 `},

@@ -125,7 +125,7 @@ OK    credentials       kubeconfig, its certificate is valid for 90 days
 OK    API server        10.0.0.5:6443 answers, v1.36.3
 OK    API clock         less than 5s from the API server's
 OK    permissions       2 rights, all granted
-OK    objects           2 pods selected, each can be a real server; all ConfigMaps are there
+OK    objects           2 pods selected, each can be a real server; all ConfigMaps and Services are there
 OK    peer              10.0.0.3:9652 is ready
 OK    peer table        both want the same (number 77)
 48 OK, 0 WARN, 0 FAIL

@@ -119,7 +119,7 @@ type VIP struct {
 	Ports       []Port       // from the configuration; sorted
 	Announce    Announcement
 	Weight      uint32        // weight of a pod-backed real server, 1–65535
-	Pods        PodQuery      // Selector "" = no pods: static real servers only
+	Pods        PodQuery      // Selector "" = no pods: static real servers only; Service: its endpoints, and its ports
 	TCPServices ConfigMapName // zero = none
 	UDPServices ConfigMapName // zero = none
 	RealServers []StaticServer
@@ -234,6 +234,9 @@ func (v *VIP) anyDirector() bool {
 func (v *VIP) PodQuery() PodQuery {
 	q := v.Pods
 	q.Annotation, q.Ports, q.HostPorts = v.WeightAnnotation, v.PortsFromPods || v.HostPorts, v.HostPorts
+	if q.Service != "" {
+		q.Annotation, q.Ports = "", true // an EndpointSlice has no annotations of pods, and always ports
+	}
 	return q
 }
 
@@ -294,6 +297,12 @@ func (c *Config) ClusterQuery() ClusterQuery {
 			guard(pods)
 			if !slices.Contains(q.Pods, pods) {
 				q.Pods = append(q.Pods, pods)
+			}
+		}
+		if name := v.Pods.service(); name != (ServiceName{}) {
+			guard(name)
+			if !slices.Contains(q.Services, name) {
+				q.Services = append(q.Services, name)
 			}
 		}
 		if v.FollowNodes && v.Pods.Selector != "" {

@@ -12,7 +12,7 @@ func TestParsePortMistakes(t *testing.T) {
 	checkMistakes(t, []struct{ text, want string }{
 		{vipLine(`ports_from = "pod"`), `5: vip[0].ports_from: is "pod", want one of config, pods`},
 		{vipLine("ports_from = 'pods'\nselector = ''\nreal_servers = [{ address = '10.0.0.9' }]"), `5: vip[0].ports_from: is "pods", and there are none; want a selector`},
-		{vipLine(`exclude_ports = [9100]`), `5: vip[0].exclude_ports: is for ports_from = "pods" alone, want that or no exclude_ports`},
+		{vipLine(`exclude_ports = [9100]`), `5: vip[0].exclude_ports: is for ports_from = "pods" or service alone, want one of them or no exclude_ports`},
 		{vipLine("ports_from = 'pods'\nexclude_ports = ['9000-9002/tcp', 9001]"), `6: vip[0].exclude_ports[1]: 9001/tcp is the same port as vip[0].exclude_ports[0] (line 6), want each port once`},
 		{vipLine("ports_from = 'pods'\nexclude_ports = [9001, '9000-9002', 7]"), `6: vip[0].exclude_ports[1]: 9001/tcp is the same port as vip[0].exclude_ports[0] (line 6), want each port once`},
 		{vipLine("ports_from = 'pods'\nexclude_ports = ['9002-9000/udp']"), `6: vip[0].exclude_ports[0]: is "9002-9000/udp" (it begins with 9002, behind its end), ` + wantPort},

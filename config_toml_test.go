@@ -335,7 +335,7 @@ dir/c.toml:11: vip[0].addresses[2]: is "224.0.0.1" (a multicast address), want a
 dir/c.toml:14: vip[0].ports[1]: is "0" (port 0 is outside 1 to 65535), want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"
 dir/c.toml:15: vip[0].ports[2]: 80/tcp is the same port as vip[0].ports[0] (line 13), want each port once
 dir/c.toml:18: vip[0].drain.timeout: is "1d", want a duration in quotes with its unit such as "10s", from 0s to 24h
-dir/c.toml:20: vip[1].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"
+dir/c.toml:20: vip[1].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services, service or ports_from = "pods"
 dir/c.toml:22: vip[1].scheduler: is "random", want one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos
 dir/c.toml:27: vip[1].real_servers[0].address: 10.0.0.1 is an address of VIP "" (line 11), want the real server's own address
 dir/c.toml:28: vip[1].real_servers[1].weight: is the integer 99999, want an integer from 0 to 65535`

@@ -142,6 +142,7 @@ func (r *configReader) vips(v value) []VIP {
 func (r *configReader) vip(v value) VIP {
 	vip := defaultVIP()
 	grouped := map[string]string{} // port in groups → path
+	var service ConfigMapName
 	isTable := v.table(
 		setting{"name", func(v value) { r.vipName(v, &vip) }},
 		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
@@ -171,6 +172,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"namespace", parsed(&vip.Pods.Namespace, "a namespace: "+dnsLabelRule, matching(dnsLabels))},
 		setting{"selector", parsed(&vip.Pods.Selector, `a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`, parsePodSelector)},
 		// These take their default namespace from the one above.
+		setting{"service", serviceName(&service, &vip)},
 		setting{"tcp_services", configMapName(&vip.TCPServices, &vip)},
 		setting{"udp_services", configMapName(&vip.UDPServices, &vip)},
 		// These compare with the addresses and the weight above, the second also
@@ -191,6 +193,10 @@ func (r *configReader) vip(v value) VIP {
 		v.child("addresses").mistake(`missing, want a list of at least one address, such as ["10.135.22.77"]`)
 	}
 	selectPods(v, &vip)
+	if service != (ConfigMapName{}) {
+		vip.Pods = vip.Pods.ofService(ServiceName(service))
+		checkService(v, &vip)
+	}
 	checkPorts(v, &vip, grouped)
 	checkSticking(v, &vip)
 	checkWeights(v, &vip)
@@ -215,6 +221,9 @@ func checkPeers(v value, vip *VIP) {
 	if vip.HostPorts {
 		v.child("host_ports").mistake("is true, want false; " + needs)
 	}
+	if service := v.child("service"); vip.Pods.Service != "" {
+		service.mistake(`is %q, want none; `+needs, vip.Pods.service())
+	}
 	if vip.Forward != DirectRoute {
 		v.child("forward").mistake(`is "tunnel", want "dr"; peer_macs is for direct routing alone`)
 	}
@@ -230,6 +239,7 @@ func checkPeers(v value, vip *VIP) {
 func selectPods(v value, vip *VIP) {
 	selector := v.child("selector")
 	switch {
+	case !v.blank("service"): // whose endpoints are the real servers
 	case v.has("selector"):
 		if v.blank("selector") && v.blank("real_servers") {
 			selector.mistake("empty, want a label selector, or real_servers that need no pods")
@@ -329,8 +339,8 @@ func readTunnel(v value, t *TunnelSettings) {
 
 // checkPorts checks the keys that say which ports there are.
 func checkPorts(v value, vip *VIP, grouped map[string]string) {
-	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
-		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`)
+	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && v.blank("service") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
+		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services, service or ports_from = "pods"`)
 	}
 	checkPodPorts(v, vip)
 	if v.child("ports").wrong() {
@@ -348,8 +358,8 @@ func checkPodPorts(v value, vip *VIP) {
 	if vip.PortsFromPods && v.has("selector") && v.blank("selector") && !v.blank("real_servers") {
 		v.child("ports_from").mistake(`is "pods", and there are none; want a selector`)
 	}
-	if !vip.PortsFromPods && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
-		v.child("exclude_ports").mistake(`is for ports_from = "pods" alone, want that or no exclude_ports`)
+	if !vip.PortsFromPods && v.blank("service") && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
+		v.child("exclude_ports").mistake(`is for ports_from = "pods" or service alone, want one of them or no exclude_ports`)
 	}
 	if len(vip.NodeNetworks) > 0 && v.has("selector") && v.blank("selector") {
 		v.child("node_networks").mistake("is for the nodes of pods, and there are none; want a selector")
@@ -367,7 +377,7 @@ func (v *VIP) mayHave(p Port, at value) bool {
 
 // mayGet reports whether the VIP at v can get a port of protocol p from the cluster.
 func (v *VIP) mayGet(p Protocol, at value) bool {
-	return v.PortsFromPods || !at.blank(p.String()+"_services")
+	return v.PortsFromPods || !at.blank("service") || !at.blank(p.String()+"_services")
 }
 
 // mayHaveAny reports whether the VIP at v has a port of protocol p or can get one.
@@ -516,16 +526,6 @@ func (v value) fits(addr netip.Addr, families map[bool]bool) bool {
 // none.
 func configMapName(dst *ConfigMapName, vip *VIP) func(value) {
 	return parsed(dst, `a ConfigMap's "NAME" or "NAMESPACE/NAME", or "" for none`, func(s string) (ConfigMapName, error) {
-		if s == "" {
-			return ConfigMapName{}, nil
-		}
-		namespace, name, found := strings.Cut(s, "/")
-		if !found {
-			namespace, name = vip.Pods.Namespace, s
-		}
-		if !dnsLabels.MatchString(namespace) || !objectNames.MatchString(name) {
-			return ConfigMapName{}, errMisfit
-		}
-		return ConfigMapName{Namespace: namespace, Name: name}, nil
+		return objectIn(vip.Pods.Namespace, s, objectNames)
 	})
 }

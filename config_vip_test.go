@@ -27,7 +27,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, port_names, follow_nodes, host_ports, node_networks, reserved_ports, groups, one_mark, notrack, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, exclude_ports, port_names, follow_nodes, host_ports, node_networks, reserved_ports, groups, one_mark, notrack, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, service, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
@@ -61,8 +61,8 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`drain.time = "1s"`), `5: vip[0].drain.time: unknown key, want one of timeout`},
 
 		// Ports.
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']", `1: vip[0].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`},
-		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = []", `4: vip[0].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"`},
+		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']", `1: vip[0].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services, service or ports_from = "pods"`},
+		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = []", `4: vip[0].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services, service or ports_from = "pods"`},
 		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = '80'", `4: vip[0].ports: is "80", want a list of ports such as ["80/tcp", "53/udp"]`},
 		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = [99999]", `4: vip[0].ports[0]: is "99999" (port 99999 is outside 1 to 65535), ` + wantPort},
 		{"[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = [0]", `4: vip[0].ports[0]: is "0" (port 0 is outside 1 to 65535), ` + wantPort},

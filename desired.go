@@ -138,12 +138,14 @@ type vipInputs struct {
 	vip       *VIP
 	pods      []*Pod
 	podsKnown bool
-	nodes     []*Node      // of the cluster, if the VIP follows them
-	noAnswer  bool         // it follows them, and the cluster has not answered yet
-	noNodes   bool         // it follows them, and the cluster is known to have none
-	instead   string       // Cluster.Instead
-	maps      [2]ConfigMap // tcp-services and udp-services
-	known     [2]bool      // whether each is
+	nodes     []*Node        // of the cluster, if the VIP follows them
+	noAnswer  bool           // it follows them, and the cluster has not answered yet
+	noNodes   bool           // it follows them, and the cluster is known to have none
+	instead   string         // Cluster.Instead
+	maps      [2]ConfigMap   // tcp-services and udp-services
+	known     [2]bool        // whether each is
+	service   ClusterService // whose endpoints the pods are
+	answered  bool           // whether service is known
 	working   [2][]RealServer
 	outages   []outage
 	routed    []netip.Addr // Health.Routed of the VIP
@@ -163,17 +165,18 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 		in.maps[i], in.known[i] = cluster.ConfigMaps[name]
 	}
+	in.service, in.answered = cluster.Services[v.Pods.service()]
 	for _, is6 := range []bool{false, true} {
 		in.working[familyIndex(is6)] = before.Working[workKey{v.Name, is6}]
 	}
 	return in
 }
 
-// samePorts reports whether the ports that the configuration and the ConfigMaps
-// name are those of o.
+// samePorts reports whether the ports that the configuration, the ConfigMaps and the
+// Service name are those of o.
 func (in *vipInputs) samePorts(o *vipInputs) bool {
-	return in.vip == o.vip && in.known == o.known &&
-		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1])
+	return in.vip == o.vip && in.known == o.known && in.answered == o.answered &&
+		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1]) && in.service.same(o.service)
 }
 
 // vipAnswer is the answer for one VIP. Nothing of it is written to once it is
@@ -224,6 +227,7 @@ type build struct {
 	*vipAnswer
 	last     *vipAnswer          // under the same configuration; nil when there is none
 	wishes   map[netip.Addr]bool // the answers of withheld; nil: not looked for yet
+	ofNodes  map[netip.Addr]bool // the addresses of all nodes; nil: not gathered yet
 	unprobed []Row               // the real servers of the present set, before the results of probes and the neighbour table; nil: neither
 	before   memory
 	now      time.Time
@@ -265,7 +269,7 @@ func (b *build) vip() {
 		set.fromInputs = b.servers(is6)
 		b.warnRouted(set.fromInputs)
 		if b.in.podsKnown && len(pods) == 0 && v.Pods.Selector != "" {
-			b.warn(warnSelector, "", "selector %q matches no pod%s", v.Pods.Selector, b.in.instead)
+			b.warnNone()
 		}
 		if b.in.noNodes && len(pods) > 0 {
 			b.warn(warnNodes, "", "follow_nodes has no effect: the cluster has pods and no nodes; a cluster_file has to have the nodes too")
@@ -285,6 +289,16 @@ func (b *build) vip() {
 		}
 		b.services(set, is6, servers)
 		set.warnings = b.takeWarnings()
+	}
+}
+
+// warnNone warns that there are no pods to be real servers.
+func (b *build) warnNone() {
+	switch v := b.in.vip; {
+	case v.Pods.Service == "":
+		b.warn(warnSelector, "", "selector %q matches no pod%s", v.Pods.Selector, b.in.instead)
+	case b.in.service.Exists && !b.in.service.External: // else another warning says why
+		b.warn(warnSelector, "", "Service %s has no endpoints", v.Pods.service())
 	}
 }
 

@@ -60,7 +60,7 @@ func (p vipPort) everywhere(rows []Row) bool {
 }
 
 // findPorts returns all ports of the VIP, sorted and each once. known is false
-// while a ConfigMap is not known: then there may be more.
+// while a ConfigMap or the Service is not known: then there may be more.
 func (b *build) findPorts() (ports []vipPort, known bool) {
 	v := b.in.vip
 	whole := addAll(make(map[Port]bool), v.Ports)
@@ -87,6 +87,8 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 		ports = append(ports, vipPort{Port: p, nodes: nodes(p)})
 	}
 	ports = append(ports, b.podPorts(v, b.in.pods, whole)...)
+	ofService, all := b.servicePorts(whole)
+	ports, known = append(ports, ofService...), known && all
 	sortBy(ports, func(a, b vipPort) int { return a.Compare(b.Port) })
 	return ports, known
 }

@@ -120,9 +120,17 @@ func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	if len(p.Bound) > 0 && v.HostPorts && !p.Terminating {
 		b.warn(warnHostIP, "", "pod %s/%s: its host port %s has a hostIP: the VIP does not lead there", p.Namespace, p.Name, p.Bound[0])
 	}
+	if b.offNode(p) {
+		if !p.Terminating {
+			b.warnOffNode(p)
+		}
+		return netip.Addr{}, false
+	}
 	if !p.onNode() {
 		switch {
 		case p.Terminating:
+		case v.Pods.Service != "":
+			b.warn(warnHostNetwork, "", "endpoint %s of Service %s is left out: its EndpointSlice is of the address type FQDN; want IPv4 or IPv6", p.Name, v.Pods.service())
 		case v.HostPorts:
 			b.warn(warnHostNetwork, "", "pod %s/%s is left out: it is not on hostNetwork, and it has no hostPort that the VIP can lead to", p.Namespace, p.Name)
 		default:
@@ -419,7 +427,7 @@ func (b *build) warnRouted(rows []Row) {
 func podsAt(v *VIP, c *Cluster, visit func(netip.Addr, *Pod)) {
 	b := build{vipAnswer: &vipAnswer{in: vipInputsOf(v, c, memory{})}}
 	for _, p := range b.in.pods {
-		if !p.onNode() {
+		if !p.onNode() || b.offNode(p) {
 			continue
 		}
 		addrs, _ := b.addresses(p)

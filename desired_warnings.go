@@ -19,6 +19,8 @@ type warningKind string
 
 const (
 	warnConfigMap     warningKind = "ConfigMap"      // one that does not exist
+	warnService       warningKind = "Service"        // one that does not exist, or has nothing to lead to
+	warnServicePort   warningKind = "Service port"   // a port of it that cannot count
 	warnEntry         warningKind = "entry"          // of a ConfigMap: it is skipped
 	warnProxy         warningKind = "proxy"          // an entry that wants the PROXY protocol
 	warnHostNetwork   warningKind = "hostNetwork"    // a pod that is not on it

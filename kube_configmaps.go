@@ -16,8 +16,9 @@ import (
 var configMapKind = &streamKind{
 	stream: "configmap", item: "content",
 	api: "api/v1", resource: "configmaps", object: "ConfigMap", fields: []string{"data"},
-	new:  func() object { return new(configMapObject) },
-	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.ConfigMaps) },
+	rights: "install/rbac.yaml",
+	new:    func() object { return new(configMapObject) },
+	keys:   func(q *ClusterQuery) []streamKey { return streamKeys(q.ConfigMaps) },
 	save: func(c *Cluster, line func(query, item any)) {
 		for name, content := range c.ConfigMaps {
 			line(name, content)

@@ -20,6 +20,12 @@ var exactly = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}),
 }
 
+// noNodes and noServices are what a cluster has of objects that are not asked for.
+var (
+	noNodes    = map[NodeQuery][]*Node{}
+	noServices = map[ServiceName]ClusterService{}
+)
+
 // testPod is a pod as a scenario sees it.
 type testPod struct {
 	name     string
@@ -323,9 +329,10 @@ func FuzzEvents(f *testing.F) {
 	f.Add([]byte(added + strings.ReplaceAll(added, `"b"`, `"a"`)))
 	f.Add([]byte(`{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}{"type":"ERROR","object":{"code":410,"status":"Failure","message":"too old"}}`))
 	f.Add([]byte(`{"type":"ADDED","object":{"metadata":{"name":"tcp","resourceVersion":"1"},"data":{"9000":"web/svc:80"}}}`))
+	f.Add([]byte(`{"type":"ADDED","object":{"metadata":{"name":"edge","namespace":"web","resourceVersion":"1"},"spec":{"ports":[{"port":80,"targetPort":"x"}]}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		defer bounded(t, len(data))()
-		for _, into := range []collection{PodQuery{}.collect(), ConfigMapName{"", "tcp"}.collect()} {
+		for _, into := range []collection{PodQuery{}.collect(), ConfigMapName{"", "tcp"}.collect(), edgeEndpoints.collect(), edgeService.collect()} {
 			d := newEventDecoder(strings.NewReader(string(data)), into.kind())
 			version := ""
 			for {
@@ -372,7 +379,10 @@ func checkContent(t *testing.T, pods []*Pod) {
 // checkKept is checkContent for what is kept of any kind.
 func checkKept(t *testing.T, c collection) {
 	t.Helper()
-	if pods, ok := c.(*podCollection); ok {
-		checkContent(t, pods.kept)
+	switch c := c.(type) {
+	case *podCollection:
+		checkContent(t, c.kept)
+	case *sliceCollection:
+		checkContent(t, c.kept)
 	}
 }

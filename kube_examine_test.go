@@ -90,7 +90,7 @@ func (api *examinedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		of := review.Spec.ResourceAttributes
 		api.mu.Lock()
-		api.reviews = append(api.reviews, strings.Join([]string{of["verb"], of["resource"], of["namespace"], of["name"]}, " "))
+		api.reviews = append(api.reviews, strings.Join([]string{of["verb"], strings.TrimSuffix(of["resource"]+"."+of["group"], "."), of["namespace"], of["name"]}, " "))
 		api.mu.Unlock()
 		w.WriteHeader(http.StatusCreated)
 		fmt.Fprintf(w, `{"status":{"allowed":%t}}`, of["resource"] != api.deny)
@@ -120,8 +120,9 @@ func TestExamineAPI(t *testing.T) {
 	api := newExaminedAPI(t, time.Time{})
 	api.deny = "nodes"
 	f := api.examine(t, webToken(ends), ClusterQuery{
-		Pods:       []PodQuery{{Namespace: "edge", Selector: "app=a"}, {Namespace: "edge", Selector: "app=b"}, {Selector: "app=c"}},
+		Pods:       []PodQuery{{Namespace: "edge", Selector: "app=a"}, {Namespace: "edge", Selector: "app=b"}, {Selector: "app=c"}, PodQuery{}.ofService(ServiceName{"web", "edge"})},
 		ConfigMaps: []ConfigMapName{{Namespace: "edge", Name: "tcp"}},
+		Services:   []ServiceName{{"web", "edge"}},
 		Nodes:      []NodeQuery{{}},
 	})
 	if f.err != nil || f.unreached != nil || f.refused || f.version != "v1.36.3" || f.user != "system:serviceaccount:edge:director" || !f.token.Equal(ends) || !f.certificate.IsZero() ||
@@ -129,7 +130,8 @@ func TestExamineAPI(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	slices.Sort(api.reviews)
-	want := []string{"list configmaps edge tcp", "list nodes  ", "list pods  ", "list pods edge ", "watch configmaps edge tcp", "watch nodes  ", "watch pods  ", "watch pods edge "}
+	want := []string{"list configmaps edge tcp", "list endpointslices.discovery.k8s.io web ", "list nodes  ", "list pods  ", "list pods edge ", "list services web edge",
+		"watch configmaps edge tcp", "watch endpointslices.discovery.k8s.io web ", "watch nodes  ", "watch pods  ", "watch pods edge ", "watch services web edge"}
 	if diff := cmp.Diff(want, api.reviews); diff != "" {
 		t.Errorf("rights that were asked about (-want +got):\n%s", diff)
 	}

@@ -436,9 +436,17 @@ func (d *fileDecoder) add(e *element) error {
 		return fmt.Errorf("%w document: no kind; it may be cut short", errMalformed)
 	}
 	raw := append(e.fields, '}')
-	if k := kindNamed(e.Kind); k != nil && !e.isList && e.is(k.object, k.apiVersion()) == nil {
-		d.found = true
-		return d.object(k, raw)
+	k := kindNamed(e.Kind)
+	if k != nil && (e.isList || e.is(k.object, k.apiVersion()) != nil) {
+		k = nil
+	}
+	if k != nil {
+		if d.found = true; d.asks(k) {
+			return d.object(k, raw)
+		}
+		if o := k.new(); json.Unmarshal(raw, o) == nil {
+			d.unfinished = wrap(k.object+" "+o.meta().Metadata.Name, o.whole())
+		}
 	}
 	var m struct {
 		Metadata struct {
@@ -452,7 +460,7 @@ func (d *fileDecoder) add(e *element) error {
 	if e.isList {
 		return wrap(shorten(e.Kind, quotedText), cmp.Or(m.Metadata.check(), d.list(e)))
 	}
-	if m.Metadata.Name == "" || !otherKind(e.APIVersion, e.Kind) {
+	if m.Metadata.Name == "" || k == nil && !otherKind(e.APIVersion, e.Kind) {
 		return e.refused()
 	}
 	name := printable(shorten(e.Kind, quotedText))
@@ -462,6 +470,11 @@ func (d *fileDecoder) add(e *element) error {
 		d.more++
 	}
 	return nil
+}
+
+// asks reports whether a stream follows objects of kind k.
+func (d *fileDecoder) asks(k *streamKind) bool {
+	return slices.ContainsFunc(d.answers, func(a *fileAnswer) bool { return a.kind() == k })
 }
 
 // list takes a list as what it says it is, and adds the items that are left.
@@ -513,14 +526,18 @@ var coreKinds = strings.Fields(`Binding ComponentStatus ConfigMap Endpoints Even
 
 // otherKind reports whether kind is one of Kubernetes that no stream follows. Of
 // another group than v1 that is any kind, but for what is said about objects
-// (a Table, a Status), and what means to be an object that a stream follows.
+// (a Table, a Status), and what means to be an object that a stream follows. Groups that
+// are not Kubernetes' own may use its names: there is a Service of serving.knative.dev.
 func otherKind(apiVersion, kind string) bool {
+	group, version, grouped := strings.Cut(apiVersion, "/")
 	for _, k := range streamKinds {
+		if kind == k.object && strings.Contains(group, ".") && group != k.group() {
+			continue
+		}
 		if strings.EqualFold(kind, k.object) || strings.EqualFold(kind, k.resource) {
 			return false
 		}
 	}
-	group, version, grouped := strings.Cut(apiVersion, "/")
 	if !grouped {
 		return apiVersion == "v1" && slices.Contains(coreKinds, kind)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -272,7 +273,7 @@ func TestDecodeClusterFileRefuses(t *testing.T) {
 		`"kind":"Table","apiVersion":"meta.k8s.io/v1"`, `"kind":"Status","apiVersion":"v1"`, `"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1"`,
 		`"kind":"pod","apiVersion":"v1"`, `"kind":"Pods","apiVersion":"v1"`, `"kind":"configmap","apiVersion":"v1"`, `"kind":"Foo","apiVersion":"v1"`,
 		`"kind":"Pod","apiVersion":"v2"`, `"kind":"Pod","apiVersion":"apps/v1"`, `"kind":"ConfigMap","apiVersion":"v1beta1"`,
-		`"kind":"Deployment"`, `"kind":"Service"`, `"kind":"Deployment","apiVersion":"/v1"`, `"kind":"Deployment","apiVersion":"apps/"`, `"kind":"","apiVersion":"v1"`,
+		`"kind":"Deployment"`, `"kind":"Service","apiVersion":"apps/v1"`, `"kind":"EndpointSlice","apiVersion":"discovery.k8s.io/v1beta1"`, `"kind":"Deployment","apiVersion":"/v1"`, `"kind":"Deployment","apiVersion":"apps/"`, `"kind":"","apiVersion":"v1"`,
 	} {
 		whole := `{` + head + `,"metadata":{"name":"a"}}`
 		kind, rest, _ := strings.Cut(strings.TrimPrefix(head, `"kind":"`), `"`)
@@ -447,14 +448,16 @@ func FuzzClusterFile(f *testing.F) {
 	f.Add([]byte("kind: ConfigMap\nmetadata: {name: tcp, namespace: web}\n---\nkind: Pod\nmetadata: &a {name: a, namespace: web, labels: {app: edge}}\n"))
 	f.Add([]byte(`{"items":[{"metadata":{"name":"a","namespace":"web","labels":{"app":"edge"}}}],"kind":"PodList"}{"kind":"List","items":null}`))
 	f.Add([]byte(`{"kind":"Pod","metadata":null,"items":[{"kind":"Pod","metadata":{"name":"b","namespace":"web","labels":{"app":"edge"}}}]}`))
+	f.Add([]byte(sliceList(testSlice{name: "s", endpoints: []string{"a 10.1.0.1"}}) + `{"kind":"Service","apiVersion":"v1","metadata":{"name":"edge","namespace":"web"},"spec":{"ports":[{"port":80}]}}`))
+	keys := append(slices.Clone(fileKeys), streamKey{edgeEndpoints}, streamKey{edgeService})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		defer bounded(t, len(data))()
-		answers, _, err := decodeClusterFile(strings.NewReader(string(data)), fileKeys)
+		answers, _, err := decodeClusterFile(strings.NewReader(string(data)), keys)
 		if err != nil {
 			return
 		}
-		if len(answers) != len(fileKeys) {
-			t.Fatalf("%d answers to %d questions", len(answers), len(fileKeys))
+		if len(answers) != len(keys) {
+			t.Fatalf("%d answers to %d questions", len(answers), len(keys))
 		}
 		for _, c := range answers {
 			checkKept(t, c)

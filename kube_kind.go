@@ -20,6 +20,7 @@ type streamKind struct {
 	api      string        // in the paths of the API: "api/v1"
 	resource string        // in the paths of the API: "pods"
 	object   string        // as the API writes it: "Pod". A list is a "PodList"
+	rights   string        // the file that has the rights to read it
 	fields   []string      // of an object, that are read beside its metadata
 	new      func() object // to decode into
 	keys     func(q *ClusterQuery) []streamKey
@@ -36,7 +37,16 @@ func (k *streamKind) apiVersion() string {
 	return version
 }
 
-// streamQuery is what is asked of one kind: a PodQuery or a ConfigMapName.
+// group is the API group of k; "" is the core group.
+func (k *streamKind) group() string {
+	if group, grouped := strings.CutPrefix(k.api, "apis/"); grouped {
+		group, _, _ = strings.Cut(group, "/")
+		return group
+	}
+	return ""
+}
+
+// streamQuery is what is asked of one kind: a PodQuery, a ConfigMapName, a ServiceName.
 type streamQuery interface {
 	kind() *streamKind
 	scope() scope

@@ -22,8 +22,9 @@ const excludedLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
 var nodeKind = &streamKind{
 	stream: "nodes", item: "node",
 	api: "api/v1", resource: "nodes", object: "Node", fields: []string{"spec", "status"},
-	new:  func() object { return new(nodeObject) },
-	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.Nodes) },
+	rights: "install/rbac.yaml",
+	new:    func() object { return new(nodeObject) },
+	keys:   func(q *ClusterQuery) []streamKey { return streamKeys(q.Nodes) },
 	save: func(c *Cluster, line func(query, item any)) {
 		for query, nodes := range c.Nodes {
 			line(query, nil)

@@ -18,37 +18,71 @@ import (
 var podKind = &streamKind{
 	stream: "pods", item: "pod",
 	api: "api/v1", resource: "pods", object: "Pod", fields: []string{"spec", "status"},
-	new:  func() object { return new(podObject) },
-	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.Pods) },
-	save: func(c *Cluster, line func(query, item any)) {
-		for query, pods := range c.Pods {
-			line(query, nil)
-			for _, p := range pods {
-				line(nil, p)
-			}
-		}
-	},
-	load: func(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
-		var q PodQuery
-		err := query.Decode(&q)
-		c.Pods[q] = []*Pod{}
-		return func(item *json.Decoder) error {
-			p := new(Pod)
-			if err := item.Decode(p); err != nil {
-				return err
-			}
-			if slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return !plainAddress(a) }) {
-				return errMalformed
-			}
-			c.Pods[q] = append(c.Pods[q], p)
-			return nil
-		}, err
-	},
+	rights: "install/rbac.yaml",
+	new:    func() object { return new(podObject) },
+	keys:   func(q *ClusterQuery) []streamKey { return podKeys(q, false) },
+	save:   func(c *Cluster, line func(query, item any)) { savePods(c, false, line) },
+	load:   loadPods,
 }
 
-func (q PodQuery) kind() *streamKind   { return podKind }
-func (q PodQuery) scope() scope        { return scope{namespace: q.Namespace, selector: q.Selector} }
-func (q PodQuery) collect() collection { return &podCollection{PodQuery: q, strings: interner{}} }
+// podKeys are the keys of q that ask for pods, or those that ask for the endpoints of
+// Services.
+func podKeys(q *ClusterQuery, endpoints bool) (keys []streamKey) {
+	for _, p := range q.Pods {
+		if (p.Service != "") == endpoints {
+			keys = append(keys, streamKey{p})
+		}
+	}
+	return keys
+}
+
+// savePods is streamKind.save for pods, or for the endpoints of Services.
+func savePods(c *Cluster, endpoints bool, line func(query, item any)) {
+	for query, pods := range c.Pods {
+		if (query.Service != "") != endpoints {
+			continue
+		}
+		line(query, nil)
+		for _, p := range pods {
+			line(nil, p)
+		}
+	}
+}
+
+// loadPods is streamKind.load for both.
+func loadPods(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
+	var q PodQuery
+	err := query.Decode(&q)
+	c.Pods[q] = []*Pod{}
+	return func(item *json.Decoder) error {
+		p := new(Pod)
+		if err := item.Decode(p); err != nil {
+			return err
+		}
+		noNames := p.PortNames == nil && q.Service == ""
+		if slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return !plainAddress(a) }) || !noNames && len(p.PortNames) != len(p.Ports) {
+			return errMalformed
+		}
+		c.Pods[q] = append(c.Pods[q], p)
+		return nil
+	}, err
+}
+
+func (q PodQuery) kind() *streamKind {
+	if q.Service != "" {
+		return sliceKind
+	}
+	return podKind
+}
+
+func (q PodQuery) scope() scope { return scope{namespace: q.Namespace, selector: q.Selector} }
+
+func (q PodQuery) collect() collection {
+	if q.Service != "" {
+		return newSliceCollection(q)
+	}
+	return &podCollection{PodQuery: q, strings: interner{}}
+}
 
 func (q PodQuery) copyKnown(to, from *Cluster) bool {
 	pods, known := from.Pods[q]
@@ -66,7 +100,7 @@ func (q PodQuery) copyServed(to, from *Cluster) bool {
 		return true
 	}
 	for other, pods := range from.Pods {
-		if other.Namespace == q.Namespace && other.Selector == q.Selector {
+		if other.Namespace == q.Namespace && other.Selector == q.Selector && other.Service == q.Service {
 			to.Pods[q] = pods
 			return true
 		}
@@ -282,11 +316,7 @@ const maxPortName = 15
 // means nothing. A port that is declared twice has the first of its names in the order of
 // the alphabet.
 func (o *podObject) ports(intern interner) (ports []Port, names []string, bound []Port) {
-	type named struct {
-		Port
-		name string
-	}
-	var all []named
+	var all []declaredPort
 	sidecars := slices.DeleteFunc(o.Spec.InitContainers, func(c container) bool { return c.RestartPolicy != "Always" })
 	for _, c := range append(o.Spec.Containers, sidecars...) {
 		for _, cp := range c.Ports {
@@ -294,35 +324,55 @@ func (o *podObject) ports(intern interner) (ports []Port, names []string, bound 
 			if n == 0 && o.Spec.HostNetwork {
 				n = cp.ContainerPort
 			}
-			p := Port{Protocol: TCP}
-			switch cp.Protocol {
-			case "", "TCP":
-			case "UDP":
-				p.Protocol = UDP
-			case "SCTP":
-				p.Protocol = SCTP
-			default:
+			protocol, known := protocolNamed(cp.Protocol)
+			if !known || n < 1 || n > 65535 {
 				continue
 			}
-			if n < 1 || n > 65535 {
-				continue
-			}
-			p.Number = uint16(n)
+			p := Port{uint16(n), protocol}
 			if a, err := netip.ParseAddr(cp.HostIP); cp.HostIP == "" || o.Spec.HostNetwork || err == nil && a.IsUnspecified() {
-				all = append(all, named{p, intern.intern(shorten(cp.Name, maxPortName))})
+				all = append(all, declaredPort{p, intern.intern(shorten(cp.Name, maxPortName))})
 			} else {
 				bound = append(bound, p)
 			}
 		}
 	}
-	sortBy(all, func(a, b named) int { return cmp.Or(a.Compare(b.Port), cmp.Compare(a.name, b.name)) })
-	all = slices.CompactFunc(all, func(a, b named) bool { return a.Port == b.Port })
-	for _, p := range all {
-		ports, names = append(ports, p.Port), append(names, p.name)
-	}
+	ports, names = sortedPorts(all, func(a, b declaredPort) bool { return a.Port == b.Port })
 	sortBy(bound, Port.Compare)
-	// The clones have no room for more.
-	return slices.Clone(ports), slices.Clone(names), slices.Clone(slices.Compact(bound))
+	return ports, names, slices.Clone(slices.Compact(bound)) // which has no room for more
+}
+
+// declaredPort is a port with its name in the cluster.
+type declaredPort struct {
+	Port
+	name string
+}
+
+// sortedPorts are the ports of all, in order, and their names: one of those that same takes
+// for the same. Neither has room for more.
+func sortedPorts(all []declaredPort, same func(a, b declaredPort) bool) (ports []Port, names []string) {
+	sortBy(all, func(a, b declaredPort) int { return cmp.Or(a.Compare(b.Port), cmp.Compare(a.name, b.name)) })
+	all = slices.CompactFunc(all, same)
+	if len(all) == 0 {
+		return nil, nil
+	}
+	ports, names = make([]Port, len(all)), make([]string, len(all))
+	for i, p := range all {
+		ports[i], names[i] = p.Port, p.name
+	}
+	return ports, names
+}
+
+// protocolNamed is the protocol of a port as the API names it; "" is TCP.
+func protocolNamed(text string) (p Protocol, ok bool) {
+	switch text {
+	case "", "TCP":
+		return TCP, true
+	case "UDP":
+		return UDP, true
+	case "SCTP":
+		return SCTP, true
+	}
+	return 0, false
 }
 
 // addresses are the node's, of which there are ofNode, then the pod's own if the node's

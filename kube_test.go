@@ -567,6 +567,7 @@ func TestStreamKindsAreComplete(t *testing.T) {
 			fields++
 		}
 	}
+	q.Pods = append(q.Pods, PodQuery{}.ofService(ServiceName{"web", "edge"})) // of another kind than pods
 	keys := map[streamKey]bool{}
 	for _, key := range allKeys(&q) {
 		keys[key] = true
@@ -583,8 +584,8 @@ func TestStreamKindsAreComplete(t *testing.T) {
 			}
 		})
 	}
-	if len(keys) != fields || len(streamKinds) != fields {
-		t.Errorf("ClusterQuery has %d lists of keys, %d of them are followed; there are %d kinds", fields, len(keys), len(streamKinds))
+	if len(keys) != fields+1 || len(streamKinds) != fields+1 {
+		t.Errorf("ClusterQuery has %d lists of keys, one of them for two kinds; %d keys are followed, and there are %d kinds", fields, len(keys), len(streamKinds))
 	}
 	for c, i := reflect.ValueOf(newCluster()).Elem(), 0; i < c.NumField(); i++ {
 		if c.Field(i).IsNil() && c.Type().Field(i).Name != "Instead" { // which is for messages
@@ -595,6 +596,3 @@ func TestStreamKindsAreComplete(t *testing.T) {
 		t.Errorf("Cluster has %d maps of objects, ClusterQuery %d lists of keys", n, fields)
 	}
 }
-
-// noNodes is what a cluster has of nodes that are not asked for.
-var noNodes = map[NodeQuery][]*Node{}

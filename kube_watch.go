@@ -439,8 +439,8 @@ func (c *connection) refusal(verb string, key streamKey, code int, message strin
 		if of.namespace == "" { // also a Role grants nothing there
 			role = "ClusterRole"
 		}
-		f.err = fmt.Errorf("%s is forbidden: the account of %s may not %q %s: grant it in the %s of install/rbac.yaml (server: %s)",
-			resource, c.credentials, verb, what, role, message)
+		f.err = fmt.Errorf("%s is forbidden: the account of %s may not %q %s: grant it in the %s of %s (server: %s)",
+			resource, c.credentials, verb, what, role, key.kind().rights, message)
 		return f
 	case code == http.StatusGone:
 		f.topic.kind = faultStale

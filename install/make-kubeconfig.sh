@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the director's kubeconfig: applies rbac.yaml with kubectl's current context,
-# waits for the token, and writes the token and the CA into a file that only its owner
+# Makes the director's kubeconfig: applies rbac.yaml, or with -S rbac-service.yaml, with
+# kubectl's current context, waits for the token, and writes the token and the CA into a file that only its owner
 # can read. Run it where you are cluster administrator, then copy the file to the
 # director as /etc/lvs-controller/kubeconfig.
 set -eu
@@ -8,20 +8,23 @@ set -eu
 namespace=ingress-nginx
 tcp='tcp-services'
 udp='udp-services'
+service=
 server=
 output=kubeconfig
 force=
-rbac=$(dirname "$0")/rbac.yaml
+install=$(dirname "$0")
 # Seconds to wait for the token; the controller manager makes it.
 wait=${WAIT_SECONDS:-30}
 
 usage() {
 	cat <<TXT
 usage: $0 [-n NAMESPACE] [-t TCP] [-u UDP] [-s URL] [-o FILE] [-f]
+       $0 [-n NAMESPACE] -S SERVICE [-s URL] [-o FILE] [-f]
 
   -n NAMESPACE  of the ingress controller's pods and ConfigMaps ($namespace)
   -t TCP        name of the TCP services ConfigMap ($tcp)
   -u UDP        name of the UDP services ConfigMap ($udp)
+  -S SERVICE    name of the Service that a VIP has as service: no right to read pods
   -s URL        of the API server as the director reaches it (kubectl's own)
   -o FILE       to write ($output)
   -f            overwrite FILE
@@ -40,11 +43,12 @@ name() {
 	esac
 }
 
-while getopts n:t:u:s:o:fh option; do
+while getopts n:t:u:S:s:o:fh option; do
 	case $option in
 	n) namespace=$OPTARG ;;
 	t) tcp=$OPTARG ;;
 	u) udp=$OPTARG ;;
+	S) service=$OPTARG ;;
 	s) server=$OPTARG ;;
 	o) output=$OPTARG ;;
 	f) force=yes ;;
@@ -66,6 +70,11 @@ fi
 name n "$namespace"
 name t "$tcp"
 name u "$udp"
+manifest=$install/rbac.yaml
+if [ -n "$service" ]; then
+	name S "$service"
+	manifest=$install/rbac-service.yaml
+fi
 if [ -e "$output" ] && [ -z "$force" ]; then
 	die "$output is there already; -f overwrites it"
 fi
@@ -76,7 +85,8 @@ if [ -z "$server" ]; then
 fi
 
 sed -e "s/namespace: ingress-nginx/namespace: $namespace/" \
-	-e "s/\[tcp-services, udp-services\]/[$tcp, $udp]/" "$rbac" |
+	-e "s/\[tcp-services, udp-services\]/[$tcp, $udp]/" \
+	-e "s/\[ingress-nginx-controller\]/[$service]/" "$manifest" |
 	kubectl apply -f -
 
 # field prints one field of the token Secret, still base64.

@@ -59,6 +59,38 @@ func (c *Client) SetEndpoints(ctx context.Context, s Services) error {
 	})
 }
 
+// SetService creates a Service without a selector, or replaces its ports.
+func (c *Client) SetService(ctx context.Context, ns, name string, ports []Object) error {
+	service := Object{"metadata": Object{"name": name}, "spec": Object{"ports": ports}}
+	err := c.Patch(ctx, item("services", ns, name), service, nil)
+	if IsStatus(err, http.StatusNotFound) {
+		err = c.Create(ctx, collection("services", ns), service, nil)
+	}
+	return err
+}
+
+// DeleteService deletes a Service. Nothing deletes its EndpointSlices.
+func (c *Client) DeleteService(ctx context.Context, ns, name string) error {
+	return c.Delete(ctx, item("services", ns, name), nil)
+}
+
+// SetEndpointSlice creates an EndpointSlice of IPv4 addresses for a Service, or replaces its
+// ports and endpoints.
+func (c *Client) SetEndpointSlice(ctx context.Context, ns, service, name string, ports, endpoints []Object) error {
+	slice := Object{"endpoints": endpoints, "ports": ports}
+	err := c.Patch(ctx, endpointSlices(ns)+"/"+name, slice, nil)
+	if IsStatus(err, http.StatusNotFound) {
+		slice["metadata"], slice["addressType"] = Object{"name": name, "labels": Object{"kubernetes.io/service-name": service}}, "IPv4"
+		err = c.Create(ctx, endpointSlices(ns), slice, nil)
+	}
+	return err
+}
+
+// DeleteEndpointSlice deletes an EndpointSlice.
+func (c *Client) DeleteEndpointSlice(ctx context.Context, ns, name string) error {
+	return c.Delete(ctx, endpointSlices(ns)+"/"+name, nil)
+}
+
 // endpointSlices is the path of a namespace's EndpointSlices.
 func endpointSlices(ns string) string {
 	return "/apis/discovery.k8s.io/v1/namespaces/" + ns + "/endpointslices"

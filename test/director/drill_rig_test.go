@@ -96,14 +96,24 @@ type drill struct {
 
 func newDrill(t *testing.T, namespace string) *drill {
 	t.Helper()
+	return newDrillBy(t, namespace, "")
+}
+
+// newDrillBy is newDrill whose VIP has a Service as its source, if service is not empty.
+func newDrillBy(t *testing.T, namespace, service string) *drill {
+	t.Helper()
 	of(t, "drill")
-	e := newE2E(t, namespace, 0)
+	e := newE2EBy(t, namespace, service, 0)
 	size, known := drillSizes[*args.Size]
 	if !known {
 		t.Fatalf("-size %q is not short or long", *args.Size)
 	}
 	d := &drill{e2e: e, size: size, vip: netip.MustParseAddrPort(edgeVIP + ":80")}
-	lab.Must(t, d.admin.SetConfigMap(t.Context(), namespace, "tcp-services", map[string]string{"9000": "default/db:5432"}))
+	if service == "" {
+		lab.Must(t, d.admin.SetConfigMap(t.Context(), namespace, "tcp-services", map[string]string{"9000": "default/db:5432"}))
+	} else {
+		lab.Must(t, d.admin.SetService(t.Context(), namespace, service, servicePorts("web 80", "db 9000")))
+	}
 	d.configure(calmProbes + shortFin)
 	d.dial()
 	return d
@@ -209,7 +219,10 @@ func (n *ingressNode) join(ctx context.Context) error {
 	for {
 		answer, err := n.Ask(netip.AddrPortFrom(n.IPv4, 80))
 		if err == nil && answer == n.Name {
-			return d.admin.SetPodStatus(ctx, d.namespace, n.pod, true, n.IPv4.String())
+			if err := d.admin.SetPodStatus(ctx, d.namespace, n.pod, true, n.IPv4.String()); err != nil {
+				return err
+			}
+			return d.syncEndpoints(ctx)
 		}
 		if time.Now().After(deadline) || nginx.Ended() {
 			return fmt.Errorf("%s: nginx says %q, %w\n%s", n.Name, answer, err, nginx.Log())
@@ -227,6 +240,9 @@ func (n *ingressNode) leave(ctx context.Context, upload *lab.Upload) error {
 	d := n.drill
 	deleted := time.Now()
 	if err := d.admin.DeletePod(ctx, d.namespace, n.pod, nil); err != nil {
+		return err
+	}
+	if err := d.syncEndpoints(ctx); err != nil {
 		return err
 	}
 	if err := os.WriteFile(n.healthFlag(), nil, 0o644); err != nil {
@@ -258,7 +274,10 @@ func (n *ingressNode) leave(ctx context.Context, upload *lab.Upload) error {
 			return fmt.Errorf("%s: nginx has not quit\n%s", n.Name, n.nginx.Log())
 		}
 	}
-	return d.admin.DeletePod(ctx, d.namespace, n.pod, new(int64))
+	if err := d.admin.DeletePod(ctx, d.namespace, n.pod, new(int64)); err != nil {
+		return err
+	}
+	return d.syncEndpoints(ctx)
 }
 
 // each does the same for several nodes at once.

@@ -16,7 +16,15 @@ import (
 // Every node's ingress is restarted, one after the other, as a DaemonSet's
 // rolling update does: the new pod comes when the old one is gone.
 func TestDrillRollingRestart(t *testing.T) {
-	d := newDrill(t, "rolling")
+	rollingRestart(t, newDrill(t, "rolling"), "rolling restart")
+}
+
+// The same, where the director reads a Service and its EndpointSlices, and no pods.
+func TestDrillServiceRollingRestart(t *testing.T) {
+	rollingRestart(t, newDrillBy(t, "rolling-service", serviceName), "rolling restart, by its Service")
+}
+
+func rollingRestart(t *testing.T, d *drill, name string) {
 	d.begin(d.size.nodes)
 	load := d.load(drillPause)
 	for _, n := range d.nodes {
@@ -25,7 +33,7 @@ func TestDrillRollingRestart(t *testing.T) {
 		d.serving(d.nodes...)
 	}
 	load.await(d.size.requests)
-	load.end("rolling restart")
+	load.end(name)
 	if d.uploads != len(d.nodes) || len(d.quiesced) != len(d.nodes) {
 		t.Errorf("%d nodes: %d uploads completed, %d quiesced in time", len(d.nodes), d.uploads, len(d.quiesced))
 	}

@@ -27,16 +27,23 @@ type e2e struct {
 	namespace string
 	client    *lab.Host
 	nodes     []*lab.Host
+	service   string // source of ports and real servers; "" = pods and ConfigMaps are
 }
 
 var ingressLabels = map[string]string{"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": "controller"}
 
 func newE2E(t *testing.T, namespace string, nodes int) *e2e {
+	return newE2EBy(t, namespace, "", nodes)
+}
+
+// newE2EBy is newE2E whose VIP has a Service, and an account with the rights for that alone,
+// if service is not empty.
+func newE2EBy(t *testing.T, namespace, service string, nodes int) *e2e {
 	p := newPlane(t)
 	dir := t.TempDir() // first, as in newRig
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
-	e := &e2e{rig: &rig{T: t, lab: l, director: l.Host("director", 2), dir: dir}, plane: p, namespace: namespace}
+	e := &e2e{rig: &rig{T: t, lab: l, director: l.Host("director", 2), dir: dir}, plane: p, namespace: namespace, service: service}
 	e.client = l.Host("client", 3)
 	for i := range nodes {
 		n := l.Host(fmt.Sprintf("node%d", i+1), 11+i)
@@ -44,7 +51,11 @@ func newE2E(t *testing.T, namespace string, nodes int) *e2e {
 		n.Run(controller(), "realserver", "-vip", "10.0.0.100", "-uplink", "eth0", "-state", filepath.Join(e.dir, n.Name))
 		e.nodes = append(e.nodes, n)
 	}
-	e.write("kubeconfig", string(p.account(t, namespace)))
+	manifest := "rbac.yaml"
+	if service != "" {
+		manifest = "rbac-service.yaml"
+	}
+	e.write("kubeconfig", string(p.accountBy(t, namespace, manifest)))
 	p.relay(t, e.director)
 	e.configure("")
 	return e
@@ -64,6 +75,15 @@ func (e *e2e) clusterHead() string {
 
 // edgeOver is the VIP over the namespace; more goes into its table.
 func (e *e2e) edgeOver(announce, more string) string {
+	if e.service != "" {
+		return fmt.Sprintf(`
+[[vip]]
+name = "edge"
+addresses = ["10.0.0.100"]
+announce = %q
+service = "%s/%s"
+%s`, announce, e.namespace, e.service, more)
+	}
 	return fmt.Sprintf(`
 [[vip]]
 name = "edge"
@@ -381,27 +401,41 @@ func percentile(d []time.Duration, p int) time.Duration {
 	return s[min(len(s)*p/100, len(s)-1)].Round(100 * time.Microsecond)
 }
 
-// A director that follows thousands of pods stays small.
+// A director that follows thousands of pods stays small, and one that follows as many
+// endpoints of a Service needs no more.
 func TestE2EMemory(t *testing.T) {
 	of(t, "e2e")
-	e := newE2E(t, "memory", 0)
 	want := *args.Pods
-	token := e.info.AdminToken
-	e.write("kubeconfig", string(cluster.Kubeconfig(fmt.Sprintf("https://127.0.0.1:%d", e.info.Port), e.info.CA, token)))
-	e.namespace = "big"
-	e.configure("")
-	e.start()
-	lab.Within(t, 90*time.Second, func() string {
-		if got := strings.Count(e.director.Table(), "-a "); got != want {
-			return fmt.Sprintf("%d rows, want %d\n%s", got, want, e.process.Log())
+	measure := func(t *testing.T, namespace, service string) (rss int) {
+		e := newE2EBy(t, namespace, service, 0)
+		e.write("kubeconfig", string(cluster.Kubeconfig(fmt.Sprintf("https://127.0.0.1:%d", e.info.Port), e.info.CA, e.info.AdminToken)))
+		if service == "" {
+			e.namespace = "big"
+		} else {
+			e.manyEndpoints(want)
 		}
-		return ""
-	})
-	time.Sleep(5 * time.Second)
-	rss, peak := processMemory(t, e.process.PID())
-	t.Logf("%d pods, %d rows: RSS %d kB, peak %d kB", want, want, rss, peak)
-	if rss > 30<<10 {
-		t.Errorf("RSS is %d kB, at most %d are allowed", rss, 30<<10)
+		e.configure("")
+		e.start()
+		lab.Within(t, 90*time.Second, func() string {
+			if got := strings.Count(e.director.Table(), "-a "); got != want {
+				return fmt.Sprintf("%d rows, want %d\n%s", got, want, e.process.Log())
+			}
+			return ""
+		})
+		time.Sleep(5 * time.Second)
+		rss, peak := processMemory(t, e.process.PID())
+		t.Logf("%d real servers: RSS %d kB, peak %d kB", want, rss, peak)
+		if rss > 30<<10 {
+			t.Errorf("RSS is %d kB, at most %d are allowed", rss, 30<<10)
+		}
+		return rss
+	}
+	var pods, endpoints int
+	t.Run("pods", func(t *testing.T) { pods = measure(t, "memory", "") })
+	t.Run("endpoints", func(t *testing.T) { endpoints = measure(t, "memory-service", serviceName) })
+	// What the collector has freed last is not the same twice.
+	if endpoints > pods+pods/10 {
+		t.Errorf("RSS is %d kB with endpoints of a Service and %d kB with pods", endpoints, pods)
 	}
 }
 

@@ -276,20 +276,22 @@ esac
 		run(2, "usage:", "-x")
 		run(2, "usage:", "extra")
 		run(1, "not a name", "-n", "a/b")
-		run(0, "wrote "+output, "-n", "edge", "-t", "tcp.x", "-u", "udp-x", "-o", output)
-
-		applied, err := os.ReadFile(filepath.Join(dir, "applied"))
-		if err != nil {
-			t.Fatal(err)
+		run(1, "not a name", "-S", "a/b")
+		applied := func(manifest string, namespaces int) {
+			t.Helper()
+			got, err := os.ReadFile(filepath.Join(dir, "applied"))
+			lab.Must(t, err)
+			shipped, err := os.ReadFile(installed(manifest))
+			lab.Must(t, err)
+			want := strings.NewReplacer("namespace: ingress-nginx", "namespace: edge", "[tcp-services, udp-services]", "[tcp.x, udp-x]", "[ingress-nginx-controller]", "[web]").Replace(string(shipped))
+			if diff := cmp.Diff(want, string(got)); diff != "" || strings.Count(want, "namespace: edge") != namespaces {
+				t.Errorf("applied (-want +got):\n%s", diff)
+			}
 		}
-		shipped, err := os.ReadFile(installed("rbac.yaml"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := strings.NewReplacer("namespace: ingress-nginx", "namespace: edge", "[tcp-services, udp-services]", "[tcp.x, udp-x]").Replace(string(shipped))
-		if diff := cmp.Diff(want, string(applied)); diff != "" || strings.Count(want, "namespace: edge") != 6 {
-			t.Errorf("applied (-want +got):\n%s", diff)
-		}
+		run(0, "wrote "+output, "-n", "edge", "-S", "web", "-o", output, "-f")
+		applied("rbac-service.yaml", 5)
+		run(0, "wrote "+output, "-n", "edge", "-t", "tcp.x", "-u", "udp-x", "-o", output, "-f")
+		applied("rbac.yaml", 6)
 		got, err := os.ReadFile(output)
 		if err != nil {
 			t.Fatal(err)

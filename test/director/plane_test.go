@@ -45,10 +45,16 @@ func newPlane(t *testing.T) *plane {
 // director's own loopback, where relay brings it.
 func (p *plane) account(t *testing.T, namespace string) []byte {
 	t.Helper()
+	return p.accountBy(t, namespace, "rbac.yaml")
+}
+
+// accountBy is account with the rights of one of the manifests in install/.
+func (p *plane) accountBy(t *testing.T, namespace, manifest string) []byte {
+	t.Helper()
 	lab.Must(t, p.admin.CreateNamespace(t.Context(), namespace))
-	manifest, err := os.ReadFile(installed("rbac.yaml"))
+	text, err := os.ReadFile(installed(manifest))
 	lab.Must(t, err)
-	lab.Must(t, p.admin.Apply(t.Context(), namespace, strings.ReplaceAll(string(manifest), "namespace: ingress-nginx", "namespace: "+namespace)))
+	lab.Must(t, p.admin.Apply(t.Context(), namespace, strings.ReplaceAll(string(text), "namespace: ingress-nginx", "namespace: "+namespace)))
 	token, err := p.admin.ServiceAccountToken(t.Context(), namespace, "lvs-controller", time.Hour)
 	lab.Must(t, err)
 	return cluster.Kubeconfig(fmt.Sprintf("https://127.0.0.1:%d", p.info.Port), p.info.CA, token)
