@@ -59,6 +59,9 @@ type ClusterQuery struct {
 	Pods        []PodQuery
 	ConfigMaps  []ConfigMapName
 	Nodes       []NodeQuery // one, or none
+	Gateways    []GatewayQuery
+	// ListenerSets has one, or none.
+	ListenerSets []ListenerSetQuery
 	// Guards are shares of what served, in percent, by PodQuery or ConfigMapName.
 	// When more vanishes at once, a second answer has to confirm it; 0 = the guard is
 	// off.
@@ -178,6 +181,9 @@ type Cluster struct {
 	Pods       map[PodQuery][]*Pod
 	ConfigMaps map[ConfigMapName]ConfigMap
 	Nodes      map[NodeQuery][]*Node // sorted by name
+	// Gateways and ListenerSets are sorted by namespace and name.
+	Gateways     map[GatewayQuery][]*Gateway
+	ListenerSets map[ListenerSetQuery][]*Gateway
 	// Instead says, for a query that selects no pod, which labels the namespace's
 	// pods have: the rest of a sentence. It is not part of the snapshot on disk.
 	Instead map[PodQuery]string
@@ -185,11 +191,16 @@ type Cluster struct {
 
 // newCluster returns a snapshot in which nothing is known yet.
 func newCluster() *Cluster {
-	return &Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}, Nodes: map[NodeQuery][]*Node{}}
+	return &Cluster{
+		Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{}, Nodes: map[NodeQuery][]*Node{},
+		Gateways: map[GatewayQuery][]*Gateway{}, ListenerSets: map[ListenerSetQuery][]*Gateway{},
+	}
 }
 
 // answers is how many keys c knows.
-func (c *Cluster) answers() int { return len(c.Pods) + len(c.ConfigMaps) + len(c.Nodes) }
+func (c *Cluster) answers() int {
+	return len(c.Pods) + len(c.ConfigMaps) + len(c.Nodes) + len(c.Gateways) + len(c.ListenerSets)
+}
 
 // comparePods gives the snapshot its order. It is 0 for two pods that cannot
 // exist at the same time, so UIDs never decide.

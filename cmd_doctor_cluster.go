@@ -180,7 +180,7 @@ func checkPermissions(h *doctorHost) []finding {
 		case p.err != nil && len(found) == 0:
 			found = append(found, finding{levelWarn, "not known: " + report(p.err), []string{"kubectl auth can-i --list --as USER"}})
 		case p.err == nil && !p.allowed:
-			rest := apiPermission{resource: p.resource, scope: p.scope}
+			rest := apiPermission{resource: p.resource, group: p.group, scope: p.scope}
 			if denied[rest] == nil {
 				order = append(order, rest)
 			}
@@ -203,11 +203,12 @@ func (p apiPermission) finding(verbs []string, user string) finding {
 	if p.scope.namespace == "" {
 		where, kind = "", "clusterrole"
 	}
-	create := fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s", where, kind, name, p.resource)
+	resource := strings.TrimRight(p.resource+"."+p.group, ".")
+	create := fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s", where, kind, name, resource)
 	if p.scope.name != "" {
 		what += " " + p.scope.name
 		name += "-" + p.scope.name
-		create = fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s --resource-name=%s", where, kind, name, p.resource, p.scope.name)
+		create = fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s --resource-name=%s", where, kind, name, resource, p.scope.name)
 	}
 	if p.scope.namespace != "" {
 		what += " in " + p.scope.namespace
@@ -281,6 +282,8 @@ func objectRemedy(cfg *Config, subject string, kind warningKind) (commands []str
 			"# in the ingress controller's manifest: hostNetwork: true; or in config.toml: host_ports = true"}, levelWarn
 	case warnConfigMap:
 		return []string{fmt.Sprintf("kubectl get configmaps %s", where), "# then in config.toml, in this [[vip]]: tcp_services and udp_services"}, levelWarn
+	case warnGateway, warnListener:
+		return []string{"kubectl get gateways.gateway.networking.k8s.io -A -o yaml    # status.listeners has the reasons", "# then in config.toml, in this [[vip]]: gateways, gateway_selector or gateway_class"}, levelWarn
 	case warnNothingServes:
 		return []string{fmt.Sprintf("kubectl get pods %s -l %s -o wide", where, shellWord(q.Selector))}, levelFail
 	}

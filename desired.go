@@ -141,6 +141,7 @@ type vipInputs struct {
 	instead   string       // Cluster.Instead
 	maps      [2]ConfigMap // tcp-services and udp-services
 	known     [2]bool      // whether each is
+	gateways  gatewayInputs
 	working   [2][]RealServer
 	outages   []outage
 	routed    []netip.Addr // Health.Routed of the VIP
@@ -160,17 +161,18 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 		in.maps[i], in.known[i] = cluster.ConfigMaps[name]
 	}
+	in.gateways = gatewayInputsOf(v, cluster)
 	for _, is6 := range []bool{false, true} {
 		in.working[familyIndex(is6)] = before.Working[workKey{v.Name, is6}]
 	}
 	return in
 }
 
-// samePorts reports whether the ports that the configuration and the ConfigMaps
-// name are those of o.
+// samePorts reports whether the ports that the configuration, the ConfigMaps and the
+// Gateways name are those of o.
 func (in *vipInputs) samePorts(o *vipInputs) bool {
 	return in.vip == o.vip && in.known == o.known &&
-		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1])
+		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1]) && in.gateways.same(&o.gateways)
 }
 
 // vipAnswer is the answer for one VIP. Nothing of it is written to once it is

@@ -87,6 +87,7 @@ func testCluster(tcp map[string]string, pods ...Pod) *Cluster {
 		Pods:       map[PodQuery][]*Pod{{Namespace: "ingress-nginx", Selector: "app=nginx"}: refs(pods...)},
 		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: true, Data: tcp}},
 		Nodes:      noNodes,
+		Gateways:   noGateways, ListenerSets: noListenerSets,
 	}
 }
 

@@ -21,6 +21,8 @@ const (
 	warnConfigMap     warningKind = "ConfigMap"      // one that does not exist
 	warnEntry         warningKind = "entry"          // of a ConfigMap: it is skipped
 	warnProxy         warningKind = "proxy"          // an entry that wants the PROXY protocol
+	warnGateway       warningKind = "Gateway"        // one that does not exist, or none of a selection
+	warnListener      warningKind = "listener"       // of a Gateway: it opens no port
 	warnHostNetwork   warningKind = "hostNetwork"    // a pod that is not on it
 	warnHostPort      warningKind = "hostPort"       // a port that no pod has
 	warnHostIP        warningKind = "hostIP"         // a host port at one address of its node

@@ -56,6 +56,7 @@ type apiFacts struct {
 // apiPermission is something that the controller does.
 type apiPermission struct {
 	verb, resource string
+	group          string // of the API; "" = that of pods
 	scope          scope
 	allowed        bool
 	err            error // it is not known
@@ -216,9 +217,9 @@ func (f *apiFacts) askPermissions(ctx context.Context, conn *connection, q *Clus
 	seen := make(map[apiPermission]bool)
 	for _, key := range allKeys(q) {
 		of := key.scope()
-		of.selector = "" // rights do not depend on it
+		of.selector, of.class = "", "" // rights do not depend on them
 		for _, verb := range []string{"list", "watch"} {
-			p := apiPermission{verb: verb, resource: key.kind().resource, scope: of}
+			p := apiPermission{verb: verb, resource: key.kind().resource, group: key.kind().group(), scope: of}
 			if !seen[p] && len(f.may) < mostPermissions {
 				seen[p] = true
 				f.may = append(f.may, p)
@@ -250,6 +251,7 @@ func (c *connection) askPermission(ctx context.Context, p *apiPermission) (bool,
 			Attributes struct {
 				Namespace string `json:"namespace,omitempty"`
 				Verb      string `json:"verb"`
+				Group     string `json:"group,omitempty"`
 				Resource  string `json:"resource"`
 				Name      string `json:"name,omitempty"`
 			} `json:"resourceAttributes"`
@@ -258,7 +260,7 @@ func (c *connection) askPermission(ctx context.Context, p *apiPermission) (bool,
 	}
 	review.APIVersion, review.Kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
 	of := &review.Spec.Attributes
-	of.Namespace, of.Name, of.Verb, of.Resource = p.scope.namespace, p.scope.name, p.verb, p.resource
+	of.Namespace, of.Name, of.Verb, of.Group, of.Resource = p.scope.namespace, p.scope.name, p.verb, p.group, p.resource
 	body, err := json.Marshal(&review)
 	if err != nil {
 		return false, err

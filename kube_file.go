@@ -436,7 +436,7 @@ func (d *fileDecoder) add(e *element) error {
 		return fmt.Errorf("%w document: no kind; it may be cut short", errMalformed)
 	}
 	raw := append(e.fields, '}')
-	if k := kindNamed(e.Kind); k != nil && !e.isList && e.is(k.object, k.apiVersion()) == nil {
+	if k := kindNamed(e.Kind); k != nil && !e.isList && e.is(k.object, k.apiVersion()) == nil && d.reads(k) {
 		d.found = true
 		return d.object(k, raw)
 	}
@@ -452,7 +452,7 @@ func (d *fileDecoder) add(e *element) error {
 	if e.isList {
 		return wrap(shorten(e.Kind, quotedText), cmp.Or(m.Metadata.check(), d.list(e)))
 	}
-	if m.Metadata.Name == "" || !otherKind(e.APIVersion, e.Kind) {
+	if m.Metadata.Name == "" || !d.otherKind(e.APIVersion, e.Kind) {
 		return e.refused()
 	}
 	name := printable(shorten(e.Kind, quotedText))
@@ -471,12 +471,12 @@ func (d *fileDecoder) list(e *element) error {
 	switch {
 	case !named:
 		return e.refused()
-	case items == "" && e.is("List", "v1") == nil, of != nil && e.is(e.Kind, of.apiVersion()) == nil:
+	case items == "" && e.is("List", "v1") == nil, of != nil && d.reads(of) && e.is(e.Kind, of.apiVersion()) == nil:
 		d.found = true
 		if e.other != "" { // such as an error of kubectl, after a List that lacks something
 			return fmt.Errorf("%w %s: it has a field %q", errMalformed, e.Kind, e.other)
 		}
-	case !otherKind(e.APIVersion, items):
+	case !d.otherKind(e.APIVersion, items):
 		return e.refused()
 	}
 	for i := range e.unnamed {
@@ -514,17 +514,25 @@ var coreKinds = strings.Fields(`Binding ComponentStatus ConfigMap Endpoints Even
 // otherKind reports whether kind is one of Kubernetes that no stream follows. Of
 // another group than v1 that is any kind, but for what is said about objects
 // (a Table, a Status), and what means to be an object that a stream follows.
-func otherKind(apiVersion, kind string) bool {
+func (d *fileDecoder) otherKind(apiVersion, kind string) bool {
+	group, version, grouped := strings.Cut(apiVersion, "/")
 	for _, k := range streamKinds {
-		if strings.EqualFold(kind, k.object) || strings.EqualFold(kind, k.resource) {
+		named := strings.EqualFold(kind, k.object) || strings.EqualFold(kind, k.resource)
+		// Several APIs have a Gateway.
+		if named && d.reads(k) && (k.group() == "" || !grouped || group == k.group()) {
 			return false
 		}
 	}
-	group, version, grouped := strings.Cut(apiVersion, "/")
 	if !grouped {
 		return apiVersion == "v1" && slices.Contains(coreKinds, kind)
 	}
 	return group != "" && version != "" && !strings.Contains(version, "/") && group != "meta.k8s.io" && kind != ""
+}
+
+// reads reports whether objects of kind k are read: those of Kubernetes itself also when
+// no stream asks for them, so that a mistake in them is found at once.
+func (d *fileDecoder) reads(k *streamKind) bool {
+	return k.group() == "" || slices.ContainsFunc(d.answers, func(a *fileAnswer) bool { return a.kind() == k })
 }
 
 // objectField reports whether a field of an object is one that a stream needs.

@@ -36,6 +36,15 @@ func (k *streamKind) apiVersion() string {
 	return version
 }
 
+// group is the API group of k; "" is that of Kubernetes' first objects.
+func (k *streamKind) group() string {
+	group, _, grouped := strings.Cut(k.apiVersion(), "/")
+	if !grouped {
+		return ""
+	}
+	return group
+}
+
 // streamQuery is what is asked of one kind: a PodQuery or a ConfigMapName.
 type streamQuery interface {
 	kind() *streamKind
@@ -91,6 +100,7 @@ type scope struct {
 	namespace string // "" = all
 	name      string
 	selector  string // label selector; the source applies it
+	class     string // of Gateways; the collection applies it
 }
 
 // covers reports whether m is in the namespace and has the name of s.
@@ -102,7 +112,11 @@ func (s scope) String() string {
 	if s.name != "" {
 		return s.namespace + "/" + s.name
 	}
-	return s.namespace + " " + s.selector
+	text := s.namespace + " " + s.selector
+	if s.class != "" {
+		text = "class=" + s.class
+	}
+	return strings.TrimSpace(text)
 }
 
 // loss is what an answer lacks of what served before.
@@ -144,6 +158,7 @@ type objectMeta struct {
 		Namespace         string            `json:"namespace"`
 		UID               string            `json:"uid"`
 		ResourceVersion   string            `json:"resourceVersion"`
+		Generation        int64             `json:"generation"` // of the spec
 		DeletionTimestamp *string           `json:"deletionTimestamp"`
 		Annotations       map[string]string `json:"annotations"`
 		Labels            map[string]string `json:"labels"`

@@ -8,20 +8,23 @@ set -eu
 namespace=ingress-nginx
 tcp='tcp-services'
 udp='udp-services'
+gateway=
 server=
 output=kubeconfig
 force=
 rbac=$(dirname "$0")/rbac.yaml
+rbac_gateways=$(dirname "$0")/rbac-gateways.yaml
 # Seconds to wait for the token; the controller manager makes it.
 wait=${WAIT_SECONDS:-30}
 
 usage() {
 	cat <<TXT
-usage: $0 [-n NAMESPACE] [-t TCP] [-u UDP] [-s URL] [-o FILE] [-f]
+usage: $0 [-n NAMESPACE] [-t TCP] [-u UDP] [-g GATEWAY] [-s URL] [-o FILE] [-f]
 
   -n NAMESPACE  of the ingress controller's pods and ConfigMaps ($namespace)
   -t TCP        name of the TCP services ConfigMap ($tcp)
   -u UDP        name of the UDP services ConfigMap ($udp)
+  -g GATEWAY    NAMESPACE/NAME of a Gateway whose ports the director takes (none)
   -s URL        of the API server as the director reaches it (kubectl's own)
   -o FILE       to write ($output)
   -f            overwrite FILE
@@ -40,11 +43,12 @@ name() {
 	esac
 }
 
-while getopts n:t:u:s:o:fh option; do
+while getopts n:t:u:g:s:o:fh option; do
 	case $option in
 	n) namespace=$OPTARG ;;
 	t) tcp=$OPTARG ;;
 	u) udp=$OPTARG ;;
+	g) gateway=$OPTARG ;;
 	s) server=$OPTARG ;;
 	o) output=$OPTARG ;;
 	f) force=yes ;;
@@ -66,6 +70,10 @@ fi
 name n "$namespace"
 name t "$tcp"
 name u "$udp"
+if [ -n "$gateway" ]; then
+	name g "${gateway%%/*}"
+	name g "${gateway#*/}"
+fi
 if [ -e "$output" ] && [ -z "$force" ]; then
 	die "$output is there already; -f overwrites it"
 fi
@@ -75,9 +83,15 @@ if [ -z "$server" ]; then
 	[ -n "$server" ] || die "kubectl has no current cluster; name the API server with -s"
 fi
 
-sed -e "s/namespace: ingress-nginx/namespace: $namespace/" \
-	-e "s/\[tcp-services, udp-services\]/[$tcp, $udp]/" "$rbac" |
-	kubectl apply -f -
+{
+	sed -e "s/namespace: ingress-nginx/namespace: $namespace/" \
+		-e "s/\[tcp-services, udp-services\]/[$tcp, $udp]/" "$rbac"
+	if [ -n "$gateway" ]; then
+		echo ---
+		sed -e "s/namespace: edge/namespace: ${gateway%%/*}/" -e "s/\[edge\]/[${gateway#*/}]/" \
+			-e "s/namespace: ingress-nginx/namespace: $namespace/" "$rbac_gateways"
+	fi
+} | kubectl apply -f -
 
 # field prints one field of the token Secret, still base64.
 field() {
