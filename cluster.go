@@ -89,8 +89,10 @@ type ClusterQuery struct {
 	ConfigMaps  []ConfigMapName
 	Services    []ServiceName
 	Nodes       []NodeQuery // one, or none
-	// Guards are shares of what served, in percent, by PodQuery, ConfigMapName or
-	// ServiceName.
+	Gateways    []GatewayQuery
+	// ListenerSets has one, or none.
+	ListenerSets []ListenerSetQuery
+	// Guards are shares of what served, in percent, by the query of a stream.
 	// When more vanishes at once, a second answer has to confirm it; 0 = the guard is
 	// off.
 	Guards map[any]uint8
@@ -240,6 +242,9 @@ type Cluster struct {
 	ConfigMaps map[ConfigMapName]ConfigMap
 	Services   map[ServiceName]ClusterService
 	Nodes      map[NodeQuery][]*Node // sorted by name
+	// Gateways and ListenerSets are sorted by namespace and name.
+	Gateways     map[GatewayQuery][]*Gateway
+	ListenerSets map[ListenerSetQuery][]*Gateway
 	// Instead says, for a query that selects no pod, which labels the namespace's
 	// pods have: the rest of a sentence. It is not part of the snapshot on disk.
 	Instead map[PodQuery]string
@@ -250,12 +255,13 @@ func newCluster() *Cluster {
 	return &Cluster{
 		Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{},
 		Services: map[ServiceName]ClusterService{}, Nodes: map[NodeQuery][]*Node{},
+		Gateways: map[GatewayQuery][]*Gateway{}, ListenerSets: map[ListenerSetQuery][]*Gateway{},
 	}
 }
 
 // answers is how many keys c knows.
 func (c *Cluster) answers() int {
-	return len(c.Pods) + len(c.ConfigMaps) + len(c.Services) + len(c.Nodes)
+	return len(c.Pods) + len(c.ConfigMaps) + len(c.Services) + len(c.Nodes) + len(c.Gateways) + len(c.ListenerSets)
 }
 
 // nodeNames are the names of the nodes that have an address, as far as c, which may be

@@ -203,10 +203,7 @@ func (p apiPermission) finding(verbs []string, user string) finding {
 	if p.scope.namespace == "" {
 		where, kind = "", "clusterrole"
 	}
-	resource := p.resource
-	if p.group != "" {
-		resource += "." + p.group
-	}
+	resource := strings.TrimRight(p.resource+"."+p.group, ".")
 	create := fmt.Sprintf("kubectl create%s %s %s --verb=list,watch --resource=%s", where, kind, name, resource)
 	if p.scope.name != "" {
 		what += " " + p.scope.name
@@ -292,6 +289,8 @@ func objectRemedy(cfg *Config, subject string, kind warningKind) (commands []str
 			"# in the ingress controller's manifest: hostNetwork: true; or in config.toml: host_ports = true"}, levelWarn
 	case warnConfigMap:
 		return []string{fmt.Sprintf("kubectl get configmaps %s", where), "# then in config.toml, in this [[vip]]: tcp_services and udp_services"}, levelWarn
+	case warnGateway, warnListener:
+		return []string{"kubectl get gateways.gateway.networking.k8s.io -A -o yaml    # status.listeners has the reasons", "# then in config.toml, in this [[vip]]: gateways, gateway_selector or gateway_class"}, levelWarn
 	case warnNothingServes:
 		return []string{fmt.Sprintf("kubectl get pods %s -l %s -o wide", where, shellWord(q.Selector))}, levelFail
 	}

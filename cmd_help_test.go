@@ -178,10 +178,11 @@ var settingsOfTheKernel = []string{"sync_threshold = 0 0", "watermark_scale_fact
 // table where they belong and with what the page does not repeat.
 func acceptedSettings(settings string) (last error) {
 	const (
-		vip    = "[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.1\"]\n"
-		static = "ports = [80]\nreal_servers = [{ address = \"192.0.2.11\" }]\n"
+		vip      = "[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.1\"]\n"
+		gateways = "selector = \"app=gw\"\ngateway_class = \"envoy\"\n"
+		static   = "ports = [80]\nreal_servers = [{ address = \"192.0.2.11\" }]\n"
 	)
-	for _, rest := range []string{"", "ports = [80, 443]\n", "ports = [80]\nscheduler = \"mh\"\n", "ports = [80]\nscheduler = \"wlc\"\nweight = 10\n", "ports = [\"80/udp\"]\n", static} {
+	for _, rest := range []string{"", "ports = [80, 443]\n", "ports = [80]\nscheduler = \"mh\"\n", "ports = [80]\nscheduler = \"wlc\"\nweight = 10\n", "ports = [\"80/udp\"]\n", static, gateways} {
 		texts := []string{settings}
 		if strings.Contains(settings, "[[vip]]\n") {
 			if !regexp.MustCompile(`(?m)^name +=`).MatchString(settings) {

@@ -149,6 +149,10 @@ type VIP struct {
 	// not those of ExcludePorts (sorted).
 	PortsFromPods bool
 	ExcludePorts  []Port
+	// Gateways are those whose listeners give the VIP ports, but not those of
+	// ExcludePorts; nil = none. ListenerSets says that their ListenerSets count too.
+	Gateways     []GatewayQuery
+	ListenerSets bool
 	// PortNames are patterns: of the pods' ports those count whose names match one. "*"
 	// in a pattern is any text. nil = all ports.
 	PortNames []string
@@ -308,6 +312,16 @@ func (c *Config) ClusterQuery() ClusterQuery {
 		if v.FollowNodes && v.Pods.Selector != "" {
 			guard(NodeQuery{})
 			q.Nodes = []NodeQuery{{}}
+		}
+		for _, gateway := range v.Gateways {
+			guard(gateway)
+			if !slices.Contains(q.Gateways, gateway) {
+				q.Gateways = append(q.Gateways, gateway)
+			}
+		}
+		if v.ListenerSets {
+			guard(ListenerSetQuery{})
+			q.ListenerSets = []ListenerSetQuery{{}}
 		}
 		for _, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 			if name != (ConfigMapName{}) {

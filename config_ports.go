@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // maxPorts is how many ports all lists of a file have at the most, those of ranges
@@ -73,6 +74,67 @@ func readPortNames(v value) (names []string) {
 		v.mistake(`is empty, want at least one name such as "https", or "*" for all`)
 	}
 	return names
+}
+
+// maxGateways is how many Gateways a VIP names at most: each is a watch.
+const maxGateways = 64
+
+// readGateways reads gateways.
+func readGateways(v value) (gateways []GatewayQuery) {
+	seen := map[string]string{}
+	if list, _ := v.list(); len(list) > maxGateways {
+		v.mistake("has %d elements, want at most %d", len(list), maxGateways)
+		return nil
+	}
+	v.each(`a list of Gateways such as ["envoy-gateway-system/edge"]`, func(v value) {
+		var q GatewayQuery
+		parsed(&q, `a Gateway's "NAMESPACE/NAME"`, func(s string) (GatewayQuery, error) {
+			namespace, name, _ := strings.Cut(s, "/")
+			if !dnsLabels.MatchString(namespace) || !objectNames.MatchString(name) {
+				return q, errMisfit
+			}
+			return GatewayQuery{Namespace: namespace, Name: name}, nil
+		})(v)
+		if q.Name != "" && v.isFirst(seen, q.String(), "Gateway", "Gateway") {
+			gateways = append(gateways, q)
+		}
+	})
+	return gateways
+}
+
+// gatewayKeys are the keys that choose Gateways. A VIP has one of them.
+var gatewayKeys = []string{"gateways", "gateway_selector", "gateway_class"}
+
+// checkGateways checks the keys about Gateways of the VIP at v, whose ports come from them
+// or do not. by is what selects them when they have no names.
+func checkGateways(v value, vip *VIP, by GatewayQuery, from bool) {
+	if by != (GatewayQuery{}) {
+		vip.Gateways = []GatewayQuery{by}
+	}
+	var chosen []value
+	for _, key := range gatewayKeys {
+		if at := v.child(key); !v.blank(key) {
+			chosen = append(chosen, at)
+			if !from && !v.child("ports_from").wrong() {
+				at.mistake(`is for ports_from = "gateways" alone, want that or no %s`, key)
+			}
+		}
+	}
+	switch {
+	case !from:
+		vip.Gateways, vip.ListenerSets = nil, false
+		return
+	case len(vip.Gateways) == 0:
+		vip.Gateways = []GatewayQuery{{}} // a mistake has been found in them, or is found below
+	}
+	switch {
+	case len(chosen) == 0:
+		v.child("ports_from").mistake(`is "gateways", want one of %s`, strings.Join(gatewayKeys, ", "))
+	case len(chosen) > 1:
+		chosen[1].mistake("is there beside %s (line %d), want one of the two", chosen[0].path, chosen[0].line())
+	case !v.has("listener_sets"):
+		vip.ListenerSets = true
+	}
 }
 
 // readReserved reads a list of port numbers and sorts it.

@@ -91,6 +91,7 @@ var (
 	vipNames    = regexp.MustCompile(`^[a-z0-9][-a-z0-9]{0,62}$`)
 	dnsLabels   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)   // RFC 1123 label: namespaces
 	objectNames = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`) // RFC 1123 subdomain: ConfigMaps
+	classNames  = regexp.MustCompile(`^(` + objectNames.String() + `)?$`)      // "" too
 	devices     = regexp.MustCompile(`^[^/:\s\x00]{1,15}$`)                    // dev_valid_name, net/core/dev.c
 	cpuLists    = regexp.MustCompile(`^(all|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?$`)
 

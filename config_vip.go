@@ -141,6 +141,7 @@ func (r *configReader) vips(v value) []VIP {
 // vip reads one [[vip]].
 func (r *configReader) vip(v value) VIP {
 	vip := defaultVIP()
+	portsFrom, by := "config", GatewayQuery{}
 	grouped := map[string]string{} // port in groups → path
 	var service ConfigMapName
 	isTable := v.table(
@@ -149,7 +150,11 @@ func (r *configReader) vip(v value) VIP {
 		setting{"scheduler", oneOf(&vip.Scheduler, schedulerNames(func(scheduler) bool { return true })...)},
 		setting{"flags", func(flags value) { readFlags(flags, v, &vip) }},
 		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[string]string{}) }},
-		setting{"ports_from", meaningOf(&vip.PortsFromPods, []string{"config", "pods"}, false, true)},
+		setting{"ports_from", oneOf(&portsFrom, "config", "pods", "gateways")},
+		setting{"gateways", func(v value) { vip.Gateways = readGateways(v) }},
+		setting{"gateway_selector", parsed(&by.Selector, `a label selector of Gateways such as "lvs=edge", or "" for none`, parsePodSelector)},
+		setting{"gateway_class", parsed(&by.Class, `the name of a GatewayClass such as "envoy", or "" for none`, matching(classNames))},
+		setting{"listener_sets", boolean(&vip.ListenerSets)},
 		setting{"exclude_ports", func(v value) { vip.ExcludePorts = readPorts(v, map[string]string{}) }},
 		setting{"port_names", func(v value) { vip.PortNames = readPortNames(v) }},
 		setting{"follow_nodes", boolean(&vip.FollowNodes)},
@@ -192,6 +197,8 @@ func (r *configReader) vip(v value) VIP {
 	if v.blank("addresses") {
 		v.child("addresses").mistake(`missing, want a list of at least one address, such as ["10.135.22.77"]`)
 	}
+	vip.PortsFromPods = portsFrom == "pods"
+	checkGateways(v, &vip, by, portsFrom == "gateways")
 	selectPods(v, &vip)
 	if service != (ConfigMapName{}) {
 		vip.Pods = vip.Pods.ofService(ServiceName(service))
@@ -244,7 +251,9 @@ func selectPods(v value, vip *VIP) {
 		if v.blank("selector") && v.blank("real_servers") {
 			selector.mistake("empty, want a label selector, or real_servers that need no pods")
 		}
-	case v.blank("real_servers") || v.has("namespace") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods || vip.HostPorts:
+	case len(vip.Gateways) > 0 && v.blank("real_servers"):
+		selector.mistake(`missing, want the label selector of the Gateways' pods, such as "gateway.envoyproxy.io/owning-gateway-name=edge"`)
+	case len(vip.Gateways) == 0 && (v.blank("real_servers") || v.has("namespace") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods || vip.HostPorts):
 		vip.Pods.Selector = defaultSelector
 	default:
 		selector.warning(`missing beside real_servers (line %d), so that no pod is a real server; want selector = "" to say so, or a label selector`, v.child("real_servers").line())
@@ -256,7 +265,7 @@ func selectPods(v value, vip *VIP) {
 func (c *Config) selectPods(i int) {
 	path := fmt.Sprintf("vip[%d].selector", i)
 	said := slices.IndexFunc(c.Warnings, func(w ConfigError) bool { return w.Key == path })
-	if said >= 0 {
+	if said >= 0 && len(c.VIPs[i].Gateways) == 0 {
 		c.VIPs[i].Pods.Selector = defaultSelector
 		c.Warnings = slices.Delete(c.Warnings, said, said+1)
 	}
@@ -339,7 +348,7 @@ func readTunnel(v value, t *TunnelSettings) {
 
 // checkPorts checks the keys that say which ports there are.
 func checkPorts(v value, vip *VIP, grouped map[string]string) {
-	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && v.blank("service") && !vip.PortsFromPods && !v.child("ports_from").wrong() {
+	if v.blank("ports") && v.blank("tcp_services") && v.blank("udp_services") && v.blank("service") && !vip.PortsFromPods && len(vip.Gateways) == 0 && !v.child("ports_from").wrong() {
 		v.child("ports").mistake(`missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services, service or ports_from = "pods"`)
 	}
 	checkPodPorts(v, vip)
@@ -358,8 +367,8 @@ func checkPodPorts(v value, vip *VIP) {
 	if vip.PortsFromPods && v.has("selector") && v.blank("selector") && !v.blank("real_servers") {
 		v.child("ports_from").mistake(`is "pods", and there are none; want a selector`)
 	}
-	if !vip.PortsFromPods && v.blank("service") && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
-		v.child("exclude_ports").mistake(`is for ports_from = "pods" or service alone, want one of them or no exclude_ports`)
+	if !vip.PortsFromPods && len(vip.Gateways) == 0 && v.blank("service") && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
+		v.child("exclude_ports").mistake(`is for ports_from = "pods", "gateways" or service alone, want one of them or no exclude_ports`)
 	}
 	if len(vip.NodeNetworks) > 0 && v.has("selector") && v.blank("selector") {
 		v.child("node_networks").mistake("is for the nodes of pods, and there are none; want a selector")
@@ -377,7 +386,7 @@ func (v *VIP) mayHave(p Port, at value) bool {
 
 // mayGet reports whether the VIP at v can get a port of protocol p from the cluster.
 func (v *VIP) mayGet(p Protocol, at value) bool {
-	return v.PortsFromPods || !at.blank("service") || !at.blank(p.String()+"_services")
+	return v.PortsFromPods || len(v.Gateways) > 0 && p != SCTP || !at.blank("service") || !at.blank(p.String()+"_services")
 }
 
 // mayHaveAny reports whether the VIP at v has a port of protocol p or can get one.

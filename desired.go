@@ -146,6 +146,7 @@ type vipInputs struct {
 	known     [2]bool        // whether each is
 	service   ClusterService // whose endpoints the pods are
 	answered  bool           // whether service is known
+	gateways  gatewayInputs
 	working   [2][]RealServer
 	outages   []outage
 	routed    []netip.Addr // Health.Routed of the VIP
@@ -166,6 +167,7 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 		in.maps[i], in.known[i] = cluster.ConfigMaps[name]
 	}
 	in.service, in.answered = cluster.Services[v.Pods.service()]
+	in.gateways = gatewayInputsOf(v, cluster)
 	for _, is6 := range []bool{false, true} {
 		in.working[familyIndex(is6)] = before.Working[workKey{v.Name, is6}]
 	}
@@ -173,10 +175,10 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 }
 
 // samePorts reports whether the ports that the configuration, the ConfigMaps and the
-// Service name are those of o.
+// Service and the Gateways name are those of o.
 func (in *vipInputs) samePorts(o *vipInputs) bool {
 	return in.vip == o.vip && in.known == o.known && in.answered == o.answered &&
-		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1]) && in.service.same(o.service)
+		in.maps[0].same(o.maps[0]) && in.maps[1].same(o.maps[1]) && in.service.same(o.service) && in.gateways.same(&o.gateways)
 }
 
 // vipAnswer is the answer for one VIP. Nothing of it is written to once it is

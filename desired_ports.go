@@ -60,7 +60,7 @@ func (p vipPort) everywhere(rows []Row) bool {
 }
 
 // findPorts returns all ports of the VIP, sorted and each once. known is false
-// while a ConfigMap or the Service is not known: then there may be more.
+// while a ConfigMap, a Gateway or the Service is not known: then there may be more.
 func (b *build) findPorts() (ports []vipPort, known bool) {
 	v := b.in.vip
 	whole := addAll(make(map[Port]bool), v.Ports)
@@ -82,6 +82,7 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 		}
 		b.configMapPorts(source.name, cm, source.protocol, whole)
 	}
+	known = b.gatewayPorts(whole) && known
 	nodes := b.portNodes()
 	for p := range whole {
 		ports = append(ports, vipPort{Port: p, nodes: nodes(p)})

@@ -88,6 +88,7 @@ func testCluster(tcp map[string]string, pods ...Pod) *Cluster {
 		ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {Exists: true, Data: tcp}},
 		Nodes:      noNodes,
 		Services:   noServices,
+		Gateways:   noGateways, ListenerSets: noListenerSets,
 	}
 }
 

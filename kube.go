@@ -45,6 +45,7 @@ type pace struct {
 	retryAway   time.Duration // longest wait while the server does not answer
 	retryDenied time.Duration // longest wait while the answer is 401 or 403
 	retryOther  time.Duration // longest wait after answers that make no sense
+	retryAbsent time.Duration // longest wait while the server does not have the API of a kind
 	retryAfter  time.Duration // longest wait a server may ask for
 	healthy     time.Duration // a watch that lasted so long was a success: the next retry is quick again
 	answer      time.Duration // for one page of a list, and for a watch's headers
@@ -69,6 +70,7 @@ var defaultPace = pace{
 	retryAway:   4 * time.Second,
 	retryDenied: 15 * time.Second,
 	retryOther:  15 * time.Second,
+	retryAbsent: 30 * time.Second,
 	retryAfter:  2 * time.Minute,
 	healthy:     5 * time.Second,
 	answer:      30 * time.Second,
@@ -248,8 +250,10 @@ func (w *clusterWatch) publish(s *stream, c collection, list bool) {
 	if w.streams[s.key] != s {
 		return
 	}
-	if l, pods := c.(*podCollection); pods && list {
-		l.recall(&w.snapshot)
+	if l, recalls := c.(interface{ recall(before *Cluster) }); recalls && list {
+		before := newCluster()
+		_ = s.key.copyKnown(before, &w.snapshot) || s.key.copyKnown(before, &w.earlier)
+		l.recall(before)
 	}
 	changed := !c.storedIn(&w.snapshot)
 	s.counted(c, changed, list)
@@ -379,12 +383,12 @@ func (s *stream) reports(f *fault) {
 }
 
 // timeToLog reports whether no failure of topic was logged a short time ago, and notes
-// that one is logged now.
+// that one is logged now. A missing API is logged once.
 func (s *stream) timeToLog(topic faultTopic) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.owner.now()
-	if last, ok := s.logged[topic]; ok && now.Sub(last) < s.owner.pace.repeatLog {
+	if last, ok := s.logged[topic]; ok && (topic.kind == faultAbsent || now.Sub(last) < s.owner.pace.repeatLog) {
 		return false
 	}
 	s.logged[topic] = now
@@ -426,6 +430,7 @@ const (
 	faultDenied                  // 401 and 403
 	faultOther                   // an answer that makes no sense
 	faultStale                   // nothing is wrong, but only a list shows the present state
+	faultAbsent                  // the server does not have the API of the kind
 )
 
 // faultTopic distinguishes failures for the log. Their texts do not: many have a
@@ -478,6 +483,8 @@ func (b *streamBackoff) next(problem *fault) time.Duration {
 		b.most = b.pace.retryAway
 	case faultDenied:
 		b.most = b.pace.retryDenied
+	case faultAbsent:
+		b.most = b.pace.retryAbsent
 	}
 	return min(problem.retryAfter, b.pace.retryAfter) + jittered(b.backoff.next(), b.random())
 }

@@ -217,7 +217,7 @@ func (f *apiFacts) askPermissions(ctx context.Context, conn *connection, q *Clus
 	seen := make(map[apiPermission]bool)
 	for _, key := range allKeys(q) {
 		of := key.scope()
-		of.selector = "" // rights do not depend on it
+		of.selector, of.class = "", "" // rights do not depend on them
 		for _, verb := range []string{"list", "watch"} {
 			p := apiPermission{verb: verb, group: key.kind().group(), resource: key.kind().resource, scope: of}
 			if !seen[p] && len(f.may) < mostPermissions {

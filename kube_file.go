@@ -460,7 +460,7 @@ func (d *fileDecoder) add(e *element) error {
 	if e.isList {
 		return wrap(shorten(e.Kind, quotedText), cmp.Or(m.Metadata.check(), d.list(e)))
 	}
-	if m.Metadata.Name == "" || k == nil && !otherKind(e.APIVersion, e.Kind) {
+	if m.Metadata.Name == "" || k == nil && !d.otherKind(e.APIVersion, e.Kind) {
 		return e.refused()
 	}
 	name := printable(shorten(e.Kind, quotedText))
@@ -489,7 +489,7 @@ func (d *fileDecoder) list(e *element) error {
 		if e.other != "" { // such as an error of kubectl, after a List that lacks something
 			return fmt.Errorf("%w %s: it has a field %q", errMalformed, e.Kind, e.other)
 		}
-	case !otherKind(e.APIVersion, items):
+	case !d.otherKind(e.APIVersion, items):
 		return e.refused()
 	}
 	for i := range e.unnamed {
@@ -528,9 +528,12 @@ var coreKinds = strings.Fields(`Binding ComponentStatus ConfigMap Endpoints Even
 // another group than v1 that is any kind, but for what is said about objects
 // (a Table, a Status), and what means to be an object that a stream follows. Groups that
 // are not Kubernetes' own may use its names: there is a Service of serving.knative.dev.
-func otherKind(apiVersion, kind string) bool {
+func (d *fileDecoder) otherKind(apiVersion, kind string) bool {
 	group, version, grouped := strings.Cut(apiVersion, "/")
 	for _, k := range streamKinds {
+		if k.group() != "" && !d.asks(k) {
+			continue // another version of it does not matter
+		}
 		if kind == k.object && strings.Contains(group, ".") && group != k.group() {
 			continue
 		}

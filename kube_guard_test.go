@@ -389,7 +389,7 @@ func TestGuardOutlivesARestart(t *testing.T) {
 	w.run(t)
 	w.untilKnown(t, "app=edge: a", "app=edge: b", "app=edge: c")
 	w.stop()
-	want := []Cluster{{Pods: map[PodQuery][]*Pod{edgePods: {a.kept(), b.kept(), c.kept()}}, ConfigMaps: map[ConfigMapName]ConfigMap{}, Nodes: noNodes, Services: noServices}}
+	want := []Cluster{{Pods: map[PodQuery][]*Pod{edgePods: {a.kept(), b.kept(), c.kept()}}, ConfigMaps: map[ConfigMapName]ConfigMap{}, Nodes: noNodes, Services: noServices, Gateways: noGateways, ListenerSets: noListenerSets}}
 	if diff := cmp.Diff(want, w.published, exactly); diff != "" {
 		t.Errorf("snapshots: %s", diff)
 	}

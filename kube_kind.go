@@ -46,7 +46,7 @@ func (k *streamKind) group() string {
 	return ""
 }
 
-// streamQuery is what is asked of one kind: a PodQuery, a ConfigMapName, a ServiceName.
+// streamQuery is what is asked of one kind: such as a PodQuery.
 type streamQuery interface {
 	kind() *streamKind
 	scope() scope
@@ -101,6 +101,7 @@ type scope struct {
 	namespace string // "" = all
 	name      string
 	selector  string // label selector; the source applies it
+	class     string // of Gateways; the collection applies it
 }
 
 // covers reports whether m is in the namespace and has the name of s.
@@ -112,7 +113,11 @@ func (s scope) String() string {
 	if s.name != "" {
 		return s.namespace + "/" + s.name
 	}
-	return s.namespace + " " + s.selector
+	text := s.namespace + " " + s.selector
+	if s.class != "" {
+		text = "class=" + s.class
+	}
+	return strings.TrimSpace(text)
 }
 
 // loss is what an answer lacks of what served before.
@@ -154,6 +159,7 @@ type objectMeta struct {
 		Namespace         string            `json:"namespace"`
 		UID               string            `json:"uid"`
 		ResourceVersion   string            `json:"resourceVersion"`
+		Generation        int64             `json:"generation"` // of the spec
 		DeletionTimestamp *string           `json:"deletionTimestamp"`
 		Annotations       map[string]string `json:"annotations"`
 		Labels            map[string]string `json:"labels"`

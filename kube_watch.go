@@ -80,6 +80,7 @@ func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stre
 			passing = 0
 		}
 		switch again := retry.kind == problem.topic.kind; {
+		case problem.topic.kind == faultAbsent && f.hasNone(problem):
 		case problem.topic.kind == faultStale && passing <= tolerated:
 			w.log.Debug("the stream lists its objects again", "stream", s.key.String(), "why", problem)
 		case problem.topic.kind == faultDenied && !again && passing <= tolerated:
@@ -162,6 +163,7 @@ func (f *serverFollower) list(ctx context.Context) error {
 		return f.list(ctx)
 	}
 	f.owner.publish(f.stream, f.content, true)
+	f.hasAPI()
 	f.sampled = time.Time{}
 	f.sample(ctx)
 	return nil
@@ -419,6 +421,9 @@ func (c *connection) redirected(verb string, key streamKey, resp *http.Response)
 func (c *connection) refusal(verb string, key streamKey, code int, message string) *fault {
 	f := &fault{topic: faultTopic{kind: faultOther, verb: verb, code: code}, relist: true}
 	message = shorten(message, 4*quotedText)
+	if absent := absence(key, code, message); absent != nil {
+		return absent
+	}
 	switch {
 	case code == http.StatusUnauthorized:
 		f.topic.kind, f.relist = faultDenied, false

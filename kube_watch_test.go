@@ -246,7 +246,7 @@ func followPods(t *testing.T, tests []followTest) {
 				for _, p := range pods {
 					kept = append(kept, p.kept())
 				}
-				want = append(want, Cluster{Pods: map[PodQuery][]*Pod{edgePods: kept}, ConfigMaps: map[ConfigMapName]ConfigMap{}, Nodes: noNodes, Services: noServices})
+				want = append(want, Cluster{Pods: map[PodQuery][]*Pod{edgePods: kept}, ConfigMaps: map[ConfigMapName]ConfigMap{}, Nodes: noNodes, Services: noServices, Gateways: noGateways, ListenerSets: noListenerSets})
 			}
 			if diff := cmp.Diff(want, w.published, exactly); diff != "" {
 				t.Errorf("snapshots: %s", diff)
@@ -303,7 +303,7 @@ func TestFollowConfigMap(t *testing.T) {
 		{},
 		{Exists: true, Data: map[string]string{"9000": "web/c:80"}},
 	} {
-		want = append(want, Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{tcpMap: c}, Nodes: noNodes, Services: noServices})
+		want = append(want, Cluster{Pods: map[PodQuery][]*Pod{}, ConfigMaps: map[ConfigMapName]ConfigMap{tcpMap: c}, Nodes: noNodes, Services: noServices, Gateways: noGateways, ListenerSets: noListenerSets})
 	}
 	if diff := cmp.Diff(want, w.published, exactly); diff != "" {
 		t.Errorf("snapshots: %s", diff)

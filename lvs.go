@@ -1,6 +1,6 @@
 // The nouns of IPVS: services, real servers, marks, addresses.
 //
-// Used by cluster.go, packet_claim.go, rtnl*.go, table*.go, diff*.go, kube*.go,
+// Used by cluster*.go, packet_claim.go, rtnl*.go, table*.go, diff*.go, kube*.go,
 // config*.go, genl*.go, conflict*.go, health*.go, desired*.go, state*.go, host*.go,
 // reconcile*.go, http*.go and cmd*.go. Standard library only, no state, no I/O. It
 // uses no other family.

@@ -1,14 +1,15 @@
 #!/bin/sh
-# Makes the director's kubeconfig: applies rbac.yaml, or with -S rbac-service.yaml, with
-# kubectl's current context, waits for the token, and writes the token and the CA into a file that only its owner
-# can read. Run it where you are cluster administrator, then copy the file to the
-# director as /etc/lvs-controller/kubeconfig.
+# Makes the director's kubeconfig: applies rbac.yaml, or with -S rbac-service.yaml, and
+# with -g rbac-gateways.yaml, with kubectl's current context, waits for the token, and writes
+# the token and the CA into a file that only its owner can read. Run it where you are cluster
+# administrator, then copy the file to the director as /etc/lvs-controller/kubeconfig.
 set -eu
 
 namespace=ingress-nginx
 tcp='tcp-services'
 udp='udp-services'
 service=
+gateway=
 server=
 output=kubeconfig
 force=
@@ -18,13 +19,14 @@ wait=${WAIT_SECONDS:-30}
 
 usage() {
 	cat <<TXT
-usage: $0 [-n NAMESPACE] [-t TCP] [-u UDP] [-s URL] [-o FILE] [-f]
-       $0 [-n NAMESPACE] -S SERVICE [-s URL] [-o FILE] [-f]
+usage: $0 [-n NAMESPACE] [-t TCP] [-u UDP] [-g GATEWAY] [-s URL] [-o FILE] [-f]
+       $0 [-n NAMESPACE] -S SERVICE [-g GATEWAY] [-s URL] [-o FILE] [-f]
 
   -n NAMESPACE  of the ingress controller's pods and ConfigMaps ($namespace)
   -t TCP        name of the TCP services ConfigMap ($tcp)
   -u UDP        name of the UDP services ConfigMap ($udp)
   -S SERVICE    name of the Service that a VIP has as service: no right to read pods
+  -g GATEWAY    NAMESPACE/NAME of a Gateway whose ports the director takes (none)
   -s URL        of the API server as the director reaches it (kubectl's own)
   -o FILE       to write ($output)
   -f            overwrite FILE
@@ -43,12 +45,13 @@ name() {
 	esac
 }
 
-while getopts n:t:u:S:s:o:fh option; do
+while getopts n:t:u:S:g:s:o:fh option; do
 	case $option in
 	n) namespace=$OPTARG ;;
 	t) tcp=$OPTARG ;;
 	u) udp=$OPTARG ;;
 	S) service=$OPTARG ;;
+	g) gateway=$OPTARG ;;
 	s) server=$OPTARG ;;
 	o) output=$OPTARG ;;
 	f) force=yes ;;
@@ -75,6 +78,10 @@ if [ -n "$service" ]; then
 	name S "$service"
 	manifest=$install/rbac-service.yaml
 fi
+if [ -n "$gateway" ]; then
+	name g "${gateway%%/*}"
+	name g "${gateway#*/}"
+fi
 if [ -e "$output" ] && [ -z "$force" ]; then
 	die "$output is there already; -f overwrites it"
 fi
@@ -84,10 +91,16 @@ if [ -z "$server" ]; then
 	[ -n "$server" ] || die "kubectl has no current cluster; name the API server with -s"
 fi
 
-sed -e "s/namespace: ingress-nginx/namespace: $namespace/" \
-	-e "s/\[tcp-services, udp-services\]/[$tcp, $udp]/" \
-	-e "s/\[ingress-nginx-controller\]/[$service]/" "$manifest" |
-	kubectl apply -f -
+{
+	sed -e "s/namespace: ingress-nginx/namespace: $namespace/" \
+		-e "s/\[tcp-services, udp-services\]/[$tcp, $udp]/" \
+		-e "s/\[ingress-nginx-controller\]/[$service]/" "$manifest"
+	if [ -n "$gateway" ]; then
+		echo ---
+		sed -e "s/namespace: edge/namespace: ${gateway%%/*}/" -e "s/\[edge\]/[${gateway#*/}]/" \
+			-e "s/namespace: ingress-nginx/namespace: $namespace/" "$install/rbac-gateways.yaml"
+	fi
+} | kubectl apply -f -
 
 # field prints one field of the token Secret, still base64.
 field() {

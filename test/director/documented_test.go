@@ -112,7 +112,7 @@ var phrases = []string{
 	"SYNs a second × 60 × 320 bytes",
 	"cannot follow the cluster", "repaired, another program changed it", "the IPVS table could not be updated completely",
 	"no answer to ARP", "no answer to neighbour discovery", "not drained", "on no device here",
-	"configmap NAMESPACE/NAME", "pods NAMESPACE SELECTOR", "gue port 6080 checksum", "inet lvs-controller", "inet lvs-controller-notrack",
+	"configmap NAMESPACE/NAME", "pods NAMESPACE SELECTOR", "gateways NAMESPACE/NAME", "gateways SELECTOR", "gue port 6080 checksum", "inet lvs-controller", "inet lvs-controller-notrack",
 	"connection tracking", "firewall marks", "local route", "sync daemon", // kinds of changes in the JSON of diff
 	"ct count", "ct state", "ct state invalid drop", "established,related accept", // words of nft
 	"icmp type destination-unreachable accept", "icmpv6 type packet-too-big accept", "ip daddr 10.135.22.77 tcp dport 443 accept",
@@ -135,6 +135,8 @@ type otherCommand struct {
 
 var otherCommands = []otherCommand{
 	{"lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -announce arp", "needs an API server: TestE2EQuickStart runs it", "test/director/quickstart_test.go", `-kubeconfig kubeconfig -vip`},
+	{"install/make-kubeconfig.sh -n envoy-gateway-system -g edge/web", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EGateways applies what it applies", "test/director/install_test.go", `"-g", "gw/web"`},
+	{"kubectl get pods,configmaps,gateways,listenersets -A -o json", "needs the Gateway API: TestGatewaysInFile reads what it writes", "kube_gateways_test.go", `func TestGatewaysInFile`},
 	{"journalctl -p warning -u lvs-controller", "the guest has no journal; the unit's log has priorities", "install/lvs-controller.service", `ExecStart=.* -log-format journal`},
 	{"go tool pprof lvs-controller cpu", "the guest has no Go; cpu is read there as far as it is packed", "http_debug.go", `pprof\.StartCPUProfile`},
 	{"go run ./test/bench -render", "it writes docs/benchmarks.md", "test/bench/main.go", `"render"`},

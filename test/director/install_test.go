@@ -306,6 +306,20 @@ esac
 				t.Errorf("no %q in\n%s", line, got)
 			}
 		}
+		run(1, "not a name", "-g", "a/b/c")
+		run(0, "wrote ", "-n", "edge", "-t", "tcp.x", "-u", "udp-x", "-g", "gw/web", "-f", "-o", output)
+		applied, err = os.ReadFile(filepath.Join(dir, "applied"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		gateways, err := os.ReadFile(installed("rbac-gateways.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want += "---\n" + strings.NewReplacer("namespace: edge", "namespace: gw", "[edge]", "[web]", "namespace: ingress-nginx", "namespace: edge").Replace(string(gateways))
+		if diff := cmp.Diff(want, string(applied)); diff != "" {
+			t.Errorf("applied with a Gateway (-want +got):\n%s", diff)
+		}
 		info, err := os.Stat(output)
 		if err != nil {
 			t.Fatal(err)

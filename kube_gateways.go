@@ -1,0 +1,307 @@
+// Gateways as a kind that a stream follows: what is asked and what is kept.
+//
+// Used by kube*.go. A stream asks for one Gateway, for those that a selector matches or
+// for those of a class. Which listeners open a port, by the conditions of their status, is
+// decided here, for ListenerSets too. Pure: no I/O, no log, no k8s.io packages.
+
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+)
+
+// gatewayGroup is the group of the Gateway API.
+const gatewayGroup = "gateway.networking.k8s.io"
+
+// gatewayKind describes the streams of Gateways.
+var gatewayKind = &streamKind{
+	stream: "gateways", item: "gateway",
+	api: "apis/" + gatewayGroup + "/v1", resource: "gateways", object: "Gateway", fields: []string{"spec", "status"},
+	new:  func() object { return new(gatewayObject) },
+	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.Gateways) },
+	save: func(c *Cluster, line func(query, item any)) {
+		for query, gateways := range c.Gateways {
+			line(query, nil)
+			for _, g := range gateways {
+				line(nil, g)
+			}
+		}
+	},
+	load: func(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
+		var q GatewayQuery
+		err := query.Decode(&q)
+		c.Gateways[q] = []*Gateway{}
+		return func(item *json.Decoder) error {
+			g := new(Gateway)
+			err := item.Decode(g)
+			c.Gateways[q] = append(c.Gateways[q], g)
+			return err
+		}, err
+	},
+}
+
+func (q GatewayQuery) kind() *streamKind   { return gatewayKind }
+func (q GatewayQuery) collect() collection { return &gatewayCollection{GatewayQuery: q} }
+func (q GatewayQuery) scope() scope {
+	return scope{namespace: q.Namespace, name: q.Name, selector: q.Selector, class: q.Class}
+}
+
+func (q GatewayQuery) install() (what string, optional bool) {
+	return "install the CRDs of the Gateway API, version 1.0 or later", false
+}
+
+func (q GatewayQuery) copyKnown(to, from *Cluster) bool {
+	gateways, known := from.Gateways[q]
+	if known {
+		to.Gateways[q] = gateways
+	}
+	return known
+}
+
+func (q GatewayQuery) copyServed(to, from *Cluster) bool { return q.copyKnown(to, from) }
+
+// gatewayCollection is a collection.
+type gatewayCollection struct {
+	GatewayQuery
+	gatewayList
+}
+
+// asks reports whether o is one of the Gateways that c asks for. The source has applied
+// the selector.
+func (c *gatewayCollection) asks(o *gatewayObject) bool {
+	return c.scope().covers(o.meta()) && (c.Class == "" || c.Class == o.Spec.Class)
+}
+
+func (c *gatewayCollection) add(o object) error {
+	if of := o.(*gatewayObject); c.asks(of) {
+		return c.put(of.gateway())
+	}
+	return nil
+}
+
+func (c *gatewayCollection) apply(o object, deleted bool) {
+	of := o.(*gatewayObject)
+	c.change(of.gateway(), deleted || !c.asks(of)) // it may have left the class
+}
+
+func (c *gatewayCollection) recall(before *Cluster) { c.recallFrom(before.Gateways[c.GatewayQuery]) }
+func (c *gatewayCollection) missing(before *Cluster) loss {
+	return c.lost(before.Gateways[c.GatewayQuery])
+}
+func (c *gatewayCollection) store(cluster *Cluster) { cluster.Gateways[c.GatewayQuery] = c.kept }
+
+func (c *gatewayCollection) storedIn(cluster *Cluster) bool {
+	gateways, known := cluster.Gateways[c.GatewayQuery]
+	return known && slices.EqualFunc(gateways, c.kept, sameGateway)
+}
+
+// gatewayList is what the collections of Gateways and of ListenerSets have in common.
+type gatewayList struct {
+	kept []*Gateway // when complete: in order, each once
+}
+
+func (l *gatewayList) len() int { return len(l.kept) }
+
+func (l *gatewayList) put(g *Gateway) error {
+	if len(l.kept) == maxObjects {
+		return errTooMany
+	}
+	l.kept = append(l.kept, g)
+	return nil
+}
+
+func (l *gatewayList) complete() {
+	slices.Reverse(l.kept)
+	stableBy(l.kept, compareGateways)
+	l.kept = slices.Clip(slices.CompactFunc(l.kept, func(a, b *Gateway) bool { return compareGateways(a, b) == 0 }))
+}
+
+// change applies one event about now.
+func (l *gatewayList) change(now *Gateway, deleted bool) {
+	next := make([]*Gateway, 0, len(l.kept)+1) // the Gateways are shared with what has been stored
+	var was *Gateway
+	for _, g := range l.kept {
+		if compareGateways(g, now) == 0 {
+			was = g
+		} else {
+			next = append(next, g)
+		}
+	}
+	if !deleted {
+		now.recall(was)
+		next = append(next, now)
+		sortBy(next, compareGateways)
+	}
+	l.kept = next
+}
+
+// recallFrom is Gateway.recall for a new list.
+func (l *gatewayList) recallFrom(before []*Gateway) {
+	for was, is := range merged(before, l.kept, func(a, b *Gateway) int { return compareGateways(a, b) }) {
+		switch {
+		case is != nil && was != nil:
+			(*is).recall(*was)
+		case is != nil:
+			(*is).recall(nil)
+		}
+	}
+}
+
+// lost counts the ports that were open before, and those of them that no listener opens
+// any more. A Gateway that is being deleted was seen to leave: its ports are not missing.
+func (l *gatewayList) lost(before []*Gateway) (lost loss) {
+	open, leaving := openPorts(l.kept), make(map[Port]bool)
+	for _, g := range l.kept {
+		for i := 0; g.Leaving && i < len(g.Listeners); i++ {
+			leaving[g.Listeners[i].Port] = true
+		}
+	}
+	for p := range openPorts(before) {
+		if lost.served++; !open[p] && !leaving[p] {
+			lost.gone++
+		}
+	}
+	lost.whole = lost.served > 0 && len(l.kept) == 0
+	return lost
+}
+
+// openPorts are the ports that listeners of gateways open.
+func openPorts(gateways []*Gateway) map[Port]bool {
+	open := make(map[Port]bool)
+	for _, g := range gateways {
+		for i := range g.Listeners {
+			if l := &g.Listeners[i]; l.opens() {
+				open[l.Port] = true
+			}
+		}
+	}
+	return open
+}
+
+// gatewayObject is a Gateway or a ListenerSet as the API writes it.
+type gatewayObject struct {
+	objectMeta
+	Spec struct {
+		Class     string `json:"gatewayClassName"` // of a Gateway
+		ParentRef struct {
+			Group     *string `json:"group"` // of the Gateway API when absent
+			Kind      *string `json:"kind"`  // Gateway when absent
+			Namespace *string `json:"namespace"`
+			Name      string  `json:"name"`
+		} `json:"parentRef"` // of a ListenerSet
+		Listeners []struct {
+			Name     string `json:"name"`
+			Port     int    `json:"port"`
+			Protocol string `json:"protocol"`
+		} `json:"listeners"`
+	} `json:"spec"`
+	Status struct {
+		Conditions []statusCondition `json:"conditions"`
+		Listeners  []struct {
+			Name       string            `json:"name"`
+			Conditions []statusCondition `json:"conditions"`
+		} `json:"listeners"`
+	} `json:"status"`
+}
+
+// statusCondition is a part of a status (metav1.Condition). Its ObservedGeneration is 0 where
+// an implementation does not set it.
+type statusCondition struct {
+	Type               string `json:"type"`
+	Status             string `json:"status"` // "True", "False", "Unknown"
+	Reason             string `json:"reason"`
+	ObservedGeneration int64  `json:"observedGeneration"`
+}
+
+// whole implements object. The API server adds conditions to each new Gateway. They come
+// after the spec.
+func (o *gatewayObject) whole() error {
+	if len(o.Status.Conditions) == 0 {
+		return fmt.Errorf("%w: no status.conditions; the file may be cut short", errMalformed)
+	}
+	return nil
+}
+
+// maxListeners is how many listeners a Gateway and a ListenerSet may have each (MaxItems
+// in their CRDs).
+const maxListeners = 64
+
+// gateway is what is kept of o.
+func (o *gatewayObject) gateway() *Gateway {
+	m := &o.Metadata
+	g := &Gateway{UID: m.UID, Namespace: m.Namespace, Name: m.Name, Leaving: m.DeletionTimestamp != nil}
+	kept := min(len(o.Spec.Listeners), maxListeners)
+	g.More = len(o.Spec.Listeners) - kept
+	for _, of := range o.Spec.Listeners[:kept] {
+		l := Listener{Name: shorten(of.Name, quotedText)}
+		switch of.Protocol {
+		case "HTTP", "HTTPS", "TLS", "TCP":
+			l.Port.Protocol = TCP
+		case "UDP":
+			l.Port.Protocol = UDP
+		default:
+			l.Other = shorten(of.Protocol, quotedText)
+		}
+		if of.Port >= 1 && of.Port <= 65535 {
+			l.Port.Number = uint16(of.Port)
+			l.Closed, l.Stale = o.closed(of.Name)
+		} else {
+			l.Closed = "has no port from 1 to 65535"
+		}
+		if l.Other == "" && of.Protocol == "" {
+			l.Closed = "has no protocol"
+		}
+		if g.Leaving {
+			l.Closed, l.Stale = "is being deleted", false
+		}
+		g.Listeners = append(g.Listeners, l)
+	}
+	return g
+}
+
+// closed says why the listener of this name opens no port, and whether its status is
+// about an earlier generation. Its own conditions count: Programmed of a whole Gateway is
+// False while it has no address, which the director's VIP is in place of. Those of the
+// Gateway are for what an implementation does not say of each listener.
+func (o *gatewayObject) closed(name string) (why string, stale bool) {
+	own, found := []statusCondition(nil), false
+	for i := range o.Status.Listeners {
+		if l := &o.Status.Listeners[i]; l.Name == name {
+			own, found = l.Conditions, true
+		}
+	}
+	for _, c := range []struct{ kind, not string }{{"Accepted", "is not accepted"}, {"Programmed", "is not programmed"}} {
+		is := findCondition(own, c.kind)
+		if is == nil {
+			is = findCondition(o.Status.Conditions, c.kind)
+		}
+		if is == nil {
+			why = cmp.Or(why, c.not)
+			continue
+		}
+		stale = stale || is.ObservedGeneration > 0 && is.ObservedGeneration < o.Metadata.Generation
+		if is.Status != "True" {
+			text := c.not
+			if is.Reason != "" {
+				text += " (" + printable(shorten(is.Reason, quotedText)) + ")"
+			}
+			why = cmp.Or(why, text)
+		}
+	}
+	if !found {
+		why = "has no status yet"
+	}
+	return why, stale
+}
+
+// findCondition returns the condition of a type; nil when there is none.
+func findCondition(conditions []statusCondition, kind string) *statusCondition {
+	i := slices.IndexFunc(conditions, func(c statusCondition) bool { return c.Type == kind })
+	if i < 0 {
+		return nil
+	}
+	return &conditions[i]
+}
