@@ -131,10 +131,11 @@ func importKernel() (*imported, error) {
 
 // Bounds of what is read and printed.
 const (
-	mostServices = 20_000 // virtual services of a keepalived.conf, those of ranges one by one
-	mostPath     = 120    // characters of a file's name in a comment
-	mostRemark   = 300    // and of the rest of the comment
-	mostKinds    = 100    // keywords of the top level that are keepalived's alone
+	mostServices = 20_000  // virtual services of a keepalived.conf, those of ranges one by one
+	mostRows     = 500_000 // real servers of all of them, with checkers and comments
+	mostPath     = 120     // characters of a file's name in a comment
+	mostRemark   = 300     // and of the rest of the comment
+	mostKinds    = 100     // keywords of the top level that are keepalived's alone
 )
 
 // importPlace is where something was found.
@@ -144,7 +145,7 @@ type importPlace struct {
 	order int // of lines over all files, as they were read
 }
 
-func (p importPlace) String() string {
+func (p *importPlace) String() string {
 	file := p.file
 	if r := []rune(file); len(r) > mostPath {
 		file = "…" + string(r[len(r)-mostPath:])
@@ -156,11 +157,11 @@ func (p importPlace) String() string {
 }
 
 // mistake is an error that ends the reading there.
-func (p importPlace) mistake(text string) error { return errors.New(p.String() + ": " + text) }
+func (p *importPlace) mistake(text string) error { return errors.New(p.String() + ": " + text) }
 
 // remark is a comment: what was not taken, and why, or what was taken differently.
 type remark struct {
-	at   importPlace
+	at   *importPlace
 	text string
 	note bool // nothing is lost: it is not counted
 }
@@ -182,7 +183,7 @@ type imported struct {
 
 // importService is one virtual service of the source.
 type importService struct {
-	at   importPlace
+	at   *importPlace
 	what string // as the source names it
 	name string // of its virtual_server_group, "" for none
 	VirtualService
@@ -203,7 +204,7 @@ func (s *importService) remark(c *confStatement, why string) {
 
 // importServer is a real server or a sorry server of a service.
 type importServer struct {
-	at importPlace
+	at *importPlace
 	RealServer
 	refused string // why it is not taken, "" when it is
 	remarks []remark

@@ -16,7 +16,7 @@ import (
 
 // importCheck is a checker that a probe can replace.
 type importCheck struct {
-	at     importPlace
+	at     *importPlace
 	server netip.Addr
 	word   string // as keepalived names it
 	http   bool
@@ -69,14 +69,14 @@ func (t *checkTiming) read(b *importService, c *confStatement) bool {
 const afterFailure = "after a failure the next probe comes in half of interval"
 
 // otherCheckers are those that no probe replaces, and why.
-var otherCheckers = map[string]string{
-	"SMTP_CHECK": "no probe speaks SMTP; ports = true in [vip.health] connects to the port",
-	"MISC_CHECK": "lvs-controller starts no program; http in [vip.health] can ask a small server on the node",
-	"DNS_CHECK":  "no probe asks a name server; tcp = 53 in [vip.health] connects to it",
-	"UDP_CHECK":  "no probe is by UDP; tcp or http in [vip.health] can ask another port of the node",
-	"PING_CHECK": "no probe sends ICMP; with forward = \"dr\" neighbour_check finds a node that does not answer",
-	"BFD_CHECK":  "no probe uses BFD; a short interval in [vip.health] finds a dead node within a second",
-	"FILE_CHECK": "no file is watched; a pod's annotation or real_servers has the weight",
+var otherCheckers = confReasons{
+	{"SMTP_CHECK", "no probe speaks SMTP; ports = true in [vip.health] connects to the port"},
+	{"MISC_CHECK", "lvs-controller starts no program; http in [vip.health] can ask a small server on the node"},
+	{"DNS_CHECK", "no probe asks a name server; tcp = 53 in [vip.health] connects to it"},
+	{"UDP_CHECK", "no probe is by UDP; tcp or http in [vip.health] can ask another port of the node"},
+	{"PING_CHECK", "no probe sends ICMP; with forward = \"dr\" neighbour_check finds a node that does not answer"},
+	{"BFD_CHECK", "no probe uses BFD; a short interval in [vip.health] finds a dead node within a second"},
+	{"FILE_CHECK", "no file is watched; a pod's annotation or real_servers has the weight"},
 }
 
 // checkReader reads the checkers of a real server.
@@ -91,7 +91,7 @@ type checkReader struct {
 // read takes a checker, and reports whether s is one.
 func (r *checkReader) read(s *confStatement) bool {
 	word := s.word(0)
-	if why := otherCheckers[word]; why != "" {
+	if why, other := otherCheckers.of(word); other {
 		r.remarks.remark(s, why)
 		return true
 	}
@@ -136,31 +136,31 @@ func (r *checkReader) read(s *confStatement) bool {
 
 // checkOptions are the keywords of a checker that have no counterpart, and why. Those
 // with "" have no effect on a probe.
-var checkOptions = map[string]string{
-	"bindto":             "a probe uses the address that the route to the real server has",
-	"bind_if":            "a probe uses the route to the real server",
-	"bind_port":          "a probe uses any port",
-	"fwmark":             "a probe sets no mark",
-	"http_protocol":      "a probe uses HTTP/1.1",
-	"fast_recovery":      "",
-	"enable_sni":         "",
-	"alpha":              serverSettings["alpha"],
-	"warmup":             serverSettings["warmup"],
-	"log_all_failures":   serverSettings["log_all_failures"],
-	"delay_before_retry": afterFailure,
-	"digest":             "only the status of the answer counts",
-	"regex":              "only the status of the answer counts",
-	"regex_no_match":     "only the status of the answer counts",
-	"regex_options":      "",
-	"regex_stack":        "",
-	"regex_min_offset":   "",
-	"regex_max_offset":   "",
-	"tls_compliant":      "a probe ends the connection as TLS says",
+var checkOptions = confReasons{
+	{"bindto", "a probe uses the address that the route to the real server has"},
+	{"bind_if", "a probe uses the route to the real server"},
+	{"bind_port", "a probe uses any port"},
+	{"fwmark", "a probe sets no mark"},
+	{"http_protocol", "a probe uses HTTP/1.1"},
+	{"fast_recovery", ""},
+	{"enable_sni", ""},
+	{"alpha", readyAtOnce},
+	{"warmup", spreadOut},
+	{"log_all_failures", loggedOnce},
+	{"delay_before_retry", afterFailure},
+	{"digest", "only the status of the answer counts"},
+	{"regex", "only the status of the answer counts"},
+	{"regex_no_match", "only the status of the answer counts"},
+	{"regex_options", ""},
+	{"regex_stack", ""},
+	{"regex_min_offset", ""},
+	{"regex_max_offset", ""},
+	{"tls_compliant", "a probe ends the connection as TLS says"},
 }
 
 // option takes a keyword of a checker that no probe has.
 func (r *checkReader) option(c *confStatement) {
-	why, known := checkOptions[c.word(0)]
+	why, known := checkOptions.of(c.word(0))
 	if !known {
 		why = unknownWordHere
 	}
@@ -222,7 +222,7 @@ type importProbes struct {
 func (p *importProbes) any() bool { return p.ports || p.tcp != 0 || p.http != nil }
 
 // say notes something about the probes: what is lost, or with note what is different.
-func (p *importProbes) say(at importPlace, note bool, text string) {
+func (p *importProbes) say(at *importPlace, note bool, text string) {
 	r := remark{at, text, note}
 	if !slices.Contains(p.remarks, r) && len(p.remarks) < 2*mostVIPRemarks {
 		p.remarks = append(p.remarks, r)
@@ -233,16 +233,21 @@ func (p *importProbes) say(at importPlace, note bool, text string) {
 func probesOf(v *importVIP) (p importProbes) {
 	unchecked := false
 	for _, s := range v.services {
+		if s.Address != v.addresses[0] { // the others have the same checkers
+			continue
+		}
+		checked := make(map[netip.Addr]bool)
 		ports := false
 		for i := range s.checks {
 			c := &s.checks[i]
+			checked[c.server] = true
 			ports = p.add(s, c) || ports
 		}
 		unchecked = unchecked || !ports && s.Protocol == TCP
 		for i := range s.servers {
 			r := &s.servers[i]
-			if len(s.checks) > 0 && r.refused == "" && !slices.ContainsFunc(s.checks, func(c importCheck) bool { return c.server == r.Address }) {
-				p.say(r.at, true, "real server "+r.Address.String()+": it has none of the checkers that are taken, and the VIP's probes ask it too")
+			if len(s.checks) > 0 && r.refused == "" && !checked[r.Address] {
+				p.say(r.at, true, r.label()+": it has none of the checkers that are taken, and the VIP's probes ask it too")
 			}
 		}
 	}
@@ -285,7 +290,7 @@ func (p *importProbes) add(s *importService, c *importCheck) (ports bool) {
 }
 
 // bound moves the times into the bounds of [vip.health].
-func (p *importProbes) bound(at importPlace) {
+func (p *importProbes) bound(at *importPlace) {
 	if !p.any() {
 		return
 	}
@@ -294,14 +299,8 @@ func (p *importProbes) bound(at importPlace) {
 	t.interval = min(max(t.interval, minProbeInterval), maxProbeInterval)
 	t.timeout = min(max(t.timeout, minProbeTimeout), maxProbeTimeout, t.interval)
 	t.retry = min(t.retry, 99)
-	if was.interval != t.interval {
-		p.say(at, false, "delay_loop: "+shortDuration(was.interval)+" is outside "+shortDuration(minProbeInterval)+" to "+shortDuration(maxProbeInterval))
-	}
-	if was.timeout != t.timeout {
-		p.say(at, false, "connect_timeout: "+shortDuration(was.timeout)+" is more than delay_loop, or outside "+shortDuration(minProbeTimeout)+" to "+shortDuration(maxProbeTimeout))
-	}
-	if was.retry != t.retry {
-		p.say(at, false, "retry: it is more than 99")
+	if was != *t {
+		p.say(at, false, "delay_loop, connect_timeout or retry is outside of what [vip.health] has: connect_timeout is at most a minute and at most delay_loop")
 	}
 }
 

@@ -35,7 +35,7 @@ var tooDeepConf = fmt.Sprintf("blocks, definitions or files are inside each othe
 
 // confStatement is a line: its words, and the block behind them.
 type confStatement struct {
-	at       importPlace
+	at       *importPlace
 	words    []string
 	block    []*confStatement
 	hasBlock bool
@@ -66,7 +66,7 @@ type confReader struct {
 	remarks []remark
 	// others are the lines for another configuration id, of which the first is first.
 	others int
-	first  importPlace
+	first  *importPlace
 	top    confStatement    // its block is the whole
 	stack  []*confStatement // blocks that are open
 	last   *confStatement   // the statement that a block may follow
@@ -113,7 +113,7 @@ func (r *confReader) text(text string, source confSource) error {
 	n := 0
 	for line := range strings.Lines(text) {
 		n++
-		at := importPlace{source.name, n, r.lines}
+		at := &importPlace{source.name, n, r.lines}
 		if err := r.line(strings.TrimRight(line, "\r\n"), at, source); err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (r *confReader) text(text string, source confSource) error {
 }
 
 // bound counts a line, and refuses one that is too many or too long.
-func (r *confReader) bound(text string, at importPlace) error {
+func (r *confReader) bound(text string, at *importPlace) error {
 	r.lines++
 	switch r.size += len(text); {
 	case r.size > maxConfSize || r.lines > maxConfLines:
@@ -135,7 +135,7 @@ func (r *confReader) bound(text string, at importPlace) error {
 }
 
 // line reads one line of a file or of a definition.
-func (r *confReader) line(text string, at importPlace, source confSource) error {
+func (r *confReader) line(text string, at *importPlace, source confSource) error {
 	if err := r.bound(text, at); err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (r *confReader) line(text string, at importPlace, source confSource) error 
 }
 
 // statement reads a line in which everything has been substituted.
-func (r *confReader) statement(text string, at importPlace, source confSource) error {
+func (r *confReader) statement(text string, at *importPlace, source confSource) error {
 	if word, pattern, _ := strings.Cut(strings.ReplaceAll(text, "\t", " "), " "); includeWords.MatchString(word) && pattern != "" {
 		return r.include(strings.Trim(strings.TrimSpace(pattern), `"`), at, source)
 	}
@@ -217,7 +217,7 @@ scan:
 }
 
 // condition takes @id off the line, and reports whether the line is for this host.
-func (r *confReader) condition(text string, at importPlace) (string, bool) {
+func (r *confReader) condition(text string, at *importPlace) (string, bool) {
 	for strings.HasPrefix(text, "@") {
 		id, rest := text[1:], ""
 		if i := strings.IndexFunc(id, unicode.IsSpace); i >= 0 {
@@ -318,7 +318,7 @@ func (r *confReader) value(name string, source confSource) ([]string, error) {
 }
 
 // include reads the files that pattern names, relative to the file that includes them.
-func (r *confReader) include(pattern string, at importPlace, source confSource) error {
+func (r *confReader) include(pattern string, at *importPlace, source confSource) error {
 	whole := pattern
 	if !filepath.IsAbs(whole) {
 		whole = filepath.Join(source.directory, whole)
@@ -353,7 +353,7 @@ func (r *confReader) include(pattern string, at importPlace, source confSource) 
 }
 
 // tokens takes a line apart, and puts it into the tree.
-func (r *confReader) tokens(text string, at importPlace) error {
+func (r *confReader) tokens(text string, at *importPlace) error {
 	s := &confStatement{at: at}
 	for text = strings.TrimSpace(text); text != ""; text = strings.TrimSpace(text) {
 		switch text[0] {
@@ -409,7 +409,7 @@ func (r *confReader) put(s *confStatement) {
 }
 
 // brace begins or ends a block.
-func (r *confReader) brace(c byte, at importPlace) error {
+func (r *confReader) brace(c byte, at *importPlace) error {
 	switch {
 	case c == '{' && (r.last == nil || r.last.hasBlock):
 		return at.mistake("{ is not behind a keyword")

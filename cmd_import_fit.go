@@ -32,7 +32,7 @@ func shapeOf(r *RealServer) importShape { return importShape{r.Forward, r.Tunnel
 // fit judges all services.
 func (f *imported) fit() {
 	vips := make(map[netip.Addr]bool)
-	first := make(map[ServiceKey]importPlace)
+	first := make(map[ServiceKey]*importPlace)
 	for _, s := range f.services {
 		if s.fitService(); s.refused != "" {
 			continue

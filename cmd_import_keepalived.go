@@ -12,7 +12,6 @@ import (
 	"io"
 	"math"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,9 +23,8 @@ const (
 	keepalivedPersistence = 360 // seconds
 )
 
-// importKeepalived reads the keepalived.conf at path, or stdin for "-".
-func importKeepalived(path, id string, stdin *os.File) (*imported, error) {
-	var in io.Reader = stdin
+// importKeepalived reads the keepalived.conf at path, or in for "-".
+func importKeepalived(path, id string, in io.Reader) (*imported, error) {
 	r, err := readConf(path, id, in)
 	if err != nil {
 		return nil, err
@@ -69,12 +67,14 @@ type keepalivedReader struct {
 	groups map[string]*confStatement
 	used   map[string]bool // groups
 	kinds  []keptKind
+	size   int  // of all services, with their real servers, checkers and comments
+	full   bool // there is no room for more services
 }
 
 // keptKind is a keyword of the top level that is keepalived's alone.
 type keptKind struct {
 	word  string
-	first importPlace
+	first *importPlace
 	n     int
 }
 
@@ -86,15 +86,27 @@ func (k keptKind) more() string {
 	return fmt.Sprintf(" (%d blocks)", k.n)
 }
 
+// confReasons are keywords, and why they are not taken.
+type confReasons [][2]string
+
+func (r confReasons) of(word string) (why string, known bool) {
+	for _, pair := range r {
+		if pair[0] == word {
+			return pair[1], true
+		}
+	}
+	return "", false
+}
+
 // globalSettings are the keywords of global_defs that concern IPVS, and why they are not
 // taken.
-var globalSettings = map[string]string{
-	"lvs_sync_daemon":    "keepalived keeps it; [sync] of config.toml does the same without keepalived, and only one of the two may",
-	"lvs_timeouts":       "keepalived sets them; [timeouts] of config.toml can do it in its place",
-	"lvs_flush":          "lvs-controller flushes nothing",
-	"lvs_flush_on_stop":  "lvs-controller flushes nothing, and the kernel goes on when it ends",
-	"lvs_notify_fifo":    "lvs-controller has metrics, a log and /status.json in its place",
-	"net_namespace_ipvs": "lvs-controller programs the network namespace that it runs in",
+var globalSettings = confReasons{
+	{"lvs_sync_daemon", "keepalived keeps it; [sync] of config.toml does the same without keepalived, and only one of the two may"},
+	{"lvs_timeouts", "keepalived sets them; [timeouts] of config.toml can do it in its place"},
+	{"lvs_flush", "lvs-controller flushes nothing"},
+	{"lvs_flush_on_stop", "lvs-controller flushes nothing, and the kernel goes on when it ends"},
+	{"lvs_notify_fifo", "lvs-controller has metrics, a log and /status.json in its place"},
+	{"net_namespace_ipvs", "lvs-controller programs the network namespace that it runs in"},
 }
 
 // topLevel takes a statement of the top level.
@@ -120,7 +132,7 @@ func (k *keepalivedReader) topLevel(s *confStatement) {
 		}
 	case "global_defs":
 		for _, g := range s.block {
-			if why := globalSettings[g.word(0)]; why != "" {
+			if why, known := globalSettings.of(g.word(0)); known {
 				k.remarks = append(k.remarks, remark{at: g.at, text: g.word(0) + ": " + why})
 			}
 		}
@@ -143,11 +155,13 @@ func (k *keepalivedReader) topLevel(s *confStatement) {
 func (k *keepalivedReader) virtualServer(s *confStatement) {
 	v := virtualServer{base: importService{at: s.at, what: "virtual_server " + shorten(strings.Join(s.words[1:], " "), quotedText)}}
 	v.read(s)
-	add := func(at importPlace, name, what string, key ServiceKey, why string) {
-		if len(k.services) == mostServices {
-			k.remarks = append(k.remarks, remark{at: s.at, text: fmt.Sprintf("there are more than %d virtual services, and the others are left out", mostServices)})
+	add := func(at *importPlace, name, what string, key ServiceKey, why string) {
+		k.size += 1 + len(v.base.servers) + len(v.base.checks) + v.remarks
+		if !k.full && (len(k.services) == mostServices || k.size > mostRows) {
+			k.full = true
+			k.remarks = append(k.remarks, remark{at: s.at, text: fmt.Sprintf("there are more than %d virtual services, or %d real servers of them; the others are left out", mostServices, mostRows)})
 		}
-		if len(k.services) >= mostServices {
+		if k.full {
 			return
 		}
 		service := v.service(key)
@@ -184,7 +198,7 @@ func (k *keepalivedReader) virtualServer(s *confStatement) {
 			if err != nil {
 				n, why = 1, err.Error()
 			}
-			for a := first; n > 0 && len(k.services) <= mostServices; n-- {
+			for a := first; n > 0 && !k.full; n-- {
 				add(entry.at, s.word(2), what, ServiceKey{Address: a, Protocol: v.protocol, Port: port}, why)
 				a = a.Next()
 			}
@@ -271,6 +285,7 @@ type virtualServer struct {
 	mask     string // persistence_granularity
 	host     string // virtualhost
 	timing   checkTiming
+	remarks  int // of base and of its real servers
 }
 
 // confForward is a forwarding method as keepalived names it.
@@ -328,43 +343,48 @@ func (v *virtualServer) read(s *confStatement) {
 		}
 	}
 	v.sorryServer(s)
+	v.remarks += len(b.remarks)
 }
 
 // serverSettings are the keywords of a virtual_server and a real_server that have no
 // counterpart, and why.
-var serverSettings = map[string]string{
-	"alpha":            "a real server without a result yet serves",
-	"omega":            "no program is started, so none at the end",
-	"quorum":           "a VIP serves with one real server; see sorry_server of config.toml",
-	"hysteresis":       "there is no quorum",
-	"quorum_up":        startsNothing,
-	"quorum_down":      startsNothing,
-	"notify_up":        startsNothing,
-	"notify_down":      startsNothing,
-	"smtp_alert":       "no mail is sent; docs/alerts.md has rules for alerts",
-	"ha_suspend":       "probes run on both directors at all times",
-	"warmup":           "probes are spread over the interval without it",
-	"snmp_name":        "there is no SNMP; metrics have the VIP's name",
-	"log_all_failures": "the log has a line when a real server goes down",
+var serverSettings = confReasons{
+	{"alpha", readyAtOnce},
+	{"omega", "no program is started, so none at the end"},
+	{"quorum", "a VIP serves with one real server; see sorry_server of config.toml"},
+	{"hysteresis", "there is no quorum"},
+	{"quorum_up", startsNothing},
+	{"quorum_down", startsNothing},
+	{"notify_up", startsNothing},
+	{"notify_down", startsNothing},
+	{"smtp_alert", "no mail is sent; docs/alerts.md has rules for alerts"},
+	{"ha_suspend", "probes run on both directors at all times"},
+	{"warmup", spreadOut},
+	{"snmp_name", "there is no SNMP; metrics have the VIP's name"},
+	{"log_all_failures", loggedOnce},
 }
 
 const (
 	unknownWordHere = "this keyword is not known"
+	readyAtOnce     = "a real server without a result yet serves"
+	spreadOut       = "probes are spread over the interval without it"
+	loggedOnce      = "the log has a line when a real server goes down"
 	startsNothing   = "lvs-controller starts no program; its metrics, log and /status.json say it"
 )
 
 // defaultSettings are values with which such a keyword changes nothing.
-var defaultSettings = map[string]string{"quorum": "1", "hysteresis": "0", "warmup": "0"}
+var defaultSettings = confReasons{{"quorum", "1"}, {"hysteresis", "0"}, {"warmup", "0"}}
 
 // unmatched notes a keyword without a counterpart in b, and reports whether c is one.
 func (b *importService) unmatched(c *confStatement) bool {
 	word := c.word(0)
-	why := serverSettings[word]
-	if why == "" {
+	why, known := serverSettings.of(word)
+	if !known {
 		return false
 	}
+	usual, _ := defaultSettings.of(word)
 	switch value := c.word(1); {
-	case value != "" && value == defaultSettings[word]:
+	case value != "" && value == usual:
 	case (word == "smtp_alert" || word == "alpha" || word == "log_all_failures") && slices.Contains([]string{"off", "false", "no"}, value):
 	default:
 		b.remark(c, why)
@@ -510,6 +530,7 @@ func (v *virtualServer) realServer(s *confStatement) {
 		}
 	}
 	server.remarks = settings.remarks
+	v.remarks += len(server.remarks)
 	v.base.servers = append(v.base.servers, server)
 }
 

@@ -143,7 +143,7 @@ func TestImportSettings(t *testing.T) {
 		{"real_server 10.0.0.3 80 { TCP_CHECK }", []string{`{ address = "10.0.0.3" },`, "[vip.health]", "ports = true", `interval = "1m"`, `timeout = "5s"`, "rise = 1", "fall = 2",
 			"k.conf:5: real server 10.0.0.2: it has none of the checkers that are taken, and the VIP's probes ask it too"}},
 		{"delay_loop 2\nreal_server 10.0.0.3 80 { retry 4\nTCP_CHECK {\nconnect_port 22\nconnect_timeout 30\n} }", []string{`{ address = "10.0.0.3" },`, "[vip.health]", "tcp = 22", `interval = "2s"`, `timeout = "2s"`, "rise = 1", "fall = 5",
-			"k.conf:1: connect_timeout: 30s is more than delay_loop, or outside 10ms to 1m", "k.conf:10: real server 10.0.0.2: it has none of the checkers that are taken, and the VIP's probes ask it too"}},
+			"k.conf:1: delay_loop, connect_timeout or retry is outside of what [vip.health] has: connect_timeout is at most a minute and at most delay_loop", "k.conf:10: real server 10.0.0.2: it has none of the checkers that are taken, and the VIP's probes ask it too"}},
 		{"delay_loop 0.5\nvirtualhost a.example\nreal_server 10.0.0.3 80 { HTTP_GET { url { path \"/x?a=\\b\" }\nconnect_timeout 0.25 } }", []string{`{ address = "10.0.0.3" },`, "[vip.health]", `interval = "500ms"`, `timeout = "250ms"`, "rise = 1", "fall = 2",
 			"[vip.health.http]", "port = 80", `path = "/x?a=\\b"`, `host = "a.example"`, `status = ["200-299"]`, "k.conf:8: real server 10.0.0.2: it has none of the checkers that are taken, and the VIP's probes ask it too"}},
 		{"real_server 10.0.0.3 80 { TCP_CHECK { connect_ip 10.0.0.4 } }", []string{`{ address = "10.0.0.3" },`, "k.conf:4: TCP_CHECK: it connects to \"10.0.0.4\", and a probe to the real server's own address"}},

@@ -10,7 +10,7 @@ func importTable(source string, t Table, lines map[ServiceKey]int) *imported {
 	found := imported{source: source}
 	for i := range t {
 		s := &t[i]
-		at := importPlace{file: source, line: lines[s.ServiceKey], order: i + 1}
+		at := &importPlace{file: source, line: lines[s.ServiceKey], order: i + 1}
 		if at.line > 0 {
 			at.order = at.line
 		}

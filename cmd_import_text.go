@@ -144,7 +144,7 @@ func (f *imported) blocks(all []*importVIP) ([]importBlock, importCount) {
 // text is the whole result.
 func (f *imported) text(blocks []importBlock, c *importCount) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Made by `lvs-controller import` from %s.\n# config.toml.example explains every key; `lvs-controller check` names mistakes.\n", printable(importPlace{file: f.source}.String()))
+	fmt.Fprintf(&b, "# Made by `lvs-controller import` from %s.\n# config.toml.example explains every key; `lvs-controller check` names mistakes.\n", printable((&importPlace{file: f.source}).String()))
 	for _, line := range c.lines() {
 		fmt.Fprintf(&b, "# %s%s.\n", strings.ToUpper(line[:1]), line[1:])
 	}
@@ -276,55 +276,49 @@ func (v *importVIP) remarks() (servers map[netip.Addr][]remark, sorry netip.Addr
 	seen := make(map[string]bool)
 	// What concerns a real server of several services is said once; a setting, at each of
 	// its places.
-	first := func(r remark) bool {
-		text := r.text
-		if !r.note {
-			text = r.String()
+	add := func(to []remark, all ...remark) []remark {
+		for _, r := range all {
+			text := r.text
+			if !r.note {
+				text = r.String()
+			}
+			if !seen[text] {
+				seen[text] = true
+				to = append(to, r)
+			}
 		}
-		is := !seen[text]
-		seen[text] = true
-		return is
+		return to
 	}
 	for _, s := range v.services {
-		for _, r := range s.remarks {
-			if first(r) {
-				loose = append(loose, r)
-			}
-		}
+		loose = add(loose, s.remarks...)
 		for i := range s.servers {
-			server := &s.servers[i]
-			all := server.remarks
-			if server.refused != "" {
-				name := ""
-				if server.Address.IsValid() {
-					name = " " + server.Name()
-				}
-				all = []remark{{at: server.at, note: true, text: "real server" + name + ": not taken: " + server.refused}}
+			r := &s.servers[i]
+			all := r.remarks
+			if r.refused != "" {
+				all = []remark{{r.at, r.label() + ": not taken: " + r.refused, true}}
 			}
-			for _, r := range all {
-				if first(r) {
-					servers[server.Address] = append(servers[server.Address], r)
-				}
-			}
+			servers[r.Address] = add(servers[r.Address], all...)
 		}
 		for i := range s.sorry {
-			o := &s.sorry[i]
-			switch {
-			case o.refused == "" && !sorry.IsValid():
-				sorry = o.Address
-			case o.refused == "" && o.Address == sorry:
-			default:
-				r := remark{at: o.at, text: "sorry_server: " + o.refused}
-				if o.refused == "" {
-					r.text += "the VIP has another one for all its ports, " + sorry.String()
-				}
-				if first(r) {
-					loose = append(loose, r)
-				}
+			switch r := &s.sorry[i]; {
+			case r.refused != "":
+				loose = add(loose, remark{r.at, "sorry_server: " + r.refused, false})
+			case !sorry.IsValid():
+				sorry = r.Address
+			case r.Address != sorry:
+				loose = add(loose, remark{r.at, "sorry_server: the VIP has another one for all its ports, " + sorry.String(), false})
 			}
 		}
 	}
 	return servers, sorry, loose
+}
+
+// label names r.
+func (r *importServer) label() string {
+	if !r.Address.IsValid() {
+		return "real server"
+	}
+	return "real server " + r.Name()
 }
 
 // announce is the line that says who has the addresses.
