@@ -2,20 +2,18 @@
 // kernel's table has.
 //
 // Used by main.go. cmd_import_conf.go, cmd_import_keepalived.go, cmd_import_checks.go and
-// cmd_import_table.go read what there is into one form, services. cmd_import_fit.go
-// leaves out what config.toml cannot say, cmd_import_group.go makes VIPs of the rest, and
+// cmd_import_table.go read what there is into one form, services. cmd_import_fit.go leaves
+// out what config.toml cannot say, cmd_import_group.go makes VIPs of the rest, and
 // cmd_import_text.go the text. It changes nothing, and writes to stdout and stderr only.
 
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strings"
 )
@@ -127,110 +125,4 @@ func importKernel() (*imported, error) {
 		err = fmt.Errorf("%w; with a FILE, or - for standard input, no kernel is asked", err)
 	}
 	return nil, wrap("read the kernel's table", err)
-}
-
-// Bounds of what is read and printed.
-const (
-	mostServices = 20_000  // virtual services of a keepalived.conf, those of ranges one by one
-	mostRows     = 500_000 // real servers of all of them, with checkers and comments
-	mostPath     = 120     // characters of a file's name in a comment
-	mostRemark   = 300     // and of the rest of the comment
-	mostKinds    = 100     // keywords of the top level that are keepalived's alone
-)
-
-// importPlace is where something was found.
-type importPlace struct {
-	file  string
-	line  int // counted from 1; 0 = not known
-	order int // of lines over all files, as they were read
-}
-
-func (p *importPlace) String() string {
-	file := p.file
-	if r := []rune(file); len(r) > mostPath {
-		file = "…" + string(r[len(r)-mostPath:])
-	}
-	if p.line == 0 {
-		return file
-	}
-	return fmt.Sprintf("%s:%d", file, p.line)
-}
-
-// mistake is an error that ends the reading there.
-func (p *importPlace) mistake(text string) error { return errors.New(p.String() + ": " + text) }
-
-// remark is a comment: what was not taken, and why, or what was taken differently.
-type remark struct {
-	at   *importPlace
-	text string
-	note bool // nothing is lost: it is not counted
-}
-
-// String is the comment without the sign that begins it.
-func (r remark) String() string {
-	return printable(r.at.String() + ": " + shorten(r.text, mostRemark))
-}
-
-// imported is what was found, in the form that all sources share.
-type imported struct {
-	source   string // for people
-	services []*importService
-	remarks  []remark
-	// keeps has the addresses that keepalived brings to this host, with the name of the
-	// vrrp_instance; nil when the source is no keepalived.conf.
-	keeps map[netip.Addr]string
-}
-
-// importService is one virtual service of the source.
-type importService struct {
-	at   *importPlace
-	what string // as the source names it
-	name string // of its virtual_server_group, "" for none
-	VirtualService
-	servers []importServer
-	sorry   []importServer // at most one that fits
-	checks  []importCheck
-	remarks []remark
-	refused string // why it is not taken, "" when it is
-}
-
-// refuse notes the first reason why s is not taken.
-func (s *importService) refuse(why string) { s.refused = cmp.Or(s.refused, why) }
-
-// remark notes that keyword c is not taken. why says more than its name.
-func (s *importService) remark(c *confStatement, why string) {
-	s.remarks = append(s.remarks, remark{at: c.at, text: shorten(c.word(0), quotedText) + ": " + why})
-}
-
-// importServer is a real server or a sorry server of a service.
-type importServer struct {
-	at *importPlace
-	RealServer
-	refused string // why it is not taken, "" when it is
-	remarks []remark
-}
-
-// importCount is what was taken, and what was not.
-type importCount struct {
-	vips             int
-	services, taken  int // virtual services, and those of them that were taken
-	rows, rowsTaken  int // real servers of each service
-	settings, hidden int // settings that were not taken; comments that are not printed
-}
-
-// lines are the summary.
-func (c *importCount) lines() []string {
-	lines := []string{
-		fmt.Sprintf("taken: %d of %d %s, %d of %d %s, as %d %s", c.taken, c.services, plural(c.services, "virtual service", "virtual services"),
-			c.rowsTaken, c.rows, plural(c.rows, "real server", "real servers"), c.vips, plural(c.vips, "VIP", "VIPs")),
-	}
-	if c.services == c.taken && c.rows == c.rowsTaken && c.settings == 0 {
-		return append(lines, "not taken: nothing")
-	}
-	text := fmt.Sprintf("not taken: %d %s, %d %s, %d %s; each has a comment with the reason", c.services-c.taken, plural(c.services-c.taken, "virtual service", "virtual services"),
-		c.rows-c.rowsTaken, plural(c.rows-c.rowsTaken, "real server", "real servers"), c.settings, plural(c.settings, "setting", "settings"))
-	if c.hidden > 0 {
-		text += fmt.Sprintf(", but %d of these comments are left out", c.hidden)
-	}
-	return append(lines, text)
 }

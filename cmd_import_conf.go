@@ -1,9 +1,10 @@
 // Reads the text of keepalived.conf: lines, files that it includes, definitions, blocks.
 //
-// Used by cmd_import.go. It knows no keyword but include. What it reads are
-// regular files, bounded in size, number and depth. The rules are those of keepalived
-// 2.2.7 (lib/parser.c, keepalived.conf(5)): a comment begins with # or !, a definition with $, a
-// line for one configuration id with @; braces count everywhere but in double quotes.
+// Used by cmd_import_checks.go and cmd_import_keepalived.go. It knows no keyword but
+// include. What it reads are regular files, bounded in size, number and depth. The rules
+// are those of keepalived 2.2.7 (lib/parser.c, keepalived.conf(5)): a comment begins with
+// # or !, a definition with $, a line for one configuration id with @; braces count
+// everywhere but in double quotes.
 
 package main
 

@@ -1,7 +1,8 @@
 // Leaves out of the services of the import what config.toml cannot say.
 //
-// Used by cmd_import.go. A service or a real server that is left out has the reason. What
-// stays is a service that a [[vip]] can have, whatever the others are. Pure.
+// Used by cmd_import_group.go and cmd_import_text.go. A service or a real server that is
+// left out has the reason. What stays is a service that a [[vip]] can have, whatever the
+// others are. Pure.
 
 package main
 
@@ -147,12 +148,20 @@ func (s *importService) fitServers(vips map[netip.Addr]bool) {
 	case left == 0:
 		s.refuse("no real server is left: " + s.servers[0].refused)
 	}
+	s.fitSorry(common, vips)
+}
+
+// fitSorry judges the sorry server, which has the shape of the real servers.
+func (s *importService) fitSorry(common importShape, vips map[netip.Addr]bool) {
 	for i := range s.sorry {
 		r := &s.sorry[i]
-		if r.fit(s, vips); r.refused == "" && (r.Forward != common.forward || r.Tunnel != common.tunnel) {
+		r.fit(s, vips)
+		same := func(o importServer) bool { return o.refused == "" && o.Address == r.Address }
+		switch {
+		case r.refused != "":
+		case r.Forward != common.forward || r.Tunnel != common.tunnel:
 			r.refused = "its forwarding method differs from that of the real servers, and a VIP has one"
-		}
-		if r.refused == "" && slices.ContainsFunc(s.servers, func(o importServer) bool { return o.refused == "" && o.Address == r.Address }) {
+		case slices.ContainsFunc(s.servers, same):
 			r.refused = "it is a real server too"
 		}
 	}

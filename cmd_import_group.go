@@ -1,7 +1,8 @@
 // Services of the import → VIPs.
 //
-// Used by cmd_import.go. A VIP has ports with the same scheduler, flags, persistence and
-// real servers; addresses with the same ports of that kind share one. Pure.
+// Used by cmd_import_probes.go and cmd_import_text.go. A VIP has ports with the same
+// scheduler, flags, persistence and real servers; addresses with the same ports of that
+// kind share one. Pure.
 
 package main
 

@@ -58,9 +58,6 @@ func (r *confReader) imported(source string) *imported {
 	return &k.imported
 }
 
-// quote is a short quotation.
-func quote(text string) string { return strconv.Quote(shorten(text, quotedText)) }
-
 // keepalivedReader collects what a keepalived.conf has.
 type keepalivedReader struct {
 	imported
@@ -84,18 +81,6 @@ func (k keptKind) more() string {
 		return ""
 	}
 	return fmt.Sprintf(" (%d blocks)", k.n)
-}
-
-// confReasons are keywords, and why they are not taken.
-type confReasons [][2]string
-
-func (r confReasons) of(word string) (why string, known bool) {
-	for _, pair := range r {
-		if pair[0] == word {
-			return pair[1], true
-		}
-	}
-	return "", false
 }
 
 // globalSettings are the keywords of global_defs that concern IPVS, and why they are not
@@ -124,9 +109,8 @@ func (k *keepalivedReader) topLevel(s *confStatement) {
 				continue
 			}
 			for _, a := range b.block {
-				text, _, _ := strings.Cut(a.word(0), "/")
-				if addr, err := netip.ParseAddr(text); err == nil && len(k.keeps) < mostServices {
-					k.keeps[addr.Unmap()] = s.word(1)
+				if addr, ok := confAddress(a.word(0)); ok && len(k.keeps) < mostServices {
+					k.keeps[addr] = s.word(1)
 				}
 			}
 		}
@@ -204,14 +188,21 @@ func (k *keepalivedReader) virtualServer(s *confStatement) {
 			}
 		}
 	default:
-		text, _, _ := strings.Cut(s.word(1), "/")
-		a, err := netip.ParseAddr(text)
+		a, ok := confAddress(s.word(1))
 		port, why := confPort(s.word(2))
-		if err != nil {
+		if !ok {
 			why = "this is no address, and no group or fwmark"
 		}
-		add(s.at, "", v.base.what, ServiceKey{Address: a.Unmap(), Protocol: v.protocol, Port: port}, why)
+		add(s.at, "", v.base.what, ServiceKey{Address: a, Protocol: v.protocol, Port: port}, why)
 	}
+}
+
+// confAddress reads an address; keepalived passes over a prefix length behind it.
+func confAddress(text string) (a netip.Addr, ok bool) {
+	text, _, _ = strings.Cut(text, "/")
+	a, err := netip.ParseAddr(text)
+	a = a.Unmap()
+	return a, err == nil && a.Zone() == ""
 }
 
 // confPort reads the port of a virtual service, or says why it cannot be had.
@@ -295,13 +286,13 @@ type confForward struct {
 	wrong  string // why it is not taken
 }
 
-// read reads the block of s.
-func (v *virtualServer) read(s *confStatement) {
+// basics reads what the other keywords of the block depend on, wherever it is: a flag may
+// be above the scheduler that it belongs to.
+func (v *virtualServer) basics(s *confStatement) {
 	b := &v.base
 	b.Scheduler, v.protocol, v.timing = keepalivedScheduler, UDP, keepalivedTiming
 	v.forward = confForward{wrong: "it has no lvs_method, and NAT is keepalived's default; config.toml has direct routing and tunnels"}
-	protocol := false
-	// A flag may be above the scheduler that it belongs to.
+	protocol := s.word(1) == "fwmark"
 	for _, c := range s.block {
 		switch word := c.word(0); {
 		case word == "lb_algo" || word == "lvs_sched":
@@ -319,9 +310,15 @@ func (v *virtualServer) read(s *confStatement) {
 		case v.timing.read(b, c):
 		}
 	}
-	if fwmark := s.word(1) == "fwmark"; !protocol && !fwmark {
+	if !protocol {
 		b.remarks = append(b.remarks, remark{at: s.at, note: true, text: "it has no protocol, and UDP is keepalived's default"})
 	}
+}
+
+// read reads the block of s.
+func (v *virtualServer) read(s *confStatement) {
+	b := &v.base
+	v.basics(s)
 	for _, c := range s.block {
 		if !v.setting(c) {
 			b.remark(c, unknownWordHere)
@@ -363,14 +360,6 @@ var serverSettings = confReasons{
 	{"snmp_name", "there is no SNMP; metrics have the VIP's name"},
 	{"log_all_failures", loggedOnce},
 }
-
-const (
-	unknownWordHere = "this keyword is not known"
-	readyAtOnce     = "a real server without a result yet serves"
-	spreadOut       = "probes are spread over the interval without it"
-	loggedOnce      = "the log has a line when a real server goes down"
-	startsNothing   = "lvs-controller starts no program; its metrics, log and /status.json say it"
-)
 
 // defaultSettings are values with which such a keyword changes nothing.
 var defaultSettings = confReasons{{"quorum", "1"}, {"hysteresis", "0"}, {"warmup", "0"}}
@@ -476,12 +465,12 @@ func readForward(words []string) (f confForward) {
 // compared with the virtual service's later.
 func (v *virtualServer) server(s *confStatement, f confForward) importServer {
 	server := importServer{at: s.at, RealServer: RealServer{Weight: 1, Forward: f.method, Tunnel: f.tunnel.effective(f.method)}, refused: f.wrong}
-	text, _, _ := strings.Cut(s.word(1), "/")
-	a, err := netip.ParseAddr(text)
-	if server.Address = a.Unmap(); err != nil {
+	var ok bool
+	if server.Address, ok = confAddress(s.word(1)); !ok {
 		server.refused = quote(s.word(1)) + " is no address"
 	}
 	if port := s.word(2); strings.Trim(port, "0") != "" {
+		var err error
 		if server.Port, err = ParsePortNumber(port); err != nil {
 			server.refused = err.Error()
 		}
@@ -553,7 +542,7 @@ func (v *virtualServer) sorryServer(s *confStatement) {
 func (v *virtualServer) service(key ServiceKey) *importService {
 	s := v.base
 	s.ServiceKey = key
-	s.servers, s.remarks = slices.Clone(s.servers), slices.Clip(s.remarks)
+	s.servers, s.sorry, s.remarks = slices.Clone(s.servers), slices.Clone(s.sorry), slices.Clip(s.remarks)
 	if v.mask != "" && key.Address.IsValid() {
 		var err error
 		if s.Netmask, err = netmaskOfListing(v.mask, key.Address.Is6()); err != nil {

@@ -313,14 +313,6 @@ func (v *importVIP) remarks() (servers map[netip.Addr][]remark, sorry netip.Addr
 	return servers, sorry, loose
 }
 
-// label names r.
-func (r *importServer) label() string {
-	if !r.Address.IsValid() {
-		return "real server"
-	}
-	return "real server " + r.Name()
-}
-
 // announce is the line that says who has the addresses.
 func (v *importVIP) announce(keeps map[netip.Addr]string) string {
 	var with, without []string
