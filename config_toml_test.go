@@ -360,7 +360,7 @@ dir/c.toml:28: vip[1].real_servers[1].weight: is the integer 99999, want an inte
 const exampleFile = "config.toml.example"
 
 // commentedKey matches a key or table that the example shows commented out.
-var commentedKey = regexp.MustCompile(`(?m)^# (\[+[a-z_.]+\]+|[a-z_]+ += .*)$`)
+var commentedKey = regexp.MustCompile(`(?m)^# (\[+[a-z_.]+\]+|[a-z_][a-z_0-9]* += .*)$`)
 
 func readExample(t *testing.T) (text, full string) {
 	t.Helper()
@@ -472,6 +472,12 @@ var neededKeys = map[string]string{
 	"vip[0].health.http.path":           "health.http.port = 10254\n",
 	"vip[0].health.http.host":           "health.http.port = 10254\n",
 	"vip[0].health.http.tls":            "health.http.port = 10254\n",
+	"vip[0].health.dns.port":            "health.dns.name = '.'\n",
+	"vip[0].health.dns.name":            "health.dns.port = 53\n",
+	"vip[0].health.dns.type":            "health.dns.port = 53\n",
+	"vip[0].health.udp.send":            "health.udp.port = 9\n",
+	"vip[0].health.udp.answer":          "health.udp.port = 9\n",
+	"vip[0].health.udp.answer_required": "health.udp.port = 9\n",
 }
 
 // withKey returns a valid file with one key set, at the path that the example
