@@ -1,6 +1,6 @@
 // [vip.health] → Probes, and the table of the probe kinds.
 //
-// Used by health*.go and http*.go. A key and its range are in the function that
+// Used by health*.go, desired_quorum.go, reconcile*.go and http*.go. A key and its range are in the function that
 // reads it, the defaults in defaultProbes and readHTTPProbe; config_health_udp.go has the
 // tables of dns and udp. No I/O.
 //
@@ -37,6 +37,7 @@ type Probes struct {
 	DataPath bool        // connect to each VIP address through the real server
 	DNS      *DNSProbe   // nil = none
 	UDP      *UDPProbe   // nil = none
+	Quorum   Quorum
 
 	Interval time.Duration // from the start of a probe to the next of the same kind; 100ms–1h
 	Timeout  time.Duration // longest wait for an answer; 10ms–Interval
@@ -45,6 +46,13 @@ type Probes struct {
 	// ConnectsPerSecond is how many connections Ports may begin for the whole VIP;
 	// with more targets than that their interval grows. 1–10000.
 	ConnectsPerSecond uint32
+}
+
+// Quorum is how many real servers of a VIP in service are enough, for each family.
+type Quorum struct {
+	Least      uint16 // fewer are too few; 0 = any number is enough
+	Hysteresis uint16 // how many more than Least it takes until they are enough again
+	Sorry      bool   // the sorry server serves meanwhile; else the VIP is withdrawn
 }
 
 // HTTPProbe is a GET request to each real server's own address.
@@ -198,6 +206,9 @@ func readProbes(v value) *Probes {
 		{"rise", integer(&p.Rise, 1, 100)},
 		{"fall", integer(&p.Fall, 1, 100)},
 		{"connects_per_second", integer(&p.ConnectsPerSecond, 1, 10_000)},
+		{"quorum", integer(&p.Quorum.Least, 0, 10_000)},
+		{"hysteresis", integer(&p.Quorum.Hysteresis, 0, 10_000)},
+		{"below_quorum", meaningOf(&p.Quorum.Sorry, []string{"withdraw", "sorry"}, false, true)},
 	}
 	for _, k := range probeKinds {
 		settings = append(settings, setting{k.key, func(v value) { k.read(v, &p) }})
@@ -323,7 +334,30 @@ func checkProbes(v value, vip *VIP) {
 			key.mistake(`is for forward = "dr" alone, want that or no %s`, k.key)
 		}
 	}
+	checkQuorum(v, vip)
 	if p.Timeout > p.Interval {
 		table.child("timeout").mistake("is longer than the interval, %s, want at most that", shortDuration(p.Interval))
+	}
+}
+
+// checkQuorum checks the keys about the quorum of the VIP at v.
+func checkQuorum(v value, vip *VIP) {
+	table, q := v.child("health"), &vip.Probes.Quorum
+	quorum := table.child("quorum")
+	if q.Least == 0 && !quorum.wrong() {
+		for _, key := range []string{"hysteresis", "below_quorum"} {
+			if table.has(key) {
+				table.child(key).mistake("is for a quorum above 0 alone, want that or no %s", key)
+			}
+		}
+	}
+	if most := len(vip.RealServers); q.Least > 0 && vip.Pods.Selector == "" && int(q.Least)+int(q.Hysteresis) > most && !v.child("real_servers").wrong() {
+		quorum.mistake("and hysteresis are %d together, and the VIP has no pods and %d real_servers; want at most that", int(q.Least)+int(q.Hysteresis), most)
+	}
+	for is4 := range familiesOf(vip) {
+		if _, ok := vip.sorry(!is4); q.Least > 0 && q.Sorry && !ok && !v.child("sorry_server").wrong() {
+			table.child("below_quorum").mistake(`is "sorry", want a sorry_server of the family of each address`)
+			return
+		}
 	}
 }

@@ -130,6 +130,11 @@ func TestParseProbeMistakes(t *testing.T) {
 		{vipLine("health.http.status = ['2xx']"), `5: vip[0].health.http.status[0]: is "2xx", ` + wantCode},
 		{vipLine("health.http.status = ['399-200']"), `5: vip[0].health.http.status[0]: is "399-200" (399 is more than 200), ` + wantCode},
 		{vipLine("health.http.status = [true]"), `5: vip[0].health.http.status[0]: is true, ` + wantCode},
+		{vipLine("health.quorum = -1"), `5: vip[0].health.quorum: is the integer -1, want an integer from 0 to 10000`},
+		{vipLine("health = { tcp = 1, hysteresis = 1, below_quorum = 'withdraw' }"), `5: vip[0].health.hysteresis: is for a quorum above 0 alone, want that or no hysteresis
+c.toml:5: vip[0].health.below_quorum: is for a quorum above 0 alone, want that or no below_quorum`},
+		{vipLine("health = { tcp = 1, quorum = 1, below_quorum = 'sorry' }"), `5: vip[0].health.below_quorum: is "sorry", want a sorry_server of the family of each address`},
+		{vipLine("real_servers = [{ address = '10.1.0.1' }]\nselector = ''\nhealth = { tcp = 1, quorum = 1, hysteresis = 1 }"), `7: vip[0].health.quorum: and hysteresis are 2 together, and the VIP has no pods and 1 real_servers; want at most that`},
 		{vipLine("health.http = []"), `5: vip[0].health.http: has 0 elements, want 1 to 16`},
 		{vipLine("health.http = [{}, 80]"), `5: vip[0].health.http[1]: is the integer 80, want a table`},
 		{vipLine("health.http = [{}, { body_sha256 = 'abc' }]"), `5: vip[0].health.http[1].body_sha256: is "abc", want the SHA-256 sum of the body, 64 hexadecimal digits`},
@@ -178,6 +183,9 @@ func TestParseProbes(t *testing.T) {
 			first.Path, second.Path = "/a", "/b"
 			second.Body = HTTPBody{SHA256: strings.Repeat("j", 32), Match: regexp.MustCompile("x+")}
 			p.HTTP = []HTTPProbe{first, second}
+		})},
+		{"sorry_server = '10.9.9.9'\nhealth = { tcp = 1, quorum = 3, hysteresis = 2, below_quorum = 'sorry' }", with(func(p *Probes) {
+			p.TCP, p.Quorum = 1, Quorum{Least: 3, Hysteresis: 2, Sorry: true}
 		})},
 		{"health.dns = {}", with(func(p *Probes) { p.DNS = &DNSProbe{Port: 53, Name: ".", Type: "SOA"} })},
 		{"health.dns = { port = 1053, name = '_x.svc.local', type = 'SRV' }", with(func(p *Probes) {

@@ -35,6 +35,7 @@ const (
 	quiescedWeight                    // the configuration or an annotation says weight 0
 	quiescedProbe                     // it fails its probes
 	quiescedNeighbour                 // it does not answer ARP or neighbour discovery
+	quiescedQuorum                    // too few others serve: the sorry server does
 )
 
 // quiesceReasons are the values of the label "reason".
@@ -48,6 +49,7 @@ var quiesceReasons = [...]string{
 	quiescedWeight:      "weight",
 	quiescedProbe:       "probe",
 	quiescedNeighbour:   "neighbour",
+	quiescedQuorum:      "quorum",
 }
 
 func (r quiesceReason) String() string { return quiesceReasons[r] }
@@ -157,10 +159,12 @@ type memory struct {
 	Working map[workKey][]RealServer
 	// Started is when real servers that are still in slow start joined.
 	Started map[startKey]time.Time
+	// Below are the sets that were below their quorum last.
+	Below map[workKey]bool
 }
 
 func newMemory() memory {
-	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time)}
+	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time), Below: make(map[workKey]bool)}
 }
 
 // earlier is the earlier of two times, of which zero means never.
