@@ -193,7 +193,7 @@ func acceptedSettings(settings string) (last error) {
 			for _, head := range []string{"", "[sysctl]\n", "[timeouts]\n"} {
 				texts = append(texts, head+settings+"\n"+vip+rest)
 			}
-			for _, table := range []string{"", "[vip.drain]\n", "[vip.health]\ntcp = 80\n"} {
+			for _, table := range []string{"", "[vip.drain]\n", "[vip.health]\ntcp = 80\n", "[vip.health.udp]\nport = 9\n", "sorry_server = '10.0.0.9'\n[vip.health]\ntcp = 80\nquorum = 1\n"} {
 				texts = append(texts, vip+rest+table+settings)
 			}
 			texts = append(texts, vip+strings.Replace(static, " }", ", "+settings+" }", 1))

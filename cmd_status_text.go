@@ -195,6 +195,7 @@ func (v *statusText) summary(st *status) {
 	}
 	sayAll(v, doubt, "VIP: %s", missing)
 	sayAll(v, doubt, "KEPT: the last working real servers of %s stay in service; by the inputs none would be", st.Kept)
+	sayAll(v, bad, "QUORUM: %s", st.Below)
 	sayAll(v, doubt, "DOWN: %s", st.Down)
 	sayAll(v, doubt, "PROBES: %s", st.FailOpen)
 	var streams []string

@@ -187,6 +187,15 @@ type VIP struct {
 // operator wants its answers to count.
 func (v *VIP) resolves() bool { return v.NeighbourCheck && v.Forward == DirectRoute }
 
+// sorry is v's sorry server of a family, if it has one.
+func (v *VIP) sorry(is6 bool) (RealServer, bool) {
+	i := slices.IndexFunc(v.Sorry, func(a netip.Addr) bool { return a.Is6() == is6 })
+	if i < 0 {
+		return RealServer{}, false
+	}
+	return RealServer{Address: v.Sorry[i], Weight: v.Weight, Forward: v.Forward, Tunnel: v.Tunnel}, true
+}
+
 // ingressPorts are the ports that ingress-nginx keeps for itself on each node's
 // address, for both protocols: the default of reserved_ports.
 var ingressPorts = map[uint16]string{

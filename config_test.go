@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -98,8 +99,8 @@ func TestParseProbeMistakes(t *testing.T) {
 	)
 	udpOnly := "[[vip]]\nname = 'a'\naddresses = ['10.0.0.1']\nports = ['53/udp']\n"
 	checkMistakes(t, []struct{ text, want string }{
-		{vipLine("[vip.health]"), `5: vip[0].health: has no probe, want at least one of http, tcp, ports = true, datapath = true`},
-		{vipLine("[vip.health]\nports = false"), `5: vip[0].health: has no probe, want at least one of http, tcp, ports = true, datapath = true`},
+		{vipLine("[vip.health]"), `5: vip[0].health: has no probe, want at least one of http, tcp, ports = true, datapath = true, dns, udp`},
+		{vipLine("[vip.health]\nports = false"), `5: vip[0].health: has no probe, want at least one of http, tcp, ports = true, datapath = true, dns, udp`},
 		{vipLine("health = true"), `5: vip[0].health: is true, want a table`},
 		{vipLine("[vip.health]\nhttps = {}"), `6: vip[0].health.https: unknown key, did you mean "http"?`},
 		{vipLine("[vip.health]\nhttp = true"), `6: vip[0].health.http: is true, want a table`},
@@ -129,6 +130,22 @@ func TestParseProbeMistakes(t *testing.T) {
 		{vipLine("health.http.status = ['2xx']"), `5: vip[0].health.http.status[0]: is "2xx", ` + wantCode},
 		{vipLine("health.http.status = ['399-200']"), `5: vip[0].health.http.status[0]: is "399-200" (399 is more than 200), ` + wantCode},
 		{vipLine("health.http.status = [true]"), `5: vip[0].health.http.status[0]: is true, ` + wantCode},
+		{vipLine("health.quorum = -1"), `5: vip[0].health.quorum: is the integer -1, want an integer from 0 to 10000`},
+		{vipLine("health = { tcp = 1, hysteresis = 1, below_quorum = 'withdraw' }"), `5: vip[0].health.hysteresis: is for a quorum above 0 alone, want that or no hysteresis
+c.toml:5: vip[0].health.below_quorum: is for a quorum above 0 alone, want that or no below_quorum`},
+		{vipLine("health = { tcp = 1, quorum = 1, below_quorum = 'sorry' }"), `5: vip[0].health.below_quorum: is "sorry", want a sorry_server of the family of each address`},
+		{vipLine("real_servers = [{ address = '10.1.0.1' }]\nselector = ''\nhealth = { tcp = 1, quorum = 1, hysteresis = 1 }"), `7: vip[0].health.quorum: and hysteresis are 2 together, and the VIP has no pods and 1 real_servers; want at most that`},
+		{vipLine("health.http = []"), `5: vip[0].health.http: has 0 elements, want 1 to 16`},
+		{vipLine("health.http = [{}, 80]"), `5: vip[0].health.http[1]: is the integer 80, want a table`},
+		{vipLine("health.http = [{}, { body_sha256 = 'abc' }]"), `5: vip[0].health.http[1].body_sha256: is "abc", want the SHA-256 sum of the body, 64 hexadecimal digits`},
+		{vipLine("health.http.body_match = '(a'"), "5: vip[0].health.http.body_match: is \"(a\" (error parsing regexp: missing closing ): `(a`), want a regular expression of Go (RE2), at most 512 characters"},
+		{vipLine("health.http.body_match = ''"), `5: vip[0].health.http.body_match: is "", want a regular expression of Go (RE2), at most 512 characters`},
+		{vipLine("health.dns.name = 'a..b'"), `5: vip[0].health.dns.name: is "a..b", want a DNS name such as "kubernetes.default.svc.cluster.local", or "." for the root`},
+		{vipLine("health.dns.name = '" + strings.Repeat("abc.", 64) + "'"), `5: vip[0].health.dns.name: is "` + strings.Repeat("abc.", 20) + `"…, want a DNS name such as "kubernetes.default.svc.cluster.local", or "." for the root`},
+		{vipLine("health.dns.type = 'a'"), `5: vip[0].health.dns.type: is "a", want one of A, AAAA, CNAME, MX, NS, PTR, SOA, SRV, TXT`},
+		{vipLine("health.udp = {}"), `5: vip[0].health.udp.port: missing, want the UDP port to ask, such as port = 514`},
+		{vipLine("health.udp = { port = 1, send = 'hex:abc' }"), `5: vip[0].health.udp.send: is "hex:abc", want at most 1200 bytes: a text, or "hex:" and two hexadecimal digits for each, such as "hex:0a00ff"`},
+		{vipLine("health.udp = { port = 1, answer = 'hex:" + strings.Repeat("00", 1201) + "' }"), `5: vip[0].health.udp.answer: is "hex:` + strings.Repeat("0", 76) + `"…, want at most 1200 bytes: a text, or "hex:" and two hexadecimal digits for each, such as "hex:0a00ff"`},
 		{vipLine("health.http.tls = 'on'"), `5: vip[0].health.http.tls: is "on", want true or false, without quotes`},
 	})
 }
@@ -147,7 +164,7 @@ func TestParseProbes(t *testing.T) {
 		want  *Probes
 	}{
 		{"", nil},
-		{"[vip.health.http]", with(func(p *Probes) { p.HTTP = &ingress })},
+		{"[vip.health.http]", with(func(p *Probes) { p.HTTP = []HTTPProbe{ingress} })},
 		{"[vip.health]\ntcp = 22", with(func(p *Probes) { p.TCP = 22 })},
 		{"[vip.health]\ndatapath = true\ninterval = '500ms'\nrise = 1\nfall = 5", with(func(p *Probes) {
 			p.DataPath, p.Interval, p.Timeout, p.Rise, p.Fall = true, 500*time.Millisecond, 250*time.Millisecond, 1, 5
@@ -159,8 +176,25 @@ func TestParseProbes(t *testing.T) {
 			p.TCP, p.Interval, p.Timeout = 1, time.Minute, time.Minute
 		})},
 		{"health.http = { port = 443, path = '/ok?full=1', host = 'shop.example:8443', status = ['300-302', 204, 200], tls = true }", with(func(p *Probes) {
-			p.HTTP = &HTTPProbe{Port: 443, Path: "/ok?full=1", Host: "shop.example:8443", Status: []StatusRange{{200, 200}, {204, 204}, {300, 302}}, TLS: true}
+			p.HTTP = []HTTPProbe{{Port: 443, Path: "/ok?full=1", Host: "shop.example:8443", Status: []StatusRange{{200, 200}, {204, 204}, {300, 302}}, TLS: true}}
 		})},
+		{"health.http = [{ path = '/a' }, { path = '/b', body_match = 'x+', body_sha256 = '" + strings.Repeat("6A", 32) + "' }]", with(func(p *Probes) {
+			first, second := ingress, ingress
+			first.Path, second.Path = "/a", "/b"
+			second.Body = HTTPBody{SHA256: strings.Repeat("j", 32), Match: regexp.MustCompile("x+")}
+			p.HTTP = []HTTPProbe{first, second}
+		})},
+		{"sorry_server = '10.9.9.9'\nhealth = { tcp = 1, quorum = 3, hysteresis = 2, below_quorum = 'sorry' }", with(func(p *Probes) {
+			p.TCP, p.Quorum = 1, Quorum{Least: 3, Hysteresis: 2, Sorry: true}
+		})},
+		{"health.dns = {}", with(func(p *Probes) { p.DNS = &DNSProbe{Port: 53, Name: ".", Type: "SOA"} })},
+		{"health.dns = { port = 1053, name = '_x.svc.local', type = 'SRV' }", with(func(p *Probes) {
+			p.DNS = &DNSProbe{Port: 1053, Name: "_x.svc.local", Type: "SRV"}
+		})},
+		{"health.udp = { port = 514, send = 'ping', answer = 'hex:00FF', answer_required = false }", with(func(p *Probes) {
+			p.UDP = &UDPProbe{Port: 514, Send: "ping", Answer: "\x00\xff"}
+		})},
+		{"health.udp = { port = 514 }", with(func(p *Probes) { p.UDP = &UDPProbe{Port: 514, AnswerRequired: true} })},
 	} {
 		if diff := cmp.Diff(test.want, parseVIP(t, test.lines).Probes); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", test.lines, diff)

@@ -359,7 +359,7 @@ dir/c.toml:28: vip[1].real_servers[1].weight: is the integer 99999, want an inte
 const exampleFile = "config.toml.example"
 
 // commentedKey matches a key or table that the example shows commented out.
-var commentedKey = regexp.MustCompile(`(?m)^# (\[+[a-z_.]+\]+|[a-z_]+ += .*)$`)
+var commentedKey = regexp.MustCompile(`(?m)^# (\[+[a-z_.]+\]+|[a-z_][a-z_0-9]* += .*)$`)
 
 func readExample(t *testing.T) (text, full string) {
 	t.Helper()
@@ -467,10 +467,19 @@ var neededKeys = map[string]string{
 	"vip[0].health.rise":                "health.tcp = 80\n",
 	"vip[0].health.fall":                "health.tcp = 80\n",
 	"vip[0].health.connects_per_second": "health.tcp = 80\n",
+	"vip[0].health.quorum":              "selector = 'a=b'\nhealth.tcp = 80\n",
+	"vip[0].health.hysteresis":          "selector = 'a=b'\nhealth.tcp = 80\nhealth.quorum = 1\n",
+	"vip[0].health.below_quorum":        "selector = 'a=b'\nhealth.tcp = 80\nhealth.quorum = 1\n",
 	"vip[0].health.http.port":           "health.http.path = '/healthz'\n",
 	"vip[0].health.http.path":           "health.http.port = 10254\n",
 	"vip[0].health.http.host":           "health.http.port = 10254\n",
 	"vip[0].health.http.tls":            "health.http.port = 10254\n",
+	"vip[0].health.dns.port":            "health.dns.name = '.'\n",
+	"vip[0].health.dns.name":            "health.dns.port = 53\n",
+	"vip[0].health.dns.type":            "health.dns.port = 53\n",
+	"vip[0].health.udp.send":            "health.udp.port = 9\n",
+	"vip[0].health.udp.answer":          "health.udp.port = 9\n",
+	"vip[0].health.udp.answer_required": "health.udp.port = 9\n",
 }
 
 // withKey returns a valid file with one key set, at the path that the example

@@ -1,6 +1,6 @@
 // [[vip]] → VIP.
 //
-// Used by cmd*.go. The keys of the tables and their ranges are in the function that
+// Used by http_metrics_vips.go and cmd*.go. The keys of the tables and their ranges are in the function that
 // reads the table (those of [vip.health] in config_health.go), the defaults in
 // defaultVIP. Rules about two keys are checked at the end of vip, after all keys are
 // read. No I/O.

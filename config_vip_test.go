@@ -419,8 +419,16 @@ func checkVIP(t *testing.T, v *VIP) {
 		if len(p.kinds()) == 0 || p.Timeout <= 0 || p.Timeout > p.Interval || p.Rise == 0 || p.Fall == 0 || p.ConnectsPerSecond == 0 {
 			t.Errorf("probes %+v", p)
 		}
-		if h := p.HTTP; h != nil && (h.Port == 0 || len(h.Status) == 0 || strings.ContainsAny(h.Path+h.Host, " \r\n") || !strings.HasPrefix(h.Path, "/")) {
-			t.Errorf("HTTP probe %+v", h)
+		for _, h := range p.HTTP {
+			if h.Port == 0 || len(h.Status) == 0 || strings.ContainsAny(h.Path+h.Host, " \r\n") || !strings.HasPrefix(h.Path, "/") || len(h.Body.SHA256)%32 > 0 {
+				t.Errorf("HTTP probe %+v", h)
+			}
+		}
+		if d := p.DNS; d != nil && (d.Port == 0 || len(d.message(1)) > dnsHeader+255+4) {
+			t.Errorf("DNS probe %+v", d)
+		}
+		if u := p.UDP; u != nil && (u.Port == 0 || len(u.Send) > maxDatagram || len(u.Answer) > maxDatagram) {
+			t.Errorf("UDP probe %+v", u)
 		}
 	}
 }

@@ -26,6 +26,8 @@ type wanted struct {
 	Memory memory
 	// Kept lists the sets that fell back on their memory, in order.
 	Kept []workKey
+	// Below lists the sets that are below their quorum, in order.
+	Below []shortage
 	// Retained has an entry for each set whose inputs are incomplete: nothing of
 	// it is removed.
 	Retained map[workKey]retained
@@ -70,10 +72,10 @@ func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before
 	for i := range cfg.VIPs {
 		in := vipInputsOf(&cfg.VIPs[i], cluster, before)
 		if last != nil && last.health == health {
-			in.outages, in.routed, in.broadcast = last.vips[i].in.outages, last.vips[i].in.routed, last.vips[i].in.broadcast
+			in.outages, in.routed, in.broadcast, in.open = last.vips[i].in.outages, last.vips[i].in.routed, last.vips[i].in.broadcast, last.vips[i].in.open
 		} else {
 			is := health.orEmpty()
-			in.outages, in.routed, in.broadcast = health.outages(in.vip), is.Routed[in.vip.Name], is.Broadcast
+			in.outages, in.routed, in.broadcast, in.open = health.outages(in.vip), is.Routed[in.vip.Name], is.Broadcast, is.opens(in.vip)
 		}
 		if last != nil && last.vips[i].validFor(in, now) {
 			w.vips[i] = last.vips[i]
@@ -119,6 +121,10 @@ func (w *wanted) gather(before memory) {
 			if set.kept {
 				w.Kept = append(w.Kept, key)
 			}
+			if set.below != nil {
+				w.Below = append(w.Below, *set.below)
+				w.Memory.Below[key] = true
+			}
 			if set.incomplete {
 				w.Retained[key] = set.retained
 			}
@@ -148,6 +154,8 @@ type vipInputs struct {
 	answered  bool           // whether service is known
 	gateways  gatewayInputs
 	working   [2][]RealServer
+	below     [2]bool // memory.Below
+	open      [2]bool // all real servers fail their probes
 	outages   []outage
 	routed    []netip.Addr // Health.Routed of the VIP
 	broadcast []netip.Addr // Health.Broadcast
@@ -170,6 +178,7 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
 	in.gateways = gatewayInputsOf(v, cluster)
 	for _, is6 := range []bool{false, true} {
 		in.working[familyIndex(is6)] = before.Working[workKey{v.Name, is6}]
+		in.below[familyIndex(is6)] = v.quorum() != nil && before.Below[workKey{v.Name, is6}]
 	}
 	return in
 }
@@ -204,6 +213,7 @@ type setAnswer struct {
 	working    []RealServer
 	started    map[startKey]time.Time
 	kept       bool
+	below      *shortage // nil: it is not below its quorum
 	incomplete bool
 	retained   retained // when incomplete
 	next       time.Time
@@ -212,12 +222,15 @@ type setAnswer struct {
 
 // validFor reports whether the answer is right for inputs in at the time now, too.
 func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
-	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || v.in.noNodes != in.noNodes || v.in.noAnswer != in.noAnswer || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) || !slices.Equal(v.in.broadcast, in.broadcast) {
+	if !v.in.samePorts(&in) || v.in.podsKnown != in.podsKnown || v.in.instead != in.instead || !same(v.in.pods, in.pods) || !same(v.in.nodes, in.nodes) || v.in.noNodes != in.noNodes || v.in.noAnswer != in.noAnswer || !slices.Equal(v.in.outages, in.outages) || !slices.Equal(v.in.routed, in.routed) || !slices.Equal(v.in.broadcast, in.broadcast) || v.in.open != in.open {
 		return false
 	}
 	for f := range v.sets {
 		// The memory of this answer is an input of the next one.
 		if next := v.sets[f].next; !next.IsZero() && !now.Before(next) || !same(in.working[f], v.sets[f].working) && !same(in.working[f], v.in.working[f]) {
+			return false
+		}
+		if in.below[f] != (v.sets[f].below != nil) && in.below[f] != v.in.below[f] {
 			return false
 		}
 	}
@@ -281,6 +294,7 @@ func (b *build) vip() {
 			servers = addMissing(slices.Clone(servers), b.workedBefore(key), "in service before, the cluster has not answered yet")
 			if len(servers) == 0 {
 				set.incomplete = true
+				b.count(set, key, nil, true)
 				set.warnings = b.takeWarnings()
 				continue
 			}
@@ -329,19 +343,23 @@ func (b *build) inService(set *setAnswer, key workKey, servers []Row) []Row {
 	}
 	set.whole = servers
 	if inService(servers) {
-		return b.slowStart(set, key, b.probed(set, servers))
+		rows := b.slowStart(set, key, b.probed(set, servers))
+		b.count(set, key, rows, b.failsOpen(key, servers))
+		return b.belowQuorum(set, key, rows)
 	}
-	if i := slices.IndexFunc(v.Sorry, func(a netip.Addr) bool { return a.Is6() == key.Is6 }); i >= 0 {
-		sorry := RealServer{Address: v.Sorry[i], Weight: v.Weight, Forward: v.Forward, Tunnel: v.Tunnel}
+	if sorry, ok := v.sorry(key.Is6); ok {
+		b.count(set, key, nil, false)
 		servers = slices.DeleteFunc(slices.Clone(servers), sameAs(sorry))
 		set.whole = addMissing(servers, []RealServer{sorry}, "sorry server, nothing else is in service")
 		return set.whole
 	}
 	if len(before) > 0 {
 		set.kept = true
+		b.count(set, key, nil, true)
 		set.whole = b.keepWorking(servers, b.workedBefore(key))
 		return b.probed(set, set.whole)
 	}
+	b.count(set, key, nil, false)
 	b.warn(warnNothingServes, familyName(key.Is6), "no %s real server is in service", familyName(key.Is6))
 	return servers
 }

@@ -49,6 +49,16 @@ func (h *Health) outages(v *VIP) []outage {
 	return all
 }
 
+// opens reports, by family, whether all real servers of v fail their probes.
+func (h *Health) opens(v *VIP) (open [2]bool) {
+	for _, o := range h.Open {
+		if o.VIP == v.Name && o.Port == 0 && v.Probes != nil {
+			open[familyIndex(o.Is6)] = true
+		}
+	}
+	return open
+}
+
 // probed records which real servers would be in service without the results of probes
 // and without their neighbour entries, and quiesces those of rows that are down. It quiesces none where none would be left:
 // the prober will say the same as soon as it knows these real servers.

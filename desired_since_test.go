@@ -92,6 +92,9 @@ func (h *history) becomeIdle(rt *rapid.T) {
 func (h *history) changeHealth(rt *rapid.T) {
 	next := &Health{Down: make(map[HealthKey]string)}
 	for i := range h.cfg.VIPs {
+		if rapid.IntRange(0, 4).Draw(rt, "open") == 0 {
+			next.Open = append(next.Open, FailOpen{VIP: h.cfg.VIPs[i].Name})
+		}
 		for node := range 7 {
 			a := addr(fmt.Sprintf("10.1.0.%d", node))
 			switch rapid.IntRange(0, 6).Draw(rt, "probe") {
@@ -203,6 +206,9 @@ func randomConfig(rt *rapid.T) *Config {
 			}
 			if rapid.Bool().Draw(rt, "probes") {
 				v.Probes = &Probes{Ports: true}
+				v.Probes.Quorum.Least = uint16(rapid.IntRange(0, 3).Draw(rt, "quorum"))
+				v.Probes.Quorum.Hysteresis = uint16(rapid.IntRange(0, 1).Draw(rt, "hysteresis"))
+				v.Probes.Quorum.Sorry = len(v.Sorry) > 0
 			}
 			v.PortsFromPods = rapid.IntRange(0, 3).Draw(rt, "ports from pods") == 0
 			v.OneMark = i == 0 && rapid.IntRange(0, 3).Draw(rt, "one mark") == 0
@@ -248,5 +254,5 @@ func describeWanted(w wanted) []string {
 	all := describeShards(w.Shards)
 	return append(all,
 		fmt.Sprint("marks ", w.Marks), fmt.Sprint("working ", w.Memory.Working), fmt.Sprint("started ", w.Memory.Started),
-		fmt.Sprint("kept ", w.Kept), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("retained ", w.Retained), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
+		fmt.Sprint("kept ", w.Kept), fmt.Sprint("below ", w.Below, w.Memory.Below), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("retained ", w.Retained), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
 }

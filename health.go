@@ -190,7 +190,7 @@ const (
 type outcome struct {
 	result result
 	why    string // of failed and noResult
-	silent bool   // failed because nothing came back: there may be no host
+	silent bool   // nothing came back: there may be no host
 }
 
 // condition is the state of a target.

@@ -1,9 +1,10 @@
-// The probe kind http: one request over HTTP or HTTPS, and the status of its answer.
+// The probe kind http: requests over HTTP or HTTPS, and the status of their answers.
 //
-// Used by health_probe.go. The prober starts exchanges over TLS, and calls the rest
-// through the table of the kinds. The connection begins in the prober's goroutine;
-// an exchange has one for itself. It reads only the status lines of an answer,
-// never a body, and keeps only the status code.
+// Used by health_probe.go and health_body.go. The prober starts exchanges over TLS, and
+// calls the rest through the table of the kinds. The connection begins in the prober's
+// goroutine; an exchange has one for itself. Each request is a target for itself. This
+// file reads only the status lines of an answer, and keeps only the status code;
+// health_body.go reads the body where something is wanted of it.
 
 package main
 
@@ -32,13 +33,20 @@ const (
 )
 
 func (httpKind) targets(v *ProbedVIP, s *ProbedServer) []question {
-	return []question{{to: netip.AddrPortFrom(s.Address, v.Probes.HTTP.Port)}}
+	all := make([]question, len(v.Probes.HTTP))
+	for i := range all {
+		all[i] = question{to: netip.AddrPortFrom(s.Address, v.Probes.HTTP[i].Port), part: uint8(i)}
+	}
+	return all
 }
+
+// http is the request of t, which is of the kind http.
+func (t *target) http() *HTTPProbe { return &t.vip.probes.HTTP[t.part] }
 
 func (httpKind) begin(p *prober, t *target) {
 	p.connect(t, func(t *target) {
 		p.poll.remove(t.attempt.fd)
-		if t.vip.probes.HTTP.TLS {
+		if t.http().TLS {
 			t.attempt.waits = waitsToBeginTLS
 			p.waitingTLS = append(p.waitingTLS, t)
 		} else {
@@ -55,7 +63,7 @@ func (httpKind) overdue(_ *prober, t *target) outcome {
 }
 
 func (httpKind) reason(t *target, err error) string {
-	return t.vip.probes.HTTP.failure(t.to, err)
+	return t.http().failure(t.to, err)
 }
 
 // httpRequest is the request of probe h to the real server at to. Host and
@@ -144,10 +152,10 @@ func (p *prober) startTLS() {
 	}
 }
 
-// exchange sends the request and reads the status, in a goroutine. It ends when
+// exchange sends the request and reads the answer, in a goroutine. It ends when
 // the probe is dropped, which closes the connection.
 func (p *prober) exchange(t *target) {
-	a, h, to := t.attempt, t.vip.probes.HTTP, t.to
+	a, h, to := t.attempt, t.http(), t.to
 	file := os.NewFile(uintptr(a.fd), to.String())
 	delete(p.attempts, a.fd)
 	conn, err := net.FileConn(file)
@@ -180,7 +188,8 @@ func (p *prober) exchange(t *target) {
 	})
 }
 
-// askStatus sends the request over a new connection and reads the status.
+// askStatus sends the request over a new connection and reads the status, and the body
+// where h wants something of it.
 //
 // The certificate is not verified: a node is asked at its own address, which
 // certificates do not name. Whether clients trust it is not for this probe to say.
@@ -194,6 +203,9 @@ func askStatus(conn net.Conn, h *HTTPProbe, to netip.AddrPort) (uint16, error) {
 	}
 	if _, err := conn.Write(httpRequest(h, to)); err != nil {
 		return 0, err
+	}
+	if h.Body.wanted() {
+		return askBody(conn, h)
 	}
 	answer := make([]byte, 0, 512) // most need no more, and many exchanges run at a time
 	for {

@@ -30,6 +30,7 @@ type question struct {
 	to   netip.AddrPort // what is connected to
 	port uint16         // of a kind for single ports; 0 = the real server as a whole
 	via  netip.Addr     // the VIP's address, where a kind asks for each of them
+	part uint8          // which of several questions of a kind, from 0
 }
 
 // methodOf is how kind k probes.
@@ -49,7 +50,7 @@ func (t *target) timedOut() outcome {
 type attempt struct {
 	waits attemptStep
 	fd    int           // its socket; -1 = none, or none any more
-	then  func(*target) // continues when fd is connected
+	then  func(*target) // continues when fd is connected, or has an answer
 	conn  net.Conn      // of an HTTP exchange, instead of fd
 	token uint32        // of a probe of the data path
 }
@@ -60,7 +61,7 @@ type attemptStep uint8
 const (
 	waitsForSocket  attemptStep = iota // fd
 	waitsToBeginTLS                    // too many TLS exchanges run
-	waitsForAnswer                     // the end of its HTTP exchange
+	waitsForAnswer                     // the end of its HTTP exchange, or a datagram
 	waitsForMAC                        // the data path: the node's MAC address
 	waitsForSYN                        // the data path: an answer to its SYN
 )

@@ -54,8 +54,10 @@ func TestProbeKinds(t *testing.T) {
 		}
 
 		// What one key of the file gives is one kind, and has a target.
-		usage := strings.Replace(k.usage, "tcp", "tcp = 80", 1)
-		usage = strings.Replace(usage, "http", "http = {}", 1)
+		usage := k.usage
+		if !strings.Contains(usage, "=") { // a table, or a port
+			usage += map[string]string{"tcp": " = 80", "http": " = {}", "dns": " = {}", "udp": " = { port = 514 }"}[k.key]
+		}
 		v := parseVIP(t, "[vip.health]\n"+usage)
 		if got := v.Probes.kinds(); !slices.Equal(got, []probeKind{kind}) {
 			t.Errorf("%s: the file gives the kinds %v", usage, got)
@@ -284,7 +286,7 @@ func TestSlowStartAfterOutage(t *testing.T) {
 // The prober names what it has found last; ports that are up are left out.
 func TestProbeAnswers(t *testing.T) {
 	s := newSchedule(func() float64 { return 0 }, nil)
-	probes := &Probes{Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1, ConnectsPerSecond: 1000, HTTP: &HTTPProbe{Port: 8080, Path: "/"}, Ports: true}
+	probes := &Probes{Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1, ConnectsPerSecond: 1000, HTTP: []HTTPProbe{{Port: 8080, Path: "/"}}, Ports: true}
 	s.replan(&ProbePlan{VIPs: []ProbedVIP{{Name: "edge", Probes: probes, Servers: []ProbedServer{{addr("10.1.0.1"), []uint16{80, 443}}}}}}, testTime)
 	if early := s.answers(); len(early) > 0 {
 		t.Errorf("before the first probe: %v", early)

@@ -258,7 +258,7 @@ func TestEachForTheRightReason(t *testing.T) {
 	v := ProbedVIP{
 		Name: "edge", Addresses: []netip.Addr{netip.MustParseAddr(testVIP4)}, DataPort: 80,
 		Probes: atFiveHundred(func(p *Probes) {
-			p.HTTP = &HTTPProbe{Port: 10254, Path: "/healthz", Status: []StatusRange{{200, 399}}}
+			p.HTTP = []HTTPProbe{{Port: 10254, Path: "/healthz", Status: []StatusRange{{200, 399}}}}
 			p.Ports, p.DataPath = true, true
 		}),
 	}
@@ -280,6 +280,50 @@ func TestEachForTheRightReason(t *testing.T) {
 	r.stop()
 	if left := director.connections(t, "06"); len(left) > 0 {
 		t.Errorf("TIME_WAIT is left:\n%s", strings.Join(left, ""))
+	}
+}
+
+// Over a real segment: the node's kernel reports a closed port by ICMP, and a node that
+// is not there is silent.
+func TestUDPOverTheSegment(t *testing.T) {
+	_, hosts := newSegment(t, 9, 11, 12)
+	director, good, closed := hosts[0], hosts[1], hosts[2]
+	good.do(t, func() {
+		c, err := net.ListenPacket("udp", ":53")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { c.Close() })
+		replyUDP(c, func(q []byte) [][]byte { return [][]byte{answerDNS(q, 0, nil)} })
+	})
+	absent := segmentHost{n: 15}
+	for name, test := range map[string]struct {
+		change func(*Probes)
+		want   map[HealthKey]string
+	}{
+		"dns": {func(p *Probes) { p.DNS = &DNSProbe{Port: 53, Name: "a.test", Type: "A"} }, map[HealthKey]string{
+			{"edge", closed.addr(), 0}:  "DNS question to 10.0.0.12:53 for a.test A: ICMP port unreachable",
+			{"edge", closed.addr6(), 0}: "DNS question to [2001:db8::12]:53 for a.test A: ICMP port unreachable",
+			{"edge", absent.addr(), 0}:  "DNS question to 10.0.0.15:53 for a.test A: no answer in 250ms",
+			{"edge", absent.addr6(), 0}: "DNS question to [2001:db8::15]:53 for a.test A: no answer in 250ms",
+		}},
+		"udp without an answer": {func(p *Probes) { p.UDP = &UDPProbe{Port: 53} }, map[HealthKey]string{
+			{"edge", closed.addr(), 0}:  "datagram to 10.0.0.12:53: ICMP port unreachable",
+			{"edge", closed.addr6(), 0}: "datagram to [2001:db8::12]:53: ICMP port unreachable",
+		}},
+	} {
+		v := ProbedVIP{Name: "edge", Probes: atFiveHundred(test.change)}
+		for _, h := range []segmentHost{good, closed, absent} {
+			v.Servers = append(v.Servers, ProbedServer{Address: h.addr()}, ProbedServer{Address: h.addr6()})
+		}
+		r := startProber(t, &ProbePlan{VIPs: []ProbedVIP{v}}, director.inside(t))
+		r.await(t, name, func(h *Health) bool { return h != nil && len(h.Down) == len(test.want) })
+		r.decided(t)
+		if diff := cmp.Diff(test.want, r.out.Get().Down, compareAddrs); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		r.stop()
 	}
 }
 

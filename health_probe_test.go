@@ -216,7 +216,7 @@ func TestProbeHTTP(t *testing.T) {
 		serveStatus(t, listeners[6], 204, !secure)
 
 		probes := brisk(func(p *Probes) {
-			p.HTTP = &HTTPProbe{Port: port, Path: "/healthz", Host: "shop.example", Status: []StatusRange{{200, 204}}, TLS: secure}
+			p.HTTP = []HTTPProbe{{Port: port, Path: "/healthz", Host: "shop.example", Status: []StatusRange{{200, 204}}, TLS: secure}}
 			p.Timeout = p.Interval // handshakes take their time on a busy machine
 		})
 		r := startProber(t, loopbackPlan(probes, nil, 1, 2, 3, 4, 5, 6, 7), nil)
@@ -260,13 +260,13 @@ func TestProbeIPv6(t *testing.T) {
 	at := netip.MustParseAddrPort(l.Addr().String())
 	probes := brisk(func(p *Probes) {
 		p.TCP, p.Ports = at.Port(), true
-		p.HTTP = &HTTPProbe{Port: at.Port(), Path: "/healthz", Host: "shop.example", Status: []StatusRange{{200, 200}}}
+		p.HTTP = []HTTPProbe{{Port: at.Port(), Path: "/healthz", Host: "shop.example", Status: []StatusRange{{200, 200}}}}
 	})
 	v := ProbedVIP{Name: "edge", Probes: &probes, Servers: []ProbedServer{{at.Addr(), []uint16{at.Port()}}}}
 	r := startProber(t, &ProbePlan{VIPs: []ProbedVIP{v}}, nil)
 	r.decided(t)
 	stats := r.Stats()
-	for _, k := range stats.Kinds[:probeDataPath] {
+	for _, k := range stats.Kinds[:probeDataPath] { // over TCP
 		if k.targets() != 1 || k.Targets[down] != 0 || k.Results[passed] == 0 {
 			t.Errorf("%+v", k)
 		}
@@ -431,7 +431,7 @@ func TestProbeManyTLS(t *testing.T) {
 	}
 	before := runtime.NumGoroutine()
 	probes := brisk(func(p *Probes) {
-		p.HTTP = &HTTPProbe{Port: port, Path: "/healthz", Host: "shop.example", Status: []StatusRange{{200, 200}}, TLS: true}
+		p.HTTP = []HTTPProbe{{Port: port, Path: "/healthz", Host: "shop.example", Status: []StatusRange{{200, 200}}, TLS: true}}
 		p.Interval, p.Timeout = 500*time.Millisecond, 300*time.Millisecond
 	})
 	r := startProber(t, loopbackPlan(probes, nil, hosts...), nil)
@@ -467,7 +467,7 @@ func TestProbeDropped(t *testing.T) {
 			}
 		}()
 		probes := brisk(func(p *Probes) {
-			p.HTTP = &HTTPProbe{Port: port, Path: "/", TLS: secure}
+			p.HTTP = []HTTPProbe{{Port: port, Path: "/", TLS: secure}}
 			p.Interval, p.Timeout = 300*time.Millisecond, 300*time.Millisecond
 		})
 		r := startProber(t, loopbackPlan(probes, nil, 1), nil)

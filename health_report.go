@@ -89,7 +89,7 @@ func (s *schedule) answers() (all []ProbeAnswer) {
 		all = append(all, ProbeAnswer{HealthKey{key.name, key.server, key.port}, key.kind.String(), t.state, t.last, t.said, t.began})
 	}
 	sortBy(all, func(a, b ProbeAnswer) int {
-		return cmp.Or(a.HealthKey.Compare(b.HealthKey), strings.Compare(a.Kind, b.Kind))
+		return cmp.Or(a.HealthKey.Compare(b.HealthKey), strings.Compare(a.Kind, b.Kind), strings.Compare(a.Why, b.Why))
 	})
 	return all
 }

@@ -40,6 +40,7 @@ type targetKey struct {
 	kind   probeKind
 	via    netip.Addr // the VIP's address, where a kind asks for each of them
 	port   uint16     // of a kind for single ports
+	part   uint8      // which of several questions of the kind
 }
 
 // target is one thing that is probed repeatedly.
@@ -156,7 +157,7 @@ func (s *schedule) replan(plan *ProbePlan, now time.Time) (dropped []*target) {
 			server := &p.Servers[j]
 			for _, kind := range p.Probes.kinds() {
 				for _, q := range kind.methodOf().targets(p, server) {
-					s.add(targetKey{p.Name, server.Address, kind, q.via, q.port}, q.to, v, now)
+					s.add(targetKey{p.Name, server.Address, kind, q.via, q.port, q.part}, q.to, v, now)
 				}
 			}
 		}

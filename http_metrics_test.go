@@ -223,7 +223,7 @@ func scrape(t *testing.T, write func(*bytes.Buffer)) (own map[string]metricFamil
 func metricsBench(t *testing.T) (*bench, *httpServer) {
 	six := testVIP(func(v *VIP) {
 		v.Name, v.Addresses, v.TCPServices = "six", []netip.Addr{addr("2001:db8::1")}, ConfigMapName{}
-		v.Announce = AnnounceARP
+		v.Announce, v.Probes = AnnounceARP, &Probes{TCP: 80, Quorum: Quorum{Least: 1}}
 	})
 	b := newBench(t, testVIP(), six)
 	b.setSync(pairSync())
@@ -452,6 +452,7 @@ func TestMetricsOfALoop(t *testing.T) {
 		`sync_daemon_up{role="master"}`:                   1,
 		`sync_daemon_up{role="backup"}`:                   1,
 		`vip_kept{vip="six",family="IPv6"}`:               0,
+		`vip_below_quorum{vip="six",family="IPv6"}`:       1,
 	}, got())
 
 	b.loop.cluster.Set(testCluster(nil))

@@ -106,6 +106,17 @@ func (s *httpServer) writeVIPs(e *exposition, v *loopState) {
 	}
 	e.family("warnings", gauge, "Warnings about the present inputs.")(float64(len(v.Warnings)))
 	s.writeServers(e, v)
+	below := e.family("vip_below_quorum", gauge, "1 while fewer real servers of a VIP are in service than its quorum.")
+	for i := range v.Config.VIPs {
+		vip := &v.Config.VIPs[i]
+		families := familiesOf(vip)
+		for _, is6 := range []bool{false, true} {
+			if vip.quorum() != nil && families[!is6] {
+				missed := slices.ContainsFunc(v.Below, func(s shortage) bool { return s.workKey == workKey{vip.Name, is6} })
+				below(flag01(missed), "vip", vip.Name, "family", familyName(is6))
+			}
+		}
+	}
 	kept := e.family("vip_kept", gauge, "1 while the last working real servers of a VIP stay in service because by the inputs none would be.")
 	for i := range v.Config.VIPs {
 		vip := &v.Config.VIPs[i]

@@ -77,6 +77,7 @@ type pageState struct {
 type pageLeftOff struct {
 	FailOpen int `json:"fail_open,omitempty"`
 	Kept     int `json:"kept,omitempty"`
+	Below    int `json:"below_quorum,omitempty"`
 	Down     int `json:"probed_down,omitempty"`
 	Warnings int `json:"warnings,omitempty"`
 }
@@ -88,7 +89,7 @@ func cutStatus(st *status) (left pageLeftOff) {
 	for _, l := range []struct {
 		list *[]string
 		more *int
-	}{{&st.FailOpen, &left.FailOpen}, {&st.Kept, &left.Kept}, {&st.Down, &left.Down}, {&st.Warnings, &left.Warnings}} {
+	}{{&st.FailOpen, &left.FailOpen}, {&st.Kept, &left.Kept}, {&st.Below, &left.Below}, {&st.Down, &left.Down}, {&st.Warnings, &left.Warnings}} {
 		*l.more = max(0, len(*l.list)-pageLines)
 		*l.list = (*l.list)[:len(*l.list)-*l.more]
 	}

@@ -83,6 +83,7 @@ func (p *pageState) notices() (all []notice) {
 	for _, set := range st.Kept {
 		add("bad", "Kept", "the last working real servers of "+set+" stay in service; by the inputs none would be")
 	}
+	add("bad", "Quorum", st.Below...)
 	for _, s := range st.Cluster {
 		if s.LastError != "" {
 			add("warn", "Cluster", s.Name+": "+s.LastError)
@@ -118,7 +119,7 @@ func (h htmlWriter) notices(p *pageState) {
 			h.print("<span>%s</span></li>\n", n.Text)
 		}
 	}
-	if more := len(all) + p.LeftOff.FailOpen + p.LeftOff.Kept + p.LeftOff.Warnings - pageNotices; more > 0 {
+	if more := len(all) + p.LeftOff.FailOpen + p.LeftOff.Kept + p.LeftOff.Below + p.LeftOff.Warnings - pageNotices; more > 0 {
 		h.print("<li>and %s more: <code>lvs-controller status -o json</code> has all</li>\n", count(more))
 	}
 	h.print("</ul></section>\n")

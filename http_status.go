@@ -27,14 +27,15 @@ const statusVersion = 1
 type status struct {
 	Version   int          `json:"version"` // statusVersion
 	Ready     bool         `json:"ready"`
-	Reason    string       `json:"reason,omitempty"`      // why not ready
-	Since     time.Time    `json:"since,omitzero"`        // of the process
-	Drained   time.Time    `json:"drained,omitzero"`      // by the operator, since
-	TableHash uint64       `json:"table_hash,omitempty"`  // of the wanted table, the same on both directors of a pair
-	Announced []netip.Addr `json:"announced,omitempty"`   // VIP addresses that the controller has put on a device
-	Kept      []string     `json:"kept,omitempty"`        // sets whose last working real servers stay in service
-	FailOpen  []string     `json:"fail_open,omitempty"`   // sets of real servers that all fail their probes, and so stay in service
-	Down      []string     `json:"probed_down,omitempty"` // real servers, or their ports, that fail their probes or answer no ARP, also after they have drained and are removed
+	Reason    string       `json:"reason,omitempty"`       // why not ready
+	Since     time.Time    `json:"since,omitzero"`         // of the process
+	Drained   time.Time    `json:"drained,omitzero"`       // by the operator, since
+	TableHash uint64       `json:"table_hash,omitempty"`   // of the wanted table, the same on both directors of a pair
+	Announced []netip.Addr `json:"announced,omitempty"`    // VIP addresses that the controller has put on a device
+	Kept      []string     `json:"kept,omitempty"`         // sets whose last working real servers stay in service
+	Below     []string     `json:"below_quorum,omitempty"` // VIPs, by family, with fewer real servers in service than their quorum
+	FailOpen  []string     `json:"fail_open,omitempty"`    // sets of real servers that all fail their probes, and so stay in service
+	Down      []string     `json:"probed_down,omitempty"`  // real servers, or their ports, that fail their probes or answer no ARP, also after they have drained and are removed
 	// Conflicts are the other hosts that claim a VIP which this director has.
 	Conflicts []Conflict      `json:"conflicts,omitempty"`
 	Warnings  []string        `json:"warnings,omitempty"`
@@ -97,6 +98,9 @@ func (s *httpServer) head(v *loopState) status {
 	st.Drained, st.Announced, st.TableHash = v.Drained, v.Announced, v.TableHash
 	for _, set := range v.Kept {
 		st.Kept = append(st.Kept, set.VIP+" "+familyName(set.Is6))
+	}
+	for _, s := range v.Below {
+		st.Below = append(st.Below, s.String())
 	}
 	for _, o := range v.Health.orEmpty().Open {
 		st.FailOpen = append(st.FailOpen, o.String())

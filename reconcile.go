@@ -128,6 +128,7 @@ type reconciler struct {
 	warned    warningLog
 	failing   failureLog // of the pass
 	kept      []workKey  // sets whose fall-back has been logged
+	below     []shortage // sets whose quorum has been logged as missed
 	earlier   serving    // what was in service before the last reload, of VIPs that have not been compared with it
 	shown
 }
@@ -265,7 +266,7 @@ func (r *reconciler) pass(ctx context.Context) {
 	} else if r.kernel.brokenAt.IsZero() {
 		r.kernel.brokenAt = o.now
 	}
-	r.announcer.pass(ctx, &o, r.planner.owners, &r.kernel)
+	r.announcer.pass(ctx, &o, &r.planner, &r.kernel)
 	if o.whole {
 		r.planner.forgetEmpty(r.kernel.have)
 	}
@@ -438,6 +439,25 @@ func (r *reconciler) logWanted(w *wanted) {
 		}
 	}
 	r.kept = w.Kept
+	r.logQuorum(w.Below)
+}
+
+// logQuorum logs which sets have fallen below their quorum, and which have no more.
+func (r *reconciler) logQuorum(now []shortage) {
+	other := func(all []shortage, s shortage) bool {
+		return !slices.ContainsFunc(all, func(o shortage) bool { return o.workKey == s.workKey })
+	}
+	for _, s := range now {
+		if other(r.below, s) {
+			r.log.Error("fewer real servers in service than the quorum", "vip", s.VIP, "family", familyName(s.Is6), "in_service", s.Serving, "quorum", s.Quorum.Least, "below_quorum", s.Quorum.action())
+		}
+	}
+	for _, s := range r.below {
+		if other(now, s) {
+			r.log.Info("enough real servers are in service for the quorum again", "vip", s.VIP, "family", familyName(s.Is6))
+		}
+	}
+	r.below = now
 }
 
 // logTaken logs what a new configuration takes out of service: it is the operator's

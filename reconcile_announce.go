@@ -33,15 +33,16 @@ type announcer struct {
 // pass has the host announce the addresses that are fit for it: when that has
 // changed, when another program has taken one away, with each audit, and again
 // after a failure.
-func (a *announcer) pass(ctx context.Context, o *passResult, owners owners, k *kernelTable) {
+func (a *announcer) pass(ctx context.Context, o *passResult, p *planner, k *kernelTable) {
 	known := !k.compared.IsZero()
 	if !known && a.drained.IsZero() && o.now.Sub(a.began) <= patience(o.cfg) {
 		return // what an earlier run announced may be right
 	}
 	unfit := a.unfit(o, k.compared, k.brokenAt)
 	want, routed := fitAddresses(&addressFacts{
-		owners: owners, have: k.have, known: known, devices: a.state.Addresses, local: a.state.Local,
+		owners: p.owners, have: k.have, known: known, devices: a.state.Addresses, local: a.state.Local,
 		announced: a.want.Announced, drained: !a.drained.IsZero(), fit: unfit == nil,
+		withdrawn: p.want.withdrawn(),
 	})
 	a.logUnfit(unfit, routed)
 	if a.cfg == o.cfg && want.equal(a.want) {

@@ -14,13 +14,14 @@ import (
 // addressFacts is what decides which VIP addresses the host should have.
 type addressFacts struct {
 	owners    owners
-	have      shards       // the kernel's table, as far as it is ours
-	known     bool         // that table has been read since the process began
-	devices   []VIPAddress // addresses that the controller has put on devices, now or earlier
-	local     []netip.Addr // addresses with a local route of the controller's: those of the dummy device
-	announced []netip.Addr // what was wanted last
-	drained   bool         // the operator has drained this director
-	fit       bool         // the director as a whole should get traffic
+	have      shards              // the kernel's table, as far as it is ours
+	known     bool                // that table has been read since the process began
+	devices   []VIPAddress        // addresses that the controller has put on devices, now or earlier
+	local     []netip.Addr        // addresses with a local route of the controller's: those of the dummy device
+	announced []netip.Addr        // what was wanted last
+	drained   bool                // the operator has drained this director
+	fit       bool                // the director as a whole should get traffic
+	withdrawn map[netip.Addr]bool // addresses of VIPs below their quorum
 }
 
 // fitAddresses decides which addresses should be announced. routed means that fit
@@ -31,6 +32,8 @@ type addressFacts struct {
 // have them. With "dummy" the other director has routes too, so an address is
 // there only while it is served and the director as a whole is fit for traffic;
 // its packets are accepted as long as there are services for them.
+//
+// The addresses of a VIP below its quorum are not announced with either.
 //
 // The address of a VIP that is configured no more stays until its last real server
 // has drained, or its packets would no longer reach IPVS.
@@ -51,7 +54,7 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 		if !m.needsFit {
 			announced = !f.drained && (serving[a] || ours[a] || slices.Contains(f.announced, a))
 		}
-		if announced && m.byController() {
+		if announced && m.byController() && !f.withdrawn[a] {
 			want.Announced = append(want.Announced, a)
 		}
 	}

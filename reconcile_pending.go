@@ -136,6 +136,7 @@ func pendingAnnouncement(h *linuxHost, cfg *Config, st *state, p *plan) (want vi
 	want, _ = fitAddresses(&addressFacts{
 		owners: p.want.Owners, have: p.Shards, known: true, devices: st.Addresses, local: st.Local,
 		drained: !drained.IsZero(), fit: drained.IsZero() && h.Uplink() == nil,
+		withdrawn: p.want.withdrawn(),
 	})
 	return want, nil
 }

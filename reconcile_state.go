@@ -35,6 +35,7 @@ type loopState struct {
 	TableHash uint64                // of the wanted table
 	Marked    map[MarkedPort]uint32 // what the host marks; never changed
 	Kept      []workKey
+	Below     []shortage
 	Health    *Health // what probes have found; nil: nothing
 	Warnings  []string
 	Sync      map[SyncRole]bool // whether the sync daemon runs as configured; nil without [sync]
@@ -77,7 +78,7 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running
 		next.Marked = r.marks.marked
 		next.TableHash = r.planner.hash.of(w.want)
-		next.Kept, next.Health, next.Warnings = w.want.Kept, w.want.health, warningTexts(w.want.Warnings)
+		next.Kept, next.Below, next.Health, next.Warnings = w.want.Kept, w.want.Below, w.want.health, warningTexts(w.want.Warnings)
 		if r.exempt.failing.text != "" {
 			next.Warnings = append(next.Warnings, "notrack: "+r.exempt.failing.text)
 		}
@@ -152,6 +153,18 @@ func (v *loopState) ready(now time.Time) error {
 	}
 	if with, _ := v.InService(); with == 0 {
 		return errors.New("no real server is in service")
+	}
+	return v.belowQuorum()
+}
+
+// belowQuorum is an error while a VIP is to be withdrawn whose addresses are not the
+// controller's: keepalived moves them when the director is not ready.
+func (v *loopState) belowQuorum() error {
+	for _, s := range v.Below {
+		i := slices.IndexFunc(v.Config.VIPs, func(vip VIP) bool { return vip.Name == s.VIP })
+		if i >= 0 && !s.Quorum.Sorry && !v.Config.VIPs[i].Announce.method().byController() {
+			return errors.New(s.String())
+		}
 	}
 	return nil
 }

@@ -55,6 +55,7 @@ type (
 		Marks      []markEntry             `json:"marks,omitempty"`
 		Ports      []portEntry             `json:"ports,omitempty"` // of addresses that several VIPs share
 		Started    []startEntry            `json:"slow_starts,omitempty"`
+		Below      []belowEntry            `json:"below_quorum,omitempty"`
 		Addresses  []VIPAddress            `json:"addresses,omitempty"`
 		Local      []netip.Addr            `json:"local_routes,omitempty"`
 		Daemons    []SyncDaemon            `json:"sync_daemons,omitempty"`
@@ -75,6 +76,10 @@ type (
 		VIP     string       `json:"vip"`
 		IPv6    bool         `json:"ipv6,omitempty"`
 		Servers []RealServer `json:"servers"`
+	}
+	belowEntry struct {
+		VIP  string `json:"vip"`
+		IPv6 bool   `json:"ipv6,omitempty"`
 	}
 	startEntry struct {
 		VIP     string     `json:"vip"`
@@ -119,6 +124,9 @@ func (s *state) encode(into []byte) ([]byte, error) {
 	sortBy(f.Started, func(a, b startEntry) int {
 		return cmp.Or(cmp.Compare(a.VIP, b.VIP), a.Address.Compare(b.Address))
 	})
+	for _, k := range sortedBy(maps.Keys(s.Memory.Below), compareWorkKeys) {
+		f.Below = append(f.Below, belowEntry{k.VIP, k.Is6})
+	}
 	for _, k := range sortedBy(maps.Keys(s.Down), HealthKey.Compare) {
 		f.Down = append(f.Down, downEntry{k.VIP, k.Address, k.Port, s.Down[k]})
 	}
@@ -279,6 +287,9 @@ func (f *stateFile) memory() (memory, error) {
 			return m, fmt.Errorf("slow_starts: vip %s: bad address %q or time", e.VIP, e.Address)
 		}
 		m.Started[startKey{e.VIP, e.Address}] = e.Since.UTC()
+	}
+	for _, e := range f.Below {
+		m.Below[workKey{e.VIP, e.IPv6}] = true
 	}
 	return m, nil
 }

@@ -20,6 +20,7 @@ func TestStateRoundTrip(t *testing.T) {
 	s.Marks[4096] = "edge"
 	s.Memory.Started[startKey{"edge", addr("10.1.0.1")}] = testTime
 	s.Memory.Working[workKey{"edge", false}] = []RealServer{{Address: addr("10.1.0.1"), Weight: 2, Forward: DirectRoute}}
+	s.Memory.Below[workKey{"edge", true}] = true
 	s.Drains[rowID{ServiceKey{Address: addr("2001:db8::1"), Protocol: UDP, Port: 53}, addr("2001:db8::9"), 5353}] = drain{Deadline: testTime}
 	s.Daemons = []SyncDaemon{
 		{Role: SyncMaster, Interface: "eth1", ID: 7, Group: addr("224.0.0.81"), Port: 8848, TTL: 1},
@@ -43,7 +44,7 @@ func TestStateRoundTrip(t *testing.T) {
 // What is read from a state file is written again as the same.
 func FuzzDecodeState(f *testing.F) {
 	f.Add([]byte(`{"version":1,"vips":["10.0.0.1"],"marks":[{"mark":4096,"vip":"a"}],"slow_starts":[{"vip":"a","server":"10.1.0.1","since":"2026-01-02T03:04:05+01:00"}],` +
-		`"addresses":[{"device":"eth0","address":"10.0.0.1"}],"local_routes":["10.0.0.1"],"down":[{"vip":"a","server":"10.1.0.1","port":80,"why":"<refused>"}],` +
+		`"below_quorum":[{"vip":"a","ipv6":true},{"vip":"b"}],"addresses":[{"device":"eth0","address":"10.0.0.1"}],"local_routes":["10.0.0.1"],"down":[{"vip":"a","server":"10.1.0.1","port":80,"why":"<refused>"}],` +
 		`"working":[{"vip":"a","servers":[{"address":"10.1.0.1","forward":2,"weight":1,"port":8,"upper":2,"lower":1,"tunnel":{"type":1,"port":6080,"flags":1}}]}],` +
 		`"sync_daemons":[{"role":"master","interface":"eth1","syncid":7,"group":"ff02::81","port":8848,"ttl":1,"maxlen":1400,"device":3}]}`))
 	f.Add([]byte(`{"version":1,"vips":["10.0.0.1"],"drains":[{"service":"10.0.0.1:80/tcp","server":"10.1.0.1","deadline":"2026-01-02T03:04:05Z"}]}`))

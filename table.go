@@ -35,6 +35,7 @@ const (
 	quiescedWeight                    // the configuration or an annotation says weight 0
 	quiescedProbe                     // it fails its probes
 	quiescedNeighbour                 // it does not answer ARP or neighbour discovery
+	quiescedQuorum                    // too few others serve: the sorry server does
 )
 
 // quiesceReasons are the values of the label "reason".
@@ -48,6 +49,7 @@ var quiesceReasons = [...]string{
 	quiescedWeight:      "weight",
 	quiescedProbe:       "probe",
 	quiescedNeighbour:   "neighbour",
+	quiescedQuorum:      "quorum",
 }
 
 func (r quiesceReason) String() string { return quiesceReasons[r] }
@@ -160,16 +162,19 @@ type memory struct {
 	// Ports are the names of the VIPs that have the ports of addresses which several
 	// VIPs share.
 	Ports map[ServiceKey]string
+	// Below are the sets that were below their quorum last.
+	Below map[workKey]bool
 }
 
 func newMemory() memory {
-	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time), Ports: make(map[ServiceKey]string)}
+	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time), Ports: make(map[ServiceKey]string), Below: make(map[workKey]bool)}
 }
 
 // knows reports whether m has a working set of set.
 func (m *memory) knows(set workKey) bool {
 	_, known := m.Working[set]
 	return known
+}
 }
 
 // earlier is the earlier of two times, of which zero means never.

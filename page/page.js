@@ -159,6 +159,7 @@ function notices(s) {
   add("bad", "Conflict", (st.conflicts || []).map(c => "vip " + c.vip + ": " + c.mac + (c.host ? " (" + c.host + ")" : "") + " claims " + c.address + " on " + c.device + " since " + moment(new Date(c.since)) + ": " + c.why));
   add("bad", "All probes fail", st.fail_open);
   add("bad", "Kept", (st.kept || []).map(k => "the last working real servers of " + k + " stay in service; by the inputs none would be"));
+  add("bad", "Quorum", st.below_quorum);
   add("warn", "Cluster", (st.cluster || []).filter(c => c.lastError).map(c => c.name + ": " + c.lastError));
   const floods = (st.connection_table || {}).flood_defences || {};
   add("warn", "Flood", Object.keys(floods).filter(f => floods[f]).map(f => "the kernel defends itself with " + f + ", see docs/tuning.md"));
@@ -266,7 +267,7 @@ function render() {
   }
   if (!list.length) for (const [key, view] of before) { vips.delete(key); views.delete(view.el); seen.unobserve(view.el); }
   const wrong = notices(s);
-  const off = s.left_off || {}, total = wrong.length + (off.fail_open || 0) + (off.kept || 0) + (off.warnings || 0), listed = wrong.slice(0, 100);
+  const off = s.left_off || {}, total = wrong.length + (off.fail_open || 0) + (off.kept || 0) + (off.below_quorum || 0) + (off.warnings || 0), listed = wrong.slice(0, 100);
   if (total > 100) listed.push({ level: "", what: "", text: "and " + num(total - 100) + " more: lvs-controller status -o json has all" });
   parts.notices.show(num(total), listed, n => el("li", { class: n.level }, el("b", null, n.what), n.text.length <= 200 ? el("span", null, n.text)
     : el("details", null, el("summary", null, n.text.slice(0, 200) + "…"), el("span", null, n.text))));

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// quorumVIP has four real servers, and a sorry server.
+func quorumVIP(q Quorum) VIP {
+	return testVIP(func(v *VIP) {
+		v.TCPServices, v.Sorry = ConfigMapName{}, []netip.Addr{addr("10.1.0.99")}
+		v.Probes = &Probes{TCP: 80, Quorum: q}
+	})
+}
+
+// A quorum is missed and reached by the number in service, with hysteresis, and a fault
+// of all at once changes nothing.
+func TestQuorumHistory(t *testing.T) {
+	four := []Pod{readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3"), readyPod("d", "10.1.0.4")}
+	unready := func(pods []Pod) (all []Pod) {
+		for _, p := range pods {
+			all = append(all, with(p, func(p *Pod) { p.Ready = false }))
+		}
+		return all
+	}
+	down := func(nodes ...int) map[HealthKey]string {
+		all := make(map[HealthKey]string)
+		for _, n := range nodes {
+			all[HealthKey{"edge", addr(fmt.Sprintf("10.1.0.%d", n)), 0}] = "500"
+		}
+		return all
+	}
+	open := []FailOpen{{VIP: "edge", Why: "500"}}
+	const (
+		usual = "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1 10.1.0.3=1 10.1.0.4=1\n"
+		sorry = "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=0 10.1.0.3=0 10.1.0.4=0 10.1.0.99=1\n"
+	)
+	for _, test := range []struct {
+		name   string
+		quorum Quorum
+		steps  []struct {
+			what   string
+			health *Health
+			pods   []Pod // nil: all four
+			none   bool  // the cluster has not answered
+			below  int   // real servers in service, while it is below; -1: it is not
+			want   string
+		}
+	}{
+		{"withdraw", Quorum{Least: 3, Hysteresis: 1}, []struct {
+			what   string
+			health *Health
+			pods   []Pod
+			none   bool
+			below  int
+			want   string
+		}{
+			{"all serve", nil, nil, false, -1, usual},
+			{"as many as the quorum", &Health{Down: down(1)}, nil, false, -1, strings.Replace(usual, "10.1.0.1=1", "10.1.0.1=0", 1)},
+			{"fewer", &Health{Down: down(1, 2)}, nil, false, 2, "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=0 10.1.0.3=1 10.1.0.4=1\n"},
+			{"the quorum, less than its hysteresis", &Health{Down: down(1)}, nil, false, 3, strings.Replace(usual, "10.1.0.1=1", "10.1.0.1=0", 1)},
+			{"all fail at once while it is missed", &Health{Open: open}, nil, false, 4, usual},
+			{"the same, as the table finds out first", &Health{Down: down(1, 2, 3, 4)}, nil, false, 4, usual},
+			{"all serve again", &Health{}, nil, false, -1, usual},
+			{"all fail at once", &Health{Open: open}, nil, false, -1, usual},
+			{"all serve once more", nil, nil, false, -1, usual},
+			{"one port of two is down", &Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.1"), 80}: "x", {"edge", addr("10.1.0.2"), 80}: "x"}}, nil, false, -1, "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=0 10.1.0.3=1 10.1.0.4=1\n"},
+			{"pods that are not ready", nil, append(unready(four[:2]), four[2:]...), false, 2, "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=0 10.1.0.3=1 10.1.0.4=1\n"},
+			{"no answer from the cluster", nil, nil, true, 2, "10.0.0.1:80/tcp rr: 10.1.0.3=1 10.1.0.4=1\n"},
+		}},
+		{"sorry", Quorum{Least: 3, Sorry: true}, []struct {
+			what   string
+			health *Health
+			pods   []Pod
+			none   bool
+			below  int
+			want   string
+		}{
+			{"all serve", nil, nil, false, -1, usual},
+			{"fewer", &Health{Down: down(1, 2)}, nil, false, 2, sorry},
+			{"all fail at once while it is missed", &Health{Open: open}, nil, false, 4, sorry},
+			{"enough again", &Health{Down: down(1)}, nil, false, -1, strings.Replace(usual, "10.1.0.1=1", "10.1.0.1=0", 1)},
+			{"no pod is ready", nil, unready(four), false, 0, sorry},
+			{"two are ready", nil, append(unready(four[:2]), four[2:]...), false, 2, sorry},
+			{"all are", nil, nil, false, -1, usual},
+		}},
+	} {
+		v := quorumVIP(test.quorum)
+		if !test.quorum.Sorry {
+			v.Sorry = nil
+		}
+		cfg := &Config{VIPs: []VIP{v}, Marks: oneMarkRange}
+		memory := newMemory()
+		var last *wanted
+		for _, step := range test.steps {
+			pods := step.pods
+			if pods == nil {
+				pods = four
+			}
+			c := testCluster(nil, pods...)
+			if step.none {
+				c = nil
+			}
+			w := desired(last, cfg, c, step.health, memory, testTime)
+			memory, last = w.Memory, &w
+			if got := w.Shards.table().text(); got != step.want {
+				t.Errorf("%s: %s: got\n%swant\n%s", test.name, step.what, got, step.want)
+			}
+			var want []shortage
+			if step.below >= 0 {
+				want = []shortage{{workKey{"edge", false}, step.below, test.quorum}}
+			}
+			if !slices.Equal(want, w.Below) {
+				t.Errorf("%s: %s: below %v, want %v", test.name, step.what, w.Below, want)
+			}
+			withdrawn := len(w.withdrawn()) > 0
+			if withdrawn != (step.below >= 0 && !test.quorum.Sorry) {
+				t.Errorf("%s: %s: withdrawn %v", test.name, step.what, w.withdrawn())
+			}
+		}
+	}
+}
+
+// All real servers are probed below the quorum too, and the reason says what happened.
+func TestQuorumSorryRows(t *testing.T) {
+	v := quorumVIP(Quorum{Least: 2, Sorry: true})
+	w := desired(nil, &Config{VIPs: []VIP{v}, Marks: oneMarkRange}, testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")),
+		&Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.2"), 0}: "500"}}, newMemory(), testTime)
+	var got []string
+	for _, r := range w.Shards.table()[0].Servers {
+		got = append(got, fmt.Sprintf("%s=%d %s: %s", r.Address, r.Weight, r.Reason, r.Why))
+	}
+	want := []string{
+		"10.1.0.1=0 quorum: pod a ready, but 1 in service are fewer than the quorum",
+		"10.1.0.2=0 probe: pod b ready, but 500",
+		"10.1.0.99=1 other: sorry server, fewer real servers in service than the quorum",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+	if n := len(w.probePlan().VIPs[0].Servers); n != 2 {
+		t.Errorf("%d real servers are probed, want 2", n)
+	}
+	if got := w.Below[0].String(); got != "edge IPv4: 1 real server in service, quorum 2: the sorry server serves" {
+		t.Error(got)
+	}
+}
+
+// Below its quorum a VIP is withdrawn from its device, and with it the readiness of a
+// director whose VIPs keepalived moves. It stays so over a restart, and a reload without
+// a quorum ends it.
+func TestLoopWithdrawsBelowQuorum(t *testing.T) {
+	for _, announce := range []Announcement{AnnounceNone, AnnounceARP, AnnounceDummy} {
+		vip := func(least uint16) VIP {
+			return testVIP(func(v *VIP) {
+				v.Announce, v.TCPServices = announce, ConfigMapName{}
+				v.Probes = &Probes{TCP: 80, Quorum: Quorum{Least: least, Hysteresis: 1}}
+			})
+		}
+		b := newBench(t, vip(2))
+		host := &routedHost{}
+		b.loop.host, b.loop.cacheDir = host, t.TempDir()
+		cluster := testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3"))
+		hear := func(nodes ...int) string {
+			h := &Health{Down: make(map[HealthKey]string)}
+			for _, n := range nodes {
+				h.Down[HealthKey{"edge", addr(fmt.Sprintf("10.1.0.%d", n)), 0}] = "500"
+			}
+			b.loop.health = newLatest[Health](b.loop.wake)
+			b.loop.health.Set(h)
+			b.loop.cluster.Set(cluster)
+			return b.pass()
+		}
+		expect := func(when string, serves bool) {
+			t.Helper()
+			on, ready := len(host.has.On) > 0, b.loop.published.Load().ready(b.loop.now()) == nil
+			if announce == AnnounceNone && (ready != serves || on) || announce != AnnounceNone && (on != serves || !ready) {
+				t.Errorf("%s, %s: announced %t, ready %t", announce, when, on, ready)
+			}
+		}
+		hear()
+		expect("all serve", true)
+		if log := hear(1, 2); !strings.Contains(log, `level=ERROR msg="fewer real servers in service than the quorum" vip=edge family=IPv4 in_service=1 quorum=2 below_quorum=withdraw`) {
+			t.Errorf("log:\n%s", log)
+		}
+		expect("one serves", false)
+		b.again(host)
+		hear(1)
+		expect("two serve, after a restart", false)
+		if log := hear(); !strings.Contains(log, `msg="enough real servers are in service for the quorum again" vip=edge family=IPv4`) {
+			t.Errorf("log:\n%s", log)
+		}
+		expect("three serve", true)
+		hear(1, 2)
+		expect("one serves again", false)
+		b.loop.config.Set(&Config{VIPs: []VIP{vip(0)}, AuditInterval: b.loop.config.Get().AuditInterval, AnnounceDevice: "lvs0", Marks: oneMarkRange})
+		b.pass()
+		expect("without a quorum", true)
+	}
+}
