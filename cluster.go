@@ -62,7 +62,7 @@ type ClusterQuery struct {
 	Gateways    []GatewayQuery
 	// ListenerSets has one, or none.
 	ListenerSets []ListenerSetQuery
-	// Guards are shares of what served, in percent, by PodQuery or ConfigMapName.
+	// Guards are shares of what served, in percent, by PodQuery, ConfigMapName and so on.
 	// When more vanishes at once, a second answer has to confirm it; 0 = the guard is
 	// off.
 	Guards map[any]uint8

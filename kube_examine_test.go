@@ -90,7 +90,7 @@ func (api *examinedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		of := review.Spec.ResourceAttributes
 		api.mu.Lock()
-		api.reviews = append(api.reviews, strings.Join([]string{of["verb"], of["resource"], of["namespace"], of["name"]}, " "))
+		api.reviews = append(api.reviews, strings.Join([]string{of["verb"], strings.TrimRight(of["resource"]+"."+of["group"], "."), of["namespace"], of["name"]}, " "))
 		api.mu.Unlock()
 		w.WriteHeader(http.StatusCreated)
 		fmt.Fprintf(w, `{"status":{"allowed":%t}}`, of["resource"] != api.deny)
@@ -123,13 +123,16 @@ func TestExamineAPI(t *testing.T) {
 		Pods:       []PodQuery{{Namespace: "edge", Selector: "app=a"}, {Namespace: "edge", Selector: "app=b"}, {Selector: "app=c"}},
 		ConfigMaps: []ConfigMapName{{Namespace: "edge", Name: "tcp"}},
 		Nodes:      []NodeQuery{{}},
+		Gateways:   []GatewayQuery{{Namespace: "edge", Name: "web"}, {Class: "a"}, {Class: "b"}},
 	})
 	if f.err != nil || f.unreached != nil || f.refused || f.version != "v1.36.3" || f.user != "system:serviceaccount:edge:director" || !f.token.Equal(ends) || !f.certificate.IsZero() ||
 		!f.clockKnown || f.ahead.Abs() > clockSlack || !f.serverEnds.Equal(api.Certificate().NotAfter) {
 		t.Errorf("%+v", f)
 	}
 	slices.Sort(api.reviews)
-	want := []string{"list configmaps edge tcp", "list nodes  ", "list pods  ", "list pods edge ", "watch configmaps edge tcp", "watch nodes  ", "watch pods  ", "watch pods edge "}
+	const gateways = "gateways.gateway.networking.k8s.io "
+	want := []string{"list configmaps edge tcp", "list " + gateways + " ", "list " + gateways + "edge web", "list nodes  ", "list pods  ", "list pods edge ",
+		"watch configmaps edge tcp", "watch " + gateways + " ", "watch " + gateways + "edge web", "watch nodes  ", "watch pods  ", "watch pods edge "}
 	if diff := cmp.Diff(want, api.reviews); diff != "" {
 		t.Errorf("rights that were asked about (-want +got):\n%s", diff)
 	}
