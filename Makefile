@@ -103,11 +103,13 @@ kernel-short:
 
 e2e: build vm-setup $(CACHE)/director.test
 	test/kube/build
+	test/gateways/crds
 	LVS_REQUIRE_ALL=1 LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
 	go run ./test/e2e -run '$(RUN)' -test '$(CACHE)/director.test -group e2e'
 
 drill drill-short: build vm-setup $(CACHE)/director.test
 	test/kube/build
+	test/gateways/crds
 	go run ./test/e2e -run '$(RUN)' -pods 0 -timeout $(if $(filter drill,$@),3600,600) \
 		-test '$(CACHE)/director.test -group drill -size $(if $(filter drill,$@),long,short)'
 

@@ -137,7 +137,8 @@ WARN  credentials       other users may write to kubeconfig (mode 0666)
 	{"permissions", "denied", apiSays(func(a *apiAnswers) {
 		config := scope{namespace: "ingress-nginx", name: "tcp-services"}
 		a.may = []apiPermission{{verb: "list", resource: "pods", scope: scope{namespace: "ingress-nginx"}, allowed: true}, {verb: "watch", resource: "pods", scope: scope{namespace: "ingress-nginx"}},
-			{verb: "list", resource: "configmaps", scope: config}, {verb: "watch", resource: "configmaps", scope: config}, {verb: "list", resource: "nodes"}}
+			{verb: "list", resource: "configmaps", scope: config}, {verb: "watch", resource: "configmaps", scope: config}, {verb: "list", resource: "nodes"},
+			{verb: "list", resource: "gateways", group: gatewayGroup, scope: scope{namespace: "edge", name: "web"}}}
 	}), `FAIL  permissions       system:serviceaccount:ingress-nginx:lvs-controller may not watch pods in ingress-nginx
       kubectl create -n ingress-nginx role lvs-controller-pods --verb=list,watch --resource=pods
       kubectl create -n ingress-nginx rolebinding lvs-controller-pods --role=lvs-controller-pods --serviceaccount=ingress-nginx:lvs-controller
@@ -147,6 +148,9 @@ FAIL  permissions       system:serviceaccount:ingress-nginx:lvs-controller may n
 FAIL  permissions       system:serviceaccount:ingress-nginx:lvs-controller may not list nodes
       kubectl create clusterrole lvs-controller-nodes --verb=list,watch --resource=nodes
       kubectl create clusterrolebinding lvs-controller-nodes --clusterrole=lvs-controller-nodes --serviceaccount=ingress-nginx:lvs-controller
+FAIL  permissions       system:serviceaccount:ingress-nginx:lvs-controller may not list gateways web in edge
+      kubectl create -n edge role lvs-controller-gateways-web --verb=list,watch --resource=gateways.gateway.networking.k8s.io --resource-name=web
+      kubectl create -n edge rolebinding lvs-controller-gateways-web --role=lvs-controller-gateways-web --serviceaccount=ingress-nginx:lvs-controller
 `},
 	{"permissions", "those of a Service", apiSays(func(a *apiAnswers) {
 		slices := scope{namespace: "web"}

@@ -45,7 +45,7 @@ func (b *build) gatewayPorts(ports map[Port]bool) (known bool) {
 			l := &g.Listeners[i]
 			switch {
 			case l.Other != "":
-				b.warn(warnListener, "", "%s %s: listener %q has protocol %q, which is none of HTTP, HTTPS, TLS, TCP and UDP: it opens no port", kind, g, l.Name, l.Other)
+				b.warn(warnProtocol, "", "%s %s: listener %q has protocol %q, which is none of HTTP, HTTPS, TLS, TCP and UDP: it opens no port", kind, g, l.Name, l.Other)
 			case l.opens():
 				opened[l.Port] = true
 			default:

@@ -75,8 +75,8 @@ func TestDesiredGateways(t *testing.T) {
 			warnings: []string{`vip edge: Gateway edge/c: listener "y\x1b" (444/tcp) is not programmed (Invalid): it opens no port`}},
 		{name: "another protocol, and too many", vip: gatewayVIP(),
 			gateways: [2][]*Gateway{{{Namespace: "edge", Name: "web", Listeners: []Listener{{Name: "q", Port: Port{1, 0}, Other: "example.org/QUIC"}}, More: 3}}, {dns}}, ports: "53/udp 80/tcp",
-			warnings: []string{`vip edge: Gateway edge/web: listener "q" has protocol "example.org/QUIC", which is none of HTTP, HTTPS, TLS, TCP and UDP: it opens no port; ` +
-				`Gateway edge/web has 3 listeners more than the Gateway API allows: they open no ports`}},
+			warnings: []string{`vip edge: Gateway edge/web has 3 listeners more than the Gateway API allows: they open no ports`,
+				`vip edge: Gateway edge/web: listener "q" has protocol "example.org/QUIC", which is none of HTTP, HTTPS, TLS, TCP and UDP: it opens no port`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := testCluster(nil, readyPod("a", "10.1.0.1"))

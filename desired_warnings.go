@@ -25,6 +25,7 @@ const (
 	warnProxy         warningKind = "proxy"          // an entry that wants the PROXY protocol
 	warnGateway       warningKind = "Gateway"        // one that does not exist, or none of a selection
 	warnListener      warningKind = "listener"       // of a Gateway: it opens no port
+	warnProtocol      warningKind = "protocol"       // of a listener: one that is not known
 	warnHostNetwork   warningKind = "hostNetwork"    // a pod that is not on it
 	warnHostPort      warningKind = "hostPort"       // a port that no pod has
 	warnHostIP        warningKind = "hostIP"         // a host port at one address of its node

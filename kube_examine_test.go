@@ -124,14 +124,16 @@ func TestExamineAPI(t *testing.T) {
 		ConfigMaps: []ConfigMapName{{Namespace: "edge", Name: "tcp"}},
 		Services:   []ServiceName{{"web", "edge"}},
 		Nodes:      []NodeQuery{{}},
+		Gateways:   []GatewayQuery{{Namespace: "edge", Name: "web"}, {Class: "a"}, {Class: "b"}},
 	})
 	if f.err != nil || f.unreached != nil || f.refused || f.version != "v1.36.3" || f.user != "system:serviceaccount:edge:director" || !f.token.Equal(ends) || !f.certificate.IsZero() ||
 		!f.clockKnown || f.ahead.Abs() > clockSlack || !f.serverEnds.Equal(api.Certificate().NotAfter) {
 		t.Errorf("%+v", f)
 	}
 	slices.Sort(api.reviews)
-	want := []string{"list configmaps edge tcp", "list endpointslices.discovery.k8s.io web ", "list nodes  ", "list pods  ", "list pods edge ", "list services web edge",
-		"watch configmaps edge tcp", "watch endpointslices.discovery.k8s.io web ", "watch nodes  ", "watch pods  ", "watch pods edge ", "watch services web edge"}
+	const gateways = "gateways.gateway.networking.k8s.io "
+	want := []string{"list configmaps edge tcp", "list endpointslices.discovery.k8s.io web ", "list " + gateways + " ", "list " + gateways + "edge web", "list nodes  ", "list pods  ", "list pods edge ", "list services web edge",
+		"watch configmaps edge tcp", "watch endpointslices.discovery.k8s.io web ", "watch " + gateways + " ", "watch " + gateways + "edge web", "watch nodes  ", "watch pods  ", "watch pods edge ", "watch services web edge"}
 	if diff := cmp.Diff(want, api.reviews); diff != "" {
 		t.Errorf("rights that were asked about (-want +got):\n%s", diff)
 	}

@@ -175,7 +175,6 @@ func (m *memory) knows(set workKey) bool {
 	_, known := m.Working[set]
 	return known
 }
-}
 
 // earlier is the earlier of two times, of which zero means never.
 func earlier(a, b time.Time) time.Time {

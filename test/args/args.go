@@ -15,5 +15,6 @@ var (
 	Out     = flag.String("out", "", "`file` for what is measured")
 	Moby    = flag.String("moby", "", "the `file` of test/peers/moby")
 	Proxy   = flag.String("kube-proxy", "", "the `file` of kube-proxy")
+	CRDs    = flag.String("crds", "", "the `folder` of the Gateway API's CRDs")
 	Native  = flag.Bool("native", false, "the tests run on the control plane's own machine")
 )

@@ -16,21 +16,42 @@ import (
 // Every node's ingress is restarted, one after the other, as a DaemonSet's
 // rolling update does: the new pod comes when the old one is gone.
 func TestDrillRollingRestart(t *testing.T) {
-	rollingRestart(t, newDrill(t, "rolling"), "rolling restart")
+	d := newDrill(t, "rolling")
+	d.rollingRestart("rolling restart", func(int) {})
 }
 
 // The same, where the director reads a Service and its EndpointSlices, and no pods.
 func TestDrillServiceRollingRestart(t *testing.T) {
-	rollingRestart(t, newDrillBy(t, "rolling-service", serviceName), "rolling restart, by its Service")
+	d := newDrillBy(t, "rolling-service", serviceName)
+	d.rollingRestart("rolling restart, by its Service", func(int) {})
 }
 
-func rollingRestart(t *testing.T, d *drill, name string) {
+// The same with the ports from a Gateway, which is edited meanwhile.
+func TestDrillRollingGateways(t *testing.T) {
+	d := newDrill(t, "gwrolling")
+	d.installGatewayAPI()
+	d.gatewayRights("web")
+	d.setGateway("web", nil, "web:HTTP:80", "db:TCP:9000")
+	d.program("web", "web", "db")
+	d.ports = gatewayPorts(d.namespace + "/web")
+	d.configure(calmProbes + shortFin)
+	d.rollingRestart("rolling restart, ports from a Gateway", func(i int) {
+		listeners := []string{"web:HTTP:80", "db:TCP:9000", "more:TCP:9001"}[:3-i%2]
+		d.setGateway("web", nil, listeners...)
+		d.program("web", "web", "db", "more")
+	})
+}
+
+// rollingRestart calls between after each node.
+func (d *drill) rollingRestart(name string, between func(i int)) {
+	t := d.T
 	d.begin(d.size.nodes)
 	load := d.load(drillPause)
-	for _, n := range d.nodes {
+	for i, n := range d.nodes {
 		lab.Must(t, n.leave(t.Context(), d.uploadTo(n)))
 		lab.Must(t, n.join(t.Context()))
 		d.serving(d.nodes...)
+		between(i)
 	}
 	load.await(d.size.requests)
 	load.end(name)

@@ -3,6 +3,7 @@
 package director
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -28,6 +29,7 @@ type e2e struct {
 	client    *lab.Host
 	nodes     []*lab.Host
 	service   string // source of ports and real servers; "" = pods and ConfigMaps are
+	ports     string // lines that give the VIP its ports; "" = 80 and the ConfigMaps
 }
 
 var ingressLabels = map[string]string{"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": "controller"}
@@ -73,6 +75,11 @@ func (e *e2e) clusterHead() string {
 	return strings.Replace(e.configHead(), "cluster_file = \"cluster.json\"", "kubeconfig = \"kubeconfig\"", 1)
 }
 
+// configMapPorts are the usual lines that give a VIP its ports.
+const configMapPorts = `ports = ["80/tcp"]
+tcp_services = "tcp-services"
+udp_services = "udp-services"`
+
 // edgeOver is the VIP over the namespace; more goes into its table.
 func (e *e2e) edgeOver(announce, more string) string {
 	if e.service != "" {
@@ -89,11 +96,9 @@ service = "%s/%s"
 name = "edge"
 addresses = ["10.0.0.100"]
 announce = %q
-ports = ["80/tcp"]
 namespace = %q
-tcp_services = "tcp-services"
-udp_services = "udp-services"
-%s`, announce, e.namespace, more)
+%s
+%s`, announce, e.namespace, cmp.Or(e.ports, configMapPorts), more)
 }
 
 func (e *e2e) createPod(i int, ready bool) {

@@ -31,6 +31,7 @@ import (
 // options are what the command line says.
 type options struct {
 	bin, binary    string
+	crds           string
 	tests, natives []program
 	run            string
 	pods, timeout  int
@@ -62,6 +63,7 @@ func main() {
 	flag.Func("test", "compiled `tests with arguments`, again for more", programs(&o.tests))
 	flag.Func("native", "the same, to run on this machine before the others", programs(&o.natives))
 	flag.StringVar(&o.binary, "binary", "lvs-controller", "the `controller`")
+	flag.StringVar(&o.crds, "crds", ".cache/gateway-api", "`folder` of the Gateway API's CRDs; it may be absent")
 	flag.StringVar(&o.run, "run", "", "run only tests of this `pattern`")
 	flag.IntVar(&o.pods, "pods", 5000, "`number` of pods for the memory tests")
 	flag.IntVar(&o.timeout, "timeout", 600, "`seconds` for the tests")
@@ -117,12 +119,15 @@ func (o options) inGuest(ctx context.Context, control string) error {
 	}
 	u.Host = cluster.GuestHost + ":" + u.Port()
 	line := []string{"-net", "-timeout", strconv.Itoa(o.timeout), "-file", o.binary, "-file", "install", "-file", "README.md", "-env", "LVS_REQUIRE_ALL=1"}
+	words := []string{"-binary", "/work/" + filepath.Base(o.binary), "-install", "install"}
+	if _, err := os.Stat(o.crds); err == nil {
+		line, words = append(line, "-file", o.crds), append(words, "-crds", filepath.Base(o.crds))
+	}
 	script := "code=0"
 	for _, t := range o.tests {
 		line = append(line, "-file", t.file)
-		words := slices.Concat([]string{"./" + filepath.Base(t.file)}, t.args, o.common(u.String()),
-			[]string{"-binary", "/work/" + filepath.Base(o.binary), "-install", "install"})
-		script += "\n'" + strings.Join(words, "' '") + "' || code=1"
+		all := slices.Concat([]string{"./" + filepath.Base(t.file)}, t.args, o.common(u.String()), words)
+		script += "\n'" + strings.Join(all, "' '") + "' || code=1"
 	}
 	return command(ctx, "test/vm/run", append(append(line, o.vm...), "--", "sh", "-c", script+"\nexit $code")...)
 }
