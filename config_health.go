@@ -1,6 +1,6 @@
 // [vip.health] → Probes, and the table of the probe kinds.
 //
-// Used by health*.go, http*.go and cmd_import_checks.go. A key and its range are in the
+// Used by health*.go, http*.go and cmd*.go. A key and its range are in the
 // function that reads it, the defaults in defaultProbes and readHTTPProbe. No I/O.
 //
 // To add a probe kind, touch:
