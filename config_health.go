@@ -1,8 +1,8 @@
 // [vip.health] → Probes, and the table of the probe kinds.
 //
-// Used by health*.go, desired_quorum.go, reconcile*.go, http*.go and cmd_import_checks.go. A
-// key and its range are in the function that reads it, the defaults in defaultProbes and
-// readHTTPProbe; config_health_udp.go has the tables of dns and udp. No I/O.
+// Used by health*.go, desired_quorum.go, reconcile*.go, http*.go and cmd*.go. A key and its
+// range are in the function that reads it, the defaults in defaultProbes and readHTTPProbe;
+// config_health_udp.go has the tables of dns and udp. No I/O.
 //
 // To add a probe kind, touch:
 //   - here: its field in Probes, its constant, its type and its entry in
