@@ -277,21 +277,25 @@ esac
 		run(2, "usage:", "extra")
 		run(1, "not a name", "-n", "a/b")
 		run(1, "not a name", "-S", "a/b")
-		applied := func(manifest string, namespaces int) {
+		shipped := func(manifest string, names ...string) string {
+			t.Helper()
+			text, err := os.ReadFile(installed(manifest))
+			lab.Must(t, err)
+			return strings.NewReplacer(names...).Replace(string(text))
+		}
+		applied := func(want string, namespaces int) {
 			t.Helper()
 			got, err := os.ReadFile(filepath.Join(dir, "applied"))
 			lab.Must(t, err)
-			shipped, err := os.ReadFile(installed(manifest))
-			lab.Must(t, err)
-			want := strings.NewReplacer("namespace: ingress-nginx", "namespace: edge", "[tcp-services, udp-services]", "[tcp.x, udp-x]", "[ingress-nginx-controller]", "[web]").Replace(string(shipped))
 			if diff := cmp.Diff(want, string(got)); diff != "" || strings.Count(want, "namespace: edge") != namespaces {
 				t.Errorf("applied (-want +got):\n%s", diff)
 			}
 		}
 		run(0, "wrote "+output, "-n", "edge", "-S", "web", "-o", output, "-f")
-		applied("rbac-service.yaml", 5)
+		applied(shipped("rbac-service.yaml", "namespace: ingress-nginx", "namespace: edge", "[ingress-nginx-controller]", "[web]"), 5)
 		run(0, "wrote "+output, "-n", "edge", "-t", "tcp.x", "-u", "udp-x", "-o", output, "-f")
-		applied("rbac.yaml", 6)
+		pods := shipped("rbac.yaml", "namespace: ingress-nginx", "namespace: edge", "[tcp-services, udp-services]", "[tcp.x, udp-x]")
+		applied(pods, 6)
 		got, err := os.ReadFile(output)
 		if err != nil {
 			t.Fatal(err)
@@ -308,18 +312,8 @@ esac
 		}
 		run(1, "not a name", "-g", "a/b/c")
 		run(0, "wrote ", "-n", "edge", "-t", "tcp.x", "-u", "udp-x", "-g", "gw/web", "-f", "-o", output)
-		applied, err = os.ReadFile(filepath.Join(dir, "applied"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		gateways, err := os.ReadFile(installed("rbac-gateways.yaml"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		want += "---\n" + strings.NewReplacer("namespace: edge", "namespace: gw", "[edge]", "[web]", "namespace: ingress-nginx", "namespace: edge").Replace(string(gateways))
-		if diff := cmp.Diff(want, string(applied)); diff != "" {
-			t.Errorf("applied with a Gateway (-want +got):\n%s", diff)
-		}
+		gateways := shipped("rbac-gateways.yaml", "namespace: edge", "namespace: gw", "[edge]", "[web]", "namespace: ingress-nginx", "namespace: edge")
+		applied(pods+"---\n"+gateways, 6+strings.Count(gateways, "namespace: edge"))
 		info, err := os.Stat(output)
 		if err != nil {
 			t.Fatal(err)
