@@ -347,7 +347,7 @@ dir/c.toml:28: vip[1].real_servers[1].weight: is the integer 99999, want an inte
 		t.Errorf("mistakes (-want +got):\n%s", diff)
 	}
 	mistakes, ok := errors.AsType[ConfigErrors](fmt.Errorf("reload: %w", err))
-	if !ok || len(mistakes.First) != 16 || mistakes.More != 0 {
+	if !ok || len(mistakes.First) != 15 || mistakes.More != 0 {
 		t.Fatalf("as ConfigErrors: %d mistakes and %d more, %v", len(mistakes.First), mistakes.More, ok)
 	}
 	if first := mistakes.First[0]; first.Line != 2 || first.Key != "kubeconfig" {

@@ -1,7 +1,7 @@
 // Addresses that several VIPs share: which VIP has each port.
 //
-// Used by desired*.go. A port belongs to one VIP at a time. Two VIPs may want it when it
-// comes from the cluster; the configuration alone never has it twice. Pure, a part of
+// Used by reconcile*.go. A port belongs to one VIP at a time. Two VIPs may want it when
+// it comes from the cluster; the configuration alone never has it twice. Pure, a part of
 // desired.
 
 package main

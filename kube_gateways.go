@@ -20,8 +20,9 @@ const gatewayGroup = "gateway.networking.k8s.io"
 var gatewayKind = &streamKind{
 	stream: "gateways", item: "gateway",
 	api: "apis/" + gatewayGroup + "/v1", resource: "gateways", object: "Gateway", fields: []string{"spec", "status"},
-	new:  func() object { return new(gatewayObject) },
-	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.Gateways) },
+	rights: "install/rbac-gateways.yaml",
+	new:    func() object { return new(gatewayObject) },
+	keys:   func(q *ClusterQuery) []streamKey { return streamKeys(q.Gateways) },
 	save: func(c *Cluster, line func(query, item any)) {
 		for query, gateways := range c.Gateways {
 			line(query, nil)

@@ -15,8 +15,9 @@ import (
 var listenerSetKind = &streamKind{
 	stream: "listenersets", item: "listenerset",
 	api: "apis/" + gatewayGroup + "/v1", resource: "listenersets", object: "ListenerSet", fields: []string{"spec", "status"},
-	new:  func() object { return new(gatewayObject) },
-	keys: func(q *ClusterQuery) []streamKey { return streamKeys(q.ListenerSets) },
+	rights: "install/rbac-gateways.yaml",
+	new:    func() object { return new(gatewayObject) },
+	keys:   func(q *ClusterQuery) []streamKey { return streamKeys(q.ListenerSets) },
 	save: func(c *Cluster, line func(query, item any)) {
 		for query, sets := range c.ListenerSets {
 			line(query, nil)
