@@ -29,9 +29,13 @@
 # and the Go module proxy). `make` alone is `make build`.
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-# client-go brings an HTTP/2 of its own, and the listener serves HTTP/1.1 alone: the
-# tag leaves out the second copy, half a megabyte.
-GOBUILD := CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+# client-go brings another HTTP/2, and the listener serves HTTP/1.1 alone: the
+# tag leaves out the second copy, half a megabyte. The code of NOT_INLINED runs at the start,
+# or once for an event: without inlining it is 0.35 MB smaller.
+NOT_INLINED := k8s.io/... sigs.k8s.io/... go.yaml.in/... golang.org/x/net/... golang.org/x/text/... golang.org/x/term/... \
+	golang.org/x/oauth2/... golang.org/x/time/... github.com/fxamacker/... github.com/json-iterator/... \
+	github.com/BurntSushi/... github.com/google/... github.com/jsimonetti/...
+GOBUILD := CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags "-s -w -X main.version=$(VERSION)" $(NOT_INLINED:%=-gcflags=%=-l)
 CACHE   := .cache/bin
 
 .PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
