@@ -62,28 +62,27 @@ func (p *ServicePort) keepsNumber() bool {
 }
 
 // endpointsWith are the nodes of the endpoints at which p has the same number, nil for all.
-// has is false when there are none, which a warning says. Where no endpoint has the name of
-// p, that has just been changed, and the EndpointSlices have the earlier one.
+// has is false when there are none, which a warning says. A name that no port of the Service
+// has is an earlier one, which the EndpointSlices still have for a moment: then the number
+// alone counts.
 func (b *build) endpointsWith(p ServicePort, endpoints []*Pod) (nodes map[netip.Addr]bool, has bool) {
-	other := p.Target // to which p leads instead
-	byName := false
-	for _, e := range endpoints {
-		for i, at := range e.Ports {
-			if at.Protocol == p.Port.Protocol && e.PortNames[i] == p.Name {
-				byName = true
-				if at != p.Port {
-					other = strconv.Itoa(int(at.Number))
-				}
-			}
-		}
+	other, elsewhere := p.Target, len(endpoints) == 0 // where p leads instead
+	earlier := func(name string) bool {
+		return !slices.ContainsFunc(b.in.service.Ports, func(of ServicePort) bool { return of.Name == name })
 	}
 	var with []*Pod
 	for _, e := range endpoints {
+		there, not := false, false
 		for i, at := range e.Ports {
-			if at == p.Port && (!byName || e.PortNames[i] == p.Name) {
-				with = append(with, e)
-				break
+			switch named := e.PortNames[i] == p.Name; {
+			case at == p.Port && (named || earlier(e.PortNames[i])):
+				there = true
+			case named && at.Protocol == p.Port.Protocol:
+				not, other = true, strconv.Itoa(int(at.Number))
 			}
+		}
+		if elsewhere = elsewhere || not; there && !not {
+			with = append(with, e)
 		}
 	}
 	_, err := strconv.Atoi(other)
@@ -100,7 +99,7 @@ func (b *build) endpointsWith(p ServicePort, endpoints []*Pod) (nodes map[netip.
 			nodes[s.Address] = true // static real servers have every port
 		}
 		return nodes, true
-	case err == nil && (byName || len(endpoints) == 0):
+	case err == nil && elsewhere:
 		b.warn(warnServicePort, "", "port %s of Service %s is left out: it leads to port %s at the pods, and a packet keeps its port; want targetPort: %d", p.Port, b.in.vip.Pods.service(), other, p.Port.Number)
 	case len(endpoints) > 0:
 		b.warn(warnServicePort, "", "port %s of Service %s is left out: none of its endpoints has it", p.Port, b.in.vip.Pods.service())

@@ -100,7 +100,7 @@ func (l *sliceCollection) apply(o object, deleted bool) {
 	for was, is := range merged(before, now, comparePieces) {
 		switch {
 		case was != nil && is != nil && samePod(*was, *is):
-			*is = *was // the pod is the same pointer in two snapshots
+			*is = *was // one copy of the pod, here and in kept
 		case was != nil:
 			changed[(*was).Name] = true
 		}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -301,8 +302,64 @@ func TestSliceEventIsQuick(t *testing.T) {
 			changed++
 		}
 	}
+	pieces := make(map[*Pod]bool)
+	for _, pods := range c.slices {
+		for _, p := range pods {
+			pieces[p] = true
+		}
+	}
+	for _, p := range c.kept {
+		if !pieces[p] {
+			t.Errorf("pod %s is in memory twice", p.Name)
+		}
+	}
 	if changed != 1 || len(c.kept) != 5000 {
 		t.Errorf("of %d pods %d are not the same pointer, want 1", len(c.kept), changed)
+	}
+}
+
+// Thousands of endpoints take no more memory than as many pods, also after events on all of
+// their slices.
+func TestSliceMemory(t *testing.T) {
+	const n = 5000
+	live := func(collect func() collection) uint64 {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		c := collect()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		runtime.KeepAlive(c)
+		return after.HeapAlloc - before.HeapAlloc
+	}
+	pods := make([]testPod, n)
+	for i := range pods {
+		pods[i] = testPod{name: fmt.Sprintf("pod-%04d", i), version: 1}
+	}
+	podsJSON, all := podList("7", "", pods...), manySlices(n)
+	slicesJSON := sliceList(all...)
+	ofPods := live(func() collection {
+		c := edgePods.collect()
+		if _, err := decodePage(strings.NewReader(podsJSON), c); err != nil {
+			t.Fatal(err)
+		}
+		c.complete()
+		return c
+	})
+	ofEndpoints := live(func() collection {
+		c := collectSlices(t, slicesJSON)
+		for _, ends := range []string{" unready", ""} {
+			for _, s := range all {
+				changed := slices.Clone(s.endpoints)
+				changed[7] += ends
+				testSlice{name: s.name, endpoints: changed}.event(t, c, eventModified)
+			}
+		}
+		return c
+	})
+	t.Logf("%d pods take %d KiB, as many endpoints %d KiB", n, ofPods>>10, ofEndpoints>>10)
+	if ofEndpoints > ofPods+ofPods/10 {
+		t.Errorf("%d pods take %d KiB, as many endpoints %d KiB", n, ofPods>>10, ofEndpoints>>10)
 	}
 }
 
