@@ -191,6 +191,32 @@ func newCluster() *Cluster {
 // answers is how many keys c knows.
 func (c *Cluster) answers() int { return len(c.Pods) + len(c.ConfigMaps) + len(c.Nodes) }
 
+// nodeNames are the names of the nodes that have an address, as far as c, which may be
+// nil, knows them.
+func (c *Cluster) nodeNames() map[netip.Addr]string {
+	names := make(map[netip.Addr]string)
+	if c == nil {
+		return names
+	}
+	for _, pods := range c.Pods {
+		for _, p := range pods {
+			for _, a := range p.Addresses {
+				if p.onNode() && p.Node != "" {
+					names[a] = p.Node
+				}
+			}
+		}
+	}
+	for _, nodes := range c.Nodes {
+		for _, n := range nodes {
+			for _, a := range n.Addresses {
+				names[a] = n.Name
+			}
+		}
+	}
+	return names
+}
+
 // comparePods gives the snapshot its order. It is 0 for two pods that cannot
 // exist at the same time, so UIDs never decide.
 func comparePods(a, b *Pod) int {

@@ -21,7 +21,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	if err != nil {
 		log.Error("the saved state cannot be used: what it alone names is not removed", "err", err)
 	}
-	o := newOwners(cfg)
+	o := newOwners(cfg).withPorts(st.Memory.Ports)
 	d, err := dialIPVS()
 	if err != nil {
 		return err

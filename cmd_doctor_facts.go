@@ -139,7 +139,7 @@ func (c *claimingHost) String() string {
 // vipAddresses are all VIP addresses.
 func (h *doctorHost) vipAddresses() (all []netip.Addr) {
 	for i := range h.cfg.VIPs {
-		all = append(all, h.cfg.VIPs[i].Addresses...)
+		all = including(all, h.cfg.VIPs[i].Addresses...)
 	}
 	return all
 }

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -234,9 +235,14 @@ func parseHost(flag, text string) (netip.Addr, error) {
 // names of their VIPs, in the order of the file. Those of the family of VRRP come first.
 func (v *vrrp) left(cfg *Config) ([]string, error) {
 	var own, other []string // of the family of VRRP and of the other one
+	var seen []netip.Addr   // several VIPs may share an address
 	for i := range cfg.VIPs {
 		vip := &cfg.VIPs[i]
 		for _, a := range vip.Addresses {
+			if slices.Contains(seen, a) {
+				continue
+			}
+			seen = append(seen, a)
 			line := fmt.Sprintf("        %s    # %s\n", netip.PrefixFrom(a, a.BitLen()), vip.Name)
 			switch {
 			case a == v.Peer || a == v.Source:

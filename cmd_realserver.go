@@ -211,16 +211,6 @@ func parseVIPs(s string) ([]netip.Addr, error) {
 	return vips, nil
 }
 
-// including adds those of items to list that it does not have.
-func including[T comparable](list []T, items ...T) []T {
-	for _, item := range items {
-		if !slices.Contains(list, item) {
-			list = append(list, item)
-		}
-	}
-	return list
-}
-
 // plan finds out what the node lacks, with the steps that make it, and notes in the
 // state what they will change. The settings come first: without them the node answers
 // ARP for a VIP on lo. The tunnel comes last: the node would forward a packet to a VIP

@@ -42,7 +42,7 @@ type Config struct {
 	// Sysctls are the operator's settings below net/ipv4/vs, name to value as the
 	// kernel prints it. They replace the controller's. nil when there are none.
 	Sysctls map[string]string
-	VIPs    []VIP // in file order; names and addresses are unique
+	VIPs    []VIP // in file order; names are unique; several may have the same address, see config_shared.go
 	// Warnings are about keys that are valid and may mean something else than
 	// the operator expects, in file order.
 	Warnings []ConfigError

@@ -1,4 +1,5 @@
-// Which VIP a service belongs to, and which firewall mark a group of ports has.
+// Which VIP a service belongs to, also at an address that several VIPs share, and which
+// firewall mark a group of ports has.
 //
 // Used by desired*.go, host*.go, reconcile*.go and cmd*.go. Pure: the configuration
 // goes in, the answers come out.
@@ -14,17 +15,71 @@ import (
 
 // owners are the VIPs for which addresses and marks are configured.
 type owners struct {
-	addresses map[netip.Addr]*VIP
+	addresses map[netip.Addr][]*VIP // in file order
 	marks     map[uint32]*VIP
 	former    map[uint32]*VIP // marks that a VIP had and has no more
+	// ports are the VIPs that have, or had last, the ports of addresses that several
+	// VIPs share.
+	ports map[ServiceKey]*VIP
 }
 
-// of returns the VIP that k belongs to, nil when none is configured for it.
+// of returns the VIP that k belongs to, nil when none is configured for it. A port of a
+// shared address that no VIP has or had belongs to the first.
 func (o owners) of(k ServiceKey) *VIP {
 	if k.Mark != 0 {
 		return o.marks[k.Mark]
 	}
-	return o.addresses[k.Address]
+	all := o.addresses[k.Address]
+	if len(all) == 0 {
+		return nil
+	}
+	if len(all) > 1 {
+		if v := o.ports[k]; v != nil {
+			return v
+		}
+		for _, v := range all {
+			if v.configures(k) {
+				return v
+			}
+		}
+	}
+	return all[0]
+}
+
+// configures reports whether the port of k is in v's ports.
+func (v *VIP) configures(k ServiceKey) bool {
+	_, has := slices.BinarySearchFunc(v.Ports, Port{k.Port, k.Protocol}, Port.Compare)
+	return has
+}
+
+// at returns the first VIP of an address, for what all that share it agree in; nil when
+// none is configured.
+func (o owners) at(a netip.Addr) *VIP {
+	if all := o.addresses[a]; len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// firsts are the first VIPs of all addresses.
+func (o owners) firsts() map[netip.Addr]*VIP {
+	all := make(map[netip.Addr]*VIP, len(o.addresses))
+	for a := range o.addresses {
+		all[a] = o.at(a)
+	}
+	return all
+}
+
+// withPorts is o with the owners of ports by their names. One that does not have the
+// address any more is left out.
+func (o owners) withPorts(names map[ServiceKey]string) owners {
+	o.ports = make(map[ServiceKey]*VIP, len(names))
+	for k, name := range names {
+		if i := slices.IndexFunc(o.addresses[k.Address], func(v *VIP) bool { return v.Name == name }); i >= 0 {
+			o.ports[k] = o.addresses[k.Address][i]
+		}
+	}
+	return o
 }
 
 // latest is of. It also finds the VIP that had a mark earlier.
@@ -37,10 +92,10 @@ func (o owners) latest(k ServiceKey) *VIP {
 
 // newOwners lists the addresses and marks of cfg.
 func newOwners(cfg *Config) owners {
-	o := owners{addresses: make(map[netip.Addr]*VIP), marks: make(map[uint32]*VIP), former: make(map[uint32]*VIP)}
+	o := owners{addresses: make(map[netip.Addr][]*VIP), marks: make(map[uint32]*VIP), former: make(map[uint32]*VIP)}
 	for i := range cfg.VIPs {
 		for _, a := range cfg.VIPs[i].Addresses {
-			o.addresses[a] = &cfg.VIPs[i]
+			o.addresses[a] = append(o.addresses[a], &cfg.VIPs[i])
 		}
 	}
 	for group, mark := range configMarks(cfg) {

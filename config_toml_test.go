@@ -337,7 +337,6 @@ dir/c.toml:15: vip[0].ports[2]: 80/tcp is the same port as vip[0].ports[0] (line
 dir/c.toml:18: vip[0].drain.timeout: is "1d", want a duration in quotes with its unit such as "10s", from 0s to 24h
 dir/c.toml:20: vip[1].ports: missing, want ports such as ["80/tcp", "443/tcp"], tcp_services, udp_services or ports_from = "pods"
 dir/c.toml:22: vip[1].scheduler: is "random", want one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos
-dir/c.toml:24: vip[1].addresses[0]: 10.0.0.1 is already an address of VIP "" (line 11), want each address once
 dir/c.toml:27: vip[1].real_servers[0].address: 10.0.0.1 is an address of VIP "" (line 11), want the real server's own address
 dir/c.toml:28: vip[1].real_servers[1].weight: is the integer 99999, want an integer from 0 to 65535`
 	cfg, err := ParseConfig("dir/c.toml", []byte(text))
@@ -348,7 +347,7 @@ dir/c.toml:28: vip[1].real_servers[1].weight: is the integer 99999, want an inte
 		t.Errorf("mistakes (-want +got):\n%s", diff)
 	}
 	mistakes, ok := errors.AsType[ConfigErrors](fmt.Errorf("reload: %w", err))
-	if !ok || len(mistakes.First) != 16 || mistakes.More != 0 {
+	if !ok || len(mistakes.First) != 15 || mistakes.More != 0 {
 		t.Fatalf("as ConfigErrors: %d mistakes and %d more, %v", len(mistakes.First), mistakes.More, ok)
 	}
 	if first := mistakes.First[0]; first.Line != 2 || first.Key != "kubeconfig" {

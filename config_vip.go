@@ -128,6 +128,7 @@ func (r *configReader) vips(v value) []VIP {
 	}
 	var vips []VIP
 	v.each("[[vip]] in double brackets, one for each VIP", func(v value) { vips = append(vips, r.vip(v)) })
+	r.checkShared(vips)
 	for _, server := range r.servers {
 		if vip, ok := r.addresses[server.Addr]; ok {
 			value{r: r, path: server.path}.mistake("%s is an address of VIP %q (line %d), want the %s server's own address",
@@ -261,8 +262,8 @@ func (r *configReader) vipName(v value, vip *VIP) {
 	r.names[vip.Name] = v.path
 }
 
-// vipAddresses reads the addresses of a VIP and checks that no VIP, this one
-// included, has one of them already.
+// vipAddresses reads the addresses of a VIP and checks that it has each once. Other VIPs
+// may share one, see checkShared.
 func (r *configReader) vipAddresses(v value, vip *VIP) {
 	v.each(`a list of addresses such as ["10.135.22.77", "2001:db8::77"]`, func(v value) {
 		var addr netip.Addr
@@ -270,11 +271,13 @@ func (r *configReader) vipAddresses(v value, vip *VIP) {
 		if !addr.IsValid() {
 			return
 		}
-		if other, taken := r.addresses[addr]; taken {
-			v.mistake("%s is already an address of VIP %q (line %d), want each address once", addr, other.name, r.lines.line(other.path))
+		if slices.Contains(vip.Addresses, addr) {
+			v.mistake("%s is already an address of this VIP, want each address once", addr)
 			return
 		}
-		r.addresses[addr] = owner{vip.Name, v.path}
+		if _, taken := r.addresses[addr]; !taken {
+			r.addresses[addr] = owner{vip.Name, v.path}
+		}
 		vip.Addresses = append(vip.Addresses, addr)
 	})
 }

@@ -132,7 +132,9 @@ func (w *conflictWatch) update(ctx context.Context, now time.Time) {
 	vips := make(map[netip.Addr]string)
 	for _, v := range w.configs.Get().VIPs {
 		for _, a := range v.Addresses {
-			vips[a] = v.Name
+			if vips[a] == "" { // the first of those that share it
+				vips[a] = v.Name
+			}
 		}
 	}
 	local, own, addresses, err := localVIPs(vips)

@@ -8,7 +8,6 @@
 package main
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -92,23 +91,26 @@ func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before
 		w.health = health
 		return w
 	}
-	w.gather()
+	w.gather(before)
 	return w
 }
 
 // gather puts the answers for all VIPs together.
-func (w *wanted) gather() {
+func (w *wanted) gather(before memory) {
 	w.Marks = make(map[MarkedPort]uint32)
 	w.Memory = newMemory()
 	w.Retained = make(map[workKey]retained)
 	var warnings faultList
+	w.decidePorts(before, &warnings)
 	for _, v := range w.vips {
 		for _, is6 := range []bool{false, true} {
 			set := v.set(is6)
 			for i := range set.shards {
-				w.Shards = append(w.Shards, shard{Services: set.shards[i]})
+				if services := w.own(v.in.vip, set.shards[i]); len(services) > 0 {
+					w.Shards = append(w.Shards, shard{Services: services})
+				}
 			}
-			maps.Copy(w.Marks, set.marks)
+			w.addMarks(v.in.vip, set.marks)
 			key := workKey{v.in.vip.Name, is6}
 			if set.working != nil {
 				w.Memory.Working[key] = set.working
@@ -126,6 +128,7 @@ func (w *wanted) gather() {
 		warnings.merge(v.portWarnings)
 	}
 	sortBy(w.Shards, compareShards)
+	w.Shards = joinShards(w.Shards)
 	w.Warnings, w.Notes = warnings.warnings()
 }
 
@@ -229,12 +232,9 @@ type build struct {
 	warnings faultList // since they were last taken
 }
 
-// warn notes one fault of the present VIP. Only a text that is kept is formatted.
+// warn notes one fault of the present VIP.
 func (b *build) warn(kind warningKind, about, format string, args ...any) {
-	f := b.warnings.find(b.in.vip.Name, kind, about)
-	if f.count++; len(f.texts) < shownWarnings {
-		f.texts = append(f.texts, fmt.Sprintf(format, args...))
-	}
+	b.warnings.find(b.in.vip.Name, kind, about).add(format, args...)
 }
 
 // takeWarnings returns the warnings so far and forgets them.

@@ -35,7 +35,8 @@ func computeTarget(w *wanted, have shards, now time.Time) targetTable {
 		if want != nil && has != nil && w.upToDate(want, has, now) {
 			p = *has
 		} else {
-			s.timeout = w.drainTimeout(cmp.Or(want, has).Services[0].ServiceKey)
+			first := cmp.Or(want, has).Services[0].ServiceKey
+			s.timeout, s.shared = w.drainTimeout(first), w.Owners.shared(first.Address)
 			p = s.shard(want.services(), has.services())
 		}
 		if len(p.Services) > 0 {
@@ -52,8 +53,7 @@ func (w *wanted) upToDate(want, has *shard, now time.Time) bool {
 	if !same(want.Services, has.From) || !has.Next.IsZero() && !now.Before(has.Next) {
 		return false
 	}
-	_, incomplete := w.retainedFor(has.Services[0].ServiceKey)
-	return !incomplete
+	return !w.anyIncomplete(has.Services[0].ServiceKey)
 }
 
 // merger is the state of computeTarget.
@@ -65,7 +65,8 @@ type merger struct {
 	answers   [4]exitAnswer
 	withdrawn map[ServiceKey][]leaving
 	newest    int
-	timeout   time.Duration // to drain, of the shard's VIP
+	timeout   time.Duration // to drain, of the service's VIP
+	shared    bool          // the shard's address has several VIPs
 }
 
 // shard merges the services of one shard; either side may be empty.
@@ -83,6 +84,9 @@ func (s *merger) shard(want, have Table) shard {
 	i := 0 // of want
 	for w, has := range merged(want, have, compareServices) {
 		var service Service
+		if s.shared {
+			s.timeout = s.drainTimeout(cmp.Or(w, has).ServiceKey)
+		}
 		if w != nil {
 			if has == nil {
 				has = &Service{}
@@ -127,14 +131,33 @@ func (w *wanted) drainTimeout(k ServiceKey) time.Duration {
 }
 
 // retainedFor is what stays of the set that k belongs to, if its inputs are
-// incomplete.
+// incomplete. A port of a shared address that may be of any VIP stays as it is while
+// the inputs of one are incomplete.
 func (w *wanted) retainedFor(k ServiceKey) (r retained, incomplete bool) {
-	if len(w.Retained) > 0 {
-		if v := w.Owners.of(k); v != nil {
-			r, incomplete = w.Retained[workKey{v.Name, k.Address.Is6()}]
-		}
+	if len(w.Retained) == 0 {
+		return r, false
+	}
+	if w.Owners.shared(k.Address) && w.Owners.ports[k] == nil {
+		return r, w.anyIncomplete(k)
+	}
+	if v := w.Owners.of(k); v != nil {
+		r, incomplete = w.Retained[workKey{v.Name, k.Address.Is6()}]
 	}
 	return r, incomplete
+}
+
+// anyIncomplete reports whether the inputs of a set that has services in the shard of k
+// are incomplete.
+func (w *wanted) anyIncomplete(k ServiceKey) bool {
+	if len(w.Retained) == 0 {
+		return false
+	}
+	incomplete := func(v *VIP) bool { _, is := w.Retained[workKey{v.Name, k.Address.Is6()}]; return is }
+	if k.Mark != 0 {
+		v := w.Owners.of(k)
+		return v != nil && incomplete(v)
+	}
+	return slices.ContainsFunc(w.Owners.addresses[k.Address], incomplete)
 }
 
 // exit is all that decides how the real servers of a service leave it, the time

@@ -19,30 +19,36 @@ const namedTaken = 10
 
 // serving is what a director has in service.
 type serving struct {
-	vips    map[netip.Addr]string          // the VIP of each address
-	ports   map[MarkedPort]bool            // with a real server
+	vips    map[netip.Addr][]string        // the VIPs of each address
+	ports   map[MarkedPort]string          // with a real server, and their VIPs
 	servers map[string]map[netip.Addr]bool // by VIP
 }
 
 func newServing() serving {
-	return serving{map[netip.Addr]string{}, map[MarkedPort]bool{}, map[string]map[netip.Addr]bool{}}
+	return serving{map[netip.Addr][]string{}, map[MarkedPort]string{}, map[string]map[netip.Addr]bool{}}
 }
 
 // add notes a real server of a service, which gets connections. ports are those of a
 // service by mark.
 func (s *serving) add(vip string, k ServiceKey, server netip.Addr, ports []MarkedPort) {
 	if k.Mark == 0 {
-		s.vips[k.Address] = vip
-		s.ports[MarkedPort{k.Address, Port{k.Port, k.Protocol}}] = true
+		ports = []MarkedPort{{k.Address, Port{k.Port, k.Protocol}}}
 	}
 	for _, p := range ports {
-		s.vips[p.Address] = vip
-		s.ports[p] = true
+		s.at(p.Address, vip)
+		s.ports[p] = vip
 	}
 	if s.servers[vip] == nil {
 		s.servers[vip] = make(map[netip.Addr]bool)
 	}
 	s.servers[vip][server] = true
+}
+
+// at notes that a is an address of the VIP.
+func (s *serving) at(a netip.Addr, vip string) {
+	if !slices.Contains(s.vips[a], vip) {
+		s.vips[a] = append(s.vips[a], vip)
+	}
 }
 
 // serving is what w has in service.
@@ -60,7 +66,7 @@ func (w *wanted) serving() serving {
 	}
 	for i := range w.cfg.VIPs {
 		for _, a := range w.cfg.VIPs[i].Addresses {
-			s.vips[a] = w.cfg.VIPs[i].Name
+			s.at(a, w.cfg.VIPs[i].Name)
 		}
 	}
 	return s
@@ -99,21 +105,25 @@ func (s *serving) takenAway(w *wanted, pods bool) (all []taken) {
 	sort.Strings(names)
 	known := make(map[string]map[string]bool) // by VIP, the names that its addresses have now
 	waits := make(map[string]bool)
-	for a, vip := range s.vips {
-		is, has := now.vips[a]
-		if !has {
-			continue
+	for a, vips := range s.vips {
+		for _, vip := range vips {
+			is := now.vips[a]
+			if slices.Contains(is, vip) {
+				is = []string{vip} // the others of the address are others still
+			}
+			for _, name := range is {
+				if known[vip] == nil {
+					known[vip] = make(map[string]bool)
+				}
+				known[vip][name] = true
+				waits[vip] = waits[vip] || waiting[name]
+			}
 		}
-		if known[vip] == nil {
-			known[vip] = make(map[string]bool)
-		}
-		known[vip][is] = true
-		waits[vip] = waits[vip] || waiting[is]
 	}
 	ports := make(map[string][]string) // by VIP, those that are gone
-	for p := range s.ports {
-		if vip := s.vips[p.Address]; !now.ports[p] {
-			ports[vip] = append(ports[vip], ServiceKey{Address: p.Address, Port: p.Port.Number, Protocol: p.Port.Protocol}.String())
+	for p, vip := range s.ports {
+		if now.ports[p] == "" {
+			ports[vip] = append(ports[vip], p.service().String())
 		}
 	}
 	for _, name := range names {

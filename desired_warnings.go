@@ -34,6 +34,7 @@ const (
 	warnWeight        warningKind = "weight"         // an annotation that cannot be used
 	warnScheduler     warningKind = "scheduler"      // it refuses clients during a drain
 	warnNothingServes warningKind = "nothing serves" // no real server is in service
+	warnPortTaken     warningKind = "port taken"     // one that another VIP of the address has
 	warnInsidePort    warningKind = "inside port"    // a pod's port that clients are hardly meant to reach
 
 	noteLeftOut warningKind = "left out" // a pod's port of another name than port_names: it is as the operator wants it
@@ -61,6 +62,13 @@ func (l *faultList) find(vip string, kind warningKind, about string) *faults {
 		*l = append(*l, faults{vip: vip, kind: kind, about: about})
 	}
 	return &(*l)[i]
+}
+
+// add counts one more fault. Only a text that is kept is formatted.
+func (f *faults) add(format string, args ...any) {
+	if f.count++; len(f.texts) < shownWarnings {
+		f.texts = append(f.texts, fmt.Sprintf(format, args...))
+	}
 }
 
 // merge adds the faults of o. Those of the two families of a VIP are often the

@@ -81,7 +81,7 @@ func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses
 		return has, err
 	}
 	defer r.Close()
-	configured := newOwners(cfg).addresses
+	configured := newOwners(cfg).firsts()
 	if err := h.recover(r, configured); err != nil {
 		return has, err
 	}

@@ -116,7 +116,7 @@ func (h *linuxHost) pendingAddresses(ctx context.Context, cfg *Config, want vipA
 		return nil, err
 	}
 	defer r.Close()
-	configured := newOwners(cfg).addresses
+	configured := newOwners(cfg).firsts()
 	if err := h.recover(r, configured); err != nil {
 		return nil, err
 	}

@@ -89,31 +89,6 @@ func (s *Service) states(all map[startKey]serverState, times *rowTimes) {
 	}
 }
 
-// nodeNames are the names of the nodes that have an address, as far as c knows them.
-func nodeNames(c *Cluster) map[netip.Addr]string {
-	names := make(map[netip.Addr]string)
-	if c == nil {
-		return names
-	}
-	for _, pods := range c.Pods {
-		for _, p := range pods {
-			for _, a := range p.Addresses {
-				if p.onNode() && p.Node != "" {
-					names[a] = p.Node
-				}
-			}
-		}
-	}
-	for _, nodes := range c.Nodes {
-		for _, n := range nodes {
-			for _, a := range n.Addresses {
-				names[a] = n.Name
-			}
-		}
-	}
-	return names
-}
-
 // writeVIPs writes what the loop's snapshot says of each VIP.
 func (s *httpServer) writeVIPs(e *exposition, v *loopState) {
 	e.family("drained", gauge, "1 while the operator has drained this director.")(flag01(!v.Drained.IsZero()))
@@ -159,7 +134,7 @@ func (s *httpServer) writeServers(e *exposition, v *loopState) {
 		servers(float64(all[name]-working[name]), "vip", name, "state", "draining")
 	}
 	order := sortedKeys(states, compareStartKeys)
-	nodes := nodeNames(s.loop.cluster.Get())
+	nodes := s.loop.cluster.Get().nodeNames()
 	quiesced := e.family("real_server_quiesced", gauge, "1 for a real server that is quiesced in some service of the VIP, with the reason in the first of them.")
 	for _, at := range order {
 		if is := states[at]; is.quiesced {

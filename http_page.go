@@ -99,7 +99,7 @@ func cutStatus(st *status) (left pageLeftOff) {
 // servers.
 func (s *httpServer) explain(v *loopState, t *pageTable) {
 	devices, err := s.ofDevices()
-	cluster, answers := s.loop.cluster.Get(), s.prober.Answers()
+	cluster, answers, draining := s.loop.cluster.Get(), s.prober.Answers(), v.Shards.draining()
 	for i := range v.Config.VIPs {
 		vip := &v.Config.VIPs[i]
 		p := t.byName[vip.Name]
@@ -110,7 +110,7 @@ func (s *httpServer) explain(v *loopState, t *pageTable) {
 			t.places[a.Address] = a
 		}
 		if len(p.Blocks) > 0 {
-			nodes := nodesOf(vip, cluster, answers)
+			nodes := nodesOf(vip, cluster, answers, draining[vip.Name], s.loop.nodes.of)
 			p.explain(nodes)
 			for _, d := range t.soon {
 				if d.VIP == vip.Name {

@@ -183,6 +183,10 @@ func (s *httpServer) vips(v *loopState) iter.Seq[any] {
 		cfg = v.Config
 	}
 	drained := v != nil && !v.Drained.IsZero()
+	var draining map[string]map[netip.Addr]bool
+	if v != nil {
+		draining = v.Shards.draining()
+	}
 	return func(yield func(any) bool) {
 		if cfg == nil || len(cfg.VIPs) == 0 {
 			return
@@ -192,7 +196,7 @@ func (s *httpServer) vips(v *loopState) iter.Seq[any] {
 		for i := range cfg.VIPs {
 			vip := &cfg.VIPs[i]
 			one := newVIPStatus(cfg, vip, devices, err, drained)
-			one.Nodes = nodesOf(vip, cluster, answers)
+			one.Nodes = nodesOf(vip, cluster, answers, draining[vip.Name], s.loop.nodes.of)
 			if !yield(one) {
 				return
 			}

@@ -26,7 +26,7 @@ type vipStatus struct {
 	Name      string          `json:"name"`
 	Announce  Announcement    `json:"announce"`
 	Addresses []addressStatus `json:"addresses"`
-	// Nodes are the real servers that have pods or are probed.
+	// Nodes are the real servers that have pods, or had them and drain, or are probed.
 	Nodes []nodeStatus `json:"real_servers,omitempty"`
 }
 
@@ -112,7 +112,8 @@ func vipDevices() (map[netip.Addr]string, error) {
 }
 
 // nodesOf are the nodes of vip's real servers. answers are those about all VIPs, in order.
-func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer) []nodeStatus {
+// name has the nodes of the real servers that drain.
+func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer, draining map[netip.Addr]bool, name func(netip.Addr) string) []nodeStatus {
 	nodes := make(map[netip.Addr]*nodeStatus)
 	at := func(a netip.Addr) *nodeStatus {
 		if nodes[a] == nil {
@@ -130,6 +131,11 @@ func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer) []nodeStatus {
 				n.MorePods++
 			}
 		})
+	}
+	for a := range draining {
+		if n := name(a); n != "" && nodes[a] == nil {
+			at(a).Node = n // its pod is gone
+		}
 	}
 	first, _ := slices.BinarySearchFunc(answers, vip.Name, func(a ProbeAnswer, name string) int { return strings.Compare(a.VIP, name) })
 	for i := first; i < len(answers) && answers[i].VIP == vip.Name; i++ {

@@ -440,6 +440,11 @@ type MarkedPort struct {
 	Port    Port
 }
 
+// service is the key that a service of the port has without a mark.
+func (p MarkedPort) service() ServiceKey {
+	return ServiceKey{Address: p.Address, Port: p.Port.Number, Protocol: p.Port.Protocol}
+}
+
 // GroupName identifies a group of ports in the configuration.
 type GroupName struct{ VIP, Group string }
 

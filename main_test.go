@@ -178,7 +178,6 @@ FILE:10: vip[0].addresses[0]: is "10.0.0.300", want a unicast IPv4 or IPv6 addre
 FILE:11: vip[0].scheduler: is "fastest", want one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos
 FILE:12: vip[0].ports[1]: is "99999" (port 99999 is outside 1 to 65535), want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"
 FILE:12: vip[0].ports[2]: 80/tcp is the same port as vip[0].ports[0] (line 12), want each port once
-FILE:16: vip[1].addresses[0]: 10.0.0.1 is already an address of VIP "" (line 10), want each address once
 FILE:17: vip[1].port: unknown key, did you mean "ports"?
 FILE:18: vip[1].ports[0]: is true, want a port from 1 to 65535 such as "80/tcp", "53/udp", "5000/sctp" or 80, or a range such as "8000-8010/tcp"
 `

@@ -192,8 +192,8 @@ func (m *model) changeCluster(rt *rapid.T) {
 
 func (m *model) changeConfig(rt *rapid.T) {
 	var vips []VIP
-	for i, a := range []string{"10.0.0.1", "10.0.0.2"} {
-		if i > 0 && !rapid.Bool().Draw(rt, a) {
+	for i, a := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.1"} {
+		if i > 0 && !rapid.Bool().Draw(rt, fmt.Sprint(i, a)) {
 			continue
 		}
 		vips = append(vips, testVIP(func(v *VIP) {
@@ -215,7 +215,13 @@ func (m *model) changeConfig(rt *rapid.T) {
 			if rapid.Bool().Draw(rt, "udp") {
 				v.Ports = append(v.Ports, Port{53, UDP})
 			}
+			if i == 2 { // it shares an address, and its ConfigMap has the same ports
+				v.Ports = []Port{{443, TCP}}
+			}
 		}))
+	}
+	if rapid.Bool().Draw(rt, "the last one first") {
+		vips[0], vips[len(vips)-1] = vips[len(vips)-1], vips[0]
 	}
 	for name := range m.served {
 		if !slices.ContainsFunc(vips, func(v VIP) bool { return v.Name == name }) {
@@ -354,10 +360,8 @@ func (m *model) check(rt *rapid.T) {
 	}
 	for id, since := range m.quiesced {
 		limit := defaultDrainTimeout
-		for _, v := range m.loop.config.Get().VIPs {
-			if v.Addresses[0] == id.Service.Address {
-				limit = v.Drain.Timeout
-			}
+		if v := m.loop.planner.owners.of(id.Service); v != nil {
+			limit = v.Drain.Timeout
 		}
 		// Retries after a refusal may come this much later.
 		if age := m.clock.Sub(since); age > limit+retryMost && m.loop.published.Load().Err == nil {

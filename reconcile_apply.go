@@ -115,8 +115,7 @@ func (w *waiting) waits(o *op) bool {
 
 // marksMatter reports whether marks decide which service gets o's packets.
 func (w *waiting) marksMatter(o *op) bool {
-	v := w.owners.of(o.Service.ServiceKey)
-	return o.Service.Mark != 0 || v != nil && len(vipGroups(v)) > 0
+	return o.Service.Mark != 0 || slices.ContainsFunc(w.owners.addresses[o.Service.Address], func(v *VIP) bool { return len(vipGroups(v)) > 0 })
 }
 
 // accepted is the table of s without the operations that were not carried out,
@@ -245,7 +244,7 @@ func (m *hostMarks) apply(w *wanted, unmade map[workKey]bool, owners owners, aud
 		m.marked = have
 	}
 	set := func(p MarkedPort) workKey {
-		if v := owners.addresses[p.Address]; v != nil {
+		if v := owners.of(p.service()); v != nil {
 			return workKey{v.Name, p.Address.Is6()}
 		}
 		return workKey{}

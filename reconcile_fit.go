@@ -41,8 +41,8 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 	if f.keepAll() {
 		maps.Copy(used, ours)
 	}
-	for a, v := range f.owners.addresses {
-		m := v.Announce.method()
+	for a := range f.owners.addresses {
+		m := f.owners.at(a).Announce.method()
 		routed = routed || m.needsFit
 		if m.onDummy && used[a] {
 			want.Local = append(want.Local, a)

@@ -45,7 +45,7 @@ func (p *planner) own(cfg *Config) (unread bool) {
 	if p.cfg == cfg {
 		return false
 	}
-	p.cfg, p.owners = cfg, newOwners(cfg)
+	p.cfg, p.owners = cfg, newOwners(cfg).withPorts(p.state.Memory.Ports)
 	for a := range p.owners.addresses {
 		if !p.state.Owned[a] {
 			p.state.Owned[a], unread = true, true
@@ -89,17 +89,17 @@ func (p *planner) vipName(k ServiceKey) string {
 func (p *planner) renamed(have shards) shards {
 	copied := false
 	for i := range have {
-		first := &have[i].Services[0]
-		name := p.vipName(first.ServiceKey)
-		if first.VIP == name {
+		services := have[i].Services
+		other := func(s Service) bool { return s.VIP != p.vipName(s.ServiceKey) }
+		if shared := p.owners.shared(services[0].Address); !shared && !other(services[0]) || shared && !slices.ContainsFunc(services, other) {
 			continue
 		}
 		if !copied {
 			have, copied = slices.Clone(have), true
 		}
-		services := slices.Clone(have[i].Services)
+		services = slices.Clone(services)
 		for j := range services {
-			services[j].VIP = name
+			services[j].VIP = p.vipName(services[j].ServiceKey)
 		}
 		have[i] = shard{Services: services}
 	}
@@ -145,6 +145,7 @@ func (p *planner) adoptShard(now, was *shard) {
 func (p *planner) plan(in planInputs) plan {
 	p.seed(in)
 	want := desired(p.want, p.cfg, in.cluster, in.health, p.state.Memory, in.now)
+	p.owners.ports = want.Owners.ports
 	want.Owners = p.owners // which know former marks too
 	p.want = &want
 	next := plan{want: &want, targetTable: computeTarget(&want, in.have, in.now)}
@@ -169,17 +170,17 @@ func (p *planner) seed(in planInputs) {
 	found := make(map[workKey][]RealServer)
 	for i := range in.have {
 		services := in.have[i].Services
-		k := services[0].ServiceKey
-		v := p.owners.latest(k)
-		if v == nil || v.Pods.Selector == "" || k.Mark != 0 && !p.marksNow(in.marked, k.Mark, v.Name) {
-			continue
-		}
-		set := workKey{v.Name, k.Address.Is6()}
-		if _, remembered := p.state.Memory.Working[set]; remembered {
-			continue
-		}
-		for _, s := range services {
-			for _, row := range s.Servers {
+		for j := range services {
+			k := services[j].ServiceKey
+			v := p.owners.latest(k)
+			if v == nil || v.Pods.Selector == "" || k.Mark != 0 && !p.marksNow(in.marked, k.Mark, v.Name) || p.state.Memory.knows(workKey{v.Name, k.Address.Is6()}) {
+				if !p.owners.shared(k.Address) {
+					break // the others are of the same VIP
+				}
+				continue
+			}
+			set := workKey{v.Name, k.Address.Is6()}
+			for _, row := range services[j].Servers {
 				if row.Weight > 0 && !v.isStatic(row.Address) && row.Port == 0 && row.Address.Is6() == set.Is6 && !slices.ContainsFunc(found[set], row.SameServer) {
 					found[set] = append(found[set], row.RealServer)
 				}
@@ -196,7 +197,7 @@ func (p *planner) seed(in planInputs) {
 // that was another VIP's until this configuration tells nothing about it.
 func (p *planner) marksNow(marked map[MarkedPort]uint32, mark uint32, vip string) bool {
 	for at, m := range marked {
-		if v := p.owners.addresses[at.Address]; m == mark && v != nil && v.Name == vip {
+		if v := p.owners.of(at.service()); m == mark && v != nil && v.Name == vip {
 			return true
 		}
 	}

@@ -53,6 +53,7 @@ type shown struct {
 	changes   changeRecord
 	loads     loadHistory
 	times     rowTimes
+	nodes     drainingNodes
 }
 
 // show publishes the state after the pass o, which ended now. A pass that came to no
@@ -72,6 +73,7 @@ func (r *reconciler) show(o *passResult, now time.Time) {
 		if !next.Compared.IsZero() { // what an earlier run has left has no time
 			r.times.update(next.Shards, r.kernel.have, now)
 		}
+		r.nodes.update(r.kernel.have, r.cluster.Get())
 		next.Compared, next.Shards, next.Sync = r.kernel.compared, r.kernel.have, r.daemons.running
 		next.Marked = r.marks.marked
 		next.TableHash = r.planner.hash.of(w.want)

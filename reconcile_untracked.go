@@ -6,6 +6,8 @@
 
 package main
 
+import "slices"
+
 // wantedUntracked is what the VIPs of cfg with notrack = true exempt, given the services
 // and marks that the kernel has. A service that drains is exempt until it is removed.
 func wantedUntracked(owners owners, have shards, marked map[MarkedPort]uint32, cfg *Config) untracked {
@@ -18,8 +20,10 @@ func wantedUntracked(owners owners, have shards, marked map[MarkedPort]uint32, c
 		}
 		some = true
 		if v.Forward == Tunnel {
-			for _, a := range v.Addresses[:min(len(v.Addresses), maxTunnelled-len(u.Tunnels))] {
-				u.Tunnels = append(u.Tunnels, tunnelledVIP{a, v.Tunnel.effective(v.Forward)})
+			for _, a := range v.Addresses {
+				if t := (tunnelledVIP{a, v.Tunnel.effective(v.Forward)}); len(u.Tunnels) < maxTunnelled && !slices.Contains(u.Tunnels, t) {
+					u.Tunnels = append(u.Tunnels, t)
+				}
 			}
 		}
 	}
@@ -30,17 +34,20 @@ func wantedUntracked(owners owners, have shards, marked map[MarkedPort]uint32, c
 	exempt := func(v *VIP) bool { return v != nil && v.NoTrack }
 	for i := range have {
 		services := have[i].Services
-		if k := services[0].ServiceKey; k.Mark != 0 || !exempt(owners.of(k)) {
-			continue
-		}
 		for j := range services {
 			k := &services[j].ServiceKey
+			if k.Mark != 0 || !exempt(owners.of(*k)) {
+				if j == 0 && !owners.shared(k.Address) {
+					break // so are the others
+				}
+				continue
+			}
 			u.Ports = append(u.Ports, MarkedPort{k.Address, Port{k.Port, k.Protocol}})
 		}
 	}
 	n := len(u.Ports) // in order
 	for p := range marked {
-		if exempt(owners.addresses[p.Address]) {
+		if exempt(owners.of(p.service())) {
 			u.Ports = append(u.Ports, p)
 		}
 	}

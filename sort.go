@@ -30,3 +30,13 @@ func sortedBy[T any](seq iter.Seq[T], compare func(a, b T) int) []T {
 	sortBy(list, compare)
 	return list
 }
+
+// including adds those of items to list that it does not have.
+func including[T comparable](list []T, items ...T) []T {
+	for _, item := range items {
+		if !slices.Contains(list, item) {
+			list = append(list, item)
+		}
+	}
+	return list
+}

@@ -53,6 +53,7 @@ type (
 		Version    int                     `json:"version"`
 		Owned      []netip.Addr            `json:"vips"`
 		Marks      []markEntry             `json:"marks,omitempty"`
+		Ports      []portEntry             `json:"ports,omitempty"` // of addresses that several VIPs share
 		Started    []startEntry            `json:"slow_starts,omitempty"`
 		Addresses  []VIPAddress            `json:"addresses,omitempty"`
 		Local      []netip.Addr            `json:"local_routes,omitempty"`
@@ -65,6 +66,10 @@ type (
 	markEntry struct {
 		Mark uint32 `json:"mark"`
 		VIP  string `json:"vip"`
+	}
+	portEntry struct {
+		Service ServiceKey `json:"service"`
+		VIP     string     `json:"vip"`
 	}
 	workingEntry struct {
 		VIP     string       `json:"vip"`
@@ -104,6 +109,9 @@ func (s *state) encode(into []byte) ([]byte, error) {
 	}
 	for _, m := range slices.Sorted(maps.Keys(s.Marks)) {
 		f.Marks = append(f.Marks, markEntry{m, s.Marks[m]})
+	}
+	for _, k := range sortedBy(maps.Keys(s.Memory.Ports), ServiceKey.Compare) {
+		f.Ports = append(f.Ports, portEntry{k, s.Memory.Ports[k]})
 	}
 	for key, since := range s.Memory.Started {
 		f.Started = append(f.Started, startEntry{key.VIP, key.Address, since.Round(0).UTC()})
@@ -259,6 +267,12 @@ func (f *stateFile) memory() (memory, error) {
 			set := workKey{e.VIP, e.IPv6}
 			m.Working[set] = append(m.Working[set], r)
 		}
+	}
+	for _, e := range f.Ports {
+		if !plainAddress(e.Service.Address) || e.Service.Mark != 0 {
+			return m, fmt.Errorf("ports: vip %s: bad service %s", e.VIP, e.Service)
+		}
+		m.Ports[e.Service] = e.VIP
 	}
 	for _, e := range f.Started {
 		if !plainAddress(e.Address) || !savable(e.Since) {

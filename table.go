@@ -157,10 +157,19 @@ type memory struct {
 	Working map[workKey][]RealServer
 	// Started is when real servers that are still in slow start joined.
 	Started map[startKey]time.Time
+	// Ports are the names of the VIPs that have the ports of addresses which several
+	// VIPs share.
+	Ports map[ServiceKey]string
 }
 
 func newMemory() memory {
-	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time)}
+	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time), Ports: make(map[ServiceKey]string)}
+}
+
+// knows reports whether m has a working set of set.
+func (m *memory) knows(set workKey) bool {
+	_, known := m.Working[set]
+	return known
 }
 
 // earlier is the earlier of two times, of which zero means never.
