@@ -55,7 +55,7 @@ lint:
 test: unit model kernel
 
 # Each micro-benchmark runs once, so that none stops working unseen.
-unit: build vm-setup promtool-setup unit-setup
+unit: build vm-setup promtool-setup samples-setup unit-setup
 	@[ "$$(go env GOARCH)" != amd64 ] || [ "$$(stat -c %s lvs-controller)" -le 16000000 ] || { echo "unit: the binary has more than 16 MB" >&2; exit 1; }
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
@@ -85,7 +85,7 @@ model:
 
 # Data races, in the tests and in the binary. -short leaves out the tests that give one
 # goroutine much to do. The detector needs a C compiler.
-race: vm-setup promtool-setup unit-setup
+race: vm-setup promtool-setup samples-setup unit-setup
 	@command -v gcc >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends gcc libc6-dev >/dev/null; }
 	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -short -timeout 30m . ./test/bench ./test/filegraph
 	CGO_ENABLED=1 go build -tags nethttpomithttp2 -race -o $(CACHE)/lvs-controller-race .
@@ -200,7 +200,7 @@ drawing:
 man:
 	go test -count=1 -run '^TestManPages$$' . -update
 
-.PHONY: vm-setup promtool-setup unit-setup
+.PHONY: vm-setup promtool-setup samples-setup unit-setup
 vm-setup:
 	test/vm/setup
 
@@ -211,6 +211,9 @@ unit-setup:
 
 promtool-setup:
 	test/promtool/setup
+
+samples-setup:
+	test/keepalived/setup
 
 clean:
 	rm -rf lvs-controller dist .cache/bin

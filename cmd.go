@@ -37,6 +37,7 @@ type command struct {
 	summary  string              // what it does, for the list of all commands
 	about    string              // a paragraph for its own help; line ends are white space
 	words    []string            // one of them may follow the flags; none is allowed otherwise
+	operand  string              // what may follow the flags and is no word of a list, as "FILE"
 	exits    map[int]string      // what an exit code means, where commonExits does not say it
 	examples string              // lines, shown as they are
 	values   map[string][]string // what the flags accept that accept only some words
@@ -133,8 +134,10 @@ func (c *command) wrongWord(words []string) string {
 	switch {
 	case len(words) == 0:
 		return ""
-	case len(words) > 1 && len(c.words) > 0:
+	case len(words) > 1 && (len(c.words) > 0 || c.operand != ""):
 		return fmt.Sprintf("unexpected argument %q", words[1])
+	case c.operand != "":
+		return ""
 	case len(c.words) == 0:
 		return fmt.Sprintf("unexpected argument %q", words[0])
 	case slices.Contains(c.words, words[0]):

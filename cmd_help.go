@@ -127,6 +127,9 @@ func (c *command) synopsis() string {
 	if len(flagNames(c.flagSet(c.new()))) > 0 {
 		text += " [flags]"
 	}
+	if c.operand != "" {
+		return text + " " + c.operand
+	}
 	switch len(c.words) {
 	case 0:
 		return text

@@ -1,7 +1,7 @@
 // [vip.health] → Probes, and the table of the probe kinds.
 //
-// Used by health*.go and http*.go. A key and its range are in the function that
-// reads it, the defaults in defaultProbes and readHTTPProbe. No I/O.
+// Used by health*.go, http*.go and cmd*.go. A key and its range are in the
+// function that reads it, the defaults in defaultProbes and readHTTPProbe. No I/O.
 //
 // To add a probe kind, touch:
 //   - here: its field in Probes, its constant, its type and its entry in
@@ -10,8 +10,8 @@
 //     health_kinds.go;
 //   - config.toml.example, docs/probes.md and docs/metrics.md.
 //
-// The metrics, the log, the schedule and the recall of results follow from the
-// table. TestProbeKinds fails when an entry is incomplete.
+// The metrics, the log, the schedule and the recall of results follow from the table.
+// TestProbeKinds fails when an entry is incomplete.
 
 package main
 

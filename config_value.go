@@ -1,6 +1,6 @@
 // Reads single values of config.toml.
 //
-// Used by config*.go. A table is described as a list of settings: a key and a
+// Used by config*.go and cmd*.go. A table is described as a list of settings: a key and a
 // reader, made by parsed, duration, integer and so on. A reader stores the value, or
 // says in one line what is wrong and what is allowed; the line number is added here.
 // This file does not know the program's keys. No I/O.

@@ -51,6 +51,7 @@ func commands() []*command {
 	all := []*command{
 		&directorCommand,
 		&initCommand,
+		&importCommand,
 		&checkCommand,
 		&diffCommand,
 		&statusCommand,

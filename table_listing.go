@@ -1,6 +1,6 @@
 // Reads the listing of `ipvsadm -Sn`.
 //
-// Used by cmd_diff.go. Pure: it reads what it is given, bounded in size, and nothing
+// Used by cmd*.go. Pure: it reads what it is given, bounded in size, and nothing
 // else. A line that it does not understand is an error with the line's number:
 // a part of a table is never taken for the whole.
 
@@ -104,12 +104,14 @@ type listing struct {
 	// Thresholds: some line has one. ipvsadm lists none, so without any they are not
 	// known.
 	Thresholds bool
+	Lines      map[ServiceKey]int // where each virtual service is, counted from 1
 }
 
 // readListing reads the output of `ipvsadm -Sn` or of ipvsadm-save -n. Empty lines and
 // those that begin with # are passed over.
 func readListing(from io.Reader) (listing, error) {
 	p := listingReader{services: make(map[ServiceKey]int), rows: make(map[rowID]bool)}
+	p.Lines = make(map[ServiceKey]int)
 	lines := bufio.NewScanner(io.LimitReader(from, maxListing+1))
 	lines.Buffer(nil, maxListingLine)
 	size := 0
@@ -138,7 +140,7 @@ func readListing(from io.Reader) (listing, error) {
 // listingReader is the state of readListing.
 type listingReader struct {
 	listing
-	lines    int
+	lines    int                // before this one
 	services map[ServiceKey]int // places in the table
 	rows     map[rowID]bool
 }
@@ -166,7 +168,7 @@ func (p *listingReader) line(text string) error {
 		if err != nil {
 			return err
 		}
-		p.services[key] = len(p.Table)
+		p.services[key], p.Lines[key] = len(p.Table), p.lines+1
 		p.Table = append(p.Table, Service{VirtualService: s})
 		return nil
 	}

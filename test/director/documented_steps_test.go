@@ -67,6 +67,12 @@ var documentedSteps = []documentedStep{
 		before: `sed -i 's/^scheduler.*/scheduler = "rr"/; /^flags/d' config.toml`},
 	{on: "client", lines: "sed '/^# ---$/,$s/^# //' install/rbac.yaml | kubectl apply -f -", want: `(?s)^Role$.*^ClusterRole$.*^ClusterRoleBinding$`},
 
+	// What keepalived and ipvsadm have is imported.
+	{on: "director", lines: "lvs-controller import /etc/keepalived/keepalived.conf > new.toml\nlvs-controller check -config new.toml", want: `new\.toml: valid, 1 VIP`,
+		before: `mkdir -p /etc/keepalived; printf 'virtual_server 10.135.22.99 80 {\nprotocol TCP\nlvs_sched wlc\nlvs_method DR\nreal_server 10.135.22.31 80 { }\n}\n' > /etc/keepalived/keepalived.conf`},
+	{on: "director", lines: "ipvsadm -Sn | lvs-controller diff -config new.toml -table -", code: 3, want: `\+ 10\.135\.22\.31 `, after: "rm /etc/keepalived/keepalived.conf"},
+	{on: "director", lines: "ipvsadm -Sn | lvs-controller import -ipvsadm > new.toml", after: "lvs-controller check -config new.toml && ipvsadm -Sn | lvs-controller diff -config new.toml -table -"},
+
 	// What other programs do is repaired.
 	{on: "director", lines: "ipvsadm -C", after: "ipvsadm -Sn | grep -- '-a -t 10.135.22.77:80'"},
 	{on: "director", lines: "nft flush ruleset", before: "nft list table inet lvs-controller-notrack", after: "nft list table inet lvs-controller-notrack"},
