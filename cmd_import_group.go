@@ -2,7 +2,7 @@
 //
 // Used by cmd_import_probes.go and cmd_import_text.go. A VIP has ports with the same
 // scheduler, flags, persistence and real servers; addresses with the same ports of that
-// kind share one. Pure.
+// kind are together in one. Pure.
 
 package main
 
@@ -26,11 +26,9 @@ type importVIP struct {
 // first is the service that the settings are taken from.
 func (v *importVIP) first() *importService { return v.services[0] }
 
-// oneSet is why a service is not taken beside the largest set of its address.
-const oneSet = " have other real servers or settings, and config.toml has each address in one [[vip]]; the most that fit together were taken"
-
-// vips makes VIPs of the services that are not refused, in the order of the source. It
-// refuses those that do not fit into one [[vip]] with the others of their address.
+// vips makes VIPs of the services that are not refused, in the order of the source.
+// Services of one address with different real servers or settings are several VIPs, which
+// share it.
 func (f *imported) vips() []*importVIP {
 	var addresses []netip.Addr
 	byAddress := make(map[netip.Addr][]*importService)
@@ -46,21 +44,16 @@ func (f *imported) vips() []*importVIP {
 	var all []*importVIP
 	byKind := make(map[string]*importVIP)
 	for _, a := range addresses {
-		sets := serviceSets(byAddress[a])
-		for _, set := range sets[1:] {
-			for _, s := range set.services {
-				s.refuse("other services of " + a.String() + oneSet)
+		for _, set := range serviceSets(byAddress[a]) {
+			set.addresses = []netip.Addr{a}
+			kind := set.kind()
+			if v := byKind[kind]; v != nil {
+				v.addresses, v.services = append(v.addresses, a), append(v.services, set.services...)
+				continue
 			}
+			byKind[kind] = set
+			all = append(all, set)
 		}
-		set := sets[0]
-		set.addresses = []netip.Addr{a}
-		kind := set.kind()
-		if v := byKind[kind]; v != nil {
-			v.addresses, v.services = append(v.addresses, a), append(v.services, set.services...)
-			continue
-		}
-		byKind[kind] = set
-		all = append(all, set)
 	}
 	names := make(map[string]bool)
 	for _, v := range all {
@@ -69,8 +62,8 @@ func (f *imported) vips() []*importVIP {
 	return all
 }
 
-// serviceSets splits the services of one address into sets, each of which fits one
-// [[vip]]: the largest first, of equal ones the first in the source.
+// serviceSets splits the services of one address into sets, each of which is one [[vip]]:
+// the largest first, of equal ones the first in the source.
 func serviceSets(services []*importService) []*importVIP {
 	var kinds []string
 	byKind := make(map[string][]*importService)

@@ -364,8 +364,8 @@ var serverSettings = confReasons{
 // defaultSettings are values with which such a keyword changes nothing.
 var defaultSettings = confReasons{{"quorum", "1"}, {"hysteresis", "0"}, {"warmup", "0"}}
 
-// unmatched notes a keyword without a counterpart in b, and reports whether c is one.
-func (b *importService) unmatched(c *confStatement) bool {
+// unmatched notes a keyword without a counterpart in s, and reports whether c is one.
+func (s *importService) unmatched(c *confStatement) bool {
 	word := c.word(0)
 	why, known := serverSettings.of(word)
 	if !known {
@@ -376,7 +376,7 @@ func (b *importService) unmatched(c *confStatement) bool {
 	case value != "" && value == usual:
 	case (word == "smtp_alert" || word == "alpha" || word == "log_all_failures") && slices.Contains([]string{"off", "false", "no"}, value):
 	default:
-		b.remark(c, why)
+		s.remark(c, why)
 	}
 	return true
 }

@@ -25,11 +25,11 @@ func TestImportGolden(t *testing.T) {
 		golden, stderr string
 		args           []string
 	}{
-		{"edge.toml", "testdata/import/edge.conf: taken: 11 of 18 virtual services, 21 of 63 real servers, as 5 VIPs\n" +
-			"testdata/import/edge.conf: not taken: 7 virtual services, 42 real servers, 21 settings; each has a comment with the reason\n",
+		{"edge.toml", "testdata/import/edge.conf: taken: 12 of 18 virtual services, 22 of 63 real servers, as 6 VIPs\n" +
+			"testdata/import/edge.conf: not taken: 6 virtual services, 41 real servers, 22 settings; each has a comment with the reason\n",
 			[]string{"-config-id", "edge", "testdata/import/edge.conf"}},
-		{"saved.toml", "testdata/import/saved.txt: taken: 7 of 14 virtual services, 11 of 19 real servers, as 3 VIPs\n" +
-			"testdata/import/saved.txt: not taken: 7 virtual services, 8 real servers, 0 settings; each has a comment with the reason\n",
+		{"saved.toml", "testdata/import/saved.txt: taken: 8 of 14 virtual services, 12 of 19 real servers, as 4 VIPs\n" +
+			"testdata/import/saved.txt: not taken: 6 virtual services, 7 real servers, 0 settings; each has a comment with the reason\n",
 			[]string{"-ipvsadm", "testdata/import/saved.txt"}},
 	} {
 		code, text, stderr := cli(t, append([]string{"import"}, test.args...)...)
@@ -167,16 +167,24 @@ func drainingServers(r *rand.Rand, listing string) string {
 }
 
 // randomStaticConfig draws a configuration of static real servers with everything that a
-// listing shows. Each address has a real server of its family, and no firewall marks.
+// listing shows. Each address has a real server of its family, and no firewall marks. Some
+// VIPs share an address.
 func randomStaticConfig(r *rand.Rand) string {
 	var b strings.Builder
+	first := make(map[string]string) // by family, the first address of all
 	for i := range 1 + r.IntN(3) {
 		fmt.Fprintf(&b, "[[vip]]\nname = \"v%d\"\nselector = \"\"\n", i)
 		families := pick(r, []string{"4"}, []string{"6"}, []string{"4", "6"})
+		shares := r.IntN(2) == 0
 		var addresses, servers []string
 		for _, family := range families {
 			for n := range 1 + r.IntN(2) {
 				addresses = append(addresses, map[string]string{"4": fmt.Sprintf("10.9.%d.%d", i, n+1), "6": fmt.Sprintf("2001:db8:%d::%d", i+1, n+1)}[family])
+			}
+			if a := first[family]; a != "" && shares {
+				addresses = append(addresses, a)
+			} else if a == "" {
+				first[family] = addresses[len(addresses)-1]
 			}
 			for n := range 1 + r.IntN(4) {
 				weight := pick(r, "", ", weight = 0", ", weight = 1", ", weight = 65535")
@@ -189,6 +197,9 @@ func randomStaticConfig(r *rand.Rand) string {
 		ports := map[string]bool{pick(r, "80/tcp", "443/tcp", "53/udp", "5000/sctp"): true}
 		for range r.IntN(4) {
 			ports[pick(r, "80/tcp", "443/tcp", "53/udp", "53/tcp", "443/udp", "5000/sctp", "9000-9004/tcp", "9002-9005/udp")] = true
+		}
+		if shares { // no two have the same port
+			ports = map[string]bool{pick(r, fmt.Sprintf("%d/tcp", 100+i), fmt.Sprintf("%d/sctp", 100+i), fmt.Sprintf("20%d0-20%d7/udp", i, i)): true, fmt.Sprintf("30%d/tcp", i): true}
 		}
 		fmt.Fprintf(&b, "addresses = [%s]\nreal_servers = [%s]\nports = [%s]\n", quotedList(addresses), strings.Join(servers, ", "), quotedList(slices.Sorted(maps.Keys(ports))))
 		udp := slices.ContainsFunc(slices.Sorted(maps.Keys(ports)), func(p string) bool { return strings.HasSuffix(p, "/udp") })

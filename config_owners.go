@@ -48,7 +48,7 @@ func (o owners) of(k ServiceKey) *VIP {
 
 // configures reports whether the port of k is in v's ports.
 func (v *VIP) configures(k ServiceKey) bool {
-	_, has := slices.BinarySearchFunc(v.Ports, Port{k.Port, k.Protocol}, Port.Compare)
+	_, has := slices.BinarySearchFunc(v.Ports, k.port().Port, Port.Compare)
 	return has
 }
 

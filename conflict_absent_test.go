@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -88,6 +89,40 @@ func TestAbsentOnASegment(t *testing.T) {
 	look("it is taken away", `vips="edge: 10.0.0.100"`)
 	cfg.VIPs[0].Announce = AnnounceARP
 	look("the controller brings it", `level=INFO`)
+}
+
+// The first configuration rings too: the look after the start is for it, and another look
+// waits for the next change.
+func TestAbsentLooksOnceAfterAStart(t *testing.T) {
+	requireRoot(t)
+	l := lab.New(t.Fatalf)
+	t.Cleanup(l.Close)
+	host := l.Host("director", 2)
+	host.Run("ip", "address", "add", "10.0.0.100/32", "dev", "lo")
+	log, configs, changed := new(lockedBuffer), newLatest[Config](), make(chan struct{}, 1)
+	w := newAbsentWatch(slog.New(slog.NewTextHandler(log, nil)), configs, changed)
+	w.settle = 100 * time.Millisecond
+	with := func(a string) *Config {
+		return &Config{Interface: "eth0", VIPs: []VIP{{Name: "edge", Announce: AnnounceNone, Addresses: []netip.Addr{addr(a)}}}}
+	}
+	configs.Set(with("10.0.0.100"))
+	ring(changed)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go host.Do(func() { done <- w.Run(ctx) })
+	until(t, "the first look to take the ring", func() bool { return len(changed) == 0 })
+	time.Sleep(w.settle / 2)
+	configs.Set(with("10.0.0.101")) // nothing rings: a look would warn
+	time.Sleep(2*w.settle + absentPatience)
+	if log.String() != "" {
+		t.Errorf("it looks again: %s", log.String())
+	}
+	ring(changed)
+	until(t, "the look after a change", func() bool { return strings.Contains(log.String(), "10.0.0.101") })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 // The addresses of pods and of other devices come and go: the watch looks again for its

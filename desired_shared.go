@@ -28,7 +28,8 @@ func (o owners) anyShared() bool {
 // decidePorts gives each port of a shared address to one of the VIPs that want it: to the
 // one that has had it, else to the one that has it in the configuration, else to the
 // first in the file. A VIP whose inputs are incomplete keeps what it has had. The others
-// are warned of.
+// are warned of. What no VIP wants stays with the one that has had it: it drains as that
+// one says.
 func (w *wanted) decidePorts(before memory, warnings *faultList) {
 	if !w.Owners.anyShared() {
 		return
@@ -57,7 +58,7 @@ func (w *wanted) decidePorts(before memory, warnings *faultList) {
 	had := w.Owners.withPorts(before.Ports).ports
 	ports := make(map[ServiceKey]*VIP, len(claims))
 	for k, v := range had {
-		if slices.Contains(claims[k], v) || incomplete[workKey{v.Name, k.Address.Is6()}] {
+		if len(claims[k]) == 0 || slices.Contains(claims[k], v) || incomplete[workKey{v.Name, k.Address.Is6()}] {
 			ports[k] = v
 		}
 	}

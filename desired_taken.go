@@ -32,7 +32,7 @@ func newServing() serving {
 // service by mark.
 func (s *serving) add(vip string, k ServiceKey, server netip.Addr, ports []MarkedPort) {
 	if k.Mark == 0 {
-		ports = []MarkedPort{{k.Address, Port{k.Port, k.Protocol}}}
+		ports = []MarkedPort{k.port()}
 	}
 	for _, p := range ports {
 		s.at(p.Address, vip)

@@ -125,6 +125,9 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	}); n > few {
 		t.Errorf("sending %d changes allocates %v times", services*servers, n)
 	}
+	if conn.enc.last != nil || conn.spare.last != nil {
+		t.Error("the connection keeps the operations of the last list")
+	}
 
 	// What has changed comes back new, and nothing else does.
 	edited := want[0][7]

@@ -83,7 +83,7 @@ func TestPageFigures(t *testing.T) {
 	}
 	want := []pageRow{
 		{Server: "10.1.0.1", Node: "node-a", Weight: 1, State: rowServes, Why: "pod a ready", Load: Load{Connections{Active: 5, Inactive: 50}, Traffic{Connections: 2000, ConnsPerSec: 20}}},
-		{Server: "10.1.0.2", Weight: 0, State: rowDrains, Why: "no pod or static entry left, draining", Until: testTime.Add(defaultDrainTimeout), Load: Load{Connections{Active: 10, Inactive: 100}, Traffic{Connections: 2000, ConnsPerSec: 20}}},
+		{Server: "10.1.0.2", Node: "node-b", Weight: 0, State: rowDrains, Why: "no pod or static entry left, draining", Until: testTime.Add(defaultDrainTimeout), Load: Load{Connections{Active: 10, Inactive: 100}, Traffic{Connections: 2000, ConnsPerSec: 20}}},
 	}
 	if diff := cmp.Diff(want, tcp.Rows); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -96,7 +96,7 @@ func TestPageFigures(t *testing.T) {
 	for _, part := range []string{
 		`<code>10.1.0.1</code> <small>node-a</small></th>`,
 		"80/tcp, 443/tcp, 9000-9002/tcp", "1 of 2 real servers in service", "15 active, 200 new/s",
-		`<code>10.1.0.2</code></th><td><span class="dot warn">draining</span></td><td class="n">0</td><td class="n">10</td><td class="n">100</td>`,
+		`<code>10.1.0.2</code> <small>node-b</small></th><td><span class="dot warn">draining</span></td><td class="n">0</td><td class="n">10</td><td class="n">100</td>`,
 		"no pod or static entry left, draining, until ", "leaves 5 services of edge, 10 active",
 	} {
 		if !strings.Contains(body, part) {

@@ -440,6 +440,9 @@ type MarkedPort struct {
 	Port    Port
 }
 
+// port is the port of k, a service without a mark.
+func (k ServiceKey) port() MarkedPort { return MarkedPort{k.Address, Port{k.Port, k.Protocol}} }
+
 // service is the key that a service of the port has without a mark.
 func (p MarkedPort) service() ServiceKey {
 	return ServiceKey{Address: p.Address, Port: p.Port.Number, Protocol: p.Port.Protocol}

@@ -157,6 +157,10 @@ func (p *planner) plan(in planInputs) plan {
 			}
 		}
 	}
+	maps.DeleteFunc(want.Memory.Ports, func(k ServiceKey, _ string) bool { // drained
+		_, marked := want.Marks[k.port()]
+		return !marked && next.Shards.find(k) == nil && in.have.find(k) == nil
+	})
 	p.state.Memory, p.state.Leaving = want.Memory, next.Shards
 	p.state.rememberWithdrawn(next.Withdrawn)
 	p.state.Down, p.state.Unresolved = want.health.orEmpty().Down, want.health.orEmpty().Unresolved

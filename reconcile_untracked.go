@@ -42,7 +42,7 @@ func wantedUntracked(owners owners, have shards, marked map[MarkedPort]uint32, c
 				}
 				continue
 			}
-			u.Ports = append(u.Ports, MarkedPort{k.Address, Port{k.Port, k.Protocol}})
+			u.Ports = append(u.Ports, k.port())
 		}
 	}
 	n := len(u.Ports) // in order
