@@ -225,7 +225,7 @@ func TestListenerSetParents(t *testing.T) {
 	refused := testGateway{name: "s", parent: "vault", generation: 2, listeners: []string{"a:HTTP:80:no@2", "b:HTTP:81:no@2"}}
 	taken := testGateway{name: "s", parent: "vault", generation: 2, listeners: []string{"a:HTTP:80:ok@2", "b:HTTP:81:ok@2"}}
 	nothing := testGateway{name: "s", parent: ""}
-	c := ListenerSetQuery{}.collect().(*listenerSetCollection)
+	c := ListenerSetQuery{}.collect().(*gatewayCollection)
 	for i, step := range []struct {
 		set          testGateway
 		parent, want string
