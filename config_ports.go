@@ -76,6 +76,9 @@ func readPortNames(v value) (names []string) {
 	return names
 }
 
+// gatewayNames are a namespace and the name of an object in it.
+var gatewayNames = regexp.MustCompile(strings.TrimSuffix(dnsLabels.String(), "$") + "/" + strings.TrimPrefix(objectNames.String(), "^"))
+
 // maxGateways is how many Gateways a VIP names at most: each is a watch.
 const maxGateways = 64
 
@@ -87,16 +90,11 @@ func readGateways(v value) (gateways []GatewayQuery) {
 		return nil
 	}
 	v.each(`a list of Gateways such as ["envoy-gateway-system/edge"]`, func(v value) {
-		var q GatewayQuery
-		parsed(&q, `a Gateway's "NAMESPACE/NAME"`, func(s string) (GatewayQuery, error) {
-			namespace, name, _ := strings.Cut(s, "/")
-			if !dnsLabels.MatchString(namespace) || !objectNames.MatchString(name) {
-				return q, errMisfit
-			}
-			return GatewayQuery{Namespace: namespace, Name: name}, nil
-		})(v)
-		if q.Name != "" && v.isFirst(seen, q.String(), "Gateway", "Gateway") {
-			gateways = append(gateways, q)
+		var text string
+		parsed(&text, `a Gateway's "NAMESPACE/NAME"`, matching(gatewayNames))(v)
+		if text != "" && v.isFirst(seen, text, "Gateway", "Gateway") {
+			namespace, name, _ := strings.Cut(text, "/")
+			gateways = append(gateways, GatewayQuery{Namespace: namespace, Name: name})
 		}
 	})
 	return gateways
@@ -108,32 +106,30 @@ var gatewayKeys = []string{"gateways", "gateway_selector", "gateway_class"}
 // checkGateways checks the keys about Gateways of the VIP at v, whose ports come from them
 // or do not. by is what selects them when they have no names.
 func checkGateways(v value, vip *VIP, by GatewayQuery, from bool) {
-	if by != (GatewayQuery{}) {
-		vip.Gateways = []GatewayQuery{by}
-	}
-	var chosen []value
+	var chosen value
 	for _, key := range gatewayKeys {
-		if at := v.child(key); !v.blank(key) {
-			chosen = append(chosen, at)
-			if !from && !v.child("ports_from").wrong() {
-				at.mistake(`is for ports_from = "gateways" alone, want that or no %s`, key)
-			}
+		at := v.child(key)
+		switch {
+		case v.blank(key):
+		case !from && !v.child("ports_from").wrong():
+			at.mistake(`is for ports_from = "gateways" alone, want that or no %s`, key)
+		case chosen.path != "":
+			at.mistake("is there beside %s (line %d), want one of the two", chosen.path, chosen.line())
+		default:
+			chosen = at
 		}
 	}
 	switch {
 	case !from:
 		vip.Gateways, vip.ListenerSets = nil, false
 		return
-	case len(vip.Gateways) == 0:
-		vip.Gateways = []GatewayQuery{{}} // a mistake has been found in them, or is found below
-	}
-	switch {
-	case len(chosen) == 0:
+	case chosen.path == "":
 		v.child("ports_from").mistake(`is "gateways", want one of %s`, strings.Join(gatewayKeys, ", "))
-	case len(chosen) > 1:
-		chosen[1].mistake("is there beside %s (line %d), want one of the two", chosen[0].path, chosen[0].line())
 	case !v.has("listener_sets"):
 		vip.ListenerSets = true
+	}
+	if len(vip.Gateways) == 0 { // or they have a mistake, and count as some
+		vip.Gateways = []GatewayQuery{by}
 	}
 }
 

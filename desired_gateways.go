@@ -9,21 +9,22 @@ import "slices"
 
 // gatewayInputs are what is known of the Gateways of a VIP and of all ListenerSets.
 type gatewayInputs struct {
-	lists [][]*Gateway // for each of VIP.Gateways, then the ListenerSets, if they count
-	known []bool       // whether each list is
+	lists [][]*Gateway // for each of VIP.Gateways, then the ListenerSets; nil without Gateways
+	known []bool       // whether each list is, or does not count
 }
 
 func gatewayInputsOf(v *VIP, cluster *Cluster) (in gatewayInputs) {
-	add := func(list []*Gateway, known bool) {
-		in.lists, in.known = append(in.lists, list), append(in.known, known)
+	n := len(v.Gateways)
+	if n == 0 {
+		return in
 	}
-	for _, q := range v.Gateways {
-		list, known := cluster.Gateways[q]
-		add(list, known)
+	in.lists, in.known = make([][]*Gateway, n+1), make([]bool, n+1)
+	for i, q := range v.Gateways {
+		in.lists[i], in.known[i] = cluster.Gateways[q]
 	}
+	in.known[n] = true
 	if v.ListenerSets {
-		list, known := cluster.ListenerSets[ListenerSetQuery{}]
-		add(list, known)
+		in.lists[n], in.known[n] = cluster.ListenerSets[ListenerSetQuery{}]
 	}
 	return in
 }
@@ -37,6 +38,9 @@ func (in *gatewayInputs) same(o *gatewayInputs) bool {
 // known: then there may be more.
 func (b *build) gatewayPorts(ports map[Port]bool) (known bool) {
 	v, in := b.in.vip, &b.in.gateways
+	if len(in.lists) == 0 {
+		return true
+	}
 	opened := make(map[Port]bool)
 	parents := make(map[string]bool)
 	var closed []func() // say why a listener opens no port
@@ -70,11 +74,9 @@ func (b *build) gatewayPorts(ports map[Port]bool) (known bool) {
 			parents[g.String()] = !g.Leaving
 		}
 	}
-	if v.ListenerSets {
-		for _, set := range in.lists[len(v.Gateways)] {
-			if parents[set.Parent] {
-				open("ListenerSet", set)
-			}
+	for _, set := range in.lists[len(v.Gateways)] {
+		if parents[set.Parent] {
+			open("ListenerSet", set)
 		}
 	}
 	for _, say := range closed {
@@ -90,12 +92,9 @@ func (b *build) gatewayPorts(ports map[Port]bool) (known bool) {
 
 // warnNoGateway says that q selects no Gateway.
 func (b *build) warnNoGateway(q GatewayQuery) {
-	switch {
-	case q.Name != "":
+	if q.Name != "" {
 		b.warn(warnGateway, "", "Gateway %s does not exist: it opens no ports", q)
-	case q.Class != "":
-		b.warn(warnGateway, "", "no Gateway has the class %q: no ports are opened", q.Class)
-	default:
-		b.warn(warnGateway, "", "gateway_selector %q matches no Gateway: no ports are opened", q.Selector)
+	} else {
+		b.warn(warnGateway, "", "no Gateway has the labels or class %q: no ports are opened", q.Selector+q.Class)
 	}
 }

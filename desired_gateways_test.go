@@ -64,9 +64,9 @@ func TestDesiredGateways(t *testing.T) {
 		{name: "none of a name", vip: gatewayVIP(), gateways: [2][]*Gateway{{}, {dns}}, ports: "53/udp 80/tcp",
 			warnings: []string{"vip edge: Gateway edge/web does not exist: it opens no ports"}},
 		{name: "none of a class", vip: gatewayVIP(func(v *VIP) { v.Gateways = []GatewayQuery{{Class: "x"}} }), gateways: [2][]*Gateway{{}}, ports: "80/tcp",
-			warnings: []string{`vip edge: no Gateway has the class "x": no ports are opened`}},
+			warnings: []string{`vip edge: no Gateway has the labels or class "x": no ports are opened`}},
 		{name: "none of a selector", vip: gatewayVIP(func(v *VIP) { v.Gateways = []GatewayQuery{{Selector: "a=b"}} }), gateways: [2][]*Gateway{{}}, ports: "80/tcp",
-			warnings: []string{`vip edge: gateway_selector "a=b" matches no Gateway: no ports are opened`}},
+			warnings: []string{`vip edge: no Gateway has the labels or class "a=b": no ports are opened`}},
 		{name: "left out", vip: gatewayVIP(func(v *VIP) { v.ExcludePorts = []Port{{53, UDP}, {80, TCP}, {444, TCP}} }),
 			gateways: [2][]*Gateway{{open(Port{443, TCP}), named("b", closed("x", "is not accepted", Port{444, TCP}))}, {dns}}, ports: "80/tcp 443/tcp"},
 		{name: "the ingress controller's own ports are no matter", vip: gatewayVIP(), gateways: [2][]*Gateway{{open(Port{8181, TCP})}, {dns}}, ports: "53/udp 80/tcp 8181/tcp"},
@@ -136,7 +136,12 @@ func TestDesiredGatewaysAreBounded(t *testing.T) {
 	}
 	c.Gateways = map[GatewayQuery][]*Gateway{v.Gateways[0]: all}
 	w := desired(nil, &Config{VIPs: []VIP{v}}, c, nil, newMemory(), testTime)
-	if len(w.Warnings) != 1 || len(w.Warnings[0].Text) > 32<<10 || !strings.HasSuffix(w.Warnings[0].Text, fmt.Sprintf("and %d more", 2000*2*maxListeners-shownWarnings)) {
-		t.Errorf("%d warnings, the first has %d bytes: %.300s", len(w.Warnings), len(w.Warnings[0].Text), w.Warnings[0].Text)
+	if len(w.Warnings) != 2 {
+		t.Fatalf("%d warnings, want 2", len(w.Warnings))
+	}
+	for _, is := range w.Warnings {
+		if len(is.Text) > 32<<10 || !strings.HasSuffix(is.Text, fmt.Sprintf("and %d more", 2000*maxListeners-shownWarnings)) {
+			t.Errorf("%d bytes: %.300s", len(is.Text), is.Text)
+		}
 	}
 }

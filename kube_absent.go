@@ -31,12 +31,12 @@ func absence(key streamKey, code int, message string) *fault {
 		err: fmt.Errorf("the API server has no %s of %s: %s (server: %s)", key.kind().resource, key.kind().apiVersion(), what, message)}
 }
 
-// hasNone publishes that there are no objects of an optional kind, whose API is missing.
-// It reports false when the kind is not optional, or when objects of it are known that
-// serve: then problem is a failure.
+// hasNone publishes that there are no objects of an optional kind, if problem is that its
+// API is missing. It reports false when the kind is not optional, or when objects of it are
+// known that serve: then problem is a failure.
 func (f *serverFollower) hasNone(problem *fault) bool {
 	added, is := f.key.streamQuery.(addedAPI)
-	if !is {
+	if !is || problem.topic.kind != faultAbsent {
 		return false
 	}
 	none := f.key.collect()

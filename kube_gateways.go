@@ -25,27 +25,43 @@ var gatewayKind = &streamKind{
 	keys:   func(q *ClusterQuery) []streamKey { return streamKeys(q.Gateways) },
 	save: func(c *Cluster, line func(query, item any)) {
 		for query, gateways := range c.Gateways {
-			line(query, nil)
-			for _, g := range gateways {
-				line(nil, g)
-			}
+			saveGateways(line, query, gateways)
 		}
 	},
 	load: func(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
 		var q GatewayQuery
 		err := query.Decode(&q)
 		c.Gateways[q] = []*Gateway{}
-		return func(item *json.Decoder) error {
-			g := new(Gateway)
-			err := item.Decode(g)
-			c.Gateways[q] = append(c.Gateways[q], g)
-			return err
-		}, err
+		return loadGateway(func(g *Gateway) { c.Gateways[q] = append(c.Gateways[q], g) }), err
 	},
 }
 
-func (q GatewayQuery) kind() *streamKind   { return gatewayKind }
-func (q GatewayQuery) collect() collection { return &gatewayCollection{GatewayQuery: q} }
+// saveGateways is streamKind.save for one query.
+func saveGateways(line func(query, item any), query any, gateways []*Gateway) {
+	line(query, nil)
+	for _, g := range gateways {
+		line(nil, g)
+	}
+}
+
+// loadGateway reads the lines after the query's.
+func loadGateway(add func(*Gateway)) func(*json.Decoder) error {
+	return func(item *json.Decoder) error {
+		g := new(Gateway)
+		err := item.Decode(g)
+		add(g)
+		return err
+	}
+}
+
+func (q GatewayQuery) kind() *streamKind { return gatewayKind }
+func (q GatewayQuery) collect() collection {
+	return &gatewayCollection{
+		query: streamKey{q},
+		in:    func(c *Cluster) (gateways []*Gateway, known bool) { gateways, known = c.Gateways[q]; return },
+		put:   func(c *Cluster, gateways []*Gateway) { c.Gateways[q] = gateways },
+	}
+}
 func (q GatewayQuery) scope() scope {
 	return scope{namespace: q.Namespace, name: q.Name, selector: q.Selector, class: q.Class}
 }
@@ -64,64 +80,56 @@ func (q GatewayQuery) copyKnown(to, from *Cluster) bool {
 
 func (q GatewayQuery) copyServed(to, from *Cluster) bool { return q.copyKnown(to, from) }
 
-// gatewayCollection is a collection.
+// gatewayCollection is a collection of Gateways or of ListenerSets.
 type gatewayCollection struct {
-	GatewayQuery
-	gatewayList
+	query streamKey
+	kept  []*Gateway // when complete: in order, each once
+	// in is where a Cluster has them, and put stores them there.
+	in  func(c *Cluster) (gateways []*Gateway, known bool)
+	put func(c *Cluster, gateways []*Gateway)
 }
 
-// asks reports whether o is one of the Gateways that c asks for. The source has applied
-// the selector.
-func (c *gatewayCollection) asks(o *gatewayObject) bool {
-	return c.scope().covers(o.meta()) && (c.Class == "" || c.Class == o.Spec.Class)
+func (l *gatewayCollection) kind() *streamKind { return l.query.kind() }
+func (l *gatewayCollection) len() int          { return len(l.kept) }
+func (l *gatewayCollection) store(c *Cluster)  { l.put(c, l.kept) }
+
+func (l *gatewayCollection) storedIn(c *Cluster) bool {
+	gateways, known := l.in(c)
+	return known && slices.EqualFunc(gateways, l.kept, sameGateway)
 }
 
-func (c *gatewayCollection) add(o object) error {
-	if of := o.(*gatewayObject); c.asks(of) {
-		return c.put(of.gateway())
+// taken is what is kept of o, and whether l asks for it. The source has applied the
+// selector.
+func (l *gatewayCollection) taken(o object) (g *Gateway, asked bool) {
+	of, scope := o.(*gatewayObject), l.query.scope()
+	if l.kind() == listenerSetKind {
+		g = of.listenerSet()
+		return g, g.Parent != ""
 	}
-	return nil
+	return of.gateway(), scope.covers(of.meta()) && (scope.class == "" || scope.class == of.Spec.Class)
 }
 
-func (c *gatewayCollection) apply(o object, deleted bool) {
-	of := o.(*gatewayObject)
-	c.change(of.gateway(), deleted || !c.asks(of)) // it may have left the class
-}
-
-func (c *gatewayCollection) recall(before *Cluster) { c.recallFrom(before.Gateways[c.GatewayQuery]) }
-func (c *gatewayCollection) missing(before *Cluster) loss {
-	return c.lost(before.Gateways[c.GatewayQuery])
-}
-func (c *gatewayCollection) store(cluster *Cluster) { cluster.Gateways[c.GatewayQuery] = c.kept }
-
-func (c *gatewayCollection) storedIn(cluster *Cluster) bool {
-	gateways, known := cluster.Gateways[c.GatewayQuery]
-	return known && slices.EqualFunc(gateways, c.kept, sameGateway)
-}
-
-// gatewayList is what the collections of Gateways and of ListenerSets have in common.
-type gatewayList struct {
-	kept []*Gateway // when complete: in order, each once
-}
-
-func (l *gatewayList) len() int { return len(l.kept) }
-
-func (l *gatewayList) put(g *Gateway) error {
-	if len(l.kept) == maxObjects {
+func (l *gatewayCollection) add(o object) error {
+	g, asked := l.taken(o)
+	switch {
+	case !asked:
+		return nil
+	case len(l.kept) == maxObjects:
 		return errTooMany
 	}
 	l.kept = append(l.kept, g)
 	return nil
 }
 
-func (l *gatewayList) complete() {
+func (l *gatewayCollection) complete() {
 	slices.Reverse(l.kept)
 	stableBy(l.kept, compareGateways)
 	l.kept = slices.Clip(slices.CompactFunc(l.kept, func(a, b *Gateway) bool { return compareGateways(a, b) == 0 }))
 }
 
-// change applies one event about now.
-func (l *gatewayList) change(now *Gateway, deleted bool) {
+// apply implements collection. A Gateway that has left the class is gone.
+func (l *gatewayCollection) apply(o object, deleted bool) {
+	now, asked := l.taken(o)
 	next := make([]*Gateway, 0, len(l.kept)+1) // the Gateways are shared with what has been stored
 	var was *Gateway
 	for _, g := range l.kept {
@@ -131,7 +139,7 @@ func (l *gatewayList) change(now *Gateway, deleted bool) {
 			next = append(next, g)
 		}
 	}
-	if !deleted {
+	if asked && !deleted {
 		now.recall(was)
 		next = append(next, now)
 		sortBy(next, compareGateways)
@@ -139,9 +147,10 @@ func (l *gatewayList) change(now *Gateway, deleted bool) {
 	l.kept = next
 }
 
-// recallFrom is Gateway.recall for a new list.
-func (l *gatewayList) recallFrom(before []*Gateway) {
-	for was, is := range merged(before, l.kept, func(a, b *Gateway) int { return compareGateways(a, b) }) {
+// recall is Gateway.recall for a new list.
+func (l *gatewayCollection) recall(before *Cluster) {
+	gateways, _ := l.in(before)
+	for was, is := range merged(gateways, l.kept, func(a, b *Gateway) int { return compareGateways(a, b) }) {
 		switch {
 		case is != nil && was != nil:
 			(*is).recall(*was)
@@ -151,17 +160,18 @@ func (l *gatewayList) recallFrom(before []*Gateway) {
 	}
 }
 
-// lost counts the ports that were open before, and those of them that no listener opens
+// missing counts the ports that were open before, and those of them that no listener opens
 // any more. A Gateway that is being deleted was seen to leave: its ports are not missing.
-func (l *gatewayList) lost(before []*Gateway) (lost loss) {
-	open, leaving := openPorts(l.kept), make(map[Port]bool)
+func (l *gatewayCollection) missing(before *Cluster) (lost loss) {
+	was, _ := l.in(before)
+	open := openPorts(l.kept)
 	for _, g := range l.kept {
 		for i := 0; g.Leaving && i < len(g.Listeners); i++ {
-			leaving[g.Listeners[i].Port] = true
+			open[g.Listeners[i].Port] = true
 		}
 	}
-	for p := range openPorts(before) {
-		if lost.served++; !open[p] && !leaving[p] {
+	for p := range openPorts(was) {
+		if lost.served++; !open[p] {
 			lost.gone++
 		}
 	}

@@ -225,7 +225,7 @@ func TestListenerSetParents(t *testing.T) {
 	refused := testGateway{name: "s", parent: "vault", generation: 2, listeners: []string{"a:HTTP:80:no@2", "b:HTTP:81:no@2"}}
 	taken := testGateway{name: "s", parent: "vault", generation: 2, listeners: []string{"a:HTTP:80:ok@2", "b:HTTP:81:ok@2"}}
 	nothing := testGateway{name: "s", parent: ""}
-	c := ListenerSetQuery{}.collect().(*listenerSetCollection)
+	c := ListenerSetQuery{}.collect().(*gatewayCollection)
 	for i, step := range []struct {
 		set          testGateway
 		parent, want string
@@ -289,6 +289,33 @@ func TestFollowGateways(t *testing.T) {
 				t.Errorf("snapshots (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A new list with an old status keeps the ports that a list before, or a run before, knew.
+func TestGatewayListRecalls(t *testing.T) {
+	known, edited := testGateway{listeners: []string{"a:HTTP:80:ok@1"}}, testGateway{generation: 2, seen: 1, listeners: []string{"a:HTTP:8080:ok@1"}}
+	lists := func(g testGateway) reply { return says(gatewaysList("GatewayList", 10, g)) }
+	for _, test := range []struct {
+		name    string
+		earlier Cluster
+		script  []reply
+	}{
+		{"a list", Cluster{}, []reply{lists(known), refuses(410, "too old"), lists(edited)}},
+		{"a run", Cluster{Gateways: map[GatewayQuery][]*Gateway{webGateway: {{UID: "uid-web", Namespace: "edge", Name: "web", Listeners: []Listener{listener("a", Port{80, TCP})}}}}}, []reply{lists(edited)}},
+	} {
+		api := newFakeAPI(t, test.script...)
+		w := newWatchTest(t)
+		w.earlier = test.earlier
+		w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Gateways: []GatewayQuery{webGateway}})
+		w.run(t)
+		<-api.exhausted
+		w.stop()
+		for i, c := range w.published {
+			if got := openOf(c.Gateways[webGateway]); got != "80/tcp" {
+				t.Errorf("%s: snapshot %d has %s, want 80/tcp", test.name, i, got)
+			}
+		}
 	}
 }
 
@@ -392,6 +419,9 @@ func TestGatewayAPIAbsent(t *testing.T) {
 			w := newWatchTest(t)
 			if test.before != nil {
 				w.earlier = *test.before
+			}
+			if len(test.query.Pods) == 0 {
+				w.pace.repeatLog = 0 // any time is long after the last line
 			}
 			test.query.Kubeconfig = w.write(t, "kubeconfig", api.kubeconfig("secret"))
 			w.queries.Set(&test.query)

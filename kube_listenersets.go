@@ -6,10 +6,7 @@
 
 package main
 
-import (
-	"encoding/json"
-	"slices"
-)
+import "encoding/json"
 
 // listenerSetKind describes the stream of ListenerSets.
 var listenerSetKind = &streamKind{
@@ -20,29 +17,25 @@ var listenerSetKind = &streamKind{
 	keys:   func(q *ClusterQuery) []streamKey { return streamKeys(q.ListenerSets) },
 	save: func(c *Cluster, line func(query, item any)) {
 		for query, sets := range c.ListenerSets {
-			line(query, nil)
-			for _, s := range sets {
-				line(nil, s)
-			}
+			saveGateways(line, query, sets)
 		}
 	},
 	load: func(c *Cluster, query *json.Decoder) (func(*json.Decoder) error, error) {
 		var q ListenerSetQuery
 		err := query.Decode(&q)
 		c.ListenerSets[q] = []*Gateway{}
-		return func(item *json.Decoder) error {
-			s := new(Gateway)
-			err := item.Decode(s)
-			c.ListenerSets[q] = append(c.ListenerSets[q], s)
-			return err
-		}, err
+		return loadGateway(func(s *Gateway) { c.ListenerSets[q] = append(c.ListenerSets[q], s) }), err
 	},
 }
 
 func (q ListenerSetQuery) kind() *streamKind { return listenerSetKind }
 func (q ListenerSetQuery) scope() scope      { return scope{} }
 func (q ListenerSetQuery) collect() collection {
-	return &listenerSetCollection{ListenerSetQuery: q}
+	return &gatewayCollection{
+		query: streamKey{q},
+		in:    func(c *Cluster) (sets []*Gateway, known bool) { sets, known = c.ListenerSets[q]; return },
+		put:   func(c *Cluster, sets []*Gateway) { c.ListenerSets[q] = sets },
+	}
 }
 
 func (q ListenerSetQuery) install() (what string, optional bool) {
@@ -58,41 +51,6 @@ func (q ListenerSetQuery) copyKnown(to, from *Cluster) bool {
 }
 
 func (q ListenerSetQuery) copyServed(to, from *Cluster) bool { return q.copyKnown(to, from) }
-
-// listenerSetCollection is a collection.
-type listenerSetCollection struct {
-	ListenerSetQuery
-	gatewayList
-}
-
-func (c *listenerSetCollection) add(o object) error {
-	if set := o.(*gatewayObject).listenerSet(); set.Parent != "" {
-		return c.put(set)
-	}
-	return nil
-}
-
-func (c *listenerSetCollection) apply(o object, deleted bool) {
-	set := o.(*gatewayObject).listenerSet()
-	c.change(set, deleted || set.Parent == "")
-}
-
-func (c *listenerSetCollection) recall(before *Cluster) {
-	c.recallFrom(before.ListenerSets[c.ListenerSetQuery])
-}
-
-func (c *listenerSetCollection) missing(before *Cluster) loss {
-	return c.lost(before.ListenerSets[c.ListenerSetQuery])
-}
-
-func (c *listenerSetCollection) store(cluster *Cluster) {
-	cluster.ListenerSets[c.ListenerSetQuery] = c.kept
-}
-
-func (c *listenerSetCollection) storedIn(cluster *Cluster) bool {
-	sets, known := cluster.ListenerSets[c.ListenerSetQuery]
-	return known && slices.EqualFunc(sets, c.kept, sameGateway)
-}
 
 // listenerSet is what is kept of o, a ListenerSet. Its Parent is "" when that is no
 // Gateway.

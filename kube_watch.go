@@ -80,7 +80,7 @@ func (w *clusterWatch) followServer(ctx context.Context, api *apiServer, s *stre
 			passing = 0
 		}
 		switch again := retry.kind == problem.topic.kind; {
-		case problem.topic.kind == faultAbsent && f.hasNone(problem):
+		case f.hasNone(problem):
 		case problem.topic.kind == faultStale && passing <= tolerated:
 			w.log.Debug("the stream lists its objects again", "stream", s.key.String(), "why", problem)
 		case problem.topic.kind == faultDenied && !again && passing <= tolerated:

@@ -112,7 +112,7 @@ var phrases = []string{
 	"SYNs a second × 60 × 320 bytes",
 	"cannot follow the cluster", "repaired, another program changed it", "the IPVS table could not be updated completely",
 	"no answer to ARP", "no answer to neighbour discovery", "not drained", "on no device here",
-	"configmap NAMESPACE/NAME", "pods NAMESPACE SELECTOR", "gateways NAMESPACE/NAME", "gateways SELECTOR", "gue port 6080 checksum", "inet lvs-controller", "inet lvs-controller-notrack",
+	"configmap NAMESPACE/NAME", "pods NAMESPACE SELECTOR", "gateways NAMESPACE/NAME", "gateways SELECTOR", "gateways class=NAME", "gue port 6080 checksum", "inet lvs-controller", "inet lvs-controller-notrack",
 	"connection tracking", "firewall marks", "local route", "sync daemon", // kinds of changes in the JSON of diff
 	"ct count", "ct state", "ct state invalid drop", "established,related accept", // words of nft
 	"icmp type destination-unreachable accept", "icmpv6 type packet-too-big accept", "ip daddr 10.135.22.77 tcp dport 443 accept",
