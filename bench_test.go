@@ -198,6 +198,6 @@ func BenchmarkLog(b *testing.B) {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	b.ReportAllocs()
 	for b.Loop() {
-		logChanges(log, &ops, new(changeRecord), testTime)
+		logChanges(log, &ops, new(changeRecord), new(eventRecord), testTime)
 	}
 }

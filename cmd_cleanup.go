@@ -55,7 +55,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	}
 	errs := groupErrors(failed)
 	if len(failed) == 0 {
-		logChanges(log, &ops, nil, time.Time{})
+		logChanges(log, &ops, nil, nil, time.Time{})
 	}
 	errs = append(errs, stopDaemons(d, st.Daemons), newLinuxHost(log, st.Addresses, st.Local, nil).Clear(ctx, cfg.AnnounceDevice))
 	if err := errors.Join(errs...); err != nil {

@@ -38,6 +38,7 @@ type Config struct {
 	// PeerMACs are other directors that are real servers too; sorted. What comes from
 	// them is not balanced again.
 	PeerMACs []macAddress
+	Events   Events
 	Sync     *SyncDaemon // both of the pair's daemons, without Role; nil = no [sync]
 	// Sysctls are the operator's settings below net/ipv4/vs, name to value as the
 	// kernel prints it. They replace the controller's. nil when there are none.

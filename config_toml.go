@@ -46,6 +46,7 @@ func defaultConfig() *Config {
 		StateDir:       "/run/lvs-controller",
 		CacheDir:       "/var/lib/lvs-controller",
 		Marks:          MarkRange{First: 0x1000, Count: 0x1000},
+		Events:         defaultEvents(),
 
 		ConnectionTableBits: defaultTableBits,
 	}
@@ -204,6 +205,7 @@ func (r *configReader) config(v value) *Config {
 		}},
 		setting{"marks", func(v value) { readMarkRange(v, &c.Marks) }},
 		setting{"peer_macs", func(v value) { c.PeerMACs = r.peerMACs(v) }},
+		setting{"events", func(v value) { r.events(v, &c.Events) }},
 		setting{"sync", func(v value) { c.Sync = readSync(v) }},
 		setting{"sysctl", func(v value) { c.Sysctls = readSysctls(v) }},
 		setting{"vip", func(v value) { c.VIPs = r.vips(v) }},

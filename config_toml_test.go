@@ -445,6 +445,7 @@ func TestConfigExampleIsComplete(t *testing.T) {
 var neededKeys = map[string]string{
 	"marks.first":                "count = 1\n",
 	"marks.count":                "first = 1\n",
+	"events.token_file":          "webhook = 'http://hooks.example'\n",
 	"sync.syncid":                "interface = 'eth1'\n",
 	"sync.group":                 "interface = 'eth1'\n",
 	"sync.port":                  "interface = 'eth1'\n",

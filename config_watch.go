@@ -236,6 +236,7 @@ func configChanges(before, after *Config) string {
 		{"director.connection_table_bits", before.ConnectionTableBits, after.ConnectionTableBits},
 		{"marks", before.Marks, after.Marks},
 		{"peer_macs", before.PeerMACs, after.PeerMACs},
+		{"events", before.Events, after.Events},
 		{"sync", before.Sync, after.Sync},
 		{"sysctl", before.Sysctls, after.Sysctls},
 	} {

@@ -66,6 +66,7 @@ func loopOn(k director, dir string, log *slog.Logger, now func() time.Time) *loo
 		host:       noHost{},
 		state:      openState(&stateDir{path: dir}, log),
 		now:        now,
+		events:     new(eventRecord),
 	}
 }
 

@@ -38,6 +38,7 @@ type httpServer struct {
 	reloaded <-chan struct{} // receives after configs has changed
 	started  time.Time
 	prober   *prober
+	webhook  *webhook
 	uplink   func() error // why the uplink carries no traffic
 	// conflicts is nil where they are not looked for.
 	conflicts *conflicts
@@ -178,6 +179,7 @@ func (s *httpServer) endpoints() []endpoint {
 		{"GET /status.json", onSocket, limited(s.statusJSON)},
 		{"GET /metrics", onTCP, limited(metrics)},
 		{"GET /metrics", onSocket, limited(metrics)},
+		{"GET /events", onSocket, s.streamEvents()},
 		{"POST /log-level", onSocket, byOwner(s.setLogLevel)},
 	}
 	if s.debug {

@@ -10,16 +10,6 @@ import (
 	"time"
 )
 
-// changeKinds are the values of the label "kind".
-var changeKinds = [...]string{
-	newService: "service_added",
-	setService: "service_edited",
-	newServer:  "server_added",
-	setServer:  "server_edited",
-	delServer:  "server_removed",
-	delService: "service_removed",
-}
-
 // writeMetrics writes all metrics: the controller's own, the kernel's counters
 // for our services, and the process's.
 func (s *httpServer) writeMetrics(w io.Writer) {
@@ -76,6 +66,7 @@ func (s *httpServer) writeOwn(e *exposition) {
 	}
 	writeStreams(e, s.watch.States(), time.Now())
 	writeProbes(e, s.prober.Stats(), s.prober.Probed())
+	s.webhook.write(e)
 }
 
 // writeStreams writes what is known of the cluster, and since when.

@@ -253,7 +253,8 @@ func newBenchServer(b *bench) *httpServer {
 	log := slog.New(slog.DiscardHandler)
 	return &httpServer{
 		log: log, loop: b.loop, watch: newClusterWatch(log, b.loop.cluster, Cluster{}), configs: b.loop.config, started: time.Now(),
-		prober: newProber(log, newLatest[ProbePlan](make(chan struct{}, 1)), newLatest[Health]()), uplink: func() error { return nil },
+		webhook: newWebhook(log, b.loop.config, nil, b.loop.events, "director"),
+		prober:  newProber(log, newLatest[ProbePlan](make(chan struct{}, 1)), newLatest[Health]()), uplink: func() error { return nil },
 		readings: readings{observe: observeKernel},
 		output:   openLog(io.Discard, logText, slog.LevelInfo), table: func() connectionTable { return connectionTable{} },
 	}

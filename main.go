@@ -288,9 +288,9 @@ func direct(ctx context.Context, log *programLog, src *source, first *firstConfi
 func newProgram(output *programLog, notify *notifier, cfg *Config, st *savedState) *program {
 	log := output.Logger
 	bell := func() chan struct{} { return make(chan struct{}, 1) }
-	wake, listenWake, conflictWake, absentWake, saveWake := bell(), bell(), bell(), bell(), bell() // wake is of the loop
+	wake, listenWake, conflictWake, absentWake, saveWake, hookWake := bell(), bell(), bell(), bell(), bell(), bell() // wake is of the loop
 	p := &program{log: log, notify: notify, recheck: bell(), queries: newLatest[ClusterQuery](bell())}
-	p.configs = newLatest[Config](wake, listenWake, conflictWake, absentWake)
+	p.configs = newLatest[Config](wake, listenWake, conflictWake, absentWake, hookWake)
 	clusters := newLatest[Cluster](wake, saveWake)
 	probes, healths := newLatest[ProbePlan](bell()), newLatest[Health](wake)
 	if len(st.Down) > 0 {
@@ -311,24 +311,28 @@ func newProgram(output *programLog, notify *notifier, cfg *Config, st *savedStat
 	host := newLinuxHost(log, st.Addresses, st.Local, st.saveAddresses)
 	watch := newClusterWatch(log, clusters, earlier)
 	prober := newProber(log, probes, healths)
+	hostName, _ := os.Hostname() // "" is enough for the receiver to work
+	hook := newWebhook(log, p.configs, hookWake, new(eventRecord), hostName)
 	p.loop = newReconciler(&loopNeeds{
 		log: log, wake: wake, recheck: p.recheck,
 		config: p.configs, cluster: clusters, health: healths, probes: probes, unresolved: unresolved, resolving: resolving, routes: routes, routing: routing,
 		dial: func() (director, error) { return dialDirector(log, host.sysctls, p.configs.Get(), notify.beat) },
 		host: host, state: st, cacheDir: cfg.CacheDir, now: time.Now,
+		events: hook.events,
 		report: &loopReport{notifier: notify, missing: func() string { return missingStreams(watch.States()) }},
 	})
 	conflicts := newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() },
 		func(own map[netip.Addr]bool) string { return p.loop.published.Load().ServesWithOthers(own) })
 	p.server = &httpServer{
 		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
-		prober: prober, uplink: host.uplinkState, conflicts: conflicts.record, output: output, table: readConnectionTable, readings: readings{observe: observeKernel},
+		prober: prober, webhook: hook, uplink: host.uplinkState, conflicts: conflicts.record, output: output, table: readConnectionTable, readings: readings{observe: observeKernel},
 		socket: socketPath(cfg.StateDir),
 	}
 	p.server.file.Store(&configStatus{Path: cfg.Path, Loaded: time.Now()})
 	p.tasks = []func(context.Context) error{
 		prober.Run,
 		conflicts.Run,
+		hook.Run,
 		newAbsentWatch(log, p.configs, absentWake).Run,
 		newResolveWatch(log, resolving, unresolved, st.Unresolved).Run,
 		newRouteWatch(log, routing, routes).Run,
@@ -413,6 +417,7 @@ func (p *program) watchConfig(src *source, first *firstConfig, hup <-chan os.Sig
 			p.server.file.Store(&configStatus{Path: c.Path, Loaded: time.Now()})
 			p.notify.applies(c)
 			p.publish(c)
+			p.loop.events.add(Event{Time: time.Now(), Kind: eventReloaded})
 		},
 		Accepted: func(c *Config, text []byte) {
 			p.server.good.Store(&goodFile{time.Now(), sha256.Sum256(text)})
@@ -427,6 +432,7 @@ func (p *program) watchConfig(src *source, first *firstConfig, hup <-chan os.Sig
 			now := *p.server.file.Load()
 			now.Wrong = firstMistake(err)
 			p.server.file.Store(&now)
+			p.loop.events.add(Event{Time: time.Now(), Kind: eventRefused, Reason: now.Wrong})
 			p.notify.faulty("the last good configuration stays in force: " + now.Wrong)
 		},
 		Audit:     p.loop.AuditNow,

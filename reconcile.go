@@ -101,7 +101,8 @@ type loopNeeds struct {
 	state    *savedState
 	cacheDir string // where an operator's drain is ordered; "": nowhere
 	now      func() time.Time
-	report   *loopReport // nil: there is no service manager
+	report   *loopReport  // nil: there is no service manager
+	events   *eventRecord // nil: none are kept
 }
 
 // auditGap is the least time between the last reading of the kernel's table and an
@@ -127,10 +128,16 @@ type reconciler struct {
 	refused   refusals // what the host refuses
 	warned    warningLog
 	failing   failureLog // of the pass
-	kept      []workKey  // sets whose fall-back has been logged
-	below     []shortage // sets whose quorum has been logged as missed
+	sets      setFaults  // what has been said of sets
 	earlier   serving    // what was in service before the last reload, of VIPs that have not been compared with it
 	shown
+}
+
+// setFaults are the faults of sets that have been logged, or have an event.
+type setFaults struct {
+	kept  []workKey  // the last working set stays
+	open  []FailOpen // all fail their probes
+	below []shortage // the quorum is missed
 }
 
 // newReconciler returns a loop that has not run yet.
@@ -429,17 +436,31 @@ func (r *reconciler) audit(drift drift) error {
 func (r *reconciler) logWanted(w *wanted) {
 	r.warned.log(r.log, w.Warnings, w.Notes, r.now())
 	for _, set := range w.Kept {
-		if !slices.Contains(r.kept, set) {
+		if !slices.Contains(r.sets.kept, set) {
 			r.log.Error("no real server would be in service: the last working set stays", "vip", set.VIP, "family", familyName(set.Is6), "servers", names(w.Memory.Working[set]))
+			r.events.add(set.event(r.now(), eventKept, "no other real server would be in service"))
 		}
 	}
-	for _, set := range r.kept {
+	for _, set := range r.sets.kept {
 		if !slices.Contains(w.Kept, set) {
 			r.log.Info("real servers are in service again", "vip", set.VIP, "family", familyName(set.Is6))
+			r.events.add(set.event(r.now(), eventNotKept, ""))
 		}
 	}
-	r.kept = w.Kept
+	r.sets.kept = w.Kept
 	r.logQuorum(w.Below)
+	open := w.health.orEmpty().Open // the prober logs it
+	for _, o := range open {
+		if !slices.ContainsFunc(r.sets.open, o.same) {
+			r.events.add(o.event(r.now(), eventFailOpen, o.Why))
+		}
+	}
+	for _, o := range r.sets.open {
+		if !slices.ContainsFunc(open, o.same) {
+			r.events.add(o.event(r.now(), eventNotFailOpen, ""))
+		}
+	}
+	r.sets.open = open
 }
 
 // logQuorum logs which sets have fallen below their quorum, and which have no more.
@@ -448,16 +469,18 @@ func (r *reconciler) logQuorum(now []shortage) {
 		return !slices.ContainsFunc(all, func(o shortage) bool { return o.workKey == s.workKey })
 	}
 	for _, s := range now {
-		if other(r.below, s) {
+		if other(r.sets.below, s) {
 			r.log.Error("fewer real servers in service than the quorum", "vip", s.VIP, "family", familyName(s.Is6), "in_service", s.Serving, "quorum", s.Quorum.Least, "below_quorum", s.Quorum.action())
+			r.events.add(s.event(r.now(), eventBelow, s.String()))
 		}
 	}
-	for _, s := range r.below {
+	for _, s := range r.sets.below {
 		if other(now, s) {
 			r.log.Info("enough real servers are in service for the quorum again", "vip", s.VIP, "family", familyName(s.Is6))
+			r.events.add(s.event(r.now(), eventReached, ""))
 		}
 	}
-	r.below = now
+	r.sets.below = now
 }
 
 // logTaken logs what a new configuration takes out of service: it is the operator's

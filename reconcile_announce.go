@@ -23,6 +23,7 @@ type announcer struct {
 	cfg       *Config      // the configuration at that time; nil: not asked yet
 	on        []netip.Addr // what is announced, as the host reported last
 	withdrawn failureLog   // that nothing is announced to routers
+	why       string       // this director as a whole should get no traffic; "": it should
 	drained   time.Time    // the operator has drained this director since; zero: no
 	confirmed *time.Time   // the order that was confirmed last, zero for none; nil: nothing yet
 	retryAt   time.Time    // zero: nothing to retry
@@ -45,6 +46,9 @@ func (a *announcer) pass(ctx context.Context, o *passResult, p *planner, k *kern
 		withdrawn: p.want.withdrawn(),
 	})
 	a.logUnfit(unfit, routed)
+	if a.why = ""; unfit != nil {
+		a.why = unfit.Error()
+	}
 	if a.cfg == o.cfg && want.equal(a.want) {
 		lost := a.host.LostAddress()
 		empty := len(want.Announced)+len(want.Local)+len(a.state.Addresses)+len(a.state.Local) == 0
@@ -70,6 +74,7 @@ func (a *announcer) pass(ctx context.Context, o *passResult, p *planner, k *kern
 // announce makes want what the host has, and saves what it has come to.
 func (a *announcer) announce(ctx context.Context, cfg *Config, want vipAddresses) error {
 	holding, err := a.host.Announce(ctx, cfg, want)
+	a.events.moved(a.now(), cfg, a.on, holding.On, a.why)
 	a.state.Addresses, a.state.Local, a.on = holding.Addresses, holding.Local, holding.On
 	a.refused.log(a.loopNeeds, "addresses", err)
 	a.state.saveOwned()
@@ -118,8 +123,10 @@ func (a *announcer) lookForDrain() {
 	if since.IsZero() != a.drained.IsZero() {
 		if since.IsZero() {
 			a.log.Info("the operator's drain is over")
+			a.events.add(Event{Time: a.now(), Kind: eventUndrained})
 		} else {
 			a.log.Warn("drained by the operator: not ready until `lvs-controller drain -undo`", "since", since)
+			a.events.add(Event{Time: a.now(), Kind: eventDrained})
 		}
 	}
 	a.drained = since
@@ -162,6 +169,7 @@ func (a *announcer) withdraw() {
 		return
 	}
 	sortBy(want.Announced, netip.Addr.Compare)
+	a.why = "the process ends"
 	if err := a.announce(context.Background(), cfg, want); err == nil {
 		a.log.Info("VIPs are withdrawn from routing; the process ends after withdraw_hold", "hold", cfg.WithdrawHold)
 	}

@@ -91,7 +91,7 @@ func (r *reconciler) done(ops phases, undone []op) {
 			r.exchanged[o.Service.ServiceKey] = now
 		}
 	}
-	logChanges(r.log, &ops, &r.changes, now)
+	logChanges(r.log, &ops, &r.changes, r.events, now)
 }
 
 // waiting is what was refused so far, and what must not be taken away therefore.

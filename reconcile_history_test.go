@@ -66,7 +66,7 @@ func TestChangesAreBounded(t *testing.T) {
 	p := pipeline{cfg: cfg}
 	ops := p.pass(up)
 	r = changeRecord{}
-	logChanges(slog.New(slog.NewTextHandler(io.Discard, nil)), &ops, &r, testTime)
+	logChanges(slog.New(slog.NewTextHandler(io.Discard, nil)), &ops, &r, nil, testTime)
 	if got := r.last(); len(got) != keptChanges || got[0].Number != keptChanges {
 		t.Errorf("of one pass: %d changes, the newest has number %d", len(got), got[0].Number)
 	}

@@ -37,10 +37,10 @@ func (l *logLine) covers(o *op) bool {
 		l.address == o.Service.Address && l.reason == o.Why && l.vip == o.Service.VIP
 }
 
-// logChanges writes one line per change, and keeps the last of them in kept. The same
+// logChanges writes one line per change, and keeps the last of them in kept and events. The same
 // change to several services of a VIP (a node that joins 1000 ports) is one line that
 // names them.
-func logChanges(log *slog.Logger, ops *phases, kept *changeRecord, now time.Time) {
+func logChanges(log *slog.Logger, ops *phases, kept *changeRecord, events *eventRecord, now time.Time) {
 	if ops.len() == 0 {
 		return
 	}
@@ -74,6 +74,7 @@ func logChanges(log *slog.Logger, ops *phases, kept *changeRecord, now time.Time
 		}
 		lines[at].services.add(&o.Service.ServiceKey)
 	}
+	events.skip(len(lines) - keptEvents)
 	var ports string // of the line before: most have the same
 	for i := range lines {
 		l := &lines[i]
@@ -93,6 +94,9 @@ func logChanges(log *slog.Logger, ops *phases, kept *changeRecord, now time.Time
 		log.Info(changeMessage[l.kind], append(attrs, "why", l.reason)...)
 		if len(lines)-i <= keptChanges {
 			kept.add(l.forRecord(now, ports))
+		}
+		if len(lines)-i <= keptEvents && events != nil {
+			events.add(l.event(now, ports))
 		}
 	}
 }
