@@ -154,8 +154,11 @@ func defaultProbeTimeout(interval time.Duration) time.Duration {
 	return min(interval/2, time.Second)
 }
 
-// readProbes reads [vip.health].
-func readProbes(v value) *Probes {
+// readProbes reads [vip.health]. Of a VIP with a preset, an empty table means no probes.
+func readProbes(v value, preset bool) *Probes {
+	if table, isTable := v.raw.(map[string]any); isTable && len(table) == 0 && preset {
+		return nil
+	}
 	p := defaultProbes()
 	settings := []setting{
 		{"interval", duration(&p.Interval, minProbeInterval, maxProbeInterval)},

@@ -142,9 +142,11 @@ func (r *configReader) vip(v value) VIP {
 	vip := defaultVIP()
 	portsFrom, by := "config", GatewayQuery{}
 	grouped := map[string]string{} // port in groups → path
+	r.applyPreset(v)
 	isTable := v.table(
 		setting{"name", func(v value) { r.vipName(v, &vip) }},
 		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
+		setting{"ingress", func(value) {}}, // applyPreset has read it
 		setting{"scheduler", oneOf(&vip.Scheduler, schedulerNames(func(scheduler) bool { return true })...)},
 		setting{"flags", func(flags value) { readFlags(flags, v, &vip) }},
 		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[string]string{}) }},
@@ -182,7 +184,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"real_servers", func(v value) { r.realServers(v, &vip) }},
 		setting{"sorry_server", func(sorry value) { r.sorryServers(sorry, v, &vip) }},
 		setting{"neighbour_check", boolean(&vip.NeighbourCheck)},
-		setting{"health", func(v value) { vip.Probes = readProbes(v) }},
+		setting{"health", func(health value) { vip.Probes = readProbes(health, !v.blank("ingress")) }},
 		setting{"drain", func(v value) { v.table(setting{"timeout", duration(&vip.Drain.Timeout, 0, 24*time.Hour)}) }},
 	)
 	if !isTable {
