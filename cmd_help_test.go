@@ -179,10 +179,11 @@ var settingsOfTheKernel = []string{"sync_threshold = 0 0", "watermark_scale_fact
 func acceptedSettings(settings string) (last error) {
 	const (
 		vip      = "[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.1\"]\n"
-		gateways = "selector = \"app=gw\"\ngateway_class = \"envoy\"\n"
+		gateways = "selector = \"app=gw\"\nnamespace = \"gw\"\ngateway_class = \"envoy\"\n"
+		pods     = "ports_from = \"pods\"\n"
 		static   = "ports = [80]\nreal_servers = [{ address = \"192.0.2.11\" }]\n"
 	)
-	for _, rest := range []string{"", "ports = [80, 443]\n", "ports = [80]\nscheduler = \"mh\"\n", "ports = [80]\nscheduler = \"wlc\"\nweight = 10\n", "ports = [\"80/udp\"]\n", static, gateways} {
+	for _, rest := range []string{"", "ports = [80, 443]\n", "ports = [80]\nscheduler = \"mh\"\n", "ports = [80]\nscheduler = \"wlc\"\nweight = 10\n", "ports = [\"80/udp\"]\n", static, gateways, pods} {
 		texts := []string{settings}
 		if strings.Contains(settings, "[[vip]]\n") {
 			if !regexp.MustCompile(`(?m)^name +=`).MatchString(settings) {

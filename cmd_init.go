@@ -115,11 +115,14 @@ func (t *initTask) checkFlags() error {
 		whole.vip = "192.0.2.1" // any: it is asked for
 	}
 	if t.needsGateway() && !t.given["gateway"] {
-		whole.gateway = "any/any"
+		whole.gateway = anyGateway
 	}
 	_, err := whole.text()
 	return err
 }
+
+// anyGateway is in place of a Gateway that is asked for later.
+const anyGateway = "any/any"
 
 // needsGateway reports whether the ports of the ingress controller are those of Gateways.
 func (t *initTask) needsGateway() bool {
@@ -132,6 +135,9 @@ func (t *initTask) needsGateway() bool {
 func (t *initTask) ask(ctx context.Context, w io.Writer) error {
 	lines := bufio.NewScanner(io.LimitReader(t.in, 1<<16))
 	device, _ := defaultDevice(ctx) // without one the answer may stay empty
+	if t.needsGateway() && !t.given["gateway"] {
+		t.gateway = anyGateway // until it is asked for
+	}
 	for _, q := range []struct {
 		flag, text string
 		value      *string
