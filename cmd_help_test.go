@@ -333,7 +333,7 @@ func TestCompletionScripts(t *testing.T) {
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir)
 		out, err := cmd.CombinedOutput()
-		want := "gre gue\n-all -announce -config -kubeconfig -nginxserver -schedname -timeout -vip\n"
+		want := "gre gue\n-all -announce -config -explain -kubeconfig -nginxserver -schedname -timeout -vip\n"
 		got := strings.Replace(string(out), "gue gre", "gre gue", 1)
 		if err != nil || got != want {
 			t.Errorf("%s: %v\n%s, want\n%s", shell, err, out, want)

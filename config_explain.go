@@ -76,7 +76,7 @@ func writeTable(b *strings.Builder, v value, header, name string) {
 	for _, key := range keys {
 		child := v.child(key)
 		inner, isTable := child.raw.(map[string]any)
-		if isTable && (key != "health" || len(inner) > 0) { // empty, it turns a preset's probes off
+		if isTable && (key != "health" || len(inner) > 0) { // empty, it means no probes, as its absence does
 			writeTable(b, child, "["+name+"."+key+"]", name+"."+key)
 		}
 	}

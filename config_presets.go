@@ -1,9 +1,8 @@
 // [[vip]] ingress = "NAME": the presets of ingress controllers.
 //
-// Used by config_vip.go, cmd_check_explain.go and cmd_init.go. A preset is a line of the table
-// presets, and docs/ingresses.md has a section for it. Before the keys of a [[vip]] are read,
-// each key that it does not have gets the value of the preset, as if it were written: all rules
-// then see one text. No I/O.
+// Used by cmd_init.go. A preset is a line of the table presets, and docs/ingresses.md has a
+// section for it. Before the keys of a [[vip]] are read, each key that it does not have gets
+// the value of the preset, as if it were written: all rules then see one text. No I/O.
 
 package main
 
@@ -101,21 +100,20 @@ func (r *configReader) applyPreset(v value) {
 	}
 	name, isText := at.raw.(string)
 	p := findPreset(name)
-	switch near := nearest(name, presetNames()); {
-	case !isText:
-		at.misfit("one of " + strings.Join(presetNames(), ", "))
-		return
-	case p == nil && near != "":
-		at.mistake("is %s, did you mean %q?", describe(name), near)
-		return
-	case p == nil:
-		at.misfit("one of " + strings.Join(presetNames(), ", "))
+	if p == nil {
+		near := nearest(name, presetNames())
+		if isText && near != "" {
+			at.mistake("is %s, did you mean %q?", describe(name), near)
+		} else {
+			at.misfit("one of " + strings.Join(presetNames(), ", "))
+		}
+		v.noMoreAboutPorts()
 		return
 	}
 	lone := !chosen(v, gatewayKeys...)
 	if p.portsFrom == "gateways" && lone && !v.has("ports_from") && !chosen(v, "ports", "tcp_services", "udp_services") {
 		at.mistake("is %q, whose ports are those of Gateways; want one of %s, or ports", name, strings.Join(gatewayKeys, ", "))
-		r.wrong[joinPath(v.path, "ports_from")] = true // with no ports there is this one mistake
+		v.noMoreAboutPorts()
 	}
 	for _, k := range p.keys(v, lone) {
 		if table[k.key] == nil {
@@ -124,11 +122,19 @@ func (r *configReader) applyPreset(v value) {
 			r.lines[path], r.preset[path] = at.line(), name
 		}
 	}
-	if !v.has("namespace") && !r.wrong[joinPath(v.path, "ports_from")] {
+	if gateways, _ := v.child("gateways").list(); !v.has("namespace") && !r.wrong[joinPath(v.path, "ports_from")] && len(namedGateways(v)) == len(gateways) {
 		v.child("namespace").mistake("missing, want the namespace of the Gateways: the pods of ingress = %q are there, in one namespace for each VIP", name)
 	}
 	if p.note != "" && !v.child("ports_from").wrong() {
 		at.warning("%s", p.note)
+	}
+}
+
+// noMoreAboutPorts says that the [[vip]] at v has no ports because of a mistake that has been
+// found: that other keys need some is none.
+func (v value) noMoreAboutPorts() {
+	for _, key := range []string{"ports_from", "health"} {
+		v.r.wrong[joinPath(v.path, key)] = true
 	}
 }
 

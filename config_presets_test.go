@@ -22,7 +22,7 @@ func presetVIP(name string, lines ...string) string {
 	return text + strings.Join(lines, "\n") + "\n"
 }
 
-func parseVIP(t *testing.T, text string) VIP {
+func presetMeans(t *testing.T, text string) VIP {
 	t.Helper()
 	c, err := ParseConfig("c.toml", []byte(text))
 	if err != nil {
@@ -34,6 +34,7 @@ func parseVIP(t *testing.T, text string) VIP {
 // Each preset, over a pod as its chart renders it, opens the ports that clients are meant to
 // reach and no other, and probes the port of the controller's health check.
 func TestPresets(t *testing.T) {
+	missing := presetNames()
 	for _, test := range []struct {
 		name  string
 		lines string // beside name, addresses and ingress
@@ -61,6 +62,7 @@ func TestPresets(t *testing.T) {
 		{"kong", "[vip.health]\ntcp = 443", "80/tcp 443/tcp 9000/tcp", "tcp"},
 		{"kong", "[vip.health]", "80/tcp 443/tcp 9000/tcp", ""},
 	} {
+		missing = slices.DeleteFunc(missing, func(name string) bool { return name == test.name })
 		t.Run(test.name+" "+test.lines, func(t *testing.T) {
 			file, err := filepath.Abs("testdata/presets/" + test.name + ".yaml")
 			if err != nil {
@@ -99,6 +101,9 @@ func TestPresets(t *testing.T) {
 				t.Errorf("warnings: %q", texts)
 			}
 		})
+	}
+	if len(missing) > 0 {
+		t.Errorf("no case for %q", missing)
 	}
 }
 
@@ -241,11 +246,12 @@ func TestPresetMistakes(t *testing.T) {
 		{`ingress = "istio"`, `3: vip[0].ingress: is "istio", whose ports are those of Gateways; want one of gateways, gateway_selector, gateway_class, or ports`},
 		{"gateways = []\ningress = \"cilium\"", `4: vip[0].ingress: is "cilium", whose ports are those of Gateways; want one of`},
 		{"ingress = \"envoy-gateway\"\ngateways = [\"edge\"]", `4: vip[0].gateways[0]: is "edge", want a Gateway's "NAMESPACE/NAME"`},
+		{"ingress = \"istio\"\ngateways = [\"edge\"]", `4: vip[0].gateways[0]: is "edge", want a Gateway's "NAMESPACE/NAME"`},
 		{"ingress = \"istio\"\ngateway_class = \"istio\"", `vip[0].namespace: missing, want the namespace of the Gateways: the pods of ingress = "istio" are there`},
 		{"ingress = \"istio\"\ngateways = [\"a/x\", \"b/x\"]", `vip[0].namespace: missing, want the namespace of the Gateways`},
-		{"ingress = \"traefik\"\none_mark = true\nforward = \"tunnel\"\nhealth.datapath = true", `5: vip[0].health.datapath: is for forward = "dr" alone, want that or no datapath`},
+		{"ingress = \"traefik\"\none_mark = true\nforward = \"tunnel\"\nhealth.datapath = true", `6: vip[0].health.datapath: is for forward = "dr" alone, want that or no datapath`},
 		{"ingress = \"traefik\"\nselector = \"\"", `vip[0].selector: empty, want a label selector`},
-		{"ingress = \"traefik\"\nreal_servers = [{ address = '10.0.0.9' }]\nselector = \"\"\nports_from = \"pods\"", ""},
+		{"ingress = \"traefik\"\nreal_servers = [{ address = '10.0.0.9' }]\nselector = \"\"", `3: vip[0].ports_from: is "pods", and there are none; want a selector; the value comes from ingress = "traefik"`},
 		{"ingress = \"kong\"\ngateways = [\"a/b\"]", `4: vip[0].gateways: is for ports_from = "gateways" alone, want that or no gateways`},
 		{"ingress = \"cilium\"\nports = ['53/udp']", `3: vip[0].health.ports: connects to the VIP's TCP ports, and there are none; want a port such as "80/tcp", tcp_services or ports_from = "pods"; the value comes from ingress = "cilium"`},
 		{"ports_from = \"gateways\"\ningress = \"istio\"", `3: vip[0].ports_from: is "gateways", want one of gateways, gateway_selector, gateway_class`},
@@ -255,7 +261,10 @@ func TestPresetMistakes(t *testing.T) {
 		_, err := ParseConfig("c.toml", []byte(text))
 		mistakes, _ := errors.AsType[ConfigErrors](err)
 		switch {
-		case test.want == "" && err == nil:
+		case test.want == "":
+			if err != nil {
+				t.Errorf("%s: %v", test.lines, err)
+			}
 		case len(mistakes.First) != 1 || !strings.Contains(mistakes.First[0].Error(), test.want):
 			t.Errorf("%s:\n%v\nwant %s", test.lines, err, test.want)
 		}
@@ -279,7 +288,7 @@ func TestPresetSelectsGateways(t *testing.T) {
 		{"envoy-gateway", `gateway_class = "envoy"`, "envoy-gateway-system", "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy"},
 		{"cilium", `gateways = ["a/x", "b/y"]`, "kube-system", "k8s-app=cilium-envoy"},
 	} {
-		v := parseVIP(t, fmt.Sprintf("[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.77\"]\ningress = %q\n%s\n", test.name, test.lines))
+		v := presetMeans(t, fmt.Sprintf("[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.77\"]\ningress = %q\n%s\n", test.name, test.lines))
 		if v.Pods.Namespace != test.namespace || v.Pods.Selector != test.selector {
 			t.Errorf("%s, %s: pods %+v", test.name, test.lines, v.Pods)
 		}
@@ -318,7 +327,38 @@ func TestIngressesPage(t *testing.T) {
 			}
 		}
 	}
+	example := strings.Join(strings.Fields(strings.ReplaceAll(readText(t, exampleFile), "\n# ", " ")), " ")
+	if want := "One of " + strings.Join(presetNames(), ", ") + "; "; !strings.Contains(example, want) {
+		t.Errorf("%s lacks %q", exampleFile, want)
+	}
 	if diff := cmp.Diff(presetNames(), sections); diff != "" {
 		t.Errorf("sections (-presets +docs/ingresses.md):\n%s", diff)
 	}
+}
+
+// What explainVIPs prints of a valid file is a valid file with the same VIPs.
+func FuzzExplain(f *testing.F) {
+	for _, p := range presets {
+		f.Add(presetVIP(p.name))
+	}
+	f.Add(presetVIP("kong", "health = {}", "drain = {}", "persistence = {}") + presetVIP2)
+	f.Add("vip = [{ name = 'a', addresses = ['10.0.0.1'], ingress = 'nginx', health.http.path = '/\\\"$' }]")
+	f.Add(vipLine("[[vip.real_servers]]\naddress = '10.0.0.9'\n[[vip.real_servers]]\naddress = '10.0.0.8'\nweight = 0x10\n[vip.health]\nhttp.status = [200, '300-302']"))
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := ParseConfig("c.toml", []byte(text))
+		if err != nil {
+			return
+		}
+		explained, err := explainVIPs("c.toml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseConfig("c.toml", []byte(explained))
+		if err != nil {
+			t.Fatalf("%v in:\n%s", err, explained)
+		}
+		if diff := cmp.Diff(c.VIPs, again.VIPs, compareAddrs); diff != "" {
+			t.Errorf("(-file +explained):\n%s\n%s", diff, explained)
+		}
+	})
 }

@@ -27,7 +27,7 @@ func TestParseVIPMistakes(t *testing.T) {
 		{vipLine(`listen = ":80"`), `5: vip[0].listen: unknown key in this table, want it above the first [table] of the file`},
 		{vipLine(`adresses = []`), `5: vip[0].adresses: unknown key, did you mean "addresses"?`},
 		{vipLine(`port = 80`), `5: vip[0].port: unknown key, did you mean "ports"?`},
-		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, scheduler, flags, ports, ports_from, gateways, gateway_selector, gateway_class, listener_sets, exclude_ports, port_names, follow_nodes, host_ports, node_networks, reserved_ports, groups, one_mark, notrack, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
+		{vipLine("[vip.backup]"), `5: vip[0].backup: unknown key, want one of name, addresses, ingress, scheduler, flags, ports, ports_from, gateways, gateway_selector, gateway_class, listener_sets, exclude_ports, port_names, follow_nodes, host_ports, node_networks, reserved_ports, groups, one_mark, notrack, persistence, announce, weight, weight_annotation, upper_threshold, lower_threshold, removal_brake, slow_start, forward, tunnel, namespace, selector, tcp_services, udp_services, real_servers, sorry_server, neighbour_check, health, drain`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]", `1: vip[0].name: missing, want a name for logs and metrics, such as name = "edge"`},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = 'Edge'", `4: vip[0].name: is "Edge", ` + wantName},
 		{"[[vip]]\naddresses = ['10.0.0.1']\nports = [80]\nname = ''", `4: vip[0].name: is "", ` + wantName},
