@@ -16,12 +16,8 @@
 package main
 
 import (
-	"cmp"
-	"fmt"
 	"math"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -49,14 +45,6 @@ type HTTPProbe struct {
 	Host   string // Host header and, with TLS, the server name; "" = the address
 	Status []StatusRange
 	TLS    bool // https; the certificate is not verified
-}
-
-// StatusRange are the HTTP status codes from First to Last.
-type StatusRange struct{ First, Last uint16 }
-
-// Compare orders by first, then last code.
-func (r StatusRange) Compare(s StatusRange) int {
-	return cmp.Or(cmp.Compare(r.First, s.First), cmp.Compare(r.Last, s.Last))
 }
 
 // probeKind is a way to probe a real server.
@@ -190,13 +178,6 @@ func readHTTPProbe(v value) *HTTPProbe {
 	return &h
 }
 
-// What goes into a request. A line break would end it early, so the rules are
-// narrow.
-var (
-	probePaths = regexp.MustCompile(`^/[!"$-~]{0,511}$`)
-	probeHosts = regexp.MustCompile(`^([A-Za-z0-9]([-A-Za-z0-9.]{0,252})?(:[0-9]{1,5})?)?$`)
-)
-
 // readStatus reads a list of HTTP status codes and ranges of them.
 func readStatus(v value) []StatusRange {
 	const rule = `a status code from 100 to 599 such as 200, or a range such as "200-399"`
@@ -213,23 +194,6 @@ func readStatus(v value) []StatusRange {
 	}
 	sortBy(ranges, StatusRange.Compare)
 	return ranges
-}
-
-// parseStatusRange reads "200-399" or "200".
-func parseStatusRange(s string) (StatusRange, error) {
-	first, last, found := strings.Cut(s, "-")
-	if !found {
-		last = first
-	}
-	low, err1 := strconv.ParseUint(first, 10, 16)
-	high, err2 := strconv.ParseUint(last, 10, 16)
-	switch {
-	case err1 != nil || err2 != nil || low < 100 || high > 599:
-		return StatusRange{}, errMisfit
-	case low > high:
-		return StatusRange{}, fmt.Errorf("%d is more than %d", low, high)
-	}
-	return StatusRange{uint16(low), uint16(high)}, nil
 }
 
 // checkProbes checks [vip.health] of the VIP at v against the rest of it.

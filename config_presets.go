@@ -7,6 +7,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -38,6 +39,30 @@ type preset struct {
 	note string
 	// tcp and udp are the ConfigMaps that `init` proposes; "" = it has none.
 	tcp, udp string
+}
+
+// defaultSelector finds the pods of ingress-nginx as its manifests and its
+// Helm chart label them, without the default backend. It is in canonical
+// order.
+const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
+
+// maxSelector is the length in bytes of the longest selector. It becomes part of
+// a URL, and a long one takes long to match.
+const maxSelector = 4096
+
+// parsePodSelector accepts a label selector, and "" for no pods.
+func parsePodSelector(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	if len(s) > maxSelector {
+		return "", fmt.Errorf("longer than %d bytes", maxSelector)
+	}
+	canonical, err := canonicalSelector(s)
+	if err == nil && canonical == "" { // only blanks: neither "" nor a selector
+		err = errMisfit
+	}
+	return canonical, err
 }
 
 // presets are the values of ingress, in the order of docs/ingresses.md. A new one is a line
@@ -91,73 +116,30 @@ type presetKey struct {
 	value any
 }
 
-// applyPreset gives the [[vip]] at v the keys of its ingress that it does not have.
-func (r *configReader) applyPreset(v value) {
-	table, _ := v.raw.(map[string]any)
-	at := v.child("ingress")
-	if at.raw == nil || at.raw == "" {
-		return
-	}
-	name, isText := at.raw.(string)
-	p := findPreset(name)
-	if p == nil {
-		near := nearest(name, presetNames())
-		if isText && near != "" {
-			at.mistake("is %s, did you mean %q?", describe(name), near)
-		} else {
-			at.misfit("one of " + strings.Join(presetNames(), ", "))
-		}
-		v.noMoreAboutPorts()
-		return
-	}
-	lone := !chosen(v, gatewayKeys...)
-	if p.portsFrom == "gateways" && lone && !v.has("ports_from") && !chosen(v, "ports", "tcp_services", "udp_services") {
-		at.mistake("is %q, whose ports are those of Gateways; want one of %s, or ports", name, strings.Join(gatewayKeys, ", "))
-		v.noMoreAboutPorts()
-	}
-	for _, k := range p.keys(v, lone) {
-		if table[k.key] == nil {
-			path := joinPath(v.path, k.key)
-			table[k.key] = k.value
-			r.lines[path], r.preset[path] = at.line(), name
-		}
-	}
-	if gateways, _ := v.child("gateways").list(); !v.has("namespace") && !r.wrong[joinPath(v.path, "ports_from")] && len(namedGateways(v)) == len(gateways) {
-		v.child("namespace").mistake("missing, want the namespace of the Gateways: the pods of ingress = %q are there, in one namespace for each VIP", name)
-	}
-	if p.note != "" && !v.child("ports_from").wrong() {
-		at.warning("%s", p.note)
-	}
+// chosen reports whether table has one of these keys with a value that is not empty.
+func chosen(table map[string]any, keys ...string) bool {
+	return slices.ContainsFunc(keys, func(key string) bool {
+		list, isList := table[key].([]any)
+		return table[key] != nil && table[key] != "" && !(isList && len(list) == 0)
+	})
 }
 
-// noMoreAboutPorts says that the [[vip]] at v has no ports because of a mistake that has been
-// found: that other keys need some is none.
-func (v value) noMoreAboutPorts() {
-	for _, key := range []string{"ports_from", "health"} {
-		v.r.wrong[joinPath(v.path, key)] = true
-	}
-}
-
-// chosen reports whether v has one of these keys with a value that is not empty.
-func chosen(v value, keys ...string) bool {
-	return slices.ContainsFunc(keys, func(key string) bool { return !v.blank(key) })
-}
-
-// keys are the keys of p for the [[vip]] at v. lone: it chooses no Gateways. A key that
-// belongs to another source of ports than the one that is written is not among them.
-func (p *preset) keys(v value, lone bool) (keys []presetKey) {
+// keys are the keys of p for the [[vip]] with the keys of table. lone: it chooses no
+// Gateways. A key that belongs to another source of ports than the one that is written is
+// not among them.
+func (p *preset) keys(table map[string]any, lone bool) (keys []presetKey) {
 	add := func(key string, value any) { keys = append(keys, presetKey{key, value}) }
 	from := p.portsFrom
 	if from == "gateways" && lone {
 		from = "config" // ports has them
 	}
-	if written, isText := v.child("ports_from").raw.(string); isText {
+	if written, isText := table["ports_from"].(string); isText {
 		from = written
 	}
-	if namespace := p.podNamespace(v, lone); namespace != "" {
+	if namespace := p.podNamespace(table, lone); namespace != "" {
 		add("namespace", namespace)
 	}
-	add("selector", p.podSelector(v, lone))
+	add("selector", p.podSelector(table, lone))
 	if from == p.portsFrom {
 		if from != "config" {
 			add("ports_from", from)
@@ -194,28 +176,30 @@ func listOf[T any](list []T) (all []any) {
 	return all
 }
 
-// namedGateways are the Gateways that the [[vip]] at v names, without the malformed ones:
-// those are mistakes, which readGateways finds.
-func namedGateways(v value) (names []GatewayQuery) {
-	list, _ := v.child("gateways").list()
-	for _, raw := range list[:min(len(list), maxGateways)] {
+// namedGateways are the Gateways that a [[vip]] with the keys of table names. whole is false
+// when some are malformed: those are left out, and readGateways finds the mistakes.
+func namedGateways(table map[string]any) (names []GatewayQuery, whole bool) {
+	list, _ := table["gateways"].([]any)
+	for _, raw := range list {
 		text, _ := raw.(string)
 		if namespace, name, _ := strings.Cut(text, "/"); dnsLabels.MatchString(namespace) && objectNames.MatchString(name) {
 			names = append(names, GatewayQuery{Namespace: namespace, Name: name})
 		}
 	}
-	return names
+	return names, len(names) == len(list)
 }
 
-// podNamespace is the namespace of p's pods for the [[vip]] at v, "" when nothing says it.
-func (p *preset) podNamespace(v value, lone bool) (namespace string) {
+// podNamespace is the namespace of p's pods for a [[vip]] with the keys of table, "" when nothing
+// says it.
+func (p *preset) podNamespace(table map[string]any, lone bool) (namespace string) {
 	switch {
 	case p.namespace != "":
 		return p.namespace
 	case lone && p.lone != nil:
 		return p.lone.namespace
 	}
-	for _, g := range namedGateways(v) {
+	named, _ := namedGateways(table)
+	for _, g := range named {
 		if namespace != "" && g.Namespace != namespace {
 			return ""
 		}
@@ -224,13 +208,13 @@ func (p *preset) podNamespace(v value, lone bool) (namespace string) {
 	return namespace
 }
 
-// podSelector selects p's pods for the [[vip]] at v: those of the Gateways that it names alone,
-// if a label of theirs names their Gateway.
-func (p *preset) podSelector(v value, lone bool) string {
+// podSelector selects p's pods for a [[vip]] with the keys of table: those of the Gateways that
+// it names alone, if a label of theirs names their Gateway.
+func (p *preset) podSelector(table map[string]any, lone bool) string {
 	if lone && p.lone != nil {
 		return p.lone.selector
 	}
-	named := namedGateways(v)
+	named, _ := namedGateways(table)
 	if p.gatewayLabel == "" || len(named) == 0 {
 		return p.selector
 	}
@@ -245,10 +229,11 @@ func (p *preset) podSelector(v value, lone bool) string {
 	return selector
 }
 
-// presetOf is the preset that the value at path comes from, "" when it is written.
-func (r *configReader) presetOf(path string) string {
+// presetAt is the preset that the value at path comes from, "" when it is written. from has the
+// preset of each key that comes from one.
+func presetAt(from map[string]string, path string) string {
 	for ; path != ""; path = parentPath(path) {
-		if name := r.preset[path]; name != "" {
+		if name := from[path]; name != "" {
 			return name
 		}
 	}

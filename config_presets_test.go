@@ -129,7 +129,7 @@ func TestPresetOverridden(t *testing.T) {
 	}
 	for _, p := range presets {
 		seen := 0
-		for _, k := range p.keys(value{raw: map[string]any{}}, p.portsFrom == "config") {
+		for _, k := range p.keys(map[string]any{}, p.portsFrom == "config") {
 			other, known := others[k.key]
 			if !known {
 				t.Fatalf("%s: no other value of %s", p.name, k.key)

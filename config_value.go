@@ -151,7 +151,7 @@ func (v value) mistake(format string, args ...any) {
 
 // found adds a mistake about v. text is called at the end of the reading, if at all.
 func (v value) found(text func() string) {
-	if name := v.r.presetOf(v.path); name != "" {
+	if name := presetAt(v.r.preset, v.path); name != "" {
 		plain := text
 		text = func() string { return fmt.Sprintf("%s; the value comes from ingress = %q", plain(), name) }
 	}

@@ -17,30 +17,6 @@ import (
 	"time"
 )
 
-// defaultSelector finds the pods of ingress-nginx as its manifests and its
-// Helm chart label them, without the default backend. It is in canonical
-// order.
-const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
-
-// maxSelector is the length in bytes of the longest selector. It becomes part of
-// a URL, and a long one takes long to match.
-const maxSelector = 4096
-
-// parsePodSelector accepts a label selector, and "" for no pods.
-func parsePodSelector(s string) (string, error) {
-	if s == "" {
-		return "", nil
-	}
-	if len(s) > maxSelector {
-		return "", fmt.Errorf("longer than %d bytes", maxSelector)
-	}
-	canonical, err := canonicalSelector(s)
-	if err == nil && canonical == "" { // only blanks: neither "" nor a selector
-		err = errMisfit
-	}
-	return canonical, err
-}
-
 // sticksByItself reports whether v's scheduler alone sends all of a client's
 // connections, whatever their port, to one real server.
 func (v *VIP) sticksByItself() bool {
@@ -208,6 +184,53 @@ func (r *configReader) vip(v value) VIP {
 		checkPeers(v, &vip)
 	}
 	return vip
+}
+
+// applyPreset gives the [[vip]] at v the keys of its ingress that it does not have.
+func (r *configReader) applyPreset(v value) {
+	table, _ := v.raw.(map[string]any)
+	at := v.child("ingress")
+	if at.raw == nil || at.raw == "" {
+		return
+	}
+	name, isText := at.raw.(string)
+	p := findPreset(name)
+	if p == nil {
+		near := nearest(name, presetNames())
+		if isText && near != "" {
+			at.mistake("is %s, did you mean %q?", describe(name), near)
+		} else {
+			at.misfit("one of " + strings.Join(presetNames(), ", "))
+		}
+		v.noMoreAboutPorts()
+		return
+	}
+	lone := !chosen(table, gatewayKeys...)
+	if p.portsFrom == "gateways" && lone && !v.has("ports_from") && !chosen(table, "ports", "tcp_services", "udp_services") {
+		at.mistake("is %q, whose ports are those of Gateways; want one of %s, or ports", name, strings.Join(gatewayKeys, ", "))
+		v.noMoreAboutPorts()
+	}
+	for _, k := range p.keys(table, lone) {
+		if table[k.key] == nil {
+			path := joinPath(v.path, k.key)
+			table[k.key] = k.value
+			r.lines[path], r.preset[path] = at.line(), name
+		}
+	}
+	if _, whole := namedGateways(table); whole && !v.has("namespace") && !v.child("ports_from").wrong() {
+		v.child("namespace").mistake("missing, want the namespace of the Gateways: the pods of ingress = %q are there, in one namespace for each VIP", name)
+	}
+	if p.note != "" && !v.child("ports_from").wrong() {
+		at.warning("%s", p.note)
+	}
+}
+
+// noMoreAboutPorts says that the [[vip]] at v has no ports because of a mistake that has been
+// found: that other keys need some is none.
+func (v value) noMoreAboutPorts() {
+	for _, key := range []string{"ports_from", "health"} {
+		v.r.wrong[joinPath(v.path, key)] = true
+	}
 }
 
 // checkPeers refuses what would give a port of the VIP at v a service without a mark:
