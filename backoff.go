@@ -1,6 +1,6 @@
 // How long to wait before the next attempt of something that failed.
 //
-// Used by kube.go and reconcile*.go. An attempt is repeated without end: only
+// Used by kube.go, reconcile*.go and http_webhook.go. An attempt is repeated without end: only
 // the waits are bounded. Pure.
 
 package main

@@ -22,22 +22,25 @@ var checkCommand = command{
 	about: `Validates the configuration file, and names every mistake with its line, its
 value and what is wanted. It warns of what the file names and this host does not have,
 and of real servers that the running controller would take out of service with it.
-Warnings do not change the exit code.`,
+Warnings do not change the exit code. With -explain it prints each [[vip]] as lines that
+can be pasted into a file, with the values that come from its ingress.`,
 	exits: map[int]string{exitOK: "the file is valid", exitFailure: "it has mistakes, or cannot be read"},
 	examples: `lvs-controller check
-lvs-controller check -config new.toml && mv new.toml config.toml`,
+lvs-controller check -config new.toml && mv new.toml config.toml
+lvs-controller check -explain`,
 	new: func() task { return new(checkTask) },
 }
 
 // checkTask is one call of `lvs-controller check`.
 type checkTask struct {
 	source
-	all bool
+	all, explain bool
 }
 
 func (c *checkTask) flags(fs *flag.FlagSet) {
 	c.source.flags(fs)
 	fs.BoolVar(&c.all, "all", false, fmt.Sprintf("print the first %d mistakes, not only the first %d", maxMistakes, mistakesInCheck))
+	fs.BoolVar(&c.explain, "explain", false, "print what each VIP of the file means, as lines of a configuration file")
 }
 
 // run validates a configuration file.
@@ -66,7 +69,19 @@ func (c *checkTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		}
 		fmt.Fprintf(stderr, "warning: the running controller would take out of service: vip %s: %s\n", t.VIP, t.What)
 	}
-	fmt.Fprintf(stdout, "%s: valid, %d VIP%s\n", name, len(cfg.VIPs), s)
+	comment := ""
+	if c.explain {
+		if c.path == "" {
+			return checkCommand.misused(stderr, "-explain is for a configuration file, want -config")
+		}
+		text, err := explainFile(c.path)
+		if err != nil {
+			return fail(stderr, err)
+		}
+		fmt.Fprintln(stdout, text)
+		comment = "# "
+	}
+	fmt.Fprintf(stdout, "%s%s: valid, %d VIP%s\n", comment, name, len(cfg.VIPs), s)
 	return exitOK
 }
 

@@ -179,10 +179,11 @@ var settingsOfTheKernel = []string{"sync_threshold = 0 0", "watermark_scale_fact
 func acceptedSettings(settings string) (last error) {
 	const (
 		vip      = "[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.1\"]\n"
-		gateways = "selector = \"app=gw\"\ngateway_class = \"envoy\"\n"
+		gateways = "selector = \"app=gw\"\nnamespace = \"gw\"\ngateway_class = \"envoy\"\n"
+		pods     = "ports_from = \"pods\"\n"
 		static   = "ports = [80]\nreal_servers = [{ address = \"192.0.2.11\" }]\n"
 	)
-	for _, rest := range []string{"", "ports = [80, 443]\n", "ports = [80]\nscheduler = \"mh\"\n", "ports = [80]\nscheduler = \"wlc\"\nweight = 10\n", "ports = [\"80/udp\"]\n", static, gateways} {
+	for _, rest := range []string{"", "ports = [80, 443]\n", "ports = [80]\nscheduler = \"mh\"\n", "ports = [80]\nscheduler = \"wlc\"\nweight = 10\n", "ports = [\"80/udp\"]\n", static, gateways, pods} {
 		texts := []string{settings}
 		if strings.Contains(settings, "[[vip]]\n") {
 			if !regexp.MustCompile(`(?m)^name +=`).MatchString(settings) {
@@ -332,7 +333,7 @@ func TestCompletionScripts(t *testing.T) {
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir)
 		out, err := cmd.CombinedOutput()
-		want := "gre gue\n-all -announce -config -kubeconfig -nginxserver -schedname -timeout -vip\n"
+		want := "gre gue\n-all -announce -config -explain -kubeconfig -nginxserver -schedname -timeout -vip\n"
 		got := strings.Replace(string(out), "gue gre", "gre gue", 1)
 		if err != nil || got != want {
 			t.Errorf("%s: %v\n%s, want\n%s", shell, err, out, want)

@@ -21,41 +21,24 @@ import (
 	"strings"
 )
 
-// ingressPreset is where an ingress controller has its pods and its ConfigMaps of ports.
-type ingressPreset struct {
-	name, namespace, selector string
-	tcp, udp                  string // "" = it has none
-}
-
-// ingressPresets are the values of -ingress. A new one is a line here.
-var ingressPresets = []ingressPreset{
-	{"ingress-nginx", "ingress-nginx", defaultSelector, "tcp-services", "udp-services"},
-}
-
-func presetNames() (names []string) {
-	for _, p := range ingressPresets {
-		names = append(names, p.name)
-	}
-	return names
-}
-
 var initCommand = command{
 	name:    "init",
 	summary: "write a configuration file to begin with",
-	about: `Writes a small configuration file with comments: one VIP, ports 80 and 443, and
-the ports of the ingress controller's ConfigMaps. At a terminal it asks for what no flag
+	about: `Writes a small configuration file with comments: one VIP for an ingress controller
+(docs/ingresses.md), and the ports of its ConfigMaps. At a terminal it asks for what no flag
 says. It replaces no file without -force.`,
 	exits: map[int]string{exitFailure: "the file is there already, or cannot be written"},
 	examples: `lvs-controller init
 lvs-controller init -vip 10.135.22.77 -interface eth0 -announce arp
-lvs-controller init -vip 10.135.22.77,2001:db8::77 -o -`,
+lvs-controller init -vip 10.135.22.77,2001:db8::77 -o -
+lvs-controller init -vip 10.135.22.77 -ingress envoy-gateway -gateway web/edge`,
 	values: map[string][]string{"announce": announceNames(), "ingress": presetNames()},
 	new:    func() task { return &initTask{in: os.Stdin, asks: isTerminal(os.Stdin)} },
 }
 
 // initTask is one call of `lvs-controller init`.
 type initTask struct {
-	vip, device, kubeconfig, ingress, announce, output string
+	vip, device, kubeconfig, ingress, gateway, announce, output string
 
 	force bool
 	given map[string]bool // flags
@@ -67,7 +50,8 @@ func (t *initTask) flags(fs *flag.FlagSet) {
 	fs.StringVar(&t.vip, "vip", "", "VIP `address`, or several with commas; needed")
 	fs.StringVar(&t.device, "interface", "", "`device` towards clients and nodes (default that of the default route)")
 	fs.StringVar(&t.kubeconfig, "kubeconfig", "/etc/lvs-controller/kubeconfig", "kubeconfig `file` of the director")
-	fs.StringVar(&t.ingress, "ingress", ingressPresets[0].name, "ingress `controller` of the cluster, one of: "+strings.Join(presetNames(), ", "))
+	fs.StringVar(&t.ingress, "ingress", presets[0].name, "ingress `controller` of the cluster, one of: "+strings.Join(presetNames(), ", "))
+	fs.StringVar(&t.gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway, or several with commas, whose listeners have the ports; needed with the ingress controllers of the Gateway API")
 	fs.StringVar(&t.announce, "announce", string(AnnounceNone), "`method` that brings the VIP to this host: arp (the controller adds it to the device), dummy (for a routing daemon) or none (keepalived does it); arp is proposed at a terminal")
 	fs.StringVar(&t.output, "o", defaultConfigPath, "`file` to write, or its directory; - for stdout")
 	fs.BoolVar(&t.force, "force", false, "replace the file")
@@ -130,8 +114,20 @@ func (t *initTask) checkFlags() error {
 	if !t.given["vip"] {
 		whole.vip = "192.0.2.1" // any: it is asked for
 	}
+	if t.needsGateway() && !t.given["gateway"] {
+		whole.gateway = anyGateway
+	}
 	_, err := whole.text()
 	return err
+}
+
+// anyGateway is in place of a Gateway that is asked for later.
+const anyGateway = "any/any"
+
+// needsGateway reports whether the ports of the ingress controller are those of Gateways.
+func (t *initTask) needsGateway() bool {
+	p := findPreset(t.ingress)
+	return p != nil && p.portsFrom == "gateways"
 }
 
 // ask asks on w for what no flag says. An empty answer is the default, and after a wrong
@@ -139,17 +135,21 @@ func (t *initTask) checkFlags() error {
 func (t *initTask) ask(ctx context.Context, w io.Writer) error {
 	lines := bufio.NewScanner(io.LimitReader(t.in, 1<<16))
 	device, _ := defaultDevice(ctx) // without one the answer may stay empty
+	if t.needsGateway() && !t.given["gateway"] {
+		t.gateway = anyGateway // until it is asked for
+	}
 	for _, q := range []struct {
 		flag, text string
 		value      *string
 		proposed   string
 	}{
 		{"vip", "VIP address, or several with commas", &t.vip, ""},
+		{"gateway", "Gateway whose listeners have the ports, NAMESPACE/NAME, or several with commas", &t.gateway, ""},
 		{"interface", "device towards clients and nodes", &t.device, device},
 		{"kubeconfig", "kubeconfig of the director", &t.kubeconfig, t.kubeconfig},
 		{"announce", "what brings the VIP to this host: arp (this program), dummy, or none (keepalived)", &t.announce, string(AnnounceARP)},
 	} {
-		if t.given[q.flag] {
+		if t.given[q.flag] || q.flag == "gateway" && !t.needsGateway() {
 			continue
 		}
 		for wrong := error(nil); ; fmt.Fprintln(w, wrong) {
@@ -166,6 +166,23 @@ func (t *initTask) ask(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
+// gateways are the elements of the list of that name, "" for none.
+func (t *initTask) gateways(p *preset) (string, error) {
+	switch {
+	case p.portsFrom != "gateways" && t.gateway != "":
+		return "", fmt.Errorf("-gateway: the ports of %s are not those of Gateways", p.name)
+	case p.portsFrom != "gateways":
+		return "", nil
+	case t.gateway == "":
+		return "", fmt.Errorf("-gateway is missing: the ports of %s are those of the listeners of a Gateway, NAMESPACE/NAME", p.name)
+	}
+	var quoted []string
+	for g := range strings.SplitSeq(t.gateway, ",") {
+		quoted = append(quoted, strconv.Quote(strings.TrimSpace(g)))
+	}
+	return strings.Join(quoted, ", "), nil
+}
+
 // text is the file. It is one that `check` accepts, or there is an error.
 func (t *initTask) text() (string, error) {
 	if t.vip == "" {
@@ -180,8 +197,8 @@ func (t *initTask) text() (string, error) {
 		plain, addresses = append(plain, a), append(addresses, strconv.Quote(a))
 	}
 	t.vip = strings.Join(plain, ",") // as it is printed for the nodes
-	i := slices.IndexFunc(ingressPresets, func(p ingressPreset) bool { return p.name == t.ingress })
-	if i < 0 {
+	p := findPreset(t.ingress)
+	if p == nil {
 		return "", fmt.Errorf("-ingress: %s", unknownWord("value", t.ingress, presetNames()))
 	}
 	if !slices.Contains(announceNames(), t.announce) {
@@ -195,10 +212,11 @@ func (t *initTask) text() (string, error) {
 	if t.device == "" {
 		device = "# interface = \"eth0\" # towards clients and nodes; default: that of the default route\n"
 	}
-	p := ingressPresets[i]
-	text := fmt.Sprintf(initText, kubeconfig, device, strings.Join(addresses, ", "), t.announce)
-	if usual := defaultVIP().Pods.Namespace; p.namespace != usual || p.selector != defaultSelector {
-		text += fmt.Sprintf("namespace = %q\nselector = %q\n", p.namespace, p.selector)
+	text := fmt.Sprintf(initText, kubeconfig, device, strings.Join(addresses, ", "), t.announce, p.name)
+	if gateways, err := t.gateways(p); err != nil {
+		return "", err
+	} else if gateways != "" {
+		text += "gateways = [" + gateways + "]\n"
 	}
 	if p.tcp != "" {
 		text += fmt.Sprintf("tcp_services = %q # ConfigMaps of %s with more ports\n", p.tcp, p.name)
@@ -221,5 +239,5 @@ kubeconfig = %q
 name = "edge"
 addresses = [%s]
 announce = %q # arp: the controller adds the addresses to the interface; none: keepalived does
-ports = ["80/tcp", "443/tcp"]
+ingress = %q # "lvs-controller check -explain" prints what it means
 `

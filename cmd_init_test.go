@@ -164,3 +164,31 @@ func TestAnnounceFlag(t *testing.T) {
 		t.Errorf("methods: %q", names)
 	}
 }
+
+// For each ingress controller init writes a file that check accepts, with the preset.
+func TestInitPresets(t *testing.T) {
+	for _, p := range presets {
+		args := []string{"init", "-vip", "192.0.2.7", "-interface", "lo", "-ingress", p.name, "-o", "-"}
+		if p.portsFrom == "gateways" {
+			if code, _, stderr := cli(t, args...); code != exitUsage || !strings.Contains(stderr, "-gateway is missing: the ports of "+p.name) {
+				t.Errorf("%s without -gateway: exit %d, %q", p.name, code, stderr)
+			}
+			args = append(args, "-gateway", "web/edge, web/more")
+		} else if code, _, stderr := cli(t, append(args, "-gateway", "a/b")...); code != exitUsage || !strings.Contains(stderr, "-gateway: the ports of "+p.name) {
+			t.Errorf("%s with -gateway: exit %d, %q", p.name, code, stderr)
+		}
+		code, text, stderr := cli(t, args...)
+		c, err := ParseConfig("config.toml", []byte(text))
+		if code != exitOK || stderr != "" || err != nil || !strings.Contains(text, fmt.Sprintf("\ningress = %q #", p.name)) || strings.Count(text, "\n") > 10 {
+			t.Errorf("%s: exit %d, %q, %v:\n%s", p.name, code, stderr, err, text)
+			continue
+		}
+		if v := c.VIPs[0]; v.Pods.Selector == "" || v.Probes == nil || (len(v.Gateways) == 2) != (p.portsFrom == "gateways") {
+			t.Errorf("%s: the file means %+v", p.name, v)
+		}
+	}
+	code, text, asked := initAsked(t, "192.0.2.7\n\nweb\nweb/edge\neth1\n\n\n", "-o", "-", "-ingress", "cilium")
+	if code != exitOK || strings.Count(asked, "Gateway whose listeners") != 3 || !strings.Contains(text, `gateways = ["web/edge"]`) {
+		t.Errorf("asked: exit %d: %s\n%s", code, asked, text)
+	}
+}

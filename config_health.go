@@ -17,14 +17,11 @@
 package main
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"math"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -78,14 +75,6 @@ func (b *HTTPBody) wanted() bool { return b.SHA256 != "" || b.Match != nil }
 // Equal reports whether b and c want the same of a body.
 func (b HTTPBody) Equal(c HTTPBody) bool {
 	return b.SHA256 == c.SHA256 && (b.Match == nil) == (c.Match == nil) && (b.Match == nil || b.Match.String() == c.Match.String())
-}
-
-// StatusRange are the HTTP status codes from First to Last.
-type StatusRange struct{ First, Last uint16 }
-
-// Compare orders by first, then last code.
-func (r StatusRange) Compare(s StatusRange) int {
-	return cmp.Or(cmp.Compare(r.First, s.First), cmp.Compare(r.Last, s.Last))
 }
 
 // probeKind is a way to probe a real server.
@@ -197,8 +186,11 @@ func defaultProbeTimeout(interval time.Duration) time.Duration {
 	return min(interval/2, time.Second)
 }
 
-// readProbes reads [vip.health].
-func readProbes(v value) *Probes {
+// readProbes reads [vip.health]. Of a VIP with a preset, an empty table means no probes.
+func readProbes(v value, preset bool) *Probes {
+	if table, isTable := v.raw.(map[string]any); isTable && len(table) == 0 && preset {
+		return nil
+	}
 	p := defaultProbes()
 	settings := []setting{
 		{"interval", duration(&p.Interval, minProbeInterval, maxProbeInterval)},
@@ -267,13 +259,6 @@ func readHTTPProbe(v value) HTTPProbe {
 // body.
 const maxPattern = 512
 
-// What goes into a request. A line break would end it early, so the rules are
-// narrow.
-var (
-	probePaths = regexp.MustCompile(`^/[!"$-~]{0,511}$`)
-	probeHosts = regexp.MustCompile(`^([A-Za-z0-9]([-A-Za-z0-9.]{0,252})?(:[0-9]{1,5})?)?$`)
-)
-
 // readStatus reads a list of HTTP status codes and ranges of them.
 func readStatus(v value) []StatusRange {
 	const rule = `a status code from 100 to 599 such as 200, or a range such as "200-399"`
@@ -290,23 +275,6 @@ func readStatus(v value) []StatusRange {
 	}
 	sortBy(ranges, StatusRange.Compare)
 	return ranges
-}
-
-// parseStatusRange reads "200-399" or "200".
-func parseStatusRange(s string) (StatusRange, error) {
-	first, last, found := strings.Cut(s, "-")
-	if !found {
-		last = first
-	}
-	low, err1 := strconv.ParseUint(first, 10, 16)
-	high, err2 := strconv.ParseUint(last, 10, 16)
-	switch {
-	case err1 != nil || err2 != nil || low < 100 || high > 599:
-		return StatusRange{}, errMisfit
-	case low > high:
-		return StatusRange{}, fmt.Errorf("%d is more than %d", low, high)
-	}
-	return StatusRange{uint16(low), uint16(high)}, nil
 }
 
 // checkProbes checks [vip.health] of the VIP at v against the rest of it.

@@ -1,18 +1,20 @@
 // Reads texts that are values of config.toml, names values in a message, and finds the
 // key that is probably meant by a misspelt one.
 //
-// Used by desired_servers.go and cmd*.go. It does not know the program's keys, nor
-// the file or the line that a text is from. Pure; no I/O.
+// Used by health_http.go, desired_servers.go and cmd*.go. It does not know the program's
+// keys, nor the file or the line that a text is from. Pure; no I/O.
 
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -229,3 +231,35 @@ func parseMulticast(s string) (netip.Addr, error) {
 	}
 	return addr.Unmap(), nil
 }
+
+// StatusRange are the HTTP status codes from First to Last.
+type StatusRange struct{ First, Last uint16 }
+
+// Compare orders by first, then last code.
+func (r StatusRange) Compare(s StatusRange) int {
+	return cmp.Or(cmp.Compare(r.First, s.First), cmp.Compare(r.Last, s.Last))
+}
+
+// parseStatusRange reads "200-399" or "200".
+func parseStatusRange(s string) (StatusRange, error) {
+	first, last, found := strings.Cut(s, "-")
+	if !found {
+		last = first
+	}
+	low, err1 := strconv.ParseUint(first, 10, 16)
+	high, err2 := strconv.ParseUint(last, 10, 16)
+	switch {
+	case err1 != nil || err2 != nil || low < 100 || high > 599:
+		return StatusRange{}, errMisfit
+	case low > high:
+		return StatusRange{}, fmt.Errorf("%d is more than %d", low, high)
+	}
+	return StatusRange{uint16(low), uint16(high)}, nil
+}
+
+// What goes into a request. A line break would end it early, so the rules are
+// narrow.
+var (
+	probePaths = regexp.MustCompile(`^/[!"$-~]{0,511}$`)
+	probeHosts = regexp.MustCompile(`^([A-Za-z0-9]([-A-Za-z0-9.]{0,252})?(:[0-9]{1,5})?)?$`)
+)

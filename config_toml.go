@@ -107,9 +107,10 @@ type configReader struct {
 	file     string
 	lines    keyLines
 	mistakes mistakes
-	warnings []ConfigError   // of a file without mistakes
-	wrong    map[string]bool // paths of all mistakes, and of what they are in
-	topLevel []string        // keys of the top level
+	warnings []ConfigError     // of a file without mistakes
+	wrong    map[string]bool   // paths of all mistakes, and of what they are in
+	preset   map[string]string // path of a key that comes from ingress → name of the preset
+	topLevel []string          // keys of the top level
 
 	// What has to be unique over all VIPs, or compared with all of them.
 	names     map[string]string    // VIP name → path of its key
@@ -123,6 +124,7 @@ func newConfigReader(path string) *configReader {
 	return &configReader{
 		file:      path,
 		wrong:     map[string]bool{},
+		preset:    map[string]string{},
 		names:     map[string]string{},
 		addresses: map[netip.Addr]owner{},
 	}

@@ -76,6 +76,7 @@ address = "10.135.22.20" # may serve several VIPs
 
 		ConnectionTableBits: 22,
 		Marks:               MarkRange{First: 0x1000, Count: 0x1000},
+		Events:              defaultEvents(),
 		VIPs: []VIP{{
 			Name:        "edge",
 			Addresses:   []netip.Addr{netip.MustParseAddr("10.135.22.77"), netip.MustParseAddr("10.135.22.78"), netip.MustParseAddr("2001:db8::77")},
@@ -140,6 +141,7 @@ func TestParseConfigDefaults(t *testing.T) {
 		StateDir:       "/run/lvs-controller",
 		CacheDir:       "/var/lib/lvs-controller",
 		Marks:          MarkRange{First: 0x1000, Count: 0x1000},
+		Events:         defaultEvents(),
 
 		ConnectionTableBits: 20,
 		VIPs: []VIP{{
@@ -228,8 +230,8 @@ func TestParseConfigMistakes(t *testing.T) {
 		{"\n[vip]\nname = 'a'\n", `2: vip: is a table, want [[vip]] in double brackets, one for each VIP`},
 		{"vip = [1]", `1: vip[0]: is the integer 1, want a table`},
 		{topLine(`audit_intervall = "1s"`), `1: audit_intervall: unknown key, did you mean "audit_interval"?`},
-		{topLine(`color = "red"`), `1: color: unknown key, want one of kubeconfig, allow_exec_credentials, cluster_file, interface, listen_names, listen, metrics, announce_device, withdraw_hold, audit_interval, manage_sysctls, state_dir, cache_dir, timeouts, director, marks, peer_macs, sync, sysctl, vip`},
-		{topLine(`"a\nb" = 1`), `1: "a\nb": unknown key, want one of kubeconfig, allow_exec_credentials, cluster_file, interface, listen_names, listen, metrics, announce_device, withdraw_hold, audit_interval, manage_sysctls, state_dir, cache_dir, timeouts, director, marks, peer_macs, sync, sysctl, vip`},
+		{topLine(`color = "red"`), `1: color: unknown key, want one of kubeconfig, allow_exec_credentials, cluster_file, interface, listen_names, listen, metrics, announce_device, withdraw_hold, audit_interval, manage_sysctls, state_dir, cache_dir, timeouts, director, marks, peer_macs, events, sync, sysctl, vip`},
+		{topLine(`"a\nb" = 1`), `1: "a\nb": unknown key, want one of kubeconfig, allow_exec_credentials, cluster_file, interface, listen_names, listen, metrics, announce_device, withdraw_hold, audit_interval, manage_sysctls, state_dir, cache_dir, timeouts, director, marks, peer_macs, events, sync, sysctl, vip`},
 		{topLine(`kubeconfig = false`), `1: kubeconfig: is false, want a path, or ""`},
 		{"kubeconfig = 'k'\n" + topLine(`cluster_file = "c"`), `2: cluster_file: excludes kubeconfig (line 1), want one of the two`},
 		{topLine(`interface = "eth0/1"`), `1: interface: is "eth0/1", ` + wantDevice},

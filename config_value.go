@@ -151,6 +151,10 @@ func (v value) mistake(format string, args ...any) {
 
 // found adds a mistake about v. text is called at the end of the reading, if at all.
 func (v value) found(text func() string) {
+	if name := presetAt(v.r.preset, v.path); name != "" {
+		plain := text
+		text = func() string { return fmt.Sprintf("%s; the value comes from ingress = %q", plain(), name) }
+	}
 	v.r.mistakes.add(v.line(), v.path, text)
 	for path := v.path; path != "" && !v.r.wrong[path]; path = parentPath(path) {
 		v.r.wrong[path] = true

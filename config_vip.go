@@ -17,30 +17,6 @@ import (
 	"time"
 )
 
-// defaultSelector finds the pods of ingress-nginx as its manifests and its
-// Helm chart label them, without the default backend. It is in canonical
-// order.
-const defaultSelector = "app.kubernetes.io/component=controller,app.kubernetes.io/name=ingress-nginx"
-
-// maxSelector is the length in bytes of the longest selector. It becomes part of
-// a URL, and a long one takes long to match.
-const maxSelector = 4096
-
-// parsePodSelector accepts a label selector, and "" for no pods.
-func parsePodSelector(s string) (string, error) {
-	if s == "" {
-		return "", nil
-	}
-	if len(s) > maxSelector {
-		return "", fmt.Errorf("longer than %d bytes", maxSelector)
-	}
-	canonical, err := canonicalSelector(s)
-	if err == nil && canonical == "" { // only blanks: neither "" nor a selector
-		err = errMisfit
-	}
-	return canonical, err
-}
-
 // sticksByItself reports whether v's scheduler alone sends all of a client's
 // connections, whatever their port, to one real server.
 func (v *VIP) sticksByItself() bool {
@@ -144,9 +120,11 @@ func (r *configReader) vip(v value) VIP {
 	portsFrom, by := "config", GatewayQuery{}
 	grouped := map[string]string{} // port in groups → path
 	var service ConfigMapName
+	r.applyPreset(v)
 	isTable := v.table(
 		setting{"name", func(v value) { r.vipName(v, &vip) }},
 		setting{"addresses", func(v value) { r.vipAddresses(v, &vip) }},
+		setting{"ingress", func(value) {}}, // applyPreset has read it
 		setting{"scheduler", oneOf(&vip.Scheduler, schedulerNames(func(scheduler) bool { return true })...)},
 		setting{"flags", func(flags value) { readFlags(flags, v, &vip) }},
 		setting{"ports", func(v value) { vip.Ports = readPorts(v, map[string]string{}) }},
@@ -185,7 +163,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"real_servers", func(v value) { r.realServers(v, &vip) }},
 		setting{"sorry_server", func(sorry value) { r.sorryServers(sorry, v, &vip) }},
 		setting{"neighbour_check", boolean(&vip.NeighbourCheck)},
-		setting{"health", func(v value) { vip.Probes = readProbes(v) }},
+		setting{"health", func(health value) { vip.Probes = readProbes(health, !v.blank("ingress")) }},
 		setting{"drain", func(v value) { v.table(setting{"timeout", duration(&vip.Drain.Timeout, 0, 24*time.Hour)}) }},
 	)
 	if !isTable {
@@ -213,6 +191,53 @@ func (r *configReader) vip(v value) VIP {
 		checkPeers(v, &vip)
 	}
 	return vip
+}
+
+// applyPreset gives the [[vip]] at v the keys of its ingress that it does not have.
+func (r *configReader) applyPreset(v value) {
+	table, _ := v.raw.(map[string]any)
+	at := v.child("ingress")
+	if at.raw == nil || at.raw == "" {
+		return
+	}
+	name, isText := at.raw.(string)
+	p := findPreset(name)
+	if p == nil {
+		near := nearest(name, presetNames())
+		if isText && near != "" {
+			at.mistake("is %s, did you mean %q?", describe(name), near)
+		} else {
+			at.misfit("one of " + strings.Join(presetNames(), ", "))
+		}
+		v.noMoreAboutPorts()
+		return
+	}
+	lone := !chosen(table, gatewayKeys...)
+	if p.portsFrom == "gateways" && lone && !v.has("ports_from") && !chosen(table, "ports", "tcp_services", "udp_services", "service") {
+		at.mistake("is %q, whose ports are those of Gateways; want one of %s, or ports", name, strings.Join(gatewayKeys, ", "))
+		v.noMoreAboutPorts()
+	}
+	for _, k := range p.keys(table, lone) {
+		if table[k.key] == nil {
+			path := joinPath(v.path, k.key)
+			table[k.key] = k.value
+			r.lines[path], r.preset[path] = at.line(), name
+		}
+	}
+	if _, whole := namedGateways(table); whole && !v.has("namespace") && v.blank("service") && !v.child("ports_from").wrong() {
+		v.child("namespace").mistake("missing, want the namespace of the Gateways: the pods of ingress = %q are there, in one namespace for each VIP", name)
+	}
+	if p.note != "" && !v.child("ports_from").wrong() {
+		at.warning("%s", p.note)
+	}
+}
+
+// noMoreAboutPorts says that the [[vip]] at v has no ports because of a mistake that has been
+// found: that other keys need some is none.
+func (v value) noMoreAboutPorts() {
+	for _, key := range []string{"ports_from", "health"} {
+		v.r.wrong[joinPath(v.path, key)] = true
+	}
 }
 
 // checkPeers refuses what would give a port of the VIP at v a service without a mark:

@@ -1,9 +1,8 @@
 // The difference between two tables, as a list of kernel operations.
 //
-// Used by genl*.go, reconcile*.go, http_metrics.go and cmd*.go. Pure. The
-// reconcile loop sends the list, genl_ipvs.go encodes its operations, and the
-// sub-command diff prints it. The order is stable: what adds capacity comes
-// before what removes it.
+// Used by genl*.go, reconcile*.go and cmd*.go. Pure. The reconcile loop sends the list,
+// genl_ipvs.go encodes its operations, and the sub-command diff prints it. The order is
+// stable: what adds capacity comes before what removes it.
 
 package main
 

@@ -1,7 +1,7 @@
 // The cluster watch: which streams run, the state of each, and the Cluster that
 // they fill together.
 //
-// Used by config_vip.go, reconcile_notify.go, http*.go, cmd*.go and main.go. A
+// Used by config_presets.go, reconcile_notify.go, http*.go, cmd*.go and main.go. A
 // clusterWatch runs beside the reconcile loop and publishes the newest Cluster. A
 // stream follows one key of one kind (kube_kinds.go), at an API server
 // (kube_watch.go) or in a file (kube_file.go). An incomplete answer is never

@@ -67,7 +67,7 @@ type eventRecord struct {
 	mu    sync.Mutex
 	total uint64
 	ring  []Event       // number n is at (n-1) % keptEvents; one that was skipped has number 0
-	more  chan struct{} // closed when there is an event more; nil: nobody waits
+	more  chan struct{} // closed when there is an event more; nil: no reader waits
 }
 
 // add keeps e as the newest event, in place of the oldest.
@@ -92,7 +92,7 @@ func (r *eventRecord) add(e Event) {
 	}
 }
 
-// skip counts n events that nobody needs to put into words: keptEvents more follow.
+// skip counts n events that need no words, because keptEvents more follow.
 func (r *eventRecord) skip(n int) {
 	if r == nil || n <= 0 {
 		return

@@ -39,6 +39,7 @@ var documentedSteps = []documentedStep{
 
 	// A director, before its controller runs and after that.
 	{on: "director", lines: "lvs-controller check", want: `config\.toml.* valid`},
+	{on: "director", lines: "lvs-controller check -explain", want: `(?s)\[\[vip\]\]\nname = "edge"\n.*\n# .*config\.toml: valid`},
 	{on: "director", lines: "lvs-controller diff", code: 3, want: `\+ service .* new virtual service`},
 	{on: "director", lines: "lvs-controller diff -o ipvsadm > lines.txt", code: 3, after: "grep -- '-A -t 10.135.22.77:443 -s mh' lines.txt"},
 	{on: "director", lines: "ipvsadm -R < lines.txt", after: "ipvsadm -Sn | grep -- '-a -t 10.135.22.77:443 -r 10.135.22.31:443 -g -w 1'"},

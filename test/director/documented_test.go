@@ -120,6 +120,7 @@ var phrases = []string{
 	"install MODULE /bin/false", // words of modprobe.d
 	// Names of programs, with the flag that is meant, which the text speaks of.
 	"ip address flush", "ipvsadm -R", "keepalived --check", "kill -9", "kubectl cordon", "kubectl get -o json", "modprobe -r", "sleep 5", "sysctl -w",
+	"kong quit --wait=15", "nginx -s quit",
 	"lvs-controller import", "lvs-controller keepalived", "lvs-controller realserver", "realserver -tunnel",
 	"go test", "go test -bench", "go vet", "go tool trace",
 }

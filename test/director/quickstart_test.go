@@ -130,7 +130,7 @@ func TestE2EQuickStart(t *testing.T) {
 	}
 	for i, name := range []string{"node-a", "node-b"} {
 		n := l.Host(name, 11+i)
-		n.Serve(80)
+		n.Serve(80, 10254) // the second is the health check of ingress-nginx, which init has probed
 		e.nodes = append(e.nodes, n)
 		follow(n, name, node)
 		e.createPod(i, true)
