@@ -360,3 +360,22 @@ func (c *Config) markCount() uint64 {
 // slowSteps is the number of steps in which a real server's weight rises. The
 // first is at once: a weight of 0 would be a quiesced real server.
 const slowSteps = 10
+
+// familiesOf returns the families of vip's addresses: true is IPv4, false IPv6.
+func familiesOf(vip *VIP) map[bool]bool {
+	families := map[bool]bool{}
+	for _, a := range vip.Addresses {
+		families[a.Is4()] = true
+	}
+	return families
+}
+
+// Events says where events are sent to.
+type Events struct {
+	Webhook   string        // URL that gets them by POST; "" = none
+	Timeout   time.Duration // of each POST; 100ms–1m
+	TokenFile string        // whose content is sent as a bearer token; "" = none
+}
+
+// defaultEvents is [events] without a key.
+func defaultEvents() Events { return Events{Timeout: 5 * time.Second} }

@@ -1,6 +1,6 @@
 // [events] → Events.
 //
-// Used by http_webhook.go. A key and its range are in the function that reads it, the
+// Used by config_toml.go. A key and its range are in the function that reads it, the
 // defaults in defaultEvents. No I/O: whether the webhook can be reached is not checked.
 
 package main
@@ -9,16 +9,6 @@ import (
 	"net/url"
 	"time"
 )
-
-// Events says where events are sent to.
-type Events struct {
-	Webhook   string        // URL that gets them by POST; "" = none
-	Timeout   time.Duration // of each POST; 100ms–1m
-	TokenFile string        // whose content is sent as a bearer token; "" = none
-}
-
-// defaultEvents is [events] without a key.
-func defaultEvents() Events { return Events{Timeout: 5 * time.Second} }
 
 // maxWebhook is the length of the longest URL of a webhook, in bytes.
 const maxWebhook = 2048

@@ -38,7 +38,7 @@ func explainVIPs(path string, text []byte) (string, error) {
 	var b strings.Builder
 	vips, _ := v.child("vip").list()
 	for i, raw := range vips {
-		writeTable(&b, value{r, indexPath("vip", i), raw}, "[[vip]]", "vip")
+		writeTable(&b, value{&r.tomlFile, indexPath("vip", i), raw}, "[[vip]]", "vip")
 	}
 	return strings.TrimSuffix(b.String(), "\n"), nil
 }

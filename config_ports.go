@@ -161,3 +161,20 @@ func readGroups(v value, grouped map[string]string) [][]Port {
 	sortBy(groups, func(a, b []Port) int { return slices.CompareFunc(a, b, Port.Compare) })
 	return groups
 }
+
+// mayHave reports whether p is a port of the VIP at v or can become one.
+func (v *VIP) mayHave(p Port, at value) bool {
+	_, listed := slices.BinarySearchFunc(v.Ports, p, Port.Compare)
+	return listed || v.mayGet(p.Protocol, at)
+}
+
+// mayGet reports whether the VIP at v can get a port of protocol p from the cluster.
+func (v *VIP) mayGet(p Protocol, at value) bool {
+	return v.PortsFromPods || len(v.Gateways) > 0 && p != SCTP || !at.blank("service") || !at.blank(p.String()+"_services")
+}
+
+// mayHaveAny reports whether the VIP at v has a port of protocol p or can get one.
+func (v *VIP) mayHaveAny(p Protocol, at value) bool {
+	return v.mayGet(p, at) || at.child("ports").wrong() ||
+		slices.ContainsFunc(v.Ports, func(port Port) bool { return port.Protocol == p })
+}

@@ -142,7 +142,7 @@ func (p *preset) keys(table map[string]any, lone bool) (keys []presetKey) {
 	if !service {
 		add("selector", p.podSelector(table, lone))
 	}
-	if from == p.portsFrom && !(service && lone) { // a Service has ports of its own
+	if from == p.portsFrom && !(service && lone) { // the Service has the ports
 		if from != "config" {
 			add("ports_from", from)
 		}

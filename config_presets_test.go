@@ -164,6 +164,30 @@ func TestPresetOverridden(t *testing.T) {
 	}
 }
 
+// With service the preset has no pods and no ports: those of the Service are used. Its probe
+// and its drain stay.
+func TestPresetOfService(t *testing.T) {
+	for _, p := range presets {
+		text := "[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.77\"]\ningress = \"" + p.name + "\"\nservice = \"web/edge\"\n"
+		c, err := ParseConfig("c.toml", []byte(text))
+		if err != nil {
+			t.Errorf("%s: %v", p.name, err)
+			continue
+		}
+		v := &c.VIPs[0]
+		if want := (PodQuery{}).ofService(ServiceName{"web", "edge"}); v.Pods != want || v.PortsFromPods || v.HostPorts || len(v.Gateways) > 0 || len(v.Ports) > 0 {
+			t.Errorf("%s: %+v, want the Service alone", p.name, v)
+		}
+		plain, err := ParseConfig("c.toml", []byte(presetVIP(p.name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(plain.VIPs[0].Probes, v.Probes, compareAddrs); diff != "" || v.Drain != plain.VIPs[0].Drain {
+			t.Errorf("%s: probes and drain (-without service +with):\n%s%v, %v", p.name, diff, plain.VIPs[0].Drain, v.Drain)
+		}
+	}
+}
+
 // Without ingress nothing changes, and `check -explain` prints VIPs that mean the same.
 func TestExplain(t *testing.T) {
 	texts := []string{

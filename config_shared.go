@@ -16,7 +16,9 @@ import (
 func (r *configReader) checkShared(vips []VIP) {
 	first := make(map[netip.Addr]int) // the first VIP that has it
 	ports := make(map[MarkedPort]int) // the VIP that has it
-	at := func(i int, key string) value { return value{r: r, path: joinPath(indexPath("vip", i), key)} }
+	at := func(i int, key string) value {
+		return value{r: &r.tomlFile, path: joinPath(indexPath("vip", i), key)}
+	}
 	for i := range vips {
 		vip := &vips[i]
 		announce, taken := -1, -1 // the VIPs that it does not fit beside

@@ -1,7 +1,7 @@
 // Reads texts that are values of config.toml, names values in a message, and finds the
 // key that is probably meant by a misspelt one.
 //
-// Used by health_http.go, desired_servers.go and cmd*.go. It does not know the program's
+// Used by health_body.go, desired_servers.go and cmd*.go. It does not know the program's
 // keys, nor the file or the line that a text is from. Pure; no I/O.
 
 package main

@@ -102,31 +102,22 @@ func LoadDirectories(path string) (*Config, error) {
 	return c, nil
 }
 
-// configReader reads one file and collects its mistakes.
+// configReader reads one file.
 type configReader struct {
-	file     string
-	lines    keyLines
-	mistakes mistakes
-	warnings []ConfigError     // of a file without mistakes
-	wrong    map[string]bool   // paths of all mistakes, and of what they are in
-	preset   map[string]string // path of a key that comes from ingress → name of the preset
-	topLevel []string          // keys of the top level
+	tomlFile
 
 	// What has to be unique over all VIPs, or compared with all of them.
 	names     map[string]string    // VIP name → path of its key
 	addresses map[netip.Addr]owner // VIP address → VIP that has it
 	servers   []placedAddr         // every static real server and sorry server
 	peers     bool                 // peer_macs has one
-	ports     int                  // of all lists so far
 }
 
 func newConfigReader(path string) *configReader {
 	return &configReader{
-		file:      path,
-		wrong:     map[string]bool{},
-		preset:    map[string]string{},
-		names:     map[string]string{},
-		addresses: map[netip.Addr]owner{},
+		tomlFile: tomlFile{file: path, wrong: map[string]bool{}, preset: map[string]string{}},
+		names:      map[string]string{},
+		addresses:  map[netip.Addr]owner{},
 	}
 }
 
@@ -160,7 +151,7 @@ func (r *configReader) decode(text string) (value, error) {
 	if _, err := toml.Decode(text, &raw); err != nil {
 		return value{}, r.syntaxError(text, err)
 	}
-	return value{r: r, raw: raw}, nil
+	return value{r: &r.tomlFile, raw: raw}, nil
 }
 
 // refuse is the one mistake of a file that is read no further.

@@ -17,9 +17,21 @@ import (
 	"time"
 )
 
+// tomlFile is a file that is read, and what is wrong with it.
+type tomlFile struct {
+	file     string
+	lines    keyLines
+	mistakes mistakes
+	warnings []ConfigError     // of a file without mistakes
+	wrong    map[string]bool   // paths of all mistakes, and of what they are in
+	preset   map[string]string // path of a key that comes from ingress → name of the preset
+	topLevel []string          // keys of the top level
+	ports    int               // of all lists so far
+}
+
 // value is one TOML value and its place in the file.
 type value struct {
-	r    *configReader
+	r    *tomlFile
 	path string
 	raw  any // as the decoder made it: string, int64, []any, map[string]any, …
 }

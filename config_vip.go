@@ -1,9 +1,8 @@
 // [[vip]] → VIP.
 //
-// Used by http_metrics_vips.go and cmd*.go. The keys of the tables and their ranges are in the function that
-// reads the table (those of [vip.health] in config_health.go), the defaults in
-// defaultVIP. Rules about two keys are checked at the end of vip, after all keys are
-// read. No I/O.
+// Used by cmd*.go. The keys of the tables and their ranges are in the function that reads
+// the table (those of [vip.health] in config_health.go), the defaults in defaultVIP. Rules
+// about two keys are checked at the end of vip, after all keys are read. No I/O.
 
 package main
 
@@ -107,7 +106,7 @@ func (r *configReader) vips(v value) []VIP {
 	r.checkShared(vips)
 	for _, server := range r.servers {
 		if vip, ok := r.addresses[server.Addr]; ok {
-			value{r: r, path: server.path}.mistake("%s is an address of VIP %q (line %d), want the %s server's own address",
+			value{r: &r.tomlFile, path: server.path}.mistake("%s is an address of VIP %q (line %d), want the %s server's own address",
 				server.Addr, vip.name, r.lines.line(vip.path), server.role)
 		}
 	}
@@ -403,23 +402,6 @@ func checkPodPorts(v value, vip *VIP) {
 	}
 }
 
-// mayHave reports whether p is a port of the VIP at v or can become one.
-func (v *VIP) mayHave(p Port, at value) bool {
-	_, listed := slices.BinarySearchFunc(v.Ports, p, Port.Compare)
-	return listed || v.mayGet(p.Protocol, at)
-}
-
-// mayGet reports whether the VIP at v can get a port of protocol p from the cluster.
-func (v *VIP) mayGet(p Protocol, at value) bool {
-	return v.PortsFromPods || len(v.Gateways) > 0 && p != SCTP || !at.blank("service") || !at.blank(p.String()+"_services")
-}
-
-// mayHaveAny reports whether the VIP at v has a port of protocol p or can get one.
-func (v *VIP) mayHaveAny(p Protocol, at value) bool {
-	return v.mayGet(p, at) || at.child("ports").wrong() ||
-		slices.ContainsFunc(v.Ports, func(port Port) bool { return port.Protocol == p })
-}
-
 // checkSticking checks the keys that keep a client on its real server, and fills
 // in the defaults of flags and persistence.
 func checkSticking(v value, vip *VIP) {
@@ -535,15 +517,6 @@ func (r *configReader) sorryServers(v, table value, vip *VIP) {
 	default:
 		v.each(unicast+", or a list with one of each family", read)
 	}
-}
-
-// familiesOf returns the families of vip's addresses: true is IPv4, false IPv6.
-func familiesOf(vip *VIP) map[bool]bool {
-	families := map[bool]bool{}
-	for _, a := range vip.Addresses {
-		families[a.Is4()] = true
-	}
-	return families
 }
 
 // fits reports whether addr, a server's address that was read from v, is valid and

@@ -14,16 +14,30 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 )
 
-// maxBody is the size of the longest body that is read, in bytes.
-const maxBody = 256 << 10
+const (
+	// maxAnswer is how much of an answer is read in search of its status, in bytes:
+	// informational answers with their headers may come before.
+	maxAnswer = 8 << 10
+	// maxBody is the size of the longest body that is read, in bytes.
+	maxBody = 256 << 10
+)
 
 var (
 	errBodySum   = errors.New("the SHA-256 sum of the body is another one")
 	errBodyMatch = errors.New("the body does not match body_match")
 	errBodyLong  = fmt.Errorf("the body is longer than %d bytes", maxBody)
 )
+
+// errNotHTTP says that an answer does not begin as HTTP/1 does.
+var errNotHTTP = errors.New("the answer is not HTTP")
+
+// accepts reports whether a server that answers with code is well.
+func (h *HTTPProbe) accepts(code uint16) bool {
+	return slices.ContainsFunc(h.Status, func(r StatusRange) bool { return r.First <= code && code <= r.Last })
+}
 
 // askBody reads the answer to a request that has been sent over conn. It returns its
 // status; or, where h accepts the status, an error when the body is not the wanted one.

@@ -1,6 +1,6 @@
 // The probe kind http: requests over HTTP or HTTPS, and the status of their answers.
 //
-// Used by health_probe.go and health_body.go. The prober starts exchanges over TLS, and
+// Used by health_probe.go. The prober starts exchanges over TLS, and
 // calls the rest through the table of the kinds. The connection begins in the prober's
 // goroutine; an exchange has one for itself. Each request is a target for itself. This
 // file reads only the status lines of an answer, and keeps only the status code;
@@ -24,9 +24,6 @@ import (
 )
 
 const (
-	// maxAnswer is how much of an answer is read in search of its status:
-	// informational answers with their headers may come before.
-	maxAnswer = 8 << 10
 	// maxTLS bounds the exchanges over TLS. As in the schedule, those
 	// whose server was silent last time share half of it.
 	maxTLS = 64
@@ -82,11 +79,6 @@ func (h *HTTPProbe) failure(to netip.AddrPort, what any) string {
 	return fmt.Sprintf("GET %s://%s%s: %v", scheme, to, h.Path, what)
 }
 
-// accepts reports whether a server that answers with code is well.
-func (h *HTTPProbe) accepts(code uint16) bool {
-	return slices.ContainsFunc(h.Status, func(r StatusRange) bool { return r.First <= code && code <= r.Last })
-}
-
 // judge is the outcome of an answer with that status.
 func (h *HTTPProbe) judge(status uint16, to netip.AddrPort) outcome {
 	if h.accepts(status) {
@@ -94,9 +86,6 @@ func (h *HTTPProbe) judge(status uint16, to netip.AddrPort) outcome {
 	}
 	return outcome{result: failed, why: h.failure(to, status)}
 }
-
-// errNotHTTP says that an answer does not begin as HTTP/1 does.
-var errNotHTTP = errors.New("the answer is not HTTP")
 
 // statusLine is "HTTP/1.1 200 OK", of which the reason may be missing.
 var statusLine = regexp.MustCompile(`^HTTP/1\.. ([1-9][0-9]{2})( .*)?\r?$`)

@@ -1,6 +1,6 @@
 // Which real servers are dead because they answer no ARP and no neighbour discovery.
 //
-// Used by desired_health.go, reconcile.go and main.go. In direct
+// Used by desired_health.go, reconcile_needs.go and main.go. In direct
 // routing the kernel looks up each real server before it sends it a packet, so the
 // state of its neighbour entry is known without a probe. Pure: no I/O, no clock, no
 // log. It never takes more than half of a VIP's real servers out of service.

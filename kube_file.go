@@ -441,7 +441,8 @@ func (d *fileDecoder) add(e *element) error {
 		k = nil
 	}
 	if k != nil {
-		if d.found = true; d.asks(k) {
+		if d.asks(k) {
+			d.found = true
 			return d.object(k, raw)
 		}
 		if o := k.new(); json.Unmarshal(raw, o) == nil {

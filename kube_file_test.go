@@ -273,7 +273,7 @@ func TestDecodeClusterFileRefuses(t *testing.T) {
 		`"kind":"Table","apiVersion":"meta.k8s.io/v1"`, `"kind":"Status","apiVersion":"v1"`, `"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1"`,
 		`"kind":"pod","apiVersion":"v1"`, `"kind":"Pods","apiVersion":"v1"`, `"kind":"configmap","apiVersion":"v1"`, `"kind":"Foo","apiVersion":"v1"`,
 		`"kind":"Pod","apiVersion":"v2"`, `"kind":"Pod","apiVersion":"apps/v1"`, `"kind":"ConfigMap","apiVersion":"v1beta1"`,
-		`"kind":"Deployment"`, `"kind":"Service","apiVersion":"apps/v1"`, `"kind":"EndpointSlice","apiVersion":"discovery.k8s.io/v1beta1"`, `"kind":"Deployment","apiVersion":"/v1"`, `"kind":"Deployment","apiVersion":"apps/"`, `"kind":"","apiVersion":"v1"`,
+		`"kind":"Deployment"`, `"kind":"Service","apiVersion":"apps/v1"`, `"kind":"Deployment","apiVersion":"/v1"`, `"kind":"Deployment","apiVersion":"apps/"`, `"kind":"","apiVersion":"v1"`,
 	} {
 		whole := `{` + head + `,"metadata":{"name":"a"}}`
 		kind, rest, _ := strings.Cut(strings.TrimPrefix(head, `"kind":"`), `"`)
@@ -285,6 +285,14 @@ func TestDecodeClusterFileRefuses(t *testing.T) {
 					t.Errorf("%s: the error does not name it: %v", object, err)
 				}
 			}
+		}
+	}
+	// Of a kind that a stream follows no other version is understood.
+	slices := []streamKey{{PodQuery{Namespace: "web", Service: "edge"}}}
+	for _, version := range []string{"v1", "v1beta1"} {
+		file := `{"kind":"List","items":[{"kind":"EndpointSlice","apiVersion":"discovery.k8s.io/` + version + `","metadata":{"name":"a","namespace":"web"},"addressType":"IPv4","endpoints":null}]}`
+		if _, _, err := decodeClusterFile(strings.NewReader(file), slices); (err == nil) != (version == "v1") {
+			t.Errorf("EndpointSlices %s: %v", version, err)
 		}
 	}
 	for _, nameless := range []string{`{"kind":"Service","apiVersion":"v1","metadata":{}}`, `{"kind":"Deployment","apiVersion":"apps/v1"}`} {

@@ -96,11 +96,21 @@ func (l *sliceCollection) apply(o object, deleted bool) {
 			p.Ports, p.PortNames = before[0].Ports, before[0].PortNames // one copy for all
 		}
 	}
-	changed := make(map[string]bool) // names of pods
+	changed := changedPods(before, now)
+	l.set(name, now)
+	if len(changed) > 0 {
+		l.refresh(changed)
+	}
+}
+
+// changedPods are the names of the pods of which a slice says something else now than
+// before. The others are those of before in now too: one copy, here and in kept.
+func changedPods(before, now []*Pod) map[string]bool {
+	changed := make(map[string]bool)
 	for was, is := range merged(before, now, comparePieces) {
 		switch {
 		case was != nil && is != nil && samePod(*was, *is):
-			*is = *was // one copy of the pod, here and in kept
+			*is = *was
 		case was != nil:
 			changed[(*was).Name] = true
 		}
@@ -108,10 +118,11 @@ func (l *sliceCollection) apply(o object, deleted bool) {
 			changed[(*is).Name] = true
 		}
 	}
-	l.set(name, now)
-	if len(changed) == 0 {
-		return
-	}
+	return changed
+}
+
+// refresh makes the changed pods again from what all slices say of them.
+func (l *sliceCollection) refresh(changed map[string]bool) {
 	var pieces []*Pod
 	for _, pods := range l.slices {
 		for _, p := range pods {

@@ -139,23 +139,6 @@ func (r *eventRecord) after(n uint64, most int) (events []Event, lost, last uint
 	return events, lost, n, more
 }
 
-// event is l as an event.
-func (l *logLine) event(now time.Time, ports string) Event {
-	e := Event{Time: now, Kind: changeKinds[l.kind], VIP: l.vip, Service: ports, Server: l.server, Change: l.change, Reason: l.reason}
-	if !l.address.IsUnspecified() {
-		e.Address = l.address
-	}
-	switch l.kind {
-	case newServer:
-		e.New = new(l.now.Weight)
-	case setServer:
-		e.Old, e.New = new(l.was.Weight), new(l.now.Weight)
-	case delServer:
-		e.Old = new(l.now.Weight)
-	}
-	return e
-}
-
 // event is an event about the set k.
 func (k workKey) event(now time.Time, kind, why string) Event {
 	return Event{Time: now, Kind: kind, VIP: k.VIP, Family: familyName(k.Is6), Reason: why}

@@ -122,7 +122,7 @@ func TestLoopEvents(t *testing.T) {
 	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
 	b.pass()
 	expect("at the start",
-		`{"kind":"service_added","vip":"edge","address":"10.0.0.1","service":"80/tcp","change":"scheduler rr","reason":"configuration"}`,
+		`{"kind":"service_added","vip":"edge","address":"10.0.0.1","service":"80/tcp","change":"scheduler rr","reason":"new virtual service"}`,
 		`{"kind":"server_added","vip":"edge","address":"10.0.0.1","service":"80/tcp","server":"10.1.0.1","new_weight":1,"change":"weight 1","reason":"pod a ready"}`,
 		`{"kind":"server_added","vip":"edge","address":"10.0.0.1","service":"80/tcp","server":"10.1.0.2","new_weight":1,"change":"weight 1","reason":"pod b ready"}`,
 		`{"kind":"vip_announced","vip":"edge","family":"IPv4","address":"10.0.0.1"}`)
@@ -133,7 +133,7 @@ func TestLoopEvents(t *testing.T) {
 	b.pass()
 	expect("a real server down",
 		`{"kind":"quorum_lost","vip":"edge","family":"IPv4","reason":"edge IPv4: 1 real server in service, quorum 2: the addresses are withdrawn"}`,
-		`{"kind":"server_edited","vip":"edge","address":"10.0.0.1","service":"80/tcp","server":"10.1.0.2","old_weight":1,"new_weight":0,"change":"weight 1 → 0","reason":"pod b ready, but 500"}`,
+		`{"kind":"server_edited","vip":"edge","address":"10.0.0.1","service":"80/tcp","server":"10.1.0.2","old_weight":1,"new_weight":0,"change":"weight 1 → 0","reason":"pod b ready, but 500, draining"}`,
 		`{"kind":"vip_withdrawn","vip":"edge","family":"IPv4","address":"10.0.0.1"}`)
 	b.loop.health.Set(&Health{})
 	b.pass()

@@ -59,21 +59,26 @@ func fitAddresses(f *addressFacts) (want vipAddresses, routed bool) {
 		}
 	}
 	for a := range ours {
-		if f.owners.addresses[a] != nil || !used[a] {
-			continue
-		}
-		onDummy := slices.Contains(f.local, a)
-		if onDummy {
-			routed = true
-			want.Local = append(want.Local, a)
-		}
-		if !f.drained && (f.fit || !onDummy) {
-			want.Announced = append(want.Announced, a)
+		if f.owners.addresses[a] == nil && used[a] {
+			routed = f.keep(a, &want) || routed
 		}
 	}
 	sortBy(want.Announced, netip.Addr.Compare)
 	sortBy(want.Local, netip.Addr.Compare)
 	return want, routed
+}
+
+// keep adds a, which no VIP has any more, to want. It reports whether the fitness of the
+// director makes a difference to it.
+func (f *addressFacts) keep(a netip.Addr, want *vipAddresses) (routed bool) {
+	routed = slices.Contains(f.local, a)
+	if routed {
+		want.Local = append(want.Local, a)
+	}
+	if !f.drained && (f.fit || !routed) {
+		want.Announced = append(want.Announced, a)
+	}
+	return routed
 }
 
 // ours are the addresses that the controller has put somewhere.

@@ -268,6 +268,23 @@ func flatten(err error) []error {
 	return parts
 }
 
+// event is l as an event.
+func (l *logLine) event(now time.Time, ports string) Event {
+	e := Event{Time: now, Kind: changeKinds[l.kind], VIP: l.vip, Service: ports, Server: l.server, Change: l.change, Reason: l.reason}
+	if !l.address.IsUnspecified() {
+		e.Address = l.address
+	}
+	switch l.kind {
+	case newServer:
+		e.New = new(l.now.Weight)
+	case setServer:
+		e.Old, e.New = new(l.was.Weight), new(l.now.Weight)
+	case delServer:
+		e.Old = new(l.now.Weight)
+	}
+	return e
+}
+
 // refusals are what the host refuses, by the kind of thing.
 type refusals map[string]failureLog
 

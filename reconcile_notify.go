@@ -37,28 +37,22 @@ func (r *loopReport) beat() {
 	}
 }
 
-// passed reports what a pass with cfg has published.
-func (r *loopReport) passed(cfg *Config, v *loopState, uplink error, now time.Time) {
-	if r == nil || r.notifier == nil {
-		return
+// passed reports that a pass with cfg has come to table. The director is not ready because
+// of unfit, nil when it is.
+func (r *loopReport) passed(cfg *Config, table shards, unfit error) {
+	if r != nil && r.notifier != nil {
+		r.notifier.passed(cfg, r.line(table, unfit))
 	}
-	err := v.ready(now)
-	if err == nil {
-		err = uplink
-	}
-	r.notifier.passed(cfg, r.line(v, err))
 }
 
-// line is the state of a director that is not ready because of unfit, nil when it is.
-func (r *loopReport) line(v *loopState, unfit error) string {
+// line is the state of a director with table.
+func (r *loopReport) line(table shards, unfit error) string {
 	text := "ready"
 	if unfit != nil {
 		text = "not ready: " + unfit.Error()
 	}
-	if v != nil {
-		r.count(v.Shards)
-		text += fmt.Sprintf("; virtual services: %d, real servers in service: %d", r.services, r.serving)
-	}
+	r.count(table)
+	text += fmt.Sprintf("; virtual services: %d, real servers in service: %d", r.services, r.serving)
 	if missing := r.missing(); missing != "" {
 		text += "; " + missing
 	}

@@ -32,14 +32,6 @@ func (d SyncDaemon) beside(want SyncDaemon, asked *SyncDaemon) SyncDaemon {
 	return d
 }
 
-// syncDaemons is the kernel's half of connection synchronisation, part of
-// director.
-type syncDaemons interface {
-	Daemons() ([]SyncDaemon, error)
-	StartDaemon(SyncDaemon) error
-	StopDaemon(SyncRole) error
-}
-
 // daemonKeeper keeps the sync daemons as the configuration has them.
 type daemonKeeper struct {
 	*loopNeeds
