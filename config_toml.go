@@ -115,9 +115,9 @@ type configReader struct {
 
 func newConfigReader(path string) *configReader {
 	return &configReader{
-		tomlFile: tomlFile{file: path, wrong: map[string]bool{}, preset: map[string]string{}},
-		names:      map[string]string{},
-		addresses:  map[netip.Addr]owner{},
+		tomlFile:  tomlFile{file: path, wrong: map[string]bool{}, preset: map[string]string{}},
+		names:     map[string]string{},
+		addresses: map[netip.Addr]owner{},
 	}
 }
 
