@@ -82,15 +82,20 @@ func TestKernelImport(t *testing.T) {
 	r := newRig(t)
 	conf := filepath.Join(r.dir, "import.conf")
 	lab.Must(t, os.WriteFile(conf, []byte(importedConf), 0o644))
-	r.director.Start("keepalived", "--check", "--dont-fork", "--log-console", "--use-file", conf,
+	keepalived := r.director.Start("keepalived", "--check", "--dont-fork", "--log-console", "--use-file", conf,
 		"--pid", filepath.Join(r.dir, "import.pid"), "--checkers_pid", filepath.Join(r.dir, "import-checkers.pid"))
-	table := ""
-	for deadline := time.Now().Add(time.Minute); strings.Count(table, "\n-a ") != 2*2+5*2+1+1; table = r.director.Table() {
+	table, before := "", ""
+	for deadline := time.Now().Add(time.Minute); strings.Count(table, "\n-a ") != 2*2+5*2+1+1 || table != before; before, table = table, r.director.Table() {
 		if time.Now().After(deadline) {
 			t.Fatalf("keepalived has made\n%s", table)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(250 * time.Millisecond)
 	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("table\n%s\nkeepalived\n%s", r.director.Table(), keepalived.Log())
+		}
+	}()
 	saved := filepath.Join(r.dir, "import.txt")
 	lab.Must(t, os.WriteFile(saved, []byte(table), 0o644))
 	for name, args := range map[string][]string{
@@ -98,8 +103,14 @@ func TestKernelImport(t *testing.T) {
 		"ipvsadm":            {"import", "-ipvsadm", saved},
 		"the kernel's table": {"import", "-ipvsadm"},
 	} {
-		out, err := r.director.Command(append([]string{controller()}, args...)...).Output()
-		lab.Must(t, err)
+		importer := r.director.Command(append([]string{controller()}, args...)...)
+		var said strings.Builder
+		importer.Stderr = &said
+		out, err := importer.Output()
+		if err != nil {
+			t.Errorf("%s: %v: %s", name, err, said.String())
+			continue
+		}
 		config := filepath.Join(r.dir, "imported.toml")
 		lab.Must(t, os.WriteFile(config, out, 0o644))
 		for _, line := range []string{"# Taken: 9 of 9 virtual services, 16 of 16 real servers, as 4 VIPs."} {
