@@ -8,11 +8,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
 )
+
+// errGaveWay says that the table was not read to its end, because the caller has
+// something better to do.
+var errGaveWay = errors.New("the kernel's table was not read to its end")
 
 // services passes the virtual services that owned accepts to visit, with their
 // counters.
@@ -54,8 +59,9 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 // Table dumps the services that owned accepts, with their real servers. The real
 // servers of other services are not read. Services that have the same real
 // servers share them, and a shard that is as known has it is shared with known:
-// an audit that finds nothing leaves no garbage.
-func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
+// an audit that finds nothing leaves no garbage. When newer, which may be nil, reports
+// true between two shards, the answer is errGaveWay and the connection goes on.
+func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards, newer func() bool) (shards, error) {
 	keys := c.dumped[:0]
 	if c.loads == nil {
 		c.loads = make(map[ServiceKey]Load)
@@ -82,6 +88,9 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 	defer answers.close()
 	var all shards
 	for len(keys) > 0 {
+		if newer != nil && newer() {
+			return nil, errGaveWay
+		}
 		n := 1
 		for n < len(keys) && compareShardKeys(&keys[n].ServiceKey, &keys[0].ServiceKey) == 0 {
 			n++

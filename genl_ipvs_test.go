@@ -350,11 +350,11 @@ func TestInterruptedServices(t *testing.T) {
 		}
 	}
 	c := &ipvsConn{fd: ends[0], recv: make([]byte, receiveBytes)}
-	_, err = c.Table(func(ServiceKey) bool { return true }, nil)
+	_, err = c.Table(func(ServiceKey) bool { return true }, nil, nil)
 	if !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "virtual services") {
 		t.Errorf("Table: %v, want an error that says which list", err)
 	}
-	if _, err := c.Table(func(ServiceKey) bool { return true }, nil); err != nil {
+	if _, err := c.Table(func(ServiceKey) bool { return true }, nil, nil); err != nil {
 		t.Errorf("and once more: %v", err)
 	}
 }

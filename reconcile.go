@@ -235,15 +235,13 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		}
 	}
 	drift := make(drift)
+	newer := func() bool { return len(r.wake) > 0 || ctx.Err() != nil }
 	if o.audit {
-		if err := r.audit(drift); err != nil {
+		if err := r.audit(o, drift, newer); err != nil {
 			return err
 		}
-		k.compared = o.now
-		r.due.audit = o.now.Add(o.cfg.AuditInterval)
 	}
 	if poll {
-		newer := func() bool { return len(r.wake) > 0 || ctx.Err() != nil }
 		next, err := r.counting.round(k, newer, r.now)
 		if err != nil {
 			return err
@@ -316,14 +314,26 @@ func (r *reconciler) planProbes(w *wanted) {
 	}
 }
 
-// audit reads the kernel's table and notes what another program changed.
-func (r *reconciler) audit(drift drift) error {
-	r.counters.Audits.Add(1)
+// audit reads the kernel's table and notes what another program changed. A large table
+// takes long, and an input that comes meanwhile does not wait for it: then the audit stays
+// due, and the next pass begins it again. One that is late by a whole interval is made to
+// its end.
+func (r *reconciler) audit(o *passResult, drift drift, newer func() bool) error {
 	k := &r.kernel
-	table, err := k.director.Table(r.planner.owns, k.have)
+	if k.stale || o.now.Sub(r.due.audit) >= o.cfg.AuditInterval {
+		newer = nil
+	}
+	table, err := k.director.Table(r.planner.owns, k.have, newer)
+	if errors.Is(err, errGaveWay) {
+		o.audit = false
+		return nil
+	}
+	r.counters.Audits.Add(1)
 	if err != nil {
 		return k.broken(err)
 	}
+	k.compared = o.now
+	r.due.audit = o.now.Add(o.cfg.AuditInterval)
 	if !k.stale {
 		changes := diff(k.have, table)
 		for o := range changes.all {
