@@ -25,10 +25,6 @@ const (
 	// and the errors of a whole batch must fit into the receive buffer.
 	batchMessages = 1024
 
-	// opening is how many messages the first of several batches has, so that the
-	// kernel begins early and the next batch is encoded meanwhile.
-	opening = 64
-
 	// batchBytes ends a batch early.
 	batchBytes = 192 << 10
 
@@ -75,7 +71,6 @@ type ipvsConn struct {
 	fd    int
 	inet  int // a socket of any kind, for genl_sockopt.go
 	enc   encoder
-	spare encoder // takes the next batch while the kernel works on that in enc
 	seq   uint32
 	recv  []byte
 	reply kernelReply // the one that exchange passes on
@@ -136,7 +131,6 @@ func dialIPVS() (*ipvsConn, error) {
 		fd:    fd,
 		inet:  inet,
 		enc:   encoder{family: family.ID},
-		spare: encoder{family: family.ID},
 		recv:  make([]byte, receiveBytes),
 		batch: batch,
 	}, nil
@@ -453,34 +447,23 @@ func (c *ipvsConn) remember(services []VirtualService) {
 	}
 }
 
-// send sends ops. While the kernel works on one batch the next is encoded.
+// send sends ops. Each batch is encoded when the one before is done: to encode it on
+// another processor meanwhile was slower, for it takes a twentieth of the kernel's time.
 func (c *ipvsConn) send(ops opQueue) ([]*opError, error) {
-	defer func() { c.enc.last, c.spare.last = nil, nil }() // or the connection would keep the whole list
+	defer func() { c.enc.last = nil }() // or the connection would keep the whole list
 	var failed []*opError
-	limits := c.batch
-	if ops.left > 2*opening {
-		limits.messages = min(opening, limits.messages)
-	}
-	now := limits.encode(&c.enc, &ops, c.seq+1)
-	for now.n > 0 {
+	for ops.left > 0 {
+		now := c.batch.encode(&c.enc, &ops, c.seq+1)
 		first, last := c.seq+1, c.seq+uint32(now.n)
 		c.seq = last
-		later := make(chan opBatch, 1)
-		if ops.left > 0 {
-			go func() { later <- c.batch.encode(&c.spare, &ops, last+1) }()
-		} else { // a short list does not wait for another thread
-			later <- opBatch{}
-		}
 		err := c.exchange(first, last, func(r *kernelReply) {
 			if r.errno != 0 {
 				failed = append(failed, &opError{Op: *now.at(int(r.seq - first)), Err: kernelError(r)})
 			}
 		})
-		now = <-later
 		if err != nil {
 			return failed, fmt.Errorf("change the table: %w", err)
 		}
-		c.enc, c.spare = c.spare, c.enc
 	}
 	return failed, nil
 }
