@@ -60,7 +60,7 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 // servers of other services are not read. Services that have the same real
 // servers share them, and a shard that is as known has it is shared with known:
 // an audit that finds nothing leaves no garbage. When newer, which may be nil, reports
-// true between two shards, the answer is errGaveWay and the connection goes on.
+// true between two services, the answer is errGaveWay and the connection goes on.
 func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards, newer func() bool) (shards, error) {
 	keys := c.dumped[:0]
 	if c.loads == nil {
@@ -88,9 +88,6 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards, newer func()
 	defer answers.close()
 	var all shards
 	for len(keys) > 0 {
-		if newer != nil && newer() {
-			return nil, errGaveWay
-		}
 		n := 1
 		for n < len(keys) && compareShardKeys(&keys[n].ServiceKey, &keys[0].ServiceKey) == 0 {
 			n++
@@ -99,7 +96,7 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards, newer func()
 		if i := known.index(keys[0].ServiceKey); i >= 0 {
 			was = known[i]
 		}
-		services, err := c.shard(answers, keys[:n], was.Services)
+		services, err := c.shard(answers, keys[:n], was.Services, newer)
 		if err != nil {
 			return nil, err
 		}
@@ -117,13 +114,16 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards, newer func()
 
 // shard decodes the real servers of services, which make up one shard. was is the
 // shard as it is known, and the answer when it has not changed.
-func (c *ipvsConn) shard(answers *serverAnswers, services []VirtualService, was Table) (Table, error) {
+func (c *ipvsConn) shard(answers *serverAnswers, services []VirtualService, was Table, newer func() bool) (Table, error) {
 	var (
 		fresh Table // nil while everything is as it was
 		rows  []Row // of the last service that was not
 	)
 	for i := range services {
 		v := &services[i]
+		if newer != nil && newer() {
+			return nil, errGaveWay
+		}
 		if err := c.rows(answers, &v.ServiceKey); err != nil {
 			return nil, fmt.Errorf("list real servers of %s: %w", v.ServiceKey, err)
 		}
