@@ -163,11 +163,23 @@ func (p *preset) keys(table map[string]any, lone bool) (keys []presetKey) {
 	if p.probePort != 0 {
 		probe = map[string]any{"http": map[string]any{"port": p.probePort, "path": p.probePath}}
 	}
+	if table["forward"] != "tunnel" && p.mayHaveTCP(table, from) {
+		probe["datapath"] = true // a node that lacks the VIP loses clients, and its own probe passes
+	}
 	add("health", probe)
 	if p.drain != "" {
 		add("drain", map[string]any{"timeout": p.drain})
 	}
 	return keys
+}
+
+// mayHaveTCP reports whether a [[vip]] with the keys of table may get TCP ports from this source.
+func (p *preset) mayHaveTCP(table map[string]any, from string) bool {
+	ports, isList := table["ports"].([]any)
+	return from != "config" || !isList || chosen(table, "tcp_services", "service") || slices.ContainsFunc(ports, func(port any) bool {
+		text, isText := port.(string)
+		return !isText || !strings.HasSuffix(text, "/udp") && !strings.HasSuffix(text, "/sctp")
+	})
 }
 
 // listOf is list as the decoder makes it.

@@ -94,6 +94,9 @@ func TestPresets(t *testing.T) {
 			case p.TCP != 0:
 				probe = "tcp"
 			}
+			if p := c.VIPs[0].Probes; (p != nil && p.DataPath) == strings.Contains(test.lines, "[vip.health]") {
+				t.Errorf("probes %+v: the nodes are asked for the VIP unless [vip.health] is written", p)
+			}
 			if probe != test.probe {
 				t.Errorf("probe %q, want %q", probe, test.probe)
 			}
@@ -160,6 +163,24 @@ func TestPresetOverridden(t *testing.T) {
 		}
 		if seen < 3 {
 			t.Errorf("%s: only %d keys", p.name, seen)
+		}
+	}
+}
+
+// What the data path cannot ask is not asked: a tunnel, and a VIP without TCP ports.
+func TestPresetDataPath(t *testing.T) {
+	for lines, want := range map[string]bool{
+		"":                         true,
+		`forward = "dr"`:           true,
+		`forward = "tunnel"`:       false,
+		`ports = ["53/udp"]`:       false,
+		`ports = ["53/udp", 80]`:   true,
+		`ports = ["53/udp", "80"]`: true,
+		"ports = ['53/udp']\ntcp_services = 'tcp'": true,
+	} {
+		v := presetMeans(t, presetVIP("ingress-nginx", lines))
+		if v.Probes == nil || v.Probes.DataPath != want || len(v.Probes.HTTP) != 1 {
+			t.Errorf("%q: probes %+v, want datapath %t", lines, v.Probes, want)
 		}
 	}
 }
@@ -244,6 +265,7 @@ selector = "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy
 timeout = "6m"
 
 [vip.health] # from ingress = "envoy-gateway"
+datapath = true
 
 [vip.health.http]
 path = "/ready"
