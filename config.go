@@ -160,8 +160,8 @@ type VIP struct {
 	// FollowNodes gives no new connections to pods of nodes that are cordoned off or
 	// excluded from load balancers.
 	FollowNodes bool
-	// NodeNetworks choose among the addresses of a pod's node: one outside of all of
-	// them does not serve. nil = the first address serves.
+	// NodeNetworks choose among the addresses of a pod's node: one outside of all those of
+	// its family does not serve. Without a network of its family the first address serves.
 	NodeNetworks []netip.Prefix
 	// HostPorts takes pods with a hostPort that are not on hostNetwork too: each for the
 	// ports that it has.
@@ -263,7 +263,12 @@ func (v *VIP) refusesWhileDraining() bool {
 
 // takesAddress reports whether a node may serve v at address a.
 func (v *VIP) takesAddress(a netip.Addr) bool {
-	return len(v.NodeNetworks) == 0 || slices.ContainsFunc(v.NodeNetworks, func(n netip.Prefix) bool { return n.Contains(a) })
+	return !v.choosesNodeAddress(a.Is6()) || slices.ContainsFunc(v.NodeNetworks, func(n netip.Prefix) bool { return n.Contains(a) })
+}
+
+// choosesNodeAddress reports whether v has a network for addresses of the family.
+func (v *VIP) choosesNodeAddress(is6 bool) bool {
+	return slices.ContainsFunc(v.NodeNetworks, func(n netip.Prefix) bool { return n.Addr().Is6() == is6 })
 }
 
 // takesPort reports whether v takes a pod's port with this name.

@@ -22,6 +22,9 @@ type preset struct {
 	// gatewayLabel is a label of the pods whose value is the name of their Gateway; "" =
 	// the pods serve all Gateways.
 	gatewayLabel string
+	// namespaceLabel is one whose value is the namespace of their Gateway; "" = they are in
+	// that namespace themselves.
+	namespaceLabel string
 	// portsFrom is the source of ports: "config" (then ports has them), "pods" or "gateways".
 	portsFrom string
 	ports     []string
@@ -84,7 +87,7 @@ var presets = []preset{
 	{name: "kong", namespace: "kong", selector: "app.kubernetes.io/component=app,app.kubernetes.io/name=kong",
 		portsFrom: "pods", portNames: []string{"proxy", "proxy-tls", "stream*"}, probePort: 8100, probePath: "/status/ready"},
 	{name: "envoy-gateway", namespace: "envoy-gateway-system", selector: "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy",
-		gatewayLabel: "gateway.envoyproxy.io/owning-gateway-name", portsFrom: "gateways", probePort: 19003, probePath: "/ready", drain: "6m",
+		gatewayLabel: "gateway.envoyproxy.io/owning-gateway-name", namespaceLabel: "gateway.envoyproxy.io/owning-gateway-namespace", portsFrom: "gateways", probePort: 19003, probePath: "/ready", drain: "6m",
 		note: "Envoy Gateway listens on the port + 10000 for ports below 1024, want useListenerPortAsContainerPort: true in its EnvoyProxy (docs/ingresses.md)"},
 	{name: "istio", selector: "gateway.networking.k8s.io/gateway-class-name=istio",
 		gatewayLabel: "gateway.networking.k8s.io/gateway-name", portsFrom: "gateways", probePort: 15021, probePath: "/healthz/ready",
@@ -232,11 +235,15 @@ func (p *preset) podSelector(table map[string]any, lone bool) string {
 	if p.gatewayLabel == "" || len(named) == 0 {
 		return p.selector
 	}
-	var names []string
+	var names, namespaces []string
 	for _, g := range named {
-		names = append(names, g.Name)
+		names, namespaces = append(names, g.Name), append(namespaces, g.Namespace)
 	}
-	selector, err := parsePodSelector(p.selector + "," + p.gatewayLabel + " in (" + strings.Join(names, ",") + ")")
+	text := p.selector + "," + p.gatewayLabel + " in (" + strings.Join(names, ",") + ")"
+	if p.namespaceLabel != "" {
+		text += "," + p.namespaceLabel + " in (" + strings.Join(namespaces, ",") + ")"
+	}
+	selector, err := parsePodSelector(text)
 	if err != nil { // a name that is too long for the value of a label
 		return p.selector
 	}

@@ -259,7 +259,7 @@ announce = "arp"
 gateways = ["web/edge"]
 namespace = "envoy-gateway-system" # from ingress = "envoy-gateway"
 ports_from = "gateways" # from ingress = "envoy-gateway"
-selector = "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy,gateway.envoyproxy.io/owning-gateway-name in (edge)" # from ingress = "envoy-gateway"
+selector = "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy,gateway.envoyproxy.io/owning-gateway-name in (edge),gateway.envoyproxy.io/owning-gateway-namespace in (web)" # from ingress = "envoy-gateway"
 
 [vip.drain] # from ingress = "envoy-gateway"
 timeout = "6m"
@@ -332,6 +332,7 @@ func TestPresetSelectsGateways(t *testing.T) {
 		{"istio", "ports = [443]", "istio-ingress", "istio=ingress"},
 		{"istio", "gateway_class = \"istio\"\nnamespace = \"web\"", "web", "gateway.networking.k8s.io/gateway-class-name=istio"},
 		{"envoy-gateway", `gateway_class = "envoy"`, "envoy-gateway-system", "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy"},
+		{"envoy-gateway", `gateways = ["web/edge", "web2/b"]`, "envoy-gateway-system", "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy,gateway.envoyproxy.io/owning-gateway-name in (b,edge),gateway.envoyproxy.io/owning-gateway-namespace in (web,web2)"},
 		{"cilium", `gateways = ["a/x", "b/y"]`, "kube-system", "k8s-app=cilium-envoy"},
 	} {
 		v := presetMeans(t, fmt.Sprintf("[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.77\"]\ningress = %q\n%s\n", test.name, test.lines))

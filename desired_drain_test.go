@@ -289,6 +289,7 @@ func TestLoopNodeNetworks(t *testing.T) {
 	} {
 		b := newBench(t, testVIP(func(v *VIP) {
 			v.FollowNodes, v.TCPServices = tt.follows, ConfigMapName{}
+			v.Addresses = addrs("10.0.0.1", "fd00::100")
 			v.NodeNetworks = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
 		}))
 		c := testCluster(nil, tt.pods...)
@@ -296,7 +297,7 @@ func TestLoopNodeNetworks(t *testing.T) {
 		b.loop.cluster.Set(c)
 		log := b.pass()
 		t.Log(tt.name)
-		b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n")
+		b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n[fd00::100]:80/tcp rr: fd00::1=1\n") // the other family has no network, and its first address
 		if strings.Contains(log, left) != tt.warns {
 			t.Errorf("a warning: %t, want %t:\n%s", !tt.warns, tt.warns, log)
 		}
@@ -304,7 +305,7 @@ func TestLoopNodeNetworks(t *testing.T) {
 		b.loop.cluster.Set(testCluster(nil, tt.pods...))
 		b.pass()
 		if tt.follows { // without their answer nothing is taken away
-			b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n")
+			b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n[fd00::100]:80/tcp rr: fd00::1=1\n") // the other family has no network, and its first address
 		}
 	}
 }

@@ -143,7 +143,7 @@ func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	if at < 0 {
 		switch {
 		case !p.Ready || p.Terminating:
-		case len(v.NodeNetworks) > 0:
+		case v.choosesNodeAddress(is6):
 			b.warn(warnFamily, familyName(is6), "pod %s/%s is left out: its node has no %s address in node_networks", p.Namespace, p.Name, familyName(is6))
 		default:
 			b.warn(warnFamily, familyName(is6), "pod %s/%s has no %s address: it cannot serve the VIP's %[3]s addresses", p.Namespace, p.Name, familyName(is6))

@@ -30,6 +30,7 @@ type testGateway struct {
 	seen       int64 // generation that the status of the whole is about; default generation
 	class      string
 	parent     string
+	refused    string // the reason why the whole is not accepted
 	leaving    bool
 	listeners  []string // "NAME:PROTOCOL:PORT:STATUS", with a status as statusOf has it
 }
@@ -75,6 +76,9 @@ func (g testGateway) json() string {
 	}
 	// The Gateway itself has no address yet.
 	whole := append(conditions("half@"+fmt.Sprint(about)), map[string]any{"type": "Programmed", "status": "False", "reason": "AddressNotAssigned", "observedGeneration": about})
+	if g.refused != "" {
+		whole[0] = map[string]any{"type": "Accepted", "status": "False", "reason": g.refused, "observedGeneration": about}
+	}
 	var listeners, states []any
 	for _, l := range g.listeners {
 		f := strings.Split(l, ":")
@@ -151,6 +155,10 @@ func TestGatewayConditions(t *testing.T) {
 		{"no port, no protocol", nil, gw(1, "a:HTTP:0:ok@1", "b:HTTP:65536:ok@1", "c::80:ok@1", "d:HTTP:-1:ok@1").json(),
 			"a has no port from 1 to 65535, b has no port from 1 to 65535, c has no protocol, d has no port from 1 to 65535"},
 		{"being deleted", nil, testGateway{leaving: true, listeners: []string{"a:HTTP:80:ok@1"}}.json(), "a is being deleted"},
+
+		{"not accepted as a whole", &ok, testGateway{refused: "NotAllowed", listeners: []string{"a:HTTP:80:ok@1"}}.json(), "a is of a Gateway or ListenerSet that is not accepted (NotAllowed)"},
+		{"not accepted, in a status of before", &ok, testGateway{refused: "NotAllowed", generation: 2, seen: 1, listeners: []string{"a:HTTP:80:ok@2"}}.json(), "80/tcp"},
+		{"other listeners are not valid", &ok, testGateway{refused: "ListenersNotValid", listeners: []string{"a:HTTP:80:ok@1", "b:HTTP:81:no@1"}}.json(), "80/tcp, b is not accepted (Because)"},
 
 		{"an old status, and nothing known: a restart closes no port", nil, gw(2, "a:HTTP:80:ok@1", "b:HTTP:81:no@1").json(), "80/tcp, b is not accepted (Because)"},
 		{"an edit that leaves the port", &ok, gw(2, "a:HTTP:80:ok@1").json(), "80/tcp"},
