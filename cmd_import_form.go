@@ -74,6 +74,7 @@ type importService struct {
 	servers []importServer
 	sorry   []importServer // at most one that fits
 	checks  []importCheck
+	quorum  importQuorum
 	remarks []remark
 	refused string // why it is not taken, "" when it is
 }
@@ -119,9 +120,11 @@ type importCheck struct {
 	at     *importPlace
 	server netip.Addr
 	word   string // as keepalived names it
-	http   bool
-	port   uint16 // 0 = the virtual service's
-	probe  HTTPProbe
+	kind   probeKind
+	port   uint16      // 0 = the virtual service's
+	http   []HTTPProbe // without their port; each is an url
+	dns    DNSProbe    // without its port
+	udp    UDPProbe    // without its port
 	timing checkTiming
 }
 
