@@ -132,7 +132,7 @@ func TestKernelEvents(t *testing.T) {
 
 	config := func(more string) {
 		r.edgeConfig("announce = \"arp\"\nneighbour_check = false\n" + more + "[vip.drain]\ntimeout = \"3s\"\n" +
-			"[events]\nwebhook = \"http://user:hidden@127.0.0.1:9090/hook?key=hidden\"\ntoken_file = \"token\"\n")
+			"[events]\nwebhook = \"http://user:pa55word@127.0.0.1:9090/hook?key=pa55word\"\ntoken_file = \"token\"\n")
 	}
 	a, b := pod{name: "a", node: "n1", ips: []string{"10.0.0.11"}}, pod{name: "b", node: "n2", ips: []string{"10.0.0.12"}}
 	pods := func(all ...pod) { r.objects.pods = all; r.writeCluster() }
@@ -211,7 +211,7 @@ func TestKernelEvents(t *testing.T) {
 		}
 	}
 	shown := r.process.Log() + metrics + r.director.Run("curl", "-s", "http://127.0.0.1:9652/status.json") + r.director.Run("curl", "-s", "http://127.0.0.1:9652/") + strings.Join(events.all, "\n")
-	for _, secret := range []string{"hidden", "s3cret"} {
+	for _, secret := range []string{"pa55word", "s3cret"} {
 		if at := strings.Index(shown, secret); at >= 0 {
 			t.Errorf("%q is shown: …%s…", secret, shown[max(0, at-200):min(len(shown), at+50)])
 		}
