@@ -237,18 +237,21 @@ func TestQuorumFamilies(t *testing.T) {
 		for _, step := range []struct {
 			what   string
 			down   []string
+			open   []FailOpen
 			below  []string  // family and real servers in service
 			weight [2]uint32 // of the sorry server of each family
 		}{
-			{"all serve", nil, nil, [2]uint32{}},
-			{"two of IPv6 are down", []string{"2001:db8:1::1", "2001:db8:1::2"}, []string{"IPv6 1"}, [2]uint32{0, 7}},
-			{"one of each is down", []string{"10.1.0.1", "2001:db8:1::1"}, []string{"IPv6 2"}, [2]uint32{0, 7}},
-			{"one of IPv4 is down", []string{"10.1.0.1"}, nil, [2]uint32{}},
-			{"two of IPv4 and one of IPv6 are down", []string{"10.1.0.1", "10.1.0.2", "2001:db8:1::1"}, []string{"IPv4 1"}, [2]uint32{7, 0}},
-			{"two of each are down", []string{"10.1.0.1", "10.1.0.2", "2001:db8:1::1", "2001:db8:1::2"}, []string{"IPv4 1", "IPv6 1"}, [2]uint32{7, 7}},
-			{"one of IPv6 is down", []string{"2001:db8:1::1"}, []string{"IPv6 2"}, [2]uint32{0, 7}},
+			{"all serve", nil, nil, nil, [2]uint32{}},
+			{"two of IPv6 are down", []string{"2001:db8:1::1", "2001:db8:1::2"}, nil, []string{"IPv6 1"}, [2]uint32{0, 7}},
+			{"one of each is down", []string{"10.1.0.1", "2001:db8:1::1"}, nil, []string{"IPv6 2"}, [2]uint32{0, 7}},
+			{"one of IPv4 is down", []string{"10.1.0.1"}, nil, nil, [2]uint32{}},
+			{"two of IPv4 and one of IPv6 are down", []string{"10.1.0.1", "10.1.0.2", "2001:db8:1::1"}, nil, []string{"IPv4 1"}, [2]uint32{7, 0}},
+			{"two of each are down", []string{"10.1.0.1", "10.1.0.2", "2001:db8:1::1", "2001:db8:1::2"}, nil, []string{"IPv4 1", "IPv6 1"}, [2]uint32{7, 7}},
+			{"one of IPv6 is down", []string{"2001:db8:1::1"}, nil, []string{"IPv6 2"}, [2]uint32{0, 7}},
+			{"all of IPv6 fail at once", nil, []FailOpen{{VIP: "edge", Is6: true, Why: "500"}}, []string{"IPv6 3"}, [2]uint32{0, 7}},
+			{"all of IPv4 fail at once, and IPv6 serves", nil, []FailOpen{{VIP: "edge", Why: "500"}}, nil, [2]uint32{}},
 		} {
-			h := &Health{Down: make(map[HealthKey]string)}
+			h := &Health{Down: make(map[HealthKey]string), Open: step.open}
 			for _, a := range step.down {
 				h.Down[HealthKey{"edge", addr(a), 0}] = "500"
 			}
@@ -306,6 +309,28 @@ func TestQuorumCounts(t *testing.T) {
 	w = desired(&w, cfg, testCluster(nil), &Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.3"), 0}: "500"}}, w.Memory, testTime)
 	if len(w.Below) != 1 || w.Below[0].Serving != 1 {
 		t.Errorf("one with weight 9 serves: %v", w.Below)
+	}
+}
+
+// Real servers that lack one port each are no fault of all at once.
+func TestQuorumWithPortsDown(t *testing.T) {
+	v := quorumVIP(Quorum{Least: 2})
+	v.Sorry, v.Ports = nil, []Port{{80, TCP}, {443, TCP}}
+	cfg := &Config{VIPs: []VIP{v}, Marks: oneMarkRange}
+	down := map[HealthKey]string{{"edge", addr("10.1.0.1"), 0}: "500", {"edge", addr("10.1.0.2"), 0}: "500", {"edge", addr("10.1.0.3"), 443}: "refused"}
+	w := desired(nil, cfg, testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")), &Health{Down: down}, newMemory(), testTime)
+	if len(w.Below) != 1 || w.Below[0].Serving != 1 {
+		t.Errorf("below: %v\n%s", w.Below, w.Shards.table().text())
+	}
+}
+
+// A sorry server that has a pod serves as the sorry server, with the weight of the VIP.
+func TestQuorumSorryWithAPod(t *testing.T) {
+	v := quorumVIP(Quorum{Least: 3, Sorry: true})
+	v.Sorry = []netip.Addr{addr("10.1.0.2")}
+	w := desired(nil, &Config{VIPs: []VIP{v}, Marks: oneMarkRange}, testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")), &Health{}, newMemory(), testTime)
+	if got, want := w.Shards.table().text(), "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=1\n"; got != want {
+		t.Errorf("got %swant %s", got, want)
 	}
 }
 
