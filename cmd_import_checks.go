@@ -8,6 +8,7 @@ package main
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -113,15 +114,7 @@ func (r *checkReader) read(s *confStatement) bool {
 	for _, c := range s.block {
 		switch key := c.word(0); {
 		case check.timing.read(r.remarks, c):
-		case key == "connect_port":
-			port, err := ParsePortNumber(c.word(1))
-			if check.port = port; err != nil {
-				wrong = err.Error()
-			}
-		case key == "connect_ip":
-			if a, err := netip.ParseAddr(c.word(1)); err != nil || a.Unmap() != r.server.Address {
-				wrong = "it connects to " + quote(c.word(1)) + ", and a probe to the real server's own address"
-			}
+		case r.connect(c, &check, &wrong):
 		case kind == probeHTTP && key == "virtualhost":
 			host = c.word(1)
 		case kind == probeHTTP && key == "url": // read when its host is known
@@ -143,6 +136,24 @@ func (r *checkReader) read(s *confStatement) bool {
 	return true
 }
 
+// connect reads where a checker connects to, and reports whether c says that.
+func (r *checkReader) connect(c *confStatement, check *importCheck, wrong *string) bool {
+	switch c.word(0) {
+	case "connect_port":
+		port, err := ParsePortNumber(c.word(1))
+		if check.port = port; err != nil {
+			*wrong = err.Error()
+		}
+	case "connect_ip":
+		if a, err := netip.ParseAddr(c.word(1)); err != nil || a.Unmap() != r.server.Address {
+			*wrong = "it connects to " + quote(c.word(1)) + ", and a probe to the real server's own address"
+		}
+	default:
+		return false
+	}
+	return true
+}
+
 // checkOptions are the keywords of a checker that have no counterpart, and why. Those
 // with "" have no effect on a probe.
 var checkOptions = confReasons{
@@ -159,6 +170,17 @@ var checkOptions = confReasons{
 	{"log_all_failures", loggedOnce},
 	{"delay_before_retry", afterFailure},
 	{"tls_compliant", "a probe ends the connection as TLS says"},
+}
+
+// defaultSettings are values with which such a keyword changes nothing.
+var defaultSettings = confReasons{{"warmup", "0"}}
+
+// changesNothing reports whether a keyword without a counterpart has its default.
+func changesNothing(c *confStatement) bool {
+	word, value := c.word(0), c.word(1)
+	usual, _ := defaultSettings.of(word)
+	return value != "" && value == usual ||
+		(word == "smtp_alert" || word == "alpha" || word == "log_all_failures") && slices.Contains([]string{"off", "false", "no"}, value)
 }
 
 // option takes a keyword of a checker that no probe has.

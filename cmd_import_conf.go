@@ -427,3 +427,20 @@ func (r *confReader) brace(c byte, at *importPlace) error {
 	r.last = nil
 	return nil
 }
+
+// regexWord is the keyword whose value has escapes.
+const regexWord = "regex"
+
+// quotationEnd is where a quotation ends that begins before text: at the next double
+// quote, or where there are escapes at the next one without a backslash.
+func quotationEnd(text string, escapes bool) int {
+	for i := 0; i < len(text); i++ {
+		switch {
+		case text[i] == '"':
+			return i
+		case text[i] == '\\' && escapes:
+			i++
+		}
+	}
+	return -1
+}

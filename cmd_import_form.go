@@ -136,6 +136,15 @@ type checkTiming struct {
 	retry    uint64        // failures before the one that counts
 }
 
+// importQuorum is the quorum of a virtual server.
+type importQuorum struct {
+	Quorum                 // what it is in config.toml; the zero value when it is not taken
+	at        *importPlace // of the keyword quorum; nil: there is none above 1
+	least     uint64       // quorum, a sum of weights
+	around    uint64       // hysteresis
+	aroundSet *importPlace
+}
+
 // label names r.
 func (r *importServer) label() string {
 	if !r.Address.IsValid() {

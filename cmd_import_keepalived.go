@@ -360,9 +360,6 @@ var serverSettings = confReasons{
 	{"log_all_failures", loggedOnce},
 }
 
-// defaultSettings are values with which such a keyword changes nothing.
-var defaultSettings = confReasons{{"warmup", "0"}}
-
 // unmatched notes a keyword without a counterpart in s, and reports whether c is one.
 func (s *importService) unmatched(c *confStatement) bool {
 	word := c.word(0)
@@ -374,14 +371,6 @@ func (s *importService) unmatched(c *confStatement) bool {
 		s.remark(c, why)
 	}
 	return true
-}
-
-// changesNothing reports whether a keyword without a counterpart has its default.
-func changesNothing(c *confStatement) bool {
-	word, value := c.word(0), c.word(1)
-	usual, _ := defaultSettings.of(word)
-	return value != "" && value == usual ||
-		(word == "smtp_alert" || word == "alpha" || word == "log_all_failures") && slices.Contains([]string{"off", "false", "no"}, value)
 }
 
 // setting takes a keyword of the block, but for the servers, and reports whether it is

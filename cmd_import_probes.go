@@ -69,12 +69,19 @@ func probesOf(v *importVIP) (p importProbes) {
 	if p.probesWhole() && len(v.ports) > 1 {
 		p.say(at, true, "tcp, http, dns and udp are about a real server as a whole: one that fails is out of service on all ports")
 	}
-	if q := &v.first().quorum; q.Least > 0 && p.any() {
+	p.count(&v.first().quorum)
+	return p
+}
+
+// count takes the quorum q, if there are probes.
+func (p *importProbes) count(q *importQuorum) {
+	switch {
+	case q.Least == 0:
+	case p.any():
 		p.Quorum = q.Quorum
-	} else if q.Least > 0 {
+	default:
 		p.say(q.at, false, "quorum: without a checker that is taken, no real server is found to be down")
 	}
-	return p
 }
 
 // asked is the real server of s whose urls the VIP's probes ask for.

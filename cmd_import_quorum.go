@@ -12,15 +12,6 @@ import (
 	"strconv"
 )
 
-// importQuorum is the quorum of a virtual server.
-type importQuorum struct {
-	Quorum                 // what it is in config.toml; the zero value when it is not taken
-	at        *importPlace // of the keyword quorum; nil: there is none above 1
-	least     uint64       // quorum, a sum of weights
-	around    uint64       // hysteresis
-	aroundSet *importPlace
-}
-
 // read takes quorum or hysteresis. b gets what is wrong.
 func (q *importQuorum) read(b *importService, c *confStatement) {
 	n, err := strconv.ParseUint(c.word(1), 10, 32)

@@ -1,6 +1,6 @@
 // What the checkers of keepalived.conf ask: URLs, DNS questions and datagrams.
 //
-// Used by cmd_import_checks.go and cmd_import_conf.go. What a probe cannot ask is left out,
+// Used by cmd_import_checks.go. What a probe cannot ask is left out,
 // with the reason. Pure.
 
 package main
@@ -187,23 +187,6 @@ func unescapeConf(word string) (text string, ok bool) {
 		b.WriteByte(c)
 	}
 	return b.String(), true
-}
-
-// regexWord is the keyword whose value has escapes.
-const regexWord = "regex"
-
-// quotationEnd is where a quotation ends that begins before text: at the next double
-// quote, or where there are escapes at the next one without a backslash.
-func quotationEnd(text string, escapes bool) int {
-	for i := 0; i < len(text); i++ {
-		switch {
-		case text[i] == '"':
-			return i
-		case text[i] == '\\' && escapes:
-			i++
-		}
-	}
-	return -1
 }
 
 // question reads a keyword of a DNS_CHECK, and reports whether c is one.
