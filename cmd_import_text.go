@@ -101,7 +101,7 @@ func (f *imported) blocks(all []*importVIP) ([]importBlock, importCount) {
 		for _, line := range b.lines {
 			bytes += len(line) + 1
 		}
-		names := 40 + len(v.ports) + len(v.addresses) + 3*len(v.first().servers)
+		names := 50 + w.keys + len(v.ports) + len(v.addresses) + 3*len(v.first().servers)
 		if size+bytes > mostVIPText || keys+names > mostKeys {
 			for _, s := range v.services {
 				s.refuse("the configuration would be larger than the program reads")
@@ -162,6 +162,7 @@ type importWriter struct {
 	lines []string
 	count importCount
 	notes int // comments, with those that are too many
+	keys  int // of requests, with their list elements
 }
 
 func (w *importWriter) line(text string) { w.lines = append(w.lines, text) }

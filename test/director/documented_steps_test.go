@@ -75,6 +75,8 @@ var documentedSteps = []documentedStep{
 	{on: "director", lines: "ipvsadm -Sn | lvs-controller diff -config new.toml -table -", code: 3, want: `\+ 10\.135\.22\.31 `, after: "rm /etc/keepalived/keepalived.conf"},
 	{on: "director", lines: "ipvsadm -Sn | lvs-controller import -ipvsadm > new.toml", after: "lvs-controller check -config new.toml && ipvsadm -Sn | lvs-controller diff -config new.toml -table -"},
 
+	{on: "client", lines: "curl -s http://10.135.22.31/ | sha256sum", want: `^389b46f0445738f6b517def165c3e490efa2eb8825c695b8ac8221565e78e4fa  -$`},
+
 	// What other programs do is repaired.
 	{on: "director", lines: "ipvsadm -C", after: "ipvsadm -Sn | grep -- '-a -t 10.135.22.77:80'"},
 	{on: "director", lines: "nft flush ruleset", before: "nft list table inet lvs-controller-notrack", after: "nft list table inet lvs-controller-notrack"},
