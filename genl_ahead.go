@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,7 +61,7 @@ func (c *ipvsConn) fill(a *serverAnswers, services []VirtualService, seq uint32)
 		}
 		c.enc.buf = c.enc.buf[:0]
 		c.enc.dumpServers(services[i].ServiceKey, seq+uint32(i))
-		err := c.sendNow(c.enc.buf)
+		err := c.socket.writeNow(c.enc.buf)
 		for ends := false; err == nil && !ends; {
 			if cap(b)-len(b) < receiveBytes {
 				a.full <- readBytes{buf: b}
@@ -81,26 +80,17 @@ func (c *ipvsConn) fill(a *serverAnswers, services []VirtualService, seq uint32)
 	a.full <- readBytes{buf: b}
 }
 
-// sendNow sends b without a word to the Go scheduler, which otherwise gives this
-// thread's processor to another thread in the middle of each system call, and wakes a
-// thread for it: the decoder is ready to run all the time. The kernel does not wait here.
-func (c *ipvsConn) sendNow(b []byte) error {
-	if _, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b))); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// receiveNow is receive without that word, where the kernel has an answer.
+// receiveNow is receive without a word to the Go scheduler, where the kernel has an
+// answer: the decoder is ready to run all the time.
 func (c *ipvsConn) receiveNow(b []byte) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
+	n, err := c.socket.readNow(b)
+	if err != nil {
 		return c.receive(b)
 	}
 	if c.progress != nil {
 		c.progress()
 	}
-	return int(n), nil
+	return n, nil
 }
 
 // endsAnswer reports whether b, which is what one system call returned, has the end of
