@@ -216,18 +216,24 @@ func (c *ipvsConn) receive(b []byte) (n int, err error) {
 	for {
 		n, err := c.socket.read(b)
 		switch err {
-		case nil:
-			if c.progress != nil {
-				c.progress()
-			}
-			return n, nil
 		case unix.EINTR: // the runtime's signals
 			continue
 		case unix.EAGAIN:
 			err = os.ErrDeadlineExceeded
 		}
+		return c.received(n, err)
+	}
+}
+
+// received is what comes of a system call that brought n bytes, or err.
+func (c *ipvsConn) received(n int, err error) (int, error) {
+	if err != nil {
 		return 0, fmt.Errorf("receive from the kernel: %w", err)
 	}
+	if c.progress != nil {
+		c.progress()
+	}
+	return n, nil
 }
 
 // exchange sends the encoder's buffer with one system call. It has the requests with the
