@@ -10,6 +10,9 @@
 ## e2e          a real kube-apiserver drives the binary on a real kernel (RUN=regexp)
 ## drill        roll-outs, crashes and outages under load: no request may fail
 ## drill-short  the same with small numbers
+## soak         inputs that change for up to DURATION (2h), OPERATIONS (1000000): does anything grow?
+## soak-short   the same with few
+## faults       a fault at every call to the kernel, the host and the API server
 ## demo         the main job, live, in a terminal
 ## bench        the controller beside its peers, into docs/benchmarks.md (PART=name)
 ## bench-short  the same at small sizes, nothing written
@@ -38,7 +41,7 @@ NOT_INLINED := k8s.io/... sigs.k8s.io/... go.yaml.in/... golang.org/x/net/... go
 GOBUILD := CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags "-s -w -X main.version=$(VERSION)" $(NOT_INLINED:%=-gcflags=%=-l)
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
+.PHONY: build dist help lint test unit model race kernel kernel-short e2e drill drill-short soak soak-short faults demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -63,7 +66,7 @@ unit: build vm-setup promtool-setup samples-setup unit-setup
 	@[ "$$(go env GOARCH)" != amd64 ] || [ "$$(stat -c %s lvs-controller)" -le 16000000 ] || { echo "unit: the binary has more than 16 MB" >&2; exit 1; }
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
-	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/scale/...
+	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/plot ./test/scale/...
 	LVS_REQUIRE_ALL=1 go test ./test/director -binary $(CURDIR)/lvs-controller
 
 # Compiled tests for the virtual machine: those of the top level by what they need,
@@ -116,6 +119,21 @@ drill drill-short: build vm-setup $(CACHE)/director.test
 	test/gateways/crds
 	go run ./test/e2e -run '$(RUN)' -pods 0 -timeout $(if $(filter drill,$@),3600,600) \
 		-test '$(CACHE)/director.test -group drill -size $(if $(filter drill,$@),long,short)'
+
+# The tests of make unit, with what they count.
+faults:
+	go test -count=1 -v -run '^Test(Seams|APIFaults)$$' .
+
+# The drawing goes to docs/soak.svg, and the numbers to .cache/soak.txt, for docs/soak.md.
+OPERATIONS := 1000000
+DURATION := 2h
+soak: build vm-setup $(CACHE)/director.test
+	test/vm/run -timeout 9000 -file lvs-controller -file $(CACHE)/director.test -out soak.svg:docs/soak.svg -out soak.txt:.cache/soak.txt \
+		-- ./director.test -binary /work/lvs-controller -group soak -operations $(OPERATIONS) -duration $(DURATION) -out /work/soak -test.v -test.run '^TestSoak$$' -test.timeout 8900s
+
+soak-short: build vm-setup $(CACHE)/director.test
+	test/vm/run -timeout 240 -file lvs-controller -file $(CACHE)/director.test \
+		-- ./director.test -binary /work/lvs-controller -group soak -operations 5000 -duration 15s -test.v -test.run '^TestSoak$$' -test.timeout 230s
 
 # The compiler and the downloads of the machine's set-up do not wait for each
 # other: on a fresh machine that is half a minute.

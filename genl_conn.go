@@ -68,13 +68,13 @@ var errNoIPVS = errors.New("the kernel has no IPVS (module ip_vs is not loaded a
 // ipvsConn is a socket to the IPVS of the network namespace it was dialled in.
 // It is not safe for concurrent use.
 type ipvsConn struct {
-	fd    int
-	inet  int // a socket of any kind, for genl_sockopt.go
-	enc   encoder
-	seq   uint32
-	recv  []byte
-	reply kernelReply // the one that exchange passes on
-	batch batchLimits
+	socket kernelSocket
+	inet   int // a socket of any kind, for genl_sockopt.go
+	enc    encoder
+	seq    uint32
+	recv   []byte
+	reply  kernelReply // the one that exchange passes on
+	batch  batchLimits
 
 	// progress is called for each answer of the kernel, from any goroutine; nil: it is not.
 	progress func()
@@ -128,11 +128,11 @@ func dialIPVS() (*ipvsConn, error) {
 		inet = -1 // no IPv4 here: netlink has the answers
 	}
 	return &ipvsConn{
-		fd:    fd,
-		inet:  inet,
-		enc:   encoder{family: family.ID},
-		recv:  make([]byte, receiveBytes),
-		batch: batch,
+		socket: fdSocket(fd),
+		inet:   inet,
+		enc:    encoder{family: family.ID},
+		recv:   make([]byte, receiveBytes),
+		batch:  batch,
 	}, nil
 }
 
@@ -194,7 +194,7 @@ func (c *ipvsConn) Close() error {
 	if c.inet >= 0 {
 		unix.Close(c.inet)
 	}
-	return unix.Close(c.fd)
+	return c.socket.close()
 }
 
 // request empties the encoder for one request and returns the sequence number
@@ -208,29 +208,34 @@ func (c *ipvsConn) request() uint32 {
 // receive reads what one system call brings, n bytes of it, into b.
 func (c *ipvsConn) receive(b []byte) (n int, err error) {
 	for {
-		n, err := unix.Read(c.fd, b)
+		n, err := c.socket.read(b)
 		switch err {
-		case nil:
-			if c.progress != nil {
-				c.progress()
-			}
-			return n, nil
 		case unix.EINTR: // the runtime's signals
 			continue
 		case unix.EAGAIN:
 			err = os.ErrDeadlineExceeded
 		}
-		return 0, fmt.Errorf("receive from the kernel: %w", err)
+		return c.received(n, err)
 	}
 }
 
-// exchange sends the encoder's buffer with one system call: an unconnected netlink
-// socket's write goes to the kernel. The buffer has the requests with the sequence
-// numbers first to last. Their answers go to take, until last has been acknowledged
+// received is what comes of a system call that brought n bytes, or err.
+func (c *ipvsConn) received(n int, err error) (int, error) {
+	if err != nil {
+		return 0, fmt.Errorf("receive from the kernel: %w", err)
+	}
+	if c.progress != nil {
+		c.progress()
+	}
+	return n, nil
+}
+
+// exchange sends the encoder's buffer with one system call. It has the requests with the
+// sequence numbers first to last. Their answers go to take, until last has been acknowledged
 // or its dump is done; what take gets is valid until it returns. Answers to older,
 // abandoned exchanges are passed over. An error means that the exchange failed.
 func (c *ipvsConn) exchange(first, last uint32, take func(*kernelReply)) error {
-	if _, err := unix.Write(c.fd, c.enc.buf); err != nil {
+	if err := c.socket.write(c.enc.buf); err != nil {
 		return fmt.Errorf("send to the kernel: %w", err)
 	}
 	r := &c.reply

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -199,11 +200,20 @@ func (r *reconciler) conclude(o *passResult) {
 	}
 	r.report.passed(o.cfg, published.Shards, unfit)
 	r.due.end(now, o.err != nil, o.cfg.AuditInterval)
-	begins, ends := r.failing.note(o.err)
+	// The order is that of the operations, which is another one at the next attempt.
+	var lines []string
+	for _, err := range flatten(o.err) {
+		lines = append(lines, err.Error())
+	}
+	slices.Sort(lines)
+	said := strings.Split(r.failing.text, "\n")
+	begins, ends := r.failing.noteText(strings.Join(lines, "\n"))
 	switch {
 	case begins:
-		for _, line := range flatten(o.err) {
-			r.log.Error("the IPVS table could not be updated completely", "err", line)
+		for _, line := range lines {
+			if !slices.Contains(said, line) {
+				r.log.Error("the IPVS table could not be updated completely", "err", line)
+			}
 		}
 	case ends:
 		r.log.Info("the IPVS table is complete again")
