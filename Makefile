@@ -2,6 +2,7 @@
 ## dist         the same for amd64 and arm64, under dist/
 ## release      these, packages (deb, rpm), an image, a list of modules and sums, under dist/
 ## release-test the release twice, byte for byte; its packages in Debian 12 and 13
+## release-test-short the first half of it, for amd64 alone
 ## lint         format, vet, staticcheck, sizes and floors of the code, shell scripts
 ## test         unit tests, the model, and the real-kernel tests
 ## unit         vet and the unit tests alone
@@ -47,28 +48,27 @@ GOBUILD := CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -buildvcs=fal
 	-ldflags "-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION) -X main.revisionDate=$(DATE)"
 CACHE   := .cache/bin
 
-.PHONY: build dist release release-test help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
+.PHONY: build dist release release-test release-test-short help lint test unit model race kernel kernel-short e2e drill drill-short demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
 
 # The environment may ask for newer processors, or for other flags.
+ARCHS := amd64 arm64
 dist:
-	GOFLAGS= GOARCH=amd64 GOAMD64=v1 $(GOBUILD) -o dist/lvs-controller-amd64 .
-	GOFLAGS= GOARCH=arm64 GOARM64=v8.0 $(GOBUILD) -o dist/lvs-controller-arm64 .
+	$(foreach arch,$(ARCHS),GOFLAGS= GOARCH=$(arch) GOAMD64=v1 GOARM64=v8.0 $(GOBUILD) -o dist/lvs-controller-$(arch) . &&) :
 
-# Whom the packages name as the one to write to: the author of the commit.
+# The author of the commit is the maintainer that the packages name. The tools have a module
+# apart, so that go.mod stays the program's.
 MAINTAINER = $(shell git log -1 --format='%an <%ae>' 2>/dev/null)
-
-# The tools have a module apart, so that go.mod stays the program's.
 release:
 	rm -rf dist
 	$(MAKE) dist
 	go build -C packaging/tools -o $(CURDIR)/$(CACHE)/ tool ./image ./sbom
 	VERSION='$(VERSION)' REVISION='$(REVISION)' DATE='$(DATE)' MAINTAINER='$(MAINTAINER)' packaging/build $(CACHE) dist
 
-release-test:
-	packaging/test
+release-test release-test-short:
+	packaging/test $(if $(filter %-short,$@),short)
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
