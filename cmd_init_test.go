@@ -196,12 +196,12 @@ func TestInitPresets(t *testing.T) {
 // init replaces a file that has no setting, such as that of a package, and no other.
 func TestInitOnlyComments(t *testing.T) {
 	for text, replaced := range map[string]bool{
-		"":                                   true,
+		"":                                    true,
 		"# a comment\n\n  # another\r\n":      true,
-		"# no end":                           true,
+		"# no end":                            true,
 		"# a comment\nlisten = \"\" # off\n":  false,
-		"[[vip]]\n":                          false,
-		"broken":                             false,
+		"[[vip]]\n":                           false,
+		"broken":                              false,
 		strings.Repeat("# a comment\n", 6000): false, // above 64 KiB it is not looked at
 	} {
 		path := filepath.Join(t.TempDir(), "config.toml")
