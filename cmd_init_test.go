@@ -192,3 +192,29 @@ func TestInitPresets(t *testing.T) {
 		t.Errorf("asked: exit %d: %s\n%s", code, asked, text)
 	}
 }
+
+// init replaces a file that has no setting, such as that of a package, and no other.
+func TestInitOnlyComments(t *testing.T) {
+	for text, replaced := range map[string]bool{
+		"":                                    true,
+		"# a comment\n\n  # another\r\n":      true,
+		"# no end":                            true,
+		"# a comment\nlisten = \"\" # off\n":  false,
+		"[[vip]]\n":                           false,
+		"broken":                              false,
+		strings.Repeat("# a comment\n", 6000): false, // above 64 KiB it is not looked at
+	} {
+		path := filepath.Join(t.TempDir(), "config.toml")
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		code, _, stderr := cli(t, "init", "-vip", "192.0.2.7", "-o", path)
+		after, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (code == exitOK) != replaced || (string(after) != text) != replaced {
+			t.Errorf("%.30q: exit %d, %s, replaced %t, want %t", text, code, stderr, string(after) != text, replaced)
+		}
+	}
+}

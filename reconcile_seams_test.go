@@ -245,7 +245,7 @@ var seamForeign = service("10.9.9.9:80/tcp", "10.1.0.1", 7, "10.1.0.9", 0)
 
 func newSeamRun(t *testing.T, dir string, faults *faultPlan) *seamRun {
 	r := &seamRun{faults: faults, host: &seamHostFake{faults: faults}}
-	r.bench = &bench{t: t, kernel: newFakeKernel(), clock: testTime, dir: dir, log: new(bytes.Buffer)}
+	r.bench = &bench{t: t, kernel: newFakeKernel(), clock: testTime, dir: dir, log: new(bytes.Buffer), awake: true}
 	r.put(seamForeign)
 	r.kernel.timeouts = Timeouts{15 * time.Minute, 2 * time.Minute, 5 * time.Minute}
 	r.kernel.onApply = func(o op) {

@@ -90,14 +90,18 @@ func (b *bench) configure(vips ...VIP) {
 // pass runs the loop once and returns what it logged.
 func (b *bench) pass() string {
 	b.log.Reset()
+	b.wakes()
+	b.loop.pass(context.Background())
+	return b.log.String()
+}
+
+func (b *bench) wakes() {
 	if b.awake {
 		select {
 		case <-b.loop.wake:
 		default:
 		}
 	}
-	b.loop.pass(context.Background())
-	return b.log.String()
 }
 
 // later moves the clock to the loop's next deadline or by d, turning at each
@@ -112,6 +116,7 @@ func (b *bench) later(d time.Duration) {
 		if next.After(b.clock) {
 			b.clock = next
 		}
+		b.wakes()
 		b.loop.pass(context.Background())
 	}
 	b.clock = end

@@ -147,6 +147,12 @@ var otherCommands = []otherCommand{
 	{"go run ./test/bench -render", "it writes docs/benchmarks.md", "test/bench/main.go", `"render"`},
 	{"go test -bench . -benchmem", "make unit runs each benchmark once", "Makefile", `go test -bench \. -benchtime 1x`},
 	{"test/vm/run -file lvs-controller -- ./lvs-controller version", "it starts a guest, as each test of a real kernel does", "test/vm/run", `-file \| -out`},
+	{"git clone -q . ../again && make -C ../again release", "make release-test does it", "packaging/test", `git clone -q "\$source" "\$dir"`},
+	{"cmp dist/SHA256SUMS ../again/dist/SHA256SUMS", "make release-test compares each file", "packaging/test", `cmp "\$file" "\$two/`},
+	{"sha256sum --ignore-missing -c SHA256SUMS", "make release-test does it", "packaging/test", `sha256sum --quiet -c SHA256SUMS`},
+	{"apt-get install ./lvs-controller_*_amd64.deb", "make release-test installs the package, by dpkg and by apt-get", "packaging/test-system", `\^apt-get install`},
+	{"lvs-controller version", "make release-test compares what it says with git", "packaging/test", `lvs-controller-amd64" version`},
+	{"apt-get purge lvs-controller", "make release-test purges it", "packaging/test-system", `dpkg -P lvs-controller`},
 	{"test/kube/build kube-proxy", "make bench builds kube-proxy", "Makefile", `test/kube/build kube-proxy`},
 }
 
