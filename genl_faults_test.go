@@ -215,10 +215,11 @@ func (s *fakeSocket) do(cmd uint8, body []byte, seq uint32) error {
 		}
 		return s.kernel.StartDaemon(d)
 	}
-	kind := opKind(slices.Index(opCommands[:], cmd))
-	if kind < 0 {
+	i := slices.Index(opCommands[:], cmd)
+	if i < 0 {
 		panic(fmt.Sprintf("the kernel has no command %d", cmd))
 	}
+	kind := opKind(i)
 	o := op{Service: new(Service), edit: &edit{Kind: kind}}
 	must(decodeService(body, &o.Service.VirtualService, nil))
 	if kind != newService && kind != setService && kind != delService {
