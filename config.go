@@ -160,6 +160,9 @@ type VIP struct {
 	// FollowNodes gives no new connections to pods of nodes that are cordoned off or
 	// excluded from load balancers.
 	FollowNodes bool
+	// Namespaces are those of the pods, in order; nil = that of Pods alone, and "" in it is
+	// all.
+	Namespaces []string
 	// NodeNetworks choose among the addresses of a pod's node: one outside of all those of
 	// its family does not serve. Without a network of its family the first address serves.
 	NodeNetworks []netip.Prefix
@@ -254,6 +257,20 @@ func (v *VIP) PodQuery() PodQuery {
 	return q
 }
 
+// PodQueries are what v asks of the pods of each of its namespaces: at least one query.
+func (v *VIP) PodQueries() []PodQuery {
+	q := v.PodQuery()
+	if v.Namespaces == nil {
+		return []PodQuery{q}
+	}
+	queries := make([]PodQuery, len(v.Namespaces))
+	for i, namespace := range v.Namespaces {
+		queries[i] = q
+		queries[i].Namespace = namespace
+	}
+	return queries
+}
+
 // refusesWhileDraining reports whether v's scheduler has no real server for the
 // new clients of one that drains.
 func (v *VIP) refusesWhileDraining() bool {
@@ -312,7 +329,10 @@ func (c *Config) ClusterQuery() ClusterQuery {
 				q.Guards[key] = v.RemovalBrake
 			}
 		}
-		if pods := v.PodQuery(); pods.Selector != "" {
+		for _, pods := range v.PodQueries() {
+			if pods.Selector == "" {
+				break
+			}
 			guard(pods)
 			if !slices.Contains(q.Pods, pods) {
 				q.Pods = append(q.Pods, pods)

@@ -139,8 +139,11 @@ func (p *preset) keys(table map[string]any, lone bool) (keys []presetKey) {
 	if written, isText := table["ports_from"].(string); isText {
 		from = written
 	}
-	if namespace := p.podNamespace(table, lone); namespace != "" {
-		add("namespace", namespace)
+	switch namespaces := p.podNamespaces(table, lone); {
+	case len(namespaces) == 1:
+		add("namespace", namespaces[0])
+	case len(namespaces) > 1 && !service && !chosen(table, "namespace"):
+		add("namespaces", listOf(namespaces))
 	}
 	if !service {
 		add("selector", p.podSelector(table, lone))
@@ -206,23 +209,21 @@ func namedGateways(table map[string]any) (names []GatewayQuery, whole bool) {
 	return names, len(names) == len(list)
 }
 
-// podNamespace is the namespace of p's pods for a [[vip]] with the keys of table, "" when nothing
-// says it.
-func (p *preset) podNamespace(table map[string]any, lone bool) (namespace string) {
+// podNamespaces are the namespaces of p's pods for a [[vip]] with the keys of table, in order,
+// none when nothing says them.
+func (p *preset) podNamespaces(table map[string]any, lone bool) (namespaces []string) {
 	switch {
 	case p.namespace != "":
-		return p.namespace
+		return []string{p.namespace}
 	case lone && p.lone != nil:
-		return p.lone.namespace
+		return []string{p.lone.namespace}
 	}
 	named, _ := namedGateways(table)
 	for _, g := range named {
-		if namespace != "" && g.Namespace != namespace {
-			return ""
-		}
-		namespace = g.Namespace
+		namespaces = append(namespaces, g.Namespace)
 	}
-	return namespace
+	slices.Sort(namespaces)
+	return slices.Compact(namespaces)
 }
 
 // podSelector selects p's pods for a [[vip]] with the keys of table: those of the Gateways that

@@ -293,8 +293,7 @@ func TestPresetMistakes(t *testing.T) {
 		{"gateways = []\ningress = \"cilium\"", `4: vip[0].ingress: is "cilium", whose ports are those of Gateways; want one of`},
 		{"ingress = \"envoy-gateway\"\ngateways = [\"edge\"]", `4: vip[0].gateways[0]: is "edge", want a Gateway's "NAMESPACE/NAME"`},
 		{"ingress = \"istio\"\ngateways = [\"edge\"]", `4: vip[0].gateways[0]: is "edge", want a Gateway's "NAMESPACE/NAME"`},
-		{"ingress = \"istio\"\ngateway_class = \"istio\"", `vip[0].namespace: missing, want the namespace of the Gateways: the pods of ingress = "istio" are there`},
-		{"ingress = \"istio\"\ngateways = [\"a/x\", \"b/x\"]", `vip[0].namespace: missing, want the namespace of the Gateways`},
+		{"ingress = \"istio\"\ngateway_class = \"istio\"", `vip[0].namespace: missing, want it or namespaces, those of the Gateways: the pods of ingress = "istio" are there`},
 		{"ingress = \"traefik\"\none_mark = true\nforward = \"tunnel\"\nhealth.datapath = true", `6: vip[0].health.datapath: is for forward = "dr" alone, want that or no datapath`},
 		{"ingress = \"traefik\"\nselector = \"\"", `vip[0].selector: empty, want a label selector`},
 		{"ingress = \"traefik\"\nreal_servers = [{ address = '10.0.0.9' }]\nselector = \"\"", `3: vip[0].ports_from: is "pods", and there are none; want a selector; the value comes from ingress = "traefik"`},
@@ -338,6 +337,26 @@ func TestPresetSelectsGateways(t *testing.T) {
 		v := presetMeans(t, fmt.Sprintf("[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.77\"]\ningress = %q\n%s\n", test.name, test.lines))
 		if v.Pods.Namespace != test.namespace || v.Pods.Selector != test.selector {
 			t.Errorf("%s, %s: pods %+v", test.name, test.lines, v.Pods)
+		}
+	}
+}
+
+// Gateways in several namespaces have their pods in these.
+func TestPresetOfNamespaces(t *testing.T) {
+	for lines, want := range map[string][]string{
+		`gateways = ["b/x", "a/y", "b/z"]`:                           {"a", "b"},
+		"gateways = [\"b/x\", \"a/y\"]\nnamespaces = [\"c\", \"b\"]": {"b", "c"},
+		"gateways = [\"b/x\", \"a/y\"]\nnamespace = \"c\"":           {"c"},
+		"gateway_class = \"istio\"\nnamespaces = [\"*\"]":            {""},
+		`gateways = ["b/x", "b/z"]`:                                  {"b"},
+	} {
+		v := presetMeans(t, "[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.77\"]\ningress = \"istio\"\n"+lines+"\n")
+		var got []string
+		for _, q := range v.PodQueries() {
+			got = append(got, q.Namespace)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: namespaces (-want +got):\n%s", lines, diff)
 		}
 	}
 }

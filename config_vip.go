@@ -152,6 +152,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"forward", meaningOf(&vip.Forward, []string{"dr", "tunnel"}, DirectRoute, Tunnel)},
 		setting{"tunnel", func(v value) { readTunnel(v, &vip.Tunnel) }},
 		setting{"namespace", parsed(&vip.Pods.Namespace, "a namespace: "+dnsLabelRule, matching(dnsLabels))},
+		setting{"namespaces", func(v value) { vip.Namespaces = readNamespaces(v) }},
 		setting{"selector", parsed(&vip.Pods.Selector, `a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`, parsePodSelector)},
 		// These take their default namespace from the one above.
 		setting{"service", serviceName(&service, &vip)},
@@ -223,8 +224,8 @@ func (r *configReader) applyPreset(v value) {
 			r.lines[path], r.preset[path] = at.line(), name
 		}
 	}
-	if _, whole := namedGateways(table); whole && !v.has("namespace") && v.blank("service") && !v.child("ports_from").wrong() {
-		v.child("namespace").mistake("missing, want the namespace of the Gateways: the pods of ingress = %q are there, in one namespace for each VIP", name)
+	if _, whole := namedGateways(table); whole && !v.has("namespace") && !v.has("namespaces") && v.blank("service") && !v.child("ports_from").wrong() {
+		v.child("namespace").mistake("missing, want it or namespaces, those of the Gateways: the pods of ingress = %q are there", name)
 	}
 	if p.note != "" && !v.child("ports_from").wrong() {
 		at.warning("%s", p.note)
@@ -277,7 +278,7 @@ func selectPods(v value, vip *VIP) {
 		}
 	case len(vip.Gateways) > 0 && v.blank("real_servers"):
 		selector.mistake(`missing, want the label selector of the Gateways' pods, such as "gateway.envoyproxy.io/owning-gateway-name=edge"`)
-	case len(vip.Gateways) == 0 && (v.blank("real_servers") || v.has("namespace") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods || vip.HostPorts):
+	case len(vip.Gateways) == 0 && (v.blank("real_servers") || v.has("namespace") || v.has("namespaces") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods || vip.HostPorts):
 		vip.Pods.Selector = defaultSelector
 	default:
 		selector.warning(`missing beside real_servers (line %d), so that no pod is a real server; want selector = "" to say so, or a label selector`, v.child("real_servers").line())
@@ -393,6 +394,9 @@ func checkPodPorts(v value, vip *VIP) {
 	}
 	if !vip.PortsFromPods && len(vip.Gateways) == 0 && v.blank("service") && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
 		v.child("exclude_ports").mistake(`is for ports_from = "pods", "gateways" or service alone, want one of them or no exclude_ports`)
+	}
+	if vip.Namespaces != nil && v.has("selector") && v.blank("selector") {
+		v.child("namespaces").mistake("is for pods, and there are none; want a selector")
 	}
 	if len(vip.NodeNetworks) > 0 && v.has("selector") && v.blank("selector") {
 		v.child("node_networks").mistake("is for the nodes of pods, and there are none; want a selector")

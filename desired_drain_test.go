@@ -310,6 +310,50 @@ func TestLoopNodeNetworks(t *testing.T) {
 	}
 }
 
+// The pods of several namespaces serve together. While one of these is not known, what served
+// goes on.
+func TestLoopNamespaces(t *testing.T) {
+	v := testVIP(func(v *VIP) { v.TCPServices, v.Namespaces = ConfigMapName{}, []string{"a", "b"} })
+	queries := v.PodQueries()
+	cluster := func(pods ...[]*Pod) *Cluster {
+		c := newCluster()
+		for i, list := range pods {
+			if list != nil {
+				c.Pods[queries[i]] = list
+			}
+		}
+		return c
+	}
+	first, second := refs(readyPod("a", "10.1.0.1")), refs(readyPod("b", "10.1.0.2"))
+	b := newBench(t, v)
+	const both = "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n"
+	pass := func(want string, pods ...[]*Pod) {
+		t.Helper()
+		b.loop.cluster.Set(cluster(pods...))
+		b.pass()
+		b.want(want)
+	}
+	pass("10.0.0.1:80/tcp rr: 10.1.0.1=1\n", first, nil) // the first answers are not all there yet
+	pass(both, first, second)
+	answer := b.loop.planner.want.vips[0]
+	pass(both, first, second)
+	if b.loop.planner.want.vips[0] != answer {
+		t.Error("the same pods have another answer")
+	}
+	b.restart()
+	pass(both, first, nil)
+	pass(both, nil, second)
+	pass(both, first, second)
+	pass("10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=1\n", []*Pod{}, second)
+	var asked []PodQuery
+	for _, q := range (&Config{VIPs: []VIP{v, v}}).ClusterQuery().Pods {
+		asked = append(asked, q)
+	}
+	if diff := cmp.Diff(queries, asked); diff != "" {
+		t.Errorf("asked (-want +got):\n%s", diff)
+	}
+}
+
 // A port that a pod declares, or that leads to it from its node, is for the address that
 // the annotation names. Pods that are not ready declare nothing beside a ready one of the
 // same address.

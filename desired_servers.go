@@ -425,7 +425,7 @@ func (b *build) warnRouted(rows []Row) {
 // podsAt passes the pods of c that v selects to visit, each with the addresses at which it
 // serves, ready or not.
 func podsAt(v *VIP, c *Cluster, visit func(netip.Addr, *Pod)) {
-	b := build{vipAnswer: &vipAnswer{in: vipInputsOf(v, c, memory{})}}
+	b := build{vipAnswer: &vipAnswer{in: vipInputsOf(v, c, memory{}, nil)}}
 	for _, p := range b.in.pods {
 		if !p.onNode() || b.offNode(p) {
 			continue
