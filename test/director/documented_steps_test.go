@@ -51,7 +51,8 @@ var documentedSteps = []documentedStep{
 	{on: "director", lines: ready, want: `^ready$`},
 	{on: "director", lines: "curl --unix-socket /run/lvs-controller/control.sock http://controller/readyz", want: `^(ok|ready)$`},
 	{on: "director", lines: "curl --unix-socket /run/lvs-controller/control.sock 'http://controller/debug/pprof/profile?seconds=10' > cpu", with: []string{"seconds=10", "seconds=1"}, after: "gzip -t <cpu"},
-	{on: "director", lines: "curl -sN --unix-socket /run/lvs-controller/control.sock http://controller/events", with: []string{"-sN", "-sN -m 3", "/events", "/events?after=0"}, code: 28, want: `"kind":"server_added","vip":"edge"`},
+	{on: "director", lines: "curl -sN --unix-socket /run/lvs-controller/control.sock http://controller/events", with: []string{"-sN", "-sN -m 12", "/events", "/events?after=0"}, code: 28, want: `"kind":"server_added","vip":"edge"`,
+		before: "ipvsadm -d -t 10.135.22.77:443 -r 10.135.22.31:443"}, // which the next audit repairs
 	{on: "director", lines: "curl -X POST --unix-socket /run/lvs-controller/control.sock 'http://localhost/log-level?level=warn'", want: `^ok$`,
 		after: "curl -X POST --unix-socket /run/lvs-controller/control.sock 'http://localhost/log-level?level=info'"},
 	{on: "director", lines: "echo $((0x$(sha256sum config.toml | cut -c 1-12)))", want: `^\d+$`}, // compared below
