@@ -118,10 +118,18 @@ func (f *imported) blocks(all []*importVIP) ([]importBlock, importCount) {
 		}
 		blocks = append(blocks, b)
 	}
+	ours := make(map[netip.Addr]bool)
+	for i := range blocks {
+		addAll(ours, blocks[i].vip.addresses)
+	}
 	var remarks []remark
 	for _, s := range f.services {
 		if s.refused != "" {
-			text := fmt.Sprintf("%s: not taken, with %d %s: %s", s.what, len(s.servers), plural(len(s.servers), "real server", "real servers"), s.refused)
+			why := s.refused
+			if ours[s.Address] {
+				why += "; a controller with this file removes it from the kernel, because it has the address"
+			}
+			text := fmt.Sprintf("%s: not taken, with %d %s: %s", s.what, len(s.servers), plural(len(s.servers), "real server", "real servers"), why)
 			remarks = append(remarks, remark{at: s.at, note: true, text: text})
 		}
 	}
