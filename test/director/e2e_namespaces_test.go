@@ -22,7 +22,7 @@ func TestE2ENamespaces(t *testing.T) {
 			lab.Must(t, e.admin.Create(ctx, "/api/v1/namespaces", map[string]any{"metadata": map[string]any{"name": namespace}}, nil))
 		}
 		n := e.nodes[i]
-		lab.Must(t, e.admin.CreatePod(ctx, namespace, "ingress-"+n.Name, n.Name, ingressLabels, true, []string{n.IPv4.String()}))
+		lab.Must(t, e.admin.CreatePod(ctx, namespace, "ingress-"+n.Name, n.Name, map[string]string{"lvs": "spaces"}, true, []string{n.IPv4.String()}))
 		lab.Must(t, e.admin.SetPodStatus(ctx, namespace, "ingress-"+n.Name, true, n.IPv4.String()))
 	}
 	manifest, err := os.ReadFile(installed("rbac-pods.yaml"))
@@ -34,6 +34,7 @@ func TestE2ENamespaces(t *testing.T) {
 	}
 	binding = strings.ReplaceAll("\n"+binding, "\n# ", "\n")
 
+	const selected = "selector = \"lvs=spaces\"\n" // and not the many pods of another test
 	// A right that is missing is asked for every half a minute at the most.
 	granted := func(lines ...string) {
 		t.Helper()
@@ -46,10 +47,10 @@ func TestE2ENamespaces(t *testing.T) {
 		})
 	}
 
-	e.configure("")
+	e.configure(selected)
 	e.start()
 	e.table(web("1")...)
-	e.configure("namespaces = [\"spaces\", \"spaces-b\"]\n")
+	e.configure(selected + "namespaces = [\"spaces\", \"spaces-b\"]\n")
 	e.logged(1, "pods is forbidden")
 	e.table(web("1")...)
 	lab.Must(t, e.admin.Apply(ctx, e.namespace, role))
@@ -57,7 +58,7 @@ func TestE2ENamespaces(t *testing.T) {
 	t.Log("the rights for the second namespace")
 	granted(web("1", "2")...)
 
-	e.configure("namespaces = [\"*\"]\n")
+	e.configure(selected + "namespaces = [\"*\"]\n")
 	e.table(web("1", "2")...)
 	lab.Must(t, e.admin.Apply(ctx, e.namespace, account(all)))
 	t.Log("the rights for all namespaces")
