@@ -165,18 +165,23 @@ func (p *preset) keys(table map[string]any, lone bool) (keys []presetKey) {
 	if p.reserved != nil {
 		add("reserved_ports", listOf(p.reserved))
 	}
-	probe := map[string]any{"ports": true}
-	if p.probePort != 0 {
-		probe = map[string]any{"http": map[string]any{"port": p.probePort, "path": p.probePath}}
-	}
-	if table["forward"] != "tunnel" && p.mayHaveTCP(table, from) {
-		probe["datapath"] = true // a node that lacks the VIP loses clients, and its own probe passes
-	}
-	add("health", probe)
+	add("health", p.probes(table, from))
 	if p.drain != "" {
 		add("drain", map[string]any{"timeout": p.drain})
 	}
 	return keys
+}
+
+// probes is the table health for the [[vip]] with the keys of table.
+func (p *preset) probes(table map[string]any, from string) map[string]any {
+	probes := map[string]any{"ports": true}
+	if p.probePort != 0 {
+		probes = map[string]any{"http": map[string]any{"port": p.probePort, "path": p.probePath}}
+	}
+	if table["forward"] != "tunnel" && p.mayHaveTCP(table, from) {
+		probes["datapath"] = true // a node that lacks the VIP loses clients, and its own probe passes
+	}
+	return probes
 }
 
 // mayHaveTCP reports whether a [[vip]] with the keys of table may get TCP ports from this source.

@@ -387,6 +387,16 @@ func checkPorts(v value, vip *VIP, grouped map[string]string) {
 	}
 }
 
+// checkNoPods refuses what is for pods in the VIP at v, which has none.
+func checkNoPods(v value, vip *VIP) {
+	if vip.Namespaces != nil {
+		v.child("namespaces").mistake("is for pods, and there are none; want a selector")
+	}
+	if len(vip.NodeNetworks) > 0 {
+		v.child("node_networks").mistake("is for the nodes of pods, and there are none; want a selector")
+	}
+}
+
 // checkPodPorts checks the keys that are about pods' ports and addresses alone.
 func checkPodPorts(v value, vip *VIP) {
 	if vip.PortsFromPods && v.has("selector") && v.blank("selector") && !v.blank("real_servers") {
@@ -395,11 +405,8 @@ func checkPodPorts(v value, vip *VIP) {
 	if !vip.PortsFromPods && len(vip.Gateways) == 0 && v.blank("service") && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
 		v.child("exclude_ports").mistake(`is for ports_from = "pods", "gateways" or service alone, want one of them or no exclude_ports`)
 	}
-	if vip.Namespaces != nil && v.has("selector") && v.blank("selector") {
-		v.child("namespaces").mistake("is for pods, and there are none; want a selector")
-	}
-	if len(vip.NodeNetworks) > 0 && v.has("selector") && v.blank("selector") {
-		v.child("node_networks").mistake("is for the nodes of pods, and there are none; want a selector")
+	if v.has("selector") && v.blank("selector") {
+		checkNoPods(v, vip)
 	}
 	if all := len(vip.PortNames) == 1 && vip.PortNames[0] == "*"; !all && !vip.PortsFromPods && v.has("port_names") && !v.child("ports_from").wrong() {
 		v.child("port_names").mistake(`is for ports_from = "pods" alone, want that or no port_names`)

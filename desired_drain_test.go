@@ -345,11 +345,7 @@ func TestLoopNamespaces(t *testing.T) {
 	pass(both, nil, second)
 	pass(both, first, second)
 	pass("10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=1\n", []*Pod{}, second)
-	var asked []PodQuery
-	for _, q := range (&Config{VIPs: []VIP{v, v}}).ClusterQuery().Pods {
-		asked = append(asked, q)
-	}
-	if diff := cmp.Diff(queries, asked); diff != "" {
+	if diff := cmp.Diff(queries, (&Config{VIPs: []VIP{v, v}}).ClusterQuery().Pods); diff != "" {
 		t.Errorf("asked (-want +got):\n%s", diff)
 	}
 }
