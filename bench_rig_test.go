@@ -32,7 +32,7 @@ type benchmark struct{ *guest.Benchmark }
 // newBenchmark makes a benchmark with the garbage collection of main.
 func newBenchmark(t *testing.T) *benchmark {
 	t.Helper()
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(40)
 	return &benchmark{guest.New(t)}
 }
 

@@ -36,7 +36,7 @@ func main() {
 	// runs twice as often costs next to nothing in a process that mostly waits,
 	// and keeps a director small.
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(40)
 	}
 	// In huge pages, memory that the collector gave back comes back with its
 	// neighbours, 2 MiB at a time. A kernel before 3.15 refuses, and spends that.
