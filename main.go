@@ -33,7 +33,7 @@ import (
 
 func main() {
 	// The memory peaks while a long list of pods is decoded. A collector that
-	// runs twice as often costs next to nothing in a process that mostly waits,
+	// runs more than twice as often costs next to nothing in a process that mostly waits,
 	// and keeps a director small.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(40)

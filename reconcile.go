@@ -25,6 +25,10 @@ import (
 // table once, and needs little memory after that.
 const bulkChange = 2_500
 
+// afterBulk is how long after such a pass memory goes back once more: what it has brought
+// to the prober, the neighbours and the routes leaves garbage too.
+const afterBulk = 3 * time.Second
+
 // auditGap is the least time between the last reading of the kernel's table and an
 // audit that is asked for.
 const auditGap = time.Second
@@ -185,6 +189,7 @@ func (r *reconciler) pass(ctx context.Context) {
 	if o.bulk {
 		o = passResult{} // nothing needs its plan any more
 		go debug.FreeOSMemory()
+		time.AfterFunc(afterBulk, debug.FreeOSMemory)
 	}
 }
 
