@@ -43,7 +43,7 @@ func TestConfigExample(t *testing.T) {
 // exampleKey is one key of the example with the prose above it.
 type exampleKey struct{ path, prose string }
 
-// exampleKeys lists the keys that have prose of their own.
+// exampleKeys lists the keys that have a text above them.
 func exampleKeys(full string) []exampleKey {
 	lines, _ := scanKeyLines(full)
 	rows := strings.Split(full, "\n")
@@ -166,7 +166,7 @@ func withKey(path, literal string) string {
 	return head + "[[vip]]\n" + body + tail
 }
 
-// The defaults and ranges that the example tells are those of the parser.
+// The defaults and ranges that the example gives are those of the parser.
 func TestConfigExampleIsTrue(t *testing.T) {
 	var (
 		defaults = regexp.MustCompile(`Default: ("[^"]*"|\[\]|true|false|0x[0-9]+|[0-9]+)\.$`)

@@ -170,22 +170,24 @@ type vipInputs struct {
 // takePods takes the pods of the VIP's queries from cluster. A list that is joined out of the
 // same parts as that of last, which may be nil, is the same list.
 func (in *vipInputs) takePods(cluster *Cluster, last *vipInputs) {
+	if in.vip.Namespaces == nil {
+		q := in.vip.PodQuery()
+		in.pods, in.podsKnown = cluster.Pods[q]
+		in.instead = cluster.Instead[q]
+		return
+	}
 	in.podsKnown = true
-	queries := in.vip.PodQueries()
-	for _, q := range queries {
+	for _, q := range in.vip.PodQueries() {
 		pods, known := cluster.Pods[q]
-		in.pods, in.podsKnown = pods, in.podsKnown && known
+		in.podsKnown = in.podsKnown && known
 		in.instead = cmp.Or(in.instead, cluster.Instead[q])
 		in.parts = append(in.parts, pods)
 	}
-	switch {
-	case len(queries) == 1:
-		in.parts = nil
-	case last != nil && slices.EqualFunc(in.parts, last.parts, same[*Pod]):
+	if last != nil && slices.EqualFunc(in.parts, last.parts, same[*Pod]) {
 		in.pods = last.pods
-	default:
-		in.pods = slices.Concat(in.parts...)
+		return
 	}
+	in.pods = slices.Concat(in.parts...)
 }
 
 // vipInputsOf are the inputs of v. last are those of the answer before, nil without one.

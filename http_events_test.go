@@ -184,7 +184,7 @@ func TestEventStreamPatience(t *testing.T) {
 	}
 }
 
-// Events that were skipped are a line of their own, also where none follows yet.
+// Events that were skipped are a separate line, also where none follows yet.
 func TestEventStreamSkips(t *testing.T) {
 	b := newBench(t, testVIP())
 	path, _ := startSocket(t, newBenchServer(b))
