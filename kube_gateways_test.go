@@ -373,6 +373,26 @@ func TestGuardOfGateways(t *testing.T) {
 	}
 }
 
+// What only another list can show, as after 410 or a doubtful answer, is a warning, however
+// often in a row: it ends by itself.
+func TestDoubtIsNoError(t *testing.T) {
+	first := gatewaysList("GatewayList", 10, testGateway{listeners: []string{"a:HTTP:80:ok@1"}})
+	script := []reply{says(first)}
+	for range tolerated + 2 {
+		script = append(script, refuses(410, "too old"), says(first), refuses(410, "too old"))
+	}
+	api := newFakeAPI(t, script...)
+	w := newWatchTest(t)
+	w.pace.repeatLog = 0 // any time is long after the last line
+	w.queries.Set(&ClusterQuery{Kubeconfig: w.write(t, "kubeconfig", api.kubeconfig("secret")), Gateways: []GatewayQuery{webGateway}})
+	w.run(t)
+	<-api.exhausted
+	w.stop()
+	if log := w.log(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, `level=WARN msg="cannot follow the cluster`) {
+		t.Errorf("want warnings alone:\n%s", log)
+	}
+}
+
 // An API server without the Gateway API changes nothing and is asked again; the log has it
 // once. Without ListenerSets there are none.
 func TestGatewayAPIAbsent(t *testing.T) {
