@@ -139,7 +139,7 @@ type otherCommand struct {
 var otherCommands = []otherCommand{
 	{"lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -announce arp", "needs an API server: TestE2EQuickStart runs it", "test/director/quickstart_test.go", `-kubeconfig kubeconfig -vip`},
 	{"install/make-kubeconfig.sh -n envoy-gateway-system -g edge/web", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EGateways applies what it applies", "test/director/install_test.go", `"-g", "gw/web"`},
-	{"kubectl get pods,configmaps,gateways,listenersets -A -o json", "needs the Gateway API: TestGatewaysInFile reads what it writes", "kube_gateways_test.go", `func TestGatewaysInFile`},
+	{"kubectl get pods,configmaps,gateways,listenersets -A -o json", "needs the Gateway API: TestGatewaysInFile reads what it writes", "kube_gateways_file_test.go", `func TestGatewaysInFile`},
 	{"make-kubeconfig.sh -n NAMESPACE -S SERVICE", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EService applies what it applies", "test/director/install_test.go", `"-S", "web"`},
 	{"kubectl get services,endpointslices", "needs an API server: TestServiceFilesCutShort reads what it writes", "kube_slices_test.go", `func TestServiceFilesCutShort`},
 	{"journalctl -p warning -u lvs-controller", "the guest has no journal; the unit's log has priorities", "install/lvs-controller.service", `ExecStart=.* -log-format journal`},
