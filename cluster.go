@@ -106,6 +106,7 @@ type Pod struct {
 	Namespace   string
 	Name        string
 	Node        string
+	Zone        string `json:",omitempty"` // of an endpoint, as its EndpointSlice has it
 	HostNetwork bool
 	// ByPort means that the pod is not on hostNetwork, the query takes such pods, and
 	// Ports of its node lead to it. Then Addresses are the node's alone.

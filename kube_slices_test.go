@@ -42,7 +42,7 @@ func (s testSlice) json() string {
 		if f[0] != "-" {
 			ref = fmt.Sprintf(`,"nodeName":"node-%s","targetRef":{"kind":"Pod","namespace":"web","name":%q,"uid":"uid-%[1]s"}`, f[0], f[0])
 		}
-		all = append(all, fmt.Sprintf(`{"addresses":[%q],"conditions":%s,"zone":"a"%s}`, f[1], conditions, ref))
+		all = append(all, fmt.Sprintf(`{"addresses":[%q],"conditions":%s%s}`, f[1], conditions, ref))
 	}
 	family, ports := s.family, s.ports
 	if family == "" {
@@ -93,6 +93,9 @@ func summary(pods []*Pod) string {
 		for i, port := range p.Ports {
 			line += fmt.Sprintf(" %s=%s", p.PortNames[i], port)
 		}
+		if p.Zone != "" {
+			line += " in " + p.Zone
+		}
 		if p.Terminating {
 			line += " terminating"
 		}
@@ -135,6 +138,8 @@ func TestEndpointsKeepWhatMatters(t *testing.T) {
 		{"what is no pod", one(`{"addresses":["10.1.0.1"],"targetRef":{"kind":"Node","name":"n","uid":"u"}}`), "web/10.1.0.1  [10.1.0.1]" + ports},
 		{"a pod without a UID", one(`{"addresses":["10.1.0.1"],"targetRef":{"kind":"Pod","name":"n"}}`), "web/10.1.0.1  [10.1.0.1]" + ports},
 		{"names that no API server gives out", one(fmt.Sprintf(`{"addresses":["10.1.0.1"],"nodeName":"a\nb","targetRef":{"kind":"Pod","name":%q,"uid":"u"}}`, strings.Repeat("x", 300))), "web/10.1.0.1  [10.1.0.1]" + ports},
+		{"its zone", one(`{"addresses":["10.1.0.1"],"nodeName":"n","zone":"eu-1a"}`), "web/10.1.0.1 n [10.1.0.1]" + ports + " in eu-1a"},
+		{"a zone that no API server gives out", one(`{"addresses":["10.1.0.1"],"zone":"eu\n1a"}`), "web/10.1.0.1  [10.1.0.1]" + ports},
 		{"mapped addresses are unmapped", one(`{"addresses":["::ffff:10.1.0.1"]}`), "web/10.1.0.1  [10.1.0.1]" + ports},
 		{"what is no address", one(`{"addresses":["10.1.0"]},{"addresses":["fe80::1%eth0"]},{"addresses":["0.0.0.0"]},{"addresses":[]},{}`), ""},
 		{"names in place of addresses", sliceList(testSlice{name: "s", family: "FQDN", endpoints: []string{"- edge.example.org", "a other.example.org"}}),
