@@ -171,10 +171,11 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 		return nil
 	}
 	nodes := make(map[Port]map[netip.Addr]bool)
-	leftOut, inside := make(map[namedPort]bool), make(map[namedPort]bool)
+	leftOut, inside, matched := make(map[namedPort]bool), make(map[namedPort]bool), false
 	for _, pod := range b.speaking(pods) {
 		addrs, _ := b.addresses(pod)
 		for i, p := range pod.Ports {
+			matched = matched || pod.PortNames == nil || v.takesPort(pod.PortNames[i])
 			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.onNode() {
 				continue
 			}
@@ -200,6 +201,9 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 			continue // another pod has it under a name that counts
 		}
 		b.warn(noteLeftOut, "", "port %s of the pods is left out: port_names does not have its name", p)
+	}
+	if len(leftOut) > 0 && !matched {
+		b.warn(warnPortNames, "", "no port of the pods has a name of port_names: the VIP has none of their ports")
 	}
 	for _, p := range sortedBy(maps.Keys(inside), namedPort.Compare) {
 		b.warn(warnInsidePort, "", "port %s of the pods is open on the VIP, and its name is that of a port for administrators: want port_names, or the port in exclude_ports", p)
@@ -235,7 +239,7 @@ func (p namedPort) Compare(q namedPort) int {
 // insideNames are words in names of ports for administrators, health checks, metrics and
 // webhooks, as charts of ingress controllers have them: docs/operations.md lists them.
 var insideNames = map[string]bool{
-	"admin": true, "api": true, "dashboard": true, "debug": true, "health": true, "healthz": true, "liveness": true,
+	"admin": true, "api": true, "dashboard": true, "debug": true, "health": true, "healthz": true, "insight": true, "liveness": true,
 	"cmetrics": true, "metrics": true, "monitoring": true, "pprof": true, "probe": true, "prometheus": true, "readiness": true, "shutdown": true,
 	"cstatus": true, "stat": true, "stats": true, "status": true, "traefik": true, "webhook": true,
 }
