@@ -269,15 +269,6 @@ func (v *importVIP) write(w *importWriter, keeps map[netip.Addr]string) {
 	probes.write(w)
 }
 
-// quotedList is a list of words without its brackets.
-func quotedList(words []string) string {
-	var quoted []string
-	for _, w := range words {
-		quoted = append(quoted, strconv.Quote(w))
-	}
-	return strings.Join(quoted, ", ")
-}
-
 // remarks are those of v's services, each once: by real server, and the others. sorry is
 // the sorry server.
 func (v *importVIP) remarks() (servers map[netip.Addr][]remark, sorry netip.Addr, loose []remark) {

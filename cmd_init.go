@@ -234,6 +234,9 @@ func (t *initTask) text() (string, error) {
 	} else if gateways != "" {
 		text += "gateways = [" + gateways + "]\n"
 	}
+	if p.portNames != nil {
+		text += "port_names = [" + quotedList(p.portNames) + "] # of the pods' ports, those for clients\n"
+	}
 	if p.tcp != "" {
 		text += fmt.Sprintf("tcp_services = %q # ConfigMaps of %s with more ports\n", p.tcp, p.name)
 	}

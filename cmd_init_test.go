@@ -183,6 +183,9 @@ func TestInitPresets(t *testing.T) {
 			t.Errorf("%s: exit %d, %q, %v:\n%s", p.name, code, stderr, err, text)
 			continue
 		}
+		if strings.Contains(text, "\nport_names = [") != (p.portNames != nil) {
+			t.Errorf("%s: the names of its ports:\n%s", p.name, text)
+		}
 		if v := c.VIPs[0]; v.Pods.Selector == "" || v.Probes == nil || (len(v.Gateways) == 2) != (p.portsFrom == "gateways") {
 			t.Errorf("%s: the file means %+v", p.name, v)
 		}

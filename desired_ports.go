@@ -66,9 +66,10 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 	whole := addAll(make(map[Port]bool), v.Ports)
 	known = true
 	for i, source := range []struct {
+		key      string
 		name     ConfigMapName
 		protocol Protocol
-	}{{v.TCPServices, TCP}, {v.UDPServices, UDP}} {
+	}{{"tcp_services", v.TCPServices, TCP}, {"udp_services", v.UDPServices, UDP}} {
 		if source.name == (ConfigMapName{}) {
 			continue
 		}
@@ -78,7 +79,7 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 			continue
 		}
 		if !cm.Exists {
-			b.warn(warnConfigMap, source.name.String(), "ConfigMap %s does not exist: it opens no ports", source.name)
+			b.warn(warnConfigMap, source.name.String(), "ConfigMap %s does not exist: it opens no ports; want no %s if the cluster has none", source.name, source.key)
 		}
 		b.configMapPorts(source.name, cm, source.protocol, whole)
 	}
@@ -254,26 +255,15 @@ func insideName(name string) bool {
 	return false
 }
 
-// configMapPort checks one entry of a tcp-services or udp-services ConfigMap,
-// "PORT": "NAMESPACE/SERVICE:PORT[:…]", and returns its port. Where the traffic
-// goes behind the ingress controller does not matter here, so only the form of
-// the value is checked. A reserved port would reach the ingress controller itself,
-// by either protocol.
+// configMapPort checks one entry of a tcp-services or udp-services ConfigMap, and
+// returns its port. A reserved port would reach the ingress controller itself, by either
+// protocol.
 func configMapPort(key, value string, reserved []uint16) (uint16, error) {
-	n, err := ParsePortNumber(key)
-	if err != nil {
-		return 0, err
+	n, err := entryPort(key, value)
+	if err == nil && slices.Contains(reserved, n) {
+		err = fmt.Errorf("port %d is the ingress controller's own (%s)", n, cmp.Or(ingressPorts[n], "reserved_ports has it"))
 	}
-	if slices.Contains(reserved, n) {
-		return 0, fmt.Errorf("port %d is the ingress controller's own (%s)", n, cmp.Or(ingressPorts[n], "reserved_ports has it"))
-	}
-	service, port, _ := strings.Cut(value, ":")
-	namespace, name, slash := strings.Cut(service, "/")
-	port, _, _ = strings.Cut(port, ":")
-	if !slash || namespace == "" || name == "" || strings.Contains(name, "/") || strings.TrimSpace(port) == "" {
-		return 0, fmt.Errorf("value %q is not NAMESPACE/SERVICE:PORT", shorten(value, quotedText))
-	}
-	return n, nil
+	return n, err
 }
 
 // decodesProxy reports whether an entry asks the ingress controller to read a

@@ -107,3 +107,12 @@ func isUTF16(text string) bool {
 	n := zeros[0] + zeros[1]
 	return n >= 2 && (zeros[0] == 0 || zeros[1] == 0) && 8*n >= len(head)
 }
+
+// quotedList is a list of words as TOML and Go write it, without its brackets.
+func quotedList(words []string) string {
+	var quoted []string
+	for _, w := range words {
+		quoted = append(quoted, strconv.Quote(w))
+	}
+	return strings.Join(quoted, ", ")
+}
