@@ -8,6 +8,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -170,6 +171,58 @@ func (p *preset) keys(table map[string]any, lone bool) (keys []presetKey) {
 		add("drain", map[string]any{"timeout": p.drain})
 	}
 	return keys
+}
+
+// presetFill gives the table at path a key that it does not have.
+type presetFill func(path string, table map[string]any, k presetKey)
+
+// presetInner gives fill the keys that a written table, the value of k's key at path, does not
+// have: the probes if it has none and is not empty, the port and path of each HTTP probe, and
+// the timeout of a drain.
+func presetInner(path string, k presetKey, written any, fill presetFill) {
+	table, isTable := written.(map[string]any)
+	preset, hasTable := k.value.(map[string]any)
+	if !isTable || !hasTable || k.key == "health" && len(table) == 0 {
+		return
+	}
+	if k.key == "health" && probed(table) {
+		http, _ := preset["http"].(map[string]any)
+		for _, key := range slices.Sorted(maps.Keys(http)) {
+			fillEach(joinPath(path, "http"), table["http"], presetKey{key, http[key]}, fill)
+		}
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(preset)) {
+		fill(path, table, presetKey{key, preset[key]})
+	}
+}
+
+// probed reports whether the table health has a probe.
+func probed(health map[string]any) bool {
+	for _, kind := range probeKinds {
+		if health[kind.key] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// fillEach fills the table at path, or each of the tables of a list.
+func fillEach(path string, raw any, k presetKey, fill presetFill) {
+	switch raw := raw.(type) {
+	case map[string]any:
+		fill(path, raw, k)
+	case []map[string]any:
+		for i := range raw {
+			fill(indexPath(path, i), raw[i], k)
+		}
+	case []any:
+		for i := range raw {
+			if table, isTable := raw[i].(map[string]any); isTable {
+				fill(indexPath(path, i), table, k)
+			}
+		}
+	}
 }
 
 // probes is the table health for the [[vip]] with the keys of table.

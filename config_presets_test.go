@@ -61,6 +61,13 @@ func TestPresets(t *testing.T) {
 		{"traefik", "ports = [\"53/udp\"]", "53/udp 80/tcp 443/tcp 443/udp", "8080/ping"},
 		{"kong", "[vip.health]\ntcp = 443", "80/tcp 443/tcp 9000/tcp", "tcp"},
 		{"kong", "[vip.health]", "80/tcp 443/tcp 9000/tcp", ""},
+		{"kong", "[vip.health]\ninterval = \"5s\"", "80/tcp 443/tcp 9000/tcp", "8100/status/ready"},
+		{"cilium", "ports = [8080]\n[vip.health]\nrise = 1", "8080/tcp", "ports"},
+		{"kong", "[vip.health]\nhttp.path = \"/ready\"", "80/tcp 443/tcp 9000/tcp", "8100/ready"},
+		{"kong", "[vip.health]\nhttp = {}", "80/tcp 443/tcp 9000/tcp", "8100/status/ready"},
+		{"kong", "[vip.health]\nhttp = [{ port = 9 }]", "80/tcp 443/tcp 9000/tcp", "9/status/ready"},
+		{"kong", "[vip.health]\n[[vip.health.http]]\nstatus = [204]", "80/tcp 443/tcp 9000/tcp", "8100/status/ready"},
+		{"cilium", "ports = [8080]\n[vip.health]\nhttp = {}", "8080/tcp", "10254/healthz"},
 	} {
 		missing = slices.DeleteFunc(missing, func(name string) bool { return name == test.name })
 		t.Run(test.name+" "+test.lines, func(t *testing.T) {
@@ -94,8 +101,9 @@ func TestPresets(t *testing.T) {
 			case p.TCP != 0:
 				probe = "tcp"
 			}
-			if p := c.VIPs[0].Probes; (p != nil && p.DataPath) == strings.Contains(test.lines, "[vip.health]") {
-				t.Errorf("probes %+v: the nodes are asked for the VIP unless [vip.health] is written", p)
+			written := strings.Contains(test.lines, "[vip.health]") && !strings.Contains(test.lines, "interval") && !strings.Contains(test.lines, "rise")
+			if p := c.VIPs[0].Probes; (p != nil && p.DataPath) == written {
+				t.Errorf("probes %+v: the nodes are asked for the VIP unless [vip.health] has a probe or is empty", p)
 			}
 			if probe != test.probe {
 				t.Errorf("probe %q, want %q", probe, test.probe)

@@ -217,12 +217,16 @@ func (r *configReader) applyPreset(v value) {
 		at.mistake("is %q, whose ports are those of Gateways; want one of %s, or ports", name, strings.Join(gatewayKeys, ", "))
 		v.noMoreAboutPorts()
 	}
-	for _, k := range p.keys(table, lone) {
+	fill := func(path string, table map[string]any, k presetKey) {
 		if table[k.key] == nil {
-			path := joinPath(v.path, k.key)
+			path := joinPath(path, k.key)
 			table[k.key] = k.value
 			r.lines[path], r.preset[path] = at.line(), name
 		}
+	}
+	for _, k := range p.keys(table, lone) {
+		fill(v.path, table, k)
+		presetInner(joinPath(v.path, k.key), k, table[k.key], fill)
 	}
 	if _, whole := namedGateways(table); whole && !v.has("namespace") && !v.has("namespaces") && v.blank("service") && !v.child("ports_from").wrong() {
 		v.child("namespace").mistake("missing, want it or namespaces, those of the Gateways: the pods of ingress = %q are there", name)
