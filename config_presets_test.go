@@ -286,6 +286,13 @@ port = 19003
 	if want := path + ":4: vip[0].ingress: Envoy Gateway listens on the port + 10000 for ports below 1024, want useListenerPortAsContainerPort: true"; !strings.Contains(stderr, want) {
 		t.Errorf("%q lacks %q", stderr, want)
 	}
+	// The ports of a Service are those that its pods listen on.
+	if err := os.WriteFile(path, []byte(strings.Replace(presetVIP("envoy-gateway", `service = "web/edge"`), "gateways = [\"web/edge\"]\n", "", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := cli(t, "check", "-config", path); code != exitOK || stderr != "" {
+		t.Errorf("with a Service: exit %d, %q", code, stderr)
+	}
 	if code, _, stderr := cli(t, "check", "-explain", "-vip", "192.0.2.7"); code != exitUsage || !strings.Contains(stderr, "want -config") {
 		t.Errorf("without a file: exit %d, %q", code, stderr)
 	}

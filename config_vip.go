@@ -231,7 +231,7 @@ func (r *configReader) applyPreset(v value) {
 	if _, whole := namedGateways(table); whole && !v.has("namespace") && !v.has("namespaces") && v.blank("service") && !v.child("ports_from").wrong() {
 		v.child("namespace").mistake("missing, want it or namespaces, those of the Gateways: the pods of ingress = %q are there", name)
 	}
-	if p.note != "" && !v.child("ports_from").wrong() {
+	if p.note != "" && !(lone && chosen(table, "service")) && !v.child("ports_from").wrong() {
 		at.warning("%s", p.note)
 	}
 }
