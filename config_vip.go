@@ -228,7 +228,11 @@ func (r *configReader) applyPreset(v value) {
 		fill(v.path, table, k)
 		presetInner(joinPath(v.path, k.key), k, table[k.key], fill)
 	}
-	if _, whole := namedGateways(table); whole && !v.has("namespace") && !v.has("namespaces") && v.blank("service") && !v.child("ports_from").wrong() {
+	named, whole := namedGateways(table)
+	if len(named) > 1 && p.gatewayLabel != "" && !chosen(table, "service") {
+		v.child("gateways").warning("has %d Gateways, and the pods of each get the ports of all; want a [[vip]] for each, which may share the addresses", len(named))
+	}
+	if whole && !v.has("namespace") && !v.has("namespaces") && v.blank("service") && !v.child("ports_from").wrong() {
 		v.child("namespace").mistake("missing, want it or namespaces, those of the Gateways: the pods of ingress = %q are there", name)
 	}
 	if p.note != "" && !(lone && chosen(table, "service")) && !v.child("ports_from").wrong() {
