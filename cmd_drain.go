@@ -66,6 +66,9 @@ func (t *drainTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		cfg, err = defaultConfig(), nil
 		mistaken = true
 	}
+	if good, _ := t.lastGood(); err != nil && good != nil {
+		cfg, err, mistaken = good, nil, true // the controller goes on with it
+	}
 	if err != nil {
 		byHand := "touch"
 		if t.undo {
