@@ -174,8 +174,11 @@ func (v *vrrp) check(listen string) error {
 	case listen == "":
 		return errors.New("listen is off in the configuration: keepalived could not ask whether the director is ready")
 	}
-	if !plainWord.MatchString(v.Binary) || !strings.HasPrefix(v.Binary, "/") {
-		return misusedf("-binary %q: want an absolute path of letters, digits and . _ : / -", v.Binary)
+	if !plainWord.MatchString(v.Binary) {
+		return misusedf("-binary %q: keepalived.conf can have only letters, digits and . _ : / - there", v.Binary)
+	}
+	if !strings.HasPrefix(v.Binary, "/") {
+		return misusedf("-binary %q: want an absolute path", v.Binary)
 	}
 	for _, word := range []struct{ what, text string }{{"interface", v.Interface}, {"listen", listen}} {
 		if !plainWord.MatchString(word.text) {
@@ -225,7 +228,7 @@ func (v *vrrp) noteFlags(fs *flag.FlagSet, config string) error {
 	})
 	for i, word := range words {
 		if strings.ContainsFunc(word, unicode.IsControl) {
-			return fmt.Errorf("%s %q: the first lines of keepalived.conf cannot contain it", words[i-1], word)
+			return misusedf("%s %q: the first lines of keepalived.conf cannot contain it", words[i-1], word)
 		}
 		if !plainWord.MatchString(word) {
 			words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
