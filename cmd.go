@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -239,19 +240,25 @@ func (s *source) parse(path string, text []byte) (*Config, error) {
 }
 
 // lastGood is the configuration with which a controller goes on after load has refused the
-// file, and the name of the copy that has it; nil when there is none that can be read.
-func (s *source) lastGood() (c *Config, copied string) {
+// file.
+type lastGood struct {
+	cfg   *Config
+	file  string // the copy that has it
+	text  []byte // of the copy
+	saved time.Time
+}
+
+// lastGood reads the copy of the last good configuration, after load has refused the file.
+// Without one the error is fs.ErrNotExist; the name of the file is known nevertheless.
+func (s *source) lastGood() (good lastGood, err error) {
 	if s.refused == nil {
-		return nil, ""
+		return good, fs.ErrNotExist
 	}
-	text, copied, _, err := loadLastGood(s.path, s.refused.text)
+	good.text, good.file, good.saved, err = loadLastGood(s.path, s.refused.text)
 	if err == nil {
-		c, err = s.parse(s.path, text)
+		good.cfg, err = s.parse(s.path, good.text)
 	}
-	if err != nil {
-		return nil, ""
-	}
-	return c, copied
+	return good, err
 }
 
 // flagConfig is the configuration that the prototype's command line means.

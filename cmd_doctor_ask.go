@@ -113,8 +113,9 @@ func thisHost(ctx context.Context, src *source, peer string) (h *doctorHost, clo
 		ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool },
 	}
 	if h.cfg, h.configErr = src.load(); h.configErr != nil {
-		if h.cfg, h.copied = src.lastGood(); h.cfg == nil {
-			h.cfg = defaultConfig()
+		h.cfg = defaultConfig()
+		if good, err := src.lastGood(); err == nil {
+			h.cfg, h.copied = good.cfg, good.file
 		}
 	}
 	h.at = controllerAt{socket: socketPath(h.cfg.StateDir), listen: h.cfg.Listen}

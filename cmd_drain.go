@@ -66,8 +66,10 @@ func (t *drainTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		cfg, err = defaultConfig(), nil
 		mistaken = true
 	}
-	if good, _ := t.lastGood(); err != nil && good != nil {
-		cfg, err, mistaken = good, nil, true // the controller goes on with it
+	if err != nil {
+		if good, none := t.lastGood(); none == nil {
+			cfg, err, mistaken = good.cfg, nil, true
+		}
 	}
 	if err != nil {
 		byHand := "touch"
@@ -84,7 +86,7 @@ func (t *drainTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	if mistaken {
 		fmt.Fprintf(stderr, "%s cannot be used, see `lvs-controller check`; the order is written nevertheless, in %s\n", t.path, cfg.CacheDir)
 	}
-	done, started := drainedText(cfg, mistaken), "begins drained"
+	done, started := drainedText(cfg), "begins drained"
 	if t.undo {
 		done, started = "not drained any more", "is not drained"
 	}
@@ -117,14 +119,14 @@ func aboutDirectory(e ConfigError) bool {
 }
 
 // drainedText is what the command prints when the controller has carried out a drain.
-// Addresses that are left to keepalived are still here then. unknown means that cfg
-// does not say which VIPs there are.
-func drainedText(cfg *Config, unknown bool) string {
+// Addresses that are left to keepalived are still here then. Without VIPs cfg is not that of
+// the controller, of which only the directories are known.
+func drainedText(cfg *Config) string {
 	text := "drained: this director is not ready, and announces no VIP"
 	if slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.Announce.method().onUplink }) {
 		text += `; those with announce = "arp" are on no host until another director takes them, or drain -undo`
 	}
-	if unknown || slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return !v.Announce.method().byController() }) {
+	if len(cfg.VIPs) == 0 || slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return !v.Announce.method().byController() }) {
 		return text + `; keepalived hands over those with announce = "none" within seconds, if the other director is ready`
 	}
 	return text

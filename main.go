@@ -197,23 +197,19 @@ func (t *directorTask) startWith(log *slog.Logger) (*firstConfig, error) {
 	if broken == nil {
 		return &firstConfig{cfg: cfg}, nil
 	}
-	refused := t.refused
-	if refused == nil || t.cleanup {
+	if t.cleanup {
 		return nil, broken
 	}
-	text, file, saved, err := loadLastGood(t.path, refused.text)
-	if err == nil {
-		cfg, err = t.parse(t.path, text)
-	}
+	good, err := t.lastGood()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, broken
 	case err != nil:
-		log.Error("the last good configuration cannot be used either", "copy", file, "err", err)
+		log.Error("the last good configuration cannot be used either", "copy", good.file, "err", err)
 		return nil, broken
 	}
-	log.Error("the configuration file cannot be used: starting with the last good one", "file", t.path, "copy", file, "saved", saved, "err", broken)
-	return &firstConfig{cfg, broken, refused.digest, &goodFile{saved, sha256.Sum256(text)}}, nil
+	log.Error("the configuration file cannot be used: starting with the last good one", "file", t.path, "copy", good.file, "saved", good.saved, "err", broken)
+	return &firstConfig{good.cfg, broken, t.refused.digest, &goodFile{good.saved, sha256.Sum256(good.text)}}, nil
 }
 
 // logSettings are what flags say about the log.
