@@ -9,6 +9,7 @@ package main
 
 import (
 	"cmp"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -40,26 +41,23 @@ func probesOf(v *importVIP) (p importProbes) {
 		if s.Address != v.addresses[0] { // the others have the same checkers
 			continue
 		}
-		requests, kinds := make(map[netip.Addr]int), make(map[netip.Addr][]probeKind)
-		ports := false
-		var all []probeKind
+		requests, kinds := make(map[netip.Addr]int), make(map[netip.Addr]uint) // a bit for each kind
+		ports, all := false, uint(0)
 		for i := range s.checks {
 			c := &s.checks[i]
-			kinds[c.server] = append(kinds[c.server], c.kind)
-			all = append(all, c.kind)
+			kinds[c.server] |= 1 << c.kind
+			all |= 1 << c.kind
 			ports = p.add(s, c, requests) || ports
 		}
 		unchecked = unchecked || !ports && s.Protocol == TCP
 		for i := range s.servers {
-			r := &s.servers[i]
-			lacks := func(kind probeKind) bool { return !slices.Contains(kinds[r.Address], kind) }
-			at := slices.IndexFunc(all, lacks)
-			switch {
-			case len(all) == 0 || r.refused != "":
-			case kinds[r.Address] == nil:
+			switch r := &s.servers[i]; {
+			case all == 0 || r.refused != "":
+			case kinds[r.Address] == 0:
 				p.say(r.at, true, r.label()+": it has none of the checkers that are taken, and the VIP's probes ask it too")
-			case at >= 0:
-				p.say(r.at, true, r.label()+": it has no checker of the kind "+all[at].String()+", and the VIP's probes ask it too")
+			case kinds[r.Address] != all:
+				lacks := probeKind(bits.TrailingZeros(all &^ kinds[r.Address]))
+				p.say(r.at, true, r.label()+": it has no checker of the kind "+lacks.String()+", and the VIP's probes ask it too")
 			case requests[r.Address] < requests[s.asked()]:
 				p.say(r.at, true, r.label()+": it has fewer urls than the first real server, and the VIP's probes ask it for all of them")
 			}
