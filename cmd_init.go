@@ -151,7 +151,7 @@ func (t *initTask) needsGateway() bool {
 func (t *initTask) ask(ctx context.Context, w io.Writer) error {
 	lines := bufio.NewScanner(io.LimitReader(t.in, 1<<16))
 	device, _ := defaultDevice(ctx) // without one the answer may stay empty
-	// A Gateway that is needed is another one until it is asked for.
+	// The answers before that about the Gateway are judged with some Gateway, where one is needed.
 	placeholder := func() {
 		if !t.given["gateway"] {
 			t.gateway = ""

@@ -95,7 +95,7 @@ func (c *configMapCollection) missing(before *Cluster) (l loss) {
 			continue
 		}
 		l.served++
-		if _, err := entryPort(key, c.kept.Data[key]); err != nil { // it has no value at all
+		if _, err := entryPort(key, c.kept.Data[key]); err != nil { // the value of one that is gone is ""
 			l.gone++
 		}
 	}
