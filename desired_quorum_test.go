@@ -191,6 +191,13 @@ func TestQuorumWaitsForTheOthers(t *testing.T) {
 			if diff := cmp.Diff(describeWanted(anew), describeWanted(w)); diff != "" {
 				t.Errorf("%s: %s: (-anew +after the last)\n%s", name, s.what, diff)
 			}
+			// The answer follows the memory that it gets, also when that is not its last one.
+			longer := newMemory()
+			longer.Short[workKey{"edge", false}] = testTime.Add(-time.Hour)
+			follows, anew := desired(&w, cfg, c, s.health, longer, now), desired(nil, cfg, c, s.health, longer, now)
+			if diff := cmp.Diff(describeWanted(anew), describeWanted(follows)); diff != "" {
+				t.Errorf("%s: %s: with another memory: (-anew +after this)\n%s", name, s.what, diff)
+			}
 			memory, last = w.Memory, &w
 			next := time.Duration(0)
 			if !w.Next.IsZero() {

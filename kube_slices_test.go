@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -508,4 +509,26 @@ func FuzzSliceEvents(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Each field of a pod makes it another one.
+func TestSamePod(t *testing.T) {
+	for i := range reflect.TypeFor[Pod]().NumField() {
+		var a, b Pod
+		switch f := reflect.ValueOf(&b).Elem().Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString("x")
+		case reflect.Bool:
+			f.SetBool(true)
+		case reflect.Int:
+			f.SetInt(1)
+		case reflect.Slice:
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+		default:
+			t.Fatalf("no value for %s", reflect.TypeFor[Pod]().Field(i).Name)
+		}
+		if samePod(&a, &b) || !samePod(&a, &Pod{}) {
+			t.Errorf("%s does not count", reflect.TypeFor[Pod]().Field(i).Name)
+		}
+	}
 }
