@@ -1,7 +1,7 @@
 // The text format of Prometheus.
 //
-// Used by http*.go. It is written here (prometheus.io/docs/instrumenting/exposition_formats),
-// because the client library would be a sixth of the binary's size. It knows no metric.
+// Used by http*.go and cmd_realserver_metrics.go. It is written here
+// (prometheus.io/docs/instrumenting/exposition_formats), because the client library would be a sixth of the binary's size. It knows no metric.
 
 package main
 

@@ -1,7 +1,7 @@
 // What protects the loop from the listener's clients: limits, one reading of the kernel
 // and of the host's addresses for all, and which names the status answers to.
 //
-// Used by main.go. The listener has the process in common with the loop, so no
+// Used by cmd_realserver_metrics.go and main.go. The listener has the process in common with the loop, so no
 // number of clients may take its memory or its time.
 
 package main
