@@ -17,4 +17,8 @@ var (
 	Proxy   = flag.String("kube-proxy", "", "the `file` of kube-proxy")
 	CRDs    = flag.String("crds", "", "the `folder` of the Gateway API's CRDs")
 	Native  = flag.Bool("native", false, "the tests run on the control plane's own machine")
+
+	Operations = flag.Int("operations", 5000, "`number` of operations of a soak")
+	Duration   = flag.Duration("duration", 0, "longest `time` of a soak; 0: as long as the operations take")
+	Seed       = flag.Uint64("seed", 1, "`number` from which a soak draws its operations")
 )
