@@ -1,7 +1,7 @@
 // Prometheus metrics, computed for each request.
 //
-// Used by http.go and cmd_realserver_metrics.go. The names are part of the interface: docs/metrics.md lists
-// them, and a test compares the two. It changes nothing.
+// Used by http.go and cmd_realserver_metrics.go. The names are part of the interface:
+// docs/metrics.md lists them, and a test compares the two. It changes nothing.
 
 package main
 
