@@ -27,7 +27,7 @@ type way struct {
 	// of this moment guarded. remove undoes some.
 	prepare, remove func(vips string)
 	// check is the exit code of what only looks at the node.
-	check func(vips string) int
+	check   func(vips string) int
 	busybox bool // the test is about the script with BusyBox
 	// patience is how long the effect of prepare and remove may take.
 	patience time.Duration

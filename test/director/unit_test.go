@@ -288,6 +288,7 @@ func (s *systemd) prepare(drop string) {
 const (
 	directorCaps = "0000000000003000" // CAP_NET_ADMIN and CAP_NET_RAW
 	nodeCaps     = "0000000000001000" // CAP_NET_ADMIN
+	noCaps       = "0000000000000000"
 )
 
 // limited compares what the running service may do with what the unit says.
