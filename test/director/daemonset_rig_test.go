@@ -26,9 +26,10 @@ type daemonSet struct {
 	Spec struct {
 		Template struct {
 			Spec struct {
-				HostNetwork bool           `json:"hostNetwork"`
-				Containers  []podContainer `json:"containers"`
-				Volumes     []podVolume    `json:"volumes"`
+				HostNetwork  bool              `json:"hostNetwork"`
+				NodeSelector map[string]string `json:"nodeSelector"`
+				Containers   []podContainer    `json:"containers"`
+				Volumes      []podVolume       `json:"volumes"`
 				// GraceSeconds is the time between SIGTERM and SIGKILL.
 				GraceSeconds int `json:"terminationGracePeriodSeconds"`
 			} `json:"spec"`

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"lvs-controller/test/lab"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // With /proc/sys read-only and CAP_NET_ADMIN alone the DaemonSet's pod does all
@@ -169,6 +171,19 @@ func TestE2EDaemonSet(t *testing.T) {
 		var object struct{ Data map[string]string }
 		lab.Must(t, c.admin.Get(ctx, namespace+"/configmaps/"+set.Spec.Template.Spec.Volumes[0].ConfigMap.Name, &object))
 		return object.Data
+	}
+
+	t.Log("a node with the label is one of the DaemonSet's")
+	node := map[string]any{"metadata": map[string]any{"name": "node-a", "labels": map[string]string{"kubernetes.io/os": "linux"}}}
+	lab.Must(t, c.admin.Create(ctx, "/api/v1/nodes", node, nil))
+	t.Cleanup(func() { _ = c.admin.Delete(context.WithoutCancel(ctx), "/api/v1/nodes/node-a", nil) })
+	labels := map[string]any{"metadata": map[string]any{"labels": map[string]string{"lvs-controller/node": "true"}}}
+	var labelled struct {
+		Metadata struct{ Labels map[string]string }
+	}
+	lab.Must(t, c.admin.Patch(ctx, "/api/v1/nodes/node-a", labels, &labelled))
+	if diff := cmp.Diff(set.Spec.Template.Spec.NodeSelector, labelled.Metadata.Labels); diff != "" {
+		t.Errorf("the DaemonSet's nodes and the node (-want +got):\n%s", diff)
 	}
 
 	t.Log("the pod, as the controller of DaemonSets makes it")
