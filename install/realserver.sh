@@ -56,12 +56,12 @@ on() {
 # route away that the address does not need; lo does no duplicate address detection anyway.
 add() {
 	if is_ipv6 "$2"; then
-		set -- "$@" -6 "$2/128" "preferred_lft 0" "nodad noprefixroute"
+		ip -6 addr add "$2/128" dev "$1" preferred_lft 0 nodad noprefixroute 2>/dev/null ||
+			ip -6 addr add "$2/128" dev "$1" preferred_lft 0
 	else
-		set -- "$@" -4 "$2/32" "scope host label $1:lvs" "noprefixroute"
+		ip -4 addr add "$2/32" dev "$1" scope host label "$1:lvs" noprefixroute 2>/dev/null ||
+			ip -4 addr add "$2/32" dev "$1" scope host label "$1:lvs"
 	fi
-	# The last two words of each are several.
-	ip "$3" addr add "$4" dev "$1" $5 $6 2>/dev/null || ip "$3" addr add "$4" dev "$1" $5
 	echo "added $2 on $1"
 	changed=yes
 }
@@ -253,7 +253,8 @@ stop() {
 		forget "vip $vip"
 	done
 	# A VIP that another program has removed needs nothing any more.
-	for vip in $(awk '$1 == "vip" { print $2 }' "$STATE" 2>/dev/null); do
+	others=$(awk '$1 == "vip" { print $2 }' "$STATE" 2>/dev/null) || others=
+	for vip in $others; do
 		if ! on lo "$vip"; then
 			stop_tunnel "$vip"
 			forget "vip $vip"
