@@ -339,6 +339,20 @@ func TestDrainWithAMistakeInTheFile(t *testing.T) {
 			}
 		}
 	}
+	// Of a file that cannot be read the copy knows the directories.
+	dir := t.TempDir()
+	good := fmt.Sprintf("state_dir = %q\ncache_dir = %q\n", dir, dir) + staticVIP
+	file := writeConfig(t, good)
+	if err := saveLastGood(dir, file, []byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFileAtomic(file, []byte(good+"[[vip]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cli(t, "drain", "-wait", "1ms", "-config", file)
+	if since, err := drainedSince(dir); err != nil || since.IsZero() {
+		t.Errorf("a file that is no TOML, with a copy: drained since %s, %v", since, err)
+	}
 	for what, more := range map[string]string{"no TOML": "[[vip]\n", "a key twice": "state_dir = \"/run\"\n"} {
 		for how, args := range map[string][]string{"touch": nil, "rm": {"-undo"}} {
 			dir, file, code, stdout, stderr := drainOf(t, more, args...)
@@ -351,7 +365,7 @@ func TestDrainWithAMistakeInTheFile(t *testing.T) {
 			}
 		}
 	}
-	file := writeConfig(t, "cache_dir = \"cache\"\ncolor = 7\n"+staticVIP)
+	file = writeConfig(t, "cache_dir = \"cache\"\ncolor = 7\n"+staticVIP)
 	code, stdout, stderr := cli(t, "drain", "-config", file)
 	if want := file + ":1: cache_dir: is \"cache\", want an absolute path such as \"/var/lib/lvs-controller\"\nthe order to drain is not written; with the default cache_dir `touch /var/lib/lvs-controller/drained` does the same\n"; code != exitFailure || stdout != "" || stderr != want {
 		t.Errorf("a directory that is wrong itself: exit %d, stdout %q, stderr %q", code, stdout, stderr)

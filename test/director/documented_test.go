@@ -141,7 +141,7 @@ var otherCommands = []otherCommand{
 	{"install/make-kubeconfig.sh -n envoy-gateway-system -g edge/web", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EGateways applies what it applies", "test/director/install_test.go", `"-g", "gw/web"`},
 	{"kubectl get pods,configmaps,gateways,listenersets -A -o json", "needs the Gateway API: TestGatewaysInFile reads what it writes", "kube_gateways_file_test.go", `func TestGatewaysInFile`},
 	{"make-kubeconfig.sh -n NAMESPACE -S SERVICE", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EService applies what it applies", "test/director/install_test.go", `"-S", "web"`},
-	{"kubectl get services,endpointslices", "needs an API server: TestServiceFilesCutShort reads what it writes", "kube_slices_test.go", `func TestServiceFilesCutShort`},
+	{"kubectl get services,endpointslices -A -o json", "needs an API server: TestServiceFilesCutShort reads what it writes", "kube_slices_test.go", `func TestServiceFilesCutShort`},
 	{"kubectl apply -f install/realserver-daemonset.yaml", "needs an API server: TestE2EDaemonSet applies it, and runs its pod", "test/director/daemonset_test.go", `admin\.Apply\(ctx, "default", manifest\)`},
 	{"kubectl label node node-a lvs-controller/node=true", "needs an API server: TestE2EDaemonSet labels a Node so, and compares it with the DaemonSet", "test/director/daemonset_test.go", `"lvs-controller/node": "true"`},
 	{"journalctl -p warning -u lvs-controller", "the guest has no journal; the unit's log has priorities", "install/lvs-controller.service", `ExecStart=.* -log-format journal`},
