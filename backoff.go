@@ -1,7 +1,7 @@
 // How long to wait before the next attempt of something that failed.
 //
-// Used by kube.go, reconcile*.go and http_webhook.go. An attempt is repeated without end: only
-// the waits are bounded. Pure.
+// Used by kube.go, reconcile*.go, http_webhook.go and cmd_realserver_watch.go. An attempt
+// is repeated without end: only the waits are bounded. Pure.
 
 package main
 

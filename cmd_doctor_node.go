@@ -34,7 +34,7 @@ func findNode(h *doctorHost) doctorNode {
 	if len(n.vips) > 0 {
 		return n
 	}
-	for _, v := range state.Addresses {
+	for _, v := range state.prepared() {
 		n.vips = including(n.vips, v.Address)
 	}
 	if lo := h.net.device(func(d *hostDevice) bool { return d.loopback }); lo != nil && len(n.vips) == 0 {
@@ -188,8 +188,8 @@ func checkTunnelEnd(h *doctorHost) []finding {
 		return []finding{{levelFail, err.Error(), []string{n.prepares(n.vips)}}}
 	}
 	var found []finding
-	for _, lack := range rs.lacks {
-		found = append(found, finding{levelFail, lack, []string{n.prepares(n.vips)}})
+	for _, l := range rs.lacks {
+		found = append(found, finding{levelFail, l.text, []string{n.prepares(n.vips)}})
 	}
 	if found == nil {
 		return allWell("this node unpacks %s", n.tunnel)

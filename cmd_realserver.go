@@ -11,14 +11,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/netip"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -34,15 +32,19 @@ type nodeNetwork interface {
 	TunnelDevices(kind string) ([]tunnelDevice, error)
 	MakeTunnelDevice(kind string, d tunnelDevice) error
 	BringUp(device string) error
+	SetIPv4Setting(device, name, value string) error
 	RemoveDevice(device string) (bool, error)
 	GUEPorts() ([]guePort, error)
 	OpenGUE(guePort) error
 	CloseGUE(guePort) (bool, error)
 }
 
-// realserver is one run of the command.
+// realserver is one run of the command, or one pass of -watch.
 type realserver struct {
-	vips           []netip.Addr
+	vips           []netip.Addr // all that are meant
+	named          []netip.Addr // those of them that the command line names
+	listed         []netip.Addr // those of them that the file lists
+	file           string       // absolute path of the file with VIPs; "" = none
 	device, uplink string
 	tunnel         string // ipip, gue or gre; "" = no tunnel
 	port           uint   // of gue
@@ -52,28 +54,31 @@ type realserver struct {
 	net            nodeNetwork
 	state          realserverState
 	stdout         io.Writer
-	lacks          []string       // what the node lacks, a line each
-	steps          []func() error // make it, in this order
+	wanted         []string     // what the VIPs need, as lack.about
+	leaving        []VIPAddress // what the file listed before, and does not list now
+	lacks          []lack
+	steps          []func() error // make what the node lacks, in this order
 	changes        int            // lines printed for changes made
 }
 
-// realserverState is the state file.
-type realserverState struct {
-	// Addresses are the VIPs that the node was prepared for, without those undone.
-	Addresses []VIPAddress `json:"addresses,omitempty"`
-	// Sysctls are the settings of the devices that were changed.
-	Sysctls []savedSysctl `json:"sysctls,omitempty"`
-	// Devices and Ports are the ends of tunnels.
-	Devices []savedDevice `json:"devices,omitempty"`
-	Ports   []savedPort   `json:"ports,omitempty"`
+// lack is one thing that the node lacks.
+type lack struct {
+	kind  lackKind
+	about string // the address, device or port that is not as it should be
+	text  string // what is wrong with it, a line
 }
 
-// savedSysctl is a setting before its first change and after.
-type savedSysctl struct {
-	Key    string `json:"key"`
-	Before string `json:"before"`
-	After  string `json:"after"`
-}
+// lackKind is what a VIP needs of a node.
+type lackKind int
+
+const (
+	lackAddress lackKind = iota
+	lackSetting
+	lackTunnel
+)
+
+// lackKinds are their names in metrics.
+var lackKinds = [...]string{lackAddress: "address", lackSetting: "setting", lackTunnel: "tunnel"}
 
 var realserverCommand = command{
 	name:    "realserver",
@@ -81,13 +86,16 @@ var realserverCommand = command{
 	about: `Prepares this node to serve VIPs in direct routing: each address on lo, and
 ARP settings on each device that may lead to clients, so that only the director
 answers for it. With -tunnel also this node's end of the tunnel that the director
-sends through. It lasts until the next boot.`,
+sends through. It lasts until the next boot. With -watch the command stays, repairs what
+another program changes, and guards devices that come later. SIGTERM ends it and leaves
+the node prepared.`,
 	exits: map[int]string{exitFailure: "failure, or with -check something is missing"},
 	examples: `lvs-controller realserver -vip 10.135.22.77
 lvs-controller realserver -vip 10.135.22.77,2001:db8::77 -check
 lvs-controller realserver -vip 10.135.22.77 -tunnel gue
-lvs-controller realserver -vip 10.135.22.77 -remove`,
-	values: map[string][]string{"tunnel": {"ipip", "gue", "gre"}},
+lvs-controller realserver -vip 10.135.22.77 -remove
+lvs-controller realserver -watch -vips-file /etc/lvs-controller/vips`,
+	values: map[string][]string{"tunnel": {"ipip", "gue", "gre"}, "log-format": {"text", "json", "journal"}, "log-level": {"debug", "info", "warn", "error"}},
 	new: func() task {
 		return &realserverTask{open: func() (nodeNetwork, error) { return openRtnl(context.Background()) }}
 	},
@@ -96,14 +104,17 @@ lvs-controller realserver -vip 10.135.22.77 -remove`,
 // realserverTask is one call of `lvs-controller realserver`.
 type realserverTask struct {
 	realserver
-	addresses     string
-	remove, check bool
-	open          func() (nodeNetwork, error)
+	addresses            string
+	remove, check, watch bool
+	listen               string // address of the metrics; "" = none
+	logging              logSettings
+	open                 func() (nodeNetwork, error)
 }
 
 func (t *realserverTask) flags(flags *flag.FlagSet) {
 	rs := &t.realserver
-	flags.StringVar(&t.addresses, "vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas; needed")
+	flags.StringVar(&t.addresses, "vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas; needed without -vips-file")
+	flags.StringVar(&rs.file, "vips-file", "", "`file` with virtual addresses, one a line, # begins a comment; the line none alone means no address; -watch follows its changes")
 	flags.StringVar(&rs.device, "dev", "lo", "`device` that gets the addresses")
 	flags.StringVar(&rs.uplink, "uplink", "", "the only `device` that gets the ARP settings (default: the default route's and each other one that may lead to clients)")
 	flags.StringVar(&rs.tunnel, "tunnel", "", "unpack what the director sends through a tunnel: `type` ipip, gue or gre")
@@ -111,6 +122,9 @@ func (t *realserverTask) flags(flags *flag.FlagSet) {
 	flags.BoolVar(&rs.checksum, "tunnel-checksum", false, "the packets of gre have a checksum")
 	flags.BoolVar(&t.remove, "remove", false, "undo: remove the addresses and, with the last one that needs them, the tunnel's end and the settings")
 	flags.BoolVar(&t.check, "check", false, "change nothing; exit 1 when something is missing")
+	flags.BoolVar(&t.watch, "watch", false, "stay and repair, until SIGTERM")
+	flags.StringVar(&t.listen, "listen", "", "with -watch: `address` for /metrics, as 127.0.0.1:9653 (default none)")
+	t.logging.flags(flags)
 	flags.StringVar(&rs.proc.Root, "proc", "/proc/sys", "`directory` of the kernel settings")
 	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` for the values that the settings had before")
 }
@@ -118,11 +132,18 @@ func (t *realserverTask) flags(flags *flag.FlagSet) {
 // misuse is what is wrong with the values of the flags.
 func (t *realserverTask) misuse() (err error) {
 	rs := &t.realserver
-	switch rs.vips, err = parseVIPs(t.addresses); {
-	case err != nil:
-		err = fmt.Errorf("-vip: %w", err)
+	if t.addresses != "" || rs.file == "" {
+		if rs.named, err = parseVIPs(t.addresses); err != nil {
+			return fmt.Errorf("-vip: %w", err)
+		}
+	}
+	switch {
 	case t.remove && t.check:
 		err = errors.New("-remove and -check exclude each other")
+	case t.watch && (t.remove || t.check):
+		err = errors.New("-watch excludes -remove and -check")
+	case t.listen != "" && !t.watch:
+		err = errors.New("-listen is for -watch")
 	case rs.device == rs.uplink:
 		err = errors.New("-dev must not be the uplink: the node would answer ARP for the VIP")
 	case !slices.Contains([]string{"", "ipip", "gue", "gre"}, rs.tunnel):
@@ -136,9 +157,19 @@ func (t *realserverTask) misuse() (err error) {
 }
 
 // run prepares the node.
-func (t *realserverTask) run(_ context.Context, stdout, stderr io.Writer) int {
+func (t *realserverTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	if err := t.misuse(); err != nil {
 		return realserverCommand.misused(stderr, err)
+	}
+	if t.file != "" { // the state names it, whatever the working directory is
+		path, err := filepath.Abs(t.file)
+		if err != nil {
+			return fail(stderr, "lvs-controller realserver:", err)
+		}
+		t.file = path
+	}
+	if t.watch {
+		return t.follow(ctx, stderr)
 	}
 	t.stdout = stdout
 	if err := t.realserver.run(t.open, t.remove, t.check); err != nil {
@@ -156,39 +187,85 @@ func (t *realserverTask) run(_ context.Context, stdout, stderr io.Writer) int {
 
 // run does one of the command's three tasks.
 func (rs *realserver) run(open func() (nodeNetwork, error), remove, check bool) (err error) {
+	if rs.file != "" {
+		if rs.listed, err = readVIPs(rs.file); err != nil {
+			return err
+		}
+	}
+	rs.vips = including(slices.Clone(rs.named), rs.listed...)
 	if rs.net, err = open(); err != nil {
 		return err
 	}
 	defer rs.net.Close()
+	if check {
+		return rs.look()
+	}
+	release, err := rs.lock()
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := rs.load(); err != nil {
 		return err
 	}
 	if remove {
-		return rs.undo()
+		if err = rs.undo(rs.on(rs.vips)); err == nil && rs.changes == 0 {
+			fmt.Fprintln(rs.stdout, "nothing to undo")
+		}
+		return err
 	}
 	if err := rs.plan(); err != nil {
 		return err
 	}
-	if !check { // before anything changes, so that an interrupted run can be undone
-		if err := rs.save(); err != nil {
-			return err
-		}
+	if err := rs.carryOut(); err != nil {
+		return err
 	}
-	switch {
-	case len(rs.lacks) == 0:
+	if rs.changes == 0 {
 		fmt.Fprintln(rs.stdout, "already in place")
 		return nil
-	case check:
-		fmt.Fprintln(rs.stdout, strings.Join(rs.lacks, "\n"))
-		return nil
+	}
+	fmt.Fprintln(rs.stdout, "this lasts until the next boot: run the same command at every boot")
+	return nil
+}
+
+// look prints what the node lacks, and changes nothing.
+func (rs *realserver) look() error {
+	if err := rs.load(); err != nil {
+		return err
+	}
+	if err := rs.plan(); err != nil {
+		return err
+	}
+	for _, l := range rs.lacks {
+		fmt.Fprintln(rs.stdout, l.text)
+	}
+	if len(rs.lacks) == 0 {
+		fmt.Fprintln(rs.stdout, "already in place")
+	}
+	return nil
+}
+
+// carryOut makes what plan has found, and then undoes the VIPs that have left the file
+// and that no other file and no command line needs.
+func (rs *realserver) carryOut() error {
+	// Before anything changes, so that an interrupted run can be undone. A VIP that leaves
+	// is remembered until it has gone.
+	listed := rs.state.Files[rs.file]
+	rs.state.list(rs.file, including(slices.Clone(listed), rs.leaving...))
+	if err := rs.save(); err != nil {
+		return err
 	}
 	for _, step := range rs.steps {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintln(rs.stdout, "this lasts until the next boot: run the same command at every boot")
-	return nil
+	if len(rs.leaving) == 0 {
+		return nil
+	}
+	rs.state.list(rs.file, listed)
+	needed := rs.state.prepared()
+	return rs.undo(slices.DeleteFunc(rs.leaving, func(v VIPAddress) bool { return slices.Contains(needed, v) }))
 }
 
 // parseVIPs reads "10.0.0.1,2001:db8::1". Repeats are dropped.
@@ -198,17 +275,31 @@ func parseVIPs(s string) ([]netip.Addr, error) {
 	}
 	var vips []netip.Addr
 	for field := range strings.SplitSeq(s, ",") {
-		addr, err := netip.ParseAddr(strings.TrimSpace(field))
+		addr, err := parseNodeVIP(strings.TrimSpace(field))
 		if err != nil {
 			return nil, err
-		}
-		addr = addr.Unmap()
-		if !addr.IsGlobalUnicast() || addr.Zone() != "" {
-			return nil, fmt.Errorf("%s cannot be a virtual address: not a global unicast address", addr)
 		}
 		vips = including(vips, addr)
 	}
 	return vips, nil
+}
+
+// parseNodeVIP reads one address that a node can have for a director.
+func parseNodeVIP(s string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		return addr, err
+	}
+	addr = addr.Unmap()
+	return addr, notVIP(addr)
+}
+
+// notVIP says why addr cannot be a VIP, nil if it can.
+func notVIP(addr netip.Addr) error {
+	if !addr.IsGlobalUnicast() || addr.Zone() != "" {
+		return fmt.Errorf("%s cannot be a virtual address: not a global unicast address", addr)
+	}
+	return nil
 }
 
 // plan finds out what the node lacks, with the steps that make it, and notes in the
@@ -224,10 +315,21 @@ func (rs *realserver) plan() error {
 		return err
 	}
 	rs.planAddresses(rs.device, have, rs.vips)
-	for _, a := range rs.vips {
-		rs.state.Addresses = including(rs.state.Addresses, VIPAddress{Device: rs.device, Address: a})
+	rs.state.Addresses = including(rs.state.Addresses, rs.on(rs.named)...)
+	if rs.file != "" {
+		listed := rs.on(rs.listed)
+		rs.leaving = slices.DeleteFunc(rs.state.Files[rs.file], func(v VIPAddress) bool { return slices.Contains(listed, v) })
+		rs.state.list(rs.file, listed)
 	}
 	return rs.planTunnel()
+}
+
+// on are addresses on the device that gets them.
+func (rs *realserver) on(addresses []netip.Addr) (all []VIPAddress) {
+	for _, a := range addresses {
+		all = append(all, VIPAddress{Device: rs.device, Address: a})
+	}
+	return all
 }
 
 // planDevices plans the settings that the VIPs need; none for IPv6 alone.
@@ -250,9 +352,14 @@ func (rs *realserver) planDevices() (err error) {
 			return err
 		}
 		if device != rs.device {
-			rs.planSettings(settings, &rs.state.Sysctls)
+			rs.planSettings(lackSetting, device, settings, &rs.state.Sysctls)
 		}
 	}
+	// A device that has gone needs no undoing, and there may be many with time.
+	rs.state.Sysctls = slices.DeleteFunc(rs.state.Sysctls, func(s savedSysctl) bool {
+		_, err := rs.proc.read(s.Key)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 	return nil
 }
 
@@ -271,26 +378,34 @@ func (rs *realserver) differing(use sysctlUse, device string) ([]SysctlState, er
 	return slices.DeleteFunc(states, func(s SysctlState) bool { return s.OK }), nil
 }
 
-// planSettings plans a change of settings. It adds them to saved; the value that a
-// setting had first is not overwritten.
-func (rs *realserver) planSettings(settings []SysctlState, saved *[]savedSysctl) {
+// planSettings plans a change of settings of a device. It adds them to saved; the value
+// that a setting had first is not overwritten.
+func (rs *realserver) planSettings(kind lackKind, device string, settings []SysctlState, saved *[]savedSysctl) {
+	rs.wanted = append(rs.wanted, device)
 	for _, s := range settings {
-		rs.lack("%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why)
+		rs.lack(kind, device, "%s is %s, want %s: %s", s.Key, s.Have, s.Want, s.Why)
 		if !slices.ContainsFunc(*saved, func(o savedSysctl) bool { return o.Key == s.Key }) {
 			*saved = append(*saved, savedSysctl{Key: s.Key, Before: s.Have, After: s.Want})
 		}
 	}
-	rs.step(func() error { return rs.set(settings, nil) })
+	if len(settings) > 0 {
+		rs.step(func() error { return rs.set(settings, nil) })
+	}
 }
 
 // planAddresses plans those of vips that a device does not have.
 func (rs *realserver) planAddresses(device string, have []deviceAddress, vips []netip.Addr) {
 	for _, a := range vips {
+		v := VIPAddress{Device: device, Address: a}
+		rs.wanted = append(rs.wanted, v.String())
 		if addressIn(have, a) != nil {
 			continue
 		}
-		v := VIPAddress{Device: device, Address: a}
-		rs.lack("%s is missing", v)
+		kind := lackAddress
+		if device != rs.device {
+			kind = lackTunnel
+		}
+		rs.lack(kind, v.String(), "%s is missing", v)
 		rs.step(func() error {
 			_, err := rs.net.Add(v)
 			return rs.changed(err, "added %s", v)
@@ -298,9 +413,9 @@ func (rs *realserver) planAddresses(device string, have []deviceAddress, vips []
 	}
 }
 
-// lack notes one line of what the node lacks.
-func (rs *realserver) lack(format string, args ...any) {
-	rs.lacks = append(rs.lacks, fmt.Sprintf(format, args...))
+// lack notes one thing that the node lacks.
+func (rs *realserver) lack(kind lackKind, about, format string, args ...any) {
+	rs.lacks = append(rs.lacks, lack{kind, about, fmt.Sprintf(format, args...)})
 }
 
 // step notes what makes it.
@@ -310,8 +425,18 @@ func (rs *realserver) step(do func() error) { rs.steps = append(rs.steps, do) }
 func (rs *realserver) set(settings []SysctlState, err error) error {
 	for _, s := range settings {
 		if err == nil {
-			err = rs.changed(rs.proc.write(s.Key, s.Want), "%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
+			err = rs.changed(rs.write(s.Key, s.Want), "%s: %s -> %s: %s", s.Key, s.Have, s.Want, s.Why)
 		}
+	}
+	return err
+}
+
+// write gives a device's setting a value. Where /proc/sys may not be written to, as in
+// a container that has CAP_NET_ADMIN and is not privileged, rtnetlink does the same.
+func (rs *realserver) write(key, value string) error {
+	err := rs.proc.write(key, value)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return rs.net.SetIPv4Setting(path.Base(path.Dir(key)), path.Base(key), value)
 	}
 	return err
 }
@@ -337,38 +462,37 @@ func (rs *realserver) take(v VIPAddress) error {
 	return err
 }
 
-// undo removes the VIPs and then what no other VIP of the state file needs: the ends
+// undo removes VIPs, and then what no other VIP of the state file needs: the ends
 // of tunnels and, without an IPv4 VIP, the settings. It keeps this order, because a
 // VIP on lo is never without the settings.
-func (rs *realserver) undo() (err error) {
-	for _, addr := range rs.vips {
-		if err := rs.take(VIPAddress{Device: rs.device, Address: addr}); err != nil {
+func (rs *realserver) undo(vips []VIPAddress) error {
+	for _, v := range vips {
+		if err := rs.take(v); err != nil {
 			return err
 		}
 	}
-	if rs.state.Addresses, err = rs.remaining(); err != nil {
+	rest, err := rs.remaining(vips)
+	if err != nil {
 		return err
 	}
+	rs.state.keep(func(v VIPAddress) bool { return slices.Contains(rest, v) })
 	if err := rs.undoTunnels(); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(rs.state.Addresses, func(v VIPAddress) bool { return v.Address.Is4() }) {
+	if !slices.ContainsFunc(rest, func(v VIPAddress) bool { return v.Address.Is4() }) {
 		if err := rs.restore(rs.state.Sysctls); err != nil {
 			return err
 		}
 		rs.state.Sysctls = nil
-	}
-	if rs.changes == 0 {
-		fmt.Fprintln(rs.stdout, "nothing to undo")
 	}
 	return rs.save()
 }
 
 // remaining are the VIPs of the state file that are not being undone and are still on
 // their device.
-func (rs *realserver) remaining() (rest []VIPAddress, err error) {
-	for _, v := range rs.state.Addresses {
-		if v.Device == rs.device && slices.Contains(rs.vips, v.Address) {
+func (rs *realserver) remaining(undone []VIPAddress) (rest []VIPAddress, err error) {
+	for _, v := range rs.state.prepared() {
+		if slices.Contains(undone, v) {
 			continue
 		}
 		have, err := rs.net.List(v.Device)
@@ -394,57 +518,11 @@ func (rs *realserver) restore(settings []savedSysctl) error {
 			fmt.Fprintf(rs.stdout, "%s left at %s: another program changed it\n", s.Key, have)
 			continue
 		case err == nil:
-			err = rs.proc.write(s.Key, s.Before)
+			err = rs.write(s.Key, s.Before)
 		}
 		if err := rs.changed(err, "%s: %s -> %s: as it was before", s.Key, s.After, s.Before); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// load reads the state file; a missing one is empty.
-func (rs *realserver) load() error {
-	b, err := readRegular(rs.statePath, 1<<20)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read state: %w", err)
-	}
-	rs.state, err = decodeRealserverState(b)
-	return wrap("read state "+rs.statePath, err)
-}
-
-// decodeRealserverState reads what save writes. It refuses a setting that the command
-// does not change, because undo would write to it.
-func decodeRealserverState(b []byte) (s realserverState, err error) {
-	if err := json.Unmarshal(b, &s); err != nil {
-		return s, err
-	}
-	settings := slices.Clone(s.Sysctls)
-	for _, d := range s.Devices {
-		settings = append(settings, d.Sysctls...)
-	}
-	for _, o := range settings {
-		if o.Key != confKey(path.Base(path.Dir(o.Key)), path.Base(o.Key)) {
-			return s, fmt.Errorf("%q is not a setting that this command changes", shorten(o.Key, quotedText))
-		}
-	}
-	return s, nil
-}
-
-// save replaces the state file, or removes it when there is nothing to undo.
-func (rs *realserver) save() error {
-	if s := &rs.state; len(s.Addresses)+len(s.Sysctls)+len(s.Devices)+len(s.Ports) == 0 {
-		return wrap("remove state", removeFile(rs.statePath))
-	}
-	b, err := json.MarshalIndent(rs.state, "", " ")
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(rs.statePath), 0o755)
-	}
-	if err == nil {
-		err = writeFileAtomic(rs.statePath, append(b, '\n'), 0o600)
-	}
-	return wrap("save state", err)
 }

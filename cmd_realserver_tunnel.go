@@ -98,13 +98,14 @@ func (rs *realserver) planDevice(kind string, vips []netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	rs.wanted = append(rs.wanted, d.Name)
 	if !found {
-		rs.lack("%s device %s is missing", kind, d.Name)
+		rs.lack(lackTunnel, d.Name, "%s device %s is missing", kind, d.Name)
 		rs.step(func() error {
 			return rs.changed(rs.net.MakeTunnelDevice(kind, d), "made %s device %s", kind, d.Name)
 		})
 	} else if !d.Up {
-		rs.lack("%s device %s is down", kind, d.Name)
+		rs.lack(lackTunnel, d.Name, "%s device %s is down", kind, d.Name)
 	}
 	i := slices.IndexFunc(rs.state.Devices, func(s savedDevice) bool { return s.Name == d.Name })
 	if i < 0 {
@@ -134,7 +135,7 @@ func (rs *realserver) planIPv4(d *savedDevice, found bool, vips []netip.Addr) er
 		if err != nil {
 			return err
 		}
-		rs.planSettings(settings, &d.Sysctls)
+		rs.planSettings(lackTunnel, d.Name, settings, &d.Sysctls)
 		if have, err = rs.net.List(d.Name); err != nil {
 			return err
 		}
@@ -172,8 +173,9 @@ func (rs *realserver) planPort(p guePort, vips []netip.Addr) error {
 	}
 	ports := &rs.state.Ports
 	i := slices.IndexFunc(*ports, func(s savedPort) bool { return s.guePort == p })
+	rs.wanted = append(rs.wanted, p.String())
 	if !slices.Contains(open, p) {
-		rs.lack("%s is closed", p)
+		rs.lack(lackTunnel, p.String(), "%s is closed", p)
 		rs.step(func() error { return rs.changed(rs.net.OpenGUE(p), "opened %s", p) })
 		if i < 0 {
 			i = len(*ports)
@@ -203,9 +205,9 @@ type savedPort struct {
 
 // undoTunnels removes what no VIP of state.Addresses needs any more.
 func (rs *realserver) undoTunnels() error {
-	state := &rs.state
+	state, prepared := &rs.state, rs.state.prepared()
 	unneeded := func(a netip.Addr) bool {
-		return !slices.ContainsFunc(state.Addresses, func(v VIPAddress) bool { return v.Address == a })
+		return !slices.ContainsFunc(prepared, func(v VIPAddress) bool { return v.Address == a })
 	}
 	var (
 		ports   []savedPort

@@ -48,6 +48,12 @@ func (f *fakeTunnels) BringUp(device string) error {
 	return nil
 }
 
+// SetIPv4Setting is for a /proc/sys that is read-only: another file has the values then.
+func (f *fakeTunnels) SetIPv4Setting(device, name, value string) error {
+	f.table.calls = append(f.table.calls, fmt.Sprintf("set %s %s %s", device, name, value))
+	return f.makeError
+}
+
 func (f *fakeTunnels) RemoveDevice(device string) (bool, error) {
 	if _, ok := f.table.devices[device]; !ok {
 		return false, nil

@@ -2,8 +2,8 @@
 // logged once. In between nothing is logged.
 //
 // Used by kube*.go, conflict*.go, health*.go, state_saved.go, host.go, snapshot.go,
-// reconcile*.go, http*.go and main.go. It decides when to log; the caller writes the
-// message. It starts no goroutine and reads no clock.
+// reconcile*.go, http*.go, cmd*.go and main.go. It decides when to log; the caller
+// writes the message. It starts no goroutine and reads no clock.
 
 package main
 

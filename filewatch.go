@@ -1,8 +1,8 @@
 // Watches one file: a write, a rename over it, a symlink swap (the "..data" of a
 // Kubernetes volume), removal and re-creation, also of its directories.
 //
-// Used by kube_file.go, config_watch.go and host_drain.go. What a file contains,
-// and what a change means, is the caller's business. A watch that fails is
+// Used by kube_file.go, config_watch.go, host_drain.go and cmd_realserver_watch.go. What
+// a file contains, and what a change means, is the caller's business. A watch that fails is
 // reported and replaced by polling; it never ends before its context.
 
 package main

@@ -1,8 +1,8 @@
 // What protects the loop from the listener's clients: limits, one reading of the kernel
 // and of the host's addresses for all, and which names the status answers to.
 //
-// Used by main.go. The listener has the process in common with the loop, so no
-// number of clients may take its memory or its time.
+// Used by cmd_realserver_metrics.go and main.go. The listener has the process in common with
+// the loop, so no number of clients may take its memory or its time.
 
 package main
 
@@ -166,7 +166,10 @@ func (l *clientList) serving(next http.Handler) http.Handler {
 	})
 }
 
-// limited lets maxAnswers requests at a time through to next, and maxWaiting wait.
+// limited lets maxAnswers requests at a time through to next, and maxWaiting wait. One copy of
+// it does for all endpoints.
+//
+//go:noinline
 func limited(next http.HandlerFunc) http.HandlerFunc {
 	places, slots := make(chan struct{}, maxAnswers+maxWaiting), make(chan struct{}, maxAnswers)
 	refuse := func(w http.ResponseWriter) {

@@ -1,7 +1,7 @@
 // Prometheus metrics, computed for each request.
 //
-// Used by http.go. The names are part of the interface: docs/metrics.md lists
-// them, and a test compares the two. It changes nothing.
+// Used by http.go and cmd_realserver_metrics.go. The names are part of the interface:
+// docs/metrics.md lists them, and a test compares the two. It changes nothing.
 
 package main
 
@@ -17,8 +17,7 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 	defer e.flush()
 	v := s.loop.published.Load()
 	e.family("info", gauge, "The running version; lvs_build_info takes its place.")(1, "version", version)
-	b := thisBuild()
-	e.family("build_info", gauge, "What the program was made from, and with.")(1, "version", b.Version, "revision", b.Revision, "goversion", b.Go)
+	writeBuild(e)
 	e.family("ready", gauge, "1 when the kernel's table has been read recently, a real server is in service, the uplink is up and the director is not drained.")(flag01(s.ready() == nil))
 	s.writeOwn(e)
 	if v != nil {
@@ -38,6 +37,12 @@ func (s *httpServer) writeMetrics(w io.Writer) {
 		k.writeTable(e, s.table())
 	}
 	writeProcess(e, s.started)
+}
+
+// writeBuild writes which program this is.
+func writeBuild(e *exposition) {
+	b := thisBuild()
+	e.family("build_info", gauge, "What the program was made from, and with.")(1, "version", b.Version, "revision", b.Revision, "goversion", b.Go)
 }
 
 // writeOwn writes what the controller counts of its work and its inputs.

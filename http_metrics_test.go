@@ -319,6 +319,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 	}
 	maps.Copy(families, kernel)
+	node, _ := scrape(t, writeNode)
+	maps.Copy(families, node)
 	given := make(map[string]string)
 	for name, f := range families {
 		if len(f.samples) == 0 {
@@ -359,6 +361,8 @@ func TestMetricsNaming(t *testing.T) {
 	families, _ := scrape(t, func(w *bytes.Buffer) { server.writeMetrics(w) })
 	kernel, _ := scrape(t, writeTwoServices)
 	maps.Copy(families, kernel)
+	node, _ := scrape(t, writeNode)
+	maps.Copy(families, node)
 	for name, f := range families {
 		if strings.HasSuffix(name, "_total") != (f.typ == "counter") {
 			t.Errorf("%s is a %s", name, f.typ)

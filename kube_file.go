@@ -2,7 +2,7 @@
 // pods,configmaps -o json` (or yaml), for trials, tests and clusters whose API a
 // director may not use.
 //
-// Used by cmd_doctor_table.go. One followFile serves all streams. The file is read
+// Used by cmd*.go. One followFile serves all streams. The file is read
 // again after any change (write, rename over it, symlink swap), and is accepted as a
 // whole or not at all: a file that is missing, cut off or invalid changes nothing.
 // Label selectors are applied here, because there is no server to apply them.

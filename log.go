@@ -1,8 +1,8 @@
 // The log of the controller: its formats, and its level, which an operator can change
 // while the controller runs.
 //
-// Used by http*.go and main.go. It knows nothing of what the lines say. It never
-// waits for the reader of the log (log_queue.go).
+// Used by http*.go, cmd*.go and main.go. It knows nothing of what the lines say. It
+// never waits for the reader of the log (log_queue.go).
 
 package main
 

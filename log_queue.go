@@ -1,7 +1,7 @@
 // A bounded queue before the log's reader, so that no part of the program waits for it.
 //
-// Used by http_metrics.go and main.go. A reader that is slow, or does not read at
-// all, costs lines, which are counted, and never time. It knows nothing of what the
+// Used by http_metrics.go, cmd_realserver_watch.go and main.go. A reader that is slow, or
+// does not read at all, costs lines, which are counted, and never time. It knows nothing of what the
 // lines say.
 
 package main

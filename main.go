@@ -124,6 +124,7 @@ type directorTask struct {
 func (t *directorTask) flags(fs *flag.FlagSet) {
 	t.source.flags(fs)
 	t.logging.flags(fs)
+	fs.BoolVar(&t.logging.debug, "debug", false, "log more, the same as -log-level debug, and serve profiles on the control socket")
 	fs.BoolVar(&t.check, "check", false, "validate this command line and the configuration file, as the command check does, and exit")
 	fs.BoolVar(&t.cleanup, "cleanup", false, "remove from the kernel what the controller put there, and exit")
 	fs.BoolVar(&t.version, "version", false, "print the version, and exit")
@@ -210,34 +211,6 @@ func (t *directorTask) startWith(log *slog.Logger) (*firstConfig, error) {
 	}
 	log.Error("the configuration file cannot be used: starting with the last good one", "file", t.path, "copy", good.file, "saved", good.saved, "err", broken)
 	return &firstConfig{good.cfg, broken, t.refused.digest, &goodFile{good.saved, sha256.Sum256(good.text)}}, nil
-}
-
-// logSettings are what flags say about the log.
-type logSettings struct {
-	format string
-	level  slog.Level
-	debug  bool
-}
-
-// flags adds the flags about the log to fs.
-func (s *logSettings) flags(fs *flag.FlagSet) {
-	s.format = logText
-	fs.BoolVar(&s.debug, "debug", false, "log more, the same as -log-level debug, and serve profiles on the control socket")
-	fs.Func("log-format", "`format` of the log: text, json or journal; the journal's has priorities and no time (default text)", func(name string) (err error) {
-		s.format, err = parseLogFormat(name)
-		return err
-	})
-	fs.Func("log-level", "least `level` that is logged: debug, info, warn or error (default info); SIGUSR1 changes to debug and back", func(name string) (err error) {
-		s.level, err = parseLogLevel(name)
-		return err
-	})
-}
-
-func (s *logSettings) open(w io.Writer) *programLog {
-	if s.debug {
-		s.level = slog.LevelDebug
-	}
-	return openLog(w, s.format, s.level)
 }
 
 // program is a running director.
@@ -371,9 +344,6 @@ const (
 	// it has after a loop that took longer. A part can wait for a disk or a program.
 	endPatience  = 3 * time.Second
 	lastPatience = time.Second
-
-	// logPatience is the time that the log has for its last lines.
-	logPatience = time.Second
 )
 
 // run runs all parts until ctx ends, and does not wait long for all but the loop.

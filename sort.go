@@ -31,7 +31,10 @@ func sortedBy[T any](seq iter.Seq[T], compare func(a, b T) int) []T {
 	return list
 }
 
-// including adds those of items to list that it does not have.
+// including adds those of items to list that it does not have. The lists are short, and a
+// copy in each caller would be large.
+//
+//go:noinline
 func including[T comparable](list []T, items ...T) []T {
 	for _, item := range items {
 		if !slices.Contains(list, item) {

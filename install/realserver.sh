@@ -8,9 +8,10 @@
 # usage: realserver.sh start|stop|status VIP[,VIP...] [UPLINK]
 #
 # UPLINK is the only device that gets the ARP settings; default: the device of the
-# default route and each other one that is up and may lead to clients. Nothing lasts beyond a reboot: call it at every boot, from
-# a unit, rc.local or /etc/network/if-up.d. It needs a POSIX shell, ip (of
-# iproute2 or, without a tunnel, BusyBox) and root. Exit code of status: 0 all in
+# default route and each other one that is up and may lead to clients. Nothing lasts
+# beyond a reboot, and nothing watches the node: call it at every boot and after a device
+# was added, from a unit, rc.local or /etc/network/if-up.d. It needs a POSIX shell, ip (of
+# iproute2 or, where there is no tunnel, VRF or macvlan, BusyBox) and root. Exit code of status: 0 all in
 # place, 1 not.
 #
 # TUNNEL is ipip or empty; stop removes the tunnel without it.
@@ -50,26 +51,26 @@ on() {
 	ip -o $family addr show dev "$1" to "$2" 2>/dev/null | grep -q .
 }
 
-# add DEVICE VIP adds a host address that is never chosen as a source address.
+# add DEVICE VIP adds a host address that is never chosen as a source address: scope host,
+# not in ARP either, or deprecated. BusyBox does not know the flags, which only keep a
+# route away that the address does not need; lo does no duplicate address detection anyway.
 add() {
 	if is_ipv6 "$2"; then
-		# Deprecated. BusyBox knows no nodad; lo does no duplicate address
-		# detection anyway.
-		ip -6 addr add "$2/128" dev "$1" preferred_lft 0
+		ip -6 addr add "$2/128" dev "$1" preferred_lft 0 nodad noprefixroute 2>/dev/null ||
+			ip -6 addr add "$2/128" dev "$1" preferred_lft 0
 	else
-		# Scope host: not in ARP either.
-		ip -4 addr add "$2/32" dev "$1" scope host label "$1:lvs"
+		ip -4 addr add "$2/32" dev "$1" scope host label "$1:lvs" noprefixroute 2>/dev/null ||
+			ip -4 addr add "$2/32" dev "$1" scope host label "$1:lvs"
 	fi
 	echo "added $2 on $1"
 	changed=yes
 }
 
+# remove DEVICE VIP removes the address. With another prefix length it is another program's.
 remove() {
-	if is_ipv6 "$2"; then
-		ip -6 addr del "$2/128" dev "$1"
-	else
-		ip -4 addr del "$2/32" dev "$1"
-	fi
+	if is_ipv6 "$2"; then family=-6 bits=128; else family=-4 bits=32; fi
+	ip -o $family addr show dev "$1" to "$2" | grep -q "/$bits " || return 0
+	ip $family addr del "$2/$bits" dev "$1"
 	echo "removed $2 on $1"
 	changed=yes
 }
@@ -83,19 +84,30 @@ default_device() {
 	} | awk '{ for (i = 1; i < NF; i++) if ($i == "dev") { print $(i + 1); exit } }'
 }
 
+# of_type TYPE prints the devices of a type, with a space around each.
+of_type() {
+	ip -o link show type "$1" 2>/dev/null | awk '{ sub(/[@:].*/, "", $2); printf " %s ", $2 }'
+}
+
 # arp_devices prints the devices on which the node answers ARP for hosts of other
 # segments: the default route's, and each one that is up, that no bridge or bond has
-# taken, and that has an address in a subnet or is of a kind that answers without one.
+# taken (a VRF may have), and that has an address in a subnet or is of a kind that answers
+# without one.
 # Devices that lead to containers and virtual machines are left out.
 arp_devices() {
 	first=$(default_device)
 	echo "$first"
+	vrfs=$(of_type vrf) macvlans=$(of_type macvlan)
 	{
 		ip -4 -o addr show
 		ip -o link show
-	} | awk '
+	} | awk -v vrfs="$vrfs" '
+		function taken() {
+			for (i = 4; i < NF; i++) if ($i == "master") return !index(vrfs, " " $(i + 1) " ")
+			return 0
+		}
 		$3 == "inet" && !/ scope (host|link) / && $4 ~ "/" && $4 !~ "/32$" { subnet[$2] = 1 }
-		$3 ~ /[<,]UP[,>]/ && $3 !~ /LOOPBACK|NOARP|POINTOPOINT/ && !/ master / {
+		$3 ~ /[<,]UP[,>]/ && $3 !~ /LOOPBACK|NOARP|POINTOPOINT/ && !taken() {
 			sub(/[@:].*/, "", $2)
 			print $2, subnet[$2] ? "subnet" : ""
 		}' | while read -r device subnet; do
@@ -103,9 +115,11 @@ arp_devices() {
 		"$first" | antrea-gw* | cbr* | cilium* | cni* | docker* | flannel* | incusbr* | kube-bridge* | lxcbr* | lxdbr* | ovn-k8s* | podman* | virbr* | weave*) continue ;;
 		esac
 		if [ -n "$subnet" ] || [ -e "/sys/class/net/$device/device" ] ||
-			grep -qE '^DEVTYPE=(bond|team|vlan|bridge|macvlan)$' "/sys/class/net/$device/uevent" 2>/dev/null; then
+			grep -qE '^DEVTYPE=(bond|team|vlan|bridge)$' "/sys/class/net/$device/uevent" 2>/dev/null; then
 			echo "$device"
+			continue
 		fi
+		case $macvlans in *" $device "*) echo "$device" ;; esac
 	done
 }
 
@@ -166,12 +180,13 @@ is_up() {
 }
 
 # wants_address DEVICE tells whether the device needs the VIPs too: a loose
-# reverse-path filter drops all on a device without an IPv4 address.
+# reverse-path filter drops all on a device without an IPv4 address. Those that a VIP
+# brought do not count, because they go with it.
 wants_address() {
-	case $1 in
-	lvs-*) ;;
-	*) ! ip -4 -o addr show dev "$1" | grep -q . ;;
-	esac
+	case $1 in lvs-*) return 0 ;; esac
+	for have in $(ip -4 -o addr show dev "$1" | awk '{ sub("/.*", "", $4); print $4 }'); do
+		grep -qxF "tunnel $1 $have" "$STATE" 2>/dev/null || return 1
+	done
 }
 
 # start_tunnel VIP makes what the VIP needs of a tunnel.
@@ -236,6 +251,14 @@ stop() {
 		if on lo "$vip"; then remove lo "$vip"; fi
 		stop_tunnel "$vip"
 		forget "vip $vip"
+	done
+	# A VIP that another program has removed needs nothing any more.
+	others=$(awk '$1 == "vip" { print $2 }' "$STATE" 2>/dev/null) || others=
+	for vip in $others; do
+		if ! on lo "$vip"; then
+			stop_tunnel "$vip"
+			forget "vip $vip"
+		fi
 	done
 	# The settings go back with the last IPv4 VIP, unless another program has
 	# changed them since.

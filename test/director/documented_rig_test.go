@@ -70,7 +70,7 @@ esac`,
 	"systemctl": `state=$LAB/$HOST
 start() {
 	case $1 in
-	lvs-controller) set -- "$1" $(sed -n 's/^ExecStart=//p' /etc/systemd/system/lvs-controller.service) ;;
+	lvs-controller | realserver) set -- "$1" $(sed -n 's/^ExecStart=//p' "/etc/systemd/system/$1.service") ;;
 	keepalived) set -- "$1" keepalived --dont-fork --log-console --use-file /etc/keepalived/keepalived.conf ;;
 	bird) set -- "$1" bird -f -c /etc/bird/bird.conf ;;
 	frr)
@@ -84,9 +84,13 @@ start() {
 	*) echo "Failed to start $1.service: Unit $1.service not found." >&2; return 5 ;;
 	esac
 	daemon "$@"
-	# As Type=notify does, it returns when the controller has made its first pass.
-	[ "$1" != lvs-controller ] || for _ in $(seq 100); do
-		! curl -sf --unix-socket /run/lvs-controller/control.sock http://controller/healthz >/dev/null || break
+	# As Type=notify does, it returns when the service has made its first pass.
+	for _ in $(seq 100); do
+		case $1 in
+		lvs-controller) ! curl -sf --unix-socket /run/lvs-controller/control.sock http://controller/healthz >/dev/null || break ;;
+		realserver) ! lvs-controller realserver -check -vips-file /etc/lvs-controller/vips >/dev/null 2>&1 || break ;;
+		*) break ;;
+		esac
 		sleep 0.1
 	done
 }
@@ -106,7 +110,10 @@ stop() {
 }
 verb=$1
 shift
-if [ "$verb" = enable ]; then [ "$1" = --now ]; shift; verb=start; fi
+case $verb in
+enable) [ "$1" = --now ]; shift; verb=start ;;
+disable) [ "$1" = --now ]; shift; verb=stop ;;
+esac
 for unit; do
 	case $verb in
 	start) start "$unit" ;;

@@ -31,11 +31,18 @@ var documentedSteps = []documentedStep{
 
 	// A node.
 	{on: "node", lines: "lvs-controller realserver -vip ADDR", with: []string{"ADDR", "10.135.22.77"}, after: "ip address show dev lo | grep 10.135.22.77/32"},
-	{on: "node", lines: "/usr/local/sbin/lvs-controller realserver -vip 10.135.22.77", after: "lvs-controller realserver -vip 10.135.22.77 -check"},
 	{on: "node", lines: "lvs-controller realserver -vip ADDR -tunnel TYPE", with: []string{"ADDR", "10.135.22.77", "TYPE", "ipip"}, after: "ip -d link show type ipip | grep ipip"},
 	{on: "node", lines: "lvs-controller realserver -vip 10.0.0.100,2001:db8::100,10.0.0.200,2001:db8::200", after: "ip address show dev lo | grep 2001:db8::200/128",
 		before: "lvs-controller realserver -vip 10.135.22.77 -remove"},
 	{on: "node", lines: "lvs-controller realserver -vip ADDR", with: []string{"ADDR", "10.135.22.77"}, before: "lvs-controller realserver -vip 10.0.0.100,2001:db8::100,10.0.0.200,2001:db8::200 -remove"},
+	{on: "node", lines: "install -m 0755 install/realserver.sh /usr/local/sbin/realserver.sh", before: "lvs-controller realserver -vip 10.135.22.77 -remove", after: "test -x /usr/local/sbin/realserver.sh"},
+	{on: "node", lines: "/usr/local/sbin/realserver.sh start 10.135.22.77", after: "/usr/local/sbin/realserver.sh status 10.135.22.77 && lvs-controller realserver -vip 10.135.22.77 -check"},
+	{on: "node", lines: "/usr/local/sbin/realserver.sh stop 10.135.22.77", after: "! ip address show dev lo | grep 10.135.22.77"},
+	{on: "node", lines: "lvs-controller realserver -watch -listen 127.0.0.1:9653", want: `^lvs_node_prepared 1$`,
+		with: []string{"-watch", "-watch -vip 10.135.22.77", "9653", "9653 2>/dev/null & sleep 1; curl -s http://127.0.0.1:9653/metrics; kill $!; wait $!"}},
+	{on: "node", lines: "mkdir -p /etc/lvs-controller\necho 10.135.22.77 > /etc/lvs-controller/vips\ninstall -m 0644 install/realserver.service /etc/systemd/system/realserver.service\nsystemctl enable --now realserver",
+		before: "lvs-controller realserver -vip 10.135.22.77 -remove", after: "ip address show dev lo | grep 10.135.22.77/32 && grep 1 /proc/sys/net/ipv4/conf/eth0/arp_ignore"},
+	{on: "node", lines: "systemctl disable --now realserver\nlvs-controller realserver -remove -vips-file /etc/lvs-controller/vips", after: "! ip address show dev lo | grep 10.135.22.77 && grep 0 /proc/sys/net/ipv4/conf/eth0/arp_ignore && systemctl enable --now realserver"},
 
 	// A director, before its controller runs and after that.
 	{on: "director", lines: "lvs-controller check", want: `config\.toml.* valid`},

@@ -57,7 +57,7 @@ func TestRealserverScript(t *testing.T) {
 		run(0, "already in place\n", "start", vips, "eth0.100")
 		run(0, "already in place\n", "status", vips)
 		shown := ns.Run("ip", "address", "show", "dev", "lo")
-		for _, want := range []string{"inet 10.0.0.77/32 scope host lo:lvs", "inet6 2001:db8::77/128 scope global deprecated"} {
+		for _, want := range []string{"inet 10.0.0.77/32 scope host ", " lo:lvs\n", "inet6 2001:db8::77/128 scope global ", " deprecated"} {
 			if !strings.Contains(shown, want) {
 				t.Errorf("no %q in\n%s", want, shown)
 			}

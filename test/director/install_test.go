@@ -3,6 +3,7 @@
 package director
 
 import (
+	"bytes"
 	"encoding/base64"
 	"os"
 	"os/exec"
@@ -198,46 +199,95 @@ $2
 	})
 }
 
-// systemd's own measure of how much a service may do: 10 is all. The unit, and the unit
-// with the drop-in for a user without privileges, each have a goal.
-func TestUnitSecurity(t *testing.T) {
-	of(t, "host")
-	t.Parallel()
-	analyze, err := exec.LookPath("systemd-analyze")
+// analyzer is systemd-analyze, which reads a unit as systemd does.
+func analyzer(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		if os.Getenv("LVS_REQUIRE_ALL") == "1" {
 			t.Fatal("needs systemd-analyze, of Debian's package systemd (LVS_REQUIRE_ALL=1)")
 		}
 		t.Skip("needs systemd-analyze")
 	}
+	return path
+}
+
+// unitCopy is the path of a copy of a unit of install/ with its drop-ins, which names the
+// binary under test.
+func unitCopy(t *testing.T, unit string, drops ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), unit)
+	install := func(from, to string) {
+		t.Helper()
+		text, err := os.ReadFile(installed(from))
+		lab.Must(t, err)
+		lab.Must(t, os.MkdirAll(filepath.Dir(to), 0o755))
+		lab.Must(t, os.WriteFile(to, bytes.ReplaceAll(text, []byte("/usr/local/sbin/lvs-controller"), []byte(controller())), 0o644))
+	}
+	install(unit, path)
+	for _, drop := range drops {
+		install(drop, filepath.Join(path+".d", drop))
+	}
+	return path
+}
+
+// systemd's own measure of how much a service may do: 10 is all. Each unit, and that of a
+// director with the drop-in for a user without privileges, has a goal.
+func TestUnitSecurity(t *testing.T) {
+	of(t, "host")
+	t.Parallel()
+	analyze := analyzer(t)
 	for _, test := range []struct {
-		name string
-		drop []string
-		most float64
+		name, unit string
+		drop       []string
+		most       float64
 	}{
-		{"root", nil, 2.4},
-		{"unprivileged", []string{"lvs-controller-unprivileged.conf"}, 2.1},
+		{"root", "lvs-controller.service", nil, 2.4},
+		{"unprivileged", "lvs-controller.service", []string{"lvs-controller-unprivileged.conf"}, 2.1},
+		{"node", "realserver.service", nil, 2.0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir := t.TempDir()
-			install := func(from, to string) {
-				b, err := os.ReadFile(installed(from))
-				lab.Must(t, err)
-				lab.Must(t, os.MkdirAll(filepath.Dir(to), 0o755))
-				lab.Must(t, os.WriteFile(to, b, 0o644))
-			}
-			unit := filepath.Join(dir, "lvs-controller.service")
-			install("lvs-controller.service", unit)
-			for _, drop := range test.drop {
-				install(drop, filepath.Join(unit+".d", drop))
-			}
-			out, err := exec.Command(analyze, "security", "--no-pager", "--offline=true", unit).CombinedOutput()
-			m := regexp.MustCompile(`exposure level for lvs-controller\.service: (\d+\.\d)`).FindSubmatch(out)
+			out, err := exec.Command(analyze, "security", "--no-pager", "--offline=true", unitCopy(t, test.unit, test.drop...)).CombinedOutput()
+			m := regexp.MustCompile(`exposure level for ` + regexp.QuoteMeta(test.unit) + `: (\d+\.\d)`).FindSubmatch(out)
 			if err != nil || m == nil {
 				t.Fatalf("systemd-analyze: %v\n%s", err, out)
 			}
 			if got, _ := strconv.ParseFloat(string(m[1]), 64); got > test.most {
 				t.Errorf("the exposure is %.1f, want %.1f at the most\n%s", got, test.most, out)
+			}
+		})
+	}
+}
+
+// systemd knows each directive of the units, and what they call is there. What a unit has
+// on its command line the binary knows too.
+func TestUnitsVerify(t *testing.T) {
+	of(t, "host")
+	t.Parallel()
+	analyze := analyzer(t)
+	units, err := filepath.Glob(installed("*.service"))
+	lab.Must(t, err)
+	if len(units) != 2 {
+		t.Errorf("%d units, want that of a director and that of a node: %q", len(units), units)
+	}
+	for _, unit := range units {
+		name := filepath.Base(unit)
+		t.Run(name, func(t *testing.T) {
+			path := unitCopy(t, name)
+			out, err := exec.Command(analyze, "verify", "--man=no", "--recursive-errors=no", path).CombinedOutput()
+			if err != nil || len(out) > 0 {
+				t.Errorf("systemd-analyze: %v\n%s", err, out)
+			}
+			text, err := os.ReadFile(path)
+			lab.Must(t, err)
+			calls := regexp.MustCompile(`(?m)^ExecStart=(.*)$`).FindAllSubmatch(text, -1)
+			if len(calls) != 1 {
+				t.Fatalf("%d commands, want 1", len(calls))
+			}
+			// An unknown flag is an error before -h is read.
+			line := append(strings.Fields(string(calls[0][1])), "-h")
+			if out, err := exec.Command(line[0], line[1:]...).CombinedOutput(); err != nil || !strings.Contains(string(out), "Usage:") {
+				t.Errorf("%q: %v\n%s", line, err, out)
 			}
 		})
 	}

@@ -64,12 +64,16 @@ while [ $# -gt 1 ]; do cp "$1" "$LAB/${to%:}/"; shift; done`,
 *jsonpath={.data.ca\\.crt}) cat "$LAB/ca" ;;
 *) echo "kubectl: unexpected: $*" >&2; exit 1 ;;
 esac`,
-	"systemctl": `[ "$*" = "enable --now lvs-controller" ]
-line=$(sed -n 's/^ExecStart=//p' /etc/systemd/system/lvs-controller.service)
-$line >"$LAB/log" 2>&1 &
-echo $! >"$LAB/pid"
-# As Type=notify does, it returns when the controller has made its first pass.
-for _ in $(seq 50); do ! lvs-controller ready >/dev/null 2>&1 || exit 0; sleep 0.2; done`,
+	"systemctl": `case "$*" in
+"enable --now lvs-controller") at=$LAB passed="lvs-controller ready" ;;
+"enable --now realserver") at=$HOME passed="lvs-controller realserver -check -vips-file /etc/lvs-controller/vips" ;;
+*) exit 1 ;;
+esac
+line=$(sed -n 's/^ExecStart=//p' "/etc/systemd/system/$3.service")
+$line >"$at/log" 2>&1 &
+echo $! >"$at/pid"
+# As Type=notify does, it returns when the service has made its first pass.
+for _ in $(seq 50); do ! $passed >/dev/null 2>&1 || exit 0; sleep 0.2; done`,
 }
 
 // A stranger who copies the commands of README.md gets an answer from an ingress pod.
@@ -100,9 +104,12 @@ func TestE2EQuickStart(t *testing.T) {
 		e.write(name, base64.StdEncoding.EncodeToString(secret))
 	}
 	t.Cleanup(func() {
-		if text, err := os.ReadFile(filepath.Join(dir, "pid")); err == nil {
-			pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
-			syscall.Kill(pid, syscall.SIGKILL)
+		nodes, _ := filepath.Glob(filepath.Join(dir, "node-*", "pid"))
+		for _, path := range append(nodes, filepath.Join(dir, "pid")) {
+			if text, err := os.ReadFile(path); err == nil {
+				pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
 		}
 	})
 	here := strings.NewReplacer(quickVIP, "10.0.0.100", quickAPI, fmt.Sprintf("https://127.0.0.1:%d", p.info.Port))

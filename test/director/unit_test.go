@@ -1,4 +1,4 @@
-// The unit of install/ under Debian's systemd, with the limits as they are shipped.
+// The unit of a director under Debian's systemd, with the limits as they are shipped.
 
 package director
 
@@ -36,11 +36,15 @@ done
 install -m 0755 "$0" /usr/local/sbin/lvs-controller
 echo lvs-controller:x:990:990::/:/bin/false >>/etc/passwd
 echo lvs-controller:x:990: >>/etc/group
-mkdir -p /etc/lvs-controller /etc/systemd/system/lvs-controller.service.d
-install -m 0644 "$1/lvs-controller.service" /etc/systemd/system/
+mkdir -p /etc/lvs-controller "/etc/systemd/system/$2.service.d"
+install -m 0644 "$1/$2.service" /etc/systemd/system/
+# What would change the whole machine. The first empties /tmp, which may be that of others.
+for u in tmpfiles-setup.service tmpfiles-setup-dev.service tmpfiles-clean.timer sysctl.service modules-load.service remount-fs.service; do
+	ln -sf /dev/null /etc/systemd/system/systemd-$u
+done
 touch ready
 exec env container=lab /lib/systemd/systemd --system --unit=basic.target --show-status=no
-' %[2]s %[3]s
+' %[2]s %[3]s %[4]s
 `
 
 // unitConfig has all that a limit of the unit could forbid: addresses of both
@@ -81,15 +85,17 @@ real_servers = [{ address = "10.0.0.11" }]
 // systemd is the director's service manager.
 type systemd struct {
 	*rig
-	pid string // of its first process, outside its process namespace
-	log string // what the controller has written
+	unit string // the service that is under test
+	pid  string // of its first process, outside its process namespace
+	log  string // what the service has written
 }
 
-// startSystemd runs systemd as the first process of the director.
-func startSystemd(r *rig, drops ...string) *systemd {
+// startSystemd runs systemd as the first process of the director, with a unit of install/,
+// which it does not start.
+func startSystemd(r *rig, unit string, drops ...string) *systemd {
 	r.Helper()
-	process := r.director.Start("unshare", "--mount", "sh", "-c", fmt.Sprintf(systemdScript, r.dir, controller(), installed(".")))
-	s := &systemd{rig: r, log: filepath.Join(r.dir, "log")}
+	process := r.director.Start("unshare", "--mount", "sh", "-c", fmt.Sprintf(systemdScript, r.dir, controller(), installed("."), unit))
+	s := &systemd{rig: r, unit: unit, log: filepath.Join(r.dir, "log")}
 	r.Cleanup(func() {
 		process.Kill()
 		lab.Within(r.T, 10*time.Second, func() string {
@@ -111,10 +117,11 @@ func startSystemd(r *rig, drops ...string) *systemd {
 		}
 		return ""
 	})
-	// No part of the limits: a watchdog of a minute is long for a test, and there is no journal.
-	s.run(fmt.Sprintf("printf '[Service]\\nWatchdogSec=6\\nStandardError=append:%s\\n' >/etc/systemd/system/lvs-controller.service.d/test.conf", s.log))
+	folder := "/etc/systemd/system/" + unit + ".service.d/"
+	// No part of the limits: there is no journal.
+	s.run(fmt.Sprintf("printf '[Service]\\nStandardError=append:%s\\n' >%stest.conf", s.log, folder))
 	for _, drop := range drops {
-		s.run("install -m 0644 " + installed(drop) + " /etc/systemd/system/lvs-controller.service.d/")
+		s.run("install -m 0644 " + installed(drop) + " " + folder)
 	}
 	return s
 }
@@ -134,7 +141,7 @@ func (s *systemd) run(script string) string {
 	return out
 }
 
-// written is the controller's log.
+// written is the service's log.
 func (s *systemd) written() string {
 	text, _ := os.ReadFile(s.log)
 	return string(text)
@@ -143,7 +150,7 @@ func (s *systemd) written() string {
 // property is what systemd knows of the service.
 func (s *systemd) property(name string) string {
 	s.Helper()
-	return strings.TrimSpace(s.run("systemctl show --value --property " + name + " lvs-controller"))
+	return strings.TrimSpace(s.run("systemctl show --value --property " + name + " " + s.unit))
 }
 
 // configure replaces a file of the director in place: its owner and mode stay.
@@ -174,7 +181,9 @@ func TestKernelUnit(t *testing.T) {
 			node.Serve(80, 443)
 			node.ServeUDP(vip.Addr(), 53)
 			nft(r, "add table inet watch\nadd chain inet watch c { type filter hook prerouting priority 0; }\nadd rule inet watch c ct state established counter\n")
-			s := startSystemd(r, tt.drops...)
+			s := startSystemd(r, "lvs-controller", tt.drops...)
+			// A watchdog of a minute is long for a test.
+			s.run("printf 'WatchdogSec=6\\n' >>/etc/systemd/system/lvs-controller.service.d/test.conf")
 			r.objects.pods = []pod{{name: "a", node: "node", ips: []string{"10.0.0.11", "2001:db8::11"}}}
 			r.writeCluster()
 			s.run("cp " + filepath.Join(r.dir, "cluster.json") + " /etc/lvs-controller/ && touch /etc/lvs-controller/kubeconfig")
@@ -184,7 +193,7 @@ func TestKernelUnit(t *testing.T) {
 				s.prepare(drop)
 			}
 			s.run("systemctl start lvs-controller")
-			s.limited(tt.uid)
+			s.limited(tt.uid, directorCaps)
 			s.serves(client, "start")
 
 			t.Log("step: a reload is refused with a mistake, and works without one")
@@ -225,7 +234,7 @@ func TestKernelUnit(t *testing.T) {
 				})
 			}
 			s.run("systemctl restart lvs-controller")
-			s.limited(tt.uid)
+			s.limited(tt.uid, directorCaps)
 			s.serves(client, "restarted")
 			s.run("mv /etc/lvs-controller/config.toml /etc/lvs-controller/aside && systemctl restart lvs-controller")
 			s.serves(client, "restarted without a file")
@@ -275,19 +284,26 @@ func (s *systemd) prepare(drop string) {
 	}
 }
 
-// limited compares what the running controller may do with what the unit says.
-func (s *systemd) limited(uid string) {
+// What the units leave of root's capabilities, include/uapi/linux/capability.h.
+const (
+	directorCaps = "0000000000003000" // CAP_NET_ADMIN and CAP_NET_RAW
+	nodeCaps     = "0000000000001000" // CAP_NET_ADMIN
+	noCaps       = "0000000000000000"
+)
+
+// limited compares what the running service may do with what the unit says.
+func (s *systemd) limited(uid, caps string) {
 	s.Helper()
 	status := s.run("cat /proc/" + s.property("MainPID") + "/status")
 	for name, want := range map[string]string{
 		"Uid":        strings.Repeat(uid+"\t", 3) + uid,
-		"CapEff":     "0000000000003000", // CAP_NET_ADMIN and CAP_NET_RAW, include/uapi/linux/capability.h
-		"CapBnd":     "0000000000003000",
+		"CapEff":     caps,
+		"CapBnd":     caps,
 		"NoNewPrivs": "1",
 		"Seccomp":    "2", // a filter
 	} {
 		if !strings.Contains(status, "\n"+name+":\t"+want+"\n") {
-			s.Errorf("the controller's %s is not %s:\n%s", name, want, status)
+			s.Errorf("%s: %s is not %s:\n%s", s.unit, name, want, status)
 		}
 	}
 }

@@ -32,12 +32,22 @@ func (o *output) Write(b []byte) (int, error) {
 
 // Start runs a program inside the host until it ends or the lab closes.
 func (h *Host) Start(args ...string) *Process {
+	return h.StartIn(func() error { return nil }, args...)
+}
+
+// StartIn is Start for a program that has what enter does to its own thread, such as other
+// mounts and fewer capabilities. The thread ends before the program.
+func (h *Host) StartIn(enter func() error, args ...string) *Process {
 	p := &Process{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	var err error
 	// A child starts in the namespace of the thread that makes it, so that its
 	// process id is the program's own and not that of `ip netns exec`.
-	h.Do(func() { err = p.cmd.Start() })
+	h.Do(func() {
+		if err = enter(); err == nil {
+			err = p.cmd.Start()
+		}
+	})
 	if err != nil {
 		h.lab.fail("%s: start %s: %v", h.Name, args[0], err)
 	}
@@ -51,6 +61,12 @@ func (h *Host) Start(args ...string) *Process {
 
 // PID is the program's process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Wait waits for the program to end by itself, and returns its error.
+func (p *Process) Wait() error {
+	<-p.done
+	return p.err
+}
 
 // Kill is kill -9, and waits for the end.
 func (p *Process) Kill() {
