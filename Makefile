@@ -97,7 +97,7 @@ race: vm-setup promtool-setup samples-setup unit-setup
 
 # LVS_DRILL=long hands over and drains under as much load as the long drills.
 kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
-	test/vm/run -timeout 1800 -file lvs-controller -file install -file docs -file README.md -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
+	test/vm/run -timeout 1800 -file lvs-controller -file install -file docs -file README.md -file config.toml.example -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
 		-- sh -c "code=0; for tests in ./ipvs.test './director.test -group kernel -install install'; do \
 		\$$tests -binary /work/lvs-controller $(if $(LVS_DRILL),-size $(LVS_DRILL)) -test.v -test.timeout 1770s $(PATTERN) || code=1; done; exit \$$code"
 
