@@ -127,7 +127,7 @@ while :; do sleep 0.1; done
 		run(0, "status", "is running (pid ")
 		// A start takes the last good configuration, and says so.
 		run(0, "stop", "goes on forwarding")
-		run(0, "start", "lvs-controller started\n"+config+":1: a mistake\nlvs-controller: "+config+" cannot be used; the last good configuration is in force\n")
+		run(0, "start", config+":1: a mistake\nlvs-controller started\nlvs-controller: "+config+" cannot be used; the last good configuration is in force\n")
 		os.Remove(filepath.Join(dir, "daemon.mistake"))
 		run(0, "stop", "goes on forwarding")
 		run(3, "status", "not running")
