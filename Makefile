@@ -1,5 +1,8 @@
 ## build        one static binary for this machine
 ## dist         the same for amd64 and arm64, under dist/
+## release      these, packages (deb, rpm), an image, a list of modules and sums, under dist/
+## release-test the release twice, byte for byte; its packages in Debian 12 and 13
+## release-test-short the first half of it, for amd64 alone
 ## lint         format, vet, staticcheck, sizes and floors of the code, shell scripts
 ## test         unit tests, the model, and the real-kernel tests
 ## unit         vet and the unit tests alone
@@ -11,6 +14,9 @@
 ## e2e          a real kube-apiserver drives the binary on a real kernel (RUN=regexp)
 ## drill        roll-outs, crashes and outages under load: no request may fail
 ## drill-short  the same with small numbers
+## soak         inputs that change for up to DURATION (2h), OPERATIONS (1000000): does anything grow?
+## soak-short   the same with few
+## faults       a fault at every call to the kernel, the host and the API server
 ## demo         the main job, live, in a terminal
 ## bench        the controller beside its peers, into docs/benchmarks.md (PART=name)
 ## bench-short  the same at small sizes, nothing written
@@ -29,24 +35,44 @@
 # Each target does its own set-up on a fresh Debian machine with Go (root, apt
 # and the Go module proxy). `make` alone is `make build`.
 
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# What git knows of the source; all of it is empty or "dev" without git. The number of a
+# commit has a fixed length, because git's own choice depends on the clone.
+VERSION  := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo dev)
+REVISION := $(shell git rev-parse --verify HEAD 2>/dev/null)$(if $(filter %-dirty,$(VERSION)),-modified)
+DATE     := $(shell TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
 # client-go brings another HTTP/2, and the listener serves HTTP/1.1 alone: the
 # tag leaves out the second copy, half a megabyte. The code of NOT_INLINED runs at the start,
 # or once for an event: without inlining it is 0.35 MB smaller.
 NOT_INLINED := k8s.io/... sigs.k8s.io/... go.yaml.in/... golang.org/x/net/... golang.org/x/text/... golang.org/x/term/... \
 	golang.org/x/oauth2/... golang.org/x/time/... github.com/fxamacker/... github.com/json-iterator/... \
 	github.com/BurntSushi/... github.com/google/... github.com/jsimonetti/...
-GOBUILD := CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags "-s -w -X main.version=$(VERSION)" $(NOT_INLINED:%=-gcflags=%=-l)
+# The linker gets what git knows, and the compiler does not ask it: what it notes depends on
+# the tags of a clone, and some machines forbid it.
+GOBUILD := CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -buildvcs=false $(NOT_INLINED:%=-gcflags=%=-l) \
+	-ldflags "-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION) -X main.revisionDate=$(DATE)"
 CACHE   := .cache/bin
 
-.PHONY: build dist help lint test unit model race kernel kernel-short kernel-unprivileged e2e drill drill-short demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
+.PHONY: build dist release release-test release-test-short help lint test unit model race kernel kernel-short kernel-unprivileged e2e drill drill-short soak soak-short faults demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
 
+# The environment may ask for newer processors, or for other flags.
+ARCHS := amd64 arm64
 dist:
-	GOARCH=amd64 $(GOBUILD) -o dist/lvs-controller-amd64 .
-	GOARCH=arm64 $(GOBUILD) -o dist/lvs-controller-arm64 .
+	$(foreach arch,$(ARCHS),GOFLAGS= GOARCH=$(arch) GOAMD64=v1 GOARM64=v8.0 $(GOBUILD) -o dist/lvs-controller-$(arch) . &&) :
+
+# The author of the commit is the maintainer that the packages name. The tools have a module
+# apart, so that go.mod stays the program's.
+MAINTAINER = $(shell git log -1 --format='%an <%ae>' 2>/dev/null)
+release:
+	rm -rf dist
+	$(MAKE) dist
+	go build -C packaging/tools -o $(CURDIR)/$(CACHE)/ tool ./image ./sbom
+	VERSION='$(VERSION)' REVISION='$(REVISION)' DATE='$(DATE)' MAINTAINER='$(MAINTAINER)' packaging/build $(CACHE) dist
+
+release-test release-test-short:
+	packaging/test $(if $(filter %-short,$@),short)
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -64,7 +90,7 @@ unit: build vm-setup promtool-setup samples-setup unit-setup
 	@[ "$$(go env GOARCH)" != amd64 ] || [ "$$(stat -c %s lvs-controller)" -le 16000000 ] || { echo "unit: the binary has more than 16 MB" >&2; exit 1; }
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
-	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/scale/...
+	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/plot ./test/scale/...
 	LVS_REQUIRE_ALL=1 go test ./test/director -binary $(CURDIR)/lvs-controller
 
 # Compiled tests for the virtual machine: those of the top level by what they need,
@@ -123,6 +149,21 @@ drill drill-short: build vm-setup $(CACHE)/director.test
 	test/gateways/crds
 	go run ./test/e2e -run '$(RUN)' -pods 0 -timeout $(if $(filter drill,$@),3600,600) \
 		-test '$(CACHE)/director.test -group drill -size $(if $(filter drill,$@),long,short)'
+
+# The tests of make unit, with what they count.
+faults:
+	go test -count=1 -v -run '^Test(Seams|APIFaults)$$' .
+
+# The drawing goes to docs/soak.svg, and the numbers to .cache/soak.txt, for docs/soak.md.
+OPERATIONS := 1000000
+DURATION := 2h
+soak: build vm-setup $(CACHE)/director.test
+	test/vm/run -timeout 9000 -file lvs-controller -file $(CACHE)/director.test -out soak.svg:docs/soak.svg -out soak.txt:.cache/soak.txt \
+		-- ./director.test -binary /work/lvs-controller -group soak -operations $(OPERATIONS) -duration $(DURATION) -out /work/soak -test.v -test.run '^TestSoak$$' -test.timeout 8900s
+
+soak-short: build vm-setup $(CACHE)/director.test
+	test/vm/run -timeout 240 -file lvs-controller -file $(CACHE)/director.test \
+		-- ./director.test -binary /work/lvs-controller -group soak -operations 5000 -duration 15s -test.v -test.run '^TestSoak$$' -test.timeout 230s
 
 # The compiler and the downloads of the machine's set-up do not wait for each
 # other: on a fresh machine that is half a minute.

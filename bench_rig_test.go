@@ -32,7 +32,7 @@ type benchmark struct{ *guest.Benchmark }
 // newBenchmark makes a benchmark with the garbage collection of main.
 func newBenchmark(t *testing.T) *benchmark {
 	t.Helper()
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(40)
 	return &benchmark{guest.New(t)}
 }
 
@@ -44,10 +44,10 @@ type timedKernel struct {
 	changed func(weight uint32, called, returned time.Time)
 }
 
-func (k *timedKernel) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
+func (k *timedKernel) Table(owned func(ServiceKey) bool, known shards, newer func() bool) (shards, error) {
 	start := time.Now()
 	defer func() { k.read = time.Since(start) }()
-	return k.director.Table(owned, known)
+	return k.director.Table(owned, known, newer)
 }
 
 func (k *timedKernel) Apply(ops []op) ([]*opError, error) {

@@ -45,7 +45,7 @@ func (b *benchmark) program(table guest.Table) {
 		acked   []float64
 	)
 	ways := []programming{
-		{"floor", guest.LongOr(b.Benchmark, 7, 3), func(h *lab.Host) time.Duration {
+		{"floor", guest.LongOr(b.Benchmark, 15, 3), func(h *lab.Host) time.Duration {
 			f := floor.Dial(b.T, h)
 			defer f.Close()
 			if batches == nil {
@@ -58,7 +58,7 @@ func (b *benchmark) program(table guest.Table) {
 			lab.Must(b.T, err)
 			return took
 		}},
-		{"ours", guest.LongOr(b.Benchmark, 7, 3), func(h *lab.Host) time.Duration {
+		{"ours", guest.LongOr(b.Benchmark, 15, 3), func(h *lab.Host) time.Duration {
 			d := newBenchDirector(b, h, benchVIP{"edge", guest.Address, table.Services, table.Nodes()})
 			defer d.close()
 			b.Quiet()

@@ -164,7 +164,9 @@ func BenchmarkDecode(b *testing.B) {
 // A kernel that accepts everything at once: what is measured is the loop's work.
 type readyKernel struct{ fakeKernel }
 
-func (*readyKernel) Table(_ func(ServiceKey) bool, known shards) (shards, error) { return known, nil }
+func (*readyKernel) Table(_ func(ServiceKey) bool, known shards, _ func() bool) (shards, error) {
+	return known, nil
+}
 
 func (*readyKernel) Apply([]op) ([]*opError, error) { return nil, nil }
 

@@ -9,6 +9,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -106,6 +107,7 @@ type Pod struct {
 	Namespace   string
 	Name        string
 	Node        string
+	Zone        string `json:",omitempty"` // of an endpoint, as its EndpointSlice has it
 	HostNetwork bool
 	// ByPort means that the pod is not on hostNetwork, the query takes such pods, and
 	// Ports of its node lead to it. Then Addresses are the node's alone.
@@ -203,6 +205,23 @@ type ConfigMap struct {
 // same reports whether two ConfigMaps share their data. It compares no content.
 func (c ConfigMap) same(o ConfigMap) bool {
 	return c.Exists == o.Exists && reflect.ValueOf(c.Data).Pointer() == reflect.ValueOf(o.Data).Pointer()
+}
+
+// entryPort is the port that an entry of a tcp-services or udp-services ConfigMap opens,
+// "PORT": "NAMESPACE/SERVICE:PORT[:…]". Where the traffic goes behind the ingress
+// controller does not matter here, so only the form of the value is checked.
+func entryPort(key, value string) (uint16, error) {
+	n, err := ParsePortNumber(key)
+	if err != nil {
+		return 0, err
+	}
+	service, port, _ := strings.Cut(value, ":")
+	namespace, name, slash := strings.Cut(service, "/")
+	port, _, _ = strings.Cut(port, ":")
+	if !slash || namespace == "" || name == "" || strings.Contains(name, "/") || strings.TrimSpace(port) == "" {
+		return 0, fmt.Errorf("value %q is not NAMESPACE/SERVICE:PORT", shorten(value, quotedText))
+	}
+	return n, nil
 }
 
 // ClusterService is one Service. Exists is false when the API server (or the file) has answered

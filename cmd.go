@@ -238,6 +238,22 @@ func (s *source) parse(path string, text []byte) (*Config, error) {
 	return s.overlay(ParseConfig(path, text))
 }
 
+// lastGood is the configuration with which a controller goes on after load has refused the
+// file, and the name of the copy that has it; nil when there is none that can be read.
+func (s *source) lastGood() (c *Config, copied string) {
+	if s.refused == nil {
+		return nil, ""
+	}
+	text, copied, _, err := loadLastGood(s.path, s.refused.text)
+	if err == nil {
+		c, err = s.parse(s.path, text)
+	}
+	if err != nil {
+		return nil, ""
+	}
+	return c, copied
+}
+
 // flagConfig is the configuration that the prototype's command line means.
 func (s *source) flagConfig() (*Config, error) {
 	s.kubeconfig = cmp.Or(s.kubeconfig, os.Getenv("KUBECONFIG"))

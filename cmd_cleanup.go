@@ -30,7 +30,7 @@ func cleanUp(ctx context.Context, log *slog.Logger, cfg *Config, dir *stateDir) 
 	table, err := d.Table(func(k ServiceKey) bool {
 		_, marked := st.Marks[k.Mark]
 		return o.of(k) != nil || st.Owned[k.Address] || marked
-	}, nil)
+	}, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -127,7 +127,7 @@ func pendingChanges(ctx context.Context, cfg *Config) (*changeSet, error) {
 	st, _ := (&stateDir{path: cfg.StateDir}).load() // one that cannot be used is empty, as for a controller
 	plans := planner{state: st}
 	plans.own(cfg)
-	table, err := d.Table(plans.owns, nil)
+	table, err := d.Table(plans.owns, nil, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func TestKernelDiffLines(t *testing.T) {
 		if c.count() > 0 {
 			restoreLines(t, director, lines.String())
 		}
-		read, err := conn.Table(everything, nil)
+		read, err := conn.Table(everything, nil, nil)
 		lab.Must(t, err)
 		have = read.table()
 		if diff := cmp.Diff(want, have, sameRows); diff != "" {

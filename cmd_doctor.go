@@ -187,10 +187,13 @@ func checkConfiguration(h *doctorHost) []finding {
 	if h.configErr == nil {
 		return allWell("%s is valid", h.file)
 	}
+	first, _, _ := strings.Cut(h.configErr.Error(), "\n")
+	if h.copied != "" {
+		return []finding{{levelWarn, first + "; the last good configuration is examined, " + h.copied, []string{h.call("check")}}}
+	}
 	if errors.Is(h.configErr, fs.ErrNotExist) {
 		return []finding{{levelWarn, "the defaults are used, there is no file " + h.file, []string{"lvs-controller doctor -config FILE"}}}
 	}
-	first, _, _ := strings.Cut(h.configErr.Error(), "\n")
 	return []finding{{levelWarn, "the defaults are used, " + first, []string{h.call("check")}}}
 }
 

@@ -111,7 +111,9 @@ func thisHost(ctx context.Context, src *source, peer string) (h *doctorHost, clo
 		ethtool: func(string) (deviceFacts, error) { return deviceFacts{}, errNoEthtool },
 	}
 	if h.cfg, h.configErr = src.load(); h.configErr != nil {
-		h.cfg = defaultConfig()
+		if h.cfg, h.copied = src.lastGood(); h.cfg == nil {
+			h.cfg = defaultConfig()
+		}
 	}
 	h.at = controllerAt{socket: socketPath(h.cfg.StateDir), listen: h.cfg.Listen}
 	if src.path != "" {

@@ -271,7 +271,7 @@ func objectRemedy(cfg *Config, subject string, kind warningKind) (commands []str
 	}
 	q := cfg.VIPs[i].PodQuery()
 	where := "-n " + q.Namespace
-	if q.Namespace == "" {
+	if q.Namespace == "" || cfg.VIPs[i].Namespaces != nil {
 		where = "-A"
 	}
 	if q.Service != "" {

@@ -290,6 +290,9 @@ func TestDoctorApplyingRoles(t *testing.T) {
 		"a director that is a node":      {func(h *doctorHost) { h.node.prepared = true }, roleDirector | roleNode | roleCluster},
 		"a director with static servers": {func(h *doctorHost) { h.cfg.VIPs[0].Pods.Selector = "" }, roleDirector},
 		"a director with a mistake":      {func(h *doctorHost) { h.configErr = errors.New("line 3"); h.node.prepared = true }, roleDirector | roleNode},
+		"one with a copy": {func(h *doctorHost) {
+			h.configErr, h.copied, h.node.prepared = absent, "/c/config.last-good.toml", true
+		}, roleDirector | roleNode | roleCluster},
 		"a node":                         {func(h *doctorHost) { h.configErr = absent }, roleNode},
 		"a host with nothing":            {func(h *doctorHost) { h.configErr = absent; h.node.vips = nil }, roleDirector},
 		"a node whose VIPs are on no lo": {func(h *doctorHost) { h.configErr = absent; h.node.prepared = true; h.net.devices = nil }, roleNode},

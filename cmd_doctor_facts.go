@@ -183,7 +183,8 @@ type doctorHost struct {
 	root      string // "" = this host; tests have another one
 	cfg       *Config
 	file      string // the configuration's
-	configErr error  // why cfg is the default
+	configErr error  // why cfg is not the file's
+	copied    string // the copy that cfg is from then; "" = cfg is the default
 	uplink    string // "" = not known
 	uplinkErr error  // why
 	memory    uint64

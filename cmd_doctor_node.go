@@ -76,14 +76,14 @@ func (h *doctorHost) applyingRoles() (roles doctorRole) {
 	onLo := func(a netip.Addr) bool {
 		return slices.ContainsFunc(h.net.with(a), func(d *hostDevice) bool { return d.loopback })
 	}
-	unconfigured := isAbsent(h.configErr)
+	unconfigured := isAbsent(h.configErr) && h.copied == ""
 	if h.node.prepared || unconfigured && slices.ContainsFunc(h.node.vips, onLo) {
 		roles = roleNode
 	}
 	if roles == 0 || !unconfigured {
 		roles |= roleDirector
 	}
-	if query := h.cfg.ClusterQuery(); h.configErr == nil && len(allKeys(&query)) > 0 {
+	if query := h.cfg.ClusterQuery(); (h.configErr == nil || h.copied != "") && len(allKeys(&query)) > 0 {
 		roles |= roleCluster
 	}
 	return roles

@@ -268,6 +268,14 @@ var directorCases = []doctorCase{
       systemctl start lvs-controller
       lvs-controller status -config config.toml
 `},
+	{"VIP", "nowhere, and the director is drained", onHost(func(h *doctorHost) {
+		withoutVIP(h)
+		h.cfg.VIPs[0].Announce = AnnounceARP
+		h.ask.status = func(controllerAt) (status, error) { return status{Drained: doctorNow}, nil }
+	}), `FAIL  VIP               10.0.0.1 of web is on no device of this host, and no other host answers for it
+      # an operator has drained this director:
+      lvs-controller drain -undo -config config.toml
+`},
 	{"VIP", "on no dummy device", onHost(func(h *doctorHost) { withoutVIP(h); h.cfg.VIPs[0].Announce = AnnounceDummy }), `WARN  VIP               10.0.0.1 of web is on no device of this host, and no other host answers for it
       # the controller adds it to lvs0 while it is ready:
       systemctl start lvs-controller

@@ -119,6 +119,11 @@ var doctorCases = []doctorCase{
 	}, `WARN  configuration     the defaults are used, config.toml:1: listen: is 3
       lvs-controller check -config config.toml
 `},
+	{"configuration", "a mistake beside a copy", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
+		h.configErr, h.copied = errors.New("config.toml:1: listen: is 3\nconfig.toml:2: more"), "/c/config.last-good.toml"
+	}, `WARN  configuration     config.toml:1: listen: is 3; the last good configuration is examined, /c/config.last-good.toml
+      lvs-controller check -config config.toml
+`},
 	{"uplink", "no default route", func(h *doctorHost, _ map[string]string, _ map[string]deviceFacts) {
 		h.uplink, h.uplinkErr = "", errors.New("there is no default route")
 	}, `WARN  uplink            not known, so no device is examined: there is no default route

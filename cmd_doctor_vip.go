@@ -61,7 +61,9 @@ func (h *doctorHost) judgeVIP(v *VIP, a netip.Addr, others []claimingHost, asked
 	if asked != nil {
 		f.level = levelWarn
 	}
-	switch {
+	switch st, err := h.ask.status(h.at); {
+	case v.Announce.method().byController() && err == nil && !st.Drained.IsZero():
+		f.commands = []string{"# an operator has drained this director:", h.call("drain -undo")}
 	case v.Announce.method().byController():
 		f.commands = []string{"# the controller adds it while a real server is in service:", "systemctl start lvs-controller", h.call("status")}
 	case h.keepalivedConf().has(a) && !h.runs("keepalived"):

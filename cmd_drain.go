@@ -114,7 +114,10 @@ func aboutDirectory(e ConfigError) bool {
 // Addresses that are left to keepalived are still here then. unknown means that cfg
 // does not say which VIPs there are.
 func drainedText(cfg *Config, unknown bool) string {
-	const text = "drained: this director is not ready, and announces no VIP"
+	text := "drained: this director is not ready, and announces no VIP"
+	if slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return v.Announce.method().onUplink }) {
+		text += `; those with announce = "arp" are on no host until another director takes them, or drain -undo`
+	}
 	if unknown || slices.ContainsFunc(cfg.VIPs, func(v VIP) bool { return !v.Announce.method().byController() }) {
 		return text + `; keepalived hands over those with announce = "none" within seconds, if the other director is ready`
 	}

@@ -113,7 +113,7 @@ func importKernel() (*imported, error) {
 	if err == nil {
 		defer d.Close()
 		var have shards
-		if have, err = d.Table(func(ServiceKey) bool { return true }, nil); err == nil {
+		if have, err = d.Table(func(ServiceKey) bool { return true }, nil, nil); err == nil {
 			var t Table
 			for _, s := range have {
 				t = append(t, s.Services...)

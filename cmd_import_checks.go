@@ -1,11 +1,12 @@
 // The checkers of keepalived.conf, and the keywords that have no counterpart.
 //
-// Used by cmd_import_keepalived.go. cmd_import_probes.go makes probes of the checkers.
-// Pure.
+// Used by cmd_import_keepalived.go. cmd_import_requests.go reads what a checker asks, and
+// cmd_import_probes.go makes probes of the checkers. Pure.
 
 package main
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -14,7 +15,21 @@ import (
 )
 
 // keepalivedTiming are the defaults of keepalived.
-var keepalivedTiming = checkTiming{interval: time.Minute, timeout: 5 * time.Second, retry: 1}
+var keepalivedTiming = checkTiming{interval: time.Minute, timeout: 5 * time.Second, retry: defaultRetry}
+
+// defaultRetry says that the checker's own default applies.
+const defaultRetry = math.MaxUint64
+
+// complete is t with the default of a checker that the probe replaces.
+func (t checkTiming) complete(kind probeKind) checkTiming {
+	if t.retry == defaultRetry {
+		t.retry = 1
+		if kind == probeDNS {
+			t.retry = 3
+		}
+	}
+	return t
+}
 
 // read takes a keyword about time, and reports whether c is one. b gets what is wrong.
 func (t *checkTiming) read(b *importService, c *confStatement) bool {
@@ -24,7 +39,7 @@ func (t *checkTiming) read(b *importService, c *confStatement) bool {
 		to = &t.interval
 	case "connect_timeout":
 		to = &t.timeout
-	case "retry":
+	case "retry", "nb_get_retry":
 		n, err := strconv.ParseUint(c.word(1), 10, 32)
 		if err != nil {
 			b.remark(c, quote(c.word(1))+" is no number")
@@ -52,8 +67,6 @@ const afterFailure = "after a failure the next probe comes in half of interval"
 var otherCheckers = confReasons{
 	{"SMTP_CHECK", "no probe speaks SMTP; ports = true in [vip.health] connects to the port"},
 	{"MISC_CHECK", "lvs-controller starts no program; http in [vip.health] can ask a small server on the node"},
-	{"DNS_CHECK", "no probe asks a name server; tcp = 53 in [vip.health] connects to it"},
-	{"UDP_CHECK", "no probe is by UDP; tcp or http in [vip.health] can ask another port of the node"},
 	{"PING_CHECK", "no probe sends ICMP; with forward = \"dr\" neighbour_check finds a node that does not answer"},
 	{"BFD_CHECK", "no probe uses BFD; a short interval in [vip.health] finds a dead node within a second"},
 	{"FILE_CHECK", "no file is watched; a pod's annotation or real_servers has the weight"},
@@ -68,6 +81,21 @@ type checkReader struct {
 	found   []importCheck
 }
 
+// probeOfChecker is the kind of probe that replaces a checker.
+func probeOfChecker(word string) (kind probeKind, known bool) {
+	switch word {
+	case "TCP_CHECK":
+		return probeTCP, true
+	case "HTTP_GET", "SSL_GET":
+		return probeHTTP, true
+	case "DNS_CHECK":
+		return probeDNS, true
+	case "UDP_CHECK":
+		return probeUDP, true
+	}
+	return 0, false
+}
+
 // read takes a checker, and reports whether s is one.
 func (r *checkReader) read(s *confStatement) bool {
 	word := s.word(0)
@@ -75,42 +103,54 @@ func (r *checkReader) read(s *confStatement) bool {
 		r.remarks.remark(s, why)
 		return true
 	}
-	if word != "TCP_CHECK" && word != "HTTP_GET" && word != "SSL_GET" {
+	kind, known := probeOfChecker(word)
+	if !known {
 		return false
 	}
-	check := importCheck{at: s.at, server: r.server.Address, word: word, http: word != "TCP_CHECK", port: r.server.Port, timing: r.timing}
-	check.probe.TLS = word == "SSL_GET"
-	host, wrong, urls := r.host, "", 0
+	check := importCheck{at: s.at, server: r.server.Address, word: word, kind: kind, port: r.server.Port, timing: r.timing}
+	check.dns.Name, check.dns.Type = ".", "SOA"
+	check.udp.Send = keepalivedDatagram
+	host, wrong := r.host, ""
 	for _, c := range s.block {
 		switch key := c.word(0); {
 		case check.timing.read(r.remarks, c):
-		case key == "connect_port":
-			port, err := ParsePortNumber(c.word(1))
-			if check.port = port; err != nil {
-				wrong = err.Error()
-			}
-		case key == "connect_ip":
-			if a, err := netip.ParseAddr(c.word(1)); err != nil || a.Unmap() != r.server.Address {
-				wrong = "it connects to " + quote(c.word(1)) + ", and a probe to the real server's own address"
-			}
-		case key == "virtualhost":
+		case r.connect(c, &check, &wrong):
+		case kind == probeHTTP && key == "virtualhost":
 			host = c.word(1)
-		case key == "url":
-			if urls++; urls > 1 {
-				r.remarks.remark(c, "a VIP has one http probe, with one path")
-			}
+		case kind == probeHTTP && key == "url": // read when its host is known
+		case kind == probeDNS && r.question(c, &check.dns, &wrong):
+		case kind == probeUDP && r.datagram(c, &check.udp, &wrong):
 		default:
 			r.option(c)
 		}
 	}
-	if check.http && wrong == "" {
-		wrong = r.url(s, &check, host)
+	check.timing = check.timing.complete(kind)
+	if kind == probeHTTP && wrong == "" {
+		check.http, wrong = r.urls(s, &check, host)
 	}
 	if wrong != "" {
 		r.remarks.remark(s, wrong)
 		return true
 	}
 	r.found = append(r.found, check)
+	return true
+}
+
+// connect reads where a checker connects to, and reports whether c says that.
+func (r *checkReader) connect(c *confStatement, check *importCheck, wrong *string) bool {
+	switch c.word(0) {
+	case "connect_port":
+		port, err := ParsePortNumber(c.word(1))
+		if check.port = port; err != nil {
+			*wrong = err.Error()
+		}
+	case "connect_ip":
+		if a, err := netip.ParseAddr(c.word(1)); err != nil || a.Unmap() != r.server.Address {
+			*wrong = "it connects to " + quote(c.word(1)) + ", and a probe to the real server's own address"
+		}
+	default:
+		return false
+	}
 	return true
 }
 
@@ -122,20 +162,25 @@ var checkOptions = confReasons{
 	{"bind_port", "a probe uses any port"},
 	{"fwmark", "a probe sets no mark"},
 	{"http_protocol", "a probe uses HTTP/1.1"},
+	{"sni_name", "with TLS the server name is that of virtualhost"},
 	{"fast_recovery", ""},
 	{"enable_sni", ""},
 	{"alpha", readyAtOnce},
 	{"warmup", spreadOut},
 	{"log_all_failures", loggedOnce},
 	{"delay_before_retry", afterFailure},
-	{"digest", "only the status of the answer counts"},
-	{"regex", "only the status of the answer counts"},
-	{"regex_no_match", "only the status of the answer counts"},
-	{"regex_options", ""},
-	{"regex_stack", ""},
-	{"regex_min_offset", ""},
-	{"regex_max_offset", ""},
 	{"tls_compliant", "a probe ends the connection as TLS says"},
+}
+
+// defaultSettings are values with which such a keyword changes nothing.
+var defaultSettings = confReasons{{"warmup", "0"}}
+
+// changesNothing reports whether a keyword without a counterpart has its default.
+func changesNothing(c *confStatement) bool {
+	word, value := c.word(0), c.word(1)
+	usual, _ := defaultSettings.of(word)
+	return value != "" && value == usual ||
+		(word == "smtp_alert" || word == "alpha" || word == "log_all_failures") && slices.Contains([]string{"off", "false", "no"}, value)
 }
 
 // option takes a keyword of a checker that no probe has.
@@ -144,49 +189,9 @@ func (r *checkReader) option(c *confStatement) {
 	if !known {
 		why = unknownWordHere
 	}
-	if why != "" {
+	if why != "" && !changesNothing(c) && !(c.word(0) == "http_protocol" && c.word(1) == "1.1") {
 		r.remarks.remark(c, why)
 	}
-}
-
-// url reads the first url of s. It says why the checker is not taken.
-func (r *checkReader) url(s *confStatement, check *importCheck, host string) string {
-	check.probe.Status = []StatusRange{{200, 299}}
-	i := slices.IndexFunc(s.block, func(c *confStatement) bool { return c.word(0) == "url" })
-	if i < 0 {
-		return "it has no url"
-	}
-	check.probe.Path = "/"
-	for _, c := range s.block[i].block {
-		switch c.word(0) {
-		case "path":
-			check.probe.Path = c.word(1)
-		case "virtualhost":
-			host = c.word(1)
-		case "status_code":
-			check.probe.Status = nil
-			for _, word := range c.words[1:] {
-				status, err := parseStatusRange(word)
-				if err != nil {
-					return "its status_code " + quote(word) + " is not from 100 to 599"
-				}
-				check.probe.Status = append(check.probe.Status, status)
-			}
-			if len(check.probe.Status) == 0 {
-				return "its status_code is empty"
-			}
-		default:
-			r.option(c)
-		}
-	}
-	check.probe.Host = host
-	switch {
-	case !probePaths.MatchString(check.probe.Path):
-		return "its path " + quote(check.probe.Path) + " is not one that a probe can ask for"
-	case !probeHosts.MatchString(host):
-		return "its virtualhost " + quote(host) + " is no host name"
-	}
-	return ""
 }
 
 // confReasons are keywords, and why they are not taken.
@@ -207,7 +212,7 @@ const (
 	readyAtOnce     = "a real server without a result yet serves"
 	spreadOut       = "probes are spread over the interval without it"
 	loggedOnce      = "the log has a line when a real server goes down"
-	startsNothing   = "lvs-controller starts no program; its metrics, log and /status.json say it"
+	startsNothing   = "lvs-controller starts no program; webhook in [events] and its control socket say it"
 )
 
 // remark notes that keyword c is not taken. why says more than its name.

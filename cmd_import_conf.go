@@ -4,7 +4,7 @@
 // include. What it reads are regular files, bounded in size, number and depth. The rules
 // are those of keepalived 2.2.7 (lib/parser.c, keepalived.conf(5)): a comment begins with
 // # or !, a definition with $, a line for one configuration id with @; braces count
-// everywhere but in double quotes.
+// everywhere but in double quotes. The value of regex keeps its escapes.
 
 package main
 
@@ -366,7 +366,7 @@ func (r *confReader) tokens(text string, at *importPlace) error {
 			}
 			text = text[1:]
 		case '"':
-			end := strings.IndexByte(text[1:], '"')
+			end := quotationEnd(text[1:], s.word(0) == regexWord)
 			if end < 0 {
 				return at.mistake("a quotation has no end")
 			}
@@ -426,4 +426,21 @@ func (r *confReader) brace(c byte, at *importPlace) error {
 	}
 	r.last = nil
 	return nil
+}
+
+// regexWord is the keyword whose value has escapes.
+const regexWord = "regex"
+
+// quotationEnd is where a quotation ends that begins before text: at the next double
+// quote, or where there are escapes at the next one without a backslash.
+func quotationEnd(text string, escapes bool) int {
+	for i := 0; i < len(text); i++ {
+		switch {
+		case text[i] == '"':
+			return i
+		case text[i] == '\\' && escapes:
+			i++
+		}
+	}
+	return -1
 }

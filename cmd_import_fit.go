@@ -149,6 +149,7 @@ func (s *importService) fitServers(vips map[netip.Addr]bool) {
 		s.refuse("no real server is left: " + s.servers[0].refused)
 	}
 	s.fitSorry(common, vips)
+	s.fitQuorum()
 }
 
 // fitSorry judges the sorry server, which has the shape of the real servers.

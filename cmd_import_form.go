@@ -74,6 +74,7 @@ type importService struct {
 	servers []importServer
 	sorry   []importServer // at most one that fits
 	checks  []importCheck
+	quorum  importQuorum
 	remarks []remark
 	refused string // why it is not taken, "" when it is
 }
@@ -119,9 +120,11 @@ type importCheck struct {
 	at     *importPlace
 	server netip.Addr
 	word   string // as keepalived names it
-	http   bool
-	port   uint16 // 0 = the virtual service's
-	probe  HTTPProbe
+	kind   probeKind
+	port   uint16      // 0 = the virtual service's
+	http   []HTTPProbe // without their port; each is an url
+	dns    DNSProbe    // without its port
+	udp    UDPProbe    // without its port
 	timing checkTiming
 }
 
@@ -131,6 +134,15 @@ type checkTiming struct {
 	interval time.Duration // delay_loop
 	timeout  time.Duration // connect_timeout
 	retry    uint64        // failures before the one that counts
+}
+
+// importQuorum is the quorum of a virtual server.
+type importQuorum struct {
+	Quorum                 // what it is in config.toml; the zero value when it is not taken
+	at        *importPlace // of the keyword quorum; nil: there is none above 1
+	least     uint64       // quorum, a sum of weights
+	around    uint64       // hysteresis
+	aroundSet *importPlace
 }
 
 // label names r.

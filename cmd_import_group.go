@@ -115,9 +115,12 @@ func splitUDP(services []*importService) []*importVIP {
 }
 
 // kind names what the services of one [[vip]] have in common, for one address. A real
-// server with weight 0 may be missing in some.
+// server with weight 0 may be missing in some. Each virtual_server counts its quorum alone.
 func (s *importService) kind() string {
 	var b strings.Builder
+	if s.quorum.Least > 0 {
+		fmt.Fprint(&b, "quorum ", s.quorum.at.order, " ")
+	}
 	fmt.Fprint(&b, s.Scheduler, s.Flags&^FlagOnePacket, s.Persistence, s.Netmask)
 	for i, r := range s.fitting() {
 		if i == 0 {
@@ -164,7 +167,7 @@ func (v *importVIP) kind() string {
 		}
 		for i := range s.checks {
 			c := &s.checks[i]
-			fmt.Fprint(&b, " ", c.port, c.probe, c.timing)
+			fmt.Fprintf(&b, " %d %d %v %q %q %q %v", c.kind, c.port, c.http, c.dns.Name, c.dns.Type, fmt.Sprint(c.udp), c.timing)
 		}
 	}
 	return b.String()

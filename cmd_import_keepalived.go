@@ -276,7 +276,8 @@ type virtualServer struct {
 	mask     string // persistence_granularity
 	host     string // virtualhost
 	timing   checkTiming
-	remarks  int // of base and of its real servers
+	weight   uint32 // of real servers without one
+	remarks  int    // of base and of its real servers
 }
 
 // confForward is a forwarding method as keepalived names it.
@@ -290,7 +291,7 @@ type confForward struct {
 // be above the scheduler that it belongs to.
 func (v *virtualServer) basics(s *confStatement) {
 	b := &v.base
-	b.Scheduler, v.protocol, v.timing = keepalivedScheduler, UDP, keepalivedTiming
+	b.Scheduler, v.protocol, v.timing, v.weight = keepalivedScheduler, UDP, keepalivedTiming, 1
 	v.forward = confForward{wrong: "it has no lvs_method, and NAT is keepalived's default; config.toml has direct routing and tunnels"}
 	protocol := s.word(1) == "fwmark"
 	for _, c := range s.block {
@@ -348,8 +349,6 @@ func (v *virtualServer) read(s *confStatement) {
 var serverSettings = confReasons{
 	{"alpha", readyAtOnce},
 	{"omega", "no program is started, so none at the end"},
-	{"quorum", "a VIP serves with one real server; see sorry_server of config.toml"},
-	{"hysteresis", "there is no quorum"},
 	{"quorum_up", startsNothing},
 	{"quorum_down", startsNothing},
 	{"notify_up", startsNothing},
@@ -361,9 +360,6 @@ var serverSettings = confReasons{
 	{"log_all_failures", loggedOnce},
 }
 
-// defaultSettings are values with which such a keyword changes nothing.
-var defaultSettings = confReasons{{"quorum", "1"}, {"hysteresis", "0"}, {"warmup", "0"}}
-
 // unmatched notes a keyword without a counterpart in s, and reports whether c is one.
 func (s *importService) unmatched(c *confStatement) bool {
 	word := c.word(0)
@@ -371,11 +367,7 @@ func (s *importService) unmatched(c *confStatement) bool {
 	if !known {
 		return false
 	}
-	usual, _ := defaultSettings.of(word)
-	switch value := c.word(1); {
-	case value != "" && value == usual:
-	case (word == "smtp_alert" || word == "alpha" || word == "log_all_failures") && slices.Contains([]string{"off", "false", "no"}, value):
-	default:
+	if !changesNothing(c) {
 		s.remark(c, why)
 	}
 	return true
@@ -389,6 +381,15 @@ func (v *virtualServer) setting(c *confStatement) bool {
 	case "lb_algo", "lvs_sched", "protocol", "lb_kind", "lvs_method", "virtualhost", "delay_loop", "connect_timeout", "retry",
 		"real_server", "sorry_server", "sorry_server_lvs_method":
 	case "inhibit_on_failure", "sorry_server_inhibit", "ip_family": // a real server that fails has weight 0 in any case
+	case "hashed": // keepalived passes it over
+	case "quorum", "hysteresis":
+		b.quorum.read(b, c)
+	case "weight":
+		n, err := strconv.ParseUint(c.word(1), 10, 16)
+		if v.weight = uint32(n); err != nil || n == 0 {
+			v.weight = 1
+			b.remark(c, quote(c.word(1))+" is no number from 1 to 65535")
+		}
 	case "delay_before_retry":
 		b.remark(c, afterFailure)
 	case "ops":
@@ -491,6 +492,7 @@ func (v *virtualServer) realServer(s *confStatement) {
 		}
 	}
 	server := v.server(s, f)
+	server.Weight = v.weight
 	settings := importService{} // what is not taken
 	number := func(c *confStatement, most uint64) uint32 {
 		n, err := strconv.ParseUint(c.word(1), 10, 32)

@@ -25,8 +25,8 @@ func TestImportGolden(t *testing.T) {
 		golden, stderr string
 		args           []string
 	}{
-		{"edge.toml", "testdata/import/edge.conf: taken: 12 of 18 virtual services, 22 of 63 real servers, as 6 VIPs\n" +
-			"testdata/import/edge.conf: not taken: 6 virtual services, 41 real servers, 22 settings; each has a comment with the reason\n",
+		{"edge.toml", "testdata/import/edge.conf: taken: 13 of 19 virtual services, 26 of 67 real servers, as 7 VIPs\n" +
+			"testdata/import/edge.conf: not taken: 6 virtual services, 41 real servers, 29 settings; each has a comment with the reason\n",
 			[]string{"-config-id", "edge", "testdata/import/edge.conf"}},
 		{"saved.toml", "testdata/import/saved.txt: taken: 8 of 14 virtual services, 12 of 19 real servers, as 4 VIPs\n" +
 			"testdata/import/saved.txt: not taken: 6 virtual services, 7 real servers, 0 settings; each has a comment with the reason\n",

@@ -101,7 +101,7 @@ func (f *imported) blocks(all []*importVIP) ([]importBlock, importCount) {
 		for _, line := range b.lines {
 			bytes += len(line) + 1
 		}
-		names := 40 + len(v.ports) + len(v.addresses) + 3*len(v.first().servers)
+		names := 50 + w.keys + len(v.ports) + len(v.addresses) + 3*len(v.first().servers)
 		if size+bytes > mostVIPText || keys+names > mostKeys {
 			for _, s := range v.services {
 				s.refuse("the configuration would be larger than the program reads")
@@ -118,10 +118,18 @@ func (f *imported) blocks(all []*importVIP) ([]importBlock, importCount) {
 		}
 		blocks = append(blocks, b)
 	}
+	ours := make(map[netip.Addr]bool)
+	for i := range blocks {
+		addAll(ours, blocks[i].vip.addresses)
+	}
 	var remarks []remark
 	for _, s := range f.services {
 		if s.refused != "" {
-			text := fmt.Sprintf("%s: not taken, with %d %s: %s", s.what, len(s.servers), plural(len(s.servers), "real server", "real servers"), s.refused)
+			why := s.refused
+			if ours[s.Address] {
+				why += "; a controller with this file removes it from the kernel, because it has the address"
+			}
+			text := fmt.Sprintf("%s: not taken, with %d %s: %s", s.what, len(s.servers), plural(len(s.servers), "real server", "real servers"), why)
 			remarks = append(remarks, remark{at: s.at, note: true, text: text})
 		}
 	}
@@ -162,6 +170,7 @@ type importWriter struct {
 	lines []string
 	count importCount
 	notes int // comments, with those that are too many
+	keys  int // of requests, with their list elements
 }
 
 func (w *importWriter) line(text string) { w.lines = append(w.lines, text) }
@@ -258,15 +267,6 @@ func (v *importVIP) write(w *importWriter, keeps map[netip.Addr]string) {
 	shape.Tunnel.write(w)
 	v.writePersistence(w)
 	probes.write(w)
-}
-
-// quotedList is a list of words without its brackets.
-func quotedList(words []string) string {
-	var quoted []string
-	for _, w := range words {
-		quoted = append(quoted, strconv.Quote(w))
-	}
-	return strings.Join(quoted, ", ")
 }
 
 // remarks are those of v's services, each once: by real server, and the others. sorry is

@@ -1,7 +1,8 @@
 // The sub-command init: writes a small configuration file to begin with.
 //
 // Used by main.go. It takes flags or, at a terminal, asks for what they do not say. It
-// writes the file and nothing else, and never replaces one without -force.
+// writes the file and nothing else, and replaces only one without any setting, as a package
+// brings it, unless it gets -force.
 
 package main
 
@@ -26,7 +27,7 @@ var initCommand = command{
 	summary: "write a configuration file to begin with",
 	about: `Writes a small configuration file with comments: one VIP for an ingress controller
 (docs/ingresses.md), and the ports of its ConfigMaps. At a terminal it asks for what no flag
-says. It replaces no file without -force.`,
+says. It replaces no file that has more than comments without -force.`,
 	exits: map[int]string{exitFailure: "the file is there already, or cannot be written"},
 	examples: `lvs-controller init
 lvs-controller init -vip 10.135.22.77 -interface eth0 -announce arp
@@ -69,7 +70,7 @@ func (t *initTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		t.output = filepath.Join(t.output, filepath.Base(defaultConfigPath))
 	}
 	if t.output != "-" && !t.force {
-		if _, err := os.Lstat(t.output); err == nil {
+		if _, err := os.Lstat(t.output); err == nil && !onlyComments(t.output) {
 			return fail(stderr, "lvs-controller init:", t.output, "is there already; -force replaces it")
 		}
 	}
@@ -106,6 +107,21 @@ func (t *initTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, `With announce = "none" keepalived or a routing daemon brings the VIP to this host.`)
 	}
 	return exitOK
+}
+
+// onlyComments reports whether the file at path has no setting: that of a package, which
+// nothing is lost of.
+func onlyComments(path string) bool {
+	text, err := readRegular(path, 1<<16)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			return false
+		}
+	}
+	return true
 }
 
 // checkFlags says what is wrong with the flags that are given: no answer mends that.
@@ -217,6 +233,9 @@ func (t *initTask) text() (string, error) {
 		return "", err
 	} else if gateways != "" {
 		text += "gateways = [" + gateways + "]\n"
+	}
+	if p.portNames != nil {
+		text += "port_names = [" + quotedList(p.portNames) + "] # of the pods' ports, those for clients\n"
 	}
 	if p.tcp != "" {
 		text += fmt.Sprintf("tcp_services = %q # ConfigMaps of %s with more ports\n", p.tcp, p.name)

@@ -183,6 +183,9 @@ func TestInitPresets(t *testing.T) {
 			t.Errorf("%s: exit %d, %q, %v:\n%s", p.name, code, stderr, err, text)
 			continue
 		}
+		if strings.Contains(text, "\nport_names = [") != (p.portNames != nil) {
+			t.Errorf("%s: the names of its ports:\n%s", p.name, text)
+		}
 		if v := c.VIPs[0]; v.Pods.Selector == "" || v.Probes == nil || (len(v.Gateways) == 2) != (p.portsFrom == "gateways") {
 			t.Errorf("%s: the file means %+v", p.name, v)
 		}
@@ -190,5 +193,31 @@ func TestInitPresets(t *testing.T) {
 	code, text, asked := initAsked(t, "192.0.2.7\n\nweb\nweb/edge\neth1\n\n\n", "-o", "-", "-ingress", "cilium")
 	if code != exitOK || strings.Count(asked, "Gateway whose listeners") != 3 || !strings.Contains(text, `gateways = ["web/edge"]`) {
 		t.Errorf("asked: exit %d: %s\n%s", code, asked, text)
+	}
+}
+
+// init replaces a file that has no setting, such as that of a package, and no other.
+func TestInitOnlyComments(t *testing.T) {
+	for text, replaced := range map[string]bool{
+		"":                                    true,
+		"# a comment\n\n  # another\r\n":      true,
+		"# no end":                            true,
+		"# a comment\nlisten = \"\" # off\n":  false,
+		"[[vip]]\n":                           false,
+		"broken":                              false,
+		strings.Repeat("# a comment\n", 6000): false, // above 64 KiB it is not looked at
+	} {
+		path := filepath.Join(t.TempDir(), "config.toml")
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		code, _, stderr := cli(t, "init", "-vip", "192.0.2.7", "-o", path)
+		after, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (code == exitOK) != replaced || (string(after) != text) != replaced {
+			t.Errorf("%.30q: exit %d, %s, replaced %t, want %t", text, code, stderr, string(after) != text, replaced)
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -42,6 +43,9 @@ const (
 	minAdvertisement = 10 * time.Millisecond
 	maxAdvertisement = 4095 * 10 * time.Millisecond
 )
+
+// defaultBinary is where an installation by hand has the controller.
+const defaultBinary = "/usr/local/sbin/lvs-controller"
 
 // plainWord is what keepalived reads literally everywhere in its file: it begins no
 // comment, block, quotation or definition.
@@ -79,7 +83,7 @@ func (t *keepalivedTask) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&v.Interval, "interval", 200*time.Millisecond, "`time` between two advertisements, 10ms to 40.95s in steps of 10ms: the same on both")
 	fs.StringVar(&v.State, "state", "BACKUP", "`state` to start in, BACKUP or MASTER")
 	fs.BoolVar(&v.NoPreempt, "nopreempt", false, "for directors of different priorities; then a director that is not ready gives up its VIPs even if the other is not ready either")
-	fs.StringVar(&v.Binary, "binary", "/usr/local/sbin/lvs-controller", "`path` of the controller on the director")
+	fs.StringVar(&v.Binary, "binary", "", "`path` of the controller on the director (default that of this program below /usr, else "+defaultBinary+")")
 }
 
 func (t *keepalivedTask) parsed(fs *flag.FlagSet) {
@@ -129,6 +133,7 @@ func (v *vrrp) fillIn(ctx context.Context, cfg *Config, peer, source string) (er
 			return fmt.Errorf("-source %s: want this director's own address, of the family of -peer %s", v.Source, v.Peer)
 		}
 	}
+	v.Binary = cmp.Or(v.Binary, installedBinary(os.Executable()))
 	if v.Interface = cmp.Or(v.Interface, cfg.Interface); v.Interface != "" {
 		return nil
 	}
@@ -141,6 +146,15 @@ func (v *vrrp) fillIn(ctx context.Context, cfg *Config, peer, source string) (er
 		return fmt.Errorf("no interface is known: set interface in the configuration, or give -interface (%w)", err)
 	}
 	return nil
+}
+
+// installedBinary is the path for keepalived of a program that runs as path: that of a
+// package is below /usr. A program that is tried elsewhere will be installed by hand.
+func installedBinary(path string, err error) string {
+	if err != nil || !strings.HasPrefix(path, "/usr/") {
+		return defaultBinary
+	}
+	return path
 }
 
 // check refuses what VRRP cannot do and what keepalived would not read as it is

@@ -311,11 +311,13 @@ func drainOf(t *testing.T, more string, args ...string) (dir, file string, code 
 func TestDrainSaysWhoMovesTheVIPs(t *testing.T) {
 	const (
 		words = "drained: this director is not ready, and announces no VIP"
+		away  = `; those with announce = "arp" are on no host until another director takes them, or drain -undo`
 		later = `; keepalived hands over those with announce = "none" within seconds, if the other director is ready`
 	)
 	arp := "[[vip]]\nname = \"arp\"\naddresses = [\"192.0.2.1\"]\nannounce = \"arp\"\nports = [80]\n"
+	dummy := strings.ReplaceAll(arp, "arp", "dummy")
 	none := "[[vip]]\nname = \"none\"\naddresses = [\"192.0.2.2\"]\nports = [80]\n"
-	for more, want := range map[string]string{arp: words, none: words + later, arp + none: words + later} {
+	for more, want := range map[string]string{arp: words + away, none: words + later, dummy: words, arp + none: words + away + later} {
 		if _, _, code, stdout, stderr := drainOf(t, more); code != exitOK || stdout != want+"\n" || stderr != "" {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q", more, code, stdout, stderr)
 		}

@@ -160,8 +160,11 @@ type VIP struct {
 	// FollowNodes gives no new connections to pods of nodes that are cordoned off or
 	// excluded from load balancers.
 	FollowNodes bool
-	// NodeNetworks choose among the addresses of a pod's node: one outside of all of
-	// them does not serve. nil = the first address serves.
+	// Namespaces are those of the pods, in order; nil = that of Pods alone, and "" in it is
+	// all.
+	Namespaces []string
+	// NodeNetworks choose among the addresses of a pod's node: one outside of all those of
+	// its family does not serve. Without a network of its family the first address serves.
 	NodeNetworks []netip.Prefix
 	// HostPorts takes pods with a hostPort that are not on hostNetwork too: each for the
 	// ports that it has.
@@ -254,6 +257,20 @@ func (v *VIP) PodQuery() PodQuery {
 	return q
 }
 
+// PodQueries are what v asks of the pods of each of its namespaces: at least one query.
+func (v *VIP) PodQueries() []PodQuery {
+	q := v.PodQuery()
+	if v.Namespaces == nil {
+		return []PodQuery{q}
+	}
+	queries := make([]PodQuery, len(v.Namespaces))
+	for i, namespace := range v.Namespaces {
+		queries[i] = q
+		queries[i].Namespace = namespace
+	}
+	return queries
+}
+
 // refusesWhileDraining reports whether v's scheduler has no real server for the
 // new clients of one that drains.
 func (v *VIP) refusesWhileDraining() bool {
@@ -263,7 +280,12 @@ func (v *VIP) refusesWhileDraining() bool {
 
 // takesAddress reports whether a node may serve v at address a.
 func (v *VIP) takesAddress(a netip.Addr) bool {
-	return len(v.NodeNetworks) == 0 || slices.ContainsFunc(v.NodeNetworks, func(n netip.Prefix) bool { return n.Contains(a) })
+	return !v.choosesNodeAddress(a.Is6()) || slices.ContainsFunc(v.NodeNetworks, func(n netip.Prefix) bool { return n.Contains(a) })
+}
+
+// choosesNodeAddress reports whether v has a network for addresses of the family.
+func (v *VIP) choosesNodeAddress(is6 bool) bool {
+	return slices.ContainsFunc(v.NodeNetworks, func(n netip.Prefix) bool { return n.Addr().Is6() == is6 })
 }
 
 // takesPort reports whether v takes a pod's port with this name.
@@ -307,7 +329,10 @@ func (c *Config) ClusterQuery() ClusterQuery {
 				q.Guards[key] = v.RemovalBrake
 			}
 		}
-		if pods := v.PodQuery(); pods.Selector != "" {
+		for _, pods := range v.PodQueries() {
+			if pods.Selector == "" {
+				break
+			}
 			guard(pods)
 			if !slices.Contains(q.Pods, pods) {
 				q.Pods = append(q.Pods, pods)

@@ -1,6 +1,6 @@
 // [vip.health.dns] and [vip.health.udp] → DNSProbe and UDPProbe.
 //
-// Used by health*.go. A key and its range are in the function that reads it, and so
+// Used by health*.go and cmd*.go. A key and its range are in the function that reads it, and so
 // are the defaults. No I/O.
 
 package main
@@ -25,6 +25,16 @@ var dnsTypes = []struct {
 	name string
 	code uint16
 }{{"A", 1}, {"AAAA", 28}, {"CNAME", 5}, {"MX", 15}, {"NS", 2}, {"PTR", 12}, {"SOA", 6}, {"SRV", 33}, {"TXT", 16}}
+
+// dnsTypeCode is the number of a type, 0 for one that cannot be asked for.
+func dnsTypeCode(name string) uint16 {
+	for _, t := range dnsTypes {
+		if t.name == name {
+			return t.code
+		}
+	}
+	return 0
+}
 
 // dnsNames are host names and those with "_", at most 63 characters in a label.
 var dnsNames = regexp.MustCompile(`^(\.|([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?)$`)

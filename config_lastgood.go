@@ -1,6 +1,6 @@
 // The copy of the configuration that was in force last.
 //
-// Used by main.go. A director whose file has a mistake, or is gone, goes on with what it
+// Used by cmd.go and main.go. A director whose file has a mistake, or is gone, goes on with what it
 // read before; with the copy that is true after a restart and a reboot too. The copy is
 // used for the file that it was made of, while that file cannot be used, and for nothing
 // else. It knows nothing of what the configuration says.

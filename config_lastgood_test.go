@@ -176,3 +176,34 @@ func TestLastGoodRestart(t *testing.T) {
 		}
 	}
 }
+
+// doctor examines what the controller goes on with.
+func TestDoctorReadsTheCopy(t *testing.T) {
+	dir := t.TempDir()
+	good := fmt.Sprintf("cache_dir = %q\ninterface = \"lo\"\n", dir) + staticVIP
+	path := writeConfig(t, good)
+	if err := saveLastGood(dir, path, []byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	examined := func(text string) *doctorHost {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h, closeAll := thisHost(t.Context(), &source{path: path, set: map[string]bool{}}, "")
+		closeAll()
+		return h
+	}
+	if h := examined("bogus = 1\n" + good); h.configErr == nil || h.copied != lastGoodFile(dir) || len(h.cfg.VIPs) != 1 || h.uplink != "lo" {
+		t.Errorf("with a mistake: %v, copy %q, uplink %q, %d VIPs", h.configErr, h.copied, h.uplink, len(h.cfg.VIPs))
+	}
+	if h := examined(good); h.configErr != nil || h.copied != "" {
+		t.Errorf("a good file: %v, copy %q", h.configErr, h.copied)
+	}
+	if err := os.Remove(lastGoodFile(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if h := examined("bogus = 1\n" + good); h.configErr == nil || h.copied != "" || len(h.cfg.VIPs) != 0 {
+		t.Errorf("without a copy: %v, copy %q, %d VIPs", h.configErr, h.copied, len(h.cfg.VIPs))
+	}
+}

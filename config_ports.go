@@ -57,6 +57,46 @@ func readNetworks(v value) (networks []netip.Prefix) {
 	return networks
 }
 
+// allNamespaces is the element of namespaces that means all of the cluster.
+const allNamespaces = "*"
+
+// maxNamespaces bounds the streams of one VIP.
+const maxNamespaces = 64
+
+// readNamespaces reads namespaces, in order. All of the cluster are [""].
+func readNamespaces(v value) (names []string) {
+	seen := map[string]string{}
+	v.each(`a list of namespaces such as ["web", "shop"], or ["*"] for all`, func(v value) {
+		var name string
+		parsed(&name, `a namespace: `+dnsLabelRule+`, or "*" for all`, func(s string) (string, error) {
+			if s == allNamespaces || dnsLabels.MatchString(s) {
+				return s, nil
+			}
+			return "", errMisfit
+		})(v)
+		if name != "" && v.isFirst(seen, name, "namespace", "namespace") {
+			names = append(names, name)
+		}
+	})
+	list, isList := v.list()
+	switch {
+	case !isList || v.wrong():
+		return nil
+	case len(list) == 0:
+		v.mistake(`empty, want namespaces such as ["web", "shop"], or ["*"] for all`)
+		return nil
+	case len(list) > maxNamespaces:
+		v.mistake(`has %d namespaces, want at most %d, or ["*"] for all`, len(list), maxNamespaces)
+		return nil
+	case !slices.Contains(names, allNamespaces):
+		slices.Sort(names)
+		return names
+	case len(names) > 1:
+		v.mistake(`has "*", which is all namespaces, want no other beside it`)
+	}
+	return []string{""}
+}
+
 // portPatterns are names of ports, in which "*" is any text.
 var portPatterns = regexp.MustCompile(`^[-a-z0-9*]{1,15}$`)
 

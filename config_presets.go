@@ -8,6 +8,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -22,6 +23,9 @@ type preset struct {
 	// gatewayLabel is a label of the pods whose value is the name of their Gateway; "" =
 	// the pods serve all Gateways.
 	gatewayLabel string
+	// namespaceLabel is one whose value is the namespace of their Gateway; "" = they are in
+	// that namespace themselves.
+	namespaceLabel string
 	// portsFrom is the source of ports: "config" (then ports has them), "pods" or "gateways".
 	portsFrom string
 	ports     []string
@@ -84,7 +88,7 @@ var presets = []preset{
 	{name: "kong", namespace: "kong", selector: "app.kubernetes.io/component=app,app.kubernetes.io/name=kong",
 		portsFrom: "pods", portNames: []string{"proxy", "proxy-tls", "stream*"}, probePort: 8100, probePath: "/status/ready"},
 	{name: "envoy-gateway", namespace: "envoy-gateway-system", selector: "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy",
-		gatewayLabel: "gateway.envoyproxy.io/owning-gateway-name", portsFrom: "gateways", probePort: 19003, probePath: "/ready", drain: "6m",
+		gatewayLabel: "gateway.envoyproxy.io/owning-gateway-name", namespaceLabel: "gateway.envoyproxy.io/owning-gateway-namespace", portsFrom: "gateways", probePort: 19003, probePath: "/ready", drain: "6m",
 		note: "Envoy Gateway listens on the port + 10000 for ports below 1024, want useListenerPortAsContainerPort: true in its EnvoyProxy (docs/ingresses.md)"},
 	{name: "istio", selector: "gateway.networking.k8s.io/gateway-class-name=istio",
 		gatewayLabel: "gateway.networking.k8s.io/gateway-name", portsFrom: "gateways", probePort: 15021, probePath: "/healthz/ready",
@@ -136,8 +140,11 @@ func (p *preset) keys(table map[string]any, lone bool) (keys []presetKey) {
 	if written, isText := table["ports_from"].(string); isText {
 		from = written
 	}
-	if namespace := p.podNamespace(table, lone); namespace != "" {
-		add("namespace", namespace)
+	switch namespaces := p.podNamespaces(table, lone); {
+	case len(namespaces) == 1:
+		add("namespace", namespaces[0])
+	case len(namespaces) > 1 && !service && !chosen(table, "namespace"):
+		add("namespaces", listOf(namespaces))
 	}
 	if !service {
 		add("selector", p.podSelector(table, lone))
@@ -159,15 +166,84 @@ func (p *preset) keys(table map[string]any, lone bool) (keys []presetKey) {
 	if p.reserved != nil {
 		add("reserved_ports", listOf(p.reserved))
 	}
-	probe := map[string]any{"ports": true}
-	if p.probePort != 0 {
-		probe = map[string]any{"http": map[string]any{"port": p.probePort, "path": p.probePath}}
-	}
-	add("health", probe)
+	add("health", p.probes(table, from))
 	if p.drain != "" {
 		add("drain", map[string]any{"timeout": p.drain})
 	}
 	return keys
+}
+
+// presetFill gives the table at path a key that it does not have.
+type presetFill func(path string, table map[string]any, k presetKey)
+
+// presetInner gives fill the keys that a written table, the value of k's key at path, does not
+// have: the probes if it has none and is not empty, the port and path of each HTTP probe, and
+// the timeout of a drain.
+func presetInner(path string, k presetKey, written any, fill presetFill) {
+	table, isTable := written.(map[string]any)
+	preset, hasTable := k.value.(map[string]any)
+	if !isTable || !hasTable || k.key == "health" && len(table) == 0 {
+		return
+	}
+	if k.key == "health" && probed(table) {
+		http, _ := preset["http"].(map[string]any)
+		for _, key := range slices.Sorted(maps.Keys(http)) {
+			fillEach(joinPath(path, "http"), table["http"], presetKey{key, http[key]}, fill)
+		}
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(preset)) {
+		fill(path, table, presetKey{key, preset[key]})
+	}
+}
+
+// probed reports whether the table health has a probe.
+func probed(health map[string]any) bool {
+	for _, kind := range probeKinds {
+		if health[kind.key] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// fillEach fills the table at path, or each of the tables of a list.
+func fillEach(path string, raw any, k presetKey, fill presetFill) {
+	switch raw := raw.(type) {
+	case map[string]any:
+		fill(path, raw, k)
+	case []map[string]any:
+		for i := range raw {
+			fill(indexPath(path, i), raw[i], k)
+		}
+	case []any:
+		for i := range raw {
+			if table, isTable := raw[i].(map[string]any); isTable {
+				fill(indexPath(path, i), table, k)
+			}
+		}
+	}
+}
+
+// probes is the table health for the [[vip]] with the keys of table.
+func (p *preset) probes(table map[string]any, from string) map[string]any {
+	probes := map[string]any{"ports": true}
+	if p.probePort != 0 {
+		probes = map[string]any{"http": map[string]any{"port": p.probePort, "path": p.probePath}}
+	}
+	if table["forward"] != "tunnel" && p.mayHaveTCP(table, from) {
+		probes["datapath"] = true // a node that lacks the VIP loses clients, and its own probe passes
+	}
+	return probes
+}
+
+// mayHaveTCP reports whether a [[vip]] with the keys of table may get TCP ports from this source.
+func (p *preset) mayHaveTCP(table map[string]any, from string) bool {
+	ports, isList := table["ports"].([]any)
+	return from != "config" || !isList || chosen(table, "tcp_services", "service") || slices.ContainsFunc(ports, func(port any) bool {
+		text, isText := port.(string)
+		return !isText || !strings.HasSuffix(text, "/udp") && !strings.HasSuffix(text, "/sctp")
+	})
 }
 
 // listOf is list as the decoder makes it.
@@ -191,23 +267,21 @@ func namedGateways(table map[string]any) (names []GatewayQuery, whole bool) {
 	return names, len(names) == len(list)
 }
 
-// podNamespace is the namespace of p's pods for a [[vip]] with the keys of table, "" when nothing
-// says it.
-func (p *preset) podNamespace(table map[string]any, lone bool) (namespace string) {
+// podNamespaces are the namespaces of p's pods for a [[vip]] with the keys of table, in order,
+// none when nothing says them.
+func (p *preset) podNamespaces(table map[string]any, lone bool) (namespaces []string) {
 	switch {
 	case p.namespace != "":
-		return p.namespace
+		return []string{p.namespace}
 	case lone && p.lone != nil:
-		return p.lone.namespace
+		return []string{p.lone.namespace}
 	}
 	named, _ := namedGateways(table)
 	for _, g := range named {
-		if namespace != "" && g.Namespace != namespace {
-			return ""
-		}
-		namespace = g.Namespace
+		namespaces = append(namespaces, g.Namespace)
 	}
-	return namespace
+	slices.Sort(namespaces)
+	return slices.Compact(namespaces)
 }
 
 // podSelector selects p's pods for a [[vip]] with the keys of table: those of the Gateways that
@@ -220,11 +294,15 @@ func (p *preset) podSelector(table map[string]any, lone bool) string {
 	if p.gatewayLabel == "" || len(named) == 0 {
 		return p.selector
 	}
-	var names []string
+	var names, namespaces []string
 	for _, g := range named {
-		names = append(names, g.Name)
+		names, namespaces = append(names, g.Name), append(namespaces, g.Namespace)
 	}
-	selector, err := parsePodSelector(p.selector + "," + p.gatewayLabel + " in (" + strings.Join(names, ",") + ")")
+	text := p.selector + "," + p.gatewayLabel + " in (" + strings.Join(names, ",") + ")"
+	if p.namespaceLabel != "" {
+		text += "," + p.namespaceLabel + " in (" + strings.Join(namespaces, ",") + ")"
+	}
+	selector, err := parsePodSelector(text)
 	if err != nil { // a name that is too long for the value of a label
 		return p.selector
 	}

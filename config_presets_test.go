@@ -61,6 +61,13 @@ func TestPresets(t *testing.T) {
 		{"traefik", "ports = [\"53/udp\"]", "53/udp 80/tcp 443/tcp 443/udp", "8080/ping"},
 		{"kong", "[vip.health]\ntcp = 443", "80/tcp 443/tcp 9000/tcp", "tcp"},
 		{"kong", "[vip.health]", "80/tcp 443/tcp 9000/tcp", ""},
+		{"kong", "[vip.health]\ninterval = \"5s\"", "80/tcp 443/tcp 9000/tcp", "8100/status/ready"},
+		{"cilium", "ports = [8080]\n[vip.health]\nrise = 1", "8080/tcp", "ports"},
+		{"kong", "[vip.health]\nhttp.path = \"/ready\"", "80/tcp 443/tcp 9000/tcp", "8100/ready"},
+		{"kong", "[vip.health]\nhttp = {}", "80/tcp 443/tcp 9000/tcp", "8100/status/ready"},
+		{"kong", "[vip.health]\nhttp = [{ port = 9 }]", "80/tcp 443/tcp 9000/tcp", "9/status/ready"},
+		{"kong", "[vip.health]\n[[vip.health.http]]\nstatus = [204]", "80/tcp 443/tcp 9000/tcp", "8100/status/ready"},
+		{"cilium", "ports = [8080]\n[vip.health]\nhttp = {}", "8080/tcp", "10254/healthz"},
 	} {
 		missing = slices.DeleteFunc(missing, func(name string) bool { return name == test.name })
 		t.Run(test.name+" "+test.lines, func(t *testing.T) {
@@ -93,6 +100,10 @@ func TestPresets(t *testing.T) {
 				probe = "ports"
 			case p.TCP != 0:
 				probe = "tcp"
+			}
+			written := strings.Contains(test.lines, "[vip.health]") && !strings.Contains(test.lines, "interval") && !strings.Contains(test.lines, "rise")
+			if p := c.VIPs[0].Probes; (p != nil && p.DataPath) == written {
+				t.Errorf("probes %+v: the nodes are asked for the VIP unless [vip.health] has a probe or is empty", p)
 			}
 			if probe != test.probe {
 				t.Errorf("probe %q, want %q", probe, test.probe)
@@ -160,6 +171,24 @@ func TestPresetOverridden(t *testing.T) {
 		}
 		if seen < 3 {
 			t.Errorf("%s: only %d keys", p.name, seen)
+		}
+	}
+}
+
+// What the data path cannot ask is not asked: a tunnel, and a VIP without TCP ports.
+func TestPresetDataPath(t *testing.T) {
+	for lines, want := range map[string]bool{
+		"":                         true,
+		`forward = "dr"`:           true,
+		`forward = "tunnel"`:       false,
+		`ports = ["53/udp"]`:       false,
+		`ports = ["53/udp", 80]`:   true,
+		`ports = ["53/udp", "80"]`: true,
+		"ports = ['53/udp']\ntcp_services = 'tcp'": true,
+	} {
+		v := presetMeans(t, presetVIP("ingress-nginx", lines))
+		if v.Probes == nil || v.Probes.DataPath != want || len(v.Probes.HTTP) != 1 {
+			t.Errorf("%q: probes %+v, want datapath %t", lines, v.Probes, want)
 		}
 	}
 }
@@ -238,12 +267,13 @@ announce = "arp"
 gateways = ["web/edge"]
 namespace = "envoy-gateway-system" # from ingress = "envoy-gateway"
 ports_from = "gateways" # from ingress = "envoy-gateway"
-selector = "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy,gateway.envoyproxy.io/owning-gateway-name in (edge)" # from ingress = "envoy-gateway"
+selector = "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy,gateway.envoyproxy.io/owning-gateway-name in (edge),gateway.envoyproxy.io/owning-gateway-namespace in (web)" # from ingress = "envoy-gateway"
 
 [vip.drain] # from ingress = "envoy-gateway"
 timeout = "6m"
 
 [vip.health] # from ingress = "envoy-gateway"
+datapath = true
 
 [vip.health.http]
 path = "/ready"
@@ -255,6 +285,13 @@ port = 19003
 	}
 	if want := path + ":4: vip[0].ingress: Envoy Gateway listens on the port + 10000 for ports below 1024, want useListenerPortAsContainerPort: true"; !strings.Contains(stderr, want) {
 		t.Errorf("%q lacks %q", stderr, want)
+	}
+	// The ports of a Service are those that its pods listen on.
+	if err := os.WriteFile(path, []byte(strings.Replace(presetVIP("envoy-gateway", `service = "web/edge"`), "gateways = [\"web/edge\"]\n", "", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := cli(t, "check", "-config", path); code != exitOK || stderr != "" {
+		t.Errorf("with a Service: exit %d, %q", code, stderr)
 	}
 	if code, _, stderr := cli(t, "check", "-explain", "-vip", "192.0.2.7"); code != exitUsage || !strings.Contains(stderr, "want -config") {
 		t.Errorf("without a file: exit %d, %q", code, stderr)
@@ -271,8 +308,7 @@ func TestPresetMistakes(t *testing.T) {
 		{"gateways = []\ningress = \"cilium\"", `4: vip[0].ingress: is "cilium", whose ports are those of Gateways; want one of`},
 		{"ingress = \"envoy-gateway\"\ngateways = [\"edge\"]", `4: vip[0].gateways[0]: is "edge", want a Gateway's "NAMESPACE/NAME"`},
 		{"ingress = \"istio\"\ngateways = [\"edge\"]", `4: vip[0].gateways[0]: is "edge", want a Gateway's "NAMESPACE/NAME"`},
-		{"ingress = \"istio\"\ngateway_class = \"istio\"", `vip[0].namespace: missing, want the namespace of the Gateways: the pods of ingress = "istio" are there`},
-		{"ingress = \"istio\"\ngateways = [\"a/x\", \"b/x\"]", `vip[0].namespace: missing, want the namespace of the Gateways`},
+		{"ingress = \"istio\"\ngateway_class = \"istio\"", `vip[0].namespace: missing, want it or namespaces, those of the Gateways: the pods of ingress = "istio" are there`},
 		{"ingress = \"traefik\"\none_mark = true\nforward = \"tunnel\"\nhealth.datapath = true", `6: vip[0].health.datapath: is for forward = "dr" alone, want that or no datapath`},
 		{"ingress = \"traefik\"\nselector = \"\"", `vip[0].selector: empty, want a label selector`},
 		{"ingress = \"traefik\"\nreal_servers = [{ address = '10.0.0.9' }]\nselector = \"\"", `3: vip[0].ports_from: is "pods", and there are none; want a selector; the value comes from ingress = "traefik"`},
@@ -310,11 +346,32 @@ func TestPresetSelectsGateways(t *testing.T) {
 		{"istio", "ports = [443]", "istio-ingress", "istio=ingress"},
 		{"istio", "gateway_class = \"istio\"\nnamespace = \"web\"", "web", "gateway.networking.k8s.io/gateway-class-name=istio"},
 		{"envoy-gateway", `gateway_class = "envoy"`, "envoy-gateway-system", "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy"},
+		{"envoy-gateway", `gateways = ["web/edge", "web2/b"]`, "envoy-gateway-system", "app.kubernetes.io/component=proxy,app.kubernetes.io/managed-by=envoy-gateway,app.kubernetes.io/name=envoy,gateway.envoyproxy.io/owning-gateway-name in (b,edge),gateway.envoyproxy.io/owning-gateway-namespace in (web,web2)"},
 		{"cilium", `gateways = ["a/x", "b/y"]`, "kube-system", "k8s-app=cilium-envoy"},
 	} {
 		v := presetMeans(t, fmt.Sprintf("[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.77\"]\ningress = %q\n%s\n", test.name, test.lines))
 		if v.Pods.Namespace != test.namespace || v.Pods.Selector != test.selector {
 			t.Errorf("%s, %s: pods %+v", test.name, test.lines, v.Pods)
+		}
+	}
+}
+
+// Gateways in several namespaces have their pods in these.
+func TestPresetOfNamespaces(t *testing.T) {
+	for lines, want := range map[string][]string{
+		`gateways = ["b/x", "a/y", "b/z"]`:                           {"a", "b"},
+		"gateways = [\"b/x\", \"a/y\"]\nnamespaces = [\"c\", \"b\"]": {"b", "c"},
+		"gateways = [\"b/x\", \"a/y\"]\nnamespace = \"c\"":           {"c"},
+		"gateway_class = \"istio\"\nnamespaces = [\"*\"]":            {""},
+		`gateways = ["b/x", "b/z"]`:                                  {"b"},
+	} {
+		v := presetMeans(t, "[[vip]]\nname = \"edge\"\naddresses = [\"192.0.2.77\"]\ningress = \"istio\"\n"+lines+"\n")
+		var got []string
+		for _, q := range v.PodQueries() {
+			got = append(got, q.Namespace)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: namespaces (-want +got):\n%s", lines, diff)
 		}
 	}
 }

@@ -40,6 +40,7 @@ func checkService(v value, vip *VIP) {
 		why   string
 	}{
 		{"selector", v.has("selector"), "is for pods, and service (line %d) names the real servers"},
+		{"namespaces", v.has("namespaces"), "is for pods, and service (line %d) is in one namespace"},
 		{"ports_from", vip.PortsFromPods, `is "pods", and the ports are those of service (line %d)`},
 		{"host_ports", vip.HostPorts, "is true, and service (line %d) does not say which pods have a hostPort"},
 		{"weight_annotation", !v.blank("weight_annotation"), "is for pods, whose annotations service (line %d) does not have"},

@@ -44,8 +44,12 @@ func (r *configReader) checkShared(vips []VIP) {
 		}
 		if announce >= 0 {
 			other := &vips[announce]
+			line := at(announce, "name").line()
+			if written := r.lines[at(announce, "announce").path]; written > 0 {
+				line = written
+			}
 			at(i, "announce").mistake("is %q, and VIP %q (line %d) has %q; want the same for all VIPs with address %s",
-				vip.Announce, other.Name, at(announce, "name").line(), other.Announce, where)
+				vip.Announce, other.Name, line, other.Announce, where)
 		}
 		if taken >= 0 {
 			more := ""

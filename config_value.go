@@ -71,8 +71,12 @@ func (v value) table(settings ...setting) bool {
 	return true
 }
 
-// unknown reports a key that is not among those that v may have.
+// unknown reports a key that is not among those that v may have. The key that is meant is
+// not reported as missing too: that would hide this mistake where only the first is shown.
 func (v value) unknown(key string, allowed []string) {
+	if near := nearest(key, allowed); near != "" && !v.has(near) {
+		v.r.wrong[joinPath(v.path, near)] = true
+	}
 	v.child(key).found(func() string {
 		if slices.Contains(v.r.topLevel, key) {
 			return "unknown key in this table, want it above the first [table] of the file"
@@ -161,8 +165,12 @@ func (v value) mistake(format string, args ...any) {
 	v.found(func() string { return fmt.Sprintf(format, args...) })
 }
 
-// found adds a mistake about v. text is called at the end of the reading, if at all.
+// found adds a mistake about v. text is called at the end of the reading, if at all. That an
+// absent key is missing is a mistake once.
 func (v value) found(text func() string) {
+	if v.raw == nil && v.wrong() {
+		return
+	}
 	if name := presetAt(v.r.preset, v.path); name != "" {
 		plain := text
 		text = func() string { return fmt.Sprintf("%s; the value comes from ingress = %q", plain(), name) }

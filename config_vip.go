@@ -152,6 +152,7 @@ func (r *configReader) vip(v value) VIP {
 		setting{"forward", meaningOf(&vip.Forward, []string{"dr", "tunnel"}, DirectRoute, Tunnel)},
 		setting{"tunnel", func(v value) { readTunnel(v, &vip.Tunnel) }},
 		setting{"namespace", parsed(&vip.Pods.Namespace, "a namespace: "+dnsLabelRule, matching(dnsLabels))},
+		setting{"namespaces", func(v value) { vip.Namespaces = readNamespaces(v) }},
 		setting{"selector", parsed(&vip.Pods.Selector, `a label selector such as "app.kubernetes.io/name=ingress-nginx,tier in (edge)"`, parsePodSelector)},
 		// These take their default namespace from the one above.
 		setting{"service", serviceName(&service, &vip)},
@@ -216,17 +217,21 @@ func (r *configReader) applyPreset(v value) {
 		at.mistake("is %q, whose ports are those of Gateways; want one of %s, or ports", name, strings.Join(gatewayKeys, ", "))
 		v.noMoreAboutPorts()
 	}
-	for _, k := range p.keys(table, lone) {
+	fill := func(path string, table map[string]any, k presetKey) {
 		if table[k.key] == nil {
-			path := joinPath(v.path, k.key)
+			path := joinPath(path, k.key)
 			table[k.key] = k.value
 			r.lines[path], r.preset[path] = at.line(), name
 		}
 	}
-	if _, whole := namedGateways(table); whole && !v.has("namespace") && v.blank("service") && !v.child("ports_from").wrong() {
-		v.child("namespace").mistake("missing, want the namespace of the Gateways: the pods of ingress = %q are there, in one namespace for each VIP", name)
+	for _, k := range p.keys(table, lone) {
+		fill(v.path, table, k)
+		presetInner(joinPath(v.path, k.key), k, table[k.key], fill)
 	}
-	if p.note != "" && !v.child("ports_from").wrong() {
+	if _, whole := namedGateways(table); whole && !v.has("namespace") && !v.has("namespaces") && v.blank("service") && !v.child("ports_from").wrong() {
+		v.child("namespace").mistake("missing, want it or namespaces, those of the Gateways: the pods of ingress = %q are there", name)
+	}
+	if p.note != "" && !(lone && chosen(table, "service")) && !v.child("ports_from").wrong() {
 		at.warning("%s", p.note)
 	}
 }
@@ -277,7 +282,7 @@ func selectPods(v value, vip *VIP) {
 		}
 	case len(vip.Gateways) > 0 && v.blank("real_servers"):
 		selector.mistake(`missing, want the label selector of the Gateways' pods, such as "gateway.envoyproxy.io/owning-gateway-name=edge"`)
-	case len(vip.Gateways) == 0 && (v.blank("real_servers") || v.has("namespace") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods || vip.HostPorts):
+	case len(vip.Gateways) == 0 && (v.blank("real_servers") || v.has("namespace") || v.has("namespaces") || !v.blank("tcp_services") || !v.blank("udp_services") || vip.PortsFromPods || vip.HostPorts):
 		vip.Pods.Selector = defaultSelector
 	default:
 		selector.warning(`missing beside real_servers (line %d), so that no pod is a real server; want selector = "" to say so, or a label selector`, v.child("real_servers").line())
@@ -386,6 +391,16 @@ func checkPorts(v value, vip *VIP, grouped map[string]string) {
 	}
 }
 
+// checkNoPods refuses what is for pods in the VIP at v, which has none.
+func checkNoPods(v value, vip *VIP) {
+	if vip.Namespaces != nil {
+		v.child("namespaces").mistake("is for pods, and there are none; want a selector")
+	}
+	if len(vip.NodeNetworks) > 0 {
+		v.child("node_networks").mistake("is for the nodes of pods, and there are none; want a selector")
+	}
+}
+
 // checkPodPorts checks the keys that are about pods' ports and addresses alone.
 func checkPodPorts(v value, vip *VIP) {
 	if vip.PortsFromPods && v.has("selector") && v.blank("selector") && !v.blank("real_servers") {
@@ -394,8 +409,8 @@ func checkPodPorts(v value, vip *VIP) {
 	if !vip.PortsFromPods && len(vip.Gateways) == 0 && v.blank("service") && !v.blank("exclude_ports") && !v.child("ports_from").wrong() {
 		v.child("exclude_ports").mistake(`is for ports_from = "pods", "gateways" or service alone, want one of them or no exclude_ports`)
 	}
-	if len(vip.NodeNetworks) > 0 && v.has("selector") && v.blank("selector") {
-		v.child("node_networks").mistake("is for the nodes of pods, and there are none; want a selector")
+	if v.has("selector") && v.blank("selector") {
+		checkNoPods(v, vip)
 	}
 	if all := len(vip.PortNames) == 1 && vip.PortNames[0] == "*"; !all && !vip.PortsFromPods && v.has("port_names") && !v.child("ports_from").wrong() {
 		v.child("port_names").mistake(`is for ports_from = "pods" alone, want that or no port_names`)

@@ -1,10 +1,10 @@
 // Finds VIPs that no host has. Every client then times out, while the table, /readyz and
 // each real server look whole.
 //
-// Used by main.go. It looks at the VIPs that another program should bring to a host: some
-// seconds after the start, after a change of the configuration, and when one of those VIPs
-// comes to this host or leaves it. It asks the segment with packets that change no
-// neighbour's cache, and changes nothing.
+// Used by http*.go and main.go. It looks at the VIPs that another program should bring to a
+// host: some seconds after the start, after a change of the configuration, and when one of
+// those VIPs comes to this host or leaves it. It asks the segment with packets that change
+// no neighbour's cache, and changes nothing.
 
 package main
 
@@ -18,6 +18,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -46,6 +47,22 @@ type absentWatch struct {
 	changed <-chan struct{} // rings after configs has changed
 	settle  time.Duration   // absentSettle; less in tests
 	warned  failureLog
+	found   atomic.Pointer[string]
+}
+
+// hostMissing says what it means that no host has a VIP.
+const hostMissing = `no host has the VIP, so no client reaches it: start keepalived or a routing daemon, or let the controller add the address, with announce = "arp" or -announce arp`
+
+// Warning says which VIPs no host has, "" when each has one or a nil watch does not look. It
+// is safe from any goroutine.
+func (w *absentWatch) Warning() string {
+	if w == nil {
+		return ""
+	}
+	if text := w.found.Load(); text != nil && *text != "" {
+		return hostMissing + ": " + *text
+	}
+	return ""
 }
 
 func newAbsentWatch(log *slog.Logger, configs *latest[Config], changed <-chan struct{}) *absentWatch {
@@ -113,11 +130,12 @@ func (w *absentWatch) look(ctx context.Context, cfg *Config) {
 
 // say logs text when it begins, changes or ends; "" says nothing.
 func (w *absentWatch) say(text string) {
+	w.found.Store(&text)
 	switch begins, ends := w.warned.noteText(text); {
 	case ends:
 		w.log.Info("a host has each VIP again")
 	case begins:
-		w.log.Warn(`no host has the VIP, so no client reaches it: start keepalived or a routing daemon, or let the controller add the address, with announce = "arp" or -announce arp`, "vips", text)
+		w.log.Warn(hostMissing, "vips", text)
 	}
 }
 

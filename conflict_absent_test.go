@@ -73,6 +73,15 @@ func TestAbsentOnASegment(t *testing.T) {
 	}
 	look("no host has it", `level=WARN msg="no host has the VIP`)
 	look("no host has it, again", "")
+	server := newBenchServer(newBench(t, testVIP()))
+	server.absent = w
+	warned := func() bool {
+		st := server.head(&loopState{Config: cfg, Warnings: []string{"another"}})
+		return len(st.Warnings) == 2 && strings.HasPrefix(st.Warnings[0], "no host has the VIP, ") && strings.HasSuffix(st.Warnings[0], "announce arp: edge: 10.0.0.100, edge: 2001:db8::100")
+	}
+	if !warned() {
+		t.Errorf("status does not say so: %q", w.Warning())
+	}
 	other.Run("ip", "address", "add", "10.0.0.100/32", "dev", "eth0")
 	look("another host has one of two", `vips="edge: 2001:db8::100"`)
 	other.Run("ip", "address", "add", "2001:db8::100/128", "dev", "eth0", "nodad")

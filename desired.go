@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -70,7 +71,11 @@ func desired(last *wanted, cfg *Config, cluster *Cluster, health *Health, before
 	}
 	changed := last == nil
 	for i := range cfg.VIPs {
-		in := vipInputsOf(&cfg.VIPs[i], cluster, before)
+		var lastInputs *vipInputs
+		if last != nil {
+			lastInputs = &last.vips[i].in
+		}
+		in := vipInputsOf(&cfg.VIPs[i], cluster, before, lastInputs)
 		if last != nil && last.health == health {
 			in.outages, in.routed, in.broadcast, in.open = last.vips[i].in.outages, last.vips[i].in.routed, last.vips[i].in.broadcast, last.vips[i].in.open
 		} else {
@@ -142,7 +147,8 @@ func (w *wanted) gather(before memory) {
 // starts apart. Slices and maps are compared by identity, not by content.
 type vipInputs struct {
 	vip       *VIP
-	pods      []*Pod
+	pods      []*Pod   // of all its queries
+	parts     [][]*Pod // those of each, where there are several
 	podsKnown bool
 	nodes     []*Node        // of the cluster, if the VIP follows them
 	noAnswer  bool           // it follows them, and the cluster has not answered yet
@@ -161,16 +167,38 @@ type vipInputs struct {
 	broadcast []netip.Addr // Health.Broadcast
 }
 
-func vipInputsOf(v *VIP, cluster *Cluster, before memory) vipInputs {
+// takePods takes the pods of the VIP's queries from cluster. A list that is joined out of the
+// same parts as that of last, which may be nil, is the same list.
+func (in *vipInputs) takePods(cluster *Cluster, last *vipInputs) {
+	if in.vip.Namespaces == nil {
+		q := in.vip.PodQuery()
+		in.pods, in.podsKnown = cluster.Pods[q]
+		in.instead = cluster.Instead[q]
+		return
+	}
+	in.podsKnown = true
+	for _, q := range in.vip.PodQueries() {
+		pods, known := cluster.Pods[q]
+		in.podsKnown = in.podsKnown && known
+		in.instead = cmp.Or(in.instead, cluster.Instead[q])
+		in.parts = append(in.parts, pods)
+	}
+	if last != nil && slices.EqualFunc(in.parts, last.parts, same[*Pod]) {
+		in.pods = last.pods
+		return
+	}
+	in.pods = slices.Concat(in.parts...)
+}
+
+// vipInputsOf are the inputs of v. last are those of the answer before, nil without one.
+func vipInputsOf(v *VIP, cluster *Cluster, before memory, last *vipInputs) vipInputs {
 	in := vipInputs{vip: v}
-	query := v.PodQuery()
-	in.pods, in.podsKnown = cluster.Pods[query]
+	in.takePods(cluster, last)
 	if v.FollowNodes {
 		var known bool
 		in.nodes, known = cluster.Nodes[NodeQuery{}]
 		in.noNodes, in.noAnswer = known && len(in.nodes) == 0, !known
 	}
-	in.instead = cluster.Instead[query]
 	for i, name := range []ConfigMapName{v.TCPServices, v.UDPServices} {
 		in.maps[i], in.known[i] = cluster.ConfigMaps[name]
 	}

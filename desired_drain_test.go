@@ -289,6 +289,7 @@ func TestLoopNodeNetworks(t *testing.T) {
 	} {
 		b := newBench(t, testVIP(func(v *VIP) {
 			v.FollowNodes, v.TCPServices = tt.follows, ConfigMapName{}
+			v.Addresses = addrs("10.0.0.1", "fd00::100")
 			v.NodeNetworks = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
 		}))
 		c := testCluster(nil, tt.pods...)
@@ -296,7 +297,7 @@ func TestLoopNodeNetworks(t *testing.T) {
 		b.loop.cluster.Set(c)
 		log := b.pass()
 		t.Log(tt.name)
-		b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n")
+		b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n[fd00::100]:80/tcp rr: fd00::1=1\n") // the other family has no network, and its first address
 		if strings.Contains(log, left) != tt.warns {
 			t.Errorf("a warning: %t, want %t:\n%s", !tt.warns, tt.warns, log)
 		}
@@ -304,8 +305,48 @@ func TestLoopNodeNetworks(t *testing.T) {
 		b.loop.cluster.Set(testCluster(nil, tt.pods...))
 		b.pass()
 		if tt.follows { // without their answer nothing is taken away
-			b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n")
+			b.want("10.0.0.1:80/tcp rr: " + tt.serves + "\n[fd00::100]:80/tcp rr: fd00::1=1\n") // the other family has no network, and its first address
 		}
+	}
+}
+
+// The pods of several namespaces serve together. While one of these is not known, what served
+// goes on.
+func TestLoopNamespaces(t *testing.T) {
+	v := testVIP(func(v *VIP) { v.TCPServices, v.Namespaces = ConfigMapName{}, []string{"a", "b"} })
+	queries := v.PodQueries()
+	cluster := func(pods ...[]*Pod) *Cluster {
+		c := newCluster()
+		for i, list := range pods {
+			if list != nil {
+				c.Pods[queries[i]] = list
+			}
+		}
+		return c
+	}
+	first, second := refs(readyPod("a", "10.1.0.1")), refs(readyPod("b", "10.1.0.2"))
+	b := newBench(t, v)
+	const both = "10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n"
+	pass := func(want string, pods ...[]*Pod) {
+		t.Helper()
+		b.loop.cluster.Set(cluster(pods...))
+		b.pass()
+		b.want(want)
+	}
+	pass("10.0.0.1:80/tcp rr: 10.1.0.1=1\n", first, nil) // the first answers are not all there yet
+	pass(both, first, second)
+	answer := b.loop.planner.want.vips[0]
+	pass(both, first, second)
+	if b.loop.planner.want.vips[0] != answer {
+		t.Error("the same pods have another answer")
+	}
+	b.restart()
+	pass(both, first, nil)
+	pass(both, nil, second)
+	pass(both, first, second)
+	pass("10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=1\n", []*Pod{}, second)
+	if diff := cmp.Diff(queries, (&Config{VIPs: []VIP{v, v}}).ClusterQuery().Pods); diff != "" {
+		t.Errorf("asked (-want +got):\n%s", diff)
 	}
 }
 

@@ -66,9 +66,10 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 	whole := addAll(make(map[Port]bool), v.Ports)
 	known = true
 	for i, source := range []struct {
+		key      string
 		name     ConfigMapName
 		protocol Protocol
-	}{{v.TCPServices, TCP}, {v.UDPServices, UDP}} {
+	}{{"tcp_services", v.TCPServices, TCP}, {"udp_services", v.UDPServices, UDP}} {
 		if source.name == (ConfigMapName{}) {
 			continue
 		}
@@ -78,7 +79,7 @@ func (b *build) findPorts() (ports []vipPort, known bool) {
 			continue
 		}
 		if !cm.Exists {
-			b.warn(warnConfigMap, source.name.String(), "ConfigMap %s does not exist: it opens no ports", source.name)
+			b.warn(warnConfigMap, source.name.String(), "ConfigMap %s does not exist: it opens no ports; want no %s if the cluster has none", source.name, source.key)
 		}
 		b.configMapPorts(source.name, cm, source.protocol, whole)
 	}
@@ -171,10 +172,11 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 		return nil
 	}
 	nodes := make(map[Port]map[netip.Addr]bool)
-	leftOut, inside := make(map[namedPort]bool), make(map[namedPort]bool)
+	leftOut, inside, matched := make(map[namedPort]bool), make(map[namedPort]bool), false
 	for _, pod := range b.speaking(pods) {
 		addrs, _ := b.addresses(pod)
 		for i, p := range pod.Ports {
+			matched = matched || pod.PortNames == nil || v.takesPort(pod.PortNames[i])
 			if named[p] || slices.Contains(v.ExcludePorts, p) || !pod.onNode() {
 				continue
 			}
@@ -200,6 +202,9 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 			continue // another pod has it under a name that counts
 		}
 		b.warn(noteLeftOut, "", "port %s of the pods is left out: port_names does not have its name", p)
+	}
+	if len(leftOut) > 0 && !matched {
+		b.warn(warnPortNames, "", "no port of the pods has a name of port_names: the VIP has none of their ports")
 	}
 	for _, p := range sortedBy(maps.Keys(inside), namedPort.Compare) {
 		b.warn(warnInsidePort, "", "port %s of the pods is open on the VIP, and its name is that of a port for administrators: want port_names, or the port in exclude_ports", p)
@@ -235,7 +240,7 @@ func (p namedPort) Compare(q namedPort) int {
 // insideNames are words in names of ports for administrators, health checks, metrics and
 // webhooks, as charts of ingress controllers have them: docs/operations.md lists them.
 var insideNames = map[string]bool{
-	"admin": true, "api": true, "dashboard": true, "debug": true, "health": true, "healthz": true, "liveness": true,
+	"admin": true, "api": true, "dashboard": true, "debug": true, "health": true, "healthz": true, "insight": true, "liveness": true,
 	"cmetrics": true, "metrics": true, "monitoring": true, "pprof": true, "probe": true, "prometheus": true, "readiness": true, "shutdown": true,
 	"cstatus": true, "stat": true, "stats": true, "status": true, "traefik": true, "webhook": true,
 }
@@ -250,26 +255,15 @@ func insideName(name string) bool {
 	return false
 }
 
-// configMapPort checks one entry of a tcp-services or udp-services ConfigMap,
-// "PORT": "NAMESPACE/SERVICE:PORT[:…]", and returns its port. Where the traffic
-// goes behind the ingress controller does not matter here, so only the form of
-// the value is checked. A reserved port would reach the ingress controller itself,
-// by either protocol.
+// configMapPort checks one entry of a tcp-services or udp-services ConfigMap, and
+// returns its port. A reserved port would reach the ingress controller itself, by either
+// protocol.
 func configMapPort(key, value string, reserved []uint16) (uint16, error) {
-	n, err := ParsePortNumber(key)
-	if err != nil {
-		return 0, err
+	n, err := entryPort(key, value)
+	if err == nil && slices.Contains(reserved, n) {
+		err = fmt.Errorf("port %d is the ingress controller's own (%s)", n, cmp.Or(ingressPorts[n], "reserved_ports has it"))
 	}
-	if slices.Contains(reserved, n) {
-		return 0, fmt.Errorf("port %d is the ingress controller's own (%s)", n, cmp.Or(ingressPorts[n], "reserved_ports has it"))
-	}
-	service, port, _ := strings.Cut(value, ":")
-	namespace, name, slash := strings.Cut(service, "/")
-	port, _, _ = strings.Cut(port, ":")
-	if !slash || namespace == "" || name == "" || strings.Contains(name, "/") || strings.TrimSpace(port) == "" {
-		return 0, fmt.Errorf("value %q is not NAMESPACE/SERVICE:PORT", shorten(value, quotedText))
-	}
-	return n, nil
+	return n, err
 }
 
 // decodesProxy reports whether an entry asks the ingress controller to read a

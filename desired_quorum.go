@@ -1,6 +1,6 @@
 // The quorum: what happens to a VIP of which too few real servers are in service.
 //
-// Used by reconcile*.go and http*.go. Pure, as all of desired. The rule that
+// Used by reconcile*.go, http*.go and cmd_import_probes.go. Pure, as all of desired. The rule that
 // a fault of all at once is no reason to serve less comes first: while all probes fail, or
 // the last working set stays, a VIP is above or below its quorum as it was before.
 

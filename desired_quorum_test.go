@@ -203,3 +203,172 @@ func TestLoopWithdrawsBelowQuorum(t *testing.T) {
 		expect("without a quorum", true)
 	}
 }
+
+// The bounds of a quorum: it is missed below Least, and until Least and Hysteresis.
+func TestQuorumMissed(t *testing.T) {
+	for _, q := range []Quorum{{Least: 1}, {Least: 3}, {Least: 3, Hysteresis: 1}, {Least: 3, Hysteresis: 4}, {Least: 10_000, Hysteresis: 10_000}} {
+		least, enough := int(q.Least), int(q.Least)+int(q.Hysteresis)
+		for n, want := range map[int][2]bool{ // before above, before below
+			0: {true, true}, least - 1: {true, true}, least: {false, q.Hysteresis > 0}, enough - 1: {enough-1 < least, true}, enough: {false, false}, enough + 1: {false, false},
+		} {
+			if got := [2]bool{q.missed(n, false), q.missed(n, true)}; got != want {
+				t.Errorf("%+v, %d in service: %v, want %v", q, n, got, want)
+			}
+		}
+	}
+}
+
+// The families of a VIP are above or below the quorum each for itself, with what they were
+// before, and the sorry server has the weight of the VIP.
+func TestQuorumFamilies(t *testing.T) {
+	for _, sorry := range []bool{false, true} {
+		v := quorumVIP(Quorum{Least: 2, Hysteresis: 1, Sorry: sorry})
+		v.Addresses, v.Weight = []netip.Addr{addr("10.0.0.1"), addr("2001:db8::1")}, 7
+		if v.Sorry = nil; sorry {
+			v.Sorry = []netip.Addr{addr("10.1.0.99"), addr("2001:db8:1::99")}
+		}
+		cfg := &Config{VIPs: []VIP{v}, Marks: oneMarkRange}
+		var pods []Pod
+		for n := 1; n <= 3; n++ {
+			pods = append(pods, readyPod(fmt.Sprint("p", n), fmt.Sprintf("10.1.0.%d", n), fmt.Sprintf("2001:db8:1::%d", n)))
+		}
+		memory := newMemory()
+		var last *wanted
+		for _, step := range []struct {
+			what   string
+			down   []string
+			open   []FailOpen
+			below  []string  // family and real servers in service
+			weight [2]uint32 // of the sorry server of each family
+		}{
+			{"all serve", nil, nil, nil, [2]uint32{}},
+			{"two of IPv6 are down", []string{"2001:db8:1::1", "2001:db8:1::2"}, nil, []string{"IPv6 1"}, [2]uint32{0, 7}},
+			{"one of each is down", []string{"10.1.0.1", "2001:db8:1::1"}, nil, []string{"IPv6 2"}, [2]uint32{0, 7}},
+			{"one of IPv4 is down", []string{"10.1.0.1"}, nil, nil, [2]uint32{}},
+			{"two of IPv4 and one of IPv6 are down", []string{"10.1.0.1", "10.1.0.2", "2001:db8:1::1"}, nil, []string{"IPv4 1"}, [2]uint32{7, 0}},
+			{"two of each are down", []string{"10.1.0.1", "10.1.0.2", "2001:db8:1::1", "2001:db8:1::2"}, nil, []string{"IPv4 1", "IPv6 1"}, [2]uint32{7, 7}},
+			{"one of IPv6 is down", []string{"2001:db8:1::1"}, nil, []string{"IPv6 2"}, [2]uint32{0, 7}},
+			{"all of IPv6 fail at once", nil, []FailOpen{{VIP: "edge", Is6: true, Why: "500"}}, []string{"IPv6 3"}, [2]uint32{0, 7}},
+			{"all of IPv4 fail at once, and IPv6 serves", nil, []FailOpen{{VIP: "edge", Why: "500"}}, nil, [2]uint32{}},
+		} {
+			h := &Health{Down: make(map[HealthKey]string), Open: step.open}
+			for _, a := range step.down {
+				h.Down[HealthKey{"edge", addr(a), 0}] = "500"
+			}
+			w := desired(last, cfg, testCluster(nil, pods...), h, memory, testTime)
+			memory, last = w.Memory, &w
+			var below []string
+			withdrawn := make(map[netip.Addr]bool)
+			for _, s := range w.Below {
+				below = append(below, fmt.Sprint(familyName(s.Is6), " ", s.Serving))
+				if !sorry {
+					withdrawn[v.Addresses[familyIndex(s.Is6)]] = true
+				}
+			}
+			if diff := cmp.Diff(step.below, below); diff != "" {
+				t.Errorf("sorry %t: %s: below (-want +got):\n%s", sorry, step.what, diff)
+			}
+			if diff := cmp.Diff(withdrawn, w.withdrawn()); diff != "" {
+				t.Errorf("sorry %t: %s: withdrawn (-want +got):\n%s", sorry, step.what, diff)
+			}
+			if !sorry {
+				continue
+			}
+			var weights [2]uint32
+			for _, s := range w.Shards.table() {
+				serving := uint32(0)
+				for _, r := range s.Servers {
+					if slices.Contains(v.Sorry, r.Address) {
+						weights[familyIndex(s.Address.Is6())] = r.Weight
+					} else {
+						serving += r.Weight
+					}
+				}
+				if at := familyIndex(s.Address.Is6()); (serving > 0) == (weights[at] > 0) {
+					t.Errorf("%s: real servers serve beside the sorry server, or nothing does:\n%s", step.what, w.Shards.table().text())
+				}
+			}
+			if weights != step.weight {
+				t.Errorf("%s: sorry servers have %v, want %v", step.what, weights, step.weight)
+			}
+		}
+	}
+}
+
+// A real server of weight 0 does not count, and a sorry server that is a row for another
+// reason is none that serves.
+func TestQuorumCounts(t *testing.T) {
+	v := quorumVIP(Quorum{Least: 2, Sorry: true})
+	v.Pods.Selector = ""
+	v.RealServers = []StaticServer{{Address: addr("10.1.0.1"), Weight: 9}, {Address: addr("10.1.0.2"), Weight: 0}, {Address: addr("10.1.0.3"), Weight: 1}}
+	cfg := &Config{VIPs: []VIP{v}, Marks: oneMarkRange}
+	w := desired(nil, cfg, testCluster(nil), &Health{}, newMemory(), testTime)
+	if len(w.Below) > 0 {
+		t.Errorf("two serve: %v", w.Below)
+	}
+	w = desired(&w, cfg, testCluster(nil), &Health{Down: map[HealthKey]string{{"edge", addr("10.1.0.3"), 0}: "500"}}, w.Memory, testTime)
+	if len(w.Below) != 1 || w.Below[0].Serving != 1 {
+		t.Errorf("one with weight 9 serves: %v", w.Below)
+	}
+}
+
+// Real servers that lack one port each are no fault of all at once.
+func TestQuorumWithPortsDown(t *testing.T) {
+	v := quorumVIP(Quorum{Least: 2})
+	v.Sorry, v.Ports = nil, []Port{{80, TCP}, {443, TCP}}
+	cfg := &Config{VIPs: []VIP{v}, Marks: oneMarkRange}
+	down := map[HealthKey]string{{"edge", addr("10.1.0.1"), 0}: "500", {"edge", addr("10.1.0.2"), 0}: "500", {"edge", addr("10.1.0.3"), 443}: "refused"}
+	w := desired(nil, cfg, testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3")), &Health{Down: down}, newMemory(), testTime)
+	if len(w.Below) != 1 || w.Below[0].Serving != 1 {
+		t.Errorf("below: %v\n%s", w.Below, w.Shards.table().text())
+	}
+}
+
+// A sorry server that has a pod serves as the sorry server, with the weight of the VIP.
+func TestQuorumSorryWithAPod(t *testing.T) {
+	v := quorumVIP(Quorum{Least: 3, Sorry: true})
+	v.Sorry = []netip.Addr{addr("10.1.0.2")}
+	w := desired(nil, &Config{VIPs: []VIP{v}, Marks: oneMarkRange}, testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")), &Health{}, newMemory(), testTime)
+	if got, want := w.Shards.table().text(), "10.0.0.1:80/tcp rr: 10.1.0.1=0 10.1.0.2=1\n"; got != want {
+		t.Errorf("got %swant %s", got, want)
+	}
+}
+
+// An address that several VIPs share is withdrawn when one of them is below its quorum;
+// what that one does not have stays.
+func TestQuorumOfASharedAddress(t *testing.T) {
+	web := testVIP(func(v *VIP) {
+		v.Name, v.Announce, v.TCPServices = "web", AnnounceARP, ConfigMapName{}
+		v.Addresses = []netip.Addr{addr("10.0.0.1"), addr("10.0.0.2")}
+	})
+	mail := testVIP(func(v *VIP) {
+		v.Name, v.Announce, v.TCPServices, v.Ports = "mail", AnnounceARP, ConfigMapName{}, []Port{{25, TCP}}
+		v.Addresses = []netip.Addr{addr("10.0.0.1"), addr("10.0.0.3")}
+		v.Probes = &Probes{TCP: 25, Quorum: Quorum{Least: 2}}
+	})
+	for _, order := range [][]VIP{{web, mail}, {mail, web}} {
+		b := newBench(t, order...)
+		host := &routedHost{}
+		b.loop.host, b.loop.cacheDir = host, t.TempDir()
+		b.loop.health = newLatest[Health](b.loop.wake)
+		b.loop.health.Set(&Health{})
+		b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+		expect := func(when string, want ...string) {
+			t.Helper()
+			b.pass()
+			var got []string
+			for _, a := range host.has.On {
+				got = append(got, a.String())
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s first, %s: announced (-want +got):\n%s", order[0].Name, when, diff)
+			}
+		}
+		expect("both serve", "10.0.0.1", "10.0.0.2", "10.0.0.3")
+		b.loop.health.Set(&Health{Down: map[HealthKey]string{{"mail", addr("10.1.0.1"), 0}: "500"}})
+		expect("mail is below its quorum", "10.0.0.2")
+		b.loop.health.Set(&Health{})
+		expect("mail is not any more", "10.0.0.1", "10.0.0.2", "10.0.0.3")
+	}
+}

@@ -143,7 +143,7 @@ func (b *build) nodeAddress(v *VIP, p *Pod, is6 bool) (netip.Addr, bool) {
 	if at < 0 {
 		switch {
 		case !p.Ready || p.Terminating:
-		case len(v.NodeNetworks) > 0:
+		case v.choosesNodeAddress(is6):
 			b.warn(warnFamily, familyName(is6), "pod %s/%s is left out: its node has no %s address in node_networks", p.Namespace, p.Name, familyName(is6))
 		default:
 			b.warn(warnFamily, familyName(is6), "pod %s/%s has no %s address: it cannot serve the VIP's %[3]s addresses", p.Namespace, p.Name, familyName(is6))
@@ -425,7 +425,7 @@ func (b *build) warnRouted(rows []Row) {
 // podsAt passes the pods of c that v selects to visit, each with the addresses at which it
 // serves, ready or not.
 func podsAt(v *VIP, c *Cluster, visit func(netip.Addr, *Pod)) {
-	b := build{vipAnswer: &vipAnswer{in: vipInputsOf(v, c, memory{})}}
+	b := build{vipAnswer: &vipAnswer{in: vipInputsOf(v, c, memory{}, nil)}}
 	for _, p := range b.in.pods {
 		if !p.onNode() || b.offNode(p) {
 			continue

@@ -217,7 +217,7 @@ func TestDesired(t *testing.T) {
 				ConfigMaps: map[ConfigMapName]ConfigMap{{"ingress-nginx", "tcp-services"}: {}},
 			},
 			want:     "10.0.0.1:80/tcp rr: 10.1.0.1=1\n",
-			warnings: []string{"ConfigMap ingress-nginx/tcp-services does not exist: it opens no ports"},
+			warnings: []string{"ConfigMap ingress-nginx/tcp-services does not exist: it opens no ports; want no tcp_services if the cluster has none"},
 		},
 		{
 			name: "both families, each with its own real servers",

@@ -40,6 +40,7 @@ const (
 	warnScheduler     warningKind = "scheduler"      // it refuses clients during a drain
 	warnNothingServes warningKind = "nothing serves" // no real server is in service
 	warnPortTaken     warningKind = "port taken"     // one that another VIP of the address has
+	warnPortNames     warningKind = "port names"     // none of them is that of a pod's port
 	warnInsidePort    warningKind = "inside port"    // a pod's port that clients are hardly meant to reach
 
 	noteLeftOut warningKind = "left out" // a pod's port of another name than port_names: it is as the operator wants it

@@ -28,6 +28,7 @@ type fakeKernel struct {
 	noDaemon error                   // what StartDaemon answers
 	applied  []op                    // all operations carried out
 	dumps    int                     // tables read
+	givesWay bool                    // Table ends early
 	broken   error                   // returned by Table
 	loads    map[ServiceKey]Load
 	onApply  func(op)
@@ -111,9 +112,12 @@ func (k *fakeKernel) StopDaemon(role SyncRole) error {
 }
 
 // Table shares with known what is unchanged, as ipvsConn does.
-func (k *fakeKernel) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
+func (k *fakeKernel) Table(owned func(ServiceKey) bool, known shards, newer func() bool) (shards, error) {
 	if k.broken != nil {
 		return nil, k.broken
+	}
+	if k.givesWay && newer != nil && newer() {
+		return nil, errGaveWay
 	}
 	k.dumps++
 	fresh := split(k.table(owned))

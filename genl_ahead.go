@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,15 +61,21 @@ func (c *ipvsConn) fill(a *serverAnswers, services []VirtualService, seq uint32)
 		}
 		c.enc.buf = c.enc.buf[:0]
 		c.enc.dumpServers(services[i].ServiceKey, seq+uint32(i))
-		err := c.sendNow(c.enc.buf)
+		err := c.socket.writeNow(c.enc.buf)
 		for ends := false; err == nil && !ends; {
 			if cap(b)-len(b) < receiveBytes {
 				a.full <- readBytes{buf: b}
 				b = (<-a.free)[:0]
 			}
 			var n int
-			n, err = c.receiveNow(b[len(b):cap(b)])
-			ends = endsAnswer(b[len(b):len(b)+n], seq+uint32(i))
+			if n, err = c.receiveNow(b[len(b):cap(b)]); err != nil {
+				break
+			}
+			// Here, where the end of a read is known: the next one begins at a whole word.
+			if ends, err = endsAnswer(b[len(b):len(b)+n], seq+uint32(i)); err != nil {
+				err = fmt.Errorf("read the kernel's answer: %w", err)
+				break
+			}
 			b = b[:len(b)+(n+3)&^3]
 		}
 		if err != nil {
@@ -81,46 +86,35 @@ func (c *ipvsConn) fill(a *serverAnswers, services []VirtualService, seq uint32)
 	a.full <- readBytes{buf: b}
 }
 
-// sendNow sends b without a word to the Go scheduler, which otherwise gives this
-// thread's processor to another thread in the middle of each system call, and wakes a
-// thread for it: the decoder is ready to run all the time. The kernel does not wait here.
-func (c *ipvsConn) sendNow(b []byte) error {
-	if _, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b))); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// receiveNow is receive without that word, where the kernel has an answer.
+// receiveNow is receive without a word to the Go scheduler, where the kernel has an
+// answer: the decoder is ready to run all the time. Any errno but that of waiting counts:
+// with ENOBUFS a part of the answer is lost, and the rest looks like the whole.
 func (c *ipvsConn) receiveNow(b []byte) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
+	n, err := c.socket.readNow(b)
+	if err == unix.EAGAIN || err == unix.EINTR {
 		return c.receive(b)
 	}
-	if c.progress != nil {
-		c.progress()
-	}
-	return int(n), nil
+	return c.received(n, err)
 }
 
 // endsAnswer reports whether b, which is what one system call returned, has the end of
-// the answer seq. Bytes that are no message end it, too: who decodes them says so.
-func endsAnswer(b []byte, seq uint32) bool {
+// the answer seq. The error is errTruncated for bytes that are no whole messages.
+func endsAnswer(b []byte, seq uint32) (ends bool, err error) {
 	for len(b) > 0 {
 		if len(b) < unix.NLMSG_HDRLEN {
-			return true
+			return ends, errTruncated
 		}
 		n := int(binary.NativeEndian.Uint32(b))
 		if n < unix.NLMSG_HDRLEN || n > len(b) {
-			return true
+			return ends, errTruncated
 		}
 		typ := binary.NativeEndian.Uint16(b[4:])
 		if (typ == unix.NLMSG_DONE || typ == unix.NLMSG_ERROR) && binary.NativeEndian.Uint32(b[8:]) == seq {
-			return true
+			ends = true
 		}
 		b = b[min((n+3)&^3, len(b)):]
 	}
-	return false
+	return ends, nil
 }
 
 // each passes the bodies of the answer about the next service to take. The first error,

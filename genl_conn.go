@@ -25,10 +25,6 @@ const (
 	// and the errors of a whole batch must fit into the receive buffer.
 	batchMessages = 1024
 
-	// opening is how many messages the first of several batches has, so that the
-	// kernel begins early and the next batch is encoded meanwhile.
-	opening = 64
-
 	// batchBytes ends a batch early.
 	batchBytes = 192 << 10
 
@@ -72,14 +68,13 @@ var errNoIPVS = errors.New("the kernel has no IPVS (module ip_vs is not loaded a
 // ipvsConn is a socket to the IPVS of the network namespace it was dialled in.
 // It is not safe for concurrent use.
 type ipvsConn struct {
-	fd    int
-	inet  int // a socket of any kind, for genl_sockopt.go
-	enc   encoder
-	spare encoder // takes the next batch while the kernel works on that in enc
-	seq   uint32
-	recv  []byte
-	reply kernelReply // the one that exchange passes on
-	batch batchLimits
+	socket kernelSocket
+	inet   int // a socket of any kind, for genl_sockopt.go
+	enc    encoder
+	seq    uint32
+	recv   []byte
+	reply  kernelReply // the one that exchange passes on
+	batch  batchLimits
 
 	// progress is called for each answer of the kernel, from any goroutine; nil: it is not.
 	progress func()
@@ -133,12 +128,11 @@ func dialIPVS() (*ipvsConn, error) {
 		inet = -1 // no IPv4 here: netlink has the answers
 	}
 	return &ipvsConn{
-		fd:    fd,
-		inet:  inet,
-		enc:   encoder{family: family.ID},
-		spare: encoder{family: family.ID},
-		recv:  make([]byte, receiveBytes),
-		batch: batch,
+		socket: fdSocket(fd),
+		inet:   inet,
+		enc:    encoder{family: family.ID},
+		recv:   make([]byte, receiveBytes),
+		batch:  batch,
 	}, nil
 }
 
@@ -200,7 +194,7 @@ func (c *ipvsConn) Close() error {
 	if c.inet >= 0 {
 		unix.Close(c.inet)
 	}
-	return unix.Close(c.fd)
+	return c.socket.close()
 }
 
 // request empties the encoder for one request and returns the sequence number
@@ -214,29 +208,34 @@ func (c *ipvsConn) request() uint32 {
 // receive reads what one system call brings, n bytes of it, into b.
 func (c *ipvsConn) receive(b []byte) (n int, err error) {
 	for {
-		n, err := unix.Read(c.fd, b)
+		n, err := c.socket.read(b)
 		switch err {
-		case nil:
-			if c.progress != nil {
-				c.progress()
-			}
-			return n, nil
 		case unix.EINTR: // the runtime's signals
 			continue
 		case unix.EAGAIN:
 			err = os.ErrDeadlineExceeded
 		}
-		return 0, fmt.Errorf("receive from the kernel: %w", err)
+		return c.received(n, err)
 	}
 }
 
-// exchange sends the encoder's buffer with one system call: an unconnected netlink
-// socket's write goes to the kernel. The buffer has the requests with the sequence
-// numbers first to last. Their answers go to take, until last has been acknowledged
+// received is what comes of a system call that brought n bytes, or err.
+func (c *ipvsConn) received(n int, err error) (int, error) {
+	if err != nil {
+		return 0, fmt.Errorf("receive from the kernel: %w", err)
+	}
+	if c.progress != nil {
+		c.progress()
+	}
+	return n, nil
+}
+
+// exchange sends the encoder's buffer with one system call. It has the requests with the
+// sequence numbers first to last. Their answers go to take, until last has been acknowledged
 // or its dump is done; what take gets is valid until it returns. Answers to older,
 // abandoned exchanges are passed over. An error means that the exchange failed.
 func (c *ipvsConn) exchange(first, last uint32, take func(*kernelReply)) error {
-	if _, err := unix.Write(c.fd, c.enc.buf); err != nil {
+	if err := c.socket.write(c.enc.buf); err != nil {
 		return fmt.Errorf("send to the kernel: %w", err)
 	}
 	r := &c.reply
@@ -453,34 +452,23 @@ func (c *ipvsConn) remember(services []VirtualService) {
 	}
 }
 
-// send sends ops. While the kernel works on one batch the next is encoded.
+// send sends ops. Each batch is encoded when the one before is done: to encode it on
+// another processor meanwhile was slower, for it takes a twentieth of the kernel's time.
 func (c *ipvsConn) send(ops opQueue) ([]*opError, error) {
-	defer func() { c.enc.last, c.spare.last = nil, nil }() // or the connection would keep the whole list
+	defer func() { c.enc.last = nil }() // or the connection would keep the whole list
 	var failed []*opError
-	limits := c.batch
-	if ops.left > 2*opening {
-		limits.messages = min(opening, limits.messages)
-	}
-	now := limits.encode(&c.enc, &ops, c.seq+1)
-	for now.n > 0 {
+	for ops.left > 0 {
+		now := c.batch.encode(&c.enc, &ops, c.seq+1)
 		first, last := c.seq+1, c.seq+uint32(now.n)
 		c.seq = last
-		later := make(chan opBatch, 1)
-		if ops.left > 0 {
-			go func() { later <- c.batch.encode(&c.spare, &ops, last+1) }()
-		} else { // a short list does not wait for another thread
-			later <- opBatch{}
-		}
 		err := c.exchange(first, last, func(r *kernelReply) {
 			if r.errno != 0 {
 				failed = append(failed, &opError{Op: *now.at(int(r.seq - first)), Err: kernelError(r)})
 			}
 		})
-		now = <-later
 		if err != nil {
 			return failed, fmt.Errorf("change the table: %w", err)
 		}
-		c.enc, c.spare = c.spare, c.enc
 	}
 	return failed, nil
 }

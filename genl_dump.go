@@ -8,11 +8,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
 )
+
+// errGaveWay says that the table was not read to its end, because the caller has
+// something better to do.
+var errGaveWay = errors.New("the kernel's table was not read to its end")
 
 // services passes the virtual services that owned accepts to visit, with their
 // counters.
@@ -54,8 +59,9 @@ func (c *ipvsConn) Servers(k ServiceKey, visit func(KernelServer)) error {
 // Table dumps the services that owned accepts, with their real servers. The real
 // servers of other services are not read. Services that have the same real
 // servers share them, and a shard that is as known has it is shared with known:
-// an audit that finds nothing leaves no garbage.
-func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, error) {
+// an audit that finds nothing leaves no garbage. When newer, which may be nil, reports
+// true between two services, the answer is errGaveWay and the connection goes on.
+func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards, newer func() bool) (shards, error) {
 	keys := c.dumped[:0]
 	if c.loads == nil {
 		c.loads = make(map[ServiceKey]Load)
@@ -90,7 +96,7 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 		if i := known.index(keys[0].ServiceKey); i >= 0 {
 			was = known[i]
 		}
-		services, err := c.shard(answers, keys[:n], was.Services)
+		services, err := c.shard(answers, keys[:n], was.Services, newer)
 		if err != nil {
 			return nil, err
 		}
@@ -108,13 +114,16 @@ func (c *ipvsConn) Table(owned func(ServiceKey) bool, known shards) (shards, err
 
 // shard decodes the real servers of services, which make up one shard. was is the
 // shard as it is known, and the answer when it has not changed.
-func (c *ipvsConn) shard(answers *serverAnswers, services []VirtualService, was Table) (Table, error) {
+func (c *ipvsConn) shard(answers *serverAnswers, services []VirtualService, was Table, newer func() bool) (Table, error) {
 	var (
 		fresh Table // nil while everything is as it was
 		rows  []Row // of the last service that was not
 	)
 	for i := range services {
 		v := &services[i]
+		if newer != nil && newer() {
+			return nil, errGaveWay
+		}
 		if err := c.rows(answers, &v.ServiceKey); err != nil {
 			return nil, fmt.Errorf("list real servers of %s: %w", v.ServiceKey, err)
 		}

@@ -349,12 +349,12 @@ func TestInterruptedServices(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := &ipvsConn{fd: ends[0], recv: make([]byte, receiveBytes)}
-	_, err = c.Table(func(ServiceKey) bool { return true }, nil)
+	c := &ipvsConn{socket: fdSocket(ends[0]), recv: make([]byte, receiveBytes)}
+	_, err = c.Table(func(ServiceKey) bool { return true }, nil, nil)
 	if !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "virtual services") {
 		t.Errorf("Table: %v, want an error that says which list", err)
 	}
-	if _, err := c.Table(func(ServiceKey) bool { return true }, nil); err != nil {
+	if _, err := c.Table(func(ServiceKey) bool { return true }, nil, nil); err != nil {
 		t.Errorf("and once more: %v", err)
 	}
 }
@@ -375,7 +375,7 @@ func TestServerAnswers(t *testing.T) {
 	defer kernel.Wait()
 	defer unix.Shutdown(ends[0], unix.SHUT_RDWR)
 	kernel.Go(func() { fakeDump(t, ends[1], sizes, refused, requests) })
-	conn := &ipvsConn{fd: ends[0], recv: make([]byte, receiveBytes)}
+	conn := &ipvsConn{socket: fdSocket(ends[0]), recv: make([]byte, receiveBytes)}
 	services := make([]VirtualService, len(sizes))
 	for i := range services {
 		services[i].ServiceKey = ServiceKey{Address: addr("10.0.0.1"), Port: uint16(i), Protocol: TCP}

@@ -7,6 +7,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -80,14 +81,14 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 		t.Fatal(failed[0])
 	}
 	all := func(ServiceKey) bool { return true }
-	known, err := conn.Table(all, nil)
+	known, err := conn.Table(all, nil, nil)
 	lab.Must(t, err)
 	if got := known.table().text(); got != want[0].text() {
 		t.Fatalf("the kernel has:\n%s", got)
 	}
 	var answers atomic.Int64
 	conn.progress = func() { answers.Add(1) }
-	same, err := conn.Table(all, known)
+	same, err := conn.Table(all, known, nil)
 	lab.Must(t, err)
 	conn.progress = nil
 	if n := answers.Load(); n < int64(len(known.table())) {
@@ -95,6 +96,18 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	}
 	if len(same) != len(known) || &same[0].Services[0] != &known[0].Services[0] {
 		t.Error("a table that is as known is not shared with it")
+	}
+
+	// A reading that gives way leaves a connection that works.
+	for left := range services {
+		if _, err := conn.Table(all, known, func() bool { left--; return left < 0 }); !errors.Is(err, errGaveWay) {
+			t.Errorf("a reading does not give way: %v", err)
+		}
+		again, err := conn.Table(all, known, func() bool { return false })
+		lab.Must(t, err)
+		if len(again) != len(known) || &again[0].Services[0] != &known[0].Services[0] {
+			t.Error("after that the table is another one")
+		}
 	}
 
 	// Where more real servers are in the kernel than the question has room for, each is
@@ -109,7 +122,7 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	// A few for the whole, none for each of 2000 rows or 40 services.
 	const few = 20
 	if n := testing.AllocsPerRun(5, func() {
-		if _, err := conn.Table(all, known); err != nil {
+		if _, err := conn.Table(all, known, nil); err != nil {
 			t.Error(err)
 		}
 	}); n > few {
@@ -125,18 +138,18 @@ func TestKernelLeavesNoGarbage(t *testing.T) {
 	}); n > few {
 		t.Errorf("sending %d changes allocates %v times", services*servers, n)
 	}
-	if conn.enc.last != nil || conn.spare.last != nil {
+	if conn.enc.last != nil {
 		t.Error("the connection keeps the operations of the last list")
 	}
 
 	// What has changed comes back new, and nothing else does.
 	edited := want[0][7]
 	edited.Servers = edited.Servers[:10]
-	now, err := conn.Table(all, nil)
+	now, err := conn.Table(all, nil, nil)
 	lab.Must(t, err)
 	_, err = conn.Apply(diffTables(Table{edited}, Table{*now.find(edited.ServiceKey)}))
 	lab.Must(t, err)
-	after, err := conn.Table(all, now)
+	after, err := conn.Table(all, now, nil)
 	lab.Must(t, err)
 	for s := range after.all {
 		old, n := now.find(s.ServiceKey), servers
@@ -195,7 +208,7 @@ func TestKernelFlushedTable(t *testing.T) {
 	}
 	first := program()
 	read := func() {
-		_, err := conn.Table(func(ServiceKey) bool { return true }, nil) // as each audit does
+		_, err := conn.Table(func(ServiceKey) bool { return true }, nil, nil) // as each audit does
 		lab.Must(t, err)
 	}
 	read()
@@ -206,7 +219,7 @@ func TestKernelFlushedTable(t *testing.T) {
 	if again > 2*first {
 		t.Errorf("after a flush, %d real servers took %v, and %v at first", vips*servers, again, first)
 	}
-	got, err := conn.Table(func(ServiceKey) bool { return true }, nil)
+	got, err := conn.Table(func(ServiceKey) bool { return true }, nil, nil)
 	lab.Must(t, err)
 	if n := len(got.table()); n != vips {
 		t.Errorf("%d services, want %d", n, vips)
@@ -262,7 +275,7 @@ func TestKernelRoundTrip(t *testing.T) {
 		for _, f := range failed {
 			t.Fatalf("table %d: %v\nwant:\n%s", i, f, ipvsadmTable(want))
 		}
-		read, err := conn.Table(all, nil)
+		read, err := conn.Table(all, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -444,7 +457,7 @@ func TestKernelAnswersBeat(t *testing.T) {
 	for range 3 {
 		m.past = nil
 		time.Sleep(10 * time.Millisecond)
-		_, err := d.Table(func(ServiceKey) bool { return true }, nil)
+		_, err := d.Table(func(ServiceKey) bool { return true }, nil, nil)
 		lab.Must(t, err)
 		if m.next(200 * time.Millisecond); !slices.Contains(m.past, "WATCHDOG=1") {
 			t.Fatalf("the kernel's table was read without a beat; the service manager got %q", m.past)

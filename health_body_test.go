@@ -29,6 +29,8 @@ func serveBodies(t *testing.T, l net.Listener) {
 			fmt.Fprint(w, "after the hints")
 		case "/long":
 			fmt.Fprint(w, strings.Repeat("x", maxBody), "end")
+		case "/full":
+			fmt.Fprint(w, strings.Repeat("x", maxBody))
 		case "/cut":
 			w.Header().Set("Content-Length", "100")
 			fmt.Fprint(w, "short")
@@ -65,6 +67,8 @@ func TestAskBody(t *testing.T) {
 		{"/long", HTTPBody{Match: match(`xxx`)}, "200"},
 		{"/long", HTTPBody{Match: match(`end$`)}, "200, the body is longer than 262144 bytes"},
 		{"/long", HTTPBody{SHA256: sum(strings.Repeat("x", maxBody) + "end")}, "200, the body is longer than 262144 bytes"},
+		{"/full", HTTPBody{SHA256: sum(strings.Repeat("x", maxBody))}, "200"},
+		{"/full", HTTPBody{Match: match(`x$`)}, "200"},
 		{"/cut", HTTPBody{Match: match(`short`)}, "200"},
 		{"/cut", HTTPBody{Match: match(`long`)}, "200, EOF"},
 		{"/none", HTTPBody{Match: match(`x`)}, "404"},
@@ -135,4 +139,35 @@ func TestProbeSeveralURLs(t *testing.T) {
 		t.Errorf("%+v", k)
 	}
 	r.stop()
+}
+
+// Whatever comes back over a connection, the answer is read in bounded time and memory,
+// and an error has none of its text.
+func FuzzAskBody(f *testing.F) {
+	f.Add("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell", "well", false)
+	f.Add("HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nwe\r\n2\r\nll\r\n0\r\n\r\n", "ll$", true)
+	f.Add("HTTP/1.1 101 Go\r\n\r\n"+strings.Repeat("x", maxAnswer), "(x+x+)+y", true)
+	known := map[string]bool{errBodySum.Error(): true, errBodyMatch.Error(): true, errBodyLong.Error(): true, errNotHTTP.Error(): true, "EOF": true}
+	f.Fuzz(func(t *testing.T, answer, pattern string, sum bool) {
+		re, err := regexp.Compile(pattern)
+		if err != nil || len(pattern) > 20 {
+			return // the pattern is the operator's
+		}
+		h := HTTPProbe{Path: "/", Status: []StatusRange{{100, 299}}, Body: HTTPBody{Match: re}}
+		if sum {
+			b := sha256.Sum256([]byte("well"))
+			h.Body.SHA256 = string(b[:])
+		}
+		client, server := net.Pipe()
+		defer client.Close()
+		go func() {
+			server.Write([]byte(answer))
+			server.Close()
+		}()
+		defer bounded(t, len(answer))()
+		status, err := askBody(client, &h)
+		if err == nil && (status < 100 || status > 999) || err != nil && !known[err.Error()] {
+			t.Fatalf("%q: %d, %v", answer, status, err)
+		}
+	})
 }

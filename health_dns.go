@@ -61,12 +61,7 @@ func (d *DNSProbe) message(id uint16) []byte {
 			b = append(append(b, byte(len(label))), label...) // 63 at most
 		}
 	}
-	b = append(b, 0)
-	for _, t := range dnsTypes {
-		if t.name == d.Type {
-			b = binary.BigEndian.AppendUint16(b, t.code)
-		}
-	}
+	b = binary.BigEndian.AppendUint16(append(b, 0), dnsTypeCode(d.Type))
 	return binary.BigEndian.AppendUint16(b, dnsInternet)
 }
 

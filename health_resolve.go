@@ -30,7 +30,13 @@ const (
 type resolveSet struct {
 	VIP       string
 	Addresses []netip.Addr // of the VIP, in this family
-	Rows      []Row        // those of weight 0 do not count
+	Rows      []Row        // in table order; those of weight 0 do not count
+}
+
+// has reports whether a is one of the real servers.
+func (s *resolveSet) has(a netip.Addr) bool {
+	_, there := slices.BinarySearchFunc(s.Rows, a, func(r Row, a netip.Addr) int { return r.Address.Compare(a) })
+	return there
 }
 
 // resolver judges neighbours.

@@ -77,13 +77,20 @@ func (w *resolveWatch) Run(ctx context.Context) error {
 	}
 }
 
-// matters reports whether an event of the kernel needs a look at the table.
+// matters reports whether an event of the kernel needs a look at the table. Other
+// neighbours of this host than real servers may fail as they like.
 func (w *resolveWatch) matters(m netlink.Message) bool {
 	a, device, failed := failedNeighbour(m.Data)
-	if failed {
+	if failed = failed && w.judges(a); failed {
 		w.events.add(a, device)
 	}
 	return failed || w.busy.Load()
+}
+
+// judges reports whether a is a real server.
+func (w *resolveWatch) judges(a netip.Addr) bool {
+	sets := w.sets.Get()
+	return sets != nil && slices.ContainsFunc(*sets, func(s resolveSet) bool { return s.has(a) })
 }
 
 // failedNeighbour is the neighbour that an event reports as failed, and its device.

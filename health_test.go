@@ -371,14 +371,20 @@ func TestFailedNeighbourEvents(t *testing.T) {
 		}
 		return append(b, more...)
 	}
-	w := newResolveWatch(slog.New(slog.DiscardHandler), newLatest[[]resolveSet](), newLatest[Health](), nil)
+	r := newResolveRig([]string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "fd00::1"})
+	sets := newLatest[[]resolveSet]()
+	w := newResolveWatch(slog.New(slog.DiscardHandler), sets, newLatest[Health](), nil)
+	if w.matters(netlink.Message{Data: event(unix.NUD_FAILED, "10.0.0.1")}) {
+		t.Error("a neighbour matters before there are real servers")
+	}
+	sets.Set(&r.sets)
 	for _, e := range []struct {
 		state   uint16
 		address string
 		matters bool
 	}{
 		{unix.NUD_FAILED, "10.0.0.1", true}, {unix.NUD_FAILED, "10.0.0.2", true}, {unix.NUD_FAILED, "10.0.0.3", true},
-		{unix.NUD_REACHABLE, "10.0.0.4", false}, {unix.NUD_FAILED, "fd00::1", true},
+		{unix.NUD_REACHABLE, "10.0.0.4", false}, {unix.NUD_FAILED, "fd00::1", true}, {unix.NUD_FAILED, "10.0.0.9", false},
 	} {
 		if got := w.matters(netlink.Message{Data: event(e.state, e.address)}); got != e.matters {
 			t.Errorf("%+v matters: %t", e, got)
@@ -388,7 +394,6 @@ func TestFailedNeighbourEvents(t *testing.T) {
 	for n := range whole {
 		w.matters(netlink.Message{Data: whole[:n]})
 	}
-	r := newResolveRig([]string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "fd00::1"})
 	r.put(unix.NUD_INCOMPLETE, "10.0.0.1", "fd00::1")
 	r.put(unix.NUD_NONE, "10.0.0.3")
 	w.events.mark(r.entries)

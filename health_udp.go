@@ -23,11 +23,19 @@ func (udpKind) targets(v *ProbedVIP, s *ProbedServer) []question {
 func (udpKind) begin(p *prober, t *target) {
 	u := t.vip.probes.UDP
 	p.exchangeDatagrams(t, []byte(u.Send), func(answer []byte) (outcome, bool) {
-		if !bytes.HasPrefix(answer, []byte(u.Answer)) {
-			return t.fails(fmt.Errorf("the answer begins with %s, not with %s", shownBytes(answer, len(u.Answer)), shownBytes([]byte(u.Answer), len(u.Answer))), false), true
+		if err := u.judge(answer); err != nil {
+			return t.fails(err, false), true
 		}
 		return outcome{result: passed}, true
 	})
+}
+
+// judge says what is wrong with an answer; nil when it begins as wanted.
+func (u *UDPProbe) judge(answer []byte) error {
+	if bytes.HasPrefix(answer, []byte(u.Answer)) {
+		return nil
+	}
+	return fmt.Errorf("the answer begins with %s, not with %s", shownBytes(answer, len(u.Answer)), shownBytes([]byte(u.Answer), len(u.Answer)))
 }
 
 // overdue passes a real server that was silent where no answer is required: it has the

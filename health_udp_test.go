@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -241,6 +242,24 @@ func FuzzDNSAnswer(f *testing.F) {
 		if err := m.Unpack(b); err == nil && len(m.Questions) == 1 && m.ID == 77 && m.Response && m.OpCode == 0 && m.Questions[0].Type == dnsmessage.TypeA && m.Questions[0].Class == dnsmessage.ClassINET &&
 			m.Questions[0].Name.String() == "kubernetes.default.svc." && bytes.HasPrefix(b[dnsHeader:], q[dnsHeader:]) && (!ok || code != dnsCode(m.RCode)&15) {
 			t.Fatalf("%x is an answer, and is not taken for one: %s, %t", b, code, ok)
+		}
+	})
+}
+
+// Whatever an UDP service answers, it has the wanted beginning or a reason of bounded,
+// printable text.
+func FuzzUDPAnswer(f *testing.F) {
+	f.Add("", "pong", "pong\x00")
+	f.Add("x", "pong", "po")
+	f.Add("", "", "\x1b[2J\n")
+	f.Fuzz(func(t *testing.T, send, want, answer string) {
+		u := &UDPProbe{Port: 9, Send: send, Answer: want}
+		err := u.judge([]byte(answer))
+		if (err == nil) != strings.HasPrefix(answer, want) {
+			t.Fatalf("%q for %q: %v", answer, want, err)
+		}
+		if err != nil && (len(err.Error()) > 400 || strings.ContainsFunc(err.Error(), func(r rune) bool { return !strconv.IsPrint(r) })) {
+			t.Fatalf("%q for %q: %q", answer, want, err)
 		}
 	})
 }

@@ -32,7 +32,15 @@ func (h *linuxHost) checkUplink() (changed bool) {
 	defer h.checking.Unlock()
 	before, now := h.Uplink(), h.uplinkState()
 	h.checked.Store(&now)
-	return (before == nil) != (now == nil)
+	switch {
+	case before == nil && now != nil:
+		h.log.Warn("this director is not ready: its uplink carries no traffic", "why", now)
+	case before != nil && now == nil:
+		h.log.Info("the uplink carries traffic again")
+	default:
+		return false
+	}
+	return true
 }
 
 // uplinkState says why the uplink carries no traffic; nil when it does, and where no

@@ -40,8 +40,9 @@ type httpServer struct {
 	prober   *prober
 	webhook  *webhook
 	uplink   func() error // why the uplink carries no traffic
-	// conflicts is nil where they are not looked for.
+	// conflicts and absent are nil where they are not looked for.
 	conflicts *conflicts
+	absent    *absentWatch
 	output    *programLog // nil: it is not known
 	table     func() connectionTable
 	readings

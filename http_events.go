@@ -45,18 +45,19 @@ func (s *httpServer) streamEvents() http.HandlerFunc {
 			return
 		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		sendEvents(w, r, events, at)
+		sendEvents(w, r, events, at, streamPatience)
 	}
 }
 
-// sendEvents sends the events after number at until the client leaves.
-func sendEvents(w http.ResponseWriter, r *http.Request, events *eventRecord, at uint64) {
+// sendEvents sends the events after number at until the client leaves, or takes longer
+// than patience to receive some.
+func sendEvents(w http.ResponseWriter, r *http.Request, events *eventRecord, at uint64, patience time.Duration) {
 	control, lines := http.NewResponseController(w), json.NewEncoder(w)
 	_ = control.SetReadDeadline(time.Time{}) // a client that waits sends nothing
 	for {
 		batch, lost, next, more := events.after(at, streamBatch)
 		at = next
-		_ = control.SetWriteDeadline(time.Now().Add(streamPatience))
+		_ = control.SetWriteDeadline(time.Now().Add(patience))
 		if lost > 0 {
 			batch = append([]Event{{Time: time.Now(), Kind: eventLost, Lost: lost}}, batch...)
 		}

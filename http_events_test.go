@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +124,81 @@ func streamCode(ctx context.Context, path string) int {
 	}
 	defer resp.Body.Close()
 	return resp.StatusCode
+}
+
+// A client that takes nothing is left after a time, and one that waits for events is not.
+func TestEventStreamPatience(t *testing.T) {
+	events := new(eventRecord)
+	left := make(chan struct{}, 10)
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const patience = 200 * time.Millisecond
+	s := &http.Server{ReadTimeout: patience, WriteTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sendEvents(w, r, events, 0, patience)
+		left <- struct{}{}
+	})}
+	t.Cleanup(func() { s.Close() })
+	go s.Serve(l)
+	follow := func() net.Conn {
+		conn, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := conn.Write([]byte("GET /events HTTP/1.1\r\nHost: a\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	waits, head := follow(), make([]byte, 12)
+	if _, err := io.ReadFull(waits, head); err != nil || string(head) != "HTTP/1.1 200" {
+		t.Fatalf("%q, %v", head, err)
+	}
+	select {
+	case <-left:
+		t.Fatal("a client is left that waits for events")
+	case <-time.After(4 * patience):
+	}
+	follow() // takes nothing
+	rest := make(chan error, 1)
+	go func() { _, err := io.Copy(io.Discard, waits); rest <- err }()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		for range keptEvents {
+			events.add(Event{Time: testTime, Kind: eventReloaded, Reason: strings.Repeat("x", keptText)})
+		}
+		select {
+		case <-left:
+			select {
+			case err := <-rest:
+				t.Errorf("the client that reads is left: %v", err)
+			default:
+			}
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a client that takes nothing is kept")
+		}
+	}
+}
+
+// Events that were skipped are a separate line, also where none follows yet.
+func TestEventStreamSkips(t *testing.T) {
+	b := newBench(t, testVIP())
+	path, _ := startSocket(t, newBenchServer(b))
+	events := b.loop.events
+	at := events.newest()
+	events.skip(7)
+	next, _ := subscribe(t, path, fmt.Sprintf("?after=%d", at))
+	if e := next(); e.Kind != eventLost || e.Lost != 7 || e.Number != 0 || e.Time.IsZero() {
+		t.Errorf("%+v", e)
+	}
+	events.add(Event{Kind: eventReloaded})
+	if e := next(); e.Kind != eventReloaded || e.Number != at+8 {
+		t.Errorf("%+v", e)
+	}
 }
 
 // The socket ends while clients follow, and the TCP listener has no events.

@@ -107,6 +107,9 @@ func (s *httpServer) head(v *loopState) status {
 	}
 	st.Down = v.Health.lines()
 	st.Warnings = v.Warnings
+	if absent := s.absent.Warning(); absent != "" {
+		st.Warnings = append([]string{absent}, v.Warnings...)
+	}
 	return st
 }
 

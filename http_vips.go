@@ -41,6 +41,7 @@ type addressStatus struct {
 type nodeStatus struct {
 	Address  netip.Addr    `json:"address"`
 	Node     string        `json:"node,omitempty"`
+	Zone     string        `json:"zone,omitempty"`
 	Pods     []string      `json:"pods,omitempty"` // NAMESPACE/NAME, the first of them
 	MorePods int           `json:"more_pods,omitempty"`
 	Probes   []probeStatus `json:"probes,omitempty"`
@@ -124,7 +125,7 @@ func nodesOf(vip *VIP, cluster *Cluster, answers []ProbeAnswer, draining map[net
 	if cluster != nil {
 		podsAt(vip, cluster, func(a netip.Addr, p *Pod) {
 			n := at(a)
-			n.Node = p.Node
+			n.Node, n.Zone = p.Node, p.Zone
 			if len(n.Pods) < shownPods {
 				n.Pods = append(n.Pods, p.Namespace+"/"+p.Name)
 			} else {

@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -63,7 +62,8 @@ type webhook struct {
 // newWebhook returns a webhook of this host.
 func newWebhook(log *slog.Logger, configs *latest[Config], wake <-chan struct{}, events *eventRecord, host string) *webhook {
 	return &webhook{log: log, configs: configs, wake: wake, events: events, host: host, client: &http.Client{
-		Transport: &http.Transport{MaxIdleConns: 1, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 16 << 10},
+		// No connection is kept: net/http logs by itself what a server sends unasked.
+		Transport: &http.Transport{DisableKeepAlives: true, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 16 << 10},
 		// A redirect is a failure: the token is for one server.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -96,9 +96,12 @@ func (h *webhook) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		err := h.post(ctx, &settings, &webhookMessage{webhookVersion, h.host, lost, batch})
-		if ctx.Err() != nil {
+		err := h.postUnlessChanged(ctx, &settings, &webhookMessage{webhookVersion, h.host, lost, batch})
+		switch {
+		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, errOtherWebhook):
+			continue
 		}
 		h.failing.Store(err != nil)
 		switch begins, ends := failing.note(err); {
@@ -124,6 +127,30 @@ func (h *webhook) Run(ctx context.Context) error {
 		retry.Stop()
 	}
 	return nil
+}
+
+// errOtherWebhook says that a reload has changed the webhook during a POST.
+var errOtherWebhook = errors.New("the webhook is another one")
+
+// postUnlessChanged is post, and gives it up when a reload changes to: the server of
+// before may be the reason why it is slow.
+func (h *webhook) postUnlessChanged(ctx context.Context, to *Events, m *webhookMessage) error {
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	answer := make(chan error, 1)
+	go func() { answer <- h.post(ctx, to, m) }()
+	for {
+		select {
+		case err := <-answer:
+			return err
+		case <-h.wake:
+			if h.configs.Get().Events != *to {
+				giveUp()
+				<-answer
+				return errOtherWebhook
+			}
+		}
+	}
 }
 
 // post sends one message.
@@ -155,10 +182,9 @@ func (h *webhook) post(ctx context.Context, to *Events, m *webhookMessage) error
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("no answer in %s", to.Timeout)
 		}
-		return fmt.Errorf("POST: %w", err)
+		return errors.New("POST: " + report(err)) // it may quote the answer
 	}
-	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, maxToken) // a short answer leaves the connection for the next POST
+	resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return fmt.Errorf("POST: the answer is %d", resp.StatusCode)
 	}

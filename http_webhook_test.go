@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -234,5 +236,186 @@ func TestWebhookFailures(t *testing.T) {
 		if err := b.post(t.Context(), &test.to, m); err == nil || err.Error() != test.want {
 			t.Errorf("%v, want %s", err, test.want)
 		}
+	}
+}
+
+// replyRaw is a server that answers each connection with of, and then closes it.
+func replyRaw(t *testing.T, of func(net.Conn)) (at string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				conn.Read(make([]byte, 64<<10))
+				of(conn)
+			}()
+		}
+	}()
+	return "http://user:hidden@" + l.Addr().String() + "/hidden?key=hidden"
+}
+
+// trickle writes text again and again, a piece each millisecond, until the client leaves.
+func trickle(conn net.Conn, text string) {
+	for {
+		if _, err := io.WriteString(conn, text); err != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Whatever a server answers, a POST ends in time, and its error is one short line without
+// the URL.
+func TestWebhookHostileServers(t *testing.T) {
+	for name, test := range map[string]struct {
+		of   func(net.Conn)
+		want string // a part of the error; "" = none
+	}{
+		"closes":             {func(net.Conn) {}, "EOF"},
+		"header without end": {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\n"); trickle(c, "a") }, "POST: no answer in 300ms"},
+		"long header":        {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nA: "+strings.Repeat("b", 1<<20)+"\r\n\r\n") }, "POST: "},
+		"no HTTP":            {func(c net.Conn) { io.WriteString(c, strings.Repeat("SSH\x1b[31m", 3000)+"\r\n") }, "POST: "},
+		"continues":          {func(c net.Conn) { trickle(c, "HTTP/1.1 103 Early Hints\r\n\r\n") }, "POST: "},
+		"body without end":   {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 204 OK\r\n\r\n"); trickle(c, "a") }, ""},
+		"body that trickles": {func(c net.Conn) {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+			trickle(c, "a")
+		}, ""},
+		"500": {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 500 hidden\r\nContent-Length: 0\r\n\r\n") }, "POST: the answer is 500"},
+		"101": {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 101 Go\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n") }, "POST: the answer is 101"},
+		"300": {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 300 Choices\r\nContent-Length: 0\r\n\r\n") }, "POST: the answer is 300"},
+		"199": {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 199 Odd\r\n\r\n") }, "POST: "},
+		"redirect to nowhere": {func(c net.Conn) {
+			io.WriteString(c, "HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n")
+		}, "POST: "},
+		"redirect without a to": {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 308 Found\r\nContent-Length: 0\r\n\r\n") }, "POST: the answer is 308"},
+	} {
+		b := startWebhook(t, Events{})
+		to := Events{Webhook: replyRaw(t, test.of), Timeout: 300 * time.Millisecond}
+		begun := time.Now()
+		err := b.post(t.Context(), &to, &webhookMessage{Events: []Event{{Kind: eventReloaded}}})
+		if took := time.Since(begun); took > 10*time.Second {
+			t.Errorf("%s: it took %s", name, took)
+		}
+		text := fmt.Sprint(err)
+		if (err == nil) != (test.want == "") || !strings.Contains(text, test.want) || len(text) > 1100 || strings.ContainsAny(text, "\n\r\x1b") || strings.Contains(text, "hidden") {
+			t.Errorf("%s: %q, want %q", name, text, test.want)
+		}
+	}
+}
+
+// A reload during a POST ends it when it changes the webhook, and leaves it otherwise.
+func TestWebhookReloadDuringPost(t *testing.T) {
+	asked, release := make(chan struct{}, 10), make(chan struct{})
+	url := replyRaw(t, func(c net.Conn) {
+		asked <- struct{}{}
+		<-release
+		io.WriteString(c, "HTTP/1.1 204 OK\r\n\r\n")
+	})
+	t.Cleanup(func() { close(release) })
+	slow := Events{Webhook: url, Timeout: time.Minute}
+	b := startWebhook(t, slow)
+	b.say(1)
+	<-asked
+	b.set(slow) // another key has changed
+	select {
+	case <-asked:
+		t.Fatal("the POST was given up though the webhook is the same")
+	case <-time.After(300 * time.Millisecond):
+	}
+	server := newHookServer(t)
+	b.set(Events{Webhook: server.URL, Timeout: time.Second})
+	server.await(t, 1)
+	if n := b.failed.Load(); n > 0 || strings.Contains(b.log.String(), "level=WARN") {
+		t.Errorf("%d POSTs have failed:\n%s", n, b.log.String())
+	}
+	// Without a webhook, what was on its way is not sent later.
+	b.set(slow)
+	b.say(1)
+	<-asked
+	b.set(Events{})
+	time.Sleep(300 * time.Millisecond)
+	lab.Within(t, 5*time.Second, func() string {
+		b.set(Events{Webhook: server.URL, Timeout: time.Second})
+		b.say(1)
+		all, _ := server.numbers()
+		if n := all[len(all)-1]; n > 2 {
+			return ""
+		}
+		return "nothing arrives again"
+	})
+	if all, _ := server.numbers(); slices.Contains(all, 2) {
+		t.Errorf("%v have arrived", all)
+	}
+}
+
+// The token is read for each POST: one that is absent is a failure until it is there, and
+// one that is rotated is used.
+func TestWebhookToken(t *testing.T) {
+	server := newHookServer(t)
+	token := filepath.Join(t.TempDir(), "token")
+	b := startWebhook(t, Events{Webhook: server.URL, Timeout: time.Second, TokenFile: token})
+	b.say(1)
+	lab.Within(t, 10*time.Second, func() string {
+		if !b.failing.Load() {
+			return "a POST without its token does not fail"
+		}
+		return ""
+	})
+	for n, text := range []string{"first", "second"} {
+		if err := os.WriteFile(token, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			b.say(1)
+		}
+		server.await(t, uint64(n)+1)
+	}
+	server.mu.Lock()
+	defer server.mu.Unlock()
+	var got []string
+	for _, h := range server.headers {
+		got = append(got, h.Get("Authorization"))
+	}
+	if diff := cmp.Diff([]string{"Bearer first", "Bearer second"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if text := b.log.String(); strings.Contains(text, "first") || strings.Contains(text, "second") || !strings.Contains(text, "token_file: open "+token+": no such file or directory") {
+		t.Errorf("log:\n%s", text)
+	}
+	if all, lost := server.messages, b.lost.Load(); lost > 0 || len(all) != 2 {
+		t.Errorf("%d messages, %d lost", len(all), lost)
+	}
+}
+
+// Bounds of what a token may be.
+func TestReadToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	for text, want := range map[string]string{
+		"a": "a", " !~ \n": "!~", strings.Repeat("x", maxToken): strings.Repeat("x", maxToken),
+		"": "", "a b": "", "a\x00": "", "a\x7f": "", "é": "", "a\nb": "", strings.Repeat("x", maxToken+1): "",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readToken(path)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%.20q: %.20q, %v", text, got, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "xxx") {
+			t.Errorf("the token is in the error: %v", err)
+		}
+	}
+	if _, err := readToken(filepath.Dir(path)); err == nil {
+		t.Error("a directory is a token")
 	}
 }

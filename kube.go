@@ -368,7 +368,7 @@ func lasting(err error) bool {
 	var invalid x509.CertificateInvalidError
 	var plain tls.RecordHeaderError // the server speaks no TLS
 	f, ok := errors.AsType[*fault](err)
-	return !ok || f.topic.kind != faultAway || errors.Is(err, errToken) ||
+	return !ok || f.topic.kind != faultAway && f.topic.kind != faultStale || errors.Is(err, errToken) ||
 		errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid) || errors.As(err, &plain)
 }
 

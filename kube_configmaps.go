@@ -87,15 +87,15 @@ func (c *configMapCollection) storedIn(cluster *Cluster) bool {
 func (c *configMapCollection) complete()              {}
 func (c *configMapCollection) store(cluster *Cluster) { cluster.ConfigMaps[c.ConfigMapName] = c.kept }
 
-// missing counts the entries that are ports.
+// missing counts the entries that open ports.
 func (c *configMapCollection) missing(before *Cluster) (l loss) {
 	was := before.ConfigMaps[c.ConfigMapName]
-	for key := range was.Data {
-		if _, err := ParsePortNumber(key); err != nil {
+	for key, value := range was.Data {
+		if _, err := entryPort(key, value); err != nil {
 			continue
 		}
 		l.served++
-		if _, found := c.kept.Data[key]; !found {
+		if _, err := entryPort(key, c.kept.Data[key]); err != nil { // it has no value at all
 			l.gone++
 		}
 	}

@@ -245,11 +245,11 @@ func TestProgramForCredentials(t *testing.T) {
 	if err := ask(t.Context(), connect("good", `echo '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"made"}}'`)); err != nil {
 		t.Error(err)
 	}
-	hangs := connect("hangs", "exec sleep 2")
+	hangs := connect("hangs", "exec sleep 4")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	if err := ask(ctx, hangs); err == nil || time.Since(began) > time.Second {
+	if err := ask(ctx, hangs); err == nil || time.Since(began) > 3*time.Second {
 		t.Errorf("a program that hangs: error %v after %s", err, time.Since(began))
 	}
 	if err := ask(t.Context(), hangs); err == nil || !strings.Contains(err.Error(), "has not ended yet") {

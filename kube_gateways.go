@@ -276,7 +276,8 @@ func (o *gatewayObject) gateway() *Gateway {
 // closed says why the listener of this name opens no port, and whether its status is
 // about an earlier generation. Its own conditions count: Programmed of a whole Gateway is
 // False while it has no address, which the director's VIP is in place of. Those of the
-// Gateway are for what an implementation does not say of each listener.
+// Gateway are for what an implementation does not say of each listener. A Gateway or
+// ListenerSet that is not accepted has no open listener, whatever they say of themselves.
 func (o *gatewayObject) closed(name string) (why string, stale bool) {
 	own, found := []statusCondition(nil), false
 	for i := range o.Status.Listeners {
@@ -284,9 +285,22 @@ func (o *gatewayObject) closed(name string) (why string, stale bool) {
 			own, found = l.Conditions, true
 		}
 	}
-	for _, c := range []struct{ kind, not string }{{"Accepted", "is not accepted"}, {"Programmed", "is not programmed"}} {
+	whole := findCondition(o.Status.Conditions, "Accepted")
+	for _, c := range []struct {
+		kind, not string
+		whole     bool
+	}{
+		{"Accepted", "is not accepted", false},
+		{"Programmed", "is not programmed", false},
+		{"Accepted", "is of a Gateway or ListenerSet that is not accepted", true},
+	} {
 		is := findCondition(own, c.kind)
-		if is == nil {
+		switch {
+		case c.whole && (whole == nil || whole.Reason == "ListenersNotValid"): // other listeners
+			continue
+		case c.whole:
+			is = whole
+		case is == nil:
 			is = findCondition(o.Status.Conditions, c.kind)
 		}
 		if is == nil {

@@ -215,7 +215,7 @@ func vanished(before, now []*Pod) (l loss) {
 
 // samePod reports whether nothing that is kept of a pod differs.
 func samePod(a, b *Pod) bool {
-	return a == b || a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node &&
+	return a == b || a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node && a.Zone == b.Zone &&
 		a.HostNetwork == b.HostNetwork && a.ByPort == b.ByPort && slices.Equal(a.Bound, b.Bound) && a.Ready == b.Ready && a.Terminating == b.Terminating &&
 		a.Weight == b.Weight && a.LastWeight == b.LastWeight && a.OtherAddress == b.OtherAddress && a.Named == b.Named && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.PortNames, b.PortNames)
 }

@@ -163,7 +163,7 @@ func (l *sliceCollection) missing(before *Cluster) loss {
 // differ, so that the order in which the slices came decides nothing.
 func comparePieces(a, b *Pod) int {
 	return cmp.Or(comparePods(a, b), cmp.Compare(a.UID, b.UID), slices.CompareFunc(a.Addresses, b.Addresses, netip.Addr.Compare),
-		cmp.Compare(a.Node, b.Node), slices.CompareFunc(a.Ports, b.Ports, Port.Compare), slices.Compare(a.PortNames, b.PortNames))
+		cmp.Compare(a.Node, b.Node), cmp.Compare(a.Zone, b.Zone), slices.CompareFunc(a.Ports, b.Ports, Port.Compare), slices.Compare(a.PortNames, b.PortNames))
 }
 
 // joinAll returns the pods that pieces are of, in order. It sorts pieces.
@@ -215,7 +215,7 @@ func join(pieces []*Pod) *Pod {
 		default:
 			whole.Ready, whole.Terminating = whole.Ready && p.Ready, whole.Terminating || p.Terminating
 			whole.HostNetwork = whole.HostNetwork || p.HostNetwork
-			whole.Node = cmp.Or(whole.Node, p.Node)
+			whole.Node, whole.Zone = cmp.Or(whole.Node, p.Node), cmp.Or(whole.Zone, p.Zone)
 			for _, a := range p.Addresses {
 				if !slices.Contains(whole.Addresses, a) && len(whole.Addresses) < maxAddresses {
 					whole.Addresses = append(whole.Addresses, a)
@@ -268,6 +268,7 @@ type sliceEndpoint struct {
 		Terminating *bool `json:"terminating"`
 	} `json:"conditions"`
 	NodeName  string `json:"nodeName"`
+	Zone      string `json:"zone"`
 	TargetRef struct {
 		Kind string `json:"kind"`
 		Name string `json:"name"`
@@ -310,7 +311,7 @@ func (o *sliceObject) ports(intern interner) (ports []Port, names []string) {
 }
 
 // pods returns what is kept of o, an EndpointSlice: its endpoints, in order.
-// What cannot be an address is left out; a name of a pod or a node that the API would not
+// What cannot be an address is left out; a name of a pod, a node or a zone that the API would not
 // give out counts as none.
 func (o *sliceObject) pods(intern interner) []*Pod {
 	ports, names := o.ports(intern)
@@ -345,6 +346,9 @@ func (o *sliceObject) pods(intern interner) []*Pod {
 		}
 		if checkName("node name", e.NodeName) == nil {
 			p.Node = intern.intern(e.NodeName)
+		}
+		if checkName("zone", e.Zone) == nil {
+			p.Zone = intern.intern(e.Zone)
 		}
 		pods = append(pods, p)
 	}

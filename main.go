@@ -22,6 +22,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -32,10 +33,10 @@ import (
 
 func main() {
 	// The memory peaks while a long list of pods is decoded. A collector that
-	// runs twice as often costs next to nothing in a process that mostly waits,
+	// runs more than twice as often costs next to nothing in a process that mostly waits,
 	// and keeps a director small.
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(40)
 	}
 	// In huge pages, memory that the collector gave back comes back with its
 	// neighbours, 2 MiB at a time. A kernel before 3.15 refuses, and spends that.
@@ -80,11 +81,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	default:
 		i := slices.IndexFunc(all, func(c *command) bool { return c.name == args[0] })
 		if i < 0 {
-			return misused(stderr, "lvs-controller", unknownWord("command", args[0], namesOf(all)))
+			return misused(stderr, "lvs-controller", unknownCommand(args[0], all))
 		}
 		called, args = all[i], args[1:]
 	}
 	return called.call(ctx, called.new(), args, stdout, stderr)
+}
+
+// unknownCommand says that word is no command. It may be a flag of the director's.
+func unknownCommand(word string, all []*command) string {
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	new(directorTask).flags(fs)
+	if fs.Lookup(word) != nil {
+		return "unknown command " + strconv.Quote(word) + ", did you mean the flag -" + word + "?"
+	}
+	return unknownWord("command", word, namesOf(all))
 }
 
 var directorCommand = command{
@@ -329,9 +340,10 @@ func newProgram(output *programLog, notify *notifier, cfg *Config, st *savedStat
 	})
 	conflicts := newConflictWatch(log, p.configs, conflictWake, func() map[netip.Addr]bool { return p.loop.published.Load().RealServers() },
 		func(own map[netip.Addr]bool) string { return p.loop.published.Load().ServesWithOthers(own) })
+	absent := newAbsentWatch(log, p.configs, absentWake)
 	p.server = &httpServer{
 		log: log, loop: p.loop, watch: watch, configs: p.configs, reloaded: listenWake, started: time.Now(),
-		prober: prober, webhook: hook, uplink: host.uplinkState, conflicts: conflicts.record, output: output, table: readConnectionTable, readings: readings{observe: observeKernel},
+		prober: prober, webhook: hook, uplink: host.uplinkState, conflicts: conflicts.record, absent: absent, output: output, table: readConnectionTable, readings: readings{observe: observeKernel},
 		socket: socketPath(cfg.StateDir),
 	}
 	p.server.file.Store(&configStatus{Path: cfg.Path, Loaded: time.Now()})
@@ -339,7 +351,7 @@ func newProgram(output *programLog, notify *notifier, cfg *Config, st *savedStat
 		prober.Run,
 		conflicts.Run,
 		hook.Run,
-		newAbsentWatch(log, p.configs, absentWake).Run,
+		absent.Run,
 		newResolveWatch(log, resolving, unresolved, st.Unresolved).Run,
 		newRouteWatch(log, routing, routes).Run,
 		host.addresses.Run,

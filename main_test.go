@@ -112,6 +112,7 @@ func TestCommandLine(t *testing.T) {
 		{"-check without the file", []string{"-check", "-config", absent}, 1, ``, `read the configuration: open .*\n`},
 		{"-check of wrong flags", []string{"-check", "-config", good, "-schedname", "zz"}, 2, ``, `-schedname: unknown scheduler "zz", .*\n`},
 		{"unknown command", []string{"chekc"}, 2, ``, `lvs-controller: unknown command "chekc", did you mean "check"\?\n`},
+		{"a flag for a command", []string{"cleanup"}, 2, ``, `lvs-controller: unknown command "cleanup", did you mean the flag -cleanup\?\n`},
 		{"unknown command like no other", []string{"frobnicate"}, 2, ``, `lvs-controller: unknown command "frobnicate", want one of run, init, import, check, .*\n`},
 		{"unknown flag", []string{"-verbose"}, 2, ``, "lvs-controller run: unknown flag -verbose; `lvs-controller run -h` lists the flags\n"},
 		{"misspelt flag", []string{"check", "--confg", good}, 2, ``, `lvs-controller check: unknown flag -confg, did you mean -config\?\n`},

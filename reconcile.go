@@ -13,6 +13,7 @@ import (
 	"errors"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,10 @@ import (
 // that its memory goes back to the system at once. A director makes its whole
 // table once, and needs little memory after that.
 const bulkChange = 2_500
+
+// afterBulk is how long after such a pass memory goes back once more: what it has brought
+// to the prober, the neighbours and the routes leaves garbage too.
+const afterBulk = 3 * time.Second
 
 // auditGap is the least time between the last reading of the kernel's table and an
 // audit that is asked for.
@@ -184,6 +189,7 @@ func (r *reconciler) pass(ctx context.Context) {
 	if o.bulk {
 		o = passResult{} // nothing needs its plan any more
 		go debug.FreeOSMemory()
+		time.AfterFunc(afterBulk, debug.FreeOSMemory)
 	}
 }
 
@@ -199,11 +205,20 @@ func (r *reconciler) conclude(o *passResult) {
 	}
 	r.report.passed(o.cfg, published.Shards, unfit)
 	r.due.end(now, o.err != nil, o.cfg.AuditInterval)
-	begins, ends := r.failing.note(o.err)
+	// The order is that of the operations, which is another one at the next attempt.
+	var lines []string
+	for _, err := range flatten(o.err) {
+		lines = append(lines, err.Error())
+	}
+	slices.Sort(lines)
+	said := strings.Split(r.failing.text, "\n")
+	begins, ends := r.failing.noteText(strings.Join(lines, "\n"))
 	switch {
 	case begins:
-		for _, line := range flatten(o.err) {
-			r.log.Error("the IPVS table could not be updated completely", "err", line)
+		for _, line := range lines {
+			if !slices.Contains(said, line) {
+				r.log.Error("the IPVS table could not be updated completely", "err", line)
+			}
 		}
 	case ends:
 		r.log.Info("the IPVS table is complete again")
@@ -235,15 +250,13 @@ func (r *reconciler) reconcile(ctx context.Context, o *passResult, poll bool) er
 		}
 	}
 	drift := make(drift)
+	newer := func() bool { return len(r.wake) > 0 || ctx.Err() != nil }
 	if o.audit {
-		if err := r.audit(drift); err != nil {
+		if err := r.audit(o, drift, newer); err != nil {
 			return err
 		}
-		k.compared = o.now
-		r.due.audit = o.now.Add(o.cfg.AuditInterval)
 	}
 	if poll {
-		newer := func() bool { return len(r.wake) > 0 || ctx.Err() != nil }
 		next, err := r.counting.round(k, newer, r.now)
 		if err != nil {
 			return err
@@ -316,14 +329,26 @@ func (r *reconciler) planProbes(w *wanted) {
 	}
 }
 
-// audit reads the kernel's table and notes what another program changed.
-func (r *reconciler) audit(drift drift) error {
-	r.counters.Audits.Add(1)
+// audit reads the kernel's table and notes what another program changed. A large table
+// takes long, and an input that comes meanwhile does not wait for it: then the audit stays
+// due, and the next pass begins it again. One that is late by a whole interval is made to
+// its end.
+func (r *reconciler) audit(o *passResult, drift drift, newer func() bool) error {
 	k := &r.kernel
-	table, err := k.director.Table(r.planner.owns, k.have)
+	if k.stale || o.now.Sub(r.due.audit) >= o.cfg.AuditInterval {
+		newer = nil
+	}
+	table, err := k.director.Table(r.planner.owns, k.have, newer)
+	if errors.Is(err, errGaveWay) {
+		o.audit = false
+		return nil
+	}
+	r.counters.Audits.Add(1)
 	if err != nil {
 		return k.broken(err)
 	}
+	k.compared = o.now
+	r.due.audit = o.now.Add(o.cfg.AuditInterval)
 	if !k.stale {
 		changes := diff(k.have, table)
 		for o := range changes.all {

@@ -29,6 +29,8 @@ type logLine struct {
 	changeLine
 	now, was *RealServer // of its first operation
 	services portList
+	edit     *edit // of its last operation
+	next     int   // the line of the operation that followed it last
 }
 
 // covers reports whether o belongs to l, as far as a quick comparison shows.
@@ -45,32 +47,33 @@ func logChanges(log *slog.Logger, ops *phases, kept *changeRecord, events *event
 		return
 	}
 	// Services share what changes: the line of an edit's last operation is tried first,
-	// for putting a change into words costs more than the change.
+	// for putting a change into words costs more than the change. The edits of a service
+	// mostly follow each other as those of the service before.
+	var lines []logLine
 	last := make(map[*edit]int)
-	var edit *edit // of the operation before: most have the same
-	for o := range ops.all {
-		if o.edit != edit {
-			edit = o.edit
-			last[edit] = -1
-		}
-	}
-	lines := make([]logLine, 0, len(last))
-	known := make(map[changeLine]int, len(last))
+	known := make(map[changeLine]int)
 	at := -1
 	for o := range ops.all {
-		if o.edit != edit || at < 0 {
-			edit = o.edit
-			at = last[edit]
+		before, found := at, false
+		switch {
+		case at >= 0 && lines[at].edit == o.edit:
+			found = true
+		case at >= 0 && lines[lines[at].next].edit == o.edit:
+			at, found = lines[at].next, true
+		default:
+			at, found = last[o.edit]
 		}
-		if at < 0 || !lines[at].covers(o) {
+		if !found || !lines[at].covers(o) {
 			l := o.line()
-			var found bool
 			if at, found = known[l]; !found {
 				at = len(lines)
 				lines = append(lines, logLine{changeLine: l, now: o.Server, was: o.WasServer})
 				known[l] = at
 			}
-			last[o.edit] = at
+			last[o.edit], lines[at].edit = at, o.edit
+		}
+		if before >= 0 {
+			lines[before].next = at
 		}
 		lines[at].services.add(&o.Service.ServiceKey)
 	}

@@ -14,8 +14,9 @@ import (
 // one.
 type director interface {
 	// Table reads the services that owned accepts. A shard that is as known has it
-	// is shared with known.
-	Table(owned func(ServiceKey) bool, known shards) (shards, error)
+	// is shared with known. It ends early with errGaveWay, which breaks nothing, when
+	// newer reports true; nil never does.
+	Table(owned func(ServiceKey) bool, known shards, newer func() bool) (shards, error)
 	// Loads are the loads of the shards that Table has read last. The next Table
 	// changes them.
 	Loads() map[ServiceKey]Load

@@ -47,10 +47,11 @@ func TestDrainingNodes(t *testing.T) {
 	}
 	// What status and page say of it.
 	vip := testVIP()
+	a.Zone = "eu-1a"
 	got := nodesOf(&vip, cluster(a), nil, map[netip.Addr]bool{addr("10.1.0.3"): true, addr("10.1.0.1"): true, addr("10.1.0.5"): true}, func(a netip.Addr) string {
 		return map[string]string{"10.1.0.3": "n3", "10.1.0.1": "of an earlier pod"}[a.String()]
 	})
-	want := []nodeStatus{{Address: addr("10.1.0.1"), Node: "n1", Pods: []string{"ingress-nginx/a"}}, {Address: addr("10.1.0.3"), Node: "n3"}}
+	want := []nodeStatus{{Address: addr("10.1.0.1"), Node: "n1", Zone: "eu-1a", Pods: []string{"ingress-nginx/a"}}, {Address: addr("10.1.0.3"), Node: "n3"}}
 	if diff := cmp.Diff(want, got, compareAddrs); diff != "" {
 		t.Errorf("nodes (-want +got):\n%s", diff)
 	}

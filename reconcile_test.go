@@ -90,14 +90,18 @@ func (b *bench) configure(vips ...VIP) {
 // pass runs the loop once and returns what it logged.
 func (b *bench) pass() string {
 	b.log.Reset()
+	b.wakes()
+	b.loop.pass(context.Background())
+	return b.log.String()
+}
+
+func (b *bench) wakes() {
 	if b.awake {
 		select {
 		case <-b.loop.wake:
 		default:
 		}
 	}
-	b.loop.pass(context.Background())
-	return b.log.String()
 }
 
 // later moves the clock to the loop's next deadline or by d, turning at each
@@ -112,6 +116,7 @@ func (b *bench) later(d time.Duration) {
 		if next.After(b.clock) {
 			b.clock = next
 		}
+		b.wakes()
 		b.loop.pass(context.Background())
 	}
 	b.clock = end
@@ -133,6 +138,55 @@ func (b *bench) put(services ...Service) {
 			b.kernel.servers[rowOf(s.ServiceKey, r.RealServer)] = r.RealServer
 		}
 	}
+}
+
+// An input that comes during an audit does not wait for its end. The audit stays due, and is
+// made when there is no input, or when it is late by a whole interval.
+func TestLoopAuditGivesWay(t *testing.T) {
+	const interval = 10 * time.Second
+	b := newBench(t, testVIP())
+	b.kernel.givesWay = true
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.pass()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n") // the first audit is made, whatever comes
+	clear(b.kernel.services)
+	clear(b.kernel.servers)
+	b.put(Service{VirtualService: VirtualService{ServiceKey: ServiceKey{Address: addr("10.0.0.1"), Port: 80, Protocol: TCP}, Scheduler: "rr"}})
+	b.clock = b.clock.Add(interval)
+	for range 10 {
+		b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+		b.pass()
+		b.want("10.0.0.1:80/tcp rr: 10.1.0.2=1\n") // of the change alone
+		if next := b.loop.next(); next.After(b.clock) {
+			t.Fatalf("the next pass is in %s, want at once", next.Sub(b.clock))
+		}
+		b.clock = b.clock.Add(interval / 20)
+	}
+	if n := b.kernel.dumps; n != 1 {
+		t.Errorf("%d tables read, want the first alone", n)
+	}
+	awake := *b
+	awake.awake = true // nothing new
+	awake.pass()
+	awake.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
+
+	clear(b.kernel.servers)
+	b.clock = b.clock.Add(2 * interval)
+	ring(b.loop.wake)
+	b.pass()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1 10.1.0.2=1\n")
+	if n := b.loop.counters.Audits.Load(); n != 3 {
+		t.Errorf("%d audits counted, want 3", n)
+	}
+
+	// A table that is not known is read before anything else.
+	b.kernel.breakAt = func(op) bool { return true }
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1")))
+	b.pass()
+	b.kernel.breakAt = nil
+	clear(b.kernel.servers)
+	b.pass()
+	b.want("10.0.0.1:80/tcp rr: 10.1.0.1=1\n")
 }
 
 // An audit that is asked for comes at once, and not more than once in auditGap.

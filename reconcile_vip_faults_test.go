@@ -359,3 +359,23 @@ func TestVIPAddedGroupDoesNotServeAnothersClients(t *testing.T) {
 	b.loop.cluster.Set(c)
 	b.pass()
 }
+
+// Two refusals are said once each, although the first attempt has them in another order
+// than those after it.
+func TestVIPRefusalsAreSaidOnce(t *testing.T) {
+	b := newBench(t, twoOfOne().VIPs...)
+	b.loop.cluster.Set(clusterOfTwo(entries("9000"), entries("9001")))
+	b.pass()
+	b.kernel.refuse = func(o op) error {
+		if o.Kind == newServer {
+			return unix.ENOMEM
+		}
+		return nil
+	}
+	b.loop.cluster.Set(clusterOfTwo(entries("9001"), entries("9002")))
+	b.pass()
+	b.later(time.Minute)
+	if n := strings.Count(b.log.String(), "could not be updated completely"); n != 2 {
+		t.Errorf("said %d times, want 2:\n%s", n, b.log)
+	}
+}

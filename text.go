@@ -1,8 +1,8 @@
 // Bounds for text from outside: what a message, a log line or the status quotes is short,
 // whatever its source sends, and a file in the wrong encoding is recognised.
 //
-// Used by lvs.go, sysctl.go, rtnl*.go, table_listing.go, kube*.go, config*.go, genl*.go,
-// health*.go, desired*.go, host*.go, reconcile*.go, http*.go, cmd*.go and main_rights.go.
+// Used by lvs.go, sysctl.go, cluster.go, rtnl*.go, table_listing.go, kube*.go, config*.go,
+// genl*.go, health*.go, desired*.go, host*.go, reconcile*.go, http*.go, cmd*.go and main_rights.go.
 // It knows nothing of what the text means. Pure; no I/O.
 
 package main
@@ -106,4 +106,13 @@ func isUTF16(text string) bool {
 	}
 	n := zeros[0] + zeros[1]
 	return n >= 2 && (zeros[0] == 0 || zeros[1] == 0) && 8*n >= len(head)
+}
+
+// quotedList is a list of words as TOML and Go write it, without its brackets.
+func quotedList(words []string) string {
+	var quoted []string
+	for _, w := range words {
+		quoted = append(quoted, strconv.Quote(w))
+	}
+	return strings.Join(quoted, ", ")
 }

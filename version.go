@@ -1,4 +1,4 @@
-// The version of the program: what the linker sets, and what the compiler notes.
+// The version of the program: what the linker sets, or what the compiler notes.
 //
 // Used by kube*.go, health_http.go, http*.go, cmd*.go and main.go. Pure.
 
@@ -10,8 +10,13 @@ import (
 	"runtime/debug"
 )
 
-// version is set by the linker (Makefile).
-var version = "dev"
+// The Makefile has the linker set these, from git. Without git, or with a bare
+// `go build`, revision and revisionDate are empty.
+var (
+	version      = "dev"
+	revision     string // ends in "-modified" with changes that are not committed
+	revisionDate string // RFC 3339, in UTC
+)
 
 // buildFacts are what the program was made from, and with.
 type buildFacts struct {
@@ -22,11 +27,12 @@ type buildFacts struct {
 	Platform string // operating system and processor
 }
 
-// thisBuild is the program's own. What the compiler did not note is "unknown".
+// thisBuild is the program's own. What neither the linker nor the compiler was given is
+// "unknown".
 func thisBuild() buildFacts {
-	b := buildFacts{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := buildFacts{Version: version, Revision: revision, Date: revisionDate, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	modified := ""
-	if info, ok := debug.ReadBuildInfo(); ok {
+	if info, ok := debug.ReadBuildInfo(); ok && revision == "" {
 		for _, s := range info.Settings {
 			switch s.Key {
 			case "vcs.revision":

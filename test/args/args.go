@@ -18,4 +18,8 @@ var (
 	CRDs    = flag.String("crds", "", "the `folder` of the Gateway API's CRDs")
 	User    = flag.Uint("user", 0, "the `id` of the user and group that the controller runs as, with CAP_NET_ADMIN and CAP_NET_RAW; 0 is root, with all")
 	Native  = flag.Bool("native", false, "the tests run on the control plane's own machine")
+
+	Operations = flag.Int("operations", 5000, "`number` of operations of a soak")
+	Duration   = flag.Duration("duration", 0, "longest `time` of a soak; 0: as long as the operations take")
+	Seed       = flag.Uint64("seed", 1, "`number` from which a soak draws its operations")
 )

@@ -116,9 +116,11 @@ func TestKernelDummy(t *testing.T) {
 	t.Log("step: the uplink goes and comes back")
 	r.director.CutPort(true)
 	announced(false)
-	r.logged(1, "no carrier")
+	r.logged(1, `withdrawn from routing" why="the uplink eth0 has no carrier"`)
+	r.logged(1, `its uplink carries no traffic" why="the uplink eth0 has no carrier"`)
 	r.director.CutPort(false)
 	announced(true)
+	r.logged(1, "the uplink carries traffic again")
 
 	t.Log("step: without its memory it still knows what is its own")
 	r.process.Kill()

@@ -51,7 +51,8 @@ var documentedSteps = []documentedStep{
 	{on: "director", lines: ready, want: `^ready$`},
 	{on: "director", lines: "curl --unix-socket /run/lvs-controller/control.sock http://controller/readyz", want: `^(ok|ready)$`},
 	{on: "director", lines: "curl --unix-socket /run/lvs-controller/control.sock 'http://controller/debug/pprof/profile?seconds=10' > cpu", with: []string{"seconds=10", "seconds=1"}, after: "gzip -t <cpu"},
-	{on: "director", lines: "curl -sN --unix-socket /run/lvs-controller/control.sock http://controller/events", with: []string{"-sN", "-sN -m 3", "/events", "/events?after=0"}, code: 28, want: `"kind":"server_added","vip":"edge"`},
+	{on: "director", lines: "curl -sN --unix-socket /run/lvs-controller/control.sock http://controller/events", with: []string{"-sN", "-sN -m 12", "/events", "/events?after=0"}, code: 28, want: `"kind":"server_added","vip":"edge"`,
+		before: "ipvsadm -d -t 10.135.22.77:443 -r 10.135.22.31:443"}, // which the next audit repairs
 	{on: "director", lines: "curl -X POST --unix-socket /run/lvs-controller/control.sock 'http://localhost/log-level?level=warn'", want: `^ok$`,
 		after: "curl -X POST --unix-socket /run/lvs-controller/control.sock 'http://localhost/log-level?level=info'"},
 	{on: "director", lines: "echo $((0x$(sha256sum config.toml | cut -c 1-12)))", want: `^\d+$`}, // compared below
@@ -74,6 +75,8 @@ var documentedSteps = []documentedStep{
 		before: `mkdir -p /etc/keepalived; printf 'virtual_server 10.135.22.99 80 {\nprotocol TCP\nlvs_sched wlc\nlvs_method DR\nreal_server 10.135.22.31 80 { }\n}\n' > /etc/keepalived/keepalived.conf`},
 	{on: "director", lines: "ipvsadm -Sn | lvs-controller diff -config new.toml -table -", code: 3, want: `\+ 10\.135\.22\.31 `, after: "rm /etc/keepalived/keepalived.conf"},
 	{on: "director", lines: "ipvsadm -Sn | lvs-controller import -ipvsadm > new.toml", after: "lvs-controller check -config new.toml && ipvsadm -Sn | lvs-controller diff -config new.toml -table -"},
+
+	{on: "client", lines: "curl -s http://10.135.22.31/ | sha256sum", want: `^389b46f0445738f6b517def165c3e490efa2eb8825c695b8ac8221565e78e4fa  -$`},
 
 	// What other programs do is repaired.
 	{on: "director", lines: "ipvsadm -C", after: "ipvsadm -Sn | grep -- '-a -t 10.135.22.77:80'"},

@@ -121,6 +121,8 @@ var phrases = []string{
 	// Names of programs, with the flag that is meant, which the text speaks of.
 	"ip address flush", "ipvsadm -R", "keepalived --check", "kill -9", "kubectl cordon", "kubectl get -o json", "modprobe -r", "sleep 5", "sysctl -w",
 	"kong quit --wait=15", "nginx -s quit",
+	"endpointslices NAMESPACE kubernetes.io/service-name=NAME", "service NAMESPACE/NAME", // names of streams
+	"fewer real servers in service than the quorum",
 	"lvs-controller import", "lvs-controller keepalived", "lvs-controller realserver", "realserver -tunnel",
 	"go test", "go test -bench", "go vet", "go tool trace",
 }
@@ -137,12 +139,20 @@ type otherCommand struct {
 var otherCommands = []otherCommand{
 	{"lvs-controller -kubeconfig kubeconfig -vip 10.135.22.77 -announce arp", "needs an API server: TestE2EQuickStart runs it", "test/director/quickstart_test.go", `-kubeconfig kubeconfig -vip`},
 	{"install/make-kubeconfig.sh -n envoy-gateway-system -g edge/web", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EGateways applies what it applies", "test/director/install_test.go", `"-g", "gw/web"`},
-	{"kubectl get pods,configmaps,gateways,listenersets -A -o json", "needs the Gateway API: TestGatewaysInFile reads what it writes", "kube_gateways_test.go", `func TestGatewaysInFile`},
+	{"kubectl get pods,configmaps,gateways,listenersets -A -o json", "needs the Gateway API: TestGatewaysInFile reads what it writes", "kube_gateways_file_test.go", `func TestGatewaysInFile`},
+	{"make-kubeconfig.sh -n NAMESPACE -S SERVICE", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EService applies what it applies", "test/director/install_test.go", `"-S", "web"`},
+	{"kubectl get services,endpointslices", "needs an API server: TestServiceFilesCutShort reads what it writes", "kube_slices_test.go", `func TestServiceFilesCutShort`},
 	{"journalctl -p warning -u lvs-controller", "the guest has no journal; the unit's log has priorities", "install/lvs-controller.service", `ExecStart=.* -log-format journal`},
 	{"go tool pprof lvs-controller cpu", "the guest has no Go; cpu is read there as far as it is packed", "http_debug.go", `pprof\.StartCPUProfile`},
 	{"go run ./test/bench -render", "it writes docs/benchmarks.md", "test/bench/main.go", `"render"`},
 	{"go test -bench . -benchmem", "make unit runs each benchmark once", "Makefile", `go test -bench \. -benchtime 1x`},
 	{"test/vm/run -file lvs-controller -- ./lvs-controller version", "it starts a guest, as each test of a real kernel does", "test/vm/run", `-file \| -out`},
+	{"git clone -q . ../again && make -C ../again release", "make release-test does it", "packaging/test", `git clone -q "\$source" "\$dir"`},
+	{"cmp dist/SHA256SUMS ../again/dist/SHA256SUMS", "make release-test compares each file", "packaging/test", `cmp "\$file" "\$two/`},
+	{"sha256sum --ignore-missing -c SHA256SUMS", "make release-test does it", "packaging/test", `sha256sum --quiet -c SHA256SUMS`},
+	{"apt-get install ./lvs-controller_*_amd64.deb", "make release-test installs the package, by dpkg and by apt-get", "packaging/test-system", `\^apt-get install`},
+	{"lvs-controller version", "make release-test compares what it says with git", "packaging/test", `lvs-controller-amd64" version`},
+	{"apt-get purge lvs-controller", "make release-test purges it", "packaging/test-system", `dpkg -P lvs-controller`},
 	{"test/kube/build kube-proxy", "make bench builds kube-proxy", "Makefile", `test/kube/build kube-proxy`},
 }
 

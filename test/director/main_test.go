@@ -11,6 +11,7 @@
 //	bench-e2e that and a real API server                      the same
 //	bench-peers that, and kube-proxy                          the same
 //	tuning    a kernel with IPVS: it measures, too            make tuning
+//	soak      a kernel with IPVS                              make soak, soak-short
 //
 // The other flags are in test/args.
 package director
@@ -29,7 +30,7 @@ import (
 	"lvs-controller/test/args"
 )
 
-var groups = []string{"host", "kernel", "e2e", "drill", "bench", "bench-e2e", "bench-peers", "tuning"}
+var groups = []string{"host", "kernel", "e2e", "drill", "bench", "bench-e2e", "bench-peers", "tuning", "soak"}
 
 var chosen = flag.String("group", groups[0], "run the tests of this `group`: "+strings.Join(groups, ", "))
 

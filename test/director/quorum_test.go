@@ -96,7 +96,7 @@ func TestKernelQuorum(t *testing.T) {
 	t.Log("step: two of three do not answer")
 	answers(12, false)
 	served("one does not", true, "node11", "node13")
-	event(`"kind":"server_edited","vip":"edge","address":"10.0.0.100","service":"80/tcp","server":"10.0.0.12","old_weight":1,"new_weight":0,"change":"weight 1 → 0","reason":"static, but datagram to 10.0.0.12:514: no answer in 200ms"`)
+	event(`"kind":"server_edited","vip":"edge","address":"10.0.0.100","service":"80/tcp","server":"10.0.0.12","old_weight":1,"new_weight":0,"change":"weight 1 → 0","reason":"static, but datagram to 10.0.0.12:514: no answer in 200ms, draining"`)
 	answers(13, false)
 	served("two do not", false)
 	event(`"kind":"quorum_lost","vip":"edge","family":"IPv4"`)
