@@ -131,9 +131,11 @@ func forbidNewPrivileges() error {
 	return nil
 }
 
-// onAllThreads makes a system call on each thread of the process. Threads that begin
-// later have the rights of the one that starts them. With cgo, as in the race detector's
-// builds, Go cannot do this: the error is ENOTSUP.
+// onAllThreads makes a system call on each thread of the process, and ends the process if
+// the answers differ. Capabilities, no_new_privs and Landlock's rules belong to a thread,
+// and one that begins later has those of the one that starts it: Go starts none meanwhile,
+// and none from a thread that is locked, as that of withCapabilities. With cgo, as in the
+// race detector's builds, Go does not know all threads: the error is ENOTSUP.
 //
 //go:uintptrescapes
 func onAllThreads(trap, a, b, c uintptr) error {
@@ -156,8 +158,8 @@ const writing = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_REM
 // restrictWriting lets the process write below the directories of paths alone
 // (landlock(7)). One that does not exist is left out. Files that are open stay as they are.
 //
-// It makes the three system calls itself. The library go-landlock adds 45 kB to the
-// binary, most of it for networks, scopes and texts that are of no use here.
+// It makes the three system calls itself: docs/security.md says why. Which rights there are
+// is in include/uapi/linux/landlock.h.
 func restrictWriting(paths []string) error {
 	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {

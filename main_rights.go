@@ -92,12 +92,13 @@ func giveUpRights(log *slog.Logger, c *Config) *heldRights {
 	// It could not be made later. When this fails, so does each attempt to save a file
 	// there, which logs why.
 	_ = makeDirectory(c.CacheDir)
-	if err := errors.Join(dropToNeeds(log, c), forbidNewPrivileges()); err != nil {
+	drop, forbid := dropToNeeds(log, c), forbidNewPrivileges()
+	if err := cmp.Or(drop, forbid); err != nil {
 		log.Warn("the process keeps rights that it does not need", "err", err)
-		return held
 	}
-	// Where a program that gets credentials keeps its own files is not known.
-	if c.ExecCredentials {
+	// Landlock needs no_new_privs. Where a program that gets credentials keeps its own
+	// files is not known.
+	if forbid != nil || c.ExecCredentials {
 		return held
 	}
 	if err := restrictWriting([]string{c.StateDir, c.CacheDir, sysctlDirectory}); err != nil {

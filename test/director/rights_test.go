@@ -280,6 +280,12 @@ weight_annotation = "lvs-controller/weight"
 namespace = "ingress-nginx"
 selector = "app.kubernetes.io/name=ingress-nginx"
 [[vip]]
+name = "several"
+addresses = ["10.0.0.106"]
+ports = [80]
+namespaces = ["web", "shop"]
+selector = "app=gateway"
+[[vip]]
 name = "preset"
 ingress = "ingress-nginx"
 addresses = ["10.0.0.101"]
