@@ -4,8 +4,8 @@
 package director
 
 import (
-	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"lvs-controller/test/lab"
-
-	"os/exec"
 )
 
 // initTree is where test/init/setup unpacks the tools.
@@ -58,7 +56,8 @@ ip link set lo up
 cd /etc/lvs-controller
 config() { cp "$1.toml" config.toml; }
 step() { echo "step: $*"; code=0; "$@" 2>&1 || code=$?; echo "exit: $code"; }
-controller() { pgrep -x lvs-controller | head -n 1; }
+controller() { pgrep -x -r DRS lvs-controller | head -n 1; }
+gone() { [ -z "$(controller)" ]; }
 # again waits until the controller is another process than $1.
 again() { for i in $(seq 100); do p=$(controller); [ -z "$p" ] || [ "$p" = "$1" ] || return 0; sleep 0.1; done; return 1; }
 # logged waits for a line of the log.
@@ -115,7 +114,7 @@ echo 'rc_need="!net"' >/etc/conf.d/lvs-controller.openrc
 s=lvs-controller.openrc
 config bad
 step rc-service $s start
-step controller
+step gone
 config good
 step rc-update add $s default
 step rc-service $s start
@@ -135,13 +134,13 @@ before=$(controller)
 step rc-service $s restart
 step test "$before" = "$(controller)"
 step rc-service $s stop
-step controller
+step gone
 step rc-service $s start
 step logged 'starting with the last good one'
 step rc-service $s stop
 `)
 	const ok = "0"
-	initResults(t, out, [2]string{"1", initMistake}, [2]string{ok, "step: controller\n"[len("step: "):]},
+	initResults(t, out, [2]string{"1", initMistake}, [2]string{ok, ""},
 		[2]string{ok, "added to runlevel default"}, [2]string{ok, "Starting"}, [2]string{ok, "started"},
 		[2]string{ok, ""}, [2]string{ok, "started"}, [2]string{ok, "Reloading"}, [2]string{ok, ""},
 		[2]string{"1", initMistake}, [2]string{"1", initMistake}, [2]string{ok, ""},
@@ -152,7 +151,8 @@ step rc-service $s stop
 }
 
 // SysV: insserv takes the script's header, update-rc.d enables it, and the start of a run level
-// starts it; logrotate truncates the log, and the controller goes on writing to it.
+// starts it; one that is killed is started again; the end of the run level stops it for good.
+// logrotate truncates the log, and the controller goes on writing to it.
 func TestSysVTools(t *testing.T) {
 	out := runInit(t, `
 mv /etc/init.d/lvs-controller.sysv /etc/init.d/lvs-controller
@@ -163,10 +163,16 @@ step update-rc.d lvs-controller defaults
 script=$(echo /etc/rc2.d/S*lvs-controller)
 config bad
 step "$script" start
+step gone
 config good
-step "$script" start
+step /usr/lib/init/rc 2
 step "$script" status
 logged msg=starting
+sleep 1
+before=$(controller)
+kill -KILL "$before"
+step again "$before"
+step "$script" status
 sleep 1
 config bad
 step "$script" restart
@@ -181,14 +187,16 @@ step test "$(stat -c %s /var/log/lvs-controller.log)" -lt "$(stat -c %s /var/log
 kill -USR1 "$(controller)"
 step logged SIGUSR1
 step sh -c 'tr -d "\0" </var/log/lvs-controller.log | cmp - /var/log/lvs-controller.log'
-step "$(echo /etc/rc0.d/K*lvs-controller)" stop
-step controller
+export PREVLEVEL=2
+step /usr/lib/init/rc 0
+step gone
+step pgrep -f '^sh /etc/rc'
 `)
 	const ok = "0"
-	initResults(t, out, [2]string{ok, ""}, [2]string{ok, ""}, [2]string{"1", initMistake}, [2]string{ok, "started"}, [2]string{ok, "is running"},
-		[2]string{"6", initMistake}, [2]string{"6", initMistake}, [2]string{ok, "reads its configuration again"}, [2]string{ok, ""},
-		[2]string{ok, ""}, [2]string{ok, ""}, [2]string{ok, ""}, [2]string{ok, ""}, [2]string{ok, ""}, [2]string{ok, "goes on forwarding"}, [2]string{ok, ""})
-	if fmt.Sprint(strings.Count(out, "lvs-controller started")) != "1" {
+	initResults(t, out, [2]string{ok, ""}, [2]string{ok, ""}, [2]string{"1", initMistake}, [2]string{ok, ""}, [2]string{ok, "lvs-controller started"}, [2]string{ok, "is running"},
+		[2]string{ok, ""}, [2]string{ok, "is running"}, [2]string{"6", initMistake}, [2]string{"6", initMistake}, [2]string{ok, "reads its configuration again"}, [2]string{ok, ""},
+		[2]string{ok, ""}, [2]string{ok, ""}, [2]string{ok, ""}, [2]string{ok, ""}, [2]string{ok, ""}, [2]string{ok, "goes on forwarding"}, [2]string{ok, ""}, [2]string{"1", ""})
+	if strings.Count(out, "lvs-controller started") != 1 {
 		t.Errorf("want one start:\n%s", out)
 	}
 }
