@@ -293,6 +293,7 @@ func TestImportOfAForeignTable(t *testing.T) {
 
 // The largest tables are imported as far as a configuration can have them.
 func TestImportBounds(t *testing.T) {
+	skipShort(t)
 	var listing strings.Builder
 	for i := range 3000 {
 		a := netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})

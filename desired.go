@@ -130,6 +130,9 @@ func (w *wanted) gather(before memory) {
 				w.Below = append(w.Below, *set.below)
 				w.Memory.Below[key] = true
 			}
+			if !set.short.IsZero() {
+				w.Memory.Short[key] = set.short
+			}
 			if set.incomplete {
 				w.Retained[key] = set.retained
 			}
@@ -160,8 +163,9 @@ type vipInputs struct {
 	answered  bool           // whether service is known
 	gateways  gatewayInputs
 	working   [2][]RealServer
-	below     [2]bool // memory.Below
-	open      [2]bool // all real servers fail their probes
+	below     [2]bool      // memory.Below
+	short     [2]time.Time // memory.Short
+	open      [2]bool      // all real servers fail their probes
 	outages   []outage
 	routed    []netip.Addr // Health.Routed of the VIP
 	broadcast []netip.Addr // Health.Broadcast
@@ -206,7 +210,9 @@ func vipInputsOf(v *VIP, cluster *Cluster, before memory, last *vipInputs) vipIn
 	in.gateways = gatewayInputsOf(v, cluster)
 	for _, is6 := range []bool{false, true} {
 		in.working[familyIndex(is6)] = before.Working[workKey{v.Name, is6}]
-		in.below[familyIndex(is6)] = v.quorum() != nil && before.Below[workKey{v.Name, is6}]
+		if key := (workKey{v.Name, is6}); v.quorum() != nil {
+			in.below[familyIndex(is6)], in.short[familyIndex(is6)] = before.Below[key], before.Short[key]
+		}
 	}
 	return in
 }
@@ -242,6 +248,7 @@ type setAnswer struct {
 	started    map[startKey]time.Time
 	kept       bool
 	below      *shortage // nil: it is not below its quorum
+	short      time.Time // since when it will be, if that lasts; zero: it will not
 	incomplete bool
 	retained   retained // when incomplete
 	next       time.Time
@@ -258,7 +265,7 @@ func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
 		if next := v.sets[f].next; !next.IsZero() && !now.Before(next) || !same(in.working[f], v.sets[f].working) && !same(in.working[f], v.in.working[f]) {
 			return false
 		}
-		if in.below[f] != (v.sets[f].below != nil) && in.below[f] != v.in.below[f] {
+		if in.below[f] != (v.sets[f].below != nil) && in.below[f] != v.in.below[f] || !in.short[f].Equal(v.sets[f].short) && !in.short[f].Equal(v.in.short[f]) {
 			return false
 		}
 	}

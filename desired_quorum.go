@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // shortage is a set below its quorum.
@@ -57,6 +58,22 @@ func (v *VIP) quorum() *Quorum {
 	return &v.Probes.Quorum
 }
 
+// countServing counts the rows in service.
+func countServing(rows []Row) (n int) {
+	for i := range rows {
+		if rows[i].Weight > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// spread is how long a shortage that probes have found lasts before it counts: as long as
+// they take to find a real server down. Those that fail at once are not found at once.
+func (p *Probes) spread() time.Duration {
+	return time.Duration(p.Fall)*p.Interval + p.Timeout
+}
+
 // count decides whether set, of which rows are in service, is below its quorum. doubt
 // means that rows serve for want of others that do: then that stays as it was.
 func (b *build) count(set *setAnswer, of workKey, rows []Row, doubt bool) {
@@ -64,16 +81,21 @@ func (b *build) count(set *setAnswer, of workKey, rows []Row, doubt bool) {
 	if q == nil {
 		return
 	}
-	n := 0
-	for i := range rows {
-		if rows[i].Weight > 0 {
-			n++
+	n, before := countServing(rows), b.in.below[familyIndex(of.Is6)]
+	switch {
+	case doubt && !before || !doubt && !q.missed(n, before):
+		return
+	case !before && !q.missed(countServing(set.unprobed), false):
+		if set.short = b.in.short[familyIndex(of.Is6)]; set.short.IsZero() {
+			set.short = b.now
 		}
+		if until := set.short.Add(b.in.vip.Probes.spread()); b.now.Before(until) {
+			set.next = earlier(set.next, until)
+			return
+		}
+		set.short = time.Time{}
 	}
-	before := b.in.below[familyIndex(of.Is6)]
-	if before && doubt || !doubt && q.missed(n, before) {
-		set.below = &shortage{of, n, *q}
-	}
+	set.below = &shortage{of, n, *q}
 }
 
 // failsOpen reports whether rows are in service though all of them fail their probes.

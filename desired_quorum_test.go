@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -121,6 +122,82 @@ func TestQuorumHistory(t *testing.T) {
 			withdrawn := len(w.withdrawn()) > 0
 			if withdrawn != (step.below >= 0 && !test.quorum.Sorry) {
 				t.Errorf("%s: %s: withdrawn %v", test.name, step.what, w.withdrawn())
+			}
+		}
+	}
+}
+
+// Real servers that fail at once are not found down at once: a shortage that probes have
+// found counts after as long as they take to find a real server down.
+func TestQuorumWaitsForTheOthers(t *testing.T) {
+	four := []Pod{readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2"), readyPod("c", "10.1.0.3"), readyPod("d", "10.1.0.4")}
+	down := func(nodes ...int) *Health {
+		h := &Health{Down: make(map[HealthKey]string)}
+		for _, n := range nodes {
+			h.Down[HealthKey{"edge", addr(fmt.Sprintf("10.1.0.%d", n)), 0}] = "500"
+		}
+		return h
+	}
+	open := &Health{Open: []FailOpen{{VIP: "edge", Why: "500"}}}
+	v := quorumVIP(Quorum{Least: 3})
+	v.Sorry = nil
+	v.Probes.Interval, v.Probes.Timeout, v.Probes.Fall = 2*time.Second, time.Second, 3 // 7s
+	cfg := &Config{VIPs: []VIP{v}, Marks: oneMarkRange}
+	type step struct {
+		at     time.Duration
+		what   string
+		health *Health
+		pods   []Pod // nil: all four
+		below  bool
+		next   time.Duration // 0: it does not change by itself
+	}
+	for name, steps := range map[string][]step{
+		"all fail, one after the other": {
+			{0, "all serve", nil, nil, false, 0},
+			{1 * time.Second, "two are down", down(1, 2), nil, false, 8 * time.Second},
+			{2 * time.Second, "three are", down(1, 2, 3), nil, false, 8 * time.Second},
+			{3 * time.Second, "all fail", open, nil, false, 0},
+			{9 * time.Second, "all fail still", open, nil, false, 0},
+			{10 * time.Second, "two do, and the time begins again", down(1, 2), nil, false, 17 * time.Second},
+			{17 * time.Second, "two still do", down(1, 2), nil, true, 0},
+			{18 * time.Second, "all fail after that", open, nil, true, 0},
+			{19 * time.Second, "three serve", down(1), nil, false, 0},
+		},
+		"a moment": {
+			{1 * time.Second, "two are down", down(1, 2), nil, false, 8 * time.Second},
+			{2 * time.Second, "one is", down(1), nil, false, 0},
+			{9 * time.Second, "two are down", down(1, 2), nil, false, 16 * time.Second},
+			{16*time.Second - 1, "two are down still", down(1, 2), nil, false, 16 * time.Second},
+			{16 * time.Second, "they are for long", down(1, 2), nil, true, 0},
+			{17 * time.Second, "they still are", down(1, 2), nil, true, 0},
+		},
+		"pods that are gone": {
+			{1 * time.Second, "two are left", nil, four[:2], true, 0},
+			{2 * time.Second, "three are", nil, four[:3], false, 0},
+			{3 * time.Second, "one of three is down", down(1), four[:3], false, 10 * time.Second},
+			{4 * time.Second, "and another is gone", down(1), four[:2], true, 0},
+		},
+	} {
+		memory := newMemory()
+		var last *wanted
+		for _, s := range steps {
+			pods := s.pods
+			if pods == nil {
+				pods = four
+			}
+			now, c := testTime.Add(s.at), testCluster(nil, pods...)
+			w := desired(last, cfg, c, s.health, memory, now)
+			anew := desired(nil, cfg, c, s.health, memory, now)
+			if diff := cmp.Diff(describeWanted(anew), describeWanted(w)); diff != "" {
+				t.Errorf("%s: %s: (-anew +after the last)\n%s", name, s.what, diff)
+			}
+			memory, last = w.Memory, &w
+			next := time.Duration(0)
+			if !w.Next.IsZero() {
+				next = w.Next.Sub(testTime)
+			}
+			if got := len(w.Below) > 0; got != s.below || next != s.next {
+				t.Errorf("%s: %s: below %t, want %t; the next change after %s, want %s", name, s.what, got, s.below, next, s.next)
 			}
 		}
 	}

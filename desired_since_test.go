@@ -254,5 +254,5 @@ func describeWanted(w wanted) []string {
 	all := describeShards(w.Shards)
 	return append(all,
 		fmt.Sprint("marks ", w.Marks), fmt.Sprint("working ", w.Memory.Working), fmt.Sprint("started ", w.Memory.Started),
-		fmt.Sprint("kept ", w.Kept), fmt.Sprint("below ", w.Below, w.Memory.Below), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("retained ", w.Retained), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
+		fmt.Sprint("kept ", w.Kept), fmt.Sprint("below ", w.Below, w.Memory.Below, w.Memory.Short), fmt.Sprintf("probes %+v", describePlan(w.probePlan())), fmt.Sprint("retained ", w.Retained), fmt.Sprintf("warnings %q", w.Warnings), fmt.Sprint("next ", w.Next.Sub(testTime)))
 }

@@ -164,10 +164,13 @@ type memory struct {
 	Ports map[ServiceKey]string
 	// Below are the sets that were below their quorum last.
 	Below map[workKey]bool
+	// Short is since when too few are in service of sets that are not below their quorum
+	// yet. It is not saved: after a restart the time begins again.
+	Short map[workKey]time.Time
 }
 
 func newMemory() memory {
-	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time), Ports: make(map[ServiceKey]string), Below: make(map[workKey]bool)}
+	return memory{Working: make(map[workKey][]RealServer), Started: make(map[startKey]time.Time), Ports: make(map[ServiceKey]string), Below: make(map[workKey]bool), Short: make(map[workKey]time.Time)}
 }
 
 // knows reports whether m has a working set of set.

@@ -138,6 +138,7 @@ func TestListingMistakes(t *testing.T) {
 
 // 50,000 real servers are read in little time and memory.
 func TestListingOfALargeTable(t *testing.T) {
+	skipShort(t)
 	var text []byte
 	for s := range 1000 {
 		k := ServiceKey{Address: addr("10.0.0.1"), Protocol: TCP, Port: uint16(1 + s)}
