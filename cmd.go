@@ -266,6 +266,9 @@ func (s *source) flagConfig() (*Config, error) {
 		if _, err := parseUnicast(a); err != nil {
 			return nil, misusedf("-vip: %q, want %s", shorten(a, quotedText), unicast)
 		}
+		if slices.Contains(quoted, strconv.Quote(a)) {
+			return nil, misusedf("-vip: %s is there twice", a)
+		}
 		quoted = append(quoted, strconv.Quote(a))
 	}
 	text := fmt.Sprintf("[[vip]]\nname = \"vip\"\naddresses = [%s]\nports = [\"80/tcp\", \"443/tcp\"]\nnamespace = %q\ntcp_services = \"tcp-services\"\nudp_services = \"udp-services\"\n",

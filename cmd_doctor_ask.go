@@ -65,6 +65,8 @@ func (t *doctorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 		err = fmt.Errorf("-o %q is not text or json", t.output)
 	case t.tunnel != "" && tunnelKinds[t.tunnel] == [2]string{}:
 		err = fmt.Errorf("-tunnel %q is not ipip, gue or gre", t.tunnel)
+	case t.peer != "" && !isListener(t.peer):
+		err = fmt.Errorf("-peer %q is not an address or a name, with or without a port", shorten(t.peer, quotedText))
 	}
 	if err != nil {
 		return doctorCommand.misused(stderr, err)

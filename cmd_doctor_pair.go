@@ -7,6 +7,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,17 @@ func (h *doctorHost) peerListener() string {
 		_, port, _ = net.SplitHostPort(defaultConfig().Listen)
 	}
 	return net.JoinHostPort(strings.Trim(h.peer, "[]"), port)
+}
+
+// isListener reports whether text is an address or a name, with or without a port.
+func isListener(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		host, port = strings.Trim(text, "[]"), "1"
+	}
+	_, badPort := ParsePortNumber(port)
+	_, badAddress := netip.ParseAddr(host)
+	return badPort == nil && (badAddress == nil || objectNames.MatchString(host))
 }
 
 // checkPeer looks whether the other director answers and is ready.

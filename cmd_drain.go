@@ -50,6 +50,9 @@ func (t *drainTask) flags(fs *flag.FlagSet) {
 
 // run makes the running controller stop taking traffic, or take it again.
 func (t *drainTask) run(ctx context.Context, stdout, stderr io.Writer) int {
+	if t.patience < 0 {
+		return drainCommand.misused(stderr, fmt.Errorf("-wait %s: want no time below 0", t.patience))
+	}
 	cfg, err := t.load()
 	// With a mistake in the file the controller continues, and its operator may need
 	// the drain at that moment.

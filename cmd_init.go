@@ -151,15 +151,23 @@ func (t *initTask) needsGateway() bool {
 func (t *initTask) ask(ctx context.Context, w io.Writer) error {
 	lines := bufio.NewScanner(io.LimitReader(t.in, 1<<16))
 	device, _ := defaultDevice(ctx) // without one the answer may stay empty
-	if t.needsGateway() && !t.given["gateway"] {
-		t.gateway = anyGateway // until it is asked for
+	// A Gateway that is needed is another one until it is asked for.
+	placeholder := func() {
+		if !t.given["gateway"] {
+			t.gateway = ""
+			if t.needsGateway() {
+				t.gateway = anyGateway
+			}
+		}
 	}
+	placeholder()
 	for _, q := range []struct {
 		flag, text string
 		value      *string
 		proposed   string
 	}{
 		{"vip", "VIP address, or several with commas", &t.vip, ""},
+		{"ingress", "ingress controller of the cluster, such as traefik or envoy-gateway", &t.ingress, t.ingress},
 		{"gateway", "Gateway whose listeners have the ports, NAMESPACE/NAME, or several with commas", &t.gateway, ""},
 		{"interface", "device towards clients and nodes", &t.device, device},
 		{"kubeconfig", "kubeconfig of the director", &t.kubeconfig, t.kubeconfig},
@@ -174,6 +182,9 @@ func (t *initTask) ask(ctx context.Context, w io.Writer) error {
 				return errors.Join(errors.New("no answer"), lines.Err())
 			}
 			*q.value = cmp.Or(strings.TrimSpace(lines.Text()), q.proposed)
+			if q.flag == "ingress" {
+				placeholder()
+			}
 			if _, wrong = t.text(); wrong == nil {
 				break
 			}

@@ -112,25 +112,25 @@ func TestInitRefuses(t *testing.T) {
 
 // At a terminal init asks for what no flag says, and an empty answer is what it proposes.
 func TestInitAsks(t *testing.T) {
-	code, text, asked := initAsked(t, "192.0.2.7\neth7\n\n\n", "-o", "-")
+	code, text, asked := initAsked(t, "192.0.2.7\n\neth7\n\n\n", "-o", "-")
 	if code != exitOK || !strings.Contains(text, `addresses = ["192.0.2.7"]`) || !strings.Contains(text, `interface = "eth7"`) ||
 		!strings.Contains(text, `kubeconfig = "/etc/lvs-controller/kubeconfig"`) || !strings.Contains(text, `announce = "arp"`) {
 		t.Errorf("exit %d: %s\n%s", code, asked, text)
 	}
-	if n := strings.Count(asked, "]: "); n != 4 {
-		t.Errorf("%d questions, want 4:\n%s", n, asked)
+	if n := strings.Count(asked, "]: "); n != 5 || !strings.Contains(text, `ingress = "ingress-nginx"`) {
+		t.Errorf("%d questions, want 5:\n%s", n, asked)
 	}
-	if code, text, asked = initAsked(t, "none\n", "-o", "-", "-vip", "192.0.2.9", "-interface", "eth1", "-kubeconfig", "/k"); code != exitOK ||
+	if code, text, asked = initAsked(t, "none\n", "-o", "-", "-vip", "192.0.2.9", "-ingress", "ingress-nginx", "-interface", "eth1", "-kubeconfig", "/k"); code != exitOK ||
 		strings.Count(asked, "]: ") != 1 || !strings.Contains(text, `announce = "none"`) {
 		t.Errorf("only the last question is open: exit %d: %s\n%s", code, asked, text)
 	}
-	code, text, asked = initAsked(t, "\n192.0.2.300\n192.0.2.7,192.0.2.7\n192.0.2.7\na/b\neth1\n\nAPR\ndummy\n", "-o", "-")
-	for _, want := range []string{"-vip is missing", `-vip: "192.0.2.300" is not an address`, "vip[0].addresses[1]: ", "interface: is ", `-announce: unknown value "APR"`} {
+	code, text, asked = initAsked(t, "\n192.0.2.300\n192.0.2.7,192.0.2.7\n192.0.2.7\ntrafik\ntraefik\na/b\neth1\n\nAPR\ndummy\n", "-o", "-")
+	for _, want := range []string{"-vip is missing", `-vip: "192.0.2.300" is not an address`, "vip[0].addresses[1]: ", "interface: is ", `-announce: unknown value "APR"`, `-ingress: unknown value "trafik"`} {
 		if strings.Count(asked, want) != 1 {
 			t.Errorf("wrong answers: not once %q:\n%s", want, asked)
 		}
 	}
-	if code != exitOK || !strings.Contains(text, `addresses = ["192.0.2.7"]`) || !strings.Contains(text, `interface = "eth1"`) || !strings.Contains(text, `announce = "dummy"`) {
+	if code != exitOK || !strings.Contains(text, `addresses = ["192.0.2.7"]`) || !strings.Contains(text, `interface = "eth1"`) || !strings.Contains(text, `announce = "dummy"`) || !strings.Contains(text, `ingress = "traefik"`) {
 		t.Errorf("wrong answers, and then right ones: exit %d: %s\n%s", code, asked, text)
 	}
 	if code, _, asked = initAsked(t, "192.0.2.7\n", "-o", "-", "-announce", "ARP"); code != exitUsage || strings.Contains(asked, "]: ") {
@@ -190,7 +190,11 @@ func TestInitPresets(t *testing.T) {
 			t.Errorf("%s: the file means %+v", p.name, v)
 		}
 	}
-	code, text, asked := initAsked(t, "192.0.2.7\n\nweb\nweb/edge\neth1\n\n\n", "-o", "-", "-ingress", "cilium")
+	code, text, asked := initAsked(t, "192.0.2.7\ncilium\nweb/edge\neth1\n\n\n", "-o", "-")
+	if code != exitOK || strings.Count(asked, "Gateway whose listeners") != 1 || !strings.Contains(text, `gateways = ["web/edge"]`) || !strings.Contains(text, `ingress = "cilium"`) {
+		t.Errorf("asked for the controller too: exit %d: %s\n%s", code, asked, text)
+	}
+	code, text, asked = initAsked(t, "192.0.2.7\n\nweb\nweb/edge\neth1\n\n\n", "-o", "-", "-ingress", "cilium")
 	if code != exitOK || strings.Count(asked, "Gateway whose listeners") != 3 || !strings.Contains(text, `gateways = ["web/edge"]`) {
 		t.Errorf("asked: exit %d: %s\n%s", code, asked, text)
 	}

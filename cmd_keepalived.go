@@ -120,7 +120,7 @@ func (t *keepalivedTask) run(ctx context.Context, stdout, stderr io.Writer) int 
 // configuration or the host where -interface is not given.
 func (v *vrrp) fillIn(ctx context.Context, cfg *Config, peer, source string) (err error) {
 	if peer == "" {
-		return errors.New("-peer is missing: the other director's address")
+		return misusedf("-peer is missing: the other director's address")
 	}
 	if v.Peer, err = parseHost("-peer", peer); err != nil {
 		return err
@@ -130,7 +130,7 @@ func (v *vrrp) fillIn(ctx context.Context, cfg *Config, peer, source string) (er
 			return err
 		}
 		if v.Source.Is6() != v.Peer.Is6() || v.Source == v.Peer {
-			return fmt.Errorf("-source %s: want this director's own address, of the family of -peer %s", v.Source, v.Peer)
+			return misusedf("-source %s: want this director's own address, of the family of -peer %s", v.Source, v.Peer)
 		}
 	}
 	v.Binary = cmp.Or(v.Binary, installedBinary(os.Executable()))
@@ -162,25 +162,25 @@ func installedBinary(path string, err error) string {
 func (v *vrrp) check(listen string) error {
 	switch {
 	case v.Router < 1 || v.Router > 255:
-		return fmt.Errorf("-router-id %d: want 1 to 255", v.Router)
+		return misusedf("-router-id %d: want 1 to 255", v.Router)
 	case v.Priority < 2 || v.Priority > 254:
-		return fmt.Errorf("-priority %d: want 2 to 254", v.Priority)
+		return misusedf("-priority %d: want 2 to 254", v.Priority)
 	case v.Interval < minAdvertisement || v.Interval > maxAdvertisement || v.Interval%minAdvertisement != 0:
-		return fmt.Errorf("-interval %s: want %s to %s in steps of %s", v.Interval, minAdvertisement, maxAdvertisement, minAdvertisement)
+		return misusedf("-interval %s: want %s to %s in steps of %s", v.Interval, minAdvertisement, maxAdvertisement, minAdvertisement)
 	case v.State != "BACKUP" && v.State != "MASTER":
-		return fmt.Errorf("-state %q: want BACKUP or MASTER", v.State)
+		return misusedf("-state %q: want BACKUP or MASTER", v.State)
 	case v.State == "MASTER" && v.NoPreempt:
-		return errors.New("-state MASTER: a director with -nopreempt must start as BACKUP")
+		return misusedf("-state MASTER: a director with -nopreempt must start as BACKUP")
 	case listen == "":
 		return errors.New("listen is off in the configuration: keepalived could not ask whether the director is ready")
 	}
-	for _, word := range []struct{ what, text string }{{"interface", v.Interface}, {"listen", listen}, {"-binary", v.Binary}} {
+	if !plainWord.MatchString(v.Binary) || !strings.HasPrefix(v.Binary, "/") {
+		return misusedf("-binary %q: want an absolute path of letters, digits and . _ : / -", v.Binary)
+	}
+	for _, word := range []struct{ what, text string }{{"interface", v.Interface}, {"listen", listen}} {
 		if !plainWord.MatchString(word.text) {
 			return fmt.Errorf("%s %q: keepalived.conf can have only letters, digits and . _ : / - there", word.what, word.text)
 		}
-	}
-	if !strings.HasPrefix(v.Binary, "/") {
-		return fmt.Errorf("-binary %q: want an absolute path", v.Binary)
 	}
 	return nil
 }
@@ -240,7 +240,7 @@ func parseHost(flag, text string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(text)
 	a = a.Unmap()
 	if err != nil || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a.Zone() != "" {
-		return a, fmt.Errorf("%s %q: want a host's IPv4 or IPv6 address", flag, text)
+		return a, misusedf("%s %q: want a host's IPv4 or IPv6 address", flag, text)
 	}
 	return a, nil
 }

@@ -142,7 +142,7 @@ func TestCommandLine(t *testing.T) {
 
 		{"flags alone", []string{"check", "-vip", "10.0.0.1,2001:db8::1"}, 0, `.*: valid, 1 VIPs?\n`, ``},
 		{"flags alone, not an address", []string{"check", "-vip", "10.0.0.300"}, 2, ``, `-vip: "10\.0\.0\.300", want a unicast .*\n`},
-		{"flags alone, an address twice", []string{"check", "-vip", "10.0.0.1,10.0.0.1"}, 1, ``, `command line:3: vip\[0\]\.addresses\[1\]: .*already.*\n`},
+		{"flags alone, an address twice", []string{"check", "-vip", "10.0.0.1,10.0.0.1"}, 2, ``, `-vip: 10\.0\.0\.1 is there twice\n`},
 		{"flags alone, no namespace", []string{"check", "-vip", "10.0.0.1", "-nginxserver", "In_gress"}, 2, ``, `-nginxserver: "In_gress", want a namespace: .*\n`},
 		{"a quote cannot add a line", []string{"check", "-vip", "10.0.0.1\"]\nports = [\"1/tcp"}, 2, ``, `-vip: "10\.0\.0\.1.*", want a unicast .*\n`},
 		{"a file and -vip", []string{"check", "-config", good, "-vip", "10.0.0.1"}, 2, ``, `-vip: a configuration file names its own VIPs; give either -config or -vip\n`},

@@ -88,7 +88,7 @@ func TestKernelTable(t *testing.T) {
 		r.objects.tcp = nil
 		r.objects.udp = map[string]string{"53": "kube-system/dns:53"}
 		r.writeCluster()
-		r.logged(1, "gone=3 of=3 confirm=")
+		r.logged(1, "gone=2 of=2 confirm=")
 	}, web, row1, row2,
 		"-A -u 10.0.0.100:53 -s rr", "-a -u 10.0.0.100:53 -r 10.0.0.11:53 -g -w 1", "-a -u 10.0.0.100:53 -r 10.0.0.12:53 -g -w 1")
 	step("UDP port withdrawn", func() { r.objects.udp = nil }, web, row1, row2)
