@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -23,7 +24,8 @@ var importCommand = command{
 	summary: "print a config.toml made from keepalived.conf or ipvsadm",
 	about: `Prints a config.toml with the virtual servers of a keepalived.conf or, with
 -ipvsadm, those of a listing that ipvsadm -Sn has printed. FILE may be - for standard
-input. With -ipvsadm and no FILE it reads what a pipe brings, else the kernel's table.
+input. With -ipvsadm and no FILE it reads what a pipe brings, else, and if that is nothing,
+the kernel's table.
 What config.toml cannot say is a comment at its place, with the reason. The first lines
 and stderr count what was taken and what was not.`,
 	operand: "[FILE]",
@@ -92,15 +94,17 @@ func (t *importTask) read() (*imported, error) {
 		}
 		return importKeepalived(t.file, id, t.in)
 	}
-	file := t.file
+	in, file := bufio.NewReader(t.in), t.file
 	if info, err := t.in.Stat(); file == "" && err == nil && info.Mode()&os.ModeNamedPipe != 0 {
-		file = "-"
+		if _, err := in.Peek(1); err == nil { // a pipe that brings nothing is that of a program which starts this one
+			file = "-"
+		}
 	}
 	switch file {
 	case "":
 		return importKernel()
 	case "-":
-		saved, err := readListing(t.in)
+		saved, err := readListing(in)
 		return importTable("standard input", saved.Table, saved.Lines), wrap("standard input", err)
 	}
 	saved, err := openListing(file)

@@ -184,13 +184,13 @@ func randomConf(r *rand.Rand) string {
 	return b.String()
 }
 
-// A thousand random configurations with checkers: each result is valid, no VIP becomes a
+// Two thousand random configurations with checkers: each result is valid, no VIP becomes a
 // comment because of its probes, and the same file gives the same text again.
 func TestImportOfAnyConf(t *testing.T) {
 	random := rand.New(rand.NewPCG(4, 11))
 	var kinds [len(probeKinds)]int
 	quorums, several, matches := 0, 0, 0
-	for range 1000 {
+	for range 2000 {
 		conf := randomConf(random)
 		text, count := importConf(t, conf)
 		checkResult(t, text, count)
@@ -232,5 +232,40 @@ func TestImportOfAnyConf(t *testing.T) {
 	}
 	if quorums < 20 || several < 20 || matches < 20 {
 		t.Errorf("%d quorums, %d VIPs with several requests, %d patterns", quorums, several, matches)
+	}
+}
+
+// The checkers of a real server that is not taken probe nothing, and one whose checkers are
+// of another kind than those of the others has a comment.
+func TestImportCheckersOfEachServer(t *testing.T) {
+	refused := strings.Replace(checkedConf, "%", "real_server 10.0.1.1 53 {\n}\nreal_server 10.0.1.2 53 {\n}\nreal_server 10.0.1.3 53 {\nuthreshold 100\nUDP_CHECK {\n}\n}\n", 1)
+	text, _ := importConf(t, refused)
+	cfg, err := ParseConfig("config.toml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := cfg.VIPs[0]; v.Probes != nil || len(v.RealServers) != 2 || !strings.Contains(text, "10.0.1.3: not taken: ") {
+		t.Errorf("probes %+v of\n%s", v.Probes, text)
+	}
+	mixed := strings.Replace(checkedConf, "%", "real_server 10.0.1.1 80 {\nHTTP_GET {\nurl {\npath /\n}\n}\n}\nreal_server 10.0.1.2 80 {\nTCP_CHECK {\nconnect_port 8080\n}\n}\nreal_server 10.0.1.3 80 {\n}\n", 1)
+	text, _ = importConf(t, mixed)
+	for _, want := range []string{
+		"10.0.1.1: it has no checker of the kind tcp, and the VIP's probes ask it too",
+		"10.0.1.2: it has no checker of the kind http, and the VIP's probes ask it too",
+		"10.0.1.3: it has none of the checkers that are taken, and the VIP's probes ask it too",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// What is lost of a sorry server is a comment.
+func TestImportSorryServerSettings(t *testing.T) {
+	text, _ := importConf(t, strings.Replace(checkedConf, "%", "sorry_server 10.0.0.9 8080\nsorry_server_inhibit\nreal_server 10.0.1.1 53 {\n}\n", 1))
+	for _, want := range []string{"sorry_server_inhibit: the sorry server is a row", "sorry_server 10.0.0.9 port 8080: keepalived passes its port over"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
 	}
 }

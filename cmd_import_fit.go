@@ -128,7 +128,7 @@ func (s *importService) fitServers(vips map[netip.Addr]bool) {
 			common = shapeOf(&r.RealServer)
 		}
 	}
-	why := map[string]bool{}
+	why, taken := map[string]bool{}, make(map[netip.Addr]bool)
 	left := 0
 	for i := range s.servers {
 		r := &s.servers[i]
@@ -137,6 +137,7 @@ func (s *importService) fitServers(vips map[netip.Addr]bool) {
 		}
 		if r.refused == "" {
 			left++
+			taken[r.Address] = true
 		}
 		why[r.refused] = true
 	}
@@ -148,6 +149,7 @@ func (s *importService) fitServers(vips map[netip.Addr]bool) {
 	case left == 0:
 		s.refuse("no real server is left: " + s.servers[0].refused)
 	}
+	s.checks = slices.DeleteFunc(slices.Clone(s.checks), func(c importCheck) bool { return !taken[c.server] })
 	s.fitSorry(common, vips)
 	s.fitQuorum()
 }

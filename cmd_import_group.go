@@ -145,6 +145,12 @@ func (s *importService) fitting() []RealServer {
 	return all
 }
 
+// removesAtOnce reports whether a controller takes real servers of s with weight 0 out of the
+// kernel's table without a drain: by UDP, and with a scheduler that refuses their clients.
+func (s *importService) removesAtOnce() bool {
+	return s.Protocol == UDP || findScheduler(s.Scheduler).atOnce
+}
+
 // servers are the real servers of v. Those with weight 0 need not be in all services: the
 // controller adds none to the kernel's table.
 func (v *importVIP) servers() []RealServer {

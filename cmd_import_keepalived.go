@@ -380,7 +380,9 @@ func (v *virtualServer) setting(c *confStatement) bool {
 	switch word := c.word(0); word {
 	case "lb_algo", "lvs_sched", "protocol", "lb_kind", "lvs_method", "virtualhost", "delay_loop", "connect_timeout", "retry",
 		"real_server", "sorry_server", "sorry_server_lvs_method":
-	case "inhibit_on_failure", "sorry_server_inhibit", "ip_family": // a real server that fails has weight 0 in any case
+	case "inhibit_on_failure", "ip_family": // a real server that fails has weight 0 in any case
+	case "sorry_server_inhibit":
+		b.remark(c, "the sorry server is a row of the kernel's table only while it serves")
 	case "hashed": // keepalived passes it over
 	case "quorum", "hysteresis":
 		b.quorum.read(b, c)
@@ -540,6 +542,15 @@ func (v *virtualServer) sorryServer(s *confStatement) {
 	}
 }
 
+// ownPort notes a port that is not that of the virtual service key: without NAT keepalived
+// programs the virtual service's, whatever the file says.
+func (r *importServer) ownPort(word string, key ServiceKey) {
+	if r.Port != 0 && r.Port != key.Port && r.refused == "" && key.Port != 0 {
+		r.remarks = append(slices.Clip(r.remarks), remark{at: r.at, note: true, text: word + " " + r.Name() + ": keepalived passes its port over, and has the virtual service's: without NAT it is the same"})
+	}
+	r.Port = 0
+}
+
 // service is the virtual service with this key.
 func (v *virtualServer) service(key ServiceKey) *importService {
 	s := v.base
@@ -552,12 +563,10 @@ func (v *virtualServer) service(key ServiceKey) *importService {
 		}
 	}
 	for i := range s.servers {
-		r := &s.servers[i]
-		// Without NAT keepalived programs the virtual service's port, whatever the file says.
-		if r.Port != 0 && r.Port != key.Port && r.refused == "" && key.Port != 0 {
-			r.remarks = append(slices.Clip(r.remarks), remark{at: r.at, note: true, text: "real_server " + r.Name() + ": keepalived passes its port over, and has the virtual service's: without NAT it is the same"})
-		}
-		r.Port = 0
+		s.servers[i].ownPort("real_server", key)
+	}
+	for i := range s.sorry {
+		s.sorry[i].ownPort("sorry_server", key)
 	}
 	return &s
 }

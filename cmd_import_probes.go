@@ -40,22 +40,26 @@ func probesOf(v *importVIP) (p importProbes) {
 		if s.Address != v.addresses[0] { // the others have the same checkers
 			continue
 		}
-		requests := make(map[netip.Addr]int)
-		var checked []netip.Addr
+		requests, kinds := make(map[netip.Addr]int), make(map[netip.Addr][]probeKind)
 		ports := false
+		var all []probeKind
 		for i := range s.checks {
 			c := &s.checks[i]
-			if !slices.Contains(checked, c.server) {
-				checked = append(checked, c.server)
-			}
+			kinds[c.server] = append(kinds[c.server], c.kind)
+			all = append(all, c.kind)
 			ports = p.add(s, c, requests) || ports
 		}
 		unchecked = unchecked || !ports && s.Protocol == TCP
 		for i := range s.servers {
-			switch r := &s.servers[i]; {
-			case len(s.checks) == 0 || r.refused != "":
-			case !slices.Contains(checked, r.Address):
+			r := &s.servers[i]
+			lacks := func(kind probeKind) bool { return !slices.Contains(kinds[r.Address], kind) }
+			at := slices.IndexFunc(all, lacks)
+			switch {
+			case len(all) == 0 || r.refused != "":
+			case kinds[r.Address] == nil:
 				p.say(r.at, true, r.label()+": it has none of the checkers that are taken, and the VIP's probes ask it too")
+			case at >= 0:
+				p.say(r.at, true, r.label()+": it has no checker of the kind "+all[at].String()+", and the VIP's probes ask it too")
 			case requests[r.Address] < requests[s.asked()]:
 				p.say(r.at, true, r.label()+": it has fewer urls than the first real server, and the VIP's probes ask it for all of them")
 			}

@@ -17,7 +17,7 @@ func importTable(source string, t Table, lines map[ServiceKey]int) *imported {
 		service := importService{at: at, what: s.ServiceKey.String(), VirtualService: s.VirtualService}
 		for _, r := range s.Servers {
 			server := importServer{at: at, RealServer: r.RealServer}
-			if r.Port != 0 {
+			if r.Port != 0 && r.Forward != Masq { // of one with NAT that is the reason
 				server.refused = "its port is not that of the virtual service; without NAT it is the same"
 			}
 			service.servers = append(service.servers, server)

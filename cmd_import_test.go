@@ -28,8 +28,8 @@ func TestImportGolden(t *testing.T) {
 		{"edge.toml", "testdata/import/edge.conf: taken: 13 of 19 virtual services, 26 of 67 real servers, as 7 VIPs\n" +
 			"testdata/import/edge.conf: not taken: 6 virtual services, 41 real servers, 29 settings; each has a comment with the reason\n",
 			[]string{"-config-id", "edge", "testdata/import/edge.conf"}},
-		{"saved.toml", "testdata/import/saved.txt: taken: 8 of 14 virtual services, 12 of 19 real servers, as 4 VIPs\n" +
-			"testdata/import/saved.txt: not taken: 6 virtual services, 7 real servers, 0 settings; each has a comment with the reason\n",
+		{"saved.toml", "testdata/import/saved.txt: taken: 8 of 14 virtual services, 11 of 19 real servers, as 4 VIPs\n" +
+			"testdata/import/saved.txt: not taken: 6 virtual services, 8 real servers, 0 settings; each has a comment with the reason\n",
 			[]string{"-ipvsadm", "testdata/import/saved.txt"}},
 	} {
 		code, text, stderr := cli(t, append([]string{"import"}, test.args...)...)
@@ -389,5 +389,17 @@ func TestImportCommandLine(t *testing.T) {
 			t.Errorf("%+v: exit %d, %s", test.task, code, stderr.String())
 		}
 		in.Close()
+	}
+	// A pipe that brings nothing, as that of a program which starts this one.
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out.Close()
+	var stdout, stderr strings.Builder
+	task := importTask{listing: true, in: in}
+	if task.run(t.Context(), &stdout, &stderr); !strings.Contains(stderr.String(), "the kernel's table: ") {
+		t.Errorf("an empty pipe: %s", stderr.String())
 	}
 }

@@ -114,7 +114,11 @@ func (f *imported) blocks(all []*importVIP) ([]importBlock, importCount) {
 		c.hidden += w.count.hidden
 		for _, s := range v.services {
 			c.taken++
-			c.rowsTaken += len(s.fitting())
+			for _, r := range s.fitting() {
+				if r.Weight > 0 || !s.removesAtOnce() { // what the controller removes has a comment
+					c.rowsTaken++
+				}
+			}
 		}
 		blocks = append(blocks, b)
 	}
@@ -300,7 +304,9 @@ func (v *importVIP) remarks() (servers map[netip.Addr][]remark, sorry netip.Addr
 			servers[r.Address] = add(servers[r.Address], all...)
 		}
 		for i := range s.sorry {
-			switch r := &s.sorry[i]; {
+			r := &s.sorry[i]
+			loose = add(loose, r.remarks...)
+			switch {
 			case r.refused != "":
 				loose = add(loose, remark{r.at, "sorry_server: " + r.refused, false})
 			case !sorry.IsValid():

@@ -178,6 +178,7 @@ func (f *statusFilter) nodes(st *status) map[netip.Addr]bool {
 type statusGroup struct {
 	vip, scheduler string
 	keys           []ServiceKey
+	marked         []string // ports of the packets that get the mark, if it is one
 	traffic        Traffic
 	servers        []serverStatus // with the sums of all
 }
@@ -189,7 +190,7 @@ func groups(all []serviceStatus, apart bool) []*statusGroup {
 	known := make(map[string]*statusGroup)
 	for i := range all {
 		s := &all[i]
-		one := &statusGroup{vip: s.VIP, scheduler: s.Scheduler, servers: s.Servers, keys: []ServiceKey{s.Service}, traffic: s.Traffic}
+		one := &statusGroup{vip: s.VIP, scheduler: s.Scheduler, servers: s.Servers, keys: []ServiceKey{s.Service}, marked: s.Ports, traffic: s.Traffic}
 		if apart {
 			order = append(order, one)
 			continue

@@ -371,19 +371,19 @@ func (v *statusText) row(s style, longest int, server, weight, active, inactive,
 
 // group adds the lines with the name and the ports of g.
 func (v *statusText) group(st *status, g *statusGroup) {
-	name, key := g.vip, g.keys[0]
+	key, ports := g.keys[0], g.marked
+	name := g.vip + " " + key.Address.String()
 	if key.Mark != 0 {
-		name += " " + key.String()
+		name = g.vip + " " + key.String()
 	} else {
-		name += " " + key.Address.String() + " "
 		keys := slices.Clone(g.keys)
 		sort.Slice(keys, func(i, j int) bool { return keys[i].Compare(keys[j]) < 0 })
-		ports := portRanges(keys)
-		if text := name + strings.Join(ports, ","); utf8.RuneCountInString(text) <= v.width {
-			name = text
-		} else {
-			name += strings.Join(ports, ", ") // where say may break a line
-		}
+		ports = portRanges(keys)
+	}
+	if text := name + " " + strings.Join(ports, ","); utf8.RuneCountInString(text) <= v.width {
+		name = strings.TrimSpace(text)
+	} else {
+		name += " " + strings.Join(ports, ", ") // where say may break a line
 	}
 	device := ""
 	for i := range st.VIPs {
@@ -397,7 +397,11 @@ func (v *statusText) group(st *status, g *statusGroup) {
 	v.say(title, "%s", name)
 	if lines := len(v.lines) - begin; lines > portLines {
 		v.lines = v.lines[:begin+portLines]
-		v.say(title, "  and more, %d ports in all; -ports lists each", len(g.keys))
+		if key.Mark != 0 {
+			v.say(title, "  and more; -o json lists each")
+		} else {
+			v.say(title, "  and more, %d ports in all; -ports lists each", len(g.keys))
+		}
 		v.lines[len(v.lines)-1].text = "  " + v.lines[len(v.lines)-1].text
 	}
 	last := &v.lines[len(v.lines)-1]

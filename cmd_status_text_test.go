@@ -144,6 +144,21 @@ func TestStatusFilterMarks(t *testing.T) {
 	}
 }
 
+// The line of a firewall mark has the ports of the packets that get it.
+func TestStatusTextMark(t *testing.T) {
+	st := shownStatus()
+	st.Services = []serviceStatus{{Service: MarkKey(5, false), VIP: "edge", Scheduler: "rr", Ports: []string{"80/tcp", "9000-9020/tcp"}}}
+	if text := textOf(t, false, false, st); !strings.Contains(text, "edge mark-5/ipv4 80/tcp,9000-9020/tcp  (rr") {
+		t.Errorf("%s", text)
+	}
+	for range 500 {
+		st.Services[0].Ports = append(st.Services[0].Ports, "10000-10001/tcp")
+	}
+	if text := textOf(t, false, false, st); !strings.Contains(text, "-o json lists each") || strings.Count(text, "\n") > 40 {
+		t.Errorf("%s", text)
+	}
+}
+
 func TestStatusFilter(t *testing.T) {
 	for _, test := range []struct {
 		filter statusFilter

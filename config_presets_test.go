@@ -337,6 +337,29 @@ func TestPresetMistakes(t *testing.T) {
 	}
 }
 
+// Where each Gateway has pods of its own, they do not listen on the ports of another one.
+func TestPresetOfSeveralGateways(t *testing.T) {
+	for lines, want := range map[string]int{
+		"ingress = \"envoy-gateway\"\ngateways = [\"web/a\", \"shop/b\"]":                                       2, // and the note about ports
+		"ingress = \"istio\"\ngateways = [\"web/a\", \"web/b\"]":                                                1,
+		"ingress = \"istio\"\ngateways = [\"web/a\"]":                                                           0,
+		"ingress = \"istio\"\ngateways = [\"web/a\", \"web/b\"]\nservice = \"web/edge\"":                        0,
+		"ingress = \"cilium\"\ngateways = [\"web/a\", \"web/b\"]":                                               0,
+		"ports_from = \"gateways\"\ngateways = [\"web/a\", \"web/b\"]\nselector = \"a=b\"\nnamespace = \"web\"": 0,
+	} {
+		c, err := ParseConfig("c.toml", []byte("[[vip]]\naddresses = [\"192.0.2.77\"]\nname = \"edge\"\n"+lines+"\n"))
+		if err != nil {
+			t.Fatalf("%s: %v", lines, err)
+		}
+		told := slices.ContainsFunc(c.Warnings, func(w ConfigError) bool {
+			return w.Key == "vip[0].gateways" && strings.HasPrefix(w.Msg, "has 2 Gateways, and the pods of each get the ports of all; ")
+		})
+		if len(c.Warnings) != want || told != (want > 0) {
+			t.Errorf("%s: %v", lines, c.Warnings)
+		}
+	}
+}
+
 // Of several Gateways, and of names that no label can have, the right pods are selected.
 func TestPresetSelectsGateways(t *testing.T) {
 	long := strings.Repeat("a", 64)

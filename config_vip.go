@@ -228,11 +228,21 @@ func (r *configReader) applyPreset(v value) {
 		fill(v.path, table, k)
 		presetInner(joinPath(v.path, k.key), k, table[k.key], fill)
 	}
-	if _, whole := namedGateways(table); whole && !v.has("namespace") && !v.has("namespaces") && v.blank("service") && !v.child("ports_from").wrong() {
-		v.child("namespace").mistake("missing, want it or namespaces, those of the Gateways: the pods of ingress = %q are there", name)
+	v.checkPreset(p, table, lone)
+}
+
+// checkPreset looks at what a [[vip]] with the keys of table means with those of p. lone: it
+// chooses no Gateways.
+func (v value) checkPreset(p *preset, table map[string]any, lone bool) {
+	named, whole := namedGateways(table)
+	if len(named) > 1 && p.gatewayLabel != "" && !chosen(table, "service") {
+		v.child("gateways").warning("has %d Gateways, and the pods of each get the ports of all; want a [[vip]] for each, which may share the addresses", len(named))
+	}
+	if whole && !v.has("namespace") && !v.has("namespaces") && v.blank("service") && !v.child("ports_from").wrong() {
+		v.child("namespace").mistake("missing, want it or namespaces, those of the Gateways: the pods of ingress = %q are there", p.name)
 	}
 	if p.note != "" && !(lone && chosen(table, "service")) && !v.child("ports_from").wrong() {
-		at.warning("%s", p.note)
+		v.child("ingress").warning("%s", p.note)
 	}
 }
 

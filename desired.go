@@ -265,11 +265,18 @@ func (v *vipAnswer) validFor(in vipInputs, now time.Time) bool {
 		if next := v.sets[f].next; !next.IsZero() && !now.Before(next) || !same(in.working[f], v.sets[f].working) && !same(in.working[f], v.in.working[f]) {
 			return false
 		}
-		if in.below[f] != (v.sets[f].below != nil) && in.below[f] != v.in.below[f] || !in.short[f].Equal(v.sets[f].short) && !in.short[f].Equal(v.in.short[f]) {
+		if !v.sameQuorum(&in, f) {
 			return false
 		}
 	}
 	return true
+}
+
+// sameQuorum reports whether the memory of the quorum of family f in in is that of this
+// answer, or the one that this answer had.
+func (v *vipAnswer) sameQuorum(in *vipInputs, f int) bool {
+	set := &v.sets[f]
+	return (in.below[f] == (set.below != nil) || in.below[f] == v.in.below[f]) && (in.short[f].Equal(set.short) || in.short[f].Equal(v.in.short[f]))
 }
 
 // build computes the answer for one VIP.

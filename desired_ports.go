@@ -197,6 +197,21 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 			addAll(nodes[p], addrs)
 		}
 	}
+	b.warnNames(leftOut, inside, nodes, matched)
+	var ports []vipPort
+	for p, n := range nodes {
+		for _, s := range v.RealServers {
+			n[s.Address] = true // static real servers have every port
+		}
+		ports = append(ports, vipPort{Port: p, nodes: addAll(n, v.Sorry)})
+	}
+	return ports
+}
+
+// warnNames warns of ports that are left out because of their names, and of those that are
+// hardly meant for clients. nodes has the ports that are open; matched: port_names has the
+// name of some port.
+func (b *build) warnNames(leftOut, inside map[namedPort]bool, nodes map[Port]map[netip.Addr]bool, matched bool) {
 	for _, p := range sortedBy(maps.Keys(leftOut), namedPort.Compare) {
 		if nodes[p.Port] != nil {
 			continue // another pod has it under a name that counts
@@ -209,14 +224,6 @@ func (b *build) podPorts(v *VIP, pods []*Pod, named map[Port]bool) []vipPort {
 	for _, p := range sortedBy(maps.Keys(inside), namedPort.Compare) {
 		b.warn(warnInsidePort, "", "port %s of the pods is open on the VIP, and its name is that of a port for administrators: want port_names, or the port in exclude_ports", p)
 	}
-	var ports []vipPort
-	for p, n := range nodes {
-		for _, s := range v.RealServers {
-			n[s.Address] = true // static real servers have every port
-		}
-		ports = append(ports, vipPort{Port: p, nodes: addAll(n, v.Sorry)})
-	}
-	return ports
 }
 
 // namedPort is a port of a pod.

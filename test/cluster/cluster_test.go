@@ -217,7 +217,7 @@ rules:
 - apiGroups: [""]
   resources: ["configmaps"]
   resourceNames: ["tcp", "udp"]
-  verbs: ["get", "list", "watch"]
+  verbs: ["list", "watch"]
 ---
 {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "director"},
  "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "director"},

@@ -141,7 +141,7 @@ var otherCommands = []otherCommand{
 	{"install/make-kubeconfig.sh -n envoy-gateway-system -g edge/web", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EGateways applies what it applies", "test/director/install_test.go", `"-g", "gw/web"`},
 	{"kubectl get pods,configmaps,gateways,listenersets -A -o json", "needs the Gateway API: TestGatewaysInFile reads what it writes", "kube_gateways_file_test.go", `func TestGatewaysInFile`},
 	{"make-kubeconfig.sh -n NAMESPACE -S SERVICE", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EService applies what it applies", "test/director/install_test.go", `"-S", "web"`},
-	{"kubectl get services,endpointslices", "needs an API server: TestServiceFilesCutShort reads what it writes", "kube_slices_test.go", `func TestServiceFilesCutShort`},
+	{"kubectl get services,endpointslices -A -o json", "needs an API server: TestServiceFilesCutShort reads what it writes", "kube_slices_test.go", `func TestServiceFilesCutShort`},
 	{"journalctl -p warning -u lvs-controller", "the guest has no journal; the unit's log has priorities", "install/lvs-controller.service", `ExecStart=.* -log-format journal`},
 	{"go tool pprof lvs-controller cpu", "the guest has no Go; cpu is read there as far as it is packed", "http_debug.go", `pprof\.StartCPUProfile`},
 	{"go run ./test/bench -render", "it writes docs/benchmarks.md", "test/bench/main.go", `"render"`},
