@@ -9,6 +9,7 @@
 ## model        the loop against a model of the kernel (SEQUENCES=20000)
 ## race         the tests that run on this machine, with the race detector
 ## kernel       the real-kernel tests alone (RUN=regexp)
+## kernel-unprivileged the same with a controller that is not root's
 ## kernel-short those of them that depend most on the kernel's version (KERNEL=suite)
 ## e2e          a real kube-apiserver drives the binary on a real kernel (RUN=regexp)
 ## drill        roll-outs, crashes and outages under load: no request may fail
@@ -51,7 +52,7 @@ GOBUILD := CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -buildvcs=fal
 	-ldflags "-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION) -X main.revisionDate=$(DATE)"
 CACHE   := .cache/bin
 
-.PHONY: build dist release release-test release-test-short help lint test unit model race kernel kernel-short e2e drill drill-short soak soak-short faults demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
+.PHONY: build dist release release-test release-test-short help lint test unit model race kernel kernel-short kernel-unprivileged e2e drill drill-short soak soak-short faults demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -123,9 +124,15 @@ race: vm-setup promtool-setup samples-setup unit-setup
 
 # LVS_DRILL=long hands over and drains under as much load as the long drills.
 kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
-	test/vm/run -timeout 1800 -file lvs-controller -file install -file docs -file README.md -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
+	test/vm/run -timeout 1800 -file lvs-controller -file install -file docs -file README.md -file config.toml.example -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
 		-- sh -c "code=0; for tests in ./ipvs.test './director.test -group kernel -install install'; do \
 		\$$tests -binary /work/lvs-controller $(if $(LVS_DRILL),-size $(LVS_DRILL)) -test.v -test.timeout 1770s $(PATTERN) || code=1; done; exit \$$code"
+
+# The same with a controller that runs as another user, with CAP_NET_ADMIN and CAP_NET_RAW
+# in its ambient set. The tests themselves make namespaces, as root.
+kernel-unprivileged: build vm-setup $(CACHE)/director.test
+	test/vm/run -timeout 1800 -file lvs-controller -file install -file docs -file README.md -file config.toml.example -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 \
+		-- ./director.test -group kernel -user 990 -install install -binary /work/lvs-controller -test.v -test.timeout 1770s $(PATTERN)
 
 # The interface, the table and the traffic; not the pairs, whose tests take most time.
 kernel-short:
@@ -251,10 +258,12 @@ man:
 vm-setup:
 	test/vm/setup
 
-# The shells whose completions are tried, and what gives a unit its score.
+# The shells whose completions are tried, what gives a unit its score, and what runs the
+# scripts of the other init systems.
 unit-setup:
 	@command -v systemd-analyze >/dev/null && command -v zsh >/dev/null && command -v fish >/dev/null || \
 		{ apt-get -qq update; apt-get -qq install -y --no-install-recommends systemd zsh fish >/dev/null; }
+	test/init/setup
 
 promtool-setup:
 	test/promtool/setup

@@ -1,9 +1,9 @@
 // What the controller needs to know about a Kubernetes cluster.
 //
-// Used by kube*.go, config*.go, desired*.go, snapshot.go, reconcile*.go,
-// http*.go, cmd*.go and main.go. The kube*.go files fill these types from an API
-// server or a file. A Cluster does not change after it is published, so readers need
-// no lock and no copy. Standard library only; no I/O.
+// Used by kube*.go, config*.go, desired*.go, snapshot.go, reconcile*.go, http*.go, cmd*.go
+// and main*.go. The kube*.go files fill these types from an API server or a file. A
+// Cluster does not change after it is published, so readers need no lock and no copy.
+// Standard library only; no I/O.
 
 package main
 

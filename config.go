@@ -1,9 +1,9 @@
 // The validated configuration.
 //
-// Used by conflict*.go, health.go, desired*.go, host*.go, snapshot.go,
-// reconcile*.go, http*.go, cmd*.go and main.go. config_toml.go reads config.toml into
-// these types; cmd.go fills them from flags as well. A Config does not change: a reload
-// makes a new one. No I/O.
+// Used by conflict*.go, health.go, desired*.go, host*.go, snapshot.go, reconcile*.go,
+// http*.go, cmd*.go and main*.go. config_toml.go reads config.toml into these types;
+// cmd.go fills them from flags as well. A Config does not change: a reload makes a new
+// one. No I/O.
 
 package main
 

@@ -1,7 +1,7 @@
 // The mistakes in a configuration file, bounded in memory and in text.
 //
-// Used by cmd*.go and main.go. Of a file with more mistakes than maxMistakes only
-// the first are kept. Whatever the file contains, a mistake is one line of printable
+// Used by cmd*.go and main*.go. Of a file with more mistakes than maxMistakes only the
+// first are kept. Whatever the file contains, a mistake is one line of printable
 // characters, and a quotation from the file is cut. No I/O.
 
 package main

@@ -1,9 +1,9 @@
 // Line numbers of configuration keys, for error messages.
 //
-// Used by config*.go and cmd*.go. The TOML decoder returns values without their line.
-// This file reads the text a second time and notes the line of each key. It reports no
-// mistakes: for text that is not TOML it returns fewer lines, never an error, and it
-// never panics. Standard library only; no I/O.
+// Used by config*.go, cmd*.go and main_rights.go. The TOML decoder returns values without
+// their line. This file reads the text a second time and notes the line of each key. It
+// reports no mistakes: for text that is not TOML it returns fewer lines, never an error,
+// and it never panics. Standard library only; no I/O.
 
 package main
 

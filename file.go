@@ -1,8 +1,9 @@
 // Files on disk: they are read without waiting and with a limit, and replaced whole.
 //
-// Used by kube*.go, config*.go, state.go, host_drain.go, snapshot.go, http*.go, cmd*.go and
-// main.go. It knows nothing of what a file means. It opens regular files alone: a FIFO or a
-// device can make a reader wait without end, and opening a device can start something.
+// Used by kube*.go, config*.go, state.go, host_drain.go, snapshot.go, http*.go, cmd*.go
+// and main*.go. It knows nothing of what a file means. It opens regular files alone: a
+// FIFO or a device can make a reader wait without end, and opening a device can start
+// something.
 
 package main
 

@@ -1,12 +1,12 @@
-// The cluster watch: which streams run, the state of each, and the Cluster that
-// they fill together.
+// The cluster watch: which streams run, the state of each, and the Cluster that they fill
+// together.
 //
-// Used by config_presets.go, reconcile_notify.go, http*.go, cmd*.go and main.go. A
-// clusterWatch runs beside the reconcile loop and publishes the newest Cluster. A
-// stream follows one key of one kind (kube_kinds.go), at an API server
-// (kube_watch.go) or in a file (kube_file.go). An incomplete answer is never
-// published, and the last known state stays in force while a source cannot be read.
-// No error ends the watch. Only the kube*.go files import k8s.io packages.
+// Used by config_presets.go, reconcile_notify.go, http*.go, cmd*.go and main*.go. A
+// clusterWatch runs beside the reconcile loop and publishes the newest Cluster. A stream
+// follows one key of one kind (kube_kinds.go), at an API server (kube_watch.go) or in a
+// file (kube_file.go). An incomplete answer is never published, and the last known state
+// stays in force while a source cannot be read. No error ends the watch. Only the kube*.go
+// files import k8s.io packages.
 
 package main
 
@@ -293,7 +293,10 @@ func readableSource(q *ClusterQuery) error {
 		_, err := readClusterFile(q.ClusterFile, allKeys(q))
 		return err
 	}
-	_, err := (&apiServer{kubeconfig: q.Kubeconfig, programs: q.Programs}).read()
+	c, err := (&apiServer{kubeconfig: q.Kubeconfig, programs: q.Programs}).read()
+	if err == nil && c.tokenFile != "" {
+		_, err = readCredential(c.tokenFile)
+	}
 	return err
 }
 

@@ -119,6 +119,7 @@ type directorTask struct {
 	source
 	logging                 logSettings
 	check, cleanup, version bool
+	keepPrivileges          bool
 }
 
 func (t *directorTask) flags(fs *flag.FlagSet) {
@@ -128,6 +129,7 @@ func (t *directorTask) flags(fs *flag.FlagSet) {
 	fs.BoolVar(&t.check, "check", false, "validate this command line and the configuration file, as the command check does, and exit")
 	fs.BoolVar(&t.cleanup, "cleanup", false, "remove from the kernel what the controller put there, and exit")
 	fs.BoolVar(&t.version, "version", false, "print the version, and exit")
+	fs.BoolVar(&t.keepPrivileges, "keep-privileges", false, "keep all rights of the user who starts it; else the controller keeps CAP_NET_ADMIN and CAP_NET_RAW, and writes to its own directories alone")
 }
 
 // run is the controller itself.
@@ -176,6 +178,9 @@ func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for anything
 	logWarnings(log.Logger, cfg)
+	if !t.keepPrivileges && ctx.Err() == nil {
+		first.rights = giveUpRights(log.Logger, cfg)
+	}
 	if err := direct(ctx, log, &t.source, first, dir, t.logging.debug); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailure
@@ -189,6 +194,7 @@ type firstConfig struct {
 	broken error     // why the file on disk is not what cfg comes from; nil: it is
 	wrong  digest    // of what was read on disk, if it is broken
 	copied *goodFile // what cfg comes from, if the file on disk is broken
+	rights *heldRights
 }
 
 // startWith is the file's configuration, or the last good one while the file has a
@@ -210,7 +216,7 @@ func (t *directorTask) startWith(log *slog.Logger) (*firstConfig, error) {
 		return nil, broken
 	}
 	log.Error("the configuration file cannot be used: starting with the last good one", "file", t.path, "copy", good.file, "saved", good.saved, "err", broken)
-	return &firstConfig{good.cfg, broken, t.refused.digest, &goodFile{good.saved, sha256.Sum256(good.text)}}, nil
+	return &firstConfig{cfg: good.cfg, broken: broken, wrong: t.refused.digest, copied: &goodFile{good.saved, sha256.Sum256(good.text)}}, nil
 }
 
 // program is a running director.
@@ -388,7 +394,13 @@ func (p *program) watchConfig(src *source, first *firstConfig, hup <-chan os.Sig
 		Recheck: p.recheck,
 		Current: first.cfg,
 		Refused: first.wrong,
-		Parse:   src.parse,
+		Parse: func(path string, text []byte) (*Config, error) {
+			c, err := src.parse(path, text)
+			if err == nil {
+				err = first.rights.refuse(p.configs.Get(), c, text)
+			}
+			return c, err
+		},
 		Publish: func(c *Config) {
 			p.server.reloads.Add(1)
 			p.server.bad.Store(false)

@@ -1,8 +1,8 @@
-// Bounds for text from outside: what a message, a log line or the status quotes is
-// short, whatever its source sends, and a file in the wrong encoding is recognised.
+// Bounds for text from outside: what a message, a log line or the status quotes is short,
+// whatever its source sends, and a file in the wrong encoding is recognised.
 //
 // Used by lvs.go, sysctl.go, cluster.go, rtnl*.go, table_listing.go, kube*.go, config*.go,
-// genl*.go, health*.go, desired*.go, host*.go, reconcile*.go, http*.go and cmd*.go.
+// genl*.go, health*.go, desired*.go, host*.go, reconcile*.go, http*.go, cmd*.go and main_rights.go.
 // It knows nothing of what the text means. Pure; no I/O.
 
 package main

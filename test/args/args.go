@@ -16,6 +16,7 @@ var (
 	Moby    = flag.String("moby", "", "the `file` of test/peers/moby")
 	Proxy   = flag.String("kube-proxy", "", "the `file` of kube-proxy")
 	CRDs    = flag.String("crds", "", "the `folder` of the Gateway API's CRDs")
+	User    = flag.Uint("user", 0, "the `id` of the user and group that the controller runs as, with CAP_NET_ADMIN and CAP_NET_RAW; 0 is root, with all")
 	Native  = flag.Bool("native", false, "the tests run on the control plane's own machine")
 
 	Operations = flag.Int("operations", 5000, "`number` of operations of a soak")

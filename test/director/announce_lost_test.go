@@ -149,10 +149,10 @@ func TestKernelDummyTakenAway(t *testing.T) {
 		return r.director.Run("ip", "-4", "address", "show") + r.director.Run("ip", "route", "show", "table", "local") + r.director.Table()
 	}
 	before := state()
-	other := filepath.Join(r.dir, "other")
+	other := filepath.Join(r.dir, "cache", "other")
 	r.write("other.toml", "state_dir = \""+other+"\"\ncache_dir = \""+other+"\"\nlisten = \"\"\n[[vip]]\nname = \"other\"\naddresses = [\"10.0.0.200\"]\nports = [80]\nreal_servers = [{address = \"10.0.0.11\"}]\n")
 	for _, more := range [][]string{nil, {"-cleanup"}} {
-		out, err := r.director.Try(append([]string{controller(), "-config", filepath.Join(r.dir, "other.toml")}, more...)...)
+		out, err := r.director.Try(append(append(asUser(r.T, r.dir), controller(), "-config", filepath.Join(r.dir, "other.toml")), more...)...)
 		if err == nil || !strings.Contains(err.Error(), "runs in this network namespace") {
 			t.Errorf("a second controller, %q: %v\n%s", more, err, out)
 		}

@@ -93,6 +93,10 @@ while :; do sleep 0.1; done
 `, 0o755)
 		pidfile, log := filepath.Join(dir, "run", "pid"), filepath.Join(dir, "log")
 		defaults := write("default", "DAEMON="+daemon+"\nCONFIG="+config+"\nARGS='-debug -x'\nPIDFILE="+pidfile+"\nLOG="+log+"\n", 0o644)
+		read := func(path string) string {
+			b, _ := os.ReadFile(path)
+			return string(b)
+		}
 		run := func(want int, action, wantOut string) {
 			t.Helper()
 			code, out := runScript(t, shell, []string{"LVS_CONTROLLER_DEFAULTS=" + defaults}, "lvs-controller.sysv", action)
@@ -113,9 +117,8 @@ while :; do sleep 0.1; done
 		run(0, "reload", "reads its configuration again")
 		// The daemon is busy sleeping: with the next signal there would be two.
 		lab.Within(t, 10*time.Second, func() string {
-			got, _ := os.ReadFile(log)
-			if !strings.Contains(string(got), "reload\n") {
-				return "the daemon has not seen the reload: " + string(got)
+			if got := read(log); !strings.Contains(got, "reload\n") {
+				return "the daemon has not seen the reload: " + got
 			}
 			return ""
 		})
@@ -126,15 +129,27 @@ while :; do sleep 0.1; done
 			run(6, action, config+":1: a mistake\nlvs-controller: "+config+" or ARGS has mistakes; nothing is changed\n")
 		}
 		run(0, "status", "is running (pid ")
+		// One that is killed is started again, and a stop ends that too.
+		killed, err := strconv.Atoi(strings.TrimSpace(read(pidfile)))
+		lab.Must(t, err)
+		lab.Must(t, syscall.Kill(killed, syscall.SIGKILL))
+		lab.Within(t, 10*time.Second, func() string {
+			if got := read(log); !strings.HasSuffix(got, "ended; the next start is in 1 s\n-config "+config+" -debug -x\n") {
+				return "the daemon is not started again: " + got
+			}
+			return ""
+		})
+		run(0, "status", "is running (pid ")
 		// A start takes the last good configuration, and says so.
 		run(0, "stop", "goes on forwarding")
-		run(0, "start", "lvs-controller started\n"+config+":1: a mistake\nlvs-controller: "+config+" cannot be used; the last good configuration is in force\n")
+		run(0, "start", config+":1: a mistake\nlvs-controller started\nlvs-controller: "+config+" cannot be used; the last good configuration is in force\n")
 		os.Remove(filepath.Join(dir, "daemon.mistake"))
 		run(0, "stop", "goes on forwarding")
 		run(3, "status", "not running")
-		got, _ := os.ReadFile(log)
-		want := "-config " + config + " -debug -x\nreload\nterm\n-config " + config + " -debug -x\nterm\n-config " + config + " -debug -x\nterm\n"
-		if diff := cmp.Diff(want, string(got)); diff != "" {
+		begin := "-config " + config + " -debug -x\n"
+		want := begin + "reload\nterm\n" + begin + "lvs-controller ended; the next start is in 1 s\n" + begin + "term\n" + begin + "term\n"
+		got := regexp.MustCompile(`(?m)^.*Killed.*\n`).ReplaceAllString(read(log), "") // of a shell that says so
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("the daemon saw (-want +got):\n%s", diff)
 		}
 
@@ -144,6 +159,10 @@ while :; do sleep 0.1; done
 		run(7, "reload", "not running")
 		write("daemon.broken", "", 0o644)
 		run(1, "start", "did not start")
+		time.Sleep(1500 * time.Millisecond) // longer than until a next start
+		if got := read(log); !strings.HasSuffix(got, "term\n"+begin) {
+			t.Errorf("want one attempt to start:\n%s", got)
+		}
 		run(3, "status", "not running")
 		os.Remove(daemon)
 		run(5, "start", "is not installed")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"lvs-controller/test/args"
 	"lvs-controller/test/lab"
 )
 
@@ -144,10 +145,34 @@ func (r *rig) edgeConfig(more string) {
 	r.write("config.toml", r.configHead()+"[[vip]]\nname = \"edge\"\nports = [\"80/tcp\"]\ntcp_services = \"tcp-services\"\nudp_services = \"udp-services\"\n"+more)
 }
 
+// asUser is what begins the command line of a controller whose directories are in dir:
+// it makes it run as -user, to whom the directories then belong.
+func asUser(t *testing.T, dir string) []string {
+	t.Helper()
+	user := int(*args.User)
+	if user == 0 {
+		return nil
+	}
+	lab.Must(t, os.Chmod(filepath.Dir(dir), 0o755)) // of t.TempDir, for this user alone at first
+	for _, name := range []string{"state", "cache"} {
+		path := filepath.Join(dir, name)
+		lab.Must(t, os.MkdirAll(path, 0o755))
+		lab.Must(t, filepath.WalkDir(path, func(path string, _ os.DirEntry, err error) error {
+			if err == nil {
+				err = os.Lchown(path, user, user)
+			}
+			return err
+		}))
+	}
+	const two = "-all,+net_admin,+net_raw"
+	return []string{"setpriv", fmt.Sprint("--reuid=", user), fmt.Sprint("--regid=", user), "--clear-groups", "--inh-caps=" + two, "--ambient-caps=" + two, "--bounding-set=" + two}
+}
+
 // start runs the controller.
 func (r *rig) start() {
 	r.Helper()
-	r.process = r.director.Start(controller(), "-config", filepath.Join(r.dir, "config.toml"))
+	line := append(asUser(r.T, r.dir), controller(), "-config", filepath.Join(r.dir, "config.toml"))
+	r.process = r.director.Start(line...)
 }
 
 // subcommand runs a sub-command of the controller, with the director's
