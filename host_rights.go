@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/landlock-lsm/go-landlock/landlock"
+	landlocksys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
 
@@ -145,62 +147,41 @@ func onAllThreads(trap, a, b, c uintptr) error {
 	return nil
 }
 
-// errNoLandlock means that the kernel cannot restrict where a process writes: it is older
-// than 5.13, or was built or booted without Landlock.
-var errNoLandlock = errors.New("the kernel has no Landlock")
-
 // writing are the rights that restrictWriting takes away outside of its directories. A
-// right that is not in the list, such as reading, stays as it is everywhere.
-const writing = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE |
+// right that is not in the list, such as reading, stays as it is everywhere. Linux before
+// 6.2 knows no right to truncate, and forbids nothing there.
+const writing landlock.AccessFSSet = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE |
+	unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE |
 	unix.LANDLOCK_ACCESS_FS_MAKE_CHAR | unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_MAKE_SOCK |
 	unix.LANDLOCK_ACCESS_FS_MAKE_FIFO | unix.LANDLOCK_ACCESS_FS_MAKE_BLOCK | unix.LANDLOCK_ACCESS_FS_MAKE_SYM
 
 // restrictWriting lets the process write below the directories of paths alone
 // (landlock(7)). One that does not exist is left out. Files that are open stay as they are.
-//
-// It makes the three system calls itself: docs/security.md says why. Which rights there are
-// is in include/uapi/linux/landlock.h.
+// It fails where the kernel is older than 5.13, or was built or booted without Landlock.
 func restrictWriting(paths []string) error {
-	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return fmt.Errorf("%w: %w", errNoLandlock, errno)
+	if _, err := landlocksys.LandlockGetABIVersion(); err != nil {
+		return fmt.Errorf("the kernel has no Landlock: %w", err)
 	}
-	rights := uint64(writing)
-	if version >= 3 { // Linux 6.2; before that, a file that may not be written may be truncated
-		rights |= unix.LANDLOCK_ACCESS_FS_TRUNCATE
-	}
-	// The first field alone is what each kernel with Landlock takes.
-	rules := unix.LandlockRulesetAttr{Handled_access_fs: rights}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&rules)), unsafe.Sizeof(rules.Handled_access_fs), 0)
-	if errno != 0 {
-		return fmt.Errorf("landlock_create_ruleset: %w", errno)
-	}
-	defer unix.Close(int(fd))
 	for _, path := range paths {
-		if err := allowWriting(int(fd), path, rights); err != nil {
+		if err := keepInode(path); err != nil {
 			return err
 		}
 	}
-	if err := onAllThreads(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); err != nil {
-		return fmt.Errorf("landlock_restrict_self: %w", err)
+	rules, err := landlock.NewConfig(writing)
+	if err != nil {
+		return err
 	}
-	return nil
+	// At best: a kernel that does not know one of the rights restricts the others.
+	return rules.BestEffort().RestrictPaths(landlock.PathAccess(writing, paths...).IgnoreIfMissing())
 }
 
-// allowWriting adds the directory at path to the rules of fd. It stays open: a rule
-// belongs to an inode, and /proc makes another one for the same directory as soon as
-// nothing uses the first.
-func allowWriting(fd int, path string, rights uint64) error {
-	dir, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+// keepInode opens the directory at path until the process ends. A rule belongs to an
+// inode, and /proc makes another one for the same directory as soon as nothing uses the
+// first; the rule itself does not count as use.
+func keepInode(path string) error {
+	_, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open %s: %w", path, err)
-	}
-	rule := unix.LandlockPathBeneathAttr{Allowed_access: rights, Parent_fd: int32(dir)}
-	if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(fd), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0); errno != 0 {
-		return fmt.Errorf("landlock_add_rule for %s: %w", path, errno)
 	}
 	return nil
 }
