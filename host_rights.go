@@ -167,12 +167,9 @@ func restrictWriting(paths []string) error {
 			return err
 		}
 	}
-	rules, err := landlock.NewConfig(writing)
-	if err != nil {
-		return err
-	}
 	// At best: a kernel that does not know one of the rights restricts the others.
-	return rules.BestEffort().RestrictPaths(landlock.PathAccess(writing, paths...).IgnoreIfMissing())
+	rules := landlock.Config{HandledAccessFS: writing}.BestEffort()
+	return rules.RestrictPaths(landlock.PathAccess(writing, paths...).IgnoreIfMissing())
 }
 
 // keepInode opens the directory at path until the process ends. A rule belongs to an
