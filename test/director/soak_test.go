@@ -101,7 +101,7 @@ func (s *soak) count(kind string, n int) int {
 func (s *soak) round(n int) (operations int) {
 	began := time.Now()
 	operations += s.count("pods", s.movePods(0.2))
-	operations += s.count("ports of the ConfigMap", s.movePorts(0.15))
+	operations += s.count("ports of the ConfigMap", s.movePorts(0.3))
 	operations += s.count("answers to probes", s.failProbes(0.1))
 	s.putCluster()
 	if n%4 == 0 {
