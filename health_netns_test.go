@@ -350,7 +350,7 @@ func TestDataPathOwnFaults(t *testing.T) {
 	} {
 		v := ProbedVIP{
 			Name: "edge", Addresses: []netip.Addr{addr(testVIP4), addr("203.0.113.100")}, DataPort: 80,
-			Probes:  atFiveHundred(func(p *Probes) { p.DataPath = true; p.Interval, p.Timeout = 100*time.Millisecond, 100*time.Millisecond }),
+			Probes:  atFiveHundred(func(p *Probes) { p.DataPath = true; p.Interval, p.Timeout = 250*time.Millisecond, 250*time.Millisecond }),
 			Servers: []ProbedServer{{Address: test.server}},
 		}
 		r := startProber(t, &ProbePlan{VIPs: []ProbedVIP{v}}, test.spawn)
