@@ -106,8 +106,9 @@ $(CACHE)/director.test:
 # Linux 6.12, trixie-backports 7.
 export LVS_VM_KERNEL := $(KERNEL)
 
-# RUN=PATTERN runs only some tests, in kernel, e2e and drill.
-PATTERN := $(if $(RUN),-test.run '$(RUN)')
+# RUN=PATTERN runs only some tests, in kernel, e2e and drill. SKIP=PATTERN leaves some out of
+# kernel.
+PATTERN := $(if $(RUN),-test.run '$(RUN)') $(if $(SKIP),-test.skip '$(SKIP)')
 
 # The loop against a model of the kernel: so many random sequences of events.
 SEQUENCES := 20000

@@ -187,6 +187,7 @@ func randomConf(r *rand.Rand) string {
 // Two thousand random configurations with checkers: each result is valid, no VIP becomes a
 // comment because of its probes, and the same file gives the same text again.
 func TestImportOfAnyConf(t *testing.T) {
+	skipShort(t)
 	random := rand.New(rand.NewPCG(4, 11))
 	var kinds [len(probeKinds)]int
 	quorums, several, matches := 0, 0, 0

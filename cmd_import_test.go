@@ -103,6 +103,7 @@ func importedText(t *testing.T, listing string) (string, importCount) {
 // A thousand random configurations: the table that each asks for is imported whole, and
 // `diff -table` finds no difference.
 func TestImportOfAnyTable(t *testing.T) {
+	skipShort(t)
 	random := rand.New(rand.NewPCG(3, 9))
 	saved := filepath.Join(t.TempDir(), "saved.txt")
 	services, drained := 0, 0

@@ -54,6 +54,18 @@ type pair struct {
 	vip      netip.AddrPort
 	streams  []*lab.Stream
 	also     func() // what else is asked after a director's death; nil: nothing
+	faults   []string
+}
+
+// Errorf also says at the end of the test, after all its steps, what has failed.
+func (p *pair) Errorf(format string, args ...any) {
+	p.Helper()
+	text := fmt.Sprintf(format, args...)
+	if len(p.faults) == 0 {
+		p.Cleanup(func() { p.Logf("what has failed:\n%s", strings.Join(p.faults, "\n")) })
+	}
+	p.faults = append(p.faults, fmt.Sprintf("%.600s", text))
+	p.T.Errorf("%s", text)
 }
 
 // pairOf makes a pair of two directors whose config.toml is written. Nothing is
