@@ -141,7 +141,7 @@ func (p *nodePod) limited() {
 	}
 	mounts := read("mountinfo")
 	for _, path := range []string{"/", "/proc/sys", "/sys", "/etc/lvs-controller/realserver"} {
-		if !strings.Contains(mounts, " "+path+" ro,") {
+		if !strings.Contains(mounts, " "+path+" ro,") && !strings.Contains(mounts, " "+path+" ro ") {
 			p.Errorf("%s is not read-only:\n%s", path, mounts)
 		}
 	}
