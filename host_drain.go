@@ -1,6 +1,6 @@
 // The operator's order to drain the whole director, and its confirmation.
 //
-// Used by reconcile*.go, cmd*.go and main.go. The order is a file in the cache
+// Used by reconcile*.go, cmd*.go and main*.go. The order is a file in the cache
 // directory, so it survives a reboot. The confirmation is a file in the state
 // directory: the reconcile loop writes it when it has carried out the order, and the
 // sub-command drain waits for it. So neither needs the HTTP listener. followDrain

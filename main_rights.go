@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,35 +44,26 @@ type rightsNeed struct {
 
 // rightsNeeds are those of c.
 func rightsNeeds(c *Config) []rightsNeed {
-	read := func(path string) func() error {
-		return func() error {
-			f, _, err := openRegular(path, 1<<62)
-			if err == nil {
-				err = f.Close()
-			}
-			return err
-		}
-	}
 	write := func(dir string) func() error {
 		return func() error {
 			return wrap("write to "+dir, unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS))
 		}
 	}
-	const reads, writes = 1 << unix.CAP_DAC_READ_SEARCH, 1 << unix.CAP_DAC_OVERRIDE
+	const writes = 1 << unix.CAP_DAC_OVERRIDE
 	needs := []rightsNeed{
 		{"state_dir", c.StateDir, writes, write(c.StateDir)},
 		{"cache_dir", c.CacheDir, writes, write(c.CacheDir)},
 	}
 	if c.Path != "" {
-		needs = append(needs, rightsNeed{"config", c.Path, reads, read(c.Path)})
+		needs = append(needs, rightsNeed{"config", c.Path, readsAll, tryReading(c.Path)})
 	}
 	if q := c.ClusterQuery(); q.ClusterFile != "" {
-		needs = append(needs, rightsNeed{"cluster_file", q.ClusterFile, reads, read(q.ClusterFile)})
+		needs = append(needs, rightsNeed{"cluster_file", q.ClusterFile, readsAll, tryReading(q.ClusterFile)})
 	} else if len(allKeys(&q)) > 0 {
-		needs = append(needs, rightsNeed{"kubeconfig", q.Kubeconfig, reads, func() error { return readableSource(&q) }})
+		needs = append(needs, rightsNeed{"kubeconfig", q.Kubeconfig, readsAll, func() error { return readableSource(&q) }})
 	}
 	if c.Events.TokenFile != "" {
-		needs = append(needs, rightsNeed{"events.token_file", c.Events.TokenFile, reads, read(c.Events.TokenFile)})
+		needs = append(needs, rightsNeed{"events.token_file", c.Events.TokenFile, readsAll, tryReading(c.Events.TokenFile)})
 	}
 	if c.Listen != "" {
 		needs = append(needs, rightsNeed{"listen", c.Listen, 1 << unix.CAP_NET_BIND_SERVICE, func() error {
@@ -81,6 +73,34 @@ func rightsNeeds(c *Config) []rightsNeed {
 			}
 			return err
 		}})
+	}
+	return needs
+}
+
+// readsAll lets a process of root read the files of other users.
+const readsAll capabilities = 1 << unix.CAP_DAC_READ_SEARCH
+
+// tryReading opens the file at path.
+func tryReading(path string) func() error {
+	return func() error {
+		f, _, err := openRegular(path, 1<<62)
+		if err == nil {
+			err = f.Close()
+		}
+		return err
+	}
+}
+
+// savedNeeds are the files that an earlier run has left, perhaps as another user: the
+// start reads them after it has given up its rights.
+func savedNeeds(c *Config) (needs []rightsNeed) {
+	for _, saved := range []struct{ key, path string }{
+		{"state_dir", (&stateDir{path: c.StateDir}).file()},
+		{"state_dir", filepath.Join(c.StateDir, confirmationFile)},
+		{"cache_dir", snapshotFile(c.CacheDir)},
+		{"cache_dir", filepath.Join(c.CacheDir, drainedFile)},
+	} {
+		needs = append(needs, rightsNeed{saved.key, saved.path, readsAll, tryReading(saved.path)})
 	}
 	return needs
 }
@@ -119,7 +139,7 @@ func dropToNeeds(log *slog.Logger, c *Config) error {
 	if has&^keep != 0 {
 		var why error
 		err = withCapabilities(keep, func() {
-			for _, n := range rightsNeeds(c) {
+			for _, n := range append(rightsNeeds(c), savedNeeds(c)...) {
 				if err := n.try(); errors.Is(err, fs.ErrPermission) && has&n.granted != 0 {
 					keep |= n.granted
 					why = cmp.Or(why, fmt.Errorf("%s: %w", n.key, err))

@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // others makes a file that root alone reads by its rights over files: it belongs to
@@ -108,5 +110,32 @@ func TestRightsLowPort(t *testing.T) {
 	})
 	if want := ":1: listen: the running controller may not use it: listen tcp 127.0.0.1:80: bind: permission denied; "; got == nil || !strings.Contains(got.Error(), want) || same != nil {
 		t.Errorf("got %v and %v, want %s", got, same, want)
+	}
+}
+
+// What an earlier run has left as another user is a reason to keep the right to read it;
+// what is not there is none.
+func TestRightsForSavedFiles(t *testing.T) {
+	requireRoot(t)
+	dir := t.TempDir()
+	for _, name := range []string{"state.json", "drain.confirmed", "cluster.json", "drained"} {
+		c := &Config{StateDir: filepath.Join(dir, name), CacheDir: filepath.Join(dir, name)}
+		if err := os.Mkdir(c.StateDir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		others(t, filepath.Join(c.StateDir, name), "{}")
+		var denied []string
+		if err := withCapabilities(directorCapabilities, func() {
+			for _, n := range savedNeeds(c) {
+				if err := n.try(); errors.Is(err, fs.ErrPermission) && n.granted == 1<<unix.CAP_DAC_READ_SEARCH {
+					denied = append(denied, filepath.Base(n.value))
+				}
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{name}, denied); diff != "" {
+			t.Errorf("needs for %s (-want +got):\n%s", name, diff)
+		}
 	}
 }

@@ -1,6 +1,6 @@
 // The last-good Cluster, on disk.
 //
-// Used by cmd_doctor_table.go and main.go. A director that boots while the API
+// Used by cmd_doctor_table.go and main*.go. A director that boots while the API
 // server is away serves what it served last, and after a start the mass-removal
 // guard knows which pods served before. A file that is cut off, of another version
 // or not ours is refused with a log line, and never used in part.

@@ -2,7 +2,7 @@
 // which real servers drain until when, which served last, and which were down by
 // their probes.
 //
-// Used by snapshot.go, reconcile*.go, cmd*.go and main.go. The
+// Used by snapshot.go, reconcile*.go, cmd*.go and main*.go. The
 // reconcile loop loads it at start and saves it before it changes the kernel.
 // The file is in the state directory under /run, which a reboot empties
 // together with the kernel's table. A file that cannot be read is refused with
