@@ -1,8 +1,8 @@
 // The nftables table that puts a firewall mark on the packets of a port group
 // before IPVS sees them.
 //
-// Used by reconcile_pending.go. host_nft.go keeps the table so. A packet to any other port
-// keeps its mark.
+// Used by reconcile_pending.go and cmd_diff.go. host_nft.go keeps the table so. A packet
+// to any other port keeps its mark.
 
 package main
 
