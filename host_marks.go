@@ -26,6 +26,9 @@ var errNoNFTables = errors.New("the kernel has no nf_tables (CONFIG_NF_TABLES, C
 var markKind = &tableKind{
 	missing: errNoNFTables,
 	changed: func(log *slog.Logger, attrs ...any) { log.Info("firewall marks changed", attrs...) },
+	repaired: func(log *slog.Logger, attrs ...any) {
+		log.Warn("another program has changed the firewall marks; they are repaired", attrs...)
+	},
 	unwatched: func(log *slog.Logger, err error) {
 		log.Warn("firewall marks that another program removes are noticed only by the next audit", "err", err)
 	},
