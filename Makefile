@@ -90,7 +90,7 @@ unit: build vm-setup promtool-setup samples-setup unit-setup
 	@[ "$$(go env GOARCH)" != amd64 ] || [ "$$(stat -c %s lvs-controller)" -le 16000000 ] || { echo "unit: the binary has more than 16 MB" >&2; exit 1; }
 	go vet ./...
 	go vet -tags ipvs,bench,plane .
-	LVS_REQUIRE_ALL=1 go test -bench . -benchtime 1x . ./test/bench ./test/plot ./test/scale/...
+	LVS_REQUIRE_ALL=1 go test -bench . -benchmem -benchtime 1x . ./test/bench ./test/plot ./test/scale/...
 	LVS_REQUIRE_ALL=1 go test ./test/director -binary $(CURDIR)/lvs-controller
 
 # Compiled tests for the virtual machine: those of the top level by what they need,
@@ -125,6 +125,7 @@ race: vm-setup promtool-setup samples-setup unit-setup
 
 # LVS_DRILL=long hands over and drains under as much load as the long drills.
 kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
+	test/vm/run -file lvs-controller -- ./lvs-controller version
 	test/vm/run -timeout 1800 -file lvs-controller -file install -file docs -file README.md -file config.toml.example -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
 		-- sh -c "code=0; for tests in ./ipvs.test './director.test -group kernel -install install'; do \
 		\$$tests -binary /work/lvs-controller $(if $(LVS_DRILL),-size $(LVS_DRILL)) -test.v -test.timeout 1770s $(PATTERN) || code=1; done; exit \$$code"
@@ -142,7 +143,9 @@ kernel-short:
 e2e: build vm-setup $(CACHE)/director.test
 	test/kube/build
 	test/gateways/crds
+	@command -v kubectl >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends kubernetes-client >/dev/null; }
 	LVS_REQUIRE_ALL=1 LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
+	LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin $(CACHE)/director.test -group cluster -install install -binary lvs-controller -crds .cache/gateway-api $(PATTERN)
 	go run ./test/e2e -run '$(RUN)' -test '$(CACHE)/director.test -group e2e'
 
 drill drill-short: build vm-setup $(CACHE)/director.test
@@ -182,6 +185,7 @@ $(CACHE)/demo:
 bench bench-short: build vm-setup $(CACHE)/bench.test $(CACHE)/plane.test $(CACHE)/director.test $(CACHE)/datapath.test $(CACHE)/e2e $(CACHE)/moby
 	test/kube/build kube-proxy
 	go run ./test/bench $(if $(filter bench,$@),-long -doc docs/benchmarks.md) $(if $(PART),-part $(PART))
+	$(if $(PART),,go run ./test/bench -render >/dev/null)
 
 # The guest is a small director: what a flood takes is a large part of its memory.
 flood flood-short: build vm-setup $(CACHE)/datapath.test

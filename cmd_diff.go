@@ -92,6 +92,9 @@ type changeSet struct {
 	warnings    []string
 	notCompared []string
 	unread      bool // a part of this host could not be read
+	// marked are the ports whose packets get a firewall mark after the pass, and markedNow
+	// those before, as far as the kernel was asked.
+	marked, markedNow map[MarkedPort]uint32
 }
 
 // exitCode says whether there are changes. Of a host that was not read whole, it is not
@@ -136,7 +139,9 @@ func pendingChanges(ctx context.Context, cfg *Config) (*changeSet, error) {
 	before := state{Addresses: st.Addresses, Local: st.Local, Daemons: st.Daemons}
 	// Which real servers are down is what the running controller found last.
 	p := plans.plan(planInputs{cluster: cluster, health: &Health{Down: st.Down, Unresolved: st.Unresolved}, have: table, now: time.Now()})
-	found := changeSet{ops: p.ops, warnings: warningTexts(p.want.Warnings)}
+	found := changeSet{ops: p.ops, warnings: warningTexts(p.want.Warnings), marked: p.want.Marks}
+	// Without nf_tables there are none; what else keeps them unread is said of the marks below.
+	found.markedNow, _ = newMarkTable(slog.New(slog.DiscardHandler)).Read()
 	if found.beside, err = pendingBeside(ctx, cfg, &before, &p, d); err != nil {
 		found.notCompared, found.unread = strings.Split(err.Error(), "\n"), true
 	}
@@ -184,7 +189,7 @@ func offlineChanges(ctx context.Context, cfg *Config, path string) (*changeSet, 
 	table := split(ours)
 	plans.adopt(table, nil)
 	p := plans.plan(planInputs{cluster: cluster, health: &Health{}, have: table, now: time.Now()})
-	found.ops, found.warnings = p.ops, warningTexts(p.want.Warnings)
+	found.ops, found.warnings, found.marked = p.ops, warningTexts(p.want.Warnings), p.want.Marks
 	return &found, nil
 }
 

@@ -64,6 +64,8 @@ type serviceChanges struct {
 	vip     string
 	service *op // nil: only real servers change
 	servers []*op
+	// of a firewall mark: whose packets get it after the pass, and before
+	ports, portsNow []string
 }
 
 // byService sorts the operations by VIP and virtual service.
@@ -87,7 +89,9 @@ func (c *changeSet) byService() []serviceChanges {
 	sortBy(all, func(a, b serviceChanges) int {
 		return cmp.Or(cmp.Compare(a.vip, b.vip), a.key.Compare(b.key))
 	})
+	ports, now := markPorts(c.marked), markPorts(c.markedNow)
 	for i := range all {
+		all[i].ports, all[i].portsNow = ports[all[i].key], now[all[i].key]
 		stableBy(all[i].servers, func(a, b *op) int { return a.Server.Compare(*b.Server) })
 	}
 	return all
@@ -101,11 +105,16 @@ type (
 	jsonService struct {
 		Service ServiceKey   `json:"service"`
 		VIP     string       `json:"vip"` // "" for one that is configured no more
+		Ports   *jsonPorts   `json:"ports,omitempty"`
 		Action  string       `json:"action"`
 		From    *jsonKind    `json:"from,omitempty"`
 		To      *jsonKind    `json:"to,omitempty"`
 		Why     string       `json:"why,omitempty"`
 		Servers []jsonServer `json:"servers"`
+	}
+	jsonPorts struct {
+		From []string `json:"from,omitempty"`
+		To   []string `json:"to,omitempty"`
 	}
 	jsonKind struct {
 		Scheduler   string   `json:"scheduler"`
@@ -188,6 +197,9 @@ func encodeValue(out io.Writer, prefix string, v any) error {
 // json is s in the JSON form.
 func (s *serviceChanges) json() jsonService {
 	j := jsonService{Service: s.key, VIP: s.vip, Action: "none", Servers: []jsonServer{}}
+	if len(s.ports)+len(s.portsNow) > 0 {
+		j.Ports = &jsonPorts{From: s.portsNow, To: s.ports}
+	}
 	if o := s.service; o != nil {
 		j.Action, j.Why = opActions[o.Kind], o.Why
 		if o.Kind != newService {

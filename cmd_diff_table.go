@@ -45,7 +45,7 @@ func printChanges(stdout, _ io.Writer, c *changeSet) error {
 		t.row(diffHead)
 	}
 	for _, g := range groups {
-		t.heading(g.title(), portRanges(g.keys))
+		t.heading(g.title(), g.ports())
 		t.all(g.rows)
 	}
 	if len(c.beside) > 0 {
@@ -196,9 +196,21 @@ func (g *diffGroup) title() string {
 		title = "configured no more"
 	}
 	if g.first.key.Mark == 0 {
-		title += "  " + g.first.key.Address.String()
+		return title + "  " + g.first.key.Address.String()
 	}
-	return title
+	return title + "  " + g.first.key.String()
+}
+
+// ports are those of g. The packets of a firewall mark that is wanted no more have those
+// that the kernel gives it.
+func (g *diffGroup) ports() []string {
+	switch {
+	case g.first.key.Mark == 0:
+		return portRanges(g.keys)
+	case len(g.first.ports) > 0:
+		return g.first.ports
+	}
+	return g.first.portsNow
 }
 
 // portRanges writes keys in short: "80/tcp", "9000-9020/tcp", and marks behind the ports.

@@ -228,8 +228,15 @@ func everyChange() *changeSet {
 	r := &now.Servers[1].RealServer
 	r.Port, r.Forward, r.Upper, r.Lower, r.Tunnel = 65535, Tunnel, 200, 100, TunnelSettings{Type: TunnelGUE, Port: 6080, Flags: TunnelRemoteChecksum}
 	now.Servers[0].Why, now.Servers[1].Why = "pod web-7c5ddbdf54-2x9kp terminating, draining", "static"
+	old, kept, edited := service("10.0.0.9:80/tcp", "10.1.0.9", 1), service("10.0.0.2:80/tcp", "10.1.0.9", 1), service("10.0.0.2:80/tcp", "10.1.0.9", 3)
+	old.ServiceKey, old.VIP, kept.ServiceKey, edited.ServiceKey = MarkKey(7, true), "", MarkKey(8, false), MarkKey(8, false)
+	old.Servers[0].Port, kept.Servers[0].Port, edited.Servers[0].Port = 0, 0, 0
+	edited.Servers[0].Why = "static"
+	marked := func(address string, port uint16) MarkedPort { return MarkedPort{addr(address), Port{port, TCP}} }
 	return &changeSet{
-		ops: diff(split(Table{now}), split(Table{was})),
+		ops:       diff(split(Table{edited, now}), split(Table{kept, was, old})),
+		marked:    map[MarkedPort]uint32{marked("10.0.0.2", 25): 8, marked("10.0.0.2", 465): 8},
+		markedNow: map[MarkedPort]uint32{marked("10.0.0.2", 25): 8, marked("2001:db8::9", 81): 7, marked("2001:db8::9", 80): 7, marked("2001:db8::9", 79): 7},
 		beside: []pendingChange{
 			{Kind: kindSysctl, Name: "net/ipv4/vs/expire_quiescent_template", Action: actEdit, From: "0", To: "1", Why: "persistence must not send new connections to a real server of weight 0"},
 			{Kind: kindTimeout, Name: "tcp", Action: actEdit, From: "15m0s", To: "17m0s", Why: "configuration", line: "--set 1020 0 300"},
@@ -244,6 +251,13 @@ func everyChange() *changeSet {
 }
 
 const everyChangeText = `    WHAT                                      FROM → TO                 WHY
+
+configured no more  mark-7/ipv6  79-81/tcp
+  - service                                   scheduler rr, with 1      port no longer wanted
+                                              real server
+
+vip edge  mark-8/ipv4  25/tcp, 465/tcp
+  ~ 10.1.0.9                                  weight 1 → 3              static
 
 vip edge  10.0.0.1  80/tcp
   ~ service                                   scheduler rr → mh, flags  configuration
@@ -272,7 +286,7 @@ host
   - address 10.0.0.9                              eth0              no longer wanted
   ~ firewall marks lvs-controller                 delete the table  configuration
 
-10 changes
+12 changes
 `
 
 // The table and the lines for everything that may change.
@@ -290,8 +304,10 @@ func TestDiffForms(t *testing.T) {
 	if diff := cmp.Diff(`--set 1020 0 300
 -E -t 10.0.0.1:80 -s mh -p 600 -M 255.255.255.0 --pe sip -b mh-port
 -a -t 10.0.0.1:80 -r [2001:db8:1234:5678:9abc:def0:1234:5678]:65535 -i -w 7 -x 200 -y 100 --tun-type gue --tun-port 6080 --tun-remcsum
+-e -f 8 -r 10.1.0.9:0 -g -w 3
 -e -t 10.0.0.1:80 -r 10.1.0.1:80 -g -w 0
 -d -t 10.0.0.1:80 -r 10.1.0.2:80
+-D -f 7 -6
 `, lines.String()); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}

@@ -311,7 +311,7 @@ func kernelStatus(cfg *Config, at controllerAt) (status, error) {
 	}
 	err := observeKernel(func(k ServiceKey) bool { _, ours := name(k); return ours }, func(k *KernelService) {
 		vip, _ := name(k.ServiceKey)
-		st.Services = append(st.Services, newServiceStatus(k, vip, nil, nil))
+		st.Services = append(st.Services, newServiceStatus(k, vip, nil, nil, nil))
 	})
 	return st, err
 }

@@ -199,7 +199,7 @@ func TestStatusScreen(t *testing.T) {
 	if n := strings.Count(text, "\n"); n != 23 || !strings.HasPrefix(text, goHome) || !strings.HasSuffix(text, clearBelow) {
 		t.Errorf("%d lines: %q", n, text)
 	}
-	if !strings.Contains(text, "\x1b[31mline 0\x1b[0m"+clearLine+"\n") || !strings.Contains(text, "… 78 lines more") {
+	if !strings.Contains(text, "\x1b[31mline 0\x1b[0m"+clearLine+"\n") || !strings.Contains(text, "… 78 lines more; -vip, -server, -port filter"+clearLine+"\n") {
 		t.Errorf("%q", text)
 	}
 	if text := v.screen(lines, false, &bytes.Buffer{}); strings.Contains(text, goHome) || strings.Count(text, "\n") != 101 {
@@ -307,7 +307,7 @@ func TestStatusWatch(t *testing.T) {
 	}
 	tty.resize(t, 50, 12)
 	drawn("a smaller terminal", 11, 50, 50) // where lines are cut
-	if !strings.Contains(tty.text(), " lines more\n") {
+	if !strings.Contains(tty.text(), " lines more; -vip, -server, -port filter\n") {
 		t.Errorf("what does not fit is not counted:\n%s", tty.text())
 	}
 	tty.resize(t, 120, 30)

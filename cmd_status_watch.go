@@ -120,7 +120,7 @@ func (v *statusText) screen(lines []textLine, terminal bool, stdout io.Writer) s
 	width, height := terminalSize(stdout, v.width)
 	room := min(width, v.width)
 	if more := len(lines) - (height - 1); more > 0 && height > 2 {
-		lines = append(lines[:height-2:height-2], textLine{plain, fmt.Sprintf("… %d lines more", more+1)})
+		lines = append(lines[:height-2:height-2], textLine{plain, fmt.Sprintf("… %d lines more; -vip, -server, -port filter", more+1)})
 	} else if more > 0 {
 		lines = lines[:height-1]
 	}

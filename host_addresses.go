@@ -142,6 +142,7 @@ func (a *addresses) Apply(table addressTable, want []VIPAddress, dummy string) e
 	found := listings{table: table}
 	a.saveAhead(&found, want)
 	var errs []error
+	var lost []VIPAddress // by another program: this run had them on their devices
 	announced := make(map[VIPAddress]*announcement)
 	for _, v := range want {
 		added, err := a.ensure(&found, v)
@@ -150,12 +151,18 @@ func (a *addresses) Apply(table addressTable, want []VIPAddress, dummy string) e
 			continue
 		}
 		announced[v] = a.announced[v]
+		if added && announced[v] != nil {
+			lost = append(lost, v)
+		}
 		if announced[v] == nil || added { // meanwhile neighbours may have learned another host
 			announced[v] = &announcement{silent: v.Device == dummy}
 		}
 	}
 	a.announced = announced
 	ring(a.wake)
+	if len(lost) > 0 {
+		a.log.Warn("another program has removed VIP addresses; they are added again", "addresses", addressNames(lost))
+	}
 
 	// Removing comes second: a VIP that moves to another device of this host
 	// stays local all the time.
@@ -174,6 +181,23 @@ func (a *addresses) Apply(table addressTable, want []VIPAddress, dummy string) e
 		}
 	}
 	return errors.Join(errs...)
+}
+
+const addressesNamed = 8
+
+// addressNames names the first of some addresses, and counts the others.
+func addressNames(all []VIPAddress) string {
+	text := ""
+	for i, v := range all[:min(len(all), addressesNamed)] {
+		if i > 0 {
+			text += ", "
+		}
+		text += v.String()
+	}
+	if more := len(all) - addressesNamed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // listings are the addresses of devices, one dump of the kernel's list for each

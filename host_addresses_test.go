@@ -75,6 +75,38 @@ func vipOn(device, addr string) VIPAddress {
 	return VIPAddress{Device: device, Address: netip.MustParseAddr(addr)}
 }
 
+// An address that this run did not have on its device was not taken by another program,
+// and of many the line names eight.
+func TestAddressesLost(t *testing.T) {
+	table := &fakeTable{devices: map[string][]deviceAddress{"eth0": nil}}
+	var all []VIPAddress
+	for i := range 10 {
+		all = append(all, vipOn("eth0", fmt.Sprintf("10.0.0.%d", 1+i)))
+	}
+	a, log := newFakeAddresses(table, all...) // an earlier run had them
+	apply := func(want ...VIPAddress) {
+		t.Helper()
+		if err := a.Apply(table, want, "lvs0"); err != nil {
+			t.Error(err)
+		}
+	}
+	apply(all...)
+	apply() // withdrawn
+	apply(all...)
+	if strings.Contains(log.String(), "WARN") {
+		t.Errorf("no other program did anything:\n%s", log)
+	}
+	table.devices["eth0"] = nil
+	apply(all...)
+	var names []string
+	for _, v := range all[:8] {
+		names = append(names, v.String())
+	}
+	if want := `addresses="` + strings.Join(names, ", ") + ` and 2 more"` + "\n"; strings.Count(log.String(), "WARN") != 1 || !strings.HasSuffix(log.String(), want) {
+		t.Errorf("want one warning that ends in %s:\n%s", want, log)
+	}
+}
+
 func newFakeAddresses(table *fakeTable, owned ...VIPAddress) (*addresses, *bytes.Buffer) {
 	log := new(bytes.Buffer)
 	a := newAddresses(owned, func([]VIPAddress) {}, slog.New(slog.NewTextHandler(log, nil)))
@@ -134,6 +166,10 @@ func TestAddressesApply(t *testing.T) {
 	table.devices["eth0"] = table.devices["eth0"][:1] // another program flushed the VIPs
 	apply("repair", []VIPAddress{one, two}, []string{"add 10.0.0.1 on eth0", "add 10.0.0.2 on eth0"},
 		[]string{"10.0.0.1 on eth0", "10.0.0.2 on eth0"})
+	const warning = `level=WARN msg="another program has removed VIP addresses; they are added again" addresses="10.0.0.1 on eth0, 10.0.0.2 on eth0"` + "\n"
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.HasSuffix(log.String(), warning) {
+		t.Errorf("two lost addresses are %d warnings, want one:\n%s", n, log)
+	}
 
 	apply("remove one", []VIPAddress{one}, []string{"remove 10.0.0.2 on eth0"}, []string{"10.0.0.1 on eth0"})
 

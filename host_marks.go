@@ -1,8 +1,8 @@
 // The nftables table that puts a firewall mark on the packets of a port group
 // before IPVS sees them.
 //
-// Used by reconcile_pending.go. host_nft.go keeps the table so. A packet to any other port
-// keeps its mark.
+// Used by reconcile_pending.go and cmd_diff.go. host_nft.go keeps the table so. A packet
+// to any other port keeps its mark.
 
 package main
 
@@ -26,6 +26,9 @@ var errNoNFTables = errors.New("the kernel has no nf_tables (CONFIG_NF_TABLES, C
 var markKind = &tableKind{
 	missing: errNoNFTables,
 	changed: func(log *slog.Logger, attrs ...any) { log.Info("firewall marks changed", attrs...) },
+	repaired: func(log *slog.Logger, attrs ...any) {
+		log.Warn("another program has changed the firewall marks; they are repaired", attrs...)
+	},
 	unwatched: func(log *slog.Logger, err error) {
 		log.Warn("firewall marks that another program removes are noticed only by the next audit", "err", err)
 	},

@@ -1,8 +1,8 @@
 // An nftables table of the controller, whose sets have ports of VIPs. There are two
 // such tables: host_marks.go and host_notrack.go say what is in them.
 //
-// Used by reconcile*.go and main.go. The reconcile loop comes here through host.go,
-// and Follow wakes it when another program changes the table. It changes and deletes
+// Used by reconcile*.go, cmd_diff.go and main.go. The reconcile loop comes here through
+// host.go, and Follow wakes it when another program changes the table. It changes and deletes
 // no nftables table except the controller's own.
 
 package main
@@ -34,7 +34,8 @@ import (
 type tableKind struct {
 	missing   error // the kernel lacks what the table needs
 	changed   func(log *slog.Logger, attrs ...any)
-	unwatched func(log *slog.Logger, err error) // changes are noticed only by the next audit
+	repaired  func(log *slog.Logger, attrs ...any) // in place of changed: another program had changed it
+	unwatched func(log *slog.Logger, err error)    // changes are noticed only by the next audit
 }
 
 // tableForm is what a table has beside the elements of its sets.
@@ -301,21 +302,27 @@ func (t *portTable) change(conn *nftables.Conn, have tableState, want map[Marked
 	if err != nil {
 		return t.error(change, err)
 	}
-	t.kind.changed(t.log, "table", "inet "+t.name, "change", change, "why", t.why(have))
+	why, foreign := t.why(have)
+	say := t.kind.changed
+	if foreign {
+		say = t.kind.repaired
+	}
+	say(t.log, "table", "inet "+t.name, "change", change, "why", why)
 	return nil
 }
 
-// why is the reason for a change of have.
-func (t *portTable) why(have tableState) string {
+// why is the reason for a change of have, and whether another program is it. A table of an
+// earlier run has no reason but the configuration.
+func (t *portTable) why(have tableState) (why string, foreign bool) {
 	switch {
 	case t.known && have.equals(t.last), t.known && !reflect.DeepEqual(t.from, t.form), !t.known && have.damage == "":
-		return "configured"
+		return "configured", false
 	case !t.known:
-		return "the table had another form: " + have.damage
+		return "the table had another form: " + have.damage, false
 	case !have.exists:
-		return "repaired, another program changed it: the table was gone"
+		return "repaired, another program changed it: the table was gone", true
 	}
-	return "repaired, another program changed it: " + cmp.Or(have.damage, "the elements were different")
+	return "repaired, another program changed it: " + cmp.Or(have.damage, "the elements were different"), true
 }
 
 func (t *portTable) error(doing string, err error) error {

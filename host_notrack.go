@@ -44,6 +44,9 @@ var untrackedKind = &tableKind{
 	changed: func(log *slog.Logger, attrs ...any) {
 		log.Info("exemptions from connection tracking changed", attrs...)
 	},
+	repaired: func(log *slog.Logger, attrs ...any) {
+		log.Warn("another program has changed the exemptions from connection tracking; they are repaired", attrs...)
+	},
 	unwatched: func(log *slog.Logger, err error) {
 		log.Warn("exemptions from connection tracking that another program removes are noticed only by the next audit", "err", err)
 	},

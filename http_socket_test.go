@@ -248,6 +248,21 @@ func TestControlSocketDebug(t *testing.T) {
 			t.Errorf("%s over TCP: %d", target, code)
 		}
 	}
+	code, profile, err := overSocket(path, "GET", "/debug/pprof/profile?seconds=1")
+	if code != 200 || err != nil {
+		t.Fatal(code, err)
+	}
+	// As docs/status.md has it, of this process.
+	dir := t.TempDir()
+	program, err := os.Executable()
+	if err := errors.Join(err, os.Symlink(program, filepath.Join(dir, "lvs-controller")), os.WriteFile(filepath.Join(dir, "cpu"), []byte(profile), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	read := exec.Command("sh", "-c", "go tool pprof lvs-controller cpu")
+	read.Dir, read.Stdin = dir, strings.NewReader("top\nquit\n")
+	if out, err := read.CombinedOutput(); err != nil || !strings.Contains(string(out), "Type: cpu") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // The level of the log changes over the socket, by those who may.

@@ -130,7 +130,7 @@ func newSourceStatus(cfg *Config, streams []StreamState) sourceStatus {
 	}
 	s := sourceStatus{Name: cfg.ClusterSource(), Current: true}
 	for i := range streams {
-		current := streams[i].Synced && streams[i].LastError == ""
+		current := streams[i].current()
 		switch {
 		case current && s.Current && streams[i].Since.After(s.Since):
 			s.Since = streams[i].Since
@@ -144,13 +144,13 @@ func newSourceStatus(cfg *Config, streams []StreamState) sourceStatus {
 
 // newServiceStatus is the state of a service in the kernel, with what the loop knows of it:
 // known is nil when that is nothing.
-func newServiceStatus(k *KernelService, vip string, known *Service, times *rowTimes) serviceStatus {
+func newServiceStatus(k *KernelService, vip string, known *Service, times *rowTimes, kept *keptReasons) serviceStatus {
 	s := serviceStatus{Service: k.ServiceKey, VIP: vip, Scheduler: k.Scheduler, Traffic: k.Traffic, Servers: make([]serverStatus, 0, len(k.Servers))}
 	for _, r := range k.Servers {
 		one := serverStatus{Address: r.Address, Port: r.Port, Weight: r.Weight, Connections: r.Connections, Traffic: r.Traffic}
 		if known != nil {
 			if i := slices.IndexFunc(known.Servers, sameAs(r.RealServer)); i >= 0 {
-				one.Why, one.Since = known.Servers[i].Why, times.of(k.ServiceKey, &known.Servers[i])
+				one.Why, one.Since = kept.of(vip, k.ServiceKey, &known.Servers[i]), times.of(k.ServiceKey, &known.Servers[i])
 			}
 			if l := findLeaving(known.Leaving, r.RealServer); l != nil && !l.Gone {
 				one.DrainUntil = l.Deadline
@@ -217,10 +217,10 @@ func (s *httpServer) services(all []KernelService, v *loopState) iter.Seq[any] {
 		if len(all) == 0 {
 			return
 		}
-		ports := markPorts(v.Marked)
+		ports, kept := markPorts(v.Marked), newKeptReasons(v, s.watch.States())
 		for i := range all {
 			known := v.Shards.find(all[i].ServiceKey)
-			one := newServiceStatus(&all[i], known.VIP, known, &s.loop.times)
+			one := newServiceStatus(&all[i], known.VIP, known, &s.loop.times, kept)
 			one.Ports = ports[one.Service]
 			if !yield(one) {
 				return

@@ -315,6 +315,9 @@ type StreamState struct {
 	Lasting   bool      `json:"-"`                   // LastError is a fault that no waiting mends
 }
 
+// current reports whether what is known of the stream is what its source has.
+func (s *StreamState) current() bool { return s.Synced && s.LastError == "" }
+
 // stream follows one key. Only the goroutine that runs it changes it; States reads
 // it meanwhile.
 type stream struct {

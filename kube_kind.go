@@ -1,7 +1,7 @@
 // What all kinds of objects that streams follow have in common, and how one describes
 // itself.
 //
-// Used by snapshot.go and cmd*.go. Pure: no I/O, no k8s.io packages.
+// Used by snapshot.go, http_kept.go and cmd*.go. Pure: no I/O, no k8s.io packages.
 
 package main
 

@@ -1,9 +1,9 @@
 // The kinds of objects that streams follow.
 //
-// Used by snapshot.go, cmd*.go and main_rights.go. A kind is described by one streamKind,
-// in its own file (kube_pods.go, kube_configmaps.go, kube_nodes.go and so on), and has one
-// line in streamKinds. The rest of the kube*.go files and snapshot.go know no kind by
-// name. Pure: no I/O, no k8s.io packages.
+// Used by snapshot.go, http_kept.go, cmd*.go and main_rights.go. A kind is described by one
+// streamKind, in its own file (kube_pods.go, kube_configmaps.go, kube_nodes.go and so on),
+// and has one line in streamKinds. The rest of the kube*.go files and snapshot.go know no
+// kind by name. Pure: no I/O, no k8s.io packages.
 
 package main
 

@@ -66,14 +66,14 @@ func (r *reconciler) apply(o *passResult) []error {
 	}
 	k.have = accepted(p.targetTable, k.have, undone)
 	r.exempt.apply(wantedUntracked(r.planner.owners, k.have, r.marks.marked, o.cfg), o.audit)
-	r.done(p.ops, undone)
+	r.done(p.ops, undone, p.drift)
 	o.bulk = p.ops.len() >= bulkChange
 	r.counters.Refused.Add(uint64(len(failed)))
 	return append(flatten(markErr), groupErrors(failed)...)
 }
 
-// done counts and logs those of ops that were carried out.
-func (r *reconciler) done(ops phases, undone []op) {
+// done counts and logs those of ops that were carried out. Some repair what is in drift.
+func (r *reconciler) done(ops phases, undone []op, drift drift) {
 	if len(undone) > 0 {
 		not := addAll(make(map[op]bool), undone)
 		ops = ops.without(func(o *op) bool { return not[*o] })
@@ -91,6 +91,7 @@ func (r *reconciler) done(ops phases, undone []op) {
 			r.exchanged[o.Service.ServiceKey] = now
 		}
 	}
+	logRepairs(r.log, &ops, drift)
 	logChanges(r.log, &ops, &r.changes, r.events, now)
 }
 

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -101,6 +102,36 @@ func logChanges(log *slog.Logger, ops *phases, kept *changeRecord, events *event
 		if len(lines)-i <= keptEvents && events != nil {
 			events.add(l.event(now, ports))
 		}
+	}
+}
+
+// logRepairs writes one line about all of ops that undo what another program did, whatever
+// their number: logChanges has the details.
+func logRepairs(log *slog.Logger, ops *phases, drift drift) {
+	if len(drift) == 0 {
+		return
+	}
+	var first *op
+	var removed, edited, added int // by the other program
+	for o := range ops.all {
+		if !drift.touches(o) {
+			continue
+		}
+		if first == nil {
+			first = o
+		}
+		switch o.Kind {
+		case newService, newServer:
+			removed++
+		case delService, delServer:
+			added++
+		default:
+			edited++
+		}
+	}
+	if first != nil {
+		log.Warn("another program has changed the IPVS table; it is repaired", "removed", removed, "edited", edited, "added", added,
+			"first", strings.TrimSpace(first.Service.String()+" "+first.serverName()))
 	}
 }
 

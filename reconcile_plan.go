@@ -25,8 +25,9 @@ type planner struct {
 // plan is what a pass is going to do.
 type plan struct {
 	targetTable
-	want *wanted
-	ops  phases
+	want  *wanted
+	ops   phases
+	drift drift // what ops repair
 }
 
 // planInputs are what a plan depends on, beside the planner's memory.
@@ -149,11 +150,11 @@ func (p *planner) plan(in planInputs) plan {
 	want.Owners = p.owners // which know former marks too
 	p.want = &want
 	next := plan{want: &want, targetTable: computeTarget(&want, in.have, in.now)}
-	next.ops = diff(next.Shards, in.have)
+	next.ops, next.drift = diff(next.Shards, in.have), in.drift
 	if len(in.drift) > 0 {
 		for o := range next.ops.all {
 			if in.drift.touches(o) {
-				o.because("repaired, another program changed it: " + o.Why)
+				o.because(whyRepaired + ": " + o.Why)
 			}
 		}
 	}
@@ -219,6 +220,9 @@ func (p *planner) forgetEmpty(have shards) {
 	maps.DeleteFunc(p.state.Owned, func(a netip.Addr, _ bool) bool { return p.owners.addresses[a] == nil && !addresses[a] })
 	maps.DeleteFunc(p.state.Marks, func(m uint32, _ string) bool { return p.owners.marks[m] == nil && !marks[m] })
 }
+
+// whyRepaired begins the reason of a change that undoes another program's.
+const whyRepaired = "repaired, another program changed it"
 
 // drift is what another program changed in our part of the kernel's table: rows, and
 // services under their keys alone.

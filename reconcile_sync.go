@@ -89,7 +89,7 @@ func (k *daemonKeeper) run(kernel syncDaemons, want SyncDaemon, have *SyncDaemon
 		case asked.Device != want.Device:
 			why = "its device was made again"
 		case before:
-			why = "repaired, another program changed it"
+			why = whyRepaired
 		}
 	}
 	if have != nil && have.beside(want, asked) == want {
@@ -108,6 +108,9 @@ func (k *daemonKeeper) run(kernel syncDaemons, want SyncDaemon, have *SyncDaemon
 	k.state.save()
 	if err := kernel.StartDaemon(want); err != nil {
 		return startError(want, err)
+	}
+	if why == whyRepaired {
+		k.log.Warn("another program has changed the sync daemon; it is repaired", "role", want.Role, "interface", want.Interface)
 	}
 	k.log.Info(message, append([]any{"role", want.Role, "interface", want.Interface}, append(change, "why", why)...)...)
 	return nil

@@ -92,7 +92,9 @@ func TestSyncDaemons(t *testing.T) {
 	b.log.Reset()
 	b.later(10 * time.Second)
 	logLines(t, b.log.String(),
+		`WARN msg="another program has changed the sync daemon; it is repaired" role=master interface=eth1`,
 		`INFO msg="sync daemon started" role=master interface=eth1 syncid=2 group=224.0.0.81 why="repaired, another program changed it"`,
+		`WARN msg="another program has changed the sync daemon; it is repaired" role=backup interface=eth1`,
 		`INFO msg="sync daemon restarted" role=backup interface=eth1 change="syncid 9 → 2" why="repaired, another program changed it"`)
 	b.wantDaemons(two, two)
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -420,6 +421,33 @@ func TestLoopRepairsDrift(t *testing.T) {
 	}
 	if n := b.loop.counters.Drifts.Load(); n != 1 {
 		t.Errorf("drifts = %d, want 1", n)
+	}
+	repairs := func() (lines []string) {
+		return regexp.MustCompile(`level=WARN msg="another program .*`).FindAllString(b.log.String(), -1)
+	}
+	const warning = `level=WARN msg="another program has changed the IPVS table; it is repaired" `
+	if diff := cmp.Diff([]string{warning + `removed=2 edited=0 added=0 first=10.0.0.1:80/tcp`}, repairs()); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+
+	// Of many changes, one line; a row that is wanted now is no repair.
+	b.log.Reset()
+	foreign := service("10.0.0.1:80/tcp", "10.1.0.1", 7, "10.1.0.2", 1, "10.1.0.3", 1)
+	b.put(foreign)
+	b.loop.cluster.Set(testCluster(nil, readyPod("a", "10.1.0.1"), readyPod("b", "10.1.0.2")))
+	b.later(11 * time.Second)
+	if diff := cmp.Diff([]string{warning + `removed=0 edited=2 added=0 first="10.0.0.1:80/tcp 10.1.0.1"`}, repairs()); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+
+	// What is found at a start, or was changed while no controller ran, is adopted.
+	b.log.Reset()
+	b.put(foreign)
+	b.restart()
+	b.pass()
+	b.later(11 * time.Second)
+	if lines := repairs(); len(lines) > 0 {
+		t.Errorf("a start warns: %q", lines)
 	}
 }
 

@@ -25,6 +25,7 @@ const ready = `lvs-controller ready -listen 127.0.0.1:9652`
 // directors behind a router.
 var documentedSteps = []documentedStep{
 	{on: "client", lines: "lvs-controller help", want: `(?s)Usage:.*realserver`},
+	{on: "client", lines: "lvs-controller version", want: `(?s)\Alvs-controller .*^go +go1\.`},
 	{on: "director", lines: "install -m 0644 install/lvs-controller.modprobe /etc/modprobe.d/lvs-controller.conf", after: "grep -q ^options.ip_vs.conn_tab_bits= /etc/modprobe.d/lvs-controller.conf"},
 	{on: "director", lines: "echo ip_vs > /etc/modules-load.d/ip_vs.conf", after: "modprobe -a $(cat /etc/modules-load.d/ip_vs.conf)"},
 	{on: "director", lines: "cat /sys/class/net/eth0/address", want: `^[0-9a-f]{2}(:[0-9a-f]{2}){5}$`},
@@ -52,6 +53,7 @@ var documentedSteps = []documentedStep{
 	{on: "director", lines: "ipvsadm -R < lines.txt", after: "ipvsadm -Sn | grep -- '-a -t 10.135.22.77:443 -r 10.135.22.31:443 -g -w 1'"},
 	{on: "director", lines: "systemctl enable --now lvs-controller", after: ready},
 	{on: "director", lines: "systemctl status lvs-controller", want: `active \(running\)`},
+	{on: "director", lines: "grep -e Cap -e NoNewPrivs /proc/PID/status", with: []string{"PID", `"$(cat "$LAB/director/lvs-controller.unit")"`}, want: `(?s)^CapEff:\t0000000000003000$.*^NoNewPrivs:\t1$`},
 	{on: "director", lines: "lvs-controller status", want: `(?s)\Aready\n.*edge 10\.135\.22\.77 80/tcp,443/tcp .*\n  10\.135\.22\.31 .* pod ingress-a ready`},
 	{on: "director", lines: "lvs-controller status -o json", want: `"version": ?1`},
 	{on: "director", lines: "lvs-controller ready", want: `^ready$`},

@@ -6,6 +6,7 @@
 //	host      Linux and root                                  make unit
 //	kernel    a kernel with IPVS                              make kernel
 //	e2e       that and a real API server                      make e2e
+//	cluster   a real API server on this machine, and kubectl  the same
 //	drill     the same, and -size                             make drill, drill-short
 //	bench     a kernel with IPVS, and -size: it measures      make bench, bench-short
 //	bench-e2e that and a real API server                      the same
@@ -30,7 +31,7 @@ import (
 	"lvs-controller/test/args"
 )
 
-var groups = []string{"host", "kernel", "e2e", "drill", "bench", "bench-e2e", "bench-peers", "tuning", "soak"}
+var groups = []string{"host", "kernel", "e2e", "cluster", "drill", "bench", "bench-e2e", "bench-peers", "tuning", "soak"}
 
 var chosen = flag.String("group", groups[0], "run the tests of this `group`: "+strings.Join(groups, ", "))
 

@@ -162,25 +162,32 @@ func TestE2EQuickStart(t *testing.T) {
 	e.withoutFile(follow, dir)
 }
 
+// withoutFile is the command of README.md that needs no configuration file.
+func withoutFile(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile(installed("../README.md"))
+	lab.Must(t, err)
+	line := regexp.MustCompile("`(lvs-controller -kubeconfig kubeconfig -vip [^`]*)`").FindSubmatch(page)
+	if line == nil {
+		t.Fatal("README.md has no command line that needs no file")
+	}
+	return string(line[1])
+}
+
 // withoutFile runs the command of README.md that needs no configuration file, on a
 // director on which nothing is left.
 func (e *e2e) withoutFile(follow func(h *lab.Host, name, block string) string, dir string) {
 	e.Helper()
-	page, err := os.ReadFile(installed("../README.md"))
-	lab.Must(e.T, err)
-	line := regexp.MustCompile("`(lvs-controller -kubeconfig kubeconfig -vip [^`]*)`").FindSubmatch(page)
-	if line == nil {
-		e.Fatal("README.md has no command line that needs no file")
-	}
+	line := withoutFile(e.T)
 	e.stopQuickStart(dir)
 	e.director.Run("ipvsadm", "-C")
 	e.director.Run("ip", "address", "del", "10.0.0.100/32", "dev", "eth0")
-	follow(e.director, "director", "install -D -m 0755 lvs-controller /usr/local/sbin/lvs-controller\n"+string(line[1])+` >"$LAB/log" 2>&1 &
+	follow(e.director, "director", "install -D -m 0755 lvs-controller /usr/local/sbin/lvs-controller\n"+line+` >"$LAB/log" 2>&1 &
 echo $! >"$LAB/pid"`)
 	lab.Within(e.T, 20*time.Second, func() string {
 		if out, err := e.client.Try("curl", "-s", "-m", "2", "http://10.0.0.100/"); err != nil || !strings.Contains(out, "node-") {
 			log, _ := os.ReadFile(filepath.Join(dir, "log"))
-			return fmt.Sprintf("%s: no answer: %v\n%s", line[1], err, log)
+			return fmt.Sprintf("%s: no answer: %v\n%s", line, err, log)
 		}
 		return ""
 	})

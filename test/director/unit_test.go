@@ -118,7 +118,7 @@ func startSystemd(r *rig, unit string, drops ...string) *systemd {
 		return ""
 	})
 	folder := "/etc/systemd/system/" + unit + ".service.d/"
-	// No part of the limits: there is no journal.
+	// No part of the limits: a file is read more easily than the journal.
 	s.run(fmt.Sprintf("printf '[Service]\\nStandardError=append:%s\\n' >%stest.conf", s.log, folder))
 	for _, drop := range drops {
 		s.run("install -m 0644 " + installed(drop) + " " + folder)
@@ -249,6 +249,9 @@ func TestKernelUnit(t *testing.T) {
 				return ""
 			})
 
+			t.Log("step: the journal knows which lines are warnings")
+			s.journal()
+
 			t.Log("step: stopped, the kernel goes on")
 			s.run("systemctl stop lvs-controller")
 			if state := s.property("ActiveState") + " " + s.property("Result"); state != "inactive success" {
@@ -268,6 +271,30 @@ func TestKernelUnit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// journalLine is the command of docs/operations.md.
+const journalLine = `journalctl -p warning -u lvs-controller`
+
+// journal has the service write to the journal for a while, and a mistake in its
+// configuration: of what it writes, journalctl shows the lines from warnings on.
+func (s *systemd) journal() {
+	s.Helper()
+	const drop = "/etc/systemd/system/lvs-controller.service.d/zjournal.conf"
+	s.run("printf '[Service]\\nStandardError=journal\\n' >" + drop + " && systemctl daemon-reload && systemctl start systemd-journald && systemctl restart lvs-controller")
+	s.configure("bogus = 1\n" + unitConfig)
+	lab.Within(s.T, 20*time.Second, func() string {
+		all, err := s.try("journalctl -u lvs-controller")
+		if err != nil || !strings.Contains(all, "bogus") || !strings.Contains(all, "msg=starting ") {
+			return fmt.Sprintf("the journal: %v\n%s", err, all)
+		}
+		if out, err := s.try(journalLine); err != nil || !strings.Contains(out, "bogus") || strings.Contains(out, "msg=starting ") {
+			return fmt.Sprintf("%s: %v\n%s\nof\n%s", journalLine, err, out, all)
+		}
+		return ""
+	})
+	s.configure(unitConfig)
+	s.run("rm " + drop + " && systemctl daemon-reload && systemctl restart lvs-controller")
 }
 
 // prepare gives the user of the drop-in its files, by the commands in the drop-in's head.
