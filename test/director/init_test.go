@@ -105,7 +105,7 @@ func initResults(t *testing.T, out string, want ...[2]string) {
 const initMistake = "config.toml:1: bogus: unknown key"
 
 // OpenRC: a start with a mistake and without a last good configuration fails, one with it
-// works; what ends is started again; reload and restart refuse a mistake.
+// works; one with a mistake in args fails in any case, because the controller would too; what ends is started again; reload and restart refuse a mistake.
 func TestOpenRCTools(t *testing.T) {
 	out := runInit(t, `
 for d in daemons exclusive failed hotplugged inactive options scheduled started starting stopping wasinactive coldplugged tmp; do mkdir -p /run/openrc/$d; done
@@ -135,16 +135,31 @@ step rc-service $s restart
 step test "$before" = "$(controller)"
 step rc-service $s stop
 step gone
+for args in "-debug -log-lvel info" "-schedname zz"; do
+	echo "args='$args'" >>/etc/conf.d/$s
+	step rc-service $s start
+	config good
+	step rc-service $s start
+	step gone
+	config bad
+done
+echo args=-debug >>/etc/conf.d/$s
 step rc-service $s start
 step logged 'starting with the last good one'
 step rc-service $s stop
+sed -i '1s/config.toml/other.toml/' /var/lib/lvs-controller/config.last-good.toml
+step rc-service $s start
+step gone
 `)
 	const ok = "0"
 	initResults(t, out, [2]string{"1", initMistake}, [2]string{ok, ""},
 		[2]string{ok, "added to runlevel default"}, [2]string{ok, "Starting"}, [2]string{ok, "started"},
 		[2]string{ok, ""}, [2]string{ok, "started"}, [2]string{ok, "Reloading"}, [2]string{ok, ""},
 		[2]string{"1", initMistake}, [2]string{"1", initMistake}, [2]string{ok, ""},
-		[2]string{ok, "Stopping"}, [2]string{ok, ""}, [2]string{ok, "the last good configuration is used"}, [2]string{ok, ""}, [2]string{ok, "Stopping"})
+		[2]string{ok, "Stopping"}, [2]string{ok, ""},
+		[2]string{"1", "no last good"}, [2]string{"1", "unknown flag -log-lvel"}, [2]string{ok, ""}, [2]string{"1", "no last good"}, [2]string{"1", "no last good"}, [2]string{ok, ""},
+		[2]string{ok, "the last good configuration is used"}, [2]string{ok, ""}, [2]string{ok, "Stopping"},
+		[2]string{"1", "no last good"}, [2]string{ok, ""})
 	if strings.Contains(out, "Starting lvs-controller.openrc ...\nbogus") {
 		t.Error(out)
 	}
