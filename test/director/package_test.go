@@ -50,7 +50,7 @@ func TestPackageUpgrade(t *testing.T) {
 
 	t.Log("step: updates to the new version and back, under load")
 	p.openTo("node12")
-	load := p.client.StartLoad(p.vip, size.workers, 20*time.Millisecond)
+	load := p.client.StartLoad(p.vip, size.workers, 40*time.Millisecond)
 	for p.updates < size.updates || load.Report().Requests < size.requests {
 		p.round()
 	}
