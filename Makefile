@@ -1,7 +1,7 @@
 ## build        one static binary for this machine
 ## dist         the same for amd64 and arm64, under dist/
 ## release      these, packages (deb, rpm), an image, a list of modules and sums, under dist/
-## release-test the release twice, byte for byte; its packages in Debian 12 and 13
+## release-test the release twice, byte for byte; its packages in Debian 12 and 13, updated under load
 ## release-test-short the first half of it, for amd64 alone
 ## lint         format, vet, staticcheck, sizes and floors of the code, shell scripts
 ## test         unit tests, the model, and the real-kernel tests

@@ -17,6 +17,8 @@ var (
 	Proxy   = flag.String("kube-proxy", "", "the `file` of kube-proxy")
 	CRDs    = flag.String("crds", "", "the `folder` of the Gateway API's CRDs")
 	User    = flag.Uint("user", 0, "the `id` of the user and group that the controller runs as, with CAP_NET_ADMIN and CAP_NET_RAW; 0 is root, with all")
+	System  = flag.String("system", "", "a `tar` of the Debian whose dpkg and systemd the packages meet")
+	Debs    = flag.String("packages", "", "the `folder` of the packages, old/*.deb and new/*.deb")
 	Native  = flag.Bool("native", false, "the tests run on the control plane's own machine")
 
 	Operations = flag.Int("operations", 5000, "`number` of operations of a soak")

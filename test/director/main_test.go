@@ -13,6 +13,7 @@
 //	bench-peers that, and kube-proxy                          the same
 //	tuning    a kernel with IPVS: it measures, too            make tuning
 //	soak      a kernel with IPVS                              make soak, soak-short
+//	package   that, -size, a Debian and packages for it       make release-test
 //
 // The other flags are in test/args.
 package director
@@ -31,7 +32,7 @@ import (
 	"lvs-controller/test/args"
 )
 
-var groups = []string{"host", "kernel", "e2e", "cluster", "drill", "bench", "bench-e2e", "bench-peers", "tuning", "soak"}
+var groups = []string{"host", "kernel", "e2e", "cluster", "drill", "bench", "bench-e2e", "bench-peers", "tuning", "soak", "package"}
 
 var chosen = flag.String("group", groups[0], "run the tests of this `group`: "+strings.Join(groups, ", "))
 
@@ -81,7 +82,10 @@ func runGroup(m *testing.M) (code int, err error) {
 		}
 	}
 	// A test may work in another folder.
-	for _, path := range []*string{args.Binary, args.Install} {
+	for _, path := range []*string{args.Binary, args.Install, args.System, args.Debs} {
+		if *path == "" {
+			continue
+		}
 		if *path, err = filepath.Abs(*path); err != nil {
 			return 0, err
 		}

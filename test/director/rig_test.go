@@ -48,8 +48,11 @@ type pod struct {
 	address     string // annotation lvs-controller/address
 }
 
-func newRig(t *testing.T) *rig {
-	of(t, "kernel")
+func newRig(t *testing.T) *rig { return newRigOf(t, "kernel") }
+
+// newRigOf is newRig for a test of another group.
+func newRigOf(t *testing.T, group string) *rig {
+	of(t, group)
 	dir := t.TempDir() // first, so that it is removed when nothing writes to it any more
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)

@@ -16,15 +16,23 @@ import (
 )
 
 // systemdScript makes a machine of its own for systemd, which is its first process: no
-// other test has its files, its processes or its control groups.
+// other test has its files, its processes or its control groups. What %[2]s does gives it
+// its files and runs systemd, with the arguments %[3]s.
 const systemdScript = `set -eu
 cd %[1]s
-mkdir -p etc cgroup
+mkdir -p cgroup
 mount -t cgroup2 none cgroup
 mkdir -p cgroup/unit-test
 echo 0 >cgroup/unit-test/cgroup.procs
-exec unshare --cgroup --mount --pid --fork --kill-child --mount-proc sh -euc '
+exec unshare --cgroup --mount --uts --pid --fork --kill-child --mount-proc sh -euc '
 umount cgroup
+%[2]s' %[3]s
+`
+
+// unitFiles are the files of the guest, with folders apart where systemd and a unit of
+// install/ write: $0 is the controller, $1 install/, $2 the unit.
+const unitFiles = `
+mkdir -p etc
 cp -a /etc/. etc/
 mount --bind etc /etc
 mount -t sysfs sysfs /sys
@@ -44,7 +52,6 @@ for u in tmpfiles-setup.service tmpfiles-setup-dev.service tmpfiles-clean.timer 
 done
 touch ready
 exec env container=lab /lib/systemd/systemd --system --unit=basic.target --show-status=no
-' %[2]s %[3]s %[4]s
 `
 
 // unitConfig has all that a limit of the unit could forbid: addresses of both
@@ -87,27 +94,31 @@ type systemd struct {
 	*rig
 	unit string // the service that is under test
 	pid  string // of its first process, outside its process namespace
-	log  string // what the service has written
+	log  string // what the service has written; "": the journal has it
 }
 
-// startSystemd runs systemd as the first process of the director, with a unit of install/,
-// which it does not start.
-func startSystemd(r *rig, unit string, drops ...string) *systemd {
+// startMachine runs systemd as the first process of the director, with the files that a
+// script makes out of its arguments.
+func startMachine(r *rig, unit, files string, arguments ...string) *systemd {
 	r.Helper()
-	process := r.director.Start("unshare", "--mount", "sh", "-c", fmt.Sprintf(systemdScript, r.dir, controller(), installed("."), unit))
-	s := &systemd{rig: r, unit: unit, log: filepath.Join(r.dir, "log")}
+	dir := r.dir
+	process := r.director.Start("unshare", "--mount", "sh", "-c", fmt.Sprintf(systemdScript, dir, files, strings.Join(arguments, " ")))
+	s := &systemd{rig: r, unit: unit}
 	r.Cleanup(func() {
 		process.Kill()
 		lab.Within(r.T, 10*time.Second, func() string {
-			clean := fmt.Sprintf("mount -t cgroup2 none %[1]s/cgroup && find %[1]s/cgroup/unit-test -depth -type d -exec rmdir {} +", r.dir)
+			clean := fmt.Sprintf("mount -t cgroup2 none %[1]s/cgroup && find %[1]s/cgroup/unit-test -depth -type d -exec rmdir {} +", dir)
 			if out, err := r.director.Command("unshare", "--mount", "sh", "-c", clean).CombinedOutput(); err != nil {
 				return fmt.Sprintf("the control groups stay: %v\n%s", err, out)
 			}
 			return ""
 		})
 	})
-	lab.Within(r.T, 30*time.Second, func() string {
-		if _, err := os.Stat(filepath.Join(r.dir, "ready")); err != nil {
+	lab.Within(r.T, 2*time.Minute, func() string {
+		if _, err := os.Stat(filepath.Join(dir, "ready")); err != nil {
+			if process.Ended() {
+				r.Fatalf("the director is not set up: %s", process.Log())
+			}
 			return "the director is not set up: " + process.Log()
 		}
 		out, _ := r.director.Try("pgrep", "-P", fmt.Sprint(process.PID()))
@@ -117,6 +128,14 @@ func startSystemd(r *rig, unit string, drops ...string) *systemd {
 		}
 		return ""
 	})
+	return s
+}
+
+// startSystemd runs systemd with a unit of install/, which it does not start.
+func startSystemd(r *rig, unit string, drops ...string) *systemd {
+	r.Helper()
+	s := startMachine(r, unit, unitFiles, controller(), installed("."), unit)
+	s.log = filepath.Join(r.dir, "log")
 	folder := "/etc/systemd/system/" + unit + ".service.d/"
 	// No part of the limits: a file is read more easily than the journal.
 	s.run(fmt.Sprintf("printf '[Service]\\nStandardError=append:%s\\n' >%stest.conf", s.log, folder))
@@ -128,7 +147,7 @@ func startSystemd(r *rig, unit string, drops ...string) *systemd {
 
 // try runs a script beside systemd.
 func (s *systemd) try(script string) (string, error) {
-	out, err := s.director.Command("nsenter", "--net", "--mount", "--pid", "--target", s.pid, "env", "PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-euc", script).CombinedOutput()
+	out, err := s.director.Command("nsenter", "--net", "--mount", "--uts", "--pid", "--root", "--wd", "--target", s.pid, "env", "PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-euc", script).CombinedOutput()
 	return string(out), err
 }
 
@@ -143,6 +162,10 @@ func (s *systemd) run(script string) string {
 
 // written is the service's log.
 func (s *systemd) written() string {
+	if s.log == "" {
+		out, _ := s.try("journalctl --no-pager --unit " + s.unit)
+		return out
+	}
 	text, _ := os.ReadFile(s.log)
 	return string(text)
 }
