@@ -123,7 +123,7 @@ var phrases = []string{
 	"kong quit --wait=15", "nginx -s quit",
 	"endpointslices NAMESPACE kubernetes.io/service-name=NAME", "service NAMESPACE/NAME", // names of streams
 	"fewer real servers in service than the quorum",
-	"lvs-controller import", "lvs-controller keepalived", "lvs-controller realserver", "lvs-controller realserver -watch", "realserver -tunnel",
+	"lvs-controller import", "lvs-controller keepalived", "lvs-controller realserver", "lvs-controller realserver -watch", "realserver -tunnel", "realserver -remove -owner",
 	"go test", "go test -bench", "go vet", "go tool trace",
 }
 
@@ -143,6 +143,7 @@ var otherCommands = []otherCommand{
 	{"make-kubeconfig.sh -n NAMESPACE -S SERVICE", "needs a cluster administrator: TestMakeKubeconfig runs it with a stub of kubectl, TestE2EService applies what it applies", "test/director/install_test.go", `"-S", "web"`},
 	{"kubectl get services,endpointslices -A -o json", "needs an API server: TestServiceFilesCutShort reads what it writes", "kube_slices_test.go", `func TestServiceFilesCutShort`},
 	{"kubectl apply -f install/realserver-daemonset.yaml", "needs an API server: TestE2EDaemonSet applies it, and runs its pod", "test/director/daemonset_test.go", `admin\.Apply\(ctx, "default", manifest\)`},
+	{"kubectl apply -f install/realserver-vips.yaml", "needs an API server: TestE2EDaemonSet applies it, and its pod has these VIPs", "test/director/daemonset_test.go", `admin\.Apply\(ctx, "default", vips\)`},
 	{"kubectl label node node-a lvs-controller/node=true", "needs an API server: TestE2EDaemonSet labels a Node so, and compares it with the DaemonSet", "test/director/daemonset_test.go", `"lvs-controller/node": "true"`},
 	{"journalctl -p warning -u lvs-controller", "the guest has no journal; the unit's log has priorities", "install/lvs-controller.service", `ExecStart=.* -log-format journal`},
 	{"go tool pprof lvs-controller cpu", "the guest has no Go; cpu is read there as far as it is packed", "http_debug.go", `pprof\.StartCPUProfile`},
