@@ -146,14 +146,33 @@ func (t *realserverTask) misuse() (err error) {
 		err = errors.New("-remove and -check exclude each other")
 	case t.watch && (t.remove || t.check):
 		err = errors.New("-watch excludes -remove and -check")
-	case rs.owner != "" && rs.file == "" && !t.remove:
-		err = errors.New("-owner is for -vips-file or -remove")
-	case rs.owner != "" && !t.remove && !isOwner(rs.owner):
-		err = fmt.Errorf("-owner %q: want 1 to %d letters, digits and characters of %s", shorten(rs.owner, quotedText), ownerMost, ownerMarks)
 	case t.listen != "" && !t.watch:
 		err = errors.New("-listen is for -watch")
 	case rs.device == rs.uplink:
 		err = errors.New("-dev must not be the uplink: the node would answer ARP for the VIP")
+	case rs.owner != "" && !t.remove: // -remove takes any that is in the state
+		err = rs.misusedOwner()
+	}
+	if err == nil {
+		err = rs.misusedTunnel()
+	}
+	return err
+}
+
+// misusedOwner is what is wrong with -owner.
+func (rs *realserver) misusedOwner() error {
+	if rs.file == "" {
+		return errors.New("-owner is for -vips-file or -remove")
+	}
+	if !isOwner(rs.owner) {
+		return fmt.Errorf("-owner %q: want 1 to %d letters, digits and characters of %s", shorten(rs.owner, quotedText), ownerMost, ownerMarks)
+	}
+	return nil
+}
+
+// misusedTunnel is what is wrong with the flags of the tunnel.
+func (rs *realserver) misusedTunnel() (err error) {
+	switch {
 	case !slices.Contains([]string{"", "ipip", "gue", "gre"}, rs.tunnel):
 		err = fmt.Errorf("-tunnel %s: want ipip, gue or gre", rs.tunnel)
 	case rs.port < 1 || rs.port > 65535:

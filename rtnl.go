@@ -27,8 +27,8 @@ import (
 // the thread that opened it.
 type rtnl struct {
 	conn  *rtnetlink.Conn
-	dumps dumpConn                  // for lists
-	found map[string]*net.Interface // devices that device has found
+	dumps dumpConn       // for lists
+	found *net.Interface // by device, last
 }
 
 // rtnlTimeout bounds everything done over one connection. A dump of a
@@ -172,20 +172,16 @@ func isARPDevice(m *rtnetlink.LinkMessage, inSubnet bool) bool {
 	return inSubnet || slices.Contains([]string{"", "bond", "team", "vlan", "bridge", "macvlan"}, kind)
 }
 
-// device is deviceByName that looks for each device once in the short life of r.
-func (r *rtnl) device(name string) (*net.Interface, error) {
-	if ifi := r.found[name]; ifi != nil {
-		return ifi, nil
+// device is deviceByName that looks once for a device that is asked for again and again in
+// the short life of r.
+func (r *rtnl) device(name string) (ifi *net.Interface, err error) {
+	if r.found == nil || r.found.Name != name {
+		if ifi, err = deviceByName(name); err != nil {
+			return nil, err
+		}
+		r.found = ifi
 	}
-	ifi, err := deviceByName(name)
-	if err != nil {
-		return nil, err
-	}
-	if r.found == nil {
-		r.found = make(map[string]*net.Interface)
-	}
-	r.found[name] = ifi
-	return ifi, nil
+	return r.found, nil
 }
 
 // deviceByName is net.InterfaceByName with an error that can be recognised.
