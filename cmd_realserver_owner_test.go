@@ -160,7 +160,7 @@ func TestRealserverLockOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := of("a").lockOwner(); !errors.Is(err, errWatched) {
-		t.Errorf("the same owner: %v", err)
+		t.Fatalf("the same owner: %v", err)
 	}
 	other, err := of("b").lockOwner()
 	if err != nil {
