@@ -45,6 +45,7 @@ func TestVIPsBound(t *testing.T) {
 // command line, with both ends of a tunnel, can be read again.
 func TestRealserverStateBound(t *testing.T) {
 	node := newFakeNode(t)
+	var first vipsFile
 	for owner := range 4 {
 		var text strings.Builder
 		for i := range mostVIPs {
@@ -52,6 +53,9 @@ func TestRealserverStateBound(t *testing.T) {
 		}
 		file := newVIPsFile(t, text.String())
 		args := []string{"-vips-file", file.path, "-tunnel", "gue"}
+		if owner == 0 {
+			first = file
+		}
 		if owner == 3 {
 			args = []string{"-vip", strings.ReplaceAll(strings.TrimSpace(text.String()), "\n", ","), "-tunnel", "gue"}
 		}
@@ -65,8 +69,8 @@ func TestRealserverStateBound(t *testing.T) {
 	}
 	t.Logf("%d bytes of %d", info.Size(), realserverStateMost)
 	lists := node.lists
-	file := newVIPsFile(t, "none")
-	if code, _, errs := node.run("-vips-file", file.path); code != exitOK {
+	first.says("10.0.0.1")
+	if code, _, errs := node.run("-vips-file", first.path, "-tunnel", "gue", "-check"); code != exitFailure {
 		t.Fatal(errs)
 	}
 	if listed := node.lists - lists; listed > 5 {
