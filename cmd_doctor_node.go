@@ -16,9 +16,6 @@ import (
 	"strings"
 )
 
-// realserverFile is where the sub-command realserver keeps what it has changed.
-const realserverFile = "/run/lvs-controller/realserver.json"
-
 // findNode finds the VIPs of a node: those of the configuration or else of the state file
 // of realserver, or else the host addresses on lo.
 func findNode(h *doctorHost) doctorNode {
@@ -27,7 +24,7 @@ func findNode(h *doctorHost) doctorNode {
 		n.prepared = true
 	}
 	var state realserverState
-	if text, err := readRegular(h.root+realserverFile, 1<<20); err == nil {
+	if text, err := readRegular(h.root+realserverFile, realserverStateMost); err == nil {
 		state, _ = decodeRealserverState(text) // one that cannot be read has nothing
 	}
 	n.findTunnel(h.cfg, &state)

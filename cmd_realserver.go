@@ -10,6 +10,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -45,17 +46,18 @@ type realserver struct {
 	named          []netip.Addr // those of them that the command line names
 	listed         []netip.Addr // those of them that the file lists
 	file           string       // absolute path of the file with VIPs; "" = none
+	owner          string       // whose VIPs those of the file are
 	device, uplink string
 	tunnel         string // ipip, gue or gre; "" = no tunnel
 	port           uint   // of gue
 	checksum       bool   // of gre
 	proc           procSys
-	statePath      string
 	net            nodeNetwork
-	state          realserverState
+	state          nodeState
 	stdout         io.Writer
 	wanted         []string     // what the VIPs need, as lack.about
 	leaving        []VIPAddress // what the file listed before, and does not list now
+	kept           []string     // a line for each of them that another owner needs
 	lacks          []lack
 	steps          []func() error // make what the node lacks, in this order
 	changes        int            // lines printed for changes made
@@ -94,7 +96,8 @@ the node prepared.`,
 lvs-controller realserver -vip 10.135.22.77,2001:db8::77 -check
 lvs-controller realserver -vip 10.135.22.77 -tunnel gue
 lvs-controller realserver -vip 10.135.22.77 -remove
-lvs-controller realserver -watch -vips-file /etc/lvs-controller/vips`,
+lvs-controller realserver -watch -vips-file /etc/lvs-controller/vips
+lvs-controller realserver -remove -owner /etc/lvs-controller/vips`,
 	values: map[string][]string{"tunnel": {"ipip", "gue", "gre"}, "log-format": {"text", "json", "journal"}, "log-level": {"debug", "info", "warn", "error"}},
 	new: func() task {
 		return &realserverTask{open: func() (nodeNetwork, error) { return openRtnl(context.Background()) }}
@@ -115,6 +118,7 @@ func (t *realserverTask) flags(flags *flag.FlagSet) {
 	rs := &t.realserver
 	flags.StringVar(&t.addresses, "vip", "", "virtual `addresses`, IPv4 or IPv6, separated by commas; needed without -vips-file")
 	flags.StringVar(&rs.file, "vips-file", "", "`file` with virtual addresses, one a line, # begins a comment; the line none alone means no address; -watch follows its changes")
+	flags.StringVar(&rs.owner, "owner", "", "the `name` under which the VIPs of the file are remembered (default: the path of the file); -remove needs no file with it")
 	flags.StringVar(&rs.device, "dev", "lo", "`device` that gets the addresses")
 	flags.StringVar(&rs.uplink, "uplink", "", "the only `device` that gets the ARP settings (default: the default route's and each other one that may lead to clients)")
 	flags.StringVar(&rs.tunnel, "tunnel", "", "unpack what the director sends through a tunnel: `type` ipip, gue or gre")
@@ -126,13 +130,13 @@ func (t *realserverTask) flags(flags *flag.FlagSet) {
 	flags.StringVar(&t.listen, "listen", "", "with -watch: `address` for /metrics, as 127.0.0.1:9653 (default none)")
 	t.logging.flags(flags)
 	flags.StringVar(&rs.proc.Root, "proc", "/proc/sys", "`directory` of the kernel settings")
-	flags.StringVar(&rs.statePath, "state", "/run/lvs-controller/realserver.json", "`file` for the values that the settings had before")
+	flags.StringVar(&rs.state.path, "state", realserverFile, "`file` for the values that the settings had before")
 }
 
 // misuse is what is wrong with the values of the flags.
 func (t *realserverTask) misuse() (err error) {
 	rs := &t.realserver
-	if t.addresses != "" || rs.file == "" {
+	if t.addresses != "" || rs.file == "" && (rs.owner == "" || !t.remove) {
 		if rs.named, err = parseVIPs(t.addresses); err != nil {
 			return fmt.Errorf("-vip: %w", err)
 		}
@@ -146,6 +150,29 @@ func (t *realserverTask) misuse() (err error) {
 		err = errors.New("-listen is for -watch")
 	case rs.device == rs.uplink:
 		err = errors.New("-dev must not be the uplink: the node would answer ARP for the VIP")
+	case rs.owner != "" && !t.remove: // -remove takes any that is in the state
+		err = rs.misusedOwner()
+	}
+	if err == nil {
+		err = rs.misusedTunnel()
+	}
+	return err
+}
+
+// misusedOwner is what is wrong with -owner.
+func (rs *realserver) misusedOwner() error {
+	if rs.file == "" {
+		return errors.New("-owner is for -vips-file or -remove")
+	}
+	if !isOwner(rs.owner) {
+		return fmt.Errorf("-owner %q: want 1 to %d letters, digits and characters of %s", shorten(rs.owner, quotedText), ownerMost, ownerMarks)
+	}
+	return nil
+}
+
+// misusedTunnel is what is wrong with the flags of the tunnel.
+func (rs *realserver) misusedTunnel() (err error) {
+	switch {
 	case !slices.Contains([]string{"", "ipip", "gue", "gre"}, rs.tunnel):
 		err = fmt.Errorf("-tunnel %s: want ipip, gue or gre", rs.tunnel)
 	case rs.port < 1 || rs.port > 65535:
@@ -167,9 +194,13 @@ func (t *realserverTask) run(ctx context.Context, stdout, stderr io.Writer) int 
 			return fail(stderr, "lvs-controller realserver:", err)
 		}
 		t.file = path
+		t.owner = cmp.Or(t.owner, path)
 	}
 	if t.watch {
 		return t.follow(ctx, stderr)
+	}
+	if err := t.read(stderr); err != nil {
+		return fail(stderr, "lvs-controller realserver:", err)
 	}
 	t.stdout = stdout
 	if err := t.realserver.run(t.open, t.remove, t.check); err != nil {
@@ -185,13 +216,20 @@ func (t *realserverTask) run(ctx context.Context, stdout, stderr io.Writer) int 
 	return exitOK
 }
 
+// read reads the file. -remove needs none: the state has what the file listed last.
+func (t *realserverTask) read(stderr io.Writer) (err error) {
+	if t.file != "" {
+		t.listed, err = readVIPs(t.file)
+	}
+	if err != nil && t.remove {
+		fmt.Fprintf(stderr, "lvs-controller realserver: warning: %s; what it listed last is undone\n", report(err))
+		err = nil
+	}
+	return err
+}
+
 // run does one of the command's three tasks.
 func (rs *realserver) run(open func() (nodeNetwork, error), remove, check bool) (err error) {
-	if rs.file != "" {
-		if rs.listed, err = readVIPs(rs.file); err != nil {
-			return err
-		}
-	}
 	rs.vips = including(slices.Clone(rs.named), rs.listed...)
 	if rs.net, err = open(); err != nil {
 		return err
@@ -209,7 +247,9 @@ func (rs *realserver) run(open func() (nodeNetwork, error), remove, check bool) 
 		return err
 	}
 	if remove {
-		if err = rs.undo(rs.on(rs.vips)); err == nil && rs.changes == 0 {
+		err = rs.remove()
+		rs.printKept()
+		if err == nil && rs.changes == 0 {
 			fmt.Fprintln(rs.stdout, "nothing to undo")
 		}
 		return err
@@ -220,6 +260,7 @@ func (rs *realserver) run(open func() (nodeNetwork, error), remove, check bool) 
 	if err := rs.carryOut(); err != nil {
 		return err
 	}
+	rs.printKept()
 	if rs.changes == 0 {
 		fmt.Fprintln(rs.stdout, "already in place")
 		return nil
@@ -236,6 +277,16 @@ func (rs *realserver) look() error {
 	if err := rs.plan(); err != nil {
 		return err
 	}
+	gone := rs.unneeded(rs.leaving)
+	on, err := rs.present(gone)
+	if err != nil {
+		return err
+	}
+	for _, v := range gone {
+		if on[v] {
+			rs.lack(lackAddress, v.String(), "%s should be gone: it has left %s", v, rs.file)
+		}
+	}
 	for _, l := range rs.lacks {
 		fmt.Fprintln(rs.stdout, l.text)
 	}
@@ -246,12 +297,12 @@ func (rs *realserver) look() error {
 }
 
 // carryOut makes what plan has found, and then undoes the VIPs that have left the file
-// and that no other file and no command line needs.
+// and that no other owner and no command line needs.
 func (rs *realserver) carryOut() error {
 	// Before anything changes, so that an interrupted run can be undone. A VIP that leaves
 	// is remembered until it has gone.
-	listed := rs.state.Files[rs.file]
-	rs.state.list(rs.file, including(slices.Clone(listed), rs.leaving...))
+	listed := rs.state.Files[rs.owner]
+	rs.state.list(rs.owner, including(slices.Clone(listed), rs.leaving...))
 	if err := rs.save(); err != nil {
 		return err
 	}
@@ -263,10 +314,12 @@ func (rs *realserver) carryOut() error {
 	if len(rs.leaving) == 0 {
 		return nil
 	}
-	rs.state.list(rs.file, listed)
-	needed := rs.state.prepared()
-	return rs.undo(slices.DeleteFunc(rs.leaving, func(v VIPAddress) bool { return slices.Contains(needed, v) }))
+	rs.state.list(rs.owner, listed)
+	return rs.undo(rs.unneeded(rs.leaving))
 }
+
+// mostVIPs bounds the VIPs of a command line and those of a file. A pass looks at each.
+const mostVIPs = 1024
 
 // parseVIPs reads "10.0.0.1,2001:db8::1". Repeats are dropped.
 func parseVIPs(s string) ([]netip.Addr, error) {
@@ -279,7 +332,9 @@ func parseVIPs(s string) ([]netip.Addr, error) {
 		if err != nil {
 			return nil, err
 		}
-		vips = including(vips, addr)
+		if vips = including(vips, addr); len(vips) > mostVIPs {
+			return nil, fmt.Errorf("more than %d addresses", mostVIPs)
+		}
 	}
 	return vips, nil
 }
@@ -318,8 +373,9 @@ func (rs *realserver) plan() error {
 	rs.state.Addresses = including(rs.state.Addresses, rs.on(rs.named)...)
 	if rs.file != "" {
 		listed := rs.on(rs.listed)
-		rs.leaving = slices.DeleteFunc(rs.state.Files[rs.file], func(v VIPAddress) bool { return slices.Contains(listed, v) })
-		rs.state.list(rs.file, listed)
+		stays := vipSet(listed)
+		rs.leaving = slices.DeleteFunc(rs.state.Files[rs.owner], func(v VIPAddress) bool { return stays[v] })
+		rs.state.list(rs.owner, listed)
 	}
 	return rs.planTunnel()
 }
@@ -395,10 +451,14 @@ func (rs *realserver) planSettings(kind lackKind, device string, settings []Sysc
 
 // planAddresses plans those of vips that a device does not have.
 func (rs *realserver) planAddresses(device string, have []deviceAddress, vips []netip.Addr) {
+	on := make(map[netip.Addr]bool, len(have))
+	for _, h := range have {
+		on[h.Address] = true
+	}
 	for _, a := range vips {
 		v := VIPAddress{Device: device, Address: a}
 		rs.wanted = append(rs.wanted, v.String())
-		if addressIn(have, a) != nil {
+		if on[a] {
 			continue
 		}
 		kind := lackAddress
@@ -448,81 +508,4 @@ func (rs *realserver) changed(err error, format string, args ...any) error {
 		fmt.Fprintf(rs.stdout, format+"\n", args...)
 	}
 	return err
-}
-
-// take removes an address from its device, if it is there.
-func (rs *realserver) take(v VIPAddress) error {
-	removed, err := rs.net.Remove(v)
-	if removed {
-		return rs.changed(err, "removed %s", v)
-	}
-	if errors.Is(err, unix.ENODEV) {
-		return nil
-	}
-	return err
-}
-
-// undo removes VIPs, and then what no other VIP of the state file needs: the ends
-// of tunnels and, without an IPv4 VIP, the settings. It keeps this order, because a
-// VIP on lo is never without the settings.
-func (rs *realserver) undo(vips []VIPAddress) error {
-	for _, v := range vips {
-		if err := rs.take(v); err != nil {
-			return err
-		}
-	}
-	rest, err := rs.remaining(vips)
-	if err != nil {
-		return err
-	}
-	rs.state.keep(func(v VIPAddress) bool { return slices.Contains(rest, v) })
-	if err := rs.undoTunnels(); err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(rest, func(v VIPAddress) bool { return v.Address.Is4() }) {
-		if err := rs.restore(rs.state.Sysctls); err != nil {
-			return err
-		}
-		rs.state.Sysctls = nil
-	}
-	return rs.save()
-}
-
-// remaining are the VIPs of the state file that are not being undone and are still on
-// their device.
-func (rs *realserver) remaining(undone []VIPAddress) (rest []VIPAddress, err error) {
-	for _, v := range rs.state.prepared() {
-		if slices.Contains(undone, v) {
-			continue
-		}
-		have, err := rs.net.List(v.Device)
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			return nil, err
-		}
-		if addressIn(have, v.Address) != nil {
-			rest = append(rest, v)
-		}
-	}
-	return rest, nil
-}
-
-// restore puts settings back, without those that another program has changed since,
-// and those of a device that is gone.
-func (rs *realserver) restore(settings []savedSysctl) error {
-	for _, s := range settings {
-		have, err := rs.proc.read(s.Key)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
-		case err == nil && have != s.After:
-			fmt.Fprintf(rs.stdout, "%s left at %s: another program changed it\n", s.Key, have)
-			continue
-		case err == nil:
-			err = rs.write(s.Key, s.Before)
-		}
-		if err := rs.changed(err, "%s: %s -> %s: as it was before", s.Key, s.After, s.Before); err != nil {
-			return err
-		}
-	}
-	return nil
 }

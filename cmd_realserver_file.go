@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// vipsFileMost is the largest file with VIPs, in bytes: some thousands of them.
-const vipsFileMost = 64 << 10
+// vipsFileMost is the largest file with VIPs, in bytes: mostVIPs of them, with comments.
+const vipsFileMost = 128 << 10
 
 // noVIPs is the line of a file that means no address at all.
 const noVIPs = "none"
@@ -46,7 +46,9 @@ func parseVIPsFile(path, text string) (vips []netip.Addr, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d: %q: want %s", path, n, shorten(word, quotedText), unicast)
 		}
-		vips = including(vips, a)
+		if vips = including(vips, a); len(vips) > mostVIPs {
+			return nil, fmt.Errorf("%s:%d: more than %d addresses", path, n, mostVIPs)
+		}
 	}
 	switch {
 	case none > 0 && len(vips) > 0:

@@ -40,9 +40,9 @@ func (s *nodeStats) read(err error) {
 	s.fileOK = err == nil
 }
 
-// passed notes what a pass has left. One that failed before it knew its VIPs leaves their
-// numbers as they were.
-func (s *nodeStats) passed(rs *realserver, err error) {
+// passed notes what a pass has left; unknown: no file has said yet which VIPs it should. One
+// that failed before it knew its VIPs leaves their numbers as they were.
+func (s *nodeStats) passed(rs *realserver, unknown bool, err error) {
 	inPlace := len(rs.vips)
 	if err != nil && inPlace > 0 {
 		inPlace = 0
@@ -55,7 +55,7 @@ func (s *nodeStats) passed(rs *realserver, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.prepared = err == nil; s.prepared || len(rs.vips) > 0 {
+	if s.prepared = err == nil && !unknown; err == nil || len(rs.vips) > 0 {
 		s.wanted, s.inPlace = len(rs.vips), inPlace
 	}
 }
@@ -74,7 +74,7 @@ func (s *nodeStats) repaired(lacks []lack, now time.Time) {
 func (s *nodeStats) write(e *exposition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.family("node_prepared", gauge, "1 when the last look at this node has left it prepared for all its VIPs.")(flag01(s.prepared))
+	e.family("node_prepared", gauge, "1 when the last look at this node has left it prepared for all its VIPs; 0 too while no valid file has named them.")(flag01(s.prepared))
 	e.family("node_vips_wanted", gauge, "VIPs that this node should have.")(float64(s.wanted))
 	e.family("node_vips_in_place", gauge, "VIPs of those that its device has.")(float64(s.inPlace))
 	if s.file {

@@ -203,12 +203,13 @@ type savedPort struct {
 	VIPs []netip.Addr `json:"vips"`
 }
 
-// undoTunnels removes what no VIP of state.Addresses needs any more.
+// undoTunnels removes what no VIP needs any more, of a command line or of a file.
 func (rs *realserver) undoTunnels() error {
-	state, prepared := &rs.state, rs.state.prepared()
-	unneeded := func(a netip.Addr) bool {
-		return !slices.ContainsFunc(prepared, func(v VIPAddress) bool { return v.Address == a })
+	state, needed := &rs.state, make(map[netip.Addr]bool)
+	for _, v := range state.prepared() {
+		needed[v.Address] = true
 	}
+	unneeded := func(a netip.Addr) bool { return !needed[a] }
 	var (
 		ports   []savedPort
 		devices []savedDevice

@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -20,8 +21,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -49,8 +48,13 @@ type nodeWatch struct {
 	notify  *notifier // nil: there is no service manager
 	reading *latest[vipsReading]
 	good    *vipsReading // the last one without a mistake; nil: none yet
+	unknown bool         // no file was valid yet, and none of an earlier process
 	placed  []string     // what was in place after the last pass, as lack.about
-	said    []lack       // changes by another program that are not repaired yet
+	guards  bool         // each device that may lead to clients; the last pass found devices
+	devices []string
+	events  <-chan struct{}
+	hup     <-chan os.Signal
+	said    []lack // changes by another program that are not repaired yet
 	stats   nodeStats
 	pause   backoff
 
@@ -79,9 +83,19 @@ func (t *realserverTask) follow(ctx context.Context, stderr io.Writer) int {
 	if err != nil {
 		log.Warn("the service manager gets no notifications", "err", err)
 	}
-	log.Info("watching this node", "version", version, "vips", t.addresses, "file", t.file)
+	release, err := t.lockOwner()
+	switch {
+	case errors.Is(err, errWatched):
+		log.Error("cannot watch this node", "err", err)
+		return exitFailure
+	case err != nil:
+		log.Warn("the lock file of this node cannot be used: a second watch for this owner would not be stopped", "err", err)
+	default:
+		defer release()
+	}
+	log.Info("watching this node", "version", version, "vips", t.addresses, "file", t.file, "owner", t.owner)
 	w := &nodeWatch{
-		node: t.realserver, open: t.open, log: log.Logger, notify: notify,
+		node: t.realserver, hup: hup, open: t.open, log: log.Logger, notify: notify,
 		reading: newLatest[vipsReading](make(chan struct{}, 1)),
 		pause:   backoff{first: nodePause, most: nodeInterval},
 	}
@@ -92,7 +106,7 @@ func (t *realserverTask) follow(ctx context.Context, stderr io.Writer) int {
 	if t.file != "" {
 		tasks.Go(func() { w.followFile(ctx) })
 	}
-	w.run(ctx, t.listen, hup)
+	w.run(ctx, t.listen)
 	tasks.Wait()
 	notify.stop("stopping; the node stays prepared")
 	log.Info("stopped; the node stays prepared")
@@ -132,11 +146,17 @@ func (w *nodeWatch) followFile(ctx context.Context) {
 }
 
 // run makes passes until ctx ends.
-func (w *nodeWatch) run(ctx context.Context, listen string, hup <-chan os.Signal) {
-	events, err := kernelEvents(ctx, unix.RTMGRP_LINK|unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV6_IFADDR)
+func (w *nodeWatch) run(ctx context.Context, listen string) {
+	var err error
+	w.events, err = deviceEvents(ctx)
 	if err != nil {
 		w.log.Warn("the kernel's events cannot be received: this node is looked at only at an interval", "every", nodeInterval, "err", err)
 	}
+	w.loop(ctx, listen)
+}
+
+// loop is run with the kernel's events.
+func (w *nodeWatch) loop(ctx context.Context, listen string) {
 	var ended func() error
 	regular := false
 	for ctx.Err() == nil {
@@ -152,40 +172,84 @@ func (w *nodeWatch) run(ctx context.Context, listen string, hup <-chan os.Signal
 			w.log.Info("this node is prepared for its VIPs again")
 		}
 		w.inform(err)
+		sleepContext(ctx, nodePause)
+		due := false
 		if err != nil || drifted {
-			sleepContext(ctx, w.pause.next())
-		} else {
-			if regular {
-				w.pause.reset()
-			}
-			sleepContext(ctx, nodePause)
+			due = w.rest(ctx, w.pause.next()-nodePause) || err != nil
+		} else if regular {
+			w.pause.reset()
 		}
-		if err == nil {
-			events, regular = w.wait(ctx, events, hup)
+		if regular = false; !due {
+			regular = w.wait(ctx)
 		}
 	}
 	if ended != nil {
-		_ = ended() // what it was ended by
+		_ = ended() // the error that ended the listener: nothing follows it
 	}
 }
 
-// wait waits for the next pass. It returns events, or nil when there are no more, and
-// whether the pass comes at the interval.
-func (w *nodeWatch) wait(ctx context.Context, events <-chan struct{}, hup <-chan os.Signal) (_ <-chan struct{}, regular bool) {
+// rest lets d pass before the next repair. It reports whether a pass is due: what needs no
+// patience ends it earlier, which is another file, SIGHUP and a device without its settings.
+func (w *nodeWatch) rest(ctx context.Context, d time.Duration) (due bool) {
+	if d <= 0 {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return true
+		case <-timer.C:
+			return due
+		case <-w.reading.Changed():
+			return true
+		case <-w.hup:
+			return true
+		case _, open := <-w.events:
+			if !open {
+				w.events = nil
+				continue
+			}
+			due = true
+			if w.newDevice() {
+				return true
+			}
+			sleepContext(ctx, nodePause)
+		}
+	}
+}
+
+// newDevice reports whether a device may lead to clients that did not at the last pass.
+func (w *nodeWatch) newDevice() bool {
+	if !w.guards {
+		return false
+	}
+	net, err := w.open()
+	if err != nil {
+		return false
+	}
+	defer net.Close()
+	devices, err := net.ARPDevices()
+	return err == nil && slices.ContainsFunc(devices, func(d string) bool { return !slices.Contains(w.devices, d) })
+}
+
+// wait waits for the next pass. It reports whether that one comes at the interval.
+func (w *nodeWatch) wait(ctx context.Context) (regular bool) {
 	timer := time.NewTimer(nodeInterval)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
-		regular = true
+		return true
 	case <-w.reading.Changed():
-	case <-hup:
-	case _, open := <-events:
+	case <-w.hup:
+	case _, open := <-w.events:
 		if !open {
-			events = nil
+			w.events = nil
 		}
 	}
-	return events, regular
+	return false
 }
 
 // inform tells the service manager what the last pass has come to. It is ready once the
@@ -196,8 +260,11 @@ func (w *nodeWatch) inform(err error) {
 		return
 	}
 	state := "this node is prepared for its VIPs"
-	if err != nil {
+	switch r := w.reading.Get(); {
+	case err != nil:
 		state = "this node cannot be prepared for its VIPs: " + report(err)
+	case w.unknown && r != nil && r.err != nil:
+		state = "the VIPs of this node are not known: " + report(r.err)
 	}
 	w.notify.passed(nil, state)
 }
@@ -207,12 +274,12 @@ func (w *nodeWatch) inform(err error) {
 func (w *nodeWatch) pass() (drifted bool, err error) {
 	rs := w.node
 	if rs.net, err = w.open(); err != nil {
-		w.stats.passed(&rs, err)
+		w.stats.passed(&rs, w.unknown, err)
 		return false, err
 	}
 	defer rs.net.Close()
 	drifted, err = w.repair(&rs)
-	w.stats.passed(&rs, err)
+	w.stats.passed(&rs, w.unknown, err)
 	return drifted, err
 }
 
@@ -227,6 +294,9 @@ func (w *nodeWatch) repair(rs *realserver) (drifted bool, err error) {
 		return false, err
 	}
 	w.choose(rs)
+	if w.guards = rs.uplink == "" && slices.ContainsFunc(rs.vips, netip.Addr.Is4); w.guards {
+		w.devices, _ = rs.net.ARPDevices() // plan has the error
+	}
 	if err := rs.plan(); err != nil {
 		return false, err
 	}
@@ -237,7 +307,11 @@ func (w *nodeWatch) repair(rs *realserver) (drifted bool, err error) {
 		}
 	}
 	drifted = len(w.said) > 0
-	if err := rs.carryOut(); err != nil {
+	err = rs.carryOut()
+	for _, line := range rs.kept {
+		w.log.Info("another owner keeps a VIP that has left the file", "what", line)
+	}
+	if err != nil {
 		return drifted, err
 	}
 	w.stats.repaired(w.said, time.Now())
@@ -265,9 +339,10 @@ func (w *nodeWatch) choose(rs *realserver) {
 	case w.good != nil:
 		rs.listed = w.good.vips
 	default:
-		for _, v := range rs.state.Files[rs.file] {
+		for _, v := range rs.state.Files[rs.owner] {
 			rs.listed = including(rs.listed, v.Address)
 		}
 	}
+	w.unknown = rs.file != "" && w.good == nil && len(rs.listed) == 0
 	rs.vips = including(slices.Clone(rs.named), rs.listed...)
 }

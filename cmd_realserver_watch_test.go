@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,7 +33,7 @@ func watchNode(t *testing.T, node fakeNode, named ...string) *watchedNode {
 	n := &watchedNode{fakeNode: node, t: t, log: new(bytes.Buffer), file: "/etc/vips"}
 	log := slog.New(slog.NewTextHandler(n.log, nil))
 	n.w = &nodeWatch{
-		node: realserver{device: "lo", file: n.file, proc: node.proc, statePath: node.state, stdout: changeLog{log}},
+		node: realserver{device: "lo", file: n.file, owner: n.file, proc: node.proc, state: nodeState{path: node.state}, stdout: changeLog{log}},
 		open: func() (nodeNetwork, error) { return node, nil },
 		log:  log, reading: newLatest[vipsReading](make(chan struct{}, 1)),
 	}
@@ -102,6 +103,7 @@ func (n *watchedNode) setARP(device, value string) {
 const (
 	nodeChange  = "INFO this node is: "
 	nodeDrift   = "WARN another program has: "
+	nodeKept    = "INFO another owner keeps: "
 	nodeMisread = "ERROR the file with: "
 	eth0Ignore  = "net/ipv4/conf/eth0/arp_ignore"
 )
@@ -144,7 +146,7 @@ func TestWatchFollowsFile(t *testing.T) {
 	n.says("10.0.0.1\n10.0.0.2\n10.0.0.8")
 	n.pass("the first", nil, []string{"add 10.0.0.1 on lo", "add 10.0.0.2 on lo"}, nodeChange+"added 10.0.0.1 on lo", nodeChange+"added 10.0.0.2 on lo")
 	n.says("10.0.0.2\n10.0.0.3")
-	n.pass("two leave and one comes", nil, []string{"add 10.0.0.3 on lo", "remove 10.0.0.1 on lo"}, nodeChange+"added 10.0.0.3 on lo", nodeChange+"removed 10.0.0.1 on lo")
+	n.pass("two leave and one comes", nil, []string{"add 10.0.0.3 on lo", "remove 10.0.0.1 on lo"}, nodeChange+"added 10.0.0.3 on lo", nodeChange+"removed 10.0.0.1 on lo", nodeKept+"10.0.0.8 on lo stays: a command line (-vip) needs it")
 	for text, want := range map[string]string{
 		"10.0.0.2\nx": "/etc/vips:2: 'x': want a unicast IPv4 or IPv6 address such as '10.135.22.77'",
 		"":            "/etc/vips: no address in it; the line 'none' alone means that the node has no VIP",
@@ -163,11 +165,11 @@ func TestWatchFollowsFile(t *testing.T) {
 	n.pass("valid again", nil, []string{"remove 10.0.0.2 on lo"}, "INFO the file with: /etc/vips", nodeChange+"removed 10.0.0.2 on lo")
 
 	other := watchNode(t, node)
-	other.w.node.file = "/etc/others"
+	other.w.node.file, other.w.node.owner = "/etc/others", "/etc/others"
 	other.says("10.0.0.3")
 	other.pass("another file has the same", nil, nil)
 	n.says("none")
-	n.pass("no VIP", nil, nil)
+	n.pass("no VIP", nil, nil, nodeKept+"10.0.0.3 on lo stays: /etc/others needs it")
 	other.says("none")
 	other.pass("no VIP there either", nil, []string{"remove 10.0.0.3 on lo"}, nodeChange+"removed 10.0.0.3 on lo")
 	if diff := cmp.Diff([]string{"remove 10.0.0.9 on lo", "remove 10.0.0.8 on lo"}, node.changes(t, "-vip", "10.0.0.9,10.0.0.8", "-remove")); diff != "" {
@@ -195,6 +197,7 @@ func TestWatchRestoresSettings(t *testing.T) {
 // While the node cannot be repaired, each change is said once, and the rest goes on.
 func TestWatchFailure(t *testing.T) {
 	n := watchNode(t, newFakeNode(t), "10.0.0.1", "10.0.0.2")
+	n.w.node.file, n.w.node.owner = "", ""
 	if _, err := n.w.pass(); err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +253,7 @@ func TestRealserverFile(t *testing.T) {
 		t.Errorf("an empty file: exit %d\n%s", code, errs)
 	}
 	say("10.0.0.2")
-	if code, out, errs := node.run("-vips-file", path, "-check"); code != exitOK || out != "already in place\n" {
+	if code, out, errs := node.run("-vips-file", path, "-check"); code != exitFailure || out != "10.0.0.1 on lo should be gone: it has left "+path+"\n" {
 		t.Errorf("-check: exit %d\n%s%s", code, out, errs)
 	}
 	if diff := cmp.Diff([]string{"remove 10.0.0.1 on lo"}, node.changes(t, "-vips-file", path)); diff != "" {
@@ -383,4 +386,92 @@ func TestRealserverReadOnlySettings(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A program that undoes each repair is repaired at growing intervals. Another file, SIGHUP and
+// a device that comes are acted on at once all the same.
+func TestWatchBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := watchNode(t, newFakeNode(t))
+		events, hup := make(chan struct{}, 1), make(chan os.Signal, 1)
+		n.w.reading, n.w.events, n.w.hup = newLatest[vipsReading](make(chan struct{}, 1)), events, hup
+		n.w.pause = backoff{first: nodePause, most: nodeInterval}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		n.says("10.0.0.1")
+		go func() { defer close(ended); n.w.loop(ctx, "") }()
+		synctest.Wait()
+		undo := func() { n.devices["lo"] = nil; ring(events) }
+		repaired := func() (took time.Duration) {
+			t.Helper()
+			for began := time.Now(); ; took = time.Since(began) {
+				synctest.Wait()
+				if len(n.devices["lo"]) > 0 {
+					return took
+				}
+				if took > time.Minute {
+					t.Fatal("it is not repaired")
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		time.Sleep(time.Second)
+		var gaps []time.Duration
+		for range 12 {
+			undo()
+			gaps = append(gaps, repaired().Round(100*time.Millisecond))
+		}
+		const first = nodePause
+		want := []time.Duration{0, first, 2 * first, 4 * first, 8 * first, 16 * first, 32 * first, 64 * first, 128 * first, 256 * first, nodeInterval, nodeInterval}
+		if diff := cmp.Diff(want, gaps); diff != "" {
+			t.Errorf("times until a repair (-want +got):\n%s", diff)
+		}
+		for name, ask := range map[string]func(){
+			"another file": func() { n.says("10.0.0.1\n10.0.0.2") },
+			"SIGHUP":       func() { hup <- unix.SIGHUP },
+			"a device that comes": func() {
+				*n.others = []string{"eth0.100"}
+				n.setARP("eth0.100", "0")
+				ring(events)
+			},
+		} {
+			time.Sleep(time.Second) // of the pause, which is 30 s now
+			undo()
+			time.Sleep(time.Second)
+			if synctest.Wait(); len(n.devices["lo"]) > 0 {
+				t.Errorf("%s: it is repaired during the pause", name)
+			}
+			ask()
+			if took := repaired(); took > 4*nodePause {
+				t.Errorf("%s: acted on after %s", name, took)
+			}
+		}
+		if got, err := n.proc.read(confKey("eth0.100", "arp_ignore")); got != "1" || err != nil {
+			t.Errorf("the device that came has arp_ignore %q (%v)", got, err)
+		}
+		stop()
+		<-ended
+	})
+}
+
+// A node whose file was never valid is not prepared: it does not know its VIPs.
+func TestWatchUnknown(t *testing.T) {
+	n := watchNode(t, newFakeNode(t))
+	for _, text := range []string{"10.0.0", "# no address\n"} {
+		n.says(text)
+		if _, err := n.w.pass(); err != nil {
+			t.Fatal(err)
+		}
+		wantValues(t, map[string]float64{"node_prepared": 0, "node_vips_file_ok": 0, "node_vips_wanted": 0}, n.metrics())
+	}
+	n.says("10.0.0.1")
+	if _, err := n.w.pass(); err != nil {
+		t.Fatal(err)
+	}
+	wantValues(t, map[string]float64{"node_prepared": 1, "node_vips_file_ok": 1, "node_vips_wanted": 1}, n.metrics())
+	n.says("# no address\n")
+	if _, err := n.w.pass(); err != nil {
+		t.Fatal(err)
+	}
+	wantValues(t, map[string]float64{"node_prepared": 1, "node_vips_file_ok": 0, "node_vips_wanted": 1, "node_vips_in_place": 1}, n.metrics())
 }

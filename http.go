@@ -1,8 +1,8 @@
 // The HTTP listener, and what it and the control socket answer.
 //
-// Used by cmd_realserver_metrics.go and main.go. It reads what the other tasks publish and reads the kernel's
-// table through a separate socket. It changes nothing, and none of its errors ends
-// the controller.
+// Used by cmd_realserver_metrics.go and main.go. It reads what the other tasks publish, and
+// the kernel's table through a separate socket. It changes nothing, and none of its errors
+// ends the controller.
 
 package main
 

@@ -1,6 +1,7 @@
 // Metrics of the process itself, under the names that Go programs have.
 //
-// Used by http_metrics.go and cmd_realserver_metrics.go. It reads the Go runtime and /proc/self, and changes nothing.
+// Used by http_metrics.go and cmd_realserver_metrics.go. It reads the Go runtime and
+// /proc/self, and changes nothing.
 
 package main
 

@@ -68,13 +68,16 @@ func TestPromtoolAlerts(t *testing.T) {
 	promtool(t, nil, "test", "rules", "test/promtool/alerts_test.yaml")
 }
 
-// existing checks that each metric which text names is on the page.
+// existing checks that each metric which text names is on the page, of a director or of a
+// node.
 func existing(t *testing.T, file, text string) {
 	t.Helper()
 	families, err := parseExposition(string(wholePage(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
+	node, _ := scrape(t, writeNode)
+	maps.Copy(families, node)
 	names := regexp.MustCompile(`\b(lvs|process|go)_[a-z0-9_]+`).FindAllString(text, -1)
 	if len(names) == 0 {
 		t.Errorf("%s names no metric", file)

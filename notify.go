@@ -1,8 +1,9 @@
 // What the service manager gets to know of the controller, by sd_notify(3).
 //
-// Used by reconcile_notify.go, cmd_realserver_watch.go and main.go. It sends one datagram for each event and never
-// waits: what the manager does not take is sent with the next beat. It knows nothing of
-// what the texts say. The protocol is a line of text for each fact, so no library is needed.
+// Used by reconcile_notify.go, cmd_realserver_watch.go and main.go. It sends one datagram for
+// each event and never waits: what the manager does not take is sent with the next beat. It
+// knows nothing of what the texts say. The protocol is a line of text for each fact, so no
+// library is needed.
 
 package main
 

@@ -27,7 +27,8 @@ import (
 // the thread that opened it.
 type rtnl struct {
 	conn  *rtnetlink.Conn
-	dumps dumpConn // for lists
+	dumps dumpConn       // for lists
+	found *net.Interface // by device, last
 }
 
 // rtnlTimeout bounds everything done over one connection. A dump of a
@@ -171,6 +172,18 @@ func isARPDevice(m *rtnetlink.LinkMessage, inSubnet bool) bool {
 	return inSubnet || slices.Contains([]string{"", "bond", "team", "vlan", "bridge", "macvlan"}, kind)
 }
 
+// device is deviceByName that looks once for a device that is asked for again and again in
+// the short life of r.
+func (r *rtnl) device(name string) (ifi *net.Interface, err error) {
+	if r.found == nil || r.found.Name != name {
+		if ifi, err = deviceByName(name); err != nil {
+			return nil, err
+		}
+		r.found = ifi
+	}
+	return r.found, nil
+}
+
 // deviceByName is net.InterfaceByName with an error that can be recognised.
 func deviceByName(name string) (*net.Interface, error) {
 	return findDevice(name, func(d *net.Interface) bool { return d.Name == name })
@@ -231,6 +244,17 @@ func (r *rtnl) RemoveDevice(device string) (bool, error) {
 // belongs to the network namespace of the calling thread.
 func kernelEvents(ctx context.Context, groups uint32) (<-chan struct{}, error) {
 	return kernelEventsOf(ctx, unix.NETLINK_ROUTE, groups, func(netlink.Message) bool { return true })
+}
+
+// deviceEvents is kernelEvents for devices, their addresses, and the default route, which
+// says which device leads to clients. Events about other routes do not ring: a routing daemon
+// may cause many.
+func deviceEvents(ctx context.Context) (<-chan struct{}, error) {
+	const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
+	return kernelEventsOf(ctx, unix.NETLINK_ROUTE, groups, func(m netlink.Message) bool {
+		route := m.Header.Type == unix.RTM_NEWROUTE || m.Header.Type == unix.RTM_DELROUTE
+		return !route || len(m.Data) > 1 && m.Data[1] == 0 // rtm_dst_len
+	})
 }
 
 // named accepts events that have the attribute name in them.

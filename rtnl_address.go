@@ -139,7 +139,7 @@ func (r *rtnl) Labelled() ([]VIPAddress, error) {
 // Add implements addressTable. An address that is there already, of the same
 // prefix length or (IPv6) of any, counts as unchanged.
 func (r *rtnl) Add(a VIPAddress) (bool, error) {
-	ifi, err := deviceByName(a.Device)
+	ifi, err := r.device(a.Device)
 	if err != nil {
 		return false, err
 	}
@@ -149,7 +149,7 @@ func (r *rtnl) Add(a VIPAddress) (bool, error) {
 // Remove implements addressTable. It removes only the host address: the same address
 // with a shorter prefix, which another program has put on the device, stays.
 func (r *rtnl) Remove(a VIPAddress) (bool, error) {
-	ifi, err := deviceByName(a.Device)
+	ifi, err := r.device(a.Device)
 	if err != nil {
 		return false, err
 	}

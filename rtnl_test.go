@@ -475,3 +475,38 @@ func TestTunnelDeviceAttributes(t *testing.T) {
 		}
 	}
 }
+
+// The default route is an event, and another route is none.
+func TestDeviceEvents(t *testing.T) {
+	host := newNetns(t)
+	host.run(t, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+	host.addDevice(t, "eth0")
+	host.run(t, "ip", "address", "add", "10.0.0.11/24", "dev", "eth0")
+	host.run(t, "ip", "link", "set", "eth0", "up")
+	var events <-chan struct{}
+	host.do(t, func() {
+		var err error
+		if events, err = deviceEvents(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	rings := func() bool {
+		time.Sleep(200 * time.Millisecond) // an event takes microseconds
+		select {
+		case <-events:
+			return true
+		default:
+			return false
+		}
+	}
+	for rings() { // of the device's carrier
+	}
+	host.run(t, "ip", "route", "add", "10.9.0.0/16", "via", "10.0.0.5")
+	if rings() {
+		t.Error("a route other than the default route is an event")
+	}
+	for _, change := range []string{"add", "del"} {
+		host.run(t, "ip", "route", change, "default", "via", "10.0.0.5")
+		until(t, "the default route is an event: "+change, rings)
+	}
+}

@@ -1,9 +1,9 @@
 // The locks against a second controller: one file in the state directory, one name in
 // the network namespace.
 //
-// Used by http_socket.go, cmd_realserver_state.go and main.go. A controller takes both before anything else. A lock of
-// another user does not prevent a start, and a lock that a controller may have is
-// never taken from it. Nothing here follows a link or writes to a file of another
+// Used by http_socket.go, cmd_realserver_state.go and main.go. A controller takes both before
+// anything else. A lock of another user does not prevent a start, and a lock that a controller
+// may have is never taken from it. Nothing here follows a link or writes to a file of another
 // user.
 
 package main
@@ -223,10 +223,20 @@ func exchange(a, b string) error {
 // which exists only during that time. release is never nil.
 func (l lockFile) guard() (release func(), err error) {
 	g := lockFile{path: l.path + ".guard"}
+	f, err := g.wait()
+	if err != nil {
+		return func() {}, err
+	}
+	return func() { os.Remove(g.path); f.Close() }, nil
+}
+
+// wait opens or makes the file, and waits for its lock, at most five seconds. The file is
+// this user's alone.
+func (l lockFile) wait() (*os.File, error) {
 	for range 500 {
-		f, err := openLock(g.path)
+		f, err := openLock(l.path)
 		if err != nil {
-			return func() {}, err
+			return nil, err
 		}
 		info, err := f.Stat()
 		if err == nil {
@@ -234,17 +244,17 @@ func (l lockFile) guard() (release func(), err error) {
 		}
 		switch {
 		case err == nil && oddLock(info) != "":
-			err = fmt.Errorf("%s: %s; remove it", g.path, oddLock(info))
-		case err == nil && g.names(info):
-			return func() { os.Remove(g.path); f.Close() }, nil
+			err = fmt.Errorf("%s: %s; remove it", l.path, oddLock(info))
+		case err == nil && l.names(info):
+			return f, nil
 		}
 		f.Close()
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
-			return func() {}, err
+			return nil, err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return func() {}, fmt.Errorf("%s: another process has locked it", g.path)
+	return nil, fmt.Errorf("%s: another process has locked it", l.path)
 }
 
 // writePID writes the process id for people and for error messages. Only the lock

@@ -11,15 +11,15 @@
 # default route and each other one that is up and may lead to clients. Nothing lasts
 # beyond a reboot, and nothing watches the node: call it at every boot and after a device
 # was added, from a unit, rc.local or /etc/network/if-up.d. It needs a POSIX shell, ip (of
-# iproute2 or, where there is no tunnel, VRF or macvlan, BusyBox) and root. Exit code of status: 0 all in
-# place, 1 not.
+# iproute2 or, where there is no tunnel, VRF or macvlan, BusyBox) and root.
+# Exit code of status: 0 all in place, 1 not.
 #
 # TUNNEL is ipip or empty; stop removes the tunnel without it.
 # STATE is the file with the prepared VIPs and the earlier settings. PROC is for
 # containers that have the node's kernel settings in another place.
 set -eu
 
-STATE=${STATE:-/run/lvs-controller/realserver.state}
+STATE=${STATE:-/run/lvs-realserver/realserver.state}
 PROC=${PROC:-/proc/sys}
 TUNNEL=${TUNNEL:-}
 

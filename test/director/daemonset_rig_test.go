@@ -23,7 +23,8 @@ import (
 
 // daemonSet is what the kubelet and a runtime read of a DaemonSet.
 type daemonSet struct {
-	Spec struct {
+	Metadata struct{ Namespace, Name string }
+	Spec     struct {
 		Template struct {
 			Spec struct {
 				HostNetwork  bool              `json:"hostNetwork"`
@@ -66,13 +67,16 @@ type podVolume struct {
 // imageProgram is where the image of a release has the binary.
 const imageProgram = "/usr/sbin/lvs-controller"
 
-// daemonSetManifest is the manifest of install/: its text, its DaemonSet, and the data of
-// its ConfigMap.
-func daemonSetManifest(t *testing.T) (text string, set daemonSet, data map[string]string) {
+// daemonSetManifest is the manifests of install/: their texts, the DaemonSet, and the data of
+// the ConfigMap.
+func daemonSetManifest(t *testing.T) (text, vips string, set daemonSet, data map[string]string) {
 	t.Helper()
-	b, err := os.ReadFile(installed("realserver-daemonset.yaml"))
-	lab.Must(t, err)
-	for doc := range strings.SplitSeq(string(b), "\n---\n") {
+	for name, text := range map[string]*string{"realserver-daemonset.yaml": &text, "realserver-vips.yaml": &vips} {
+		b, err := os.ReadFile(installed(name))
+		lab.Must(t, err)
+		*text = string(b)
+	}
+	for doc := range strings.SplitSeq(text+"\n---\n"+vips, "\n---\n") {
 		var object struct {
 			Kind string
 			Data map[string]string
@@ -85,7 +89,7 @@ func daemonSetManifest(t *testing.T) (text string, set daemonSet, data map[strin
 			data = object.Data
 		}
 	}
-	return string(b), set, data
+	return text, vips, set, data
 }
 
 // nodePod is the DaemonSet's pod on one node.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,13 @@ func TestDaemonSetPod(t *testing.T) {
 	of(t, "host")
 	requireRoot(t)
 	t.Parallel()
-	_, set, data := daemonSetManifest(t)
+	_, _, set, data := daemonSetManifest(t)
+	owner := fmt.Sprintf("daemonset/%s/%s", set.Metadata.Namespace, set.Metadata.Name)
+	for _, command := range [][]string{set.Spec.Template.Spec.Containers[0].Command, set.Spec.Template.Spec.Containers[0].ReadinessProbe.Exec.Command} {
+		if at := slices.Index(command, "-owner"); at < 0 || at+1 == len(command) || command[at+1] != owner {
+			t.Errorf("%q has not the owner %s", command, owner)
+		}
+	}
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)
 	p := newNodePod(t, l.Host("node", 11), set, data)
@@ -102,6 +109,9 @@ func (p *nodePod) life(l *lab.Lab, set func(vips string)) {
 		return ""
 	})
 	shows("a mistake", " 10.135.22.78/32 ", "eth0/arp_ignore:1\n")
+	if n := strings.Count(p.log(), "level=ERROR"); n != 1 || !strings.Contains(p.log(), `level=ERROR msg="the file with the VIPs is refused; the last VIPs stay in force"`) {
+		t.Errorf("%d errors, want the refused file alone:\n%s", n, p.log())
+	}
 	p.stop()
 	set("10.135.22.79\n")
 	p.start()
@@ -117,10 +127,12 @@ func (p *nodePod) life(l *lab.Lab, set func(vips string)) {
 	shows("again", " 10.135.22.79/32 ", "eth0/arp_ignore:1\n")
 	p.stop()
 	shows("without a pod", " 10.135.22.79/32 ", "eth0/arp_ignore:1\n")
-	p.node.Run(controller(), "realserver", "-remove", "-vip", "10.135.22.79", "-state", filepath.Join(p.dir, "run", "realserver.json"))
+	p.node.Run(controller(), "realserver", "-remove", "-owner", "daemonset/lvs-controller/realserver", "-state", filepath.Join(p.dir, "run", "realserver.json"))
 	shows("undone", "! 10.135.22", "eth0/arp_ignore:0\n", "eth0/arp_announce:0\n", "eth1/arp_ignore:0\n")
-	if strings.Contains(p.log(), "level=ERROR") && !strings.Contains(p.log(), "the file with the VIPs is refused") {
-		t.Errorf("the pod says:\n%s", p.log())
+	for line := range strings.Lines(p.log()) {
+		if strings.Contains(line, "level=ERROR") {
+			t.Errorf("the last pod says: %s", line)
+		}
 	}
 }
 
@@ -153,8 +165,9 @@ func TestE2EDaemonSet(t *testing.T) {
 	of(t, "e2e")
 	c := newPlane(t)
 	ctx := t.Context()
-	manifest, _, _ := daemonSetManifest(t)
+	manifest, vips, _, _ := daemonSetManifest(t)
 	lab.Must(t, c.admin.Apply(ctx, "default", manifest))
+	lab.Must(t, c.admin.Apply(ctx, "default", vips))
 	const (
 		namespace = "/api/v1/namespaces/lvs-controller"
 		path      = "/apis/apps/v1/namespaces/lvs-controller/daemonsets/realserver"

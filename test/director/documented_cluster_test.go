@@ -55,6 +55,7 @@ var clusterSteps = []clusterStep{
 	{line: "install/make-kubeconfig.sh -n envoy-gateway-system -g edge/web", want: `^wrote kubeconfig `,
 		after: asAccount + "watch pods -n envoy-gateway-system && " + asAccount + "list gateways.gateway.networking.k8s.io/web -n edge && rm kubeconfig"},
 	{line: "kubectl apply -f install/realserver-daemonset.yaml", want: `daemonset\.apps/realserver created`, after: "kubectl get daemonset -n lvs-controller realserver"},
+	{line: "kubectl apply -f install/realserver-vips.yaml", want: `configmap/realserver created`, after: "kubectl get configmap -n lvs-controller realserver -o yaml | grep -w 10.135.22.77"},
 	{line: "kubectl label node node-a lvs-controller/node=true", want: `node/node-a labeled`, after: "kubectl get nodes -l lvs-controller/node=true -o name | grep -x node/node-a"},
 
 	{line: "kubectl get pods,configmaps -A -o json > captured.json", after: fmt.Sprintf(diffCaptured, "pods", "+ 10.135.22.31 ")},

@@ -44,6 +44,7 @@ var documentedSteps = []documentedStep{
 	{on: "node", lines: "mkdir -p /etc/lvs-controller\necho 10.135.22.77 > /etc/lvs-controller/vips\ninstall -m 0644 install/realserver.service /etc/systemd/system/realserver.service\nsystemctl enable --now realserver",
 		before: "lvs-controller realserver -vip 10.135.22.77 -remove", after: "ip address show dev lo | grep 10.135.22.77/32 && grep 1 /proc/sys/net/ipv4/conf/eth0/arp_ignore"},
 	{on: "node", lines: "systemctl disable --now realserver\nlvs-controller realserver -remove -vips-file /etc/lvs-controller/vips", after: "! ip address show dev lo | grep 10.135.22.77 && grep 0 /proc/sys/net/ipv4/conf/eth0/arp_ignore && systemctl enable --now realserver"},
+	{on: "node", lines: "lvs-controller realserver -remove -owner /etc/lvs-controller/vips", before: "systemctl stop realserver", after: "! ip address show dev lo | grep 10.135.22.77 && systemctl start realserver"},
 
 	// A director, before its controller runs and after that.
 	{on: "director", lines: "lvs-controller check", want: `config\.toml.* valid`},

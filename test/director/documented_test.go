@@ -124,7 +124,7 @@ var phrases = []string{
 	"kong quit --wait=15", "nginx -s quit",
 	"endpointslices NAMESPACE kubernetes.io/service-name=NAME", "service NAMESPACE/NAME", // names of streams
 	"fewer real servers in service than the quorum",
-	"lvs-controller import", "lvs-controller keepalived", "lvs-controller realserver", "lvs-controller realserver -watch", "realserver -tunnel",
+	"lvs-controller import", "lvs-controller keepalived", "lvs-controller realserver", "lvs-controller realserver -watch", "realserver -tunnel", "realserver -remove -owner",
 	"go test", "go test -bench", "go vet", "go tool trace",
 }
 

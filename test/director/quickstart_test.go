@@ -43,7 +43,7 @@ func quickStart(t *testing.T) (admin, node, director, client string) {
 // quickScript makes a separate host of the shell that runs a block: no other block has
 // its files, and what README.md takes for granted (bin) comes first in PATH.
 const quickScript = `set -eu
-for d in /etc /usr/local/sbin /run/lvs-controller /var/lib/lvs-controller; do
+for d in /etc /usr/local/sbin /run/lvs-controller /run/lvs-realserver /var/lib/lvs-controller; do
 	mkdir -p $d
 	mount -t tmpfs tmpfs $d
 done

@@ -93,7 +93,7 @@ func TestKernelNodeUnit(t *testing.T) {
 	shows("stopped", " 10.0.0.77/32 ", "eth0/arp_ignore:1\n", "eth1/arp_ignore:1\n")
 	s.run("lvs-controller realserver -remove -vips-file /etc/lvs-controller/vips")
 	shows("undone", "! 10.0.0.77/32", "eth0/arp_ignore:0\n", "eth0/arp_announce:0\n", "eth1/arp_ignore:0\n")
-	if out := s.run("ls -A /run/lvs-controller"); strings.Contains(out, ".json") {
+	if out := s.run("ls -A /run/lvs-realserver"); strings.Contains(out, ".json") {
 		t.Errorf("left in /run: %s", out)
 	}
 	for line := range strings.Lines(s.written()) {
