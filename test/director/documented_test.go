@@ -111,7 +111,7 @@ var notCode = regexp.MustCompile(`^[-\[(0-9#]|^[A-Z]+: |^[A-Z][a-z]|^NOT |^msg=|
 var phrases = []string{
 	"SYNs a second × 60 × 320 bytes",
 	"cannot follow the cluster", "repaired, another program changed it", "the IPVS table could not be updated completely",
-	"no such file or directory", "permission denied",
+	"permission denied",
 	"no answer to ARP", "no answer to neighbour discovery", "not drained", "on no device here",
 	"configmap NAMESPACE/NAME", "pods NAMESPACE SELECTOR", "gateways NAMESPACE/NAME", "gateways SELECTOR", "gateways class=NAME", "gue port 6080 checksum", "inet lvs-controller", "inet lvs-controller-notrack",
 	"connection tracking", "firewall marks", "local route", "sync daemon", // kinds of changes in the JSON of diff
@@ -120,7 +120,7 @@ var phrases = []string{
 	"merge paths on", "protocol kernel", // words of bird
 	"install MODULE /bin/false", // words of modprobe.d
 	// Names of programs, with the flag that is meant, which the text speaks of.
-	"chown root", "ip address flush", "ipvsadm -R", "keepalived --check", "kill -9", "kubectl cordon", "kubectl get -o json", "modprobe -r", "sleep 5", "sysctl -w",
+	"ip address flush", "ipvsadm -R", "keepalived --check", "kill -9", "kubectl cordon", "kubectl get -o json", "modprobe -r", "sleep 5", "sysctl -w",
 	"kong quit --wait=15", "nginx -s quit",
 	"endpointslices NAMESPACE kubernetes.io/service-name=NAME", "service NAMESPACE/NAME", // names of streams
 	"fewer real servers in service than the quorum",
