@@ -49,10 +49,9 @@ func rightsNeeds(c *Config) []rightsNeed {
 			return wrap("write to "+dir, unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS))
 		}
 	}
-	const writes = 1 << unix.CAP_DAC_OVERRIDE
 	needs := []rightsNeed{
-		{"state_dir", c.StateDir, writes, write(c.StateDir)},
-		{"cache_dir", c.CacheDir, writes, write(c.CacheDir)},
+		{"state_dir", c.StateDir, writesAll, write(c.StateDir)},
+		{"cache_dir", c.CacheDir, writesAll, write(c.CacheDir)},
 	}
 	if c.Path != "" {
 		needs = append(needs, rightsNeed{"config", c.Path, readsAll, tryReading(c.Path)})
@@ -77,8 +76,11 @@ func rightsNeeds(c *Config) []rightsNeed {
 	return needs
 }
 
-// readsAll lets a process of root read the files of other users.
-const readsAll capabilities = 1 << unix.CAP_DAC_READ_SEARCH
+// readsAll lets a process of root read the files of other users, writesAll also write them.
+const (
+	readsAll  capabilities = 1 << unix.CAP_DAC_READ_SEARCH
+	writesAll capabilities = 1 << unix.CAP_DAC_OVERRIDE
+)
 
 // tryReading opens the file at path.
 func tryReading(path string) func() error {
@@ -146,6 +148,9 @@ func dropToNeeds(log *slog.Logger, c *Config) error {
 				}
 			}
 		})
+		if keep&writesAll != 0 {
+			keep &^= readsAll
+		}
 		if err == nil && why != nil {
 			log.Warn("the process keeps a right of root, because the configuration needs it", "kept", keep, "err", why)
 		}
