@@ -401,7 +401,7 @@ func TestWatchBackoff(t *testing.T) {
 		n.says("10.0.0.1")
 		go func() { defer close(ended); n.w.loop(ctx, "") }()
 		synctest.Wait()
-		undo := func() { n.devices["lo"] = nil; ring(events) }
+		undo := func() { synctest.Wait(); n.devices["lo"] = nil; ring(events) }
 		repaired := func() (took time.Duration) {
 			t.Helper()
 			for began := time.Now(); ; took = time.Since(began) {
