@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +22,8 @@ import (
 
 // fakeTable is a host's address list. Devices without an entry do not exist.
 type fakeTable struct {
-	lists   int // how often a device\'s addresses were asked for
+	mu      sync.Mutex // held while devices is read or changed, but for tests of one goroutine
+	lists   int        // how often a device\'s addresses were asked for
 	devices map[string][]deviceAddress
 	calls   []string // changes, "add ADDR on DEV"
 	fail    map[VIPAddress]error
@@ -29,6 +31,8 @@ type fakeTable struct {
 
 func (f *fakeTable) List(device string) ([]deviceAddress, error) {
 	f.lists++
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	have, ok := f.devices[device]
 	if !ok {
 		return nil, fmt.Errorf("device %s: %w", device, unix.ENODEV)
@@ -41,6 +45,8 @@ func (f *fakeTable) Add(v VIPAddress) (bool, error) {
 		return false, err
 	}
 	f.calls = append(f.calls, "add "+v.String())
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.devices[v.Device] = append(f.devices[v.Device], deviceAddress{Address: v.Address})
 	return true, nil
 }
@@ -58,6 +64,8 @@ func (f *fakeTable) Remove(v VIPAddress) (bool, error) {
 		return false, nil
 	}
 	f.calls = append(f.calls, "remove "+v.String())
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.devices[v.Device] = rest
 	return true, nil
 }
