@@ -85,6 +85,7 @@ func TestRightsAtStart(t *testing.T) {
 		{"a kubeconfig of another user", "kubeconfig = \"hidden\"\n", "", false, 0, "3004", `kept=CAP_DAC_READ_SEARCH err="kubeconfig: kubeconfig: open DIR/hidden: permission denied"`},
 		{"a low port", "listen = \"127.0.0.1:80\"\n", "", false, 0, "3400", `kept=CAP_NET_BIND_SERVICE err="listen: listen tcp 127.0.0.1:80: bind: permission denied"`},
 		{"a directory of another user", "", "", false, 1000, "3002", `kept=CAP_DAC_OVERRIDE err="cache_dir: write to DIR/cache: permission denied"`},
+		{"a view of the cluster that another user has left", "", "", false, 0, "3004", `kept=CAP_DAC_READ_SEARCH err="cache_dir: open DIR/cache/cluster.json: permission denied"`},
 		{"all are kept", "kubeconfig = \"hidden\"\n", "-keep-privileges", false, 1000, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -93,6 +94,9 @@ func TestRightsAtStart(t *testing.T) {
 			t.Cleanup(l.Close)
 			hidden, cache := filepath.Join(dir, "hidden"), filepath.Join(dir, "cache")
 			lab.Must(t, errors.Join(os.WriteFile(hidden, nil, 0o600), os.Chown(hidden, 1000, 1000), os.Mkdir(cache, 0o700), os.Chown(cache, tt.owner, tt.owner)))
+			if strings.Contains(tt.says, "cluster.json") {
+				lab.Must(t, os.Rename(hidden, filepath.Join(cache, "cluster.json")))
+			}
 			top, vip := tt.top, staticEdge
 			if !strings.Contains(top, "listen") {
 				top += "listen = \"\"\n"
