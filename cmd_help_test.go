@@ -305,6 +305,7 @@ func TestCompletionScripts(t *testing.T) {
 		run(t.Context(), strings.Split(words, "\n"), os.Stdout, io.Discard)
 		os.Exit(0)
 	}
+	skipShort(t)
 	dir := t.TempDir()
 	program := filepath.Join(dir, "lvs-controller")
 	script := fmt.Sprintf("#!/bin/sh\nset -f; IFS='\n'; export %s=\"$*\"\nexec %s -test.run='^TestCompletionScripts$'\n", completedWords, os.Args[0])

@@ -28,6 +28,7 @@ func TestStatusOfABrokenFile(t *testing.T) {
 	if args := os.Getenv(statusArguments); args != "" {
 		os.Exit(run(context.Background(), strings.Split(args, "\n"), os.Stdout, os.Stderr))
 	}
+	skipShort(t)
 	ns, dir := newNetns(t), t.TempDir()
 	program := func(args ...string) *exec.Cmd {
 		cmd := exec.Command("ip", "netns", "exec", string(ns), os.Args[0], "-test.run=^TestStatusOfABrokenFile$")

@@ -137,6 +137,7 @@ func TestMetricsOvertaken(t *testing.T) {
 
 // The largest page is written in pieces, and leaves out what is too much.
 func TestMetricsOfALargeTable(t *testing.T) {
+	skipShort(t)
 	k := largeCounters(metricsServers, 2_000) // 100,000 real servers
 	var all totals
 	all.follow(k, testTime)

@@ -220,7 +220,11 @@ func TestServiceMissing(t *testing.T) {
 // What follows from events does not depend on their order, and is what a list of the same
 // slices has. Pods that have not changed stay the same pointers.
 func TestSliceEventsAreTheList(t *testing.T) {
-	for seed := range int64(300) {
+	seeds := int64(300)
+	if testing.Short() {
+		seeds = 30
+	}
+	for seed := range seeds {
 		random := rand.New(rand.NewSource(seed))
 		slice := func(i int) testSlice {
 			s := testSlice{name: fmt.Sprint("s", i), family: []string{"IPv4", "IPv6"}[i%2], ports: []string{"", `[{"port":80}]`, "null"}[random.Intn(8)/6]}
