@@ -52,7 +52,7 @@ GOBUILD := CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -buildvcs=fal
 	-ldflags "-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION) -X main.revisionDate=$(DATE)"
 CACHE   := .cache/bin
 
-.PHONY: build dist release release-test release-test-short help lint test unit model race kernel kernel-short kernel-unprivileged e2e drill drill-short soak soak-short faults demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
+.PHONY: build dist release release-test release-test-short help lint test unit model race kernel kernel-short kernel-unprivileged kube-setup e2e drill drill-short soak soak-short faults demo bench bench-short flood flood-short scale scale-api page tuning fuzz drawing man clean
 
 build:
 	$(GOBUILD) -o lvs-controller .
@@ -147,6 +147,10 @@ e2e: build vm-setup $(CACHE)/director.test
 	LVS_REQUIRE_ALL=1 LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
 	LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin $(CACHE)/director.test -group cluster -install install -binary lvs-controller -crds .cache/gateway-api $(PATTERN)
 	go run ./test/e2e -run '$(RUN)' -test '$(CACHE)/director.test -group e2e'
+
+# The parts that e2e, drill and bench run beside, which each of them builds too.
+kube-setup:
+	test/kube/build kube-proxy
 
 drill drill-short: build vm-setup $(CACHE)/director.test
 	test/kube/build
