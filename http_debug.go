@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"runtime/pprof"
 	"runtime/trace"
 	"strconv"
@@ -31,12 +32,16 @@ func debugEndpoints() []endpoint {
 }
 
 // serveProfile answers with one of the profiles that the process always has: heap,
-// goroutine, allocs, block, mutex, threadcreate. With debug=1 or 2 it is text.
+// goroutine, allocs, block, mutex, threadcreate. With debug=1 or 2 it is text. With gc=1
+// the garbage is collected first, so that the heap has nothing but what is in use.
 func serveProfile(w http.ResponseWriter, r *http.Request) {
 	p := pprof.Lookup(r.PathValue("name"))
 	if p == nil {
 		http.NotFound(w, r)
 		return
+	}
+	if r.FormValue("gc") == "1" {
+		runtime.GC()
 	}
 	form, _ := strconv.Atoi(r.FormValue("debug")) // 0, the form of the tool, for what is no number
 	_ = p.WriteTo(w, form)                        // fails when the client has left

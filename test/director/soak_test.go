@@ -30,12 +30,12 @@ const (
 )
 
 // soakMeasures are what is sampled, in the order of the drawing.
-var soakMeasures = []string{"resident memory, KiB", "goroutines", "file descriptors", "rows of the kernel's table", "files in state_dir and cache_dir"}
+var soakMeasures = []string{"resident memory, KiB", "goroutines", "file descriptors", "rows of the kernel's table", "files in state_dir and cache_dir", "memory in use after a collection, KiB"}
 
 // soakSample is what there was after so many operations.
 type soakSample struct {
 	operations int
-	values     [5]float64 // of soakMeasures
+	values     [6]float64 // of soakMeasures
 	life       int        // of the process
 }
 
@@ -82,6 +82,7 @@ func TestSoak(t *testing.T) {
 		if time.Since(sampled) >= every {
 			s.settles()
 			samples = append(samples, s.sample(total))
+			s.Logf("%d operations: %.0f", total, samples[len(samples)-1].values)
 			sampled = time.Now()
 		}
 	}
@@ -101,7 +102,7 @@ func (s *soak) count(kind string, n int) int {
 func (s *soak) round(n int) (operations int) {
 	began := time.Now()
 	operations += s.count("pods", s.movePods(0.2))
-	operations += s.count("ports of the ConfigMap", s.movePorts(0.3))
+	operations += s.count("ports of the ConfigMap", s.movePorts(0.4))
 	operations += s.count("answers to probes", s.failProbes(0.1))
 	s.putCluster()
 	if n%4 == 0 {
@@ -196,10 +197,30 @@ func (s *soak) sample(operations int) soakSample {
 		}))
 	}
 	s.readLog()
-	return soakSample{operations, [5]float64{float64(rss), float64(goroutines), float64(len(descriptors)), float64(strings.Count(s.director.Table(), "\n")), float64(files)}, s.lives}
+	return soakSample{operations, [6]float64{float64(rss), float64(goroutines), float64(len(descriptors)), float64(strings.Count(s.director.Table(), "\n")), float64(files), s.inUse()}, s.lives}
 }
 
 var logMessage = regexp.MustCompile(`level=(?:WARN|ERROR) msg=(?:"((?:[^"\\]|\\.)*)"|(\S+))`)
+
+// inUse is what the heap and the stacks hold after a garbage collection, in KiB: resident memory
+// is that and what the collector and the allocator keep for later.
+func (s *soak) inUse() (kib float64) {
+	s.Helper()
+	text, err := s.ask("/debug/pprof/heap?gc=1&debug=1")
+	lab.Must(s.T, err)
+	found := heapInUse.FindAllStringSubmatch(text, -1)
+	if len(found) != 2 {
+		s.Fatalf("no HeapAlloc and Stack in\n%.2000s", text)
+	}
+	for _, m := range found {
+		n, err := strconv.Atoi(m[1])
+		lab.Must(s.T, err)
+		kib += float64(n) / 1024
+	}
+	return kib
+}
+
+var heapInUse = regexp.MustCompile(`(?m)^# (?:HeapAlloc = |Stack = )(\d+)`)
 
 // readLog counts the complaints of the log, and empties it.
 func (s *soak) readLog() {
