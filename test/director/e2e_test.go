@@ -452,19 +452,22 @@ func TestE2EMemory(t *testing.T) {
 	}
 }
 
-// processMemory reads a process's resident set and its peak, in kB.
+// processMemory returns the resident memory of a process and the most that it was, in KiB.
 func processMemory(t *testing.T, pid int) (rss, peak int) {
+	found := processStatus(t, pid)
+	return found["VmRSS"], found["VmHWM"]
+}
+
+// processStatus returns what /proc/PID/status gives in kB.
+func processStatus(t *testing.T, pid int) map[string]int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	lab.Must(t, err)
-	for _, line := range strings.Split(string(b), "\n") {
-		if f := strings.Fields(line); len(f) == 3 {
-			switch f[0] {
-			case "VmRSS:":
-				rss, _ = strconv.Atoi(f[1])
-			case "VmHWM:":
-				peak, _ = strconv.Atoi(f[1])
-			}
+	found := make(map[string]int)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[2] == "kB" {
+			found[strings.TrimSuffix(f[0], ":")], err = strconv.Atoi(f[1])
+			lab.Must(t, err)
 		}
 	}
-	return rss, peak
+	return found
 }

@@ -30,13 +30,16 @@ const (
 )
 
 // soakMeasures are what is sampled, in the order of the drawing.
-var soakMeasures = []string{"resident memory, KiB", "goroutines", "file descriptors", "rows of the kernel's table", "files in state_dir and cache_dir", "memory in use after a collection, KiB"}
+var soakMeasures = [...]string{
+	"resident memory, KiB", "of it anonymous, KiB", "of it from files, KiB", "in use after a collection, KiB",
+	"goroutines", "file descriptors", "rows of the kernel's table", "files in state_dir and cache_dir",
+}
 
 // soakSample is what there was after so many operations.
 type soakSample struct {
 	operations int
-	values     [6]float64 // of soakMeasures
-	life       int        // of the process
+	values     [len(soakMeasures)]float64 // of soakMeasures
+	life       int                        // of the process
 }
 
 // TestSoak changes the inputs so many times. Now and then it stops, waits until the
@@ -177,7 +180,7 @@ func (s *soak) wanted() string {
 // sample measures the process, and empties its log.
 func (s *soak) sample(operations int) soakSample {
 	s.Helper()
-	rss, _ := processMemory(s.T, s.process.PID())
+	memory := processStatus(s.T, s.process.PID())
 	descriptors, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.process.PID()))
 	lab.Must(s.T, err)
 	goroutines := 0
@@ -197,7 +200,10 @@ func (s *soak) sample(operations int) soakSample {
 		}))
 	}
 	s.readLog()
-	return soakSample{operations, [6]float64{float64(rss), float64(goroutines), float64(len(descriptors)), float64(strings.Count(s.director.Table(), "\n")), float64(files), s.inUse()}, s.lives}
+	return soakSample{operations, [len(soakMeasures)]float64{
+		float64(memory["VmRSS"]), float64(memory["RssAnon"]), float64(memory["RssFile"] + memory["RssShmem"]), s.inUse(), // a tmpfs counts as shared
+		float64(goroutines), float64(len(descriptors)), float64(strings.Count(s.director.Table(), "\n")), float64(files),
+	}, s.lives}
 }
 
 var logMessage = regexp.MustCompile(`level=(?:WARN|ERROR) msg=(?:"((?:[^"\\]|\\.)*)"|(\S+))`)
@@ -268,7 +274,8 @@ func (s *soak) report(samples []soakSample, total int, took time.Duration, load 
 			s.Errorf("%s grows by %.0f (mean %.0f)", name, growth, fit.Mean)
 		}
 	}
-	if first, end := samples[0].values[4], samples[len(samples)-1].values[4]; end > first+8 {
+	const files = len(soakMeasures) - 1
+	if first, end := samples[0].values[files], samples[len(samples)-1].values[files]; end > first+8 {
 		s.Errorf("files in state_dir and cache_dir: %.0f at first, %.0f at the end", first, end)
 	}
 	kinds := markdown.Table{Head: []string{"Operations", "number"}}
