@@ -322,11 +322,10 @@ func (w *nodeWatch) repair(rs *realserver) (drifted bool, err error) {
 // choose gives a pass its VIPs. While the file cannot be used, the last ones that it listed
 // stay, also those that an earlier process has read.
 func (w *nodeWatch) choose(rs *realserver) {
-	if r := w.reading.Get(); r != nil {
+	r, refused := w.reading.Get(), false
+	if r != nil {
 		begins, ends := w.misread.note(r.err)
-		if begins {
-			w.log.Error("the file with the VIPs is refused; the last VIPs stay in force", "err", report(r.err))
-		}
+		refused = begins
 		if ends {
 			w.log.Info("the file with the VIPs is valid again", "file", rs.file)
 		}
@@ -342,6 +341,9 @@ func (w *nodeWatch) choose(rs *realserver) {
 		for _, v := range rs.state.Files[rs.owner] {
 			rs.listed = including(rs.listed, v.Address)
 		}
+	}
+	if refused {
+		w.log.Error("the file with the VIPs is refused; the last VIPs stay in force", "err", report(r.err), "listed", len(rs.listed))
 	}
 	w.unknown = rs.file != "" && w.good == nil && len(rs.listed) == 0
 	rs.vips = including(slices.Clone(rs.named), rs.listed...)

@@ -112,7 +112,7 @@ func (p *nodePod) life(l *lab.Lab, set func(vips string)) {
 		return ""
 	})
 	shows("a mistake", " 10.135.22.78/32 ", "eth0/arp_ignore:1\n")
-	if n := strings.Count(p.log(), "level=ERROR"); n != 1 || !strings.Contains(p.log(), `level=ERROR msg="the file with the VIPs is refused; the last VIPs stay in force"`) {
+	if n := strings.Count(p.log(), "level=ERROR"); n != 1 || !strings.Contains(p.log(), `level=ERROR msg="the file with the VIPs is refused; the last VIPs stay in force"`) || !strings.Contains(p.log(), " listed=1\n") {
 		t.Errorf("%d errors, want the refused file alone:\n%s", n, p.log())
 	}
 	p.stop()
