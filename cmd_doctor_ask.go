@@ -147,6 +147,12 @@ func thisHost(ctx context.Context, src *source, peer string) (h *doctorHost, clo
 		nodes:  func(plan *ProbePlan) (map[nodeQuestion]nodeAnswer, error) { return probeOnce(ctx, plan) },
 		status: statusAsker(ctx, h.at, controllerAt{listen: h.peerListener()}),
 		clock:  readClock, space: readSpace, now: time.Now,
+		users: func() []int {
+			if owner, err := peerOf(namespaceLock); err == nil {
+				return []int{int(owner.Uid)}
+			}
+			return nil
+		},
 		api: sync.OnceValue(func() *apiAnswers { return askAPI(ctx, h.cfg) }),
 	}
 	return h, closeAll

@@ -98,8 +98,11 @@ type doctorQuestions struct {
 	status func(controllerAt) (status, error)
 	clock  func() (offset time.Duration, synchronised bool, err error)
 	space  func(directory string) (fileSpace, error)
-	api    func() *apiAnswers
-	now    func() time.Time
+	// users are those besides this one that may own what the controller writes: that of the
+	// controller of this network namespace.
+	users func() []int
+	api   func() *apiAnswers
+	now   func() time.Time
 }
 
 // fileSpace is what a file system has left.

@@ -312,7 +312,7 @@ func (h *doctorHost) judgeDirectory(key, dir string) finding {
 	case !info.IsDir():
 		return finding{levelFail, fmt.Sprintf("%s: %s is no directory", name, there), []string{fmt.Sprintf("mv %s %[1]s.old", there)}}
 	}
-	if why := writableByOthers(h.root + there); why != "" && info.Mode()&fs.ModeSticky == 0 {
+	if why := writableByOthers(h.root+there, h.ask.users()...); why != "" && info.Mode()&fs.ModeSticky == 0 {
 		why = strings.ReplaceAll(why, h.root+there, there)
 		return finding{levelWarn, name + ": " + why + ", and so the controller's state", []string{fmt.Sprintf("chown root:root %s && chmod go-w %[1]s", there)}}
 	}

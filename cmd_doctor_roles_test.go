@@ -7,9 +7,13 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var doctorNow = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
@@ -75,6 +79,7 @@ vrrp_instance lvs {
 		status: func(controllerAt) (status, error) { return status{Ready: true, TableHash: 77}, nil },
 		clock:  func() (time.Duration, bool, error) { return 3 * time.Millisecond, true, nil },
 		space:  func(string) (fileSpace, error) { return fileSpace{bytes: 200 << 20, files: 1000}, nil },
+		users:  func() []int { return nil },
 		now:    func() time.Time { return doctorNow },
 	}
 	fitCluster(h, func(*apiAnswers) {})
@@ -514,6 +519,31 @@ func TestDoctorAnswersAt(t *testing.T) {
 	} {
 		if h.cfg.Listen = test.listen; h.answersAt(test.at) != test.want {
 			t.Errorf("listen %q, asked at %q: %t, want %t", test.listen, test.at, !test.want, test.want)
+		}
+	}
+}
+
+// What belongs to the controller's user is right, whoever that is.
+func TestDoctorDirectoryOfTheController(t *testing.T) {
+	requireRoot(t)
+	h, files, _ := fitHost()
+	h.layOut(t, files)
+	if err := os.Chown(filepath.Join(h.root, h.cfg.StateDir), 990, 990); err != nil {
+		t.Fatal(err)
+	}
+	const mended = "chown root:root /run/lvs-controller && chmod go-w /run/lvs-controller"
+	for _, test := range []struct {
+		what  string
+		users []int
+		want  finding
+	}{
+		{"no controller", nil, finding{levelWarn, "state_dir /run/lvs-controller: /run/lvs-controller belongs to user 990, who may change it, and so the controller's state", []string{mended}}},
+		{"another user's", []int{991}, finding{levelWarn, "state_dir /run/lvs-controller: /run/lvs-controller belongs to user 990, who may change it, and so the controller's state", []string{mended}}},
+		{"that user's", []int{990}, finding{levelOK, "state_dir /run/lvs-controller: 200 MiB are free", nil}},
+	} {
+		h.ask.users = func() []int { return test.users }
+		if diff := cmp.Diff(test.want, checkDirectories(h)[0], cmp.AllowUnexported(finding{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.what, diff)
 		}
 	}
 }

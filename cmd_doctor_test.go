@@ -428,6 +428,7 @@ func TestDoctorOnNothing(t *testing.T) {
 			status: func(controllerAt) (status, error) { return status{}, unknown },
 			clock:  func() (time.Duration, bool, error) { return 0, false, unknown },
 			space:  func(string) (fileSpace, error) { return fileSpace{}, unknown },
+			users:  func() []int { return nil },
 			api:    func() *apiAnswers { return &apiAnswers{} },
 			now:    time.Now,
 		}}

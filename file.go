@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -97,8 +98,8 @@ func readRegular(path string, most int64) ([]byte, error) {
 }
 
 // writableByOthers says why another user can change the file or directory at path; ""
-// when none but root and this user can.
-func writableByOthers(path string) string {
+// when none but root, this user and those of users can.
+func writableByOthers(path string, users ...int) string {
 	info, err := os.Stat(path)
 	if err != nil {
 		return ""
@@ -106,7 +107,7 @@ func writableByOthers(path string) string {
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
 		return fmt.Sprintf("other users may write to %s (mode %#o)", path, mode)
 	}
-	if uid := int(info.Sys().(*syscall.Stat_t).Uid); uid != 0 && uid != os.Geteuid() {
+	if uid := int(info.Sys().(*syscall.Stat_t).Uid); uid != 0 && uid != os.Geteuid() && !slices.Contains(users, uid) {
 		return fmt.Sprintf("%s belongs to user %d, who may change it", path, uid)
 	}
 	return ""

@@ -1,10 +1,9 @@
 // The locks against a second controller: one file in the state directory, one name in
 // the network namespace.
 //
-// Used by http_socket.go, cmd_realserver_state.go and main.go. A controller takes both before
-// anything else. A lock of another user does not prevent a start, and a lock that a controller
-// may have is never taken from it. Nothing here follows a link or writes to a file of another
-// user.
+// Used by http_socket.go, cmd*.go and main.go. A controller takes both before anything else. A
+// lock of another user does not prevent a start, and a lock that a controller may have is never
+// taken from it. Nothing here follows a link or writes to a file of another user.
 
 package main
 

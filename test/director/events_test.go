@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"lvs-controller/test/args"
 	"lvs-controller/test/lab"
 )
 
@@ -128,7 +130,7 @@ func TestKernelEvents(t *testing.T) {
 	t.Cleanup(func() { server.Close() })
 	go server.Serve(listener)
 	token := filepath.Join(r.dir, "token")
-	lab.Must(t, os.WriteFile(token, []byte("s3cret\n"), 0o600))
+	lab.Must(t, errors.Join(os.WriteFile(token, []byte("s3cret\n"), 0o600), os.Chown(token, int(*args.User), int(*args.User))))
 
 	config := func(more string) {
 		r.edgeConfig("announce = \"arp\"\nneighbour_check = false\n" + more + "[vip.drain]\ntimeout = \"3s\"\n" +
