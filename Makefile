@@ -126,15 +126,15 @@ race: vm-setup promtool-setup samples-setup unit-setup
 # LVS_DRILL=long hands over and drains under as much load as the long drills.
 kernel: build vm-setup $(CACHE)/ipvs.test $(CACHE)/director.test
 	test/vm/run -file lvs-controller -- ./lvs-controller version
-	test/vm/run -timeout 1800 -file lvs-controller -file install -file docs -file README.md -file config.toml.example -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
+	test/vm/run -timeout 3600 -file lvs-controller -file install -file docs -file README.md -file config.toml.example -file $(CACHE)/ipvs.test -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 -env LVS_SEED \
 		-- sh -c "code=0; for tests in ./ipvs.test './director.test -group kernel -install install'; do \
-		\$$tests -binary /work/lvs-controller $(if $(LVS_DRILL),-size $(LVS_DRILL)) -test.v -test.timeout 1770s $(PATTERN) || code=1; done; exit \$$code"
+		\$$tests -binary /work/lvs-controller $(if $(LVS_DRILL),-size $(LVS_DRILL)) -test.v -test.timeout 3570s $(PATTERN) || code=1; done; exit \$$code"
 
 # The same with a controller that runs as another user, with CAP_NET_ADMIN and CAP_NET_RAW
 # in its ambient set. The tests themselves make namespaces, as root.
 kernel-unprivileged: build vm-setup $(CACHE)/director.test
-	test/vm/run -timeout 1800 -file lvs-controller -file install -file docs -file README.md -file config.toml.example -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 \
-		-- ./director.test -group kernel -user 990 -install install -binary /work/lvs-controller -test.v -test.timeout 1770s $(PATTERN)
+	test/vm/run -timeout 3600 -file lvs-controller -file install -file docs -file README.md -file config.toml.example -file $(CACHE)/director.test -env LVS_REQUIRE_ALL=1 \
+		-- ./director.test -group kernel -user 990 -install install -binary /work/lvs-controller -test.v -test.timeout 3570s $(PATTERN)
 
 # The interface, the table and the traffic; not the pairs, whose tests take most time.
 kernel-short:
