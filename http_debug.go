@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"runtime"
 	"runtime/pprof"
 	"runtime/trace"
 	"strconv"
@@ -20,6 +19,10 @@ import (
 const (
 	defaultProfile = 10 * time.Second
 	longestProfile = time.Minute
+
+	// memoryProfileRate is how many bytes are allocated between two entries of the profiles
+	// heap and allocs: the default of Go.
+	memoryProfileRate = 512 << 10
 )
 
 // debugEndpoints are the paths that `go tool pprof` and `go tool trace` ask for.
@@ -32,16 +35,12 @@ func debugEndpoints() []endpoint {
 }
 
 // serveProfile answers with one of the profiles that the process always has: heap,
-// goroutine, allocs, block, mutex, threadcreate. With debug=1 or 2 it is text. With gc=1
-// the garbage is collected first, so that the heap has nothing but what is in use.
+// goroutine, allocs, block, mutex, threadcreate. With debug=1 or 2 it is text.
 func serveProfile(w http.ResponseWriter, r *http.Request) {
 	p := pprof.Lookup(r.PathValue("name"))
 	if p == nil {
 		http.NotFound(w, r)
 		return
-	}
-	if r.FormValue("gc") == "1" {
-		runtime.GC()
 	}
 	form, _ := strconv.Atoi(r.FormValue("debug")) // 0, the form of the tool, for what is no number
 	_ = p.WriteTo(w, form)                        // fails when the client has left

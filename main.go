@@ -38,6 +38,9 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(40)
 	}
+	// Each place that allocates has an entry in the profile of the memory, which grows for as
+	// long as the process lives. Only -debug has a use for it.
+	runtime.MemProfileRate = 0
 	// In huge pages, memory that the collector gave back comes back with its
 	// neighbours, 2 MiB at a time. A kernel before 3.15 refuses, and spends that.
 	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
@@ -139,6 +142,9 @@ func (t *directorTask) run(ctx context.Context, stdout, stderr io.Writer) int {
 	}
 	if t.check {
 		return (&checkTask{source: t.source}).run(ctx, stdout, stderr)
+	}
+	if t.logging.debug {
+		runtime.MemProfileRate = memoryProfileRate
 	}
 	log := t.logging.open(stderr)
 	defer log.queue.close(logPatience)

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"lvs-controller/test/lab"
 )
@@ -111,24 +110,10 @@ func (s *soak) serveProbes() {
 	s.Cleanup(func() { server.Close() })
 }
 
-// run starts the controller, with its profiles and without the log of -debug. The log goes to a
-// file, which is emptied now and then.
+// run starts the controller. Its log goes to a file, which is emptied now and then.
 func (s *soak) run() {
 	s.lives++
-	s.process = s.director.Start("sh", "-c", `exec "$0" "$@" >>"$LOG" 2>&1`, controller(), "-debug", "-config", filepath.Join(s.dir, "config.toml"))
-	lab.Within(s.T, time.Minute, func() string {
-		out, err := s.ask("/log-level?level=info", "-X", "POST")
-		if err != nil {
-			return fmt.Sprintf("the log level: %v: %s\n%s", err, out, s.tail())
-		}
-		return ""
-	})
-}
-
-// ask asks the controller's control socket with curl.
-func (s *soak) ask(path string, options ...string) (string, error) {
-	command := []string{"curl", "-sSf", "--unix-socket", filepath.Join(s.dir, "state/control.sock"), "http://controller" + path}
-	return s.director.Try(append(command, options...)...)
+	s.process = s.director.Start("sh", "-c", `exec "$0" "$@" >>"$LOG" 2>&1`, controller(), "-config", filepath.Join(s.dir, "config.toml"))
 }
 
 // serving counts the pods that are ready, and those of them whose probes pass.

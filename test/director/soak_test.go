@@ -31,7 +31,7 @@ const (
 
 // soakMeasures are what is sampled, in the order of the drawing.
 var soakMeasures = [...]string{
-	"resident memory, KiB", "of it anonymous, KiB", "of it from files, KiB", "in use after a collection, KiB",
+	"resident memory, KiB", "of it anonymous, KiB", "of it from files, KiB", "heap and stacks in use, KiB",
 	"goroutines", "file descriptors", "rows of the kernel's table", "files in state_dir and cache_dir",
 }
 
@@ -183,10 +183,10 @@ func (s *soak) sample(operations int) soakSample {
 	memory := processStatus(s.T, s.process.PID())
 	descriptors, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.process.PID()))
 	lab.Must(s.T, err)
-	goroutines := 0
+	shown := make(map[string]float64)
 	for line := range strings.Lines(s.director.Run("curl", "-s", "http://127.0.0.1:9652/metrics")) {
-		if rest, found := strings.CutPrefix(line, "go_goroutines "); found {
-			goroutines, err = strconv.Atoi(strings.TrimSpace(rest))
+		if name, value, found := strings.Cut(strings.TrimSpace(line), " "); found && strings.HasPrefix(name, "go_") {
+			shown[name], err = strconv.ParseFloat(value, 64)
 			lab.Must(s.T, err)
 		}
 	}
@@ -201,32 +201,12 @@ func (s *soak) sample(operations int) soakSample {
 	}
 	s.readLog()
 	return soakSample{operations, [len(soakMeasures)]float64{
-		float64(memory["VmRSS"]), float64(memory["RssAnon"]), float64(memory["RssFile"] + memory["RssShmem"]), s.inUse(), // a tmpfs counts as shared
-		float64(goroutines), float64(len(descriptors)), float64(strings.Count(s.director.Table(), "\n")), float64(files),
+		float64(memory["VmRSS"]), float64(memory["RssAnon"]), float64(memory["RssFile"] + memory["RssShmem"]), (shown["go_memstats_alloc_bytes"] + shown["go_memstats_stack_inuse_bytes"]) / 1024, // a tmpfs counts as shared
+		shown["go_goroutines"], float64(len(descriptors)), float64(strings.Count(s.director.Table(), "\n")), float64(files),
 	}, s.lives}
 }
 
 var logMessage = regexp.MustCompile(`level=(?:WARN|ERROR) msg=(?:"((?:[^"\\]|\\.)*)"|(\S+))`)
-
-// inUse is what the heap and the stacks hold after a garbage collection, in KiB: resident memory
-// is that and what the collector and the allocator keep for later.
-func (s *soak) inUse() (kib float64) {
-	s.Helper()
-	text, err := s.ask("/debug/pprof/heap?gc=1&debug=1")
-	lab.Must(s.T, err)
-	found := heapInUse.FindAllStringSubmatch(text, -1)
-	if len(found) != 2 {
-		s.Fatalf("no HeapAlloc and Stack in\n%.2000s", text)
-	}
-	for _, m := range found {
-		n, err := strconv.Atoi(m[1])
-		lab.Must(s.T, err)
-		kib += float64(n) / 1024
-	}
-	return kib
-}
-
-var heapInUse = regexp.MustCompile(`(?m)^# (?:HeapAlloc = |Stack = )(\d+)`)
 
 // readLog counts the complaints of the log, and empties it.
 func (s *soak) readLog() {
