@@ -19,10 +19,6 @@ import (
 const (
 	defaultProfile = 10 * time.Second
 	longestProfile = time.Minute
-
-	// memoryProfileRate is how many bytes are allocated between two entries of the profiles
-	// heap and allocs: the default of Go.
-	memoryProfileRate = 512 << 10
 )
 
 // debugEndpoints are the paths that `go tool pprof` and `go tool trace` ask for.

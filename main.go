@@ -31,6 +31,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// memoryProfileRate is how many bytes are allocated between two entries of the profiles heap
+// and allocs: the default of Go.
+const memoryProfileRate = 512 << 10
+
 func main() {
 	// The memory peaks while a long list of pods is decoded. A collector that
 	// runs more than twice as often costs next to nothing in a process that mostly waits,
