@@ -50,7 +50,7 @@ func (n *watchedNode) says(text string) {
 	n.w.reading.Set(&vipsReading{vips, err})
 }
 
-var watchLine = regexp.MustCompile(`level=(\w+) msg="?([^"\n]+?)"?(?: (?:what|err|file)="?([^"\n]+?)"?)?\n`)
+var watchLine = regexp.MustCompile(`level=(\w+) msg="?([^"\n]+?)"?(?: (?:what|err|file)="?([^"\n]+?)"?)?( listed=\d+)?\n`)
 
 // pass makes a pass, and compares what it changes and what it logs, as "LEVEL begin: what".
 func (n *watchedNode) pass(name string, wantErr error, wantCalls []string, wantLog ...string) {
@@ -67,7 +67,7 @@ func (n *watchedNode) pass(name string, wantErr error, wantCalls []string, wantL
 	for _, m := range watchLine.FindAllStringSubmatch(strings.ReplaceAll(n.log.String(), `\"`, "'"), -1) {
 		words := strings.Fields(m[2])
 		what, _, _ := strings.Cut(m[3], ": the node must")
-		lines = append(lines, fmt.Sprintf("%s %s: %s", m[1], strings.Join(words[:3], " "), what))
+		lines = append(lines, fmt.Sprintf("%s %s: %s", m[1], strings.Join(words[:3], " "), what+m[4]))
 	}
 	if diff := cmp.Diff(wantLog, lines); diff != "" {
 		n.t.Errorf("%s: log (-want +got):\n%s\n%s", name, diff, n.log)
@@ -152,7 +152,7 @@ func TestWatchFollowsFile(t *testing.T) {
 		"":            "/etc/vips: no address in it; the line 'none' alone means that the node has no VIP",
 	} {
 		n.says(text)
-		n.pass("a mistake", nil, nil, nodeMisread+want)
+		n.pass("a mistake", nil, nil, nodeMisread+want+" listed=2")
 		n.pass("the same mistake", nil, nil)
 		wantValues(t, map[string]float64{"node_vips_file_ok": 0, "node_vips_wanted": 2, "node_vips_in_place": 2}, n.metrics())
 	}
@@ -160,7 +160,7 @@ func TestWatchFollowsFile(t *testing.T) {
 	n.devices["lo"] = n.devices["lo"][:len(n.devices["lo"])-1] // what comes last is 10.0.0.3
 	n.pass("a new process, before it has read", nil, []string{"add 10.0.0.3 on lo"}, nodeChange+"added 10.0.0.3 on lo")
 	n.w.reading.Set(&vipsReading{nil, os.ErrNotExist})
-	n.pass("without a file", nil, nil, nodeMisread+"file does not exist")
+	n.pass("without a file", nil, nil, nodeMisread+"file does not exist listed=2")
 	n.says("10.0.0.3")
 	n.pass("valid again", nil, []string{"remove 10.0.0.2 on lo"}, "INFO the file with: /etc/vips", nodeChange+"removed 10.0.0.2 on lo")
 
@@ -178,6 +178,13 @@ func TestWatchFollowsFile(t *testing.T) {
 	if _, err := os.Stat(node.state); !errors.Is(err, os.ErrNotExist) || node.arp(t) != "0 1" {
 		t.Errorf("after the last VIP: state %v, ARP settings %q", err, node.arp(t))
 	}
+}
+
+// A file that was never valid lists no VIP, and the log does not speak of any.
+func TestWatchFirstFileIsWrong(t *testing.T) {
+	n := watchNode(t, newFakeNode(t))
+	n.says("x")
+	n.pass("a mistake", nil, nil, nodeMisread+"/etc/vips:1: 'x': want a unicast IPv4 or IPv6 address such as '10.135.22.77' listed=0")
 }
 
 // The last IPv4 VIP that leaves the file takes the settings with it.
