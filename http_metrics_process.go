@@ -58,6 +58,7 @@ func writeProcess(e *exposition, started time.Time) {
 	one("go_memstats_heap_released_bytes", gauge, "Heap that went back to the system.", float64(m.HeapReleased))
 	one("go_memstats_heap_sys_bytes", gauge, "Heap taken from the system.", float64(m.HeapSys))
 	one("go_memstats_stack_inuse_bytes", gauge, "Memory of stacks that are in use.", float64(m.StackInuse))
+	one("go_memstats_buck_hash_sys_bytes", gauge, "Memory of the profiles' table, which only -debug needs.", float64(m.BuckHashSys))
 	one("go_memstats_sys_bytes", gauge, "Memory taken from the system.", float64(m.Sys))
 	one("go_memstats_next_gc_bytes", gauge, "Size of the heap at which the next garbage collection begins.", float64(m.NextGC))
 	one("go_memstats_last_gc_time_seconds", gauge, "When the last garbage collection ended.", float64(m.LastGC)/1e9)
