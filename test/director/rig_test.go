@@ -53,6 +53,7 @@ func newRig(t *testing.T) *rig { return newRigOf(t, "kernel") }
 // newRigOf is newRig for a test of another group.
 func newRigOf(t *testing.T, group string) *rig {
 	of(t, group)
+	lab.LastWords(t)
 	dir := t.TempDir() // first, so that it is removed when nothing writes to it any more
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)

@@ -201,7 +201,8 @@ func (f *frr) tell() {
 	if !f.Failed() {
 		return
 	}
-	for _, what := range []string{"show ip route", "show ipv6 route", "show bgp ipv4 unicast", "show bgp ipv6 unicast", "show bgp neighbors", "show bfd peers"} {
+	for _, what := range []string{"show ip route", "show ipv6 route", "show bgp ipv4 unicast", "show bgp ipv6 unicast",
+		"show bgp neighbors | include BGP neighbor is|BGP state|Last reset|due to", "show bfd peers brief"} {
 		out, err := f.vtysh("-c", what)
 		f.Logf("FRR of %s: %s: %v\n%s", f.host.Name, what, err, out)
 	}
