@@ -13,13 +13,9 @@ import (
 // pathParams are columns of the tables, where a table has several values.
 var pathParams = []struct{ name, title string }{{"bits", "buckets"}, {"servers", "real servers"}, {"flows", "flows"}}
 
-// pathTables has the sender alone, and a table for each factor, in the order in which
-// they were measured.
+// pathTables has a table for each factor, in the order in which they were measured.
 func pathTables(set results.Set) []string {
 	var all, factors []string
-	if s, ok := set.Find("path sender", "", nil); ok {
-		all = append(all, fmt.Sprintf("Sender alone: %s µs (%s).\n", number(s.Value), spread(s)))
-	}
 	for _, r := range set {
 		if r.Name == "path established" && !slices.Contains(factors, r.Note) {
 			factors = append(factors, r.Note)
@@ -85,11 +81,11 @@ func pathTable(set results.Set, factor string) string {
 			t.Head = append(t.Head, p.title)
 		}
 	}
-	t.Head = append(t.Head, "floor", "established", "spread", "floors", "without sender", "new", "floors")
-	sender, _ := set.Find("path sender", "", nil)
+	t.Head = append(t.Head, "sender", "floor", "established", "spread", "floors", "without sender", "new", "floors")
 	for _, r := range ways {
 		floor, ok := set.Find("path floor", r.Way, r.Params)
-		if !ok {
+		sender, okSender := set.Find("path sender", r.Way, r.Params)
+		if !ok || !okSender {
 			continue
 		}
 		row := []string{r.Way}
@@ -103,8 +99,8 @@ func pathTable(set results.Set, factor string) string {
 			}
 			row = append(row, cell)
 		}
-		row = append(row, number(floor.Value), number(r.Value), spread(r), times(paired(r, floor)),
-			times((r.Value-sender.Value)/(floor.Value-sender.Value)), "", "")
+		row = append(row, number(sender.Value), number(floor.Value), number(r.Value), spread(r), times(paired(r, floor)),
+			times(paired(without(r, sender), without(floor, sender))), "", "")
 		if fresh, ok := set.Find("path new", r.Way, r.Params); ok {
 			row[len(row)-2], row[len(row)-1] = number(fresh.Value), times(fresh.Value/floor.Value)
 		}
@@ -125,6 +121,15 @@ func paired(a, b results.Result) float64 {
 		ratios[i] = a.Samples[i] / b.Samples[i]
 	}
 	return results.Percentile(ratios, 50)
+}
+
+// without is what a took above b, round by round.
+func without(a, b results.Result) results.Result {
+	above := make([]float64, min(len(a.Samples), len(b.Samples)))
+	for i := range above {
+		above[i] = a.Samples[i] - b.Samples[i]
+	}
+	return results.Result{Samples: above}
 }
 
 // pathGoals sets the data path beside what the project wants.

@@ -77,10 +77,10 @@ CPU, so the time divided by the number of packets is the cost of one. The real s
 end drops the packet. Answers do not pass a director in direct routing or with a tunnel.
 
 - The **floor** is the same sender through a director that only forwards (one route, no
-  IPVS, no connection tracking). Floor and path alternate; "floors" is the median of the
-  ratios, round by round.
-- "Sender alone" is the time when the director's end drops the packet on arrival. The
-  last column is the ratio without this time, of the path to the floor.
+  IPVS, no connection tracking). Sender, floor and path alternate; "floors" is the median of
+  the ratios, round by round.
+- "Sender" is the sender alone: the director's end drops the packet on arrival. "Without
+  sender" is the ratio of the path to the floor without this time.
 - "Established" is a packet of a flow that has a connection in the director's table.
   "New" is the first packet of a flow, which makes one. "Spread" is the fastest and the
   slowest round.

@@ -42,8 +42,8 @@ type meter struct {
 	rounds  int
 }
 
-// pieces are the parts of a round, in which the floor and the path alternate: other work
-// of the host then disturbs both alike.
+// pieces are the parts of a round, in which the sender alone, the floor and the path
+// alternate: other work of the host then disturbs all alike.
 const pieces = 5
 
 func newMeter(b *guest.Benchmark) *meter {
@@ -58,16 +58,6 @@ func (m *meter) close() { m.floor.close() }
 // forwarded measures plain forwarding of n packets.
 func (m *meter) forwarded(n int) float64 {
 	return m.floor.stretch(target{directorMAC, firstServer, port}, 0, n, n, 0)
-}
-
-// sender measures what the sender costs alone.
-func (m *meter) sender() {
-	m.floor.dropped(m.packets) // the first stretch is slower
-	var samples []float64
-	for range m.rounds {
-		samples = append(samples, m.floor.dropped(m.packets))
-	}
-	m.Record(results.New("path sender", "", nil, "µs", samples...))
 }
 
 // measure measures new flows and established ones.
@@ -107,10 +97,12 @@ func (m *meter) measure(w way) {
 		record("memory", "bytes", []float64{float64(unreclaimable(m.T)-before) / float64(w.flows)})
 	}
 
-	established, floor := make([]float64, m.rounds), make([]float64, m.rounds)
+	established, floor, sender := make([]float64, m.rounds), make([]float64, m.rounds), make([]float64, m.rounds)
 	next, n := 0, m.packets/pieces
+	m.floor.dropped(n) // the first stretch is slower
 	for i := range m.rounds {
 		for range pieces {
+			sender[i] += m.floor.dropped(n) / pieces
 			floor[i] += m.forwarded(n) / pieces
 			established[i] += r.stretch(to, next, n, w.flows, w.more) / pieces
 			next = (next + n) % w.flows
@@ -122,6 +114,7 @@ func (m *meter) measure(w way) {
 	}
 	record("established", "µs", established)
 	record("floor", "µs", floor)
+	record("sender", "µs", sender)
 	if w.flows >= m.packets {
 		record("new", "µs", fresh)
 	}
