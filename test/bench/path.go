@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"lvs-controller/test/bench/results"
@@ -83,8 +84,8 @@ func pathTable(set results.Set, factor string) string {
 	}
 	t.Head = append(t.Head, "sender", "floor", "established", "spread", "floors", "without sender", "new", "floors")
 	for _, r := range ways {
-		floor, ok := set.Find("path floor", r.Way, r.Params)
-		sender, okSender := set.Find("path sender", r.Way, r.Params)
+		floor, ok := besides(set, "path floor", r)
+		sender, okSender := besides(set, "path sender", r)
 		if !ok || !okSender {
 			continue
 		}
@@ -101,7 +102,7 @@ func pathTable(set results.Set, factor string) string {
 		}
 		row = append(row, number(sender.Value), number(floor.Value), number(r.Value), spread(r), times(paired(r, floor)),
 			times(paired(without(r, sender), without(floor, sender))), "", "")
-		if fresh, ok := set.Find("path new", r.Way, r.Params); ok {
+		if fresh, ok := besides(set, "path new", r); ok {
 			row[len(row)-2], row[len(row)-1] = number(fresh.Value), times(fresh.Value/floor.Value)
 		}
 		t.Add(row...)
@@ -121,6 +122,18 @@ func paired(a, b results.Result) float64 {
 		ratios[i] = a.Samples[i] / b.Samples[i]
 	}
 	return results.Percentile(ratios, 50)
+}
+
+// besides is what else was measured of the way that r is of. Several tables have a way of
+// the same name, and the factor tells them apart.
+func besides(set results.Set, name string, r results.Result) (results.Result, bool) {
+	same := func(o results.Result) bool {
+		return o.Name == name && o.Way == r.Way && o.Note == r.Note && maps.Equal(o.Params, r.Params)
+	}
+	if i := slices.IndexFunc(set, same); i >= 0 {
+		return set[i], true
+	}
+	return results.Result{}, false
 }
 
 // without is what a took above b, round by round.

@@ -23,6 +23,9 @@ func TestPathTables(t *testing.T) {
 	add("sender", "dr", "flows", 600_000, 9, 24, 9) // the machine is slow for one round
 	add("floor", "dr", "flows", 600_000, 15, 32, 15)
 	add("new", "dr", "flows", 600_000, 30, 30, 30)
+	add("established", "dr", "forwarding", 600_000, 40) // the same way in another table
+	add("sender", "dr", "forwarding", 600_000, 10)
+	add("floor", "dr", "forwarding", 600_000, 20)
 	add("established", "tracked", "connection tracking", 100_000, 40)
 	add("floor", "tracked", "connection tracking", 100_000, 15)
 	add("sender", "tracked", "connection tracking", 100_000, 9)
@@ -35,6 +38,7 @@ func TestPathTables(t *testing.T) {
 		"| flows |   flows | sender | floor | established |    spread | floors | without sender |  new | floors |",
 		"| dr    |   1,000 |   9.00 |  12.0 |        15.0 | 15.0–15.0 |  1.25× |          2.00× |      |        |",
 		"| dr    | 600,000 |   9.00 |  15.0 |        18.0 | 18.0–40.0 |  1.20× |          1.50× | 30.0 |  2.00× |",
+		"| dr         |   10.0 |  20.0 |        40.0 | 40.0–40.0 |  2.00× |          3.00× |     |        |",
 		"| connection tracking | sender | floor | established |",
 	} {
 		if !strings.Contains(all, want) {

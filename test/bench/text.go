@@ -84,6 +84,8 @@ end drops the packet. Answers do not pass a director in direct routing or with a
 - "Established" is a packet of a flow that has a connection in the director's table.
   "New" is the first packet of a flow, which makes one. "Spread" is the fastest and the
   slowest round.
+- Namespaces of the same kind differ by up to a tenth. In the tables of flows (2^20 buckets, up
+  to 600,000) and of connection tracking each round has its own ones.
 - Buckets are those of the kernel's connection table: 2^12 as the kernel has it,
   2^20 as install/lvs-controller.modprobe sets it.
 - One factor at a time differs from the base: direct routing, rr, 10 real servers, 2^20

@@ -32,6 +32,7 @@ type way struct {
 	entries func(r *rig) int // counts the connections, in place of IPVS
 	check   func(r *rig, packets int)
 	memory  bool // measure what a connection takes too
+	apart   bool // each round on a rig of its own: two rigs of a kind differ by a tenth
 }
 
 // meter measures ways, each with a separate rig.
@@ -60,8 +61,37 @@ func (m *meter) forwarded(n int) float64 {
 	return m.floor.stretch(target{directorMAC, firstServer, port}, 0, n, n, 0)
 }
 
+// samples are those of one way: each is the µs of a packet in one round.
+type samples struct{ fresh, established, floor, sender []float64 }
+
 // measure measures new flows and established ones.
 func (m *meter) measure(w way) {
+	m.Helper()
+	params := results.Params{"flows": w.flows, "bits": w.bits, "servers": w.servers}
+	record := func(name, unit string, samples []float64) {
+		result := results.New("path "+name, w.name, params, unit, samples...)
+		result.Note = w.factor
+		m.Record(result)
+	}
+	var s samples
+	if w.apart {
+		for range m.rounds {
+			m.onRig(w, 1, &s)
+		}
+	} else if memory := m.onRig(w, m.rounds, &s); w.memory {
+		record("memory", "bytes", []float64{memory})
+	}
+	record("established", "µs", s.established)
+	record("floor", "µs", s.floor)
+	record("sender", "µs", s.sender)
+	if w.flows >= m.packets {
+		record("new", "µs", s.fresh)
+	}
+}
+
+// onRig measures so many rounds on a rig that it makes. It returns what a connection takes,
+// if that is asked for.
+func (m *meter) onRig(w way, rounds int, s *samples) (memory float64) {
 	m.Helper()
 	r := newRig(m.T, w.servers)
 	defer r.close()
@@ -78,46 +108,34 @@ func (m *meter) measure(w way) {
 	}
 	m.Quiet()
 	to := target{directorMAC, vip, port}
-	params := results.Params{"flows": w.flows, "bits": w.bits, "servers": w.servers}
-	record := func(name, unit string, samples []float64) {
-		result := results.New("path "+name, w.name, params, unit, samples...)
-		result.Note = w.factor
-		m.Record(result)
-	}
-
 	before := unreclaimable(m.T)
-	var fresh []float64
-	for i := range m.rounds {
-		from, until := i*w.flows/m.rounds, (i+1)*w.flows/m.rounds
-		fresh = append(fresh, r.stretch(to, from, until-from, w.flows, w.more))
+	for i := range rounds {
+		from, until := i*w.flows/rounds, (i+1)*w.flows/rounds
+		s.fresh = append(s.fresh, r.stretch(to, from, until-from, w.flows, w.more))
 	}
 	r.hasConnections(w)
 	if w.memory {
 		time.Sleep(2 * time.Second) // the kernel counts pages once a second
-		record("memory", "bytes", []float64{float64(unreclaimable(m.T)-before) / float64(w.flows)})
+		memory = float64(unreclaimable(m.T)-before) / float64(w.flows)
 	}
 
-	established, floor, sender := make([]float64, m.rounds), make([]float64, m.rounds), make([]float64, m.rounds)
 	next, n := 0, m.packets/pieces
 	m.floor.dropped(n) // the first stretch is slower
-	for i := range m.rounds {
+	for range rounds {
+		var established, floor, sender float64
 		for range pieces {
-			sender[i] += m.floor.dropped(n) / pieces
-			floor[i] += m.forwarded(n) / pieces
-			established[i] += r.stretch(to, next, n, w.flows, w.more) / pieces
+			sender += m.floor.dropped(n) / pieces
+			floor += m.forwarded(n) / pieces
+			established += r.stretch(to, next, n, w.flows, w.more) / pieces
 			next = (next + n) % w.flows
 		}
+		s.sender, s.floor, s.established = append(s.sender, sender), append(s.floor, floor), append(s.established, established)
 	}
 	r.hasConnections(w)
 	if w.check != nil {
-		w.check(r, w.flows+m.rounds*pieces*n)
+		w.check(r, w.flows+rounds*pieces*n)
 	}
-	record("established", "µs", established)
-	record("floor", "µs", floor)
-	record("sender", "µs", sender)
-	if w.flows >= m.packets {
-		record("new", "µs", fresh)
-	}
+	return memory
 }
 
 // hasConnections fails unless each flow has one connection.

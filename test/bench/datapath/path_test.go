@@ -33,6 +33,7 @@ func TestBenchPathFlows(t *testing.T) {
 			}
 			w := base(b)
 			w.factor, w.bits, w.flows = "flows", bits, n
+			w.apart = bits == 20 && n <= 600_000
 			m.measure(w)
 		}
 		m.close()
@@ -139,7 +140,7 @@ func TestBenchPathTracking(t *testing.T) {
 	}
 	for _, f := range guest.LongOr(b, kinds, kinds[1:]) {
 		w := base(b)
-		w.factor, w.name, w.vip = "connection tracking", f.name, f.vip
+		w.factor, w.name, w.vip, w.apart = "connection tracking", f.name, f.vip, true
 		if f.rules != "" {
 			w.prepare = func(r *rig) { r.nft(f.rules) }
 			w.check = func(r *rig, packets int) {
