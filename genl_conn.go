@@ -236,9 +236,9 @@ func (c *ipvsConn) received(n int, err error) (int, error) {
 }
 
 // exchange sends the encoder's buffer by write, which is one of the socket's. It has the
-// requests with the sequence numbers first to last. Their answers go to take, until last has been acknowledged
-// or its dump is done; what take gets is valid until it returns. Answers to older,
-// abandoned exchanges are passed over. An error means that the exchange failed.
+// requests with the sequence numbers first to last. Their answers go to take, until last has
+// been acknowledged or its dump is done; what take gets is valid until it returns. Answers
+// to older, abandoned exchanges are passed over. An error means that the exchange failed.
 func (c *ipvsConn) exchange(write func([]byte) error, first, last uint32, take func(*kernelReply)) error {
 	if err := write(c.enc.buf); err != nil {
 		return fmt.Errorf("send to the kernel: %w", err)
