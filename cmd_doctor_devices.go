@@ -264,9 +264,13 @@ func checkGRO(h *doctorHost) []finding {
 	})
 }
 
+// fewLost is how many packets a young host may lose. The kernel also counts packets for a
+// device that goes down as dropped (enqueue_to_backlog), and the first bursts of a boot.
+const fewLost = 10
+
 // lossMatters reports whether so many of all packets are lost that clients notice:
-// more than 1 in 100,000.
-func lossMatters(lost, all uint64) bool { return lost > all/100_000 }
+// more than 1 in 100,000, and more than a few.
+func lossMatters(lost, all uint64) bool { return lost > max(fewLost, all/100_000) }
 
 // checkRings looks for cards that have lost packets because no buffer was free.
 func checkRings(h *doctorHost) []finding {
@@ -318,6 +322,16 @@ func (h *doctorHost) readSoftnet() (s softnet) {
 // network namespace.
 const netCore = "/proc/sys/net/core/"
 
+// setNetCore is the command that sets settings of netCore. In another network namespace it
+// enters the one of the first process.
+func (h *doctorHost) setNetCore(settings string) []string {
+	command := "sysctl -w " + settings
+	if h.read(netCore+"netdev_max_backlog") == "" {
+		command = "nsenter -t 1 -n " + command
+	}
+	return []string{command}
+}
+
 // checkBacklog looks for packets that were dropped because a CPU's backlog was full.
 func checkBacklog(h *doctorHost) []finding {
 	s, most := h.readSoftnet(), h.number(netCore+"netdev_max_backlog", 1000)
@@ -326,7 +340,7 @@ func checkBacklog(h *doctorHost) []finding {
 		return allWell("%s", fact)
 	}
 	return []finding{{levelWarn, fact + fmt.Sprintf(", netdev_max_backlog is %d", most),
-		[]string{fmt.Sprintf("sysctl -w net.core.netdev_max_backlog=%d", 4*most)}}}
+		h.setNetCore(fmt.Sprintf("net.core.netdev_max_backlog=%d", 4*most))}}
 }
 
 // fewSqueezed is how often a budget may be used up while a host starts.
@@ -341,5 +355,5 @@ func checkBudget(h *doctorHost) []finding {
 		return allWell("%s", fact)
 	}
 	return []finding{{levelWarn, fact + fmt.Sprintf(", netdev_budget is %d in %d µs", budget, usecs),
-		[]string{fmt.Sprintf("sysctl -w net.core.netdev_budget=%d net.core.netdev_budget_usecs=%d", 2*budget, 2*usecs)}}}
+		h.setNetCore(fmt.Sprintf("net.core.netdev_budget=%d net.core.netdev_budget_usecs=%d", 2*budget, 2*usecs))}}
 }

@@ -288,11 +288,20 @@ WARN  rings             eth1: 4096 of 4096 buffers to receive, 11 of 1000000 pac
 	}, `WARN  backlog           21 of 2000000 packets dropped since the boot, netdev_max_backlog is 1000
       sysctl -w net.core.netdev_max_backlog=4000
 `},
+	{"backlog", "a few packets of a young host", func(_ *doctorHost, files map[string]string, _ map[string]deviceFacts) {
+		files["/proc/net/softnet_stat"] = "00003d78 0000000a 00000000"
+	}, "OK    backlog           10 of 15736 packets dropped since the boot\n"},
+	{"backlog", "overflows on a young host", func(_ *doctorHost, files map[string]string, _ map[string]deviceFacts) {
+		files["/proc/net/softnet_stat"] = "00003d78 0000000b 00000000"
+		delete(files, "/proc/sys/net/core/netdev_max_backlog") // another network namespace
+	}, `WARN  backlog           11 of 15736 packets dropped since the boot, netdev_max_backlog is 1000
+      nsenter -t 1 -n sysctl -w net.core.netdev_max_backlog=4000
+`},
 	{"budget", "used up", func(_ *doctorHost, files map[string]string, _ map[string]deviceFacts) {
 		files["/proc/net/softnet_stat"] = "000f4240 00000000 0000014e\nbroken"
-		delete(files, "/proc/sys/net/core/netdev_budget") // another network namespace
+		maps.DeleteFunc(files, func(name, _ string) bool { return strings.HasPrefix(name, "/proc/sys/net/core/netdev_") }) // another network namespace
 	}, `WARN  budget            used up 334 times for 1000000 packets, netdev_budget is 300 in 8000 µs
-      sysctl -w net.core.netdev_budget=600 net.core.netdev_budget_usecs=16000
+      nsenter -t 1 -n sysctl -w net.core.netdev_budget=600 net.core.netdev_budget_usecs=16000
 `},
 	{"budget", "used up while the host started", func(_ *doctorHost, files map[string]string, _ map[string]deviceFacts) {
 		files["/proc/net/softnet_stat"] = "00000271 00000000 00000063"
