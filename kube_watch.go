@@ -22,6 +22,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +42,15 @@ type serverFollower struct {
 	sampled  time.Time // when it was last asked which pods there are instead
 	silences int       // watches in a row that went silent
 }
+
+// bulkList is the number of objects from which a list leaves so much garbage that memory goes
+// back to the system, afterList later: by then the list is compared with the table, and the
+// routes to new real servers are looked up. A large change of the table does the same, but
+// after a restart the table is whole already.
+const (
+	bulkList  = 2_500
+	afterList = 10 * time.Second
+)
 
 // tolerated is how many times in a row only a list may show the present state, or a
 // server that has just started may refuse, before that is a failure.
@@ -163,6 +173,9 @@ func (f *serverFollower) list(ctx context.Context) error {
 		return f.list(ctx)
 	}
 	f.owner.publish(f.stream, f.content, true)
+	if f.content.len() >= bulkList {
+		time.AfterFunc(afterList, debug.FreeOSMemory)
+	}
 	f.hasAPI()
 	f.sampled = time.Time{}
 	f.sample(ctx)
