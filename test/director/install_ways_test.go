@@ -312,7 +312,7 @@ sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.tunl0.rp_filter=1
 func TestKernelRealserverWays(t *testing.T) {
 	of(t, "kernel")
 	t.Parallel()
-	for _, module := range []string{"ipip", "ip6_tunnel", "vrf", "bonding", "8021q", "dummy"} {
+	for _, module := range []string{"ipip", "ip6_tunnel", "ip_gre", "ip6_gre", "vrf", "bonding", "8021q", "dummy"} {
 		if out, err := exec.Command("modprobe", module).CombinedOutput(); err != nil {
 			t.Fatalf("modprobe %s: %v\n%s", module, err, out)
 		}
