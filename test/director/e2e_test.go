@@ -420,9 +420,9 @@ func TestE2EMemory(t *testing.T) {
 			e.manyEndpoints(want)
 		}
 		e.configure("")
-		// The first start makes the table, and the second one finds it: the least counts.
+		// The first start makes the table, and the other two find it: the lesser of these counts.
 		const most = 30 << 10 // kB
-		for range 2 {
+		for i := range 3 {
 			e.start()
 			lab.Within(t, 90*time.Second, func() string {
 				got := strings.Count(e.director.Table(), "-a ")
@@ -434,7 +434,7 @@ func TestE2EMemory(t *testing.T) {
 			time.Sleep(12 * time.Second) // the garbage of a list goes 10 s after it
 			now, peak := processMemory(t, e.process.PID())
 			t.Logf("%d real servers: RSS %d kB, peak %d kB", want, now, peak)
-			if rss == 0 || now < rss {
+			if i == 1 || i == 2 && now < rss {
 				rss = now
 			}
 			e.process.Kill()
