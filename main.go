@@ -416,8 +416,8 @@ func (p *program) watchConfig(src *source, first *firstConfig, hup <-chan os.Sig
 			p.server.bad.Store(false)
 			p.server.file.Store(&configStatus{Path: c.Path, Loaded: time.Now()})
 			p.notify.applies(c)
+			p.loop.events.add(Event{Time: time.Now(), Kind: eventReloaded}) // before what comes of it
 			p.publish(c)
-			p.loop.events.add(Event{Time: time.Now(), Kind: eventReloaded})
 		},
 		Accepted: func(c *Config, text []byte) {
 			p.server.good.Store(&goodFile{time.Now(), sha256.Sum256(text)})
