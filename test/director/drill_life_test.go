@@ -36,6 +36,7 @@ func TestDrillLife(t *testing.T) {
 	d.install(binary)
 	start()
 	d.serving(d.nodes...)
+	d.logged(1, "VIP address added") // it follows the table
 	load := d.load(drillPause)
 	leaving, flapping := d.nodes[0], d.nodes[1]
 	upload := d.uploadTo(leaving)

@@ -303,6 +303,7 @@ func (d *drill) begin(n int) {
 	d.joinAll(d.nodes)
 	d.start()
 	d.serving(d.nodes...)
+	d.logged(1, "VIP address added") // it follows the table
 }
 
 // killAPI ends the API server for a drill.
