@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"lvs-controller/test/lab"
 )
@@ -158,7 +159,14 @@ func TestKernelDoctor(t *testing.T) {
 	lab.Must(t, err)
 	load := func(parameters string) {
 		t.Helper()
-		r.director.Run("sh", "-c", "modprobe -r $(lsmod | awk '/^ip_vs_/ { print $1 }') ip_vs && modprobe ip_vs "+parameters)
+		// The kernel takes a namespace down some time after its end, with the services in it.
+		lab.Within(t, time.Minute, func() string {
+			if out, err := r.director.Try("sh", "-c", "modprobe -r $(lsmod | awk '/^ip_vs_/ { print $1 }') ip_vs"); err != nil {
+				return out + err.Error()
+			}
+			return ""
+		})
+		r.director.Run("sh", "-c", "modprobe ip_vs "+parameters)
 	}
 	t.Cleanup(func() {
 		lab.Must(t, os.WriteFile(file, before, 0o644))

@@ -183,7 +183,6 @@ func (e *ecmp) drills(size pairSize) {
 		e.goOn("controller of " + s.director.Name + " killed and restarted, stopped and started")
 	})
 	e.narrow()
-	e.silence(ecmpEager)
 	e.dies("the cable of a director", e.one, func() { e.one.director.CutPort(true) })
 	e.one.director.CutPort(false)
 	e.routed(e.one, e.two)
@@ -248,7 +247,12 @@ func (e *ecmp) step(what string, size pairSize, do func(s *speaker)) {
 func (e *ecmp) dies(what string, s *speaker, happen func()) {
 	e.Helper()
 	e.Logf("step: %s", what)
+	e.silence(ecmpCalm)
+	e.routed(e.one, e.two)
 	e.open()
+	e.silence(ecmpEager)
+	time.Sleep(3 * time.Second) // each end has heard of it
+	e.routed(e.one, e.two)
 	load := e.client.StartLoad(e.vip, 2, 20*time.Millisecond)
 	stop := make(chan struct{})
 	type seen struct {

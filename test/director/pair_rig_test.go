@@ -316,14 +316,18 @@ func (p *pair) drain(m *twin) {
 }
 
 // restart has the controllers ended and started again, one after the other. The
-// first director has the VIP before.
-func (p *pair) restart(end func(*lab.Process)) {
+// first director has the VIP before. The longest time without a controller is away.
+func (p *pair) restart(end func(*lab.Process)) (away time.Duration) {
 	p.Helper()
 	for _, m := range []*twin{p.one, p.two} {
+		start := time.Now()
 		end(m.process)
 		m.start()
 		m.ready("ready")
+		away = max(away, time.Since(start))
+		m.trusted()
 	}
+	return away
 }
 
 // abandoned has the controllers of both killed, the second director's last, and
@@ -333,6 +337,7 @@ func (p *pair) restart(end func(*lab.Process)) {
 func (p *pair) abandoned(meanwhile func()) {
 	p.Helper()
 	for _, m := range []*twin{p.one, p.two} {
+		m.trusted()
 		said := m.keepalived.CountLog("effective priority from 100 to 1")
 		m.process.Kill()
 		m.ready("NOT READY: the controller does not answer")
