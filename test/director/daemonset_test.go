@@ -93,6 +93,7 @@ func (p *nodePod) life(l *lab.Lab, set func(vips string)) {
 			return ""
 		})
 	}
+	load.Reach(50)
 	if report := load.Stop(); report.Failed() > 0 || report.Requests < 50 {
 		t.Errorf("during the roll-out: %s", report)
 	} else {

@@ -128,6 +128,7 @@ func TestE2EService(t *testing.T) {
 	lab.Must(t, e.admin.DeleteEndpointSlice(ctx, e.namespace, "one"))
 	time.Sleep(2 * time.Second)
 	e.table(web("1", "2", "3")...)
+	load.Reach(100)
 	if report := load.Stop(); report.Failed() > 0 || report.Requests < 100 {
 		t.Errorf("while slices change: %s", report)
 	}

@@ -302,6 +302,7 @@ func TestE2EAPIServerAway(t *testing.T) {
 	e.createPod(1, true)
 	e.start()
 	e.table(web("1", "2")...)
+	e.logged(1, "VIP address added") // it follows the table
 
 	load := e.client.StartLoad(netip.MustParseAddrPort("10.0.0.100:80"), 4, 10*time.Millisecond)
 	lab.Must(t, e.control.StopAPI(ctx))

@@ -37,8 +37,14 @@ func followEvents(t *testing.T, path string) *eventLines {
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}}
-	resp, err := client.Get("http://controller/events?after=0")
-	lab.Must(t, err)
+	var resp *http.Response
+	lab.Within(t, 10*time.Second, func() (why string) { // the socket comes after the listener
+		var err error
+		if resp, err = client.Get("http://controller/events?after=0"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	t.Cleanup(func() { resp.Body.Close() })
 	e := &eventLines{}
 	go func() {

@@ -24,7 +24,7 @@ neighbour_check = false
 real_servers = [{ address = "10.0.0.11" }, { address = "10.0.0.12" }, { address = "10.0.0.13" }]
 sorry_server = "10.0.0.14"
 [vip.health]
-interval = "400ms"
+interval = "1s"
 fall = 2
 quorum = 2
 ` + more + `[vip.health.udp]
@@ -57,7 +57,7 @@ func TestKernelQuorum(t *testing.T) {
 	r.start()
 	r.ready("ready")
 	socket := filepath.Join(r.dir, "state", "control.sock")
-	events := r.director.Start("curl", "-sN", "--unix-socket", socket, "http://controller/events")
+	events := r.director.Start("curl", "-sN", "--unix-socket", socket, "http://controller/events?after=0")
 	event := func(want string) {
 		t.Helper()
 		lab.Within(t, 10*time.Second, func() string {
@@ -96,7 +96,7 @@ func TestKernelQuorum(t *testing.T) {
 	t.Log("step: two of three do not answer")
 	answers(12, false)
 	served("one does not", true, "node11", "node13")
-	event(`"kind":"server_edited","vip":"edge","address":"10.0.0.100","service":"80/tcp","server":"10.0.0.12","old_weight":1,"new_weight":0,"change":"weight 1 → 0","reason":"static, but datagram to 10.0.0.12:514: no answer in 200ms, draining"`)
+	event(`"kind":"server_edited","vip":"edge","address":"10.0.0.100","service":"80/tcp","server":"10.0.0.12","old_weight":1,"new_weight":0,"change":"weight 1 → 0","reason":"static, but datagram to 10.0.0.12:514: no answer in 500ms, draining"`)
 	answers(13, false)
 	served("two do not", false)
 	event(`"kind":"quorum_lost","vip":"edge","family":"IPv4"`)
@@ -109,7 +109,7 @@ func TestKernelQuorum(t *testing.T) {
 	r.ready("ready")
 	time.Sleep(time.Second)
 	served("after a restart", false)
-	events = r.director.Start("curl", "-sN", "--unix-socket", socket, "http://controller/events")
+	events = r.director.Start("curl", "-sN", "--unix-socket", socket, "http://controller/events?after=0")
 
 	t.Log("step: they answer again")
 	answers(12, true)
@@ -135,7 +135,7 @@ func TestKernelQuorum(t *testing.T) {
 	answers(13, false)
 	served("two do not answer", true, "node14")
 	answers(13, true)
-	time.Sleep(2 * time.Second)
+	time.Sleep(4 * time.Second)
 	served("as many as the quorum, less than its hysteresis", true, "node14")
 	answers(12, true)
 	served("all answer at last", true, "node11", "node12", "node13")

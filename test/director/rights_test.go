@@ -451,10 +451,10 @@ func TestKernelRights(t *testing.T) {
 		return ""
 	})
 	r.table("-A -t 10.0.0.111:80 -s rr", strings.Replace(row, "100", "111", 1))
-	lab.Must(t, errors.Join(os.Remove(state), os.Rename(state+".old", state)))
 	if err := r.process.Signal(os.Interrupt); err != nil {
 		t.Error(err)
 	}
+	lab.Must(t, errors.Join(os.Remove(state), os.Rename(state+".old", state)))
 	if out, err := exec.Command("cat", filepath.Join(state, "state.json")).CombinedOutput(); err != nil || !strings.Contains(string(out), "10.0.0.100") {
 		t.Errorf("state.json: %s, %v", out, err)
 	}

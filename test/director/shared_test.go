@@ -34,7 +34,7 @@ func TestKernelSharedAddress(t *testing.T) {
 		mail25  = "-A -t 10.0.0.100:25 -s wlc\n-a -t 10.0.0.100:25 -r 10.0.0.12:25 -g -w 1\n"
 		web9k   = "-A -t 10.0.0.100:9000 -s rr\n-a -t 10.0.0.100:9000 -r 10.0.0.11:9000 -g -w 1"
 		mail9k  = "-A -t 10.0.0.100:9000 -s wlc\n-a -t 10.0.0.100:9000 -r 10.0.0.12:9000 -g -w 1"
-		drained = "[vip.drain]\ntimeout = \"1s\"\n"
+		drained = "[vip.drain]\ntimeout = \"5s\"\n"
 	)
 	r.objects.pods = []pod{{name: "a", node: "n1", ips: []string{"10.0.0.11"}}}
 	r.objects.tcp = map[string]string{"9000": "default/db:5432"}

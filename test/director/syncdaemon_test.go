@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,6 +126,7 @@ func TestKernelSyncDaemons(t *testing.T) {
 	nine := both("eth9, syncid=1, maxlen=1472, group=224.0.0.81, port=8848, ttl=1")
 	r.daemons(nine...)
 	t.Log("step: and made anew, which ipvsadm does not show")
+	lab.Must(t, r.process.Send(syscall.SIGSTOP)) // or an audit may be faster than the next lines
 	r.director.Run("ip", "link", "delete", "eth9")
 	r.daemons(nine...)
 	r.director.Run("ip", "link", "add", "eth9", "type", "dummy")
@@ -133,6 +135,7 @@ func TestKernelSyncDaemons(t *testing.T) {
 	if got := r.director.Run("ip", "maddress", "show", "dev", "eth9"); strings.Contains(got, "224.0.0.81") {
 		t.Errorf("the backup daemon is at the new device by itself:\n%s", got)
 	}
+	lab.Must(t, r.process.Send(syscall.SIGCONT))
 	r.logged(2, `why="its device was made again"`)
 	r.daemons(nine...)
 	lab.Within(t, 5*time.Second, func() string {

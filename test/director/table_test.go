@@ -281,6 +281,19 @@ func TestKernelClusterFileInDoubt(t *testing.T) {
 		table = append(table, "-A -t 10.0.0.100:"+port+" -s rr", "-a -t 10.0.0.100:"+port+" -r 10.0.0.11:"+port+" -g -w 1", "-a -t 10.0.0.100:"+port+" -r 10.0.0.12:"+port+" -g -w 1")
 	}
 	r.table(table...)
+	// reads writes the file and waits until the controller says one of those.
+	reads := func(text string, says ...string) {
+		t.Helper()
+		before := len(r.process.Log())
+		r.write("cluster.json", text)
+		lab.Within(t, 10*time.Second, func() string {
+			log := r.process.LogSince(before)
+			if slices.ContainsFunc(says, func(s string) bool { return strings.Contains(log, s) }) {
+				return ""
+			}
+			return fmt.Sprintf("nothing of %q is said:\n%s", says, log)
+		})
+	}
 	for _, wrong := range []string{
 		`{"apiVersion":"v1","items":[],"kind":"List","metadata":{"resourceVersion":""}}` + "\n",
 		string(pods),
@@ -289,12 +302,10 @@ func TestKernelClusterFileInDoubt(t *testing.T) {
 		r.write("cluster.json", wrong)
 		time.Sleep(5 * time.Second) // more than a server's second answer takes, and two audits
 		r.table(table...)
-		r.write("cluster.json", whole)
-		time.Sleep(time.Second)
+		reads(whole, "what served is not missing any more", "the cluster file is valid again")
 	}
 	r.logged(1, `kind \"Table\"`)
-	r.write("cluster.json", string(pods))
-	time.Sleep(time.Second)
+	reads(string(pods), "a second answer must confirm")
 	r.table(table...)
 	r.write("cluster.json", string(pods))
 	r.table(table[:3]...)
@@ -367,6 +378,7 @@ func TestKernelLosesNothing(t *testing.T) {
 		load := client.StartLoad(netip.MustParseAddrPort("10.0.0.100:80"), 4, 5*time.Millisecond)
 		event.do()
 		time.Sleep(time.Second)
+		load.Reach(50)
 		report := load.Stop()
 		t.Logf("%s: %s", event.name, report)
 		if report.Failed() > 0 || report.Requests < 50 {

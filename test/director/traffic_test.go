@@ -338,7 +338,7 @@ func TestKernelTrafficSlowStart(t *testing.T) {
 	}
 	r.pods[1].notReady = true
 	r.cluster()
-	r.edge("ports = [80]\nscheduler = \"wrr\"\nweight = 100\nslow_start = \"10s\"\n")
+	r.edge("ports = [80]\nscheduler = \"wrr\"\nweight = 100\nslow_start = \"30s\"\n")
 	r.start()
 	r.shows("-A -t 10.0.0.100:80 -s wrr", "-r 10.0.0.11:80 -g -w 100")
 	load := r.client.StartLoad(netip.AddrPortFrom(netip.MustParseAddr(edgeVIP), 80), 2, 5*time.Millisecond)
@@ -355,15 +355,15 @@ func TestKernelTrafficSlowStart(t *testing.T) {
 		}
 		return ""
 	})
-	// Windows of three steps each: weights 10–30, 40–60, 70–90, then 100.
+	// Windows of three steps of 3 s each: weights 10–30, 40–60, 70–90, then 100.
 	var shares []float64
 	last := load.Report()
 	for range 4 {
-		time.Sleep(3 * time.Second)
+		time.Sleep(9 * time.Second)
 		now := load.Report()
 		both := now.Answers["node1"] + now.Answers["node2"] - last.Answers["node1"] - last.Answers["node2"]
 		if both < 50 {
-			t.Fatalf("%d answers in three seconds are too few to tell shares: %s", both, now)
+			t.Fatalf("%d answers in nine seconds are too few to tell shares: %s", both, now)
 		}
 		shares = append(shares, float64(now.Answers["node2"]-last.Answers["node2"])/float64(both))
 		last = now

@@ -33,7 +33,7 @@ func TestKernelNodeUnit(t *testing.T) {
 	s := startSystemd(r, "realserver")
 	vips := func(text string) {
 		t.Helper()
-		s.run("cat >/etc/lvs-controller/vips <<'END'\n" + text + "\nEND\n")
+		s.run("cat >/etc/lvs-controller/vips.new <<'END'\n" + text + "\nEND\nmv /etc/lvs-controller/vips.new /etc/lvs-controller/vips")
 	}
 	shows := func(when string, words ...string) {
 		t.Helper()

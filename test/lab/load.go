@@ -110,6 +110,14 @@ func (l *Load) work(addr netip.AddrPort, pause time.Duration) {
 	}
 }
 
+// Reach waits up to ten seconds until there have been so many requests: a machine that
+// stands still may have left the load no processor.
+func (l *Load) Reach(requests int) {
+	for end := time.Now().Add(10 * time.Second); l.Report().Requests < requests && time.Now().Before(end); {
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // Ask sends one such request from the host and returns the answer's one line.
 func (h *Host) Ask(addr netip.AddrPort) (answer string, err error) {
 	h.Do(func() { answer, err = request(addr) })
