@@ -65,10 +65,13 @@ func bench(ctx context.Context, r *run, doc string, renderOnly bool) error {
 		}
 	}
 	var files []string
-	for _, name := range []string{"kernel.jsonl", "path.jsonl", "native.jsonl", "e2e.jsonl", "peers.jsonl"} {
+	whole := true
+	for _, name := range []string{"kernel.jsonl", "path.jsonl", "instructions.jsonl", "native.jsonl", "e2e.jsonl", "peers.jsonl"} {
 		// With -part the others may not have been measured yet.
 		if _, err := os.Stat(r.file(name)); r.part == "" || err == nil {
 			files = append(files, r.file(name))
+		} else {
+			whole = false
 		}
 	}
 	set, err := results.Read(files...)
@@ -76,6 +79,9 @@ func bench(ctx context.Context, r *run, doc string, renderOnly bool) error {
 		return err
 	}
 	text, err := os.ReadFile(r.file("micro.txt"))
+	if r.part != "" && errors.Is(err, os.ErrNotExist) {
+		whole, err = false, nil
+	}
 	if err != nil {
 		return err
 	}
@@ -86,6 +92,10 @@ func bench(ctx context.Context, r *run, doc string, renderOnly bool) error {
 	tables := render(set, micro)
 	fmt.Print("\n" + tables)
 	if doc == "" {
+		return nil
+	}
+	if !whole {
+		fmt.Printf("bench: %s stays as it is, because other parts are not measured yet\n", doc)
 		return nil
 	}
 	return os.WriteFile(doc, []byte(method+tables), 0o644)
@@ -171,9 +181,18 @@ func (r *run) path(ctx context.Context) error {
 	if r.long {
 		timeout = 2700
 	}
-	line := append(r.guest("path.jsonl"), "-timeout", strconv.Itoa(timeout), "-file", r.binary, "-file", filepath.Join(r.bin, "datapath.test"), "--")
-	line = append(line, r.test("./datapath.test", guestFile, "-binary", "/work/"+filepath.Base(r.binary), "-test.run", "^TestBench", "-test.v", "-test.timeout", fmt.Sprintf("%ds", timeout-20))...)
-	return command(ctx, os.Stdout, "env", append([]string{"LVS_VM=always", "test/vm/run"}, line...)...)
+	for _, guest := range []struct{ tests, accel, file, processors string }{
+		{"^TestBench", "tcg", "path.jsonl", "2"},
+		{"^TestInstructions$", "icount", "instructions.jsonl", "1"},
+	} {
+		line := append([]string{"LVS_VM=always", "LVS_VM_ACCEL=" + guest.accel, "test/vm/run"}, r.guest(guest.file)...)
+		line = append(line, "-env", "LVS_VM_ACCEL", "-smp", guest.processors, "-timeout", strconv.Itoa(timeout), "-file", r.binary, "-file", filepath.Join(r.bin, "datapath.test"), "--")
+		line = append(line, r.test("./datapath.test", guestFile, "-binary", "/work/"+filepath.Base(r.binary), "-test.run", guest.tests, "-test.v", "-test.timeout", fmt.Sprintf("%ds", timeout-20))...)
+		if err := command(ctx, os.Stdout, "env", line...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // e2e runs what needs an API server too, some of it on this machine.

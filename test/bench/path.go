@@ -20,10 +20,10 @@ func pathTables(set results.Set) []string {
 	for _, r := range set {
 		if r.Name == "path established" && !slices.Contains(factors, r.Note) {
 			factors = append(factors, r.Note)
-			all = append(all, pathTable(set, r.Note))
+			all = append(all, pathTable(set, "path", r.Note))
 		}
 	}
-	return append(all, memoryTable(set), connectionTable(set))
+	return append(all, pathTable(set, "instructions", "instructions"), memoryTable(set), connectionTable(set))
 }
 
 // memoryTable is what one connection takes.
@@ -62,11 +62,13 @@ func connectionTable(set results.Set) string {
 	return t.String()
 }
 
-func pathTable(set results.Set, factor string) string {
+// pathTable has the ways that differ in a factor, kind being the first word of the results'
+// names.
+func pathTable(set results.Set, kind, factor string) string {
 	var ways []results.Result
 	values := make(map[string]map[int]bool)
 	for _, r := range set {
-		if r.Name == "path established" && r.Note == factor {
+		if r.Name == kind+" established" && r.Note == factor {
 			ways = append(ways, r)
 			for name, v := range r.Params {
 				if values[name] == nil {
@@ -84,8 +86,8 @@ func pathTable(set results.Set, factor string) string {
 	}
 	t.Head = append(t.Head, "sender", "floor", "established", "spread", "floors", "without sender", "new", "floors")
 	for _, r := range ways {
-		floor, ok := besides(set, "path floor", r)
-		sender, okSender := besides(set, "path sender", r)
+		floor, ok := besides(set, kind+" floor", r)
+		sender, okSender := besides(set, kind+" sender", r)
 		if !ok || !okSender {
 			continue
 		}
@@ -102,7 +104,7 @@ func pathTable(set results.Set, factor string) string {
 		}
 		row = append(row, number(sender.Value), number(floor.Value), number(r.Value), spread(r), times(paired(r, floor)),
 			times(paired(without(r, sender), without(floor, sender))), "", "")
-		if fresh, ok := besides(set, "path new", r); ok {
+		if fresh, ok := besides(set, kind+" new", r); ok {
 			row[len(row)-2], row[len(row)-1] = number(fresh.Value), times(fresh.Value/floor.Value)
 		}
 		t.Add(row...)
@@ -149,16 +151,21 @@ func without(a, b results.Result) results.Result {
 func pathGoals(set results.Set, t *markdown.Table) {
 	const small, large = 1_000, 600_000
 	find := func(name string, flows int) (results.Result, bool) {
-		return set.Find("path "+name, "dr", results.Params{"flows": flows, "bits": 20, "servers": 10})
+		return set.Find(name, "dr", results.Params{"flows": flows, "bits": 20, "servers": 10})
 	}
-	few, okFew := find("established", small)
-	fewFloor, okFewFloor := find("floor", small)
-	many, okMany := find("established", large)
-	manyFloor, okManyFloor := find("floor", large)
+	few, okFew := find("path established", small)
+	fewFloor, okFewFloor := find("path floor", small)
+	many, okMany := find("path established", large)
+	manyFloor, okManyFloor := find("path floor", large)
 	if okFew && okFewFloor && okMany && okManyFloor {
 		t.Add("A packet of 600,000 established flows, in floors of plain forwarding", "≤ 1.4×", times(paired(many, manyFloor)))
 		t.Add("… against one of 1,000 flows, both in floors", "≤ 1.15×", times(paired(many, manyFloor)/paired(few, fewFloor)))
 		t.Add("… both in µs", "", times(many.Value/few.Value))
+	}
+	counted, ok := find("instructions established", large)
+	countedFloor, okFloor := find("instructions floor", large)
+	if ok && okFloor {
+		t.Add("… in instructions, in floors", "≤ 1.4×", times(paired(counted, countedFloor)))
 	}
 	with, ok := set.Find("path established", "tracked", pathBase)
 	for _, way := range []string{"untracked", "notrack"} {

@@ -41,6 +41,9 @@ type meter struct {
 	floor   *rig
 	packets int // of one round
 	rounds  int
+	kind    string // the first word of the results' names
+	unit    string
+	units   float64 // in a µs
 }
 
 // pieces are the parts of a round, in which the sender alone, the floor and the path
@@ -51,7 +54,8 @@ func newMeter(b *guest.Benchmark) *meter {
 	b.Helper()
 	// The sender's softirq may be late: then packets wait, and none must be lost.
 	lab.Must(b.T, os.WriteFile("/proc/sys/net/core/netdev_max_backlog", []byte("1000000"), 0o644))
-	return &meter{Benchmark: b, floor: newRig(b.T, 1), packets: guest.LongOr(b, 50_000, 5_000), rounds: guest.LongOr(b, 5, 1)}
+	return &meter{Benchmark: b, floor: newRig(b.T, 1), packets: guest.LongOr(b, 50_000, 5_000), rounds: guest.LongOr(b, 5, 1),
+		kind: "path", unit: "µs", units: 1}
 }
 
 func (m *meter) close() { m.floor.close() }
@@ -69,7 +73,7 @@ func (m *meter) measure(w way) {
 	m.Helper()
 	params := results.Params{"flows": w.flows, "bits": w.bits, "servers": w.servers}
 	record := func(name, unit string, samples []float64) {
-		result := results.New("path "+name, w.name, params, unit, samples...)
+		result := results.New(m.kind+" "+name, w.name, params, unit, samples...)
 		result.Note = w.factor
 		m.Record(result)
 	}
@@ -81,11 +85,17 @@ func (m *meter) measure(w way) {
 	} else if memory := m.onRig(w, m.rounds, &s); w.memory {
 		record("memory", "bytes", []float64{memory})
 	}
-	record("established", "µs", s.established)
-	record("floor", "µs", s.floor)
-	record("sender", "µs", s.sender)
-	if w.flows >= m.packets {
-		record("new", "µs", s.fresh)
+	for _, part := range []struct {
+		name string
+		took []float64 // µs
+	}{{"established", s.established}, {"floor", s.floor}, {"sender", s.sender}, {"new", s.fresh}} {
+		if part.name == "new" && w.flows < m.packets {
+			continue
+		}
+		for i := range part.took {
+			part.took[i] *= m.units
+		}
+		record(part.name, m.unit, part.took)
 	}
 }
 
