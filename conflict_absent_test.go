@@ -50,6 +50,7 @@ func TestAbsentText(t *testing.T) {
 // On a segment: the warning comes once when no host has the VIP, and its end once when
 // another host or this one has it.
 func TestAbsentOnASegment(t *testing.T) {
+	t.Parallel()
 	requireRoot(t)
 	l := lab.New(t.Fatalf)
 	t.Cleanup(l.Close)

@@ -289,6 +289,7 @@ func (ns netns) give(t *testing.T) {
 // Two hosts on a real link: a hand-over says nothing; both with the VIP, each
 // notices the other and names what it is; the one that gives way says so.
 func TestConflictOnTheWire(t *testing.T) {
+	t.Parallel()
 	a, b := newNetns(t), newNetns(t)
 	vethPair(t, a, "eth0", b, "eth0")
 	a.run(t, "ip", "address", "add", "10.0.0.11/24", "dev", "eth0")

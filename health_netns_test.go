@@ -329,6 +329,7 @@ func TestUDPOverTheSegment(t *testing.T) {
 
 // What the director itself lacks is logged once, and counts against no real server.
 func TestDataPathOwnFaults(t *testing.T) {
+	t.Parallel()
 	_, hosts := newSegment(t, 9, 11)
 	director, node := hosts[0], hosts[1]
 	director.run(t, "ip", "address", "add", "192.0.2.9/24", "dev", "eth0")

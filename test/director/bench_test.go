@@ -182,7 +182,7 @@ func cpuTime(t *testing.T, pid int) time.Duration {
 func TestBenchIdleCalls(t *testing.T) {
 	of(t, "bench")
 	b := guest.New(t)
-	window := guest.LongOr(b, 150*time.Second, 10*time.Second)
+	window := guest.LongOr(b, 150*time.Second, 3*time.Second)
 	b.InFresh(func(h *lab.Host) {
 		p := settled(b, h, guest.Table{Services: 50, Servers: 50}, `audit_interval = "10m"`)
 		time.Sleep(15 * time.Second) // after ten it looks whether a host has the VIP
