@@ -116,11 +116,14 @@ model:
 	go test -run '^TestModel$$' -rapid.checks=$(SEQUENCES) -timeout 20m .
 
 # Data races, in the tests and in the binary. -short leaves out the tests that give one
-# goroutine much to do. The detector needs a C compiler.
+# goroutine much to do. The detector needs a C compiler. Both kinds wait most of the time, so
+# they run side by side.
 race: race-setup vm-setup promtool-setup samples-setup unit-setup
-	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -short -timeout 30m . ./test/bench ./test/filegraph
 	CGO_ENABLED=1 go build -tags nethttpomithttp2 -race -o $(CACHE)/lvs-controller-race .
-	LVS_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race -timeout 30m ./test/director -binary $(CURDIR)/$(CACHE)/lvs-controller-race
+	export LVS_REQUIRE_ALL=1 CGO_ENABLED=1; \
+	go test -race -timeout 30m ./test/director -binary $(CURDIR)/$(CACHE)/lvs-controller-race >$(CACHE)/race-director 2>&1 & director=$$!; \
+	code=0; go test -race -short -timeout 30m . ./test/bench ./test/filegraph || code=1; \
+	wait $$director || code=1; cat $(CACHE)/race-director; exit $$code
 
 .PHONY: race-setup compile
 race-setup:
