@@ -342,10 +342,13 @@ func TestConflictOnTheWire(t *testing.T) {
 	logged(logA, claims("2001:db8::100", macs[b]))
 	logged(logB, claims("2001:db8::100", macs[a]))
 	for _, w := range []*conflictWatch{watchA, watchB} {
-		p := w.record.seen()
-		if len(p.Active) != 2 || p.Begun[addr("10.0.0.100")] != 1 || p.Begun[addr("2001:db8::100")] != 1 {
-			t.Errorf("snapshot: %+v", p)
-		}
+		lab.Within(t, 10*time.Second, func() string { // the snapshot follows the log
+			p := w.record.seen()
+			if len(p.Active) != 2 || p.Begun[addr("10.0.0.100")] != 1 || p.Begun[addr("2001:db8::100")] != 1 {
+				return fmt.Sprintf("snapshot: %+v", p)
+			}
+			return ""
+		})
 	}
 
 	b.give(t)
@@ -370,9 +373,12 @@ func TestConflictOnTheWire(t *testing.T) {
 			return "the end is not logged:\n" + logA.String()
 		})
 	}
-	if p := watchA.record.seen(); len(p.Active) > 0 {
-		t.Errorf("still active: %+v", p.Active)
-	}
+	lab.Within(t, 10*time.Second, func() string {
+		if p := watchA.record.seen(); len(p.Active) > 0 {
+			return fmt.Sprintf("still active: %+v", p.Active)
+		}
+		return ""
+	})
 }
 
 // Without CAP_NET_RAW it says so once, and goes on; with it again it watches.

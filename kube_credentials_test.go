@@ -210,7 +210,6 @@ func TestTokenFileIsReadForEachRequest(t *testing.T) {
 // A program that gets credentials runs when the configuration allows it, and one that
 // hangs holds nothing up.
 func TestProgramForCredentials(t *testing.T) {
-	t.Parallel()
 	api := newFakeAPI(t)
 	api.respond = func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer made" {

@@ -333,7 +333,6 @@ func TestDecodeClusterFileUTF16(t *testing.T) {
 // TestFollowFile: every way a file changes.
 func TestFollowFile(t *testing.T) {
 	w := newWatchTest(t)
-	w.pace.fileQuiet = 20 * time.Millisecond
 	w.pace.filePoll = time.Hour // notifications alone
 	file := func(pod string) []byte {
 		return fmt.Appendf(nil, `{"kind":"List","items":[{"kind":"Pod","metadata":{"name":%q,"namespace":"web","labels":{"app":"edge"}}}]}`, pod)

@@ -194,7 +194,7 @@ func TestFollowPods(t *testing.T) {
 		},
 		{
 			name:      "a watch without a sign of life is not trusted",
-			pace:      func(p *pace) { p.silence = 150 * time.Millisecond },
+			pace:      func(p *pace) { p.silence = time.Second },
 			script:    []reply{says(podList("100", "", a, b)), goesOn(""), says(podList("50", "", a)), lasts(bookmark("51"), 60*time.Millisecond)},
 			requests:  []string{list, watch + "100", list, watch + "50", watch + "51"},
 			published: [][]testPod{{a, b}, {a}},
@@ -203,7 +203,7 @@ func TestFollowPods(t *testing.T) {
 		},
 		{
 			name:      "no answer to a list, then none to a watch",
-			pace:      func(p *pace) { p.answer = 50 * time.Millisecond },
+			pace:      func(p *pace) { p.answer = 500 * time.Millisecond },
 			script:    []reply{hang, goesOn(podList("10", "", a)[:100]), says(podList("10", "", a)), hang, goesOn(tells(eventAdded, b))},
 			requests:  []string{list, list, list, watch + "10", watch + "10"},
 			published: [][]testPod{{a}, {a, b}},
@@ -211,7 +211,7 @@ func TestFollowPods(t *testing.T) {
 		},
 		{
 			name:      "a server that does not end a watch",
-			pace:      func(p *pace) { p.watchFor, p.overdue = 0, 20*time.Millisecond },
+			pace:      func(p *pace) { p.watchFor, p.overdue = 0, 500*time.Millisecond },
 			script:    []reply{says(podList("10", "", a)), goesOn(bookmark("11")), goesOn(bookmark("12")), says(bookmark("13"))},
 			requests:  []string{list, watch + "10", watch + "11", watch + "12", watch + "13"},
 			published: [][]testPod{{a}},

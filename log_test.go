@@ -164,9 +164,9 @@ func TestLogSignal(t *testing.T) {
 	says := func(text string) func() bool {
 		return func() bool { b, _ := os.ReadFile(logFile); return strings.Contains(string(b), text) }
 	}
-	until(t, "the lock of the controller", func() bool { _, err := os.Stat(filepath.Join(dir, "lock")); return err == nil })
+	// It receives signals before it opens its socket.
+	until(t, "the controller's socket", func() bool { _, err := os.Stat(socketPath(dir)); return err == nil })
 	for _, level := range []string{"debug", "error"} {
-		time.Sleep(300 * time.Millisecond) // it receives signals a moment after the lock
 		if err := cmd.Process.Signal(unix.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}

@@ -95,7 +95,11 @@ func TestNotifyReload(t *testing.T) {
 	one, two := new(Config), &Config{Path: "two"}
 	same := func(want string) {
 		t.Helper()
-		if got := m.next(time.Second / 20); got != want {
+		most := 10 * time.Second
+		if want == "" {
+			most = 50 * time.Millisecond
+		}
+		if got := m.next(most); got != want {
 			t.Fatalf("the manager got %q, want %q", got, want)
 		}
 	}
@@ -229,7 +233,8 @@ func TestNotifyProgram(t *testing.T) {
 	if missing := "absent: no such file or directory"; !strings.Contains(m.wants("READY=1\nSTATUS=not ready: "), missing) {
 		m.wants("STATUS=not ready: ", missing)
 	}
-	time.Sleep(3 * quietTime) // the first reading is none of a reload
+	// The first reading is none of a reload. What comes of it is saved.
+	until(t, "the first reading", func() bool { _, err := os.Stat(lastGoodFile(dir)); return err == nil })
 	save := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -251,8 +256,14 @@ func TestNotifyProgram(t *testing.T) {
 
 	m.past = nil
 	m.next(3 * time.Second)
-	if n := len(m.past); n < 4 || n > 14 {
+	if n := len(m.past); n > 14 {
 		t.Errorf("%d datagrams in 3 s of silence, want a beat each half second:\n%s", n, strings.Join(m.past, "\n--\n"))
+	}
+	for end := time.Now().Add(3 * time.Second); len(m.past) < 4 && time.Now().Before(end); { // a busy machine
+		m.next(time.Second)
+	}
+	if n := len(m.past); n < 4 {
+		t.Errorf("%d datagrams in silence, want a beat each half second:\n%s", n, strings.Join(m.past, "\n--\n"))
 	}
 	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)

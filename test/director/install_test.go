@@ -5,6 +5,7 @@ package director
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -104,6 +105,16 @@ while :; do sleep 0.1; done
 				t.Errorf("%s: exit %d, want %d with %q:\n%s", action, code, want, wantOut, out)
 			}
 		}
+		// begun waits until the daemon has begun so many times: then it takes signals.
+		begun := func(times int) {
+			t.Helper()
+			lab.Within(t, 10*time.Second, func() string {
+				if got := read(log); strings.Count(got, "-config "+config+" -debug -x\n") != times {
+					return fmt.Sprintf("the daemon has not begun %d times: %s", times, got)
+				}
+				return ""
+			})
+		}
 		run(2, "", "usage:")
 		run(3, "status", "not running")
 		run(7, "reload", "not running")
@@ -114,6 +125,7 @@ while :; do sleep 0.1; done
 		})
 		run(0, "start", "already running")
 		run(0, "status", "is running (pid ")
+		begun(1)
 		run(0, "reload", "reads its configuration again")
 		// The daemon is busy sleeping: with the next signal there would be two.
 		lab.Within(t, 10*time.Second, func() string {
@@ -123,6 +135,7 @@ while :; do sleep 0.1; done
 			return ""
 		})
 		run(0, "restart", "started")
+		begun(2)
 		// With a mistake in its configuration the running controller stays as it is.
 		write("daemon.mistake", "", 0o644)
 		for _, action := range []string{"reload", "restart", "force-reload"} {
@@ -143,6 +156,7 @@ while :; do sleep 0.1; done
 		// A start takes the last good configuration, and says so.
 		run(0, "stop", "goes on forwarding")
 		run(0, "start", config+":1: a mistake\nlvs-controller started\nlvs-controller: "+config+" cannot be used; the last good configuration is in force\n")
+		begun(4)
 		os.Remove(filepath.Join(dir, "daemon.mistake"))
 		run(0, "stop", "goes on forwarding")
 		run(3, "status", "not running")
