@@ -157,7 +157,7 @@ e2e: build vm-setup $(CACHE)/director.test
 	@command -v kubectl >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends kubernetes-client >/dev/null; }
 	LVS_REQUIRE_ALL=1 LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin go test ./test/cluster
 	LVS_KUBE_BIN=$(CURDIR)/.cache/kube/bin $(CACHE)/director.test -group cluster -install install -binary lvs-controller -crds .cache/gateway-api $(PATTERN)
-	go run ./test/e2e -run '$(RUN)' -test '$(CACHE)/director.test -group e2e'
+	go run ./test/e2e -timeout 1200 -run '$(RUN)' -test '$(CACHE)/director.test -group e2e'
 
 # The parts that e2e, drill and bench run beside, which each of them builds too.
 kube-setup:
@@ -221,7 +221,7 @@ $(CACHE)/moby:
 # Their screenshots are in .cache/page; those of docs/ are wide.png and narrow.png.
 page: build vm-setup $(CACHE)/page-guest
 	@command -v chromium >/dev/null || { apt-get -qq update; apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
-	cd test/page/browser && go vet . && go test -count=1 -timeout 500s . $(if $(RUN),-run '$(RUN)')
+	cd test/page/browser && go vet . && go test -count=1 -timeout 1200s . $(if $(RUN),-run '$(RUN)')
 
 .PHONY: $(CACHE)/page-guest
 $(CACHE)/page-guest:

@@ -191,6 +191,12 @@ func TestBenchIdleCalls(t *testing.T) {
 		lab.Must(t, strace.Start())
 		defer strace.Wait()
 		defer strace.Process.Kill()
+		lab.Within(t, time.Minute, func() string {
+			if text, err := os.ReadFile(trace); err != nil || len(text) == 0 {
+				return "strace is not attached"
+			}
+			return ""
+		})
 		// To attach interrupts the calls under way, which are begun anew.
 		time.Sleep(2 * time.Second)
 		from := time.Now()

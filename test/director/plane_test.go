@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ type plane struct {
 	control *cluster.Control
 	info    *cluster.Info
 	admin   *cluster.Client
+	cut     atomic.Bool // the director cannot reach the API server
 }
 
 // newPlane reaches the control plane that -control names, from the guest.
@@ -80,6 +82,9 @@ func (p *plane) relay(t *testing.T, director *lab.Host) {
 			}
 			go func() {
 				defer inside.Close()
+				if p.cut.Load() {
+					return
+				}
 				outside, err := net.Dial("tcp", net.JoinHostPort(cluster.GuestHost, strconv.Itoa(p.info.Port)))
 				if err != nil {
 					return

@@ -109,12 +109,24 @@ func (r *floodRig) start(more string) {
 func honest() netip.AddrPort { return netip.AddrPortFrom(vip, floodPort) }
 
 // load is what honest clients see while f runs.
-func (r *floodRig) load(f func()) lab.Report {
+func (r *floodRig) load(f func(clients *lab.Load)) lab.Report {
 	r.Helper()
 	l := r.client.StartLoad(honest(), honestWorkers, honestPause)
-	f()
+	f(l)
 	return l.Stop()
 }
+
+// calm has the clients ask so long, and often enough.
+func (r *floodRig) calm(so time.Duration) lab.Report {
+	r.Helper()
+	return r.load(func(clients *lab.Load) {
+		time.Sleep(so)
+		clients.Reach(enough)
+	})
+}
+
+// enough requests tell what clients see.
+const enough = 20
 
 // metrics are the sums of each metric's series, as the controller gives them.
 func (r *floodRig) metrics(names ...string) ([]float64, error) {
