@@ -453,8 +453,10 @@ func TestE2EMemory(t *testing.T) {
 		return rss
 	}
 	var pods, endpoints int
-	t.Run("pods", func(t *testing.T) { pods = measure(t, "memory", "") })
-	t.Run("endpoints", func(t *testing.T) { endpoints = measure(t, "memory-service", serviceName) })
+	t.Run("with", func(t *testing.T) { // both side by side
+		t.Run("pods", func(t *testing.T) { t.Parallel(); pods = measure(t, "memory", "") })
+		t.Run("endpoints", func(t *testing.T) { t.Parallel(); endpoints = measure(t, "memory-service", serviceName) })
+	})
 	if endpoints > pods+pods/10 {
 		t.Errorf("RSS is %d kB with endpoints of a Service and %d kB with pods", endpoints, pods)
 	}
