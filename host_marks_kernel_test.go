@@ -321,36 +321,6 @@ func TestKernelMarkScale(t *testing.T) {
 	}
 }
 
-// An error says what was to be done to what.
-func TestKernelMarkErrors(t *testing.T) {
-	if !runsOn(t, 5, 12) {
-		t.Skip("before Linux 5.12 no process can own a table")
-	}
-	r := newMarkRig(t)
-	// The owner keeps the table until its input ends, which is when nobody writes to the pipe.
-	pipe := filepath.Join(t.TempDir(), "pipe")
-	lab.Must(t, unix.Mkfifo(pipe, 0o600))
-	owner := r.director.Start("sh", "-c", "exec nft -i <"+pipe)
-	input, err := os.OpenFile(pipe, os.O_WRONLY, 0)
-	lab.Must(t, err)
-	defer func() { input.Close(); owner.Wait() }()
-	fmt.Fprintln(input, "add table inet lvs-controller { flags owner; }")
-	lab.Within(t, 10*time.Second, func() string {
-		if out := r.director.Run("nft", "list", "tables"); !strings.Contains(out, "lvs-controller") {
-			return "there is no table: " + out
-		}
-		return ""
-	})
-	r.director.Do(func() {
-		err := r.table.Apply(map[MarkedPort]uint32{markedPort("10.0.0.1", "80/tcp"): 0x1001})
-		want := "nftables table inet lvs-controller: add 80/tcp of 10.0.0.1 with mark 0x1001: "
-		if !errors.Is(err, unix.EPERM) || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("a table that another process owns: %v, want %s...", err, want)
-		}
-	})
-	r.logged()
-}
-
 // Each packet has the mark it should have after our chain, whatever it had
 // before: TCP, UDP and SCTP of both families, whole or in fragments.
 func TestKernelMarkPackets(t *testing.T) {

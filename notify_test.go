@@ -256,14 +256,8 @@ func TestNotifyProgram(t *testing.T) {
 
 	m.past = nil
 	m.next(3 * time.Second)
-	if n := len(m.past); n > 14 {
+	if n := len(m.past); n < 4 || n > 14 {
 		t.Errorf("%d datagrams in 3 s of silence, want a beat each half second:\n%s", n, strings.Join(m.past, "\n--\n"))
-	}
-	for end := time.Now().Add(3 * time.Second); len(m.past) < 4 && time.Now().Before(end); { // a busy machine
-		m.next(time.Second)
-	}
-	if n := len(m.past); n < 4 {
-		t.Errorf("%d datagrams in silence, want a beat each half second:\n%s", n, strings.Join(m.past, "\n--\n"))
 	}
 	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)

@@ -143,7 +143,7 @@ func TestKernelDummy(t *testing.T) {
 		t.Errorf("a name that is taken has moved the VIPs:\n%s", got)
 	}
 	r.write("config.toml", "announce_device = \"lvs-announce-0\"\nwithdraw_hold = \"0s\"\n"+edge)
-	lab.Within(t, 20*time.Second, func() string {
+	lab.Within(t, 5*time.Second, func() string {
 		got := r.director.Run("ip", "address", "show")
 		if strings.Contains(got, "10.0.0.100/32") && strings.Contains(got, "2001:db8::100/128") && strings.Contains(got, "lvs-announce-0") && !strings.Contains(got, "lvs0") {
 			return ""

@@ -251,7 +251,7 @@ func (e *ecmp) dies(what string, s *speaker, happen func()) {
 	e.routed(e.one, e.two)
 	e.open()
 	e.silence(ecmpEager)
-	time.Sleep(3 * time.Second) // each end has heard of it
+	time.Sleep(3 * time.Second) // each end uses the new limit then
 	e.routed(e.one, e.two)
 	load := e.client.StartLoad(e.vip, 2, 20*time.Millisecond)
 	stop := make(chan struct{})

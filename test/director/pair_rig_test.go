@@ -316,18 +316,15 @@ func (p *pair) drain(m *twin) {
 }
 
 // restart has the controllers ended and started again, one after the other. The
-// first director has the VIP before. The longest time without a controller is away.
-func (p *pair) restart(end func(*lab.Process)) (away time.Duration) {
+// first director has the VIP before.
+func (p *pair) restart(end func(*lab.Process)) {
 	p.Helper()
 	for _, m := range []*twin{p.one, p.two} {
-		start := time.Now()
 		end(m.process)
 		m.start()
 		m.ready("ready")
-		away = max(away, time.Since(start))
 		m.trusted()
 	}
-	return away
 }
 
 // abandoned has the controllers of both killed, the second director's last, and

@@ -183,7 +183,7 @@ func TestKernelDeadNeighbours(t *testing.T) {
 	served("after a restart")
 	nodes[12].CutLink(false)
 	nodes[12].Run("ip", "address", "replace", nodes[12].IPv6.String()+"/64", "dev", "eth0", "nodad")
-	down("it is back", 20*time.Second, 0, 0)
+	down("it is back", 5*time.Second, 0, 0)
 	served("it is back")
 
 	t.Log("step: three die, then the last one")
@@ -198,7 +198,7 @@ func TestKernelDeadNeighbours(t *testing.T) {
 		node.Run("ip", "address", "replace", node.IPv6.String()+"/64", "dev", "eth0", "nodad")
 	}
 	time.Sleep(5 * time.Second)
-	down("all are back", 20*time.Second, 0, 0)
+	down("all are back", 5*time.Second, 0, 0)
 	served("all are back")
 
 	t.Log("step: the operator turns it off")

@@ -326,8 +326,8 @@ func TestKernelLosesNothing(t *testing.T) {
 	r.start()
 	want := []string{"-A -t 10.0.0.100:80 -s rr", "-a -t 10.0.0.100:80 -r 10.0.0.11:80 -g -w 1", "-a -t 10.0.0.100:80 -r 10.0.0.12:80 -g -w 1"}
 	r.table(want...)
-	// The table comes before the VIP's address, and a controller that is killed between
-	// the two has served nobody yet.
+	// The table comes before the VIP's address. A controller that is killed between the two
+	// has not served a client yet.
 	lab.Within(t, 10*time.Second, func() string {
 		if !client.Knock(netip.MustParseAddrPort("10.0.0.100:80"), time.Second) {
 			return "the VIP does not answer\n" + r.process.Log()
