@@ -32,37 +32,39 @@ type way struct {
 	entries func(r *rig) int // counts the connections, in place of IPVS
 	check   func(r *rig, packets int)
 	memory  bool // measure what a connection takes too
-	apart   bool // each round on a rig of its own: two rigs of a kind differ by a tenth
+	apart   bool // each round has its own two rigs, as two of a kind differ by a tenth, and longer stretches
 }
 
 // meter measures ways, each with a separate rig.
 type meter struct {
 	*guest.Benchmark
 	floor   *rig
-	packets int // of one round
+	packets int // of one stretch
 	rounds  int
 	kind    string // the first word of the results' names
 	unit    string
 	units   float64 // in a µs
 }
 
-// pieces are the parts of a round, in which the sender alone, the floor and the path
-// alternate: other work of the host then disturbs all alike.
-const pieces = 5
+// In each round the sender alone, the floor and the path have so many stretches in turn:
+// other work of the host then disturbs all alike.
+const stretches = 2
 
 func newMeter(b *guest.Benchmark) *meter {
 	b.Helper()
 	// The sender's softirq may be late: then packets wait, and none must be lost.
 	lab.Must(b.T, os.WriteFile("/proc/sys/net/core/netdev_max_backlog", []byte("1000000"), 0o644))
-	return &meter{Benchmark: b, floor: newRig(b.T, 1), packets: guest.LongOr(b, 50_000, 5_000), rounds: guest.LongOr(b, 5, 1),
+	return &meter{Benchmark: b, floor: newRig(b.T, 1), packets: guest.LongOr(b, 25_000, 2_500), rounds: guest.LongOr(b, 5, 1),
 		kind: "path", unit: "µs", units: 1}
 }
 
 func (m *meter) close() { m.floor.close() }
 
-// forwarded measures plain forwarding of n packets.
-func (m *meter) forwarded(n int) float64 {
-	return m.floor.stretch(target{directorMAC, firstServer, port}, 0, n, n, 0)
+// forwarded measures plain forwarding of n packets, after those that lead in.
+func (m *meter) forwarded(lead, n int) float64 {
+	to := target{directorMAC, firstServer, port}
+	m.floor.stretch(to, 0, lead, lead, 0)
+	return m.floor.stretch(to, 0, n, n, 0)
 }
 
 // samples are those of one way: each is the µs of a packet in one round.
@@ -80,6 +82,8 @@ func (m *meter) measure(w way) {
 	var s samples
 	if w.apart {
 		for range m.rounds {
+			m.floor.close()
+			m.floor = newRig(m.T, 1)
 			m.onRig(w, 1, &s)
 		}
 	} else if memory := m.onRig(w, m.rounds, &s); w.memory {
@@ -129,21 +133,27 @@ func (m *meter) onRig(w way, rounds int, s *samples) (memory float64) {
 		memory = float64(unreclaimable(m.T)-before) / float64(w.flows)
 	}
 
-	next, n := 0, m.packets/pieces
-	m.floor.dropped(n) // the first stretch is slower
+	// The caches are those of the other path when a stretch begins, and a busy director's are
+	// its own: the first packets are not counted, and long stretches say more than short ones.
+	n, times := m.packets, stretches
+	if w.apart {
+		n, times = 2*n, 2*times
+	}
+	next, lead := 0, n/5
 	for range rounds {
 		var established, floor, sender float64
-		for range pieces {
-			sender += m.floor.dropped(n) / pieces
-			floor += m.forwarded(n) / pieces
-			established += r.stretch(to, next, n, w.flows, w.more) / pieces
-			next = (next + n) % w.flows
+		for range times {
+			sender += m.floor.dropped(m.packets) / float64(times)
+			floor += m.forwarded(lead, n) / float64(times)
+			r.stretch(to, next, lead, w.flows, w.more)
+			established += r.stretch(to, (next+lead)%w.flows, n, w.flows, w.more) / float64(times)
+			next = (next + lead + n) % w.flows
 		}
 		s.sender, s.floor, s.established = append(s.sender, sender), append(s.floor, floor), append(s.established, established)
 	}
 	r.hasConnections(w)
 	if w.check != nil {
-		w.check(r, w.flows+rounds*pieces*n)
+		w.check(r, w.flows+rounds*times*(lead+n))
 	}
 	return memory
 }
