@@ -88,8 +88,10 @@ end drops the packet. Answers do not pass a director in direct routing or with a
   has the base's path in a virtual machine whose clock counts instructions
   (LVS_VM_ACCEL=icount): it is the same within a hundredth in each run. It does not know
   that some instructions take longer: an atomic one, or one whose data no cache has.
-- Namespaces of the same kind differ by up to a tenth. In the tables of flows (2^20 buckets, up
-  to 600,000) and of connection tracking each round has its own ones, for the floor too.
+- The table of flows has a virtual machine of its own: what ran before would decide where in
+  the memory its connections are. Namespaces of the same kind differ by up to a tenth. In the
+  tables of flows (2^20 buckets, up to 600,000) and of connection tracking each round has its
+  own ones, for the floor too.
 - After a change from the floor to the path all caches are cold, and a busy director's are not.
   So each stretch of 25,000 packets has 5,000 before it that do not count. In the two tables
   with new namespaces each round it is 50,000 and 10,000, and twice as many stretches.
