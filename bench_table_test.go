@@ -214,8 +214,8 @@ func TestBenchJoin(t *testing.T) {
 	}
 }
 
-// join lets so many nodes join and leave, one after the other: alternately in the
-// table of the controller and in that of the floor. All join before the first leaves,
+// join lets so many nodes join and leave, one after the other, in the table of the
+// controller and in that of the floor, which take turns to be the first. All join before the first leaves,
 // because the kernel keeps a removed real server for two minutes, which slows those
 // that join.
 func (b *benchmark) join(c crowd, times int) {
@@ -255,30 +255,39 @@ func (b *benchmark) join(c crowd, times int) {
 				*took = append(*took, guest.MS(time.Since(start)))
 				lab.Must(b.T, err)
 			}
-			check := func(joined, quiesced int) {
+			// What comes second finds the kernel's code and its free memory at hand.
+			inTurn := func(i int, both ...func()) {
+				both[i%2]()
+				both[1-i%2]()
+			}
+			check := func(i, joined, quiesced int) {
 				b.Helper()
-				b.checkEdge(mine, c, joined, quiesced)
-				b.checkEdge(other, c, joined, quiesced)
+				inTurn(i, func() { b.checkEdge(mine, c, joined, quiesced) }, func() { b.checkEdge(other, c, joined, quiesced) })
 			}
 			nodes := guest.AddressesFrom(joiningNode, times)
 			for i, node := range nodes {
-				d.set(c.edge, node, true)
-				pass(&ours.join, &acked.join)
-				send(encode(floor.NewDest, node, 1), &least.join)
-				check(i+1, 0)
+				inTurn(i, func() {
+					d.set(c.edge, node, true)
+					pass(&ours.join, &acked.join)
+				}, func() { send(encode(floor.NewDest, node, 1), &least.join) })
+				check(i, i+1, 0)
 			}
 			for i, node := range nodes {
-				d.set(c.edge, node, false)
-				pass(&ours.quiesce, &acked.quiesce)
-				send(encode(floor.SetDest, node, 0), &least.quiesce)
-				check(times-i, 1)
-				d.drained()
-				pass(&ours.remove, &acked.remove)
-				removal := encode(floor.DelDest, node, 0)
-				question := ask()
-				send(removal, &least.remove)
-				asked = append(asked, question+least.remove[i])
-				check(times-i-1, 0)
+				inTurn(i, func() {
+					d.set(c.edge, node, false)
+					pass(&ours.quiesce, &acked.quiesce)
+				}, func() { send(encode(floor.SetDest, node, 0), &least.quiesce) })
+				check(i, times-i, 1)
+				inTurn(i, func() {
+					d.drained()
+					pass(&ours.remove, &acked.remove)
+				}, func() {
+					removal := encode(floor.DelDest, node, 0)
+					question := ask()
+					send(removal, &least.remove)
+					asked = append(asked, question+least.remove[i])
+				})
+				check(i, times-i-1, 0)
 			}
 		})
 	})
