@@ -215,9 +215,9 @@ func TestBenchJoin(t *testing.T) {
 }
 
 // join lets so many nodes join and leave, one after the other, in the table of the
-// controller and in that of the floor, which take turns to be the first. All join before the first leaves,
-// because the kernel keeps a removed real server for two minutes, which slows those
-// that join.
+// controller and in that of the floor, which take turns to be the first. All join before
+// the first leaves, because the kernel keeps a removed real server for two minutes, which
+// slows those that join.
 func (b *benchmark) join(c crowd, times int) {
 	var ours, acked, least moves
 	var asked []float64 // removals by the floor that asks for connections first

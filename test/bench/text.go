@@ -57,6 +57,7 @@ divided by the floor's.
 const joinText = `
 One node becomes ready, or not ready, for every service of one VIP. Another VIP fills the
 rest of the table. The services that the node joins have ten real servers in every table.
+Ours and the floor take turns to be the first of a round: the second finds more in the caches.
 The removal comes after the kernel has reported that no connection is left. Its passes
 include that question; its floor is the removal alone. The floor that asks has one system
 call for each service before it, IP_VS_SO_GET_DESTS, and does not read the answers: it is
