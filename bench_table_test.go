@@ -256,9 +256,12 @@ func (b *benchmark) join(c crowd, times int) {
 				lab.Must(b.T, err)
 			}
 			// What comes second finds the kernel's code and its free memory at hand.
-			inTurn := func(i int, both ...func()) {
-				both[i%2]()
-				both[1-i%2]()
+			inTurn := func(i int, first, second func()) {
+				if i%2 == 1 {
+					first, second = second, first
+				}
+				first()
+				second()
 			}
 			check := func(i, joined, quiesced int) {
 				b.Helper()

@@ -60,11 +60,9 @@ func newMeter(b *guest.Benchmark) *meter {
 
 func (m *meter) close() { m.floor.close() }
 
-// forwarded measures plain forwarding of n packets, after those that lead in.
-func (m *meter) forwarded(lead, n int) float64 {
-	to := target{directorMAC, firstServer, port}
-	m.floor.stretch(to, 0, lead, lead, 0)
-	return m.floor.stretch(to, 0, n, n, 0)
+// forwarded measures plain forwarding of n packets.
+func (m *meter) forwarded(n int) float64 {
+	return m.floor.stretch(target{directorMAC, firstServer, port}, 0, n, n, 0)
 }
 
 // samples are those of one way: each is the µs of a packet in one round.
@@ -143,8 +141,10 @@ func (m *meter) onRig(w way, rounds int, s *samples) (memory float64) {
 	for range rounds {
 		var established, floor, sender float64
 		for range times {
-			sender += m.floor.dropped(m.packets) / float64(times)
-			floor += m.forwarded(lead, n) / float64(times)
+			m.floor.dropped(lead)
+			sender += m.floor.dropped(n) / float64(times)
+			m.forwarded(lead)
+			floor += m.forwarded(n) / float64(times)
 			r.stretch(to, next, lead, w.flows, w.more)
 			established += r.stretch(to, (next+lead)%w.flows, n, w.flows, w.more) / float64(times)
 			next = (next + lead + n) % w.flows
