@@ -90,6 +90,9 @@ type peerBench struct {
 	socket *floor.Socket
 	joined map[int][]netip.Addr // the real servers that joined, by index of the service
 	next   netip.Addr
+	// answered is how many milliseconds the last event took after its request was answered, or
+	// its signal was sent.
+	answered float64
 }
 
 func (b *peerBench) record(name string, p peer, unit string, samples ...float64) {
@@ -110,7 +113,7 @@ func (b *peerBench) measure(h *lab.Host, p peer, j joins) {
 	b.idle()
 	b.record("ready", p, "ms", guest.MS(time.Since(start)))
 
-	var all, single, second []float64
+	var all, single, answered, second []float64
 	for range j.all {
 		all = append(all, b.quietEvent(r, p, everyService))
 	}
@@ -122,6 +125,7 @@ func (b *peerBench) measure(h *lab.Host, p peer, j joins) {
 	}
 	for range j.single {
 		single = append(single, b.quietEvent(r, p, next()))
+		answered = append(answered, b.answered)
 	}
 	for range j.second {
 		b.quietly()
@@ -132,7 +136,7 @@ func (b *peerBench) measure(h *lab.Host, p peer, j joins) {
 		second = append(second, b.event(r, p, next()))
 		b.await(r, p.services()[first:][:1], time.Millisecond, has(server))
 	}
-	for name, samples := range map[string][]float64{"all": all, "single": single, "second": second} {
+	for name, samples := range map[string][]float64{"all": all, "single": single, "answered": answered, "second": second} {
 		if len(samples) > 0 {
 			b.record(name, p, "ms", samples...)
 		}
@@ -149,7 +153,8 @@ func (b *peerBench) quietEvent(r *running, p peer, i int) float64 {
 	return b.event(r, p, i)
 }
 
-// event measures one event: until the row is there, or, for i < 0, all are.
+// event measures one event, from before its request: until the row is there, or, for i < 0,
+// all are.
 func (b *peerBench) event(r *running, p peer, i int) float64 {
 	b.Helper()
 	services := p.services()[:b.count]
@@ -159,13 +164,14 @@ func (b *peerBench) event(r *running, p peer, i int) float64 {
 	server := b.server(i)
 	do := p.join(i, server)
 	start := time.Now()
-	done := make(chan struct{})
+	done := make(chan time.Time, 1)
 	go func() {
-		defer close(done)
 		do()
+		done <- time.Now()
 	}()
-	there := b.await(r, services, time.Millisecond, has(server))
-	<-done
+	const every = time.Millisecond // the kernel is asked no more often
+	there := b.await(r, services, every, has(server))
+	b.answered = guest.MS(max(there.Sub(<-done), every))
 	return guest.MS(there.Sub(start))
 }
 

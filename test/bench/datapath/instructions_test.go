@@ -1,4 +1,4 @@
-// The base path by the instructions that a packet takes.
+// The base path, and connection tracking on it, by the instructions that a packet takes.
 
 package datapath
 
@@ -24,6 +24,10 @@ func TestInstructions(t *testing.T) {
 	for _, flows := range guest.LongOr(b, []int{1_000, 600_000}, []int{5_000}) {
 		w := base(b)
 		w.factor, w.flows = "instructions", flows
+		m.measure(w)
+	}
+	for _, w := range trackings(b) {
+		w.factor = "instructions"
 		m.measure(w)
 	}
 }
