@@ -417,8 +417,8 @@ func (b *build) services(set *setAnswer, is6 bool, servers []Row) {
 			some := slices.ContainsFunc(b.in.outages, func(o outage) bool { return o.Port != 0 }) // a port is down by itself
 			for i := range services {
 				services[i].Servers = servers
-				if k := services[i].ServiceKey; some && k.Protocol == TCP {
-					services[i].Servers = b.without(k.Port, servers)
+				if some && services[i].Protocol == TCP {
+					services[i].Servers = b.without(services[i].Port, servers)
 				}
 			}
 			set.shards = append(set.shards, services)

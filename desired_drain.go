@@ -81,41 +81,49 @@ func (s *merger) shard(want, have Table) shard {
 			copied = true
 		}
 	}
-	i := 0 // of want
-	for w, has := range merged(want, have, compareServices) {
-		var service Service
+	i := 0           // of want
+	var none Service // what the kernel has of one that is new
+	add := func(service *Service, exits *exitAnswer) {
+		p.Services = append(p.Services, *service)
+		s := &p.Services[len(p.Services)-1]
+		s.Servers, s.Leaving = exits.rows, exits.leaving
+	}
+	for w, has := range mergedBy(want, have, compareKeys) {
 		if s.shared {
 			s.timeout = s.drainTimeout(cmp.Or(w, has).ServiceKey)
 		}
 		if w != nil {
 			if has == nil {
-				has = &Service{}
+				has = &none
 			}
-			service = *w
-			s.leave(&service, w.Servers, has, noPod, &p.Next)
+			exits := s.leave(w.Servers, has, noPod, &p.Next)
 			if w.Scheduler != has.Scheduler && findScheduler(w.Scheduler).atOnce {
 				p.From = nil // once it has this scheduler, no real server drains
 			}
-			if !same(service.Servers, w.Servers) || len(service.Leaving) > 0 {
+			if !same(exits.rows, w.Servers) || len(exits.leaving) > 0 {
 				differ(i)
 			}
-			i++
-		} else {
-			differ(i)
-			service = *has
-			if h, incomplete := s.retainedFor(has.ServiceKey); !incomplete {
-				s.leave(&service, nil, has, noService, &p.Next)
-				if len(service.Servers) == 0 { // they have drained, the whole service goes
-					s.withdrawn[has.ServiceKey] = service.Leaving
-					continue
-				}
-			} else if h.Servers != nil { // else it stays exactly as the kernel has it
-				service.VIP = s.Owners.of(has.ServiceKey).Name
-				s.leave(&service, h.Servers, has, noPod, &p.Next)
+			if copied {
+				add(w, exits)
 			}
+			i++
+			continue
 		}
-		if copied {
-			p.Services = append(p.Services, service)
+		differ(i)
+		h, incomplete := s.retainedFor(has.ServiceKey)
+		switch {
+		case !incomplete:
+			exits := s.leave(nil, has, noService, &p.Next)
+			if len(exits.rows) == 0 { // they have drained, the whole service goes
+				s.withdrawn[has.ServiceKey] = exits.leaving
+			} else {
+				add(has, exits)
+			}
+		case h.Servers != nil:
+			add(has, s.leave(h.Servers, has, noPod, &p.Next))
+			p.Services[len(p.Services)-1].VIP = s.Owners.of(has.ServiceKey).Name
+		default: // it stays exactly as the kernel has it
+			p.Services = append(p.Services, *has)
 		}
 	}
 	return p
@@ -172,9 +180,10 @@ type exit struct {
 	scheduler string // that the kernel has
 }
 
-func (e *exit) same(o *exit) bool {
-	return same(e.want, o.want) && same(e.have, o.have) && same(e.leaving, o.leaving) &&
-		e.why == o.why && e.timeout == o.timeout && e.protocol == o.protocol && e.scheduler == o.scheduler
+// is reports whether e is about these. It copies none of them: it is asked for each service.
+func (e *exit) is(want []Row, has *Service, why string, timeout time.Duration) bool {
+	return same(want, e.want) && same(has.Servers, e.have) && same(has.Leaving, e.leaving) &&
+		why == e.why && timeout == e.timeout && has.Protocol == e.protocol && has.Scheduler == e.scheduler
 }
 
 // exitAnswer is the result of exit.merge.
@@ -185,23 +194,24 @@ type exitAnswer struct {
 	next    time.Time // the earliest deadline
 }
 
-// leave gives service, which the kernel has as has, the wanted real servers and
-// those that leave.
-func (s *merger) leave(service *Service, want []Row, has *Service, why string, next *time.Time) {
-	a := s.answer(&exit{want, has.Servers, has.Leaving, why, s.timeout, has.Protocol, has.Scheduler})
-	service.Servers, service.Leaving = a.rows, a.leaving
+// leave answers which of the wanted real servers, and of those that leave, a service gets
+// that the kernel has as has.
+func (s *merger) leave(want []Row, has *Service, why string, next *time.Time) *exitAnswer {
+	a := s.answer(want, has, why)
 	*next = earlier(*next, a.next)
+	return a
 }
 
-// answer answers q, with one of the last answers if q is the same.
-func (s *merger) answer(q *exit) *exitAnswer {
+// answer is the answer, one of the last ones if the question is the same.
+func (s *merger) answer(want []Row, has *Service, why string) *exitAnswer {
 	for i := range s.answers { // the newest first: most often it is the one
-		if a := &s.answers[(s.newest+i)%len(s.answers)]; a.exit.same(q) {
+		if a := &s.answers[(s.newest+i)%len(s.answers)]; a.exit.is(want, has, why, s.timeout) {
 			return a
 		}
 	}
 	s.newest = (s.newest + len(s.answers) - 1) % len(s.answers)
 	a := &s.answers[s.newest]
+	q := exit{want, has.Servers, has.Leaving, why, s.timeout, has.Protocol, has.Scheduler}
 	*a = q.merge(s.now)
 	return a
 }

@@ -233,7 +233,7 @@ var newServiceEdit = edit{Kind: newService, Why: "new virtual service"}
 // services adds the operations that change the services have into want.
 func (d *differ) services(want, have Table) {
 	d.left = len(want)
-	for w, h := range merged(want, have, compareServices) {
+	for w, h := range mergedBy(want, have, compareKeys) {
 		switch {
 		case h == nil:
 			// Its real servers follow it at once: the service is without them for

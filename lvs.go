@@ -254,7 +254,10 @@ func (k *ServiceKey) UnmarshalText(text []byte) error {
 
 // Compare gives the table its order: address (that of marks is unspecified),
 // port, protocol, mark.
-func (k ServiceKey) Compare(l ServiceKey) int {
+func (k ServiceKey) Compare(l ServiceKey) int { return k.compare(&l) }
+
+// compare is Compare without copies.
+func (k *ServiceKey) compare(l *ServiceKey) int {
 	switch {
 	case k.Address != l.Address:
 		return k.Address.Compare(l.Address)

@@ -150,7 +150,7 @@ func accepted(s targetTable, before shards, undone []op) shards {
 // acceptedServices is accepted for one shard.
 func acceptedServices(target, before Table, undone map[ServiceKey][]op, withdrawn map[ServiceKey][]leaving) Table {
 	var t Table
-	for now, was := range merged(target, before, compareServices) {
+	for now, was := range mergedBy(target, before, compareKeys) {
 		ops, touched := undone[cmp.Or(now, was).ServiceKey]
 		kind := func(k opKind) bool { return slices.ContainsFunc(ops, func(o op) bool { return o.Kind == k }) }
 		switch {

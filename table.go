@@ -67,8 +67,11 @@ type Service struct {
 // InService reports whether any real server would get a new connection.
 func (s Service) InService() bool { return inService(s.Servers) }
 
-// compareServices and compareRows give a table its order.
+// compareServices and compareRows give a table its order, and compareKeys the same one as
+// compareServices.
 func compareServices(a, b Service) int { return a.Compare(b.ServiceKey) }
+
+func compareKeys(a, b *Service) int { return a.ServiceKey.compare(&b.ServiceKey) }
 
 func compareRows(a, b Row) int { return a.Compare(b.RealServer) }
 
@@ -190,6 +193,11 @@ func earlier(a, b time.Time) time.Time {
 // merged walks two slices sorted by compare side by side. Each step yields the
 // elements that are equal, or one element and nil.
 func merged[T any](a, b []T, compare func(a, b T) int) func(yield func(x, y *T) bool) {
+	return mergedBy(a, b, func(a, b *T) int { return compare(*a, *b) })
+}
+
+// mergedBy is merged for large elements, which compare does not copy.
+func mergedBy[T any](a, b []T, compare func(a, b *T) int) func(yield func(x, y *T) bool) {
 	return func(yield func(x, y *T) bool) {
 		i, j := 0, 0
 		for i < len(a) || j < len(b) {
@@ -200,7 +208,7 @@ func merged[T any](a, b []T, compare func(a, b T) int) func(yield func(x, y *T) 
 			case j == len(b):
 				order = -1
 			default:
-				order = compare(a[i], b[j])
+				order = compare(&a[i], &b[j])
 			}
 			var x, y *T
 			if order <= 0 {
