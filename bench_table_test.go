@@ -214,92 +214,106 @@ func TestBenchJoin(t *testing.T) {
 	}
 }
 
-// join lets so many nodes join and leave, one after the other, in the table of the
-// controller and in that of the floor, which take turns to be the first. All join before
-// the first leaves, because the kernel keeps a removed real server for two minutes, which
-// slows those that join.
+// join lets so many nodes join and leave. A half of them does where the controller's table is
+// older than that of the floor, and a half where it is younger: the kernel finds the services of
+// the youngest table first, in one hash table for all namespaces.
 func (b *benchmark) join(c crowd, times int) {
-	var ours, acked, least moves
-	var asked []float64 // removals by the floor that asks for connections first
+	var j joining
 	b.inCrowd(c, func(mine *lab.Host, d *benchDirector) {
-		pass := func(whole, kernel *[]float64) {
-			w, k := d.pass()
-			*whole, *kernel = append(*whole, guest.MS(w)), append(*kernel, guest.MS(k))
-		}
-		b.inCrowd(c, func(other *lab.Host, _ *benchDirector) {
-			f := floor.Dial(b.T, other)
-			defer f.Close()
-			a := floor.DialAsker(b.T, other, edgeServers+times)
-			defer a.Close()
-			ask := func() float64 {
-				services := guest.Services(guest.Address, c.edge.services)
-				start := time.Now()
-				for _, k := range services {
-					lab.Must(b.T, a.Ask(k))
-				}
-				return guest.MS(time.Since(start))
-			}
-			// encode makes the messages about a node, and collects the garbage, as before a pass.
-			encode := func(cmd uint8, node netip.Addr, weight uint32) []floor.Batch {
-				var all []floor.Message
-				for _, k := range guest.Services(guest.Address, c.edge.services) {
-					all = append(all, floor.Message{Cmd: cmd, Service: k, Server: node, Weight: weight})
-				}
-				batches := f.Encode(b.T, all)
-				runtime.GC()
-				return batches
-			}
-			send := func(batches []floor.Batch, took *[]float64) {
-				start := time.Now()
-				err := f.Send(batches)
-				*took = append(*took, guest.MS(time.Since(start)))
-				lab.Must(b.T, err)
-			}
-			// What comes second finds the kernel's code and its free memory at hand.
-			inTurn := func(i int, first, second func()) {
-				if i%2 == 1 {
-					first, second = second, first
-				}
-				first()
-				second()
-			}
-			check := func(i, joined, quiesced int) {
-				b.Helper()
-				inTurn(i, func() { b.checkEdge(mine, c, joined, quiesced) }, func() { b.checkEdge(other, c, joined, quiesced) })
-			}
-			nodes := guest.AddressesFrom(joiningNode, times)
-			for i, node := range nodes {
-				inTurn(i, func() {
-					d.set(c.edge, node, true)
-					pass(&ours.join, &acked.join)
-				}, func() { send(encode(floor.NewDest, node, 1), &least.join) })
-				check(i, i+1, 0)
-			}
-			for i, node := range nodes {
-				inTurn(i, func() {
-					d.set(c.edge, node, false)
-					pass(&ours.quiesce, &acked.quiesce)
-				}, func() { send(encode(floor.SetDest, node, 0), &least.quiesce) })
-				check(i, times-i, 1)
-				inTurn(i, func() {
-					d.drained()
-					pass(&ours.remove, &acked.remove)
-				}, func() {
-					removal := encode(floor.DelDest, node, 0)
-					question := ask()
-					send(removal, &least.remove)
-					asked = append(asked, question+least.remove[i])
-				})
-				check(i, times-i-1, 0)
-			}
-		})
+		b.inCrowd(c, func(other *lab.Host, _ *benchDirector) { j.nodes(b, c, times/2, d, mine, other) })
 	})
-	for way, m := range map[string]moves{"ours": ours, "ours, kernel told": acked, "floor": least} {
+	b.inCrowd(c, func(other *lab.Host, _ *benchDirector) {
+		b.inCrowd(c, func(mine *lab.Host, d *benchDirector) { j.nodes(b, c, times-times/2, d, mine, other) })
+	})
+	for way, m := range map[string]moves{"ours": j.ours, "ours, kernel told": j.acked, "floor": j.least} {
 		b.Record(results.New("join", way, c.params, "ms", m.join...))
 		b.Record(results.New("quiesce", way, c.params, "ms", m.quiesce...))
 		b.Record(results.New("remove", way, c.params, "ms", m.remove...))
 	}
-	b.Record(results.New("remove", "floor, asked first", c.params, "ms", asked...))
+	b.Record(results.New("remove", "floor, asked first", c.params, "ms", j.asked...))
+}
+
+// joining are the samples of nodes that join and leave.
+type joining struct {
+	ours, acked, least moves
+	asked              []float64 // removals by the floor that asks for connections first
+}
+
+// nodes lets so many nodes join and leave, one after the other, in the table of the
+// controller and in that of the floor, which take turns to be the first. All join before
+// the first leaves, because the kernel keeps a removed real server for two minutes, which
+// slows those that join.
+func (j *joining) nodes(b *benchmark, c crowd, times int, d *benchDirector, mine, other *lab.Host) {
+	pass := func(whole, kernel *[]float64) {
+		w, k := d.pass()
+		*whole, *kernel = append(*whole, guest.MS(w)), append(*kernel, guest.MS(k))
+	}
+	f := floor.Dial(b.T, other)
+	defer f.Close()
+	a := floor.DialAsker(b.T, other, edgeServers+times)
+	defer a.Close()
+	ask := func() float64 {
+		services := guest.Services(guest.Address, c.edge.services)
+		start := time.Now()
+		for _, k := range services {
+			lab.Must(b.T, a.Ask(k))
+		}
+		return guest.MS(time.Since(start))
+	}
+	// encode makes the messages about a node, and collects the garbage, as before a pass.
+	encode := func(cmd uint8, node netip.Addr, weight uint32) []floor.Batch {
+		var all []floor.Message
+		for _, k := range guest.Services(guest.Address, c.edge.services) {
+			all = append(all, floor.Message{Cmd: cmd, Service: k, Server: node, Weight: weight})
+		}
+		batches := f.Encode(b.T, all)
+		runtime.GC()
+		return batches
+	}
+	send := func(batches []floor.Batch, took *[]float64) float64 {
+		start := time.Now()
+		err := f.Send(batches)
+		ms := guest.MS(time.Since(start))
+		*took = append(*took, ms)
+		lab.Must(b.T, err)
+		return ms
+	}
+	// What comes second finds the kernel's code and its free memory at hand.
+	inTurn := func(i int, first, second func()) {
+		if i%2 == 1 {
+			first, second = second, first
+		}
+		first()
+		second()
+	}
+	check := func(i, joined, quiesced int) {
+		b.Helper()
+		inTurn(i, func() { b.checkEdge(mine, c, joined, quiesced) }, func() { b.checkEdge(other, c, joined, quiesced) })
+	}
+	nodes := guest.AddressesFrom(joiningNode, times)
+	for i, node := range nodes {
+		inTurn(i, func() {
+			d.set(c.edge, node, true)
+			pass(&j.ours.join, &j.acked.join)
+		}, func() { send(encode(floor.NewDest, node, 1), &j.least.join) })
+		check(i, i+1, 0)
+	}
+	for i, node := range nodes {
+		inTurn(i, func() {
+			d.set(c.edge, node, false)
+			pass(&j.ours.quiesce, &j.acked.quiesce)
+		}, func() { send(encode(floor.SetDest, node, 0), &j.least.quiesce) })
+		check(i, times-i, 1)
+		inTurn(i, func() {
+			d.drained()
+			pass(&j.ours.remove, &j.acked.remove)
+		}, func() {
+			removal := encode(floor.DelDest, node, 0)
+			question := ask()
+			j.asked = append(j.asked, question+send(removal, &j.least.remove))
+		})
+		check(i, times-i-1, 0)
+	}
 }
 
 // inCrowd calls f in a fresh namespace that has the table, with the director

@@ -58,6 +58,8 @@ const joinText = `
 One node becomes ready, or not ready, for every service of one VIP. Another VIP fills the
 rest of the table. The services that the node joins have ten real servers in every table.
 Ours and the floor take turns to be the first of a round: the second finds more in the caches.
+And in a half of the rounds the floor's table is the younger one, in a half the controller's:
+the kernel has the services of all namespaces in one hash table, and finds the youngest first.
 The removal comes after the kernel has reported that no connection is left. Its passes
 include that question; its floor is the removal alone. The floor that asks has one system
 call for each service before it, IP_VS_SO_GET_DESTS, and does not read the answers: it is
