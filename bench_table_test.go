@@ -205,7 +205,7 @@ type moves struct{ join, quiesce, remove []float64 }
 // the table around them.
 func TestBenchJoin(t *testing.T) {
 	b := newBenchmark(t)
-	for _, n := range guest.LongOr(b.Benchmark, []struct{ services, times int }{{1, 15}, {10, 9}, {100, 9}, {1000, 25}}, []struct{ services, times int }{{1, 5}, {100, 3}}) {
+	for _, n := range guest.LongOr(b.Benchmark, []struct{ services, times int }{{1, 9}, {10, 5}, {100, 5}, {1000, 13}}, []struct{ services, times int }{{1, 3}, {100, 2}}) {
 		for _, rows := range guest.LongOr(b.Benchmark, []int{1_000, 10_000, 50_000, 200_000}, []int{1_000, 10_000}) {
 			if n.services*edgeServers <= rows {
 				b.join(newCrowd(n.services, rows), n.times)
@@ -214,23 +214,36 @@ func TestBenchJoin(t *testing.T) {
 	}
 }
 
-// join lets so many nodes join and leave. A half of them does where the controller's table is
-// older than that of the floor, and a half where it is younger: the kernel finds the services of
-// the youngest table first, in one hash table for all namespaces.
+// join lets so many nodes join and leave where the controller's table is older than that of
+// the floor, and as many where it is younger: the kernel finds the services of the youngest
+// table first, in one hash table for all namespaces. A sample is the mean of two rounds, one of
+// each.
 func (b *benchmark) join(c crowd, times int) {
-	var j joining
+	var older, younger joining
 	b.inCrowd(c, func(mine *lab.Host, d *benchDirector) {
-		b.inCrowd(c, func(other *lab.Host, _ *benchDirector) { j.nodes(b, c, times/2, d, mine, other) })
+		b.inCrowd(c, func(other *lab.Host, _ *benchDirector) { older.nodes(b, c, times, d, mine, other) })
 	})
 	b.inCrowd(c, func(other *lab.Host, _ *benchDirector) {
-		b.inCrowd(c, func(mine *lab.Host, d *benchDirector) { j.nodes(b, c, times-times/2, d, mine, other) })
+		b.inCrowd(c, func(mine *lab.Host, d *benchDirector) { younger.nodes(b, c, times, d, mine, other) })
 	})
-	for way, m := range map[string]moves{"ours": j.ours, "ours, kernel told": j.acked, "floor": j.least} {
-		b.Record(results.New("join", way, c.params, "ms", m.join...))
-		b.Record(results.New("quiesce", way, c.params, "ms", m.quiesce...))
-		b.Record(results.New("remove", way, c.params, "ms", m.remove...))
+	record := func(name, way string, one, two []float64) {
+		means := make([]float64, times)
+		for i := range means {
+			means[i] = (one[i] + two[i]) / 2
+		}
+		b.Record(results.New(name, way, c.params, "ms", means...))
 	}
-	b.Record(results.New("remove", "floor, asked first", c.params, "ms", j.asked...))
+	for way, of := range map[string]func(j *joining) *moves{
+		"ours":              func(j *joining) *moves { return &j.ours },
+		"ours, kernel told": func(j *joining) *moves { return &j.acked },
+		"floor":             func(j *joining) *moves { return &j.least },
+	} {
+		one, two := of(&older), of(&younger)
+		record("join", way, one.join, two.join)
+		record("quiesce", way, one.quiesce, two.quiesce)
+		record("remove", way, one.remove, two.remove)
+	}
+	record("remove", "floor, asked first", older.asked, younger.asked)
 }
 
 // joining are the samples of nodes that join and leave.
