@@ -175,7 +175,9 @@ func pathGoals(set results.Set, t *markdown.Table) {
 			sender, okSender := set.Find("path sender", way, pathBase)
 			withSender, okWith := set.Find("path sender", "tracked", pathBase)
 			if okSender && okWith {
-				director := func(path, sender results.Result) float64 { return results.Percentile(without(path, sender).Samples, 50) }
+				director := func(path, sender results.Result) float64 {
+					return results.Percentile(without(path, sender).Samples, 50)
+				}
 				t.Add("… without the sender", "≥ 15 % less", less(director(r, sender), director(with, withSender)))
 			}
 		}

@@ -34,7 +34,8 @@ programs run in the virtual machine, one after the other.
   kernel for each program, every millisecond, with one dump of the service's real servers.
 - The clock starts before the request to the API server is sent. So ours and kube-proxy
   include the API server; keepalived includes no source at all. "From the answer" is the same
-  event from when the API server has answered the request: the change is there by then.
+  event from when the API server has answered the request: the change is there by then. A row
+  that is there before the answer counts as 1 ms. For keepalived it is from the signal.
 - "One service" is measured when the machine is idle. The services are evenly distributed
   over the table.
 - "Second of two" is the event of a second service, 100 ms after the first one's. kube-proxy

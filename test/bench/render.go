@@ -173,10 +173,16 @@ func joinTable(set results.Set, name, title string) string {
 			if !ok || !okAcked || !okPass {
 				continue
 			}
-			line := []string{"", markdown.Count(services), markdown.Count(rows), number(floor.Value), number(acked.Value), times(acked.Value / floor.Value), number(pass.Value), times(pass.Value / floor.Value)}
+			against := func(a, b string) string {
+				if r, ok := ratio(set, name, params, a, b); ok {
+					return times(r)
+				}
+				return ""
+			}
+			line := []string{"", markdown.Count(services), markdown.Count(rows), number(floor.Value), number(acked.Value), against("ours, kernel told", "floor"), number(pass.Value), against("ours", "floor")}
 			if asks {
 				asked, _ := set.Find(name, "floor, asked first", params)
-				line = append(line, number(asked.Value), times(acked.Value/asked.Value))
+				line = append(line, number(asked.Value), against("ours, kernel told", "floor, asked first"))
 			}
 			t.Add(line...)
 		}

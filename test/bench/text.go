@@ -58,8 +58,9 @@ const joinText = `
 One node becomes ready, or not ready, for every service of one VIP. Another VIP fills the
 rest of the table. The services that the node joins have ten real servers in every table.
 Ours and the floor take turns to be the first of a round: the second finds more in the caches.
-And in a half of the rounds the floor's table is the younger one, in a half the controller's:
-the kernel has the services of all namespaces in one hash table, and finds the youngest first.
+Each time is the mean of two rounds: one in which the floor's table is the younger one, and one
+in which the controller's is. The kernel has the services of all namespaces in one hash table,
+and finds the youngest first.
 The removal comes after the kernel has reported that no connection is left. Its passes
 include that question; its floor is the removal alone. The floor that asks has one system
 call for each service before it, IP_VS_SO_GET_DESTS, and does not read the answers: it is
@@ -88,7 +89,7 @@ end drops the packet. Answers do not pass a director in direct routing or with a
   "New" is the first packet of a flow, which makes one. "Spread" is the fastest and the
   slowest round.
 - A time of an emulated processor differs by a tenth from run to run. The table of instructions
-  has the base's path in a virtual machine whose clock counts instructions
+  has the base's path, and connection tracking on it, in a virtual machine whose clock counts instructions
   (LVS_VM_ACCEL=icount): it is the same within a hundredth in each run. It does not know
   that some instructions take longer: an atomic one, or one whose data no cache has.
 - The table of flows has a virtual machine of its own: what ran before would decide where in
