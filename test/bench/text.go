@@ -57,10 +57,11 @@ divided by the floor's.
 const joinText = `
 One node becomes ready, or not ready, for every service of one VIP. Another VIP fills the
 rest of the table. The services that the node joins have ten real servers in every table.
-Ours and the floor take turns to be the first of a round: the second finds more in the caches.
-Each time is the mean of two rounds: one in which the floor's table is the younger one, and one
-in which the controller's is. The kernel has the services of all namespaces in one hash table,
-and finds the youngest first.
+Ours is the first in every second round, and the floor in the others: the second finds more in
+the caches. Each time is the mean of two rounds: one in which the floor's table is the younger
+one, and one in which the controller's is. The kernel has the services of all namespaces in one
+hash table, and finds the youngest first.
+
 The removal comes after the kernel has reported that no connection is left. Its passes
 include that question; its floor is the removal alone. The floor that asks has one system
 call for each service before it, IP_VS_SO_GET_DESTS, and does not read the answers: it is
@@ -92,7 +93,7 @@ end drops the packet. Answers do not pass a director in direct routing or with a
   has the base's path, and connection tracking on it, in a virtual machine whose clock counts instructions
   (LVS_VM_ACCEL=icount): it is the same within a hundredth in each run. It does not know
   that some instructions take longer: an atomic one, or one whose data no cache has.
-- The table of flows has a virtual machine of its own: what ran before would decide where in
+- The table of flows has a separate virtual machine: what ran before would decide where in
   the memory its connections are. Namespaces of the same kind differ by up to a tenth. In the
   tables of flows (2^20 buckets, up to 600,000) and of connection tracking each round has its
   own ones, for the floor too.
