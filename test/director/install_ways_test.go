@@ -145,8 +145,10 @@ func (n *way) state() string {
 	slices.Sort(lines)
 	devices := n.Run("sh", "-c", `ip -o link show | awk '{ sub(/[@:].*/, "", $2); print $2, ($3 ~ /[<,]UP[,>]/ ? "up" : "down") }' | sort`)
 	routes := n.Run("sh", "-c", `{ ip -4 route show table all; ip -6 route show table all; } | grep -v -e fe80: -e ^multicast | sed 's/ linkdown//' | sort`)
-	// A node that removes a device takes its settings away while they are read. It is asked again.
-	settings := n.Run("sh", "-c", `cd /proc/sys/net/ipv4/conf || exit; grep -s . */arp_ignore */arp_announce */arp_filter */rp_filter; test $? -le 2`)
+	// A node that removes a device takes its settings away while they are read: they are read again.
+	settings := n.Run("sh", "-c", `cd /proc/sys/net/ipv4/conf || exit
+for try in 1 2 3 4 5; do all=$(grep . */arp_ignore */arp_announce */arp_filter */rp_filter) && { echo "$all"; exit; }; done
+exit 1`)
 	all := strings.Join(lines, "\n") + "\n" + devices + routes + settings
 	if n.busybox { // it does not know the flags that keep a needless route away
 		all = strings.NewReplacer(" nodad", "", " noprefixroute", "", " tentative", "", "2001:db8::77 dev lo proto kernel metric 256 pref medium\n", "").Replace(all)
