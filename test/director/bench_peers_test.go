@@ -166,8 +166,8 @@ func (b *peerBench) event(r *running, p peer, i int) float64 {
 	start := time.Now()
 	done := make(chan time.Time, 1)
 	go func() {
+		defer func() { done <- time.Now() }() // also when do ends the test
 		do()
-		done <- time.Now()
 	}()
 	const every = time.Millisecond // the kernel is asked no more often
 	there := b.await(r, services, every, has(server))
