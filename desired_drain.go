@@ -85,8 +85,8 @@ func (s *merger) shard(want, have Table) shard {
 	var none Service // what the kernel has of one that is new
 	add := func(service *Service, exits *exitAnswer) {
 		p.Services = append(p.Services, *service)
-		s := &p.Services[len(p.Services)-1]
-		s.Servers, s.Leaving = exits.rows, exits.leaving
+		added := &p.Services[len(p.Services)-1]
+		added.Servers, added.Leaving = exits.rows, exits.leaving
 	}
 	for w, has := range mergedBy(want, have, compareKeys) {
 		if s.shared {

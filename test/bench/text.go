@@ -90,9 +90,9 @@ end drops the packet. Answers do not pass a director in direct routing or with a
   "New" is the first packet of a flow, which makes one. "Spread" is the fastest and the
   slowest round.
 - A time of an emulated processor differs by a tenth from run to run. The table of instructions
-  has the base's path, and connection tracking on it, in a virtual machine whose clock counts instructions
-  (LVS_VM_ACCEL=icount): it is the same within a hundredth in each run. It does not know
-  that some instructions take longer: an atomic one, or one whose data no cache has.
+  has the base's path, and connection tracking on it, in a virtual machine whose clock counts
+  instructions (LVS_VM_ACCEL=icount): it is the same within a hundredth in each run. It does
+  not know that some instructions take longer: an atomic one, or one whose data no cache has.
 - The table of flows has a separate virtual machine: what ran before would decide where in
   the memory its connections are. Namespaces of the same kind differ by up to a tenth. In the
   tables of flows (2^20 buckets, up to 600,000) and of connection tracking each round has its
