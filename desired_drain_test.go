@@ -396,3 +396,28 @@ func TestLoopLeavesBroadcastOut(t *testing.T) {
 		t.Errorf("logged again:\n%s", log)
 	}
 }
+
+// Services that share their real servers lose them each in its way: by its protocol, and by the
+// scheduler that the kernel has.
+func TestSettleSharedServers(t *testing.T) {
+	want, have := rows("10.1.0.1", 1), rows("10.1.0.1", 1, "10.1.0.2", 1)
+	var asked, has Table
+	for _, s := range []struct{ key, scheduler string }{
+		{"10.0.0.1:53/tcp", "rr"}, {"10.0.0.1:53/udp", "rr"}, {"10.0.0.1:80/tcp", "rr"}, {"10.0.0.1:81/tcp", "dh"},
+	} {
+		w := service(s.key)
+		w.Scheduler, w.Servers = s.scheduler, want
+		h := w
+		h.Servers = have
+		asked, has = append(asked, w), append(has, h)
+	}
+	w := wanted{Owners: newOwners(&Config{VIPs: []VIP{testVIP()}}), Shards: split(asked)}
+	got := make(map[string]int)
+	for _, s := range computeTarget(&w, split(has), testTime).Shards[0].Services {
+		got[s.ServiceKey.String()] = len(s.Servers)
+	}
+	// Two: the one that leaves drains. One: it is gone at once.
+	if diff := cmp.Diff(map[string]int{"10.0.0.1:53/tcp": 2, "10.0.0.1:53/udp": 1, "10.0.0.1:80/tcp": 2, "10.0.0.1:81/tcp": 1}, got); diff != "" {
+		t.Error(diff)
+	}
+}
