@@ -85,7 +85,10 @@ func (h *linuxHost) Announce(ctx context.Context, cfg *Config, want vipAddresses
 	if err := h.recover(r, configured); err != nil {
 		return has, err
 	}
-	deviceErr, routeErr := h.dummy.Keep(r, cfg.AnnounceDevice, want.Local)
+	made, deviceErr, routeErr := h.dummy.Keep(r, cfg.AnnounceDevice, want.Local)
+	if made {
+		h.addresses.RenewOn(cfg.AnnounceDevice)
+	}
 	uplinkErr := h.needUplink(configured, want.Announced)
 	if err := h.forgetForeign(r, cfg.AnnounceDevice); err != nil {
 		return has, err

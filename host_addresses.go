@@ -1,5 +1,6 @@
 // Keeps VIPs on their devices: on the uplink with announce = "arp", on the dummy
-// device with "dummy". It also sends the gratuitous ARP.
+// device with "dummy". It also sends the gratuitous ARP, and renews the addresses of a new
+// dummy device.
 //
 // Used by cmd*.go and main.go. host.go sets the wanted addresses; main.go runs
 // the timer for the announcements and the watch for addresses that another
@@ -45,6 +46,13 @@ var (
 	announceRetry = 2 * time.Second // after a frame that could not be sent: link down, device gone
 )
 
+// renewGaps are the times after which the addresses on a new dummy device are renewed, one
+// after the other: 1, 3, 7 … 127 s after it was made. FRR before 10.3 loses them when zebra
+// is busy at that moment, as it is after a boot: one thread of it reads addresses, another
+// one devices, and it drops an address of a device that it does not know yet
+// (zebra_if_dplane_result in zebra/interface.c).
+var renewGaps = [...]time.Duration{1 * time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, 64 * time.Second}
+
 // lostPause is the time without a check after an address was missing.
 const lostPause = time.Second
 
@@ -56,12 +64,20 @@ type announcement struct {
 	silent  bool      // no frame is sent: the address is on the dummy device
 }
 
+// renewal is the schedule of a new dummy device.
+type renewal struct {
+	device string
+	sent   int       // how often its addresses were renewed
+	due    time.Time // of the next time; zero: never again
+}
+
 // addresses keeps the wanted VIPs on their devices and announces them. Its methods
 // are safe for concurrent use.
 type addresses struct {
 	log      *slog.Logger
-	announce func(VIPAddress) error
-	wake     chan struct{} // capacity 1: the schedule has changed
+	announce func(VIPAddress) error // on the uplink
+	renew    func(VIPAddress) error // on the dummy device
+	wake     chan struct{}          // capacity 1: the schedule has changed
 
 	save func([]VIPAddress) // saves what is on devices and what will be put there now
 	lost atomic.Bool        // another program has removed an address since the last Apply
@@ -69,6 +85,7 @@ type addresses struct {
 	mu        sync.Mutex
 	owned     map[VIPAddress]bool // put there by this controller, now or in an earlier run
 	announced map[VIPAddress]*announcement
+	renewal   renewal
 }
 
 // newAddresses starts from the addresses that an earlier run had put on
@@ -78,6 +95,7 @@ func newAddresses(owned []VIPAddress, save func([]VIPAddress), log *slog.Logger)
 		save:      save,
 		log:       log,
 		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },
+		renew:     renewAddress,
 		wake:      make(chan struct{}, 1),
 		owned:     addAll(make(map[VIPAddress]bool), owned),
 		announced: make(map[VIPAddress]*announcement),
@@ -112,6 +130,14 @@ func (a *addresses) Forget(device string) {
 	defer a.mu.Unlock()
 	maps.DeleteFunc(a.owned, func(v VIPAddress, _ bool) bool { return v.Device == device })
 	maps.DeleteFunc(a.announced, func(v VIPAddress, _ *announcement) bool { return v.Device == device })
+}
+
+// RenewOn has the addresses that are on a new dummy device, or come to it soon, renewed.
+func (a *addresses) RenewOn(device string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.renewal = renewal{device: device, due: time.Now().Add(renewGaps[0])}
+	ring(a.wake)
 }
 
 // On lists the VIPs that are on a device and wanted there, or could not be
@@ -333,13 +359,13 @@ func (a *addresses) Run(ctx context.Context) error {
 	}
 }
 
-// sendDue announces what is due at now and returns the time of the next one, zero
-// for none. The lock is taken while it sends (about 100 µs for an address),
+// sendDue announces and renews what is due at now and returns the time of the next one,
+// zero for none. The lock is taken while it sends (about 100 µs for an address),
 // so that no address is announced after Apply has removed it.
 func (a *addresses) sendDue(now time.Time) time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var next time.Time
+	next := a.renewDue(now)
 	for _, v := range sortedBy(maps.Keys(a.announced), VIPAddress.Compare) {
 		s := a.announced[v]
 		if s.silent {
@@ -373,6 +399,41 @@ func (a *addresses) send(v VIPAddress, s *announcement, now time.Time) {
 		gap = announceGaps[s.sent]
 	}
 	*s = announcement{sent: s.sent + 1, due: now.Add(gap)}
+}
+
+// renewDue renews the addresses of a new dummy device if that is due at now, and returns
+// the next time, zero for never. It leaves out those that another program has put there.
+func (a *addresses) renewDue(now time.Time) time.Time {
+	r := &a.renewal
+	if r.due.IsZero() || r.due.After(now) {
+		return r.due
+	}
+	for _, v := range sortedBy(maps.Keys(a.announced), VIPAddress.Compare) {
+		if v.Device != r.device || !a.owned[v] {
+			continue
+		}
+		if err := a.renew(v); err != nil {
+			a.log.Warn("VIP address could not be renewed; a routing daemon may not know it", "device", v.Device, "address", v.Address, "err", err)
+			break
+		}
+	}
+	if r.sent++; r.sent == len(renewGaps) {
+		*r = renewal{}
+	} else {
+		r.due = now.Add(renewGaps[r.sent])
+	}
+	return r.due
+}
+
+// renewAddress has the kernel report v again, as a new address, to each program that
+// follows the addresses of this host.
+func renewAddress(v VIPAddress) error {
+	r, err := openRtnl(context.Background())
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return r.Renew(v)
 }
 
 // announceVIP announces to the network segment of device that addr has the device's

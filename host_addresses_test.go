@@ -258,6 +258,55 @@ func TestAddressesApplyErrors(t *testing.T) {
 	}
 }
 
+// A routing daemon may have lost the events of the addresses on a device that is new.
+func TestAddressesRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		table := &fakeTable{devices: map[string][]deviceAddress{"eth0": nil, "lvs0": {{Address: netip.MustParseAddr("10.0.0.9")}}}}
+		a, log := newFakeAddresses(table)
+		start := time.Now()
+		var renewed []string
+		a.renew = func(v VIPAddress) error {
+			renewed = append(renewed, fmt.Sprintf("%v %s", time.Since(start), v))
+			return nil
+		}
+		step := func(name string, wait time.Duration, vips []VIPAddress, want ...string) {
+			t.Helper()
+			if err := a.Apply(table, vips, "lvs0"); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(wait)
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if diff := cmp.Diff(want, renewed); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", name, diff)
+			}
+			renewed = nil
+		}
+		go a.Run(ctx)
+
+		// 10.0.0.9 is another program's.
+		one, two := vipOn("lvs0", "10.0.0.1"), vipOn("lvs0", "10.0.0.2")
+		a.RenewOn("lvs0")
+		step("one address", 5*time.Second, []VIPAddress{one, vipOn("lvs0", "10.0.0.9"), vipOn("eth0", "10.0.0.1")},
+			"1s 10.0.0.1 on lvs0", "3s 10.0.0.1 on lvs0")
+		step("another one comes", 20*time.Second, []VIPAddress{one, two},
+			"7s 10.0.0.1 on lvs0", "7s 10.0.0.2 on lvs0", "15s 10.0.0.1 on lvs0", "15s 10.0.0.2 on lvs0")
+		step("and one leaves", time.Hour, []VIPAddress{two},
+			"31s 10.0.0.2 on lvs0", "1m3s 10.0.0.2 on lvs0", "2m7s 10.0.0.2 on lvs0")
+		step("the device is known for long", time.Hour, []VIPAddress{one, two})
+
+		a.renew = func(VIPAddress) error { return unix.EPERM }
+		a.RenewOn("lvs0")
+		log.Reset()
+		step("renewing fails", 2*time.Second, []VIPAddress{one, two})
+		if got := log.String(); strings.Count(got, "could not be renewed") != 1 {
+			t.Errorf("the log has\n%s", got)
+		}
+	})
+}
+
 func TestAddressesRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

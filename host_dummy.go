@@ -60,13 +60,13 @@ func (d *dummyDevice) Recover(r *rtnl) (found []VIPAddress, err error) {
 // Keep makes the device, brings it up, and adds a local route for each of want. It
 // removes nothing; with nothing wanted it does nothing. After a deviceErr no address
 // can be put on the device; after a routeErr those with a route can.
-func (d *dummyDevice) Keep(r *rtnl, device string, want []netip.Addr) (deviceErr, routeErr error) {
+func (d *dummyDevice) Keep(r *rtnl, device string, want []netip.Addr) (made bool, deviceErr, routeErr error) {
 	if len(want) == 0 {
-		return nil, nil
+		return false, nil, nil
 	}
 	made, err := r.KeepDummy(device)
 	if err != nil {
-		return err, nil
+		return made, err, nil
 	}
 	if made {
 		d.log.Info("dummy device made", "device", device)
@@ -83,7 +83,7 @@ func (d *dummyDevice) Keep(r *rtnl, device string, want []netip.Addr) (deviceErr
 			d.log.Info("local route added: the kernel accepts packets to the VIP", "address", a)
 		}
 	}
-	return nil, errors.Join(errs...)
+	return made, nil, errors.Join(errs...)
 }
 
 // forgetForeign gives up the addresses that we had put on a dummy device of ours,

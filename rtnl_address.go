@@ -146,6 +146,18 @@ func (r *rtnl) Add(a VIPAddress) (bool, error) {
 	return r.change(fmt.Sprintf("add address %s", a), newAddressMessage(a, ifi), unix.RTM_NEWADDR, netlink.Create|netlink.Excl, unix.EEXIST)
 }
 
+// Renew has the kernel send the event of a new address for one that we have added. The
+// address stays as it is (inet_rtm_newaddr in net/ipv4/devinet.c, inet6_addr_modify in
+// net/ipv6/addrconf.c). One that is gone is added again.
+func (r *rtnl) Renew(a VIPAddress) error {
+	ifi, err := r.device(a.Device)
+	if err != nil {
+		return err
+	}
+	_, err = r.conn.Execute(newAddressMessage(a, ifi), unix.RTM_NEWADDR, netlink.Request|netlink.Acknowledge|netlink.Replace)
+	return wrap(fmt.Sprintf("renew address %s", a), err)
+}
+
 // Remove implements addressTable. It removes only the host address: the same address
 // with a shorter prefix, which another program has put on the device, stays.
 func (r *rtnl) Remove(a VIPAddress) (bool, error) {

@@ -205,6 +205,10 @@ func TestRtnlAddresses(t *testing.T) {
 				t.Errorf("%s: no %q in\n%s", tt.vip, want, shown)
 			}
 		}
+		withRtnl(t, ns, func(r *rtnl) { renewed(t, r, tt.vip) })
+		if after := ns.run(t, "ip", "address", "show", "dev", tt.vip.Device); after != shown {
+			t.Errorf("Renew(%s) has changed\n%s to\n%s", tt.vip, shown, after)
+		}
 		withRtnl(t, ns, func(r *rtnl) {
 			for _, want := range []bool{true, false} {
 				if changed, err := r.Remove(tt.vip); changed != want || err != nil {
@@ -240,12 +244,31 @@ func TestRtnlAddresses(t *testing.T) {
 			"List":   errOf(r.List("gone0")),
 			"Add":    errOf(r.Add(vipOn("gone0", "10.0.0.1"))),
 			"Remove": errOf(r.Remove(vipOn("gone0", "10.0.0.1"))),
+			"Renew":  r.Renew(vipOn("gone0", "10.0.0.1")),
 		} {
 			if !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "gone0") {
 				t.Errorf("%s on a missing device: %v", name, err)
 			}
 		}
 	})
+}
+
+// renewed renews v and expects the event of a new address.
+func renewed(t *testing.T, r *rtnl, v VIPAddress) {
+	t.Helper()
+	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer events.Close()
+	if err := errors.Join(events.SetReadDeadline(time.Now().Add(10*time.Second)), r.Renew(v)); err != nil {
+		t.Error(err)
+	}
+	all, err := events.Receive()
+	if err != nil || len(all) != 1 || all[0].Header.Type != unix.RTM_NEWADDR || eventAddress(all[0].Data) != v.Address {
+		t.Errorf("the events after Renew(%s) are %v, %v, want one of a new address", v, all, err)
+	}
 }
 
 func errOf[T any](_ T, err error) error { return err }

@@ -70,6 +70,33 @@ func TestKernelFRR(t *testing.T) {
 		t.Errorf("FRR has changed\n%s to\n%s", before, got)
 	}
 	e.drills(pairSizes[*args.Size])
+	e.boots(e.one)
+}
+
+// boots has the controller of s make lvs0 anew, as after a boot, while zebra is busy with
+// something else. FRR before 10.3 does not learn of the addresses then.
+func (e *ecmp) boots(s *speaker) {
+	e.Helper()
+	e.Log("step: zebra is busy while the controller makes lvs0")
+	if err := s.process.Signal(syscall.SIGTERM); err != nil {
+		e.Errorf("SIGTERM: %v\n%s", err, s.process.Log())
+	}
+	e.routed(s.other)
+	s.director.Run("ip", "link", "delete", "lvs0")
+	s.routing.(*frr).busy(func() {
+		s.start()
+		lab.Within(e.T, 10*time.Second, func() string {
+			shown := s.director.Run("ip", "-o", "address")
+			for _, a := range []netip.Addr{e.vip.Addr(), e.vip6.Addr()} {
+				if !strings.Contains(shown, a.String()) {
+					return shown + s.process.Log()
+				}
+			}
+			return ""
+		})
+		time.Sleep(200 * time.Millisecond) // zebra's other thread reads the addresses
+	})
+	e.routed(e.one, e.two)
 }
 
 // leaves has the last node drain, and then a director. It counts the downloads

@@ -5,12 +5,18 @@
 package director
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lvs-controller/test/lab"
 )
@@ -201,7 +207,7 @@ func (f *frr) tell() {
 	if !f.Failed() {
 		return
 	}
-	for _, what := range []string{"show ip route", "show ipv6 route", "show bgp ipv4 unicast", "show bgp ipv6 unicast",
+	for _, what := range []string{"show ip route connected", "show ip route bgp", "show ipv6 route", "show bgp ipv4 unicast", "show bgp ipv6 unicast",
 		"show bgp neighbors | include BGP neighbor is|BGP state|Last reset|due to", "show bfd peers brief"} {
 		out, err := f.vtysh("-c", what)
 		f.Logf("FRR of %s: %s: %v\n%s", f.host.Name, what, err, out)
@@ -246,6 +252,47 @@ func (f *frr) kill() {
 	for _, d := range f.daemons {
 		d.Kill()
 	}
+}
+
+// busy calls do while zebra's first thread, which reads about devices, has begun something
+// else and gets no processor to end it. Its other threads go on.
+func (f *frr) busy(do func()) {
+	f.Helper()
+	const routes = 10000
+	var batch strings.Builder
+	for n := range routes {
+		fmt.Fprintf(&batch, "route add blackhole 10.100.%d.%d/32\n", n>>8, n&255)
+	}
+	path := filepath.Join(f.dir, "routes")
+	lab.Must(f.T, os.WriteFile(path, []byte(batch.String()), 0o644))
+	f.host.Run("ip", "-batch", path)
+	f.answers("show ip route summary", strconv.Itoa(routes+1)) // with the default route
+	for range 4 {                                              // over a second each
+		f.host.Start("vtysh", "--vty_socket", f.dir, "-c", "show ip route json")
+	}
+	time.Sleep(time.Second)
+
+	thread := f.daemons[0].PID()
+	var all, one unix.CPUSet
+	one.Set(0)
+	lab.Must(f.T, unix.SchedGetaffinity(thread, &all))
+	schedule := func(policy uint32, on *unix.CPUSet) {
+		lab.Must(f.T, unix.SchedSetAttr(thread, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy}, 0))
+		lab.Must(f.T, unix.SchedSetaffinity(thread, on))
+	}
+	var done atomic.Bool
+	spins := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and it ends with the thread
+		spins <- errors.Join(unix.SchedSetaffinity(0, &one), unix.Setpriority(unix.PRIO_PROCESS, 0, -20))
+		for !done.Load() {
+		}
+	}()
+	defer done.Store(true)
+	lab.Must(f.T, <-spins)
+	schedule(unix.SCHED_IDLE, &one)
+	do()
+	schedule(unix.SCHED_NORMAL, &all)
 }
 
 func (f *frr) said() string {
