@@ -133,6 +133,9 @@ func (h *linuxHost) recover(r *rtnl, configured map[netip.Addr]*VIP) error {
 		return nil
 	}
 	found, dummyErr := h.dummy.Recover(r)
+	for device := range h.dummy.devices {
+		h.addresses.RenewOn(device)
+	}
 	for _, v := range found {
 		if vip := configured[v.Address]; vip != nil && vip.Announce.method().onDummy {
 			h.addresses.Adopt(v)

@@ -11,6 +11,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,10 +47,10 @@ var (
 	announceRetry = 2 * time.Second // after a frame that could not be sent: link down, device gone
 )
 
-// renewGaps are the times after which the addresses on a new dummy device are renewed, one
-// after the other: 1, 3, 7 … 127 s after it was made. FRR before 10.3 loses them when zebra
-// is busy at that moment, as it is after a boot: one thread of it reads addresses, another
-// one devices, and it drops an address of a device that it does not know yet
+// renewGaps are the pauses before the renewals of the addresses on a new dummy device,
+// which come 1, 3, 7 … 127 s after it was made. FRR before 10.3 may not know the addresses:
+// one thread of zebra reads about addresses, another one about devices. While the second is
+// busy, as after a boot, zebra drops the address of a device that it does not know yet
 // (zebra_if_dplane_result in zebra/interface.c).
 var renewGaps = [...]time.Duration{1 * time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, 64 * time.Second}
 
@@ -75,9 +76,9 @@ type renewal struct {
 // are safe for concurrent use.
 type addresses struct {
 	log      *slog.Logger
-	announce func(VIPAddress) error // on the uplink
-	renew    func(VIPAddress) error // on the dummy device
-	wake     chan struct{}          // capacity 1: the schedule has changed
+	announce func(VIPAddress) error   // on the uplink
+	renew    func([]VIPAddress) error // on the dummy device
+	wake     chan struct{}            // capacity 1: the schedule has changed
 
 	save func([]VIPAddress) // saves what is on devices and what will be put there now
 	lost atomic.Bool        // another program has removed an address since the last Apply
@@ -95,7 +96,7 @@ func newAddresses(owned []VIPAddress, save func([]VIPAddress), log *slog.Logger)
 		save:      save,
 		log:       log,
 		announce:  func(v VIPAddress) error { return announceVIP(v.Device, v.Address) },
-		renew:     renewAddress,
+		renew:     renewAddresses,
 		wake:      make(chan struct{}, 1),
 		owned:     addAll(make(map[VIPAddress]bool), owned),
 		announced: make(map[VIPAddress]*announcement),
@@ -132,7 +133,8 @@ func (a *addresses) Forget(device string) {
 	maps.DeleteFunc(a.announced, func(v VIPAddress, _ *announcement) bool { return v.Device == device })
 }
 
-// RenewOn has the addresses that are on a new dummy device, or come to it soon, renewed.
+// RenewOn has the addresses renewed that are on the dummy device, or come to it soon. The
+// device is new, or is from an earlier run, which may have ended too early to renew them.
 func (a *addresses) RenewOn(device string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -342,8 +344,8 @@ func (a *addresses) missing(ctx context.Context) bool {
 	return false
 }
 
-// Run sends the announcements that Apply schedules, until ctx ends. It returns nil.
-// Without announced addresses it sleeps.
+// Run sends the announcements that Apply schedules, and renews addresses as RenewOn asks,
+// until ctx ends. It returns nil. When nothing is to come it sleeps.
 func (a *addresses) Run(ctx context.Context) error {
 	for {
 		var fire <-chan time.Time
@@ -408,14 +410,10 @@ func (a *addresses) renewDue(now time.Time) time.Time {
 	if r.due.IsZero() || r.due.After(now) {
 		return r.due
 	}
-	for _, v := range sortedBy(maps.Keys(a.announced), VIPAddress.Compare) {
-		if v.Device != r.device || !a.owned[v] {
-			continue
-		}
-		if err := a.renew(v); err != nil {
-			a.log.Warn("VIP address could not be renewed; a routing daemon may not know it", "device", v.Device, "address", v.Address, "err", err)
-			break
-		}
+	ours := sortedBy(maps.Keys(a.announced), VIPAddress.Compare)
+	ours = slices.DeleteFunc(ours, func(v VIPAddress) bool { return v.Device != r.device || !a.owned[v] })
+	if err := a.renew(ours); err != nil {
+		a.log.Warn("VIP addresses could not be renewed; a routing daemon may not know them", "device", r.device, "err", err)
 	}
 	if r.sent++; r.sent == len(renewGaps) {
 		*r = renewal{}
@@ -425,15 +423,34 @@ func (a *addresses) renewDue(now time.Time) time.Time {
 	return r.due
 }
 
-// renewAddress has the kernel report v again, as a new address, to each program that
-// follows the addresses of this host.
-func renewAddress(v VIPAddress) error {
+// renewAddresses has the kernel report addresses on one dummy device again, as new ones,
+// to each program that follows the addresses of this host. It leaves out those that are
+// gone, and all where the device is gone or another program's: Apply repairs that.
+func renewAddresses(ours []VIPAddress) error {
+	if len(ours) == 0 {
+		return nil
+	}
 	r, err := openRtnl(context.Background())
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return r.Renew(v)
+	device := ours[0].Device
+	_, err = r.dummy(device)
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, errForeignDevice) {
+		return nil
+	}
+	have, listErr := r.List(device)
+	if err := cmp.Or(err, listErr); err != nil {
+		return err
+	}
+	var errs []error
+	for _, v := range ours {
+		if there := addressIn(have, v.Address); there != nil && int(there.Bits) == v.Address.BitLen() {
+			errs = append(errs, r.Renew(v))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // announceVIP announces to the network segment of device that addr has the device's

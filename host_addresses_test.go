@@ -267,8 +267,10 @@ func TestAddressesRenewed(t *testing.T) {
 		a, log := newFakeAddresses(table)
 		start := time.Now()
 		var renewed []string
-		a.renew = func(v VIPAddress) error {
-			renewed = append(renewed, fmt.Sprintf("%v %s", time.Since(start), v))
+		a.renew = func(ours []VIPAddress) error {
+			for _, v := range ours {
+				renewed = append(renewed, fmt.Sprintf("%v %s", time.Since(start), v))
+			}
 			return nil
 		}
 		step := func(name string, wait time.Duration, vips []VIPAddress, want ...string) {
@@ -297,7 +299,7 @@ func TestAddressesRenewed(t *testing.T) {
 			"31s 10.0.0.2 on lvs0", "1m3s 10.0.0.2 on lvs0", "2m7s 10.0.0.2 on lvs0")
 		step("the device is known for long", time.Hour, []VIPAddress{one, two})
 
-		a.renew = func(VIPAddress) error { return unix.EPERM }
+		a.renew = func([]VIPAddress) error { return unix.EPERM }
 		a.RenewOn("lvs0")
 		log.Reset()
 		step("renewing fails", 2*time.Second, []VIPAddress{one, two})

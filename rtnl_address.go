@@ -1,7 +1,7 @@
 // VIP addresses on devices.
 //
 // Used by conflict*.go, health*.go, host*.go, http_vips.go and cmd*.go. The files of
-// cmd and host call it by the interface addressTable. It adds and removes only host
+// cmd and host call it by the interface addressTable. It adds, renews and removes only host
 // addresses (/32, /128), one at a time, by device name.
 
 package main

@@ -65,7 +65,6 @@ func (r *rtnl) dummy(device string) (rtnetlink.LinkMessage, error) {
 func (r *rtnl) KeepDummy(device string) (made bool, err error) {
 	link, err := r.dummy(device)
 	if errors.Is(err, unix.ENODEV) {
-		made = true
 		err = wrap("make dummy device "+device, r.conn.Link.New(&rtnetlink.LinkMessage{
 			Attributes: &rtnetlink.LinkAttributes{
 				Name:    device,
@@ -73,6 +72,7 @@ func (r *rtnl) KeepDummy(device string) (made bool, err error) {
 				Info:    &rtnetlink.LinkInfo{Kind: "dummy"},
 			},
 		}))
+		made = err == nil
 	}
 	if err != nil || link.Flags&unix.IFF_UP != 0 {
 		return made, err

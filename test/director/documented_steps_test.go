@@ -152,6 +152,8 @@ var documentedSteps = []documentedStep{
 	{on: "frr", lines: "apt install frr\nsed -i 's/^\\(bgpd\\|bfdd\\)=no/\\1=yes/' /etc/frr/daemons\ninstall -m 0640 -o frr -g frr frr.conf /etc/frr/frr.conf\nsystemctl restart frr\nsystemctl enable --now lvs-controller",
 		after: "ip address show dev lvs0 | grep 10.135.77.1/32"},
 	{on: "frr", lines: "vtysh -c 'show bgp summary' -c 'show bfd peers brief'", want: `(?s)10\.135\.22\.1 .*10\.135\.22\.5.*10\.135\.22\.1 .*up`, patient: true},
+	{on: "frr", lines: "vtysh -c 'show ip route connected'", want: `10\.135\.77\.1/32 .*lvs0`, patient: true},
+	{on: "frr", lines: "ip address show dev lvs0", want: `10\.135\.77\.1/32`},
 }
 
 // documentedRouter is the configuration of the router's bird.

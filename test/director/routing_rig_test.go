@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -267,20 +268,28 @@ func (f *frr) busy(do func()) {
 	lab.Must(f.T, os.WriteFile(path, []byte(batch.String()), 0o644))
 	f.host.Run("ip", "-batch", path)
 	f.answers("show ip route summary", strconv.Itoa(routes+1)) // with the default route
-	for range 4 {                                              // over a second each
-		f.host.Start("vtysh", "--vty_socket", f.dir, "-c", "show ip route json")
+
+	var shows []*lab.Process
+	for range 4 { // over a second each
+		shows = append(shows, f.host.Start("vtysh", "--vty_socket", f.dir, "-c", "show ip route json"))
 	}
 	time.Sleep(time.Second)
 
 	thread := f.daemons[0].PID()
 	var all, one unix.CPUSet
-	one.Set(0)
 	lab.Must(f.T, unix.SchedGetaffinity(thread, &all))
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
 	schedule := func(policy uint32, on *unix.CPUSet) {
 		lab.Must(f.T, unix.SchedSetAttr(thread, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy}, 0))
 		lab.Must(f.T, unix.SchedSetaffinity(thread, on))
 	}
+	defer schedule(unix.SCHED_NORMAL, &all)
 	var done atomic.Bool
+	defer done.Store(true)
 	spins := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and it ends with the thread
@@ -288,11 +297,12 @@ func (f *frr) busy(do func()) {
 		for !done.Load() {
 		}
 	}()
-	defer done.Store(true)
 	lab.Must(f.T, <-spins)
 	schedule(unix.SCHED_IDLE, &one)
 	do()
-	schedule(unix.SCHED_NORMAL, &all)
+	if !slices.ContainsFunc(shows, func(p *lab.Process) bool { return !p.Ended() }) {
+		f.Error("zebra has ended what it had begun")
+	}
 }
 
 func (f *frr) said() string {
