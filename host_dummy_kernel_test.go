@@ -56,6 +56,7 @@ func TestKernelDummyRenewed(t *testing.T) {
 		}
 	}
 	renew("one is there", "10.9.0.100")
+	director.Do(func() { renewed(t, ours[0], func() error { return renewAddresses(ours) }) })
 	director.Run("ip", "address", "flush", "dev", "lvs0")
 	renew("another program has removed it", "")
 	director.Run("ip", "link", "delete", "lvs0")

@@ -206,7 +206,7 @@ func TestRtnlAddresses(t *testing.T) {
 				t.Errorf("%s: no %q in\n%s", tt.vip, want, shown)
 			}
 		}
-		withRtnl(t, ns, func(r *rtnl) { renewed(t, r, tt.vip) })
+		withRtnl(t, ns, func(r *rtnl) { renewed(t, tt.vip, func() error { return r.Renew(tt.vip) }) })
 		if after := ns.run(t, "ip", "address", "show", "dev", tt.vip.Device); after != shown {
 			t.Errorf("Renew(%s) has changed\n%s to\n%s", tt.vip, shown, after)
 		}
@@ -254,8 +254,8 @@ func TestRtnlAddresses(t *testing.T) {
 	})
 }
 
-// renewed renews v and expects the event of a new address.
-func renewed(t *testing.T, r *rtnl, v VIPAddress) {
+// renewed has renew renew v, and expects the event of a new address.
+func renewed(t *testing.T, v VIPAddress, renew func() error) {
 	t.Helper()
 	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR})
 	if err != nil {
@@ -263,19 +263,19 @@ func renewed(t *testing.T, r *rtnl, v VIPAddress) {
 		return
 	}
 	defer events.Close()
-	if err := errors.Join(events.SetReadDeadline(time.Now().Add(10*time.Second)), r.Renew(v)); err != nil {
+	if err := errors.Join(events.SetReadDeadline(time.Now().Add(10*time.Second)), renew()); err != nil {
 		t.Error(err)
 	}
 	for {
 		all, err := events.Receive() // also of the addresses that devices give themselves
 		if err != nil {
-			t.Errorf("no event after Renew(%s): %v", v, err)
+			t.Errorf("no event after the renewal of %s: %v", v, err)
 			return
 		}
 		for _, m := range all {
 			if eventAddress(m.Data) == v.Address {
 				if m.Header.Type != unix.RTM_NEWADDR {
-					t.Errorf("the event after Renew(%s) has the type %d, want %d", v, m.Header.Type, unix.RTM_NEWADDR)
+					t.Errorf("the event after the renewal of %s has the type %d, want %d", v, m.Header.Type, unix.RTM_NEWADDR)
 				}
 				return
 			}

@@ -97,6 +97,19 @@ func (e *ecmp) boots(s *speaker) {
 		time.Sleep(200 * time.Millisecond) // zebra's other thread reads the addresses
 	})
 	e.routed(e.one, e.two)
+
+	// Once FRR knows them, a renewal changes nothing on the router.
+	renewed, told := len(s.addresses.Log()), len(e.routes.Log())
+	lab.Within(e.T, 70*time.Second, func() string {
+		if got := s.addresses.LogSince(renewed); !strings.Contains(got, e.vip.Addr().String()) || !strings.Contains(got, e.vip6.Addr().String()) {
+			return "the addresses are not renewed: " + got
+		}
+		return ""
+	})
+	time.Sleep(time.Second)
+	if got := e.routes.LogSince(told); got != "" {
+		e.Errorf("a renewal has changed the router's routes:\n%s", got)
+	}
 }
 
 // leaves has the last node drain, and then a director. It counts the downloads
